@@ -1,0 +1,109 @@
+//! What a service is to the wire: a name, a model, and one function.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::HeaderMap;
+use model::{Principal, Region};
+use serde_json::Value;
+
+/// One decoded call: validated against the service's model, every member under its model name wherever it travelled
+/// (body, path, query or header).
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// `CreateFunction`
+    pub operation: &'static str,
+    /// Members of the input shape as JSON. Blobs are base64 text, timestamps numbers of seconds.
+    pub input: Value,
+    /// The blob payload of operations that have one (`Invoke`); empty otherwise.
+    pub payload: Bytes,
+    /// Who calls. Its account is where the call acts.
+    pub principal: Principal,
+    /// From the signature's scope.
+    pub region: Region,
+    /// The headers as they came.
+    pub headers: HeaderMap,
+    /// `scheme://host[:port]` as the client addressed the platform, for URLs in answers.
+    pub endpoint: String,
+    /// UUID that names this call in the answer.
+    pub request_id: String,
+}
+
+/// A successful answer.
+#[derive(Debug, Clone, Default)]
+pub struct Reply {
+    /// Members of the output shape; those that the model places in headers or the status travel there.
+    pub output: Value,
+    /// The blob payload of operations that have one.
+    pub payload: Option<Bytes>,
+    /// A status other than the model's, where AWS answers so.
+    pub status: Option<u16>,
+    /// Headers beyond the model's.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Reply {
+    /// An answer with this output.
+    pub fn of(output: Value) -> Self {
+        Self { output, ..Self::default() }
+    }
+
+    /// An answer without members.
+    pub fn empty() -> Self {
+        Self { output: Value::Object(serde_json::Map::new()), ..Self::default() }
+    }
+}
+
+/// An error in AWS's words. The protocol decides how it is written.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Error {
+    /// HTTP status.
+    pub status: u16,
+    /// `ResourceNotFoundException`
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Members of the error shape beyond the message (`Reason`, `Type`, `CancellationReasons`, `Item`).
+    pub fields: serde_json::Map<String, Value>,
+    /// Headers such as `Retry-After`.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Error {
+    /// An error of this status, code and message.
+    pub fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.into(), message: message.into(), fields: serde_json::Map::new(), headers: Vec::new() }
+    }
+
+    /// Adds a member.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.fields.insert(field.into(), value.into());
+        self
+    }
+
+    /// A thing of AWS that the platform does not do: said loudly, never passed over.
+    pub fn not_implemented(what: impl std::fmt::Display) -> Self {
+        Self::new(501, "NotImplementedException", format!("Dunlin does not support {what}."))
+    }
+
+    /// A fault of the platform. `detail` goes to the platform's log, not to the caller.
+    pub fn internal(detail: impl std::fmt::Display) -> Self {
+        tracing::error!(%detail, "a service call failed inside the platform");
+        Self::new(
+            500,
+            "InternalFailure",
+            "The request processing has failed because of an internal fault of the platform; its log says more.",
+        )
+    }
+}
+
+/// One AWS-compatible service.
+#[async_trait]
+pub trait Service: Send + Sync + 'static {
+    /// The name in a signature's scope: `lambda`, `dynamodb`, `apigateway`, `sts`, `logs`.
+    fn signing_name(&self) -> &'static str;
+
+    /// Does the call. Operations that the model has and the service lacks answer `Error::not_implemented`.
+    async fn call(&self, call: Call) -> Result<Reply, Error>;
+}

@@ -1,0 +1,12 @@
+//! What the standard library could have had: time and randomness as arguments, safe archives, task supervision.
+//!
+//! Invariants
+//!   1. No domain word: nothing here knows functions, tables or accounts.
+//!   2. Nothing is global: a clock or a source of randomness is always handed in.
+
+pub mod archive;
+pub mod clock;
+pub mod random;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use random::{Random, SeededRandom, SystemRandom};

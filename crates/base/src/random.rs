@@ -1,0 +1,122 @@
+//! Randomness as an argument: the operating system's in production, a seed in simulation.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// A source of random bytes. The production source is fit for keys.
+pub trait Random: Send + Sync + 'static {
+    /// Fills `out` with random bytes.
+    fn fill(&self, out: &mut [u8]);
+
+    /// A random number.
+    fn next_u64(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// `bytes` random bytes in lower-case hexadecimal.
+    fn hex(&self, bytes: usize) -> String {
+        let mut raw = vec![0; bytes];
+        self.fill(&mut raw);
+        hex::encode(raw)
+    }
+
+    /// A random (version 4) UUID in its usual text form.
+    fn uuid(&self) -> String {
+        let mut b = [0; 16];
+        self.fill(&mut b);
+        b[6] = (b[6] & 0x0f) | 0x40;
+        b[8] = (b[8] & 0x3f) | 0x80;
+        let text = hex::encode(b);
+        format!("{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
+    }
+
+    /// `length` characters of `a-z0-9`, as API and function-URL identifiers use them.
+    fn lower_alphanumeric(&self, length: usize) -> String {
+        const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+        let mut text = String::with_capacity(length);
+        while text.len() < length {
+            let mut raw = [0; 32];
+            self.fill(&mut raw);
+            // 252 is the largest multiple of 36 in a byte: larger values would favour the first letters.
+            let usable = raw.iter().filter(|byte| **byte < 252);
+            text.extend(usable.map(|byte| char::from(ALPHABET[usize::from(*byte) % 36])).take(length - text.len()));
+        }
+        text
+    }
+}
+
+/// The operating system's generator.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SystemRandom;
+
+impl SystemRandom {
+    /// The operating system's generator, shared.
+    pub fn shared() -> Arc<dyn Random> {
+        Arc::new(Self)
+    }
+}
+
+impl Random for SystemRandom {
+    fn fill(&self, out: &mut [u8]) {
+        // A kernel without randomness cannot make keys: going on would be worse than stopping.
+        if let Err(error) = getrandom::fill(out) {
+            panic!("the operating system gives no random bytes: {error}");
+        }
+    }
+}
+
+/// A repeatable generator (splitmix64). Never for keys.
+#[derive(Debug)]
+pub struct SeededRandom {
+    state: Mutex<u64>,
+}
+
+impl SeededRandom {
+    /// A generator whose whole output follows from `seed`.
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(seed) })
+    }
+}
+
+impl Random for SeededRandom {
+    fn fill(&self, out: &mut [u8]) {
+        let mut state = self.state.lock();
+        for chunk in out.chunks_mut(8) {
+            *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = *state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+            chunk.copy_from_slice(&z.to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_repeats_itself() {
+        assert_eq!(SeededRandom::new(7).hex(20), SeededRandom::new(7).hex(20));
+        assert_ne!(SeededRandom::new(7).hex(20), SeededRandom::new(8).hex(20));
+    }
+
+    #[test]
+    fn a_uuid_has_version_and_variant() {
+        let uuid = SystemRandom.uuid();
+        assert_eq!(uuid.len(), 36);
+        assert_eq!(&uuid[14..15], "4");
+        assert!("89ab".contains(&uuid[19..20]));
+    }
+
+    #[test]
+    fn identifiers_have_the_asked_length_and_alphabet() {
+        let id = SystemRandom.lower_alphanumeric(33);
+        assert_eq!(id.len(), 33);
+        assert!(id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+    }
+}

@@ -1,0 +1,160 @@
+//! Frames between the platform and a managed guest, on one stream socket (descriptor 3 inside the sandbox).
+//!
+//! ```text
+//! frame   = length: u32 little-endian (of what follows) | kind: u8 | body
+//! ```
+//!
+//! | kind | from     | name       | body                                                                   |
+//! |------|----------|------------|------------------------------------------------------------------------|
+//! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true}`                |
+//! | 2    | platform | INVOKE     | `meta_length: u32 le`, JSON meta, then the event's bytes               |
+//! | 16   | guest    | READY      | empty: the handler is loaded                                           |
+//! | 17   | guest    | INIT_ERROR | JSON error document; the guest exits after it                          |
+//! | 18   | guest    | RESPONSE   | `type_length: u32 le`, content type, then the answer's bytes           |
+//! | 19   | guest    | ERROR      | JSON error document                                                    |
+//!
+//! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?}`; absent keys are
+//! left out. Exactly one RESPONSE or ERROR answers each INVOKE; the next INVOKE comes after it. `environment` of LOAD
+//! is merged over the process's own, so that a process may be booted before its function is known.
+//!
+//! Invariant: a frame is written with one call where the socket takes it, so that one invocation is one write and one
+//! read on either side.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Kinds of frames; see the table above.
+pub mod kind {
+    /// Load a handler.
+    pub const LOAD: u8 = 1;
+    /// Run the handler.
+    pub const INVOKE: u8 = 2;
+    /// The handler is loaded.
+    pub const READY: u8 = 16;
+    /// The handler could not be loaded.
+    pub const INIT_ERROR: u8 = 17;
+    /// The handler answered.
+    pub const RESPONSE: u8 = 18;
+    /// The handler failed.
+    pub const ERROR: u8 = 19;
+}
+
+/// Bytes before a frame's body.
+pub const HEADER_BYTES: usize = 5;
+/// Longest body that is accepted from a guest: 6 MiB, the content type, and what Lambda allows beyond.
+pub const BODY_BYTES_MAX: usize = 6 * 1024 * 1024 + 64 * 1024;
+
+/// What a guest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromGuest {
+    /// The handler is loaded.
+    Ready,
+    /// The handler could not be loaded; an error document.
+    InitError(Bytes),
+    /// The handler's answer.
+    Response {
+        /// Its content type; empty means JSON.
+        content_type: String,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// The handler failed; an error document.
+    Error(Bytes),
+}
+
+/// A guest that does not keep to the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The frame is longer than allowed. Holds its length.
+    #[error("frame of {0} bytes")]
+    TooLong(usize),
+    /// No such kind, or a body that does not fit it.
+    #[error("malformed frame of kind {0}")]
+    Malformed(u8),
+}
+
+/// One frame with this kind and body.
+pub fn encode(kind: u8, parts: &[&[u8]]) -> Bytes {
+    let body: usize = parts.iter().map(|part| part.len()).sum();
+    let mut frame = BytesMut::with_capacity(HEADER_BYTES + body);
+    // Bodies are bounded by payload limits far below 4 GiB.
+    frame.put_u32_le(u32::try_from(body + 1).unwrap_or(u32::MAX));
+    frame.put_u8(kind);
+    for part in parts {
+        frame.put_slice(part);
+    }
+    frame.freeze()
+}
+
+/// An INVOKE frame.
+pub fn encode_invoke(meta: &[u8], event: &[u8]) -> Bytes {
+    let meta_length = u32::try_from(meta.len()).unwrap_or(u32::MAX).to_le_bytes();
+    encode(kind::INVOKE, &[&meta_length, meta, event])
+}
+
+/// Takes one whole frame out of `buffer`, or nothing if it is not all there yet.
+pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
+    let Some(length) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*length) as usize;
+    if length == 0 || length > BODY_BYTES_MAX {
+        return Err(Error::TooLong(length));
+    }
+    if buffer.len() < 4 + length {
+        buffer.reserve(4 + length - buffer.len());
+        return Ok(None);
+    }
+    buffer.advance(4);
+    let mut body = buffer.split_to(length).freeze();
+    let kind = body.get_u8();
+    match kind {
+        kind::READY if body.is_empty() => Ok(Some(FromGuest::Ready)),
+        kind::INIT_ERROR => Ok(Some(FromGuest::InitError(body))),
+        kind::ERROR => Ok(Some(FromGuest::Error(body))),
+        kind::RESPONSE => response(body).map(Some).ok_or(Error::Malformed(kind)),
+        _ => Err(Error::Malformed(kind)),
+    }
+}
+
+fn response(mut body: Bytes) -> Option<FromGuest> {
+    let length = u32::from_le_bytes(*body.first_chunk::<4>()?) as usize;
+    body.advance(4);
+    if length > body.len() {
+        return None;
+    }
+    let content_type = String::from_utf8(body.split_to(length).to_vec()).ok()?;
+    Some(FromGuest::Response { content_type, payload: body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn frames_come_out_whole_however_they_arrive() {
+        let mut stream = encode(kind::READY, &[]).to_vec();
+        stream.extend_from_slice(&encode(kind::RESPONSE, &[&4u32.to_le_bytes(), b"a/bc", b"{}"]));
+        let mut buffer = BytesMut::new();
+        let mut seen = Vec::new();
+        for byte in stream {
+            buffer.put_u8(byte);
+            seen.extend(decode(&mut buffer).unwrap());
+        }
+        let response = FromGuest::Response { content_type: "a/bc".into(), payload: Bytes::from_static(b"{}") };
+        assert_eq!(seen, [FromGuest::Ready, response]);
+    }
+
+    #[test]
+    fn lengths_and_kinds_are_checked() {
+        assert_eq!(decode(&mut BytesMut::from(&u32::MAX.to_le_bytes()[..])), Err(Error::TooLong(u32::MAX as usize)));
+        assert_eq!(decode(&mut BytesMut::from(&[1, 0, 0, 0, 99][..])), Err(Error::Malformed(99)));
+        assert_eq!(decode(&mut BytesMut::from(&[5, 0, 0, 0, 18, 9, 0, 0, 0][..])), Err(Error::Malformed(18)));
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(noise: Vec<u8>) {
+            let mut buffer = BytesMut::from(&noise[..]);
+            while let Ok(Some(_)) = decode(&mut buffer) {}
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Functions as the data plane sees them: what to run, under which limits.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AccountId, Region, Runtime};
+
+/// A function's name within an account and region: 1 to 64 of `[a-zA-Z0-9-_]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FunctionName(String);
+
+impl FunctionName {
+    /// A valid name, or nothing.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        ((1..=64).contains(&text.len()) && text.bytes().all(fits)).then(|| Self(text.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for FunctionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `arn:aws:lambda:REGION:ACCOUNT:function:NAME[:QUALIFIER]`.
+pub type FunctionArn = String;
+
+/// Which function a caller means, and which of its versions.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FunctionRef {
+    /// The account that owns the function.
+    pub account: AccountId,
+    /// The region that it was created in.
+    pub region: Region,
+    /// Its name.
+    pub name: FunctionName,
+    /// A version number, an alias, or nothing for `$LATEST`.
+    pub qualifier: Option<String>,
+}
+
+impl FunctionRef {
+    /// The ARN, qualified exactly when the reference is.
+    pub fn arn(&self) -> FunctionArn {
+        let base = format!("arn:aws:lambda:{}:{}:function:{}", self.region, self.account, self.name);
+        match &self.qualifier {
+            Some(qualifier) => format!("{base}:{qualifier}"),
+            None => base,
+        }
+    }
+
+    /// The reference that an ARN names, or nothing if it is no function ARN.
+    pub fn parse_arn(arn: &str) -> Option<Self> {
+        let mut parts = arn.splitn(8, ':');
+        let head = [parts.next()?, parts.next()?, parts.next()?];
+        if head[0] != "arn" || !head[1].starts_with("aws") || head[2] != "lambda" {
+            return None;
+        }
+        let region = Region::parse(parts.next()?)?;
+        let account = AccountId::parse(parts.next()?)?;
+        if parts.next()? != "function" {
+            return None;
+        }
+        let name = FunctionName::parse(parts.next()?)?;
+        Some(Self { account, region, name, qualifier: parts.next().map(str::to_owned) })
+    }
+}
+
+/// SHA-256 of a code package, as 64 lower-case hexadecimal digits: the package's name in every place it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CodeDigest(String);
+
+impl CodeDigest {
+    /// A digest, or nothing if the text is not one. A digest is therefore always a safe file name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (text.len() == 64 && text.bytes().all(fits)).then(|| Self(text.to_owned()))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CodeDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One version of a function: everything that an environment is started from. Never changes; a change of code or
+/// configuration makes another one with another `revision`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionVersion {
+    /// Owner, region and name; `qualifier` is always empty here.
+    pub function: FunctionRef,
+    /// `$LATEST` or a version number.
+    pub version: String,
+    /// Differs between any two contents; environments of another revision are never used.
+    pub revision: String,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// `file.export` and the like; may be empty for `provided`.
+    pub handler: String,
+    /// The code package.
+    pub code: CodeDigest,
+    /// Layers in merge order.
+    pub layers: Vec<CodeDigest>,
+    /// Megabytes (MiB) of memory.
+    pub memory_mb: u32,
+    /// Milliseconds that one invocation may take.
+    pub timeout_ms: u64,
+    /// Megabytes (MiB) of `/tmp`.
+    pub tmp_mb: u32,
+    /// The user's variables.
+    pub environment: BTreeMap<String, String>,
+    /// The role whose credentials the function gets.
+    pub role_arn: String,
+    /// The log group, normally `/aws/lambda/NAME`.
+    pub log_group: String,
+    /// Most concurrent invocations, if reserved. Zero throttles every call.
+    pub reserved_concurrency: Option<u32>,
+}
+
+impl FunctionVersion {
+    /// The ARN with this version's number, `…:$LATEST` included.
+    pub fn qualified_arn(&self) -> FunctionArn {
+        format!("{}:{}", self.function.arn(), self.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arn_reads_back_as_it_was_written() {
+        for arn in [
+            "arn:aws:lambda:us-east-1:000000000000:function:f",
+            "arn:aws:lambda:eu-west-1:123456789012:function:f_1:live",
+        ] {
+            assert_eq!(FunctionRef::parse_arn(arn).unwrap().arn(), arn);
+        }
+        for wrong in [
+            "",
+            "arn:aws:s3:::b",
+            "arn:aws:lambda:us-east-1:1:function:f",
+            "arn:aws:lambda:us-east-1:000000000000:layer:f",
+        ] {
+            assert_eq!(FunctionRef::parse_arn(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_a_safe_file_name() {
+        assert!(CodeDigest::parse(&"0a".repeat(32)).is_some());
+        for wrong in ["", "../..", &"0A".repeat(32), &"0".repeat(63)] {
+            assert!(CodeDigest::parse(wrong).is_none());
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The shared nouns of Dunlin, and the ports where crates meet.
+//!
+//! Invariants
+//!   1. No I/O and no wire format: `serde` derives exist for storage by whoever stores.
+//!   2. A type is here because two crates use it; a port because it has two implementations.
+//!   3. Budget: 4,000 lines.
+
+pub mod function;
+pub mod http_api;
+pub mod identity;
+pub mod invocation;
+pub mod log;
+pub mod ports;
+pub mod prefixes;
+pub mod runtime;
+pub mod usage;
+
+pub use function::{CodeDigest, FunctionArn, FunctionName, FunctionRef, FunctionVersion};
+pub use http_api::{FunctionUrl, HttpApi, RestApi, Site, SiteKey};
+pub use identity::{AccountId, Credentials, Principal, Region};
+pub use invocation::{
+    FunctionError, Invocation, InvocationKind, InvokeError, Outcome, RequestId, ThrottleReason, Trigger,
+};
+pub use log::{LogBatch, LogEvent};
+pub use runtime::{Family, Runtime};
+pub use usage::{Ending, UsageRecord};

@@ -1,0 +1,89 @@
+//! The ports: where crates of one level meet without knowing each other. At most eight.
+//!
+//! | port         | asks                                        | implemented by                | used by              |
+//! |--------------|---------------------------------------------|-------------------------------|----------------------|
+//! | `Invoker`    | run this invocation; accept this event      | compute; doubles in tests     | gateway, services    |
+//! | `Catalog`    | what is this version; give me its package   | services/lambda; fixed lists  | compute              |
+//! | `Sites`      | what answers under this id                  | services/lambda, /apigateway  | gateway              |
+//! | `Authorizer` | whose key is this; make temporary keys      | services/iam; doubles         | gateway, compute     |
+//! | `Meter`      | keep this usage record                      | services/usage; recorder      | compute              |
+//! | `LogSink`    | keep these log lines                        | services/logs; recorder       | compute              |
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    CodeDigest, Credentials, FunctionRef, FunctionVersion, Invocation, InvokeError, LogBatch, Outcome, Principal, Site,
+    SiteKey, UsageRecord,
+};
+
+/// The only road to a running function.
+#[async_trait]
+pub trait Invoker: Send + Sync + 'static {
+    /// Runs the function and waits for its end. A function's own failure is an `Outcome`, not an error.
+    async fn invoke(&self, invocation: Invocation) -> Result<Outcome, InvokeError>;
+
+    /// Accepts an event to be run later, at least once. When this returns, the event is on disk.
+    async fn accept(&self, invocation: Invocation) -> Result<(), InvokeError>;
+
+    /// Checks everything that `invoke` checks before it runs the function, and runs nothing.
+    async fn dry_run(&self, function: &FunctionRef) -> Result<(), InvokeError>;
+}
+
+/// What functions there are.
+#[async_trait]
+pub trait Catalog: Send + Sync + 'static {
+    /// The version that a reference means now, aliases resolved. `NotFound` and `NotReady` are for the caller's eyes.
+    async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError>;
+
+    /// The zip of a code package.
+    async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError>;
+}
+
+/// What answers HTTP under an id.
+#[async_trait]
+pub trait Sites: Send + Sync + 'static {
+    /// The site, or nothing if the id is not known.
+    async fn site(&self, key: &SiteKey) -> Option<Site>;
+}
+
+/// What the owner of an access key is and knows.
+#[derive(Debug, Clone)]
+pub struct KnownKey {
+    /// The secret that signatures must have been made with, and the token if the key is temporary.
+    pub credentials: Credentials,
+    /// Whose key it is.
+    pub principal: Principal,
+}
+
+/// Whose key is this, and temporary keys for functions.
+#[async_trait]
+pub trait Authorizer: Send + Sync + 'static {
+    /// The owner of an access key; nothing if there is no such key or it has ended. A temporary key is known by its
+    /// session token, which the caller sends along.
+    async fn key(&self, access_key: &str, session_token: Option<&str>) -> Option<KnownKey>;
+
+    /// Credentials of a role for one environment, valid for `ttl_s` seconds.
+    async fn issue(&self, role_arn: &str, session_name: &str, ttl_s: u64) -> Credentials;
+}
+
+/// A usage record could not be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("the usage record could not be kept: {0}")]
+pub struct MeterError(pub String);
+
+/// Keeps usage records.
+pub trait Meter: Send + Sync + 'static {
+    /// Keeps one record such that it survives the death of this process. Called before the answer leaves; takes
+    /// microseconds and never waits for a disk.
+    fn record(&self, record: &UsageRecord) -> Result<(), MeterError>;
+}
+
+/// Keeps log lines.
+#[async_trait]
+pub trait LogSink: Send + Sync + 'static {
+    /// Takes the batch; waits while the sink is behind, so that no line is dropped. Lines of one stream keep their order.
+    async fn append(&self, batch: LogBatch);
+}

@@ -1,0 +1,100 @@
+//! Runtime identifiers (`nodejs20.x`, `python3.12`, `provided.al2023`) and the families that serve them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Identifiers that CreateFunction accepts, oldest first within a family.
+/// Source: the Lambda developer guide's table of runtimes, and the service model's enumeration.
+pub const ACCEPTED: &[&str] = &[
+    "nodejs12.x",
+    "nodejs14.x",
+    "nodejs16.x",
+    "nodejs18.x",
+    "nodejs20.x",
+    "nodejs22.x",
+    "nodejs24.x",
+    "nodejs26.x",
+    "python3.8",
+    "python3.9",
+    "python3.10",
+    "python3.11",
+    "python3.12",
+    "python3.13",
+    "python3.14",
+    "python3.15",
+    "provided",
+    "provided.al2",
+    "provided.al2023",
+];
+
+/// How a runtime is started and spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// A Node.js interpreter of the host and the frame protocol.
+    Node,
+    /// A CPython interpreter of the host and the frame protocol.
+    Python,
+    /// The package's own `bootstrap` and the HTTP Runtime API.
+    Provided,
+}
+
+/// One accepted runtime identifier.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Runtime {
+    identifier: String,
+}
+
+impl Runtime {
+    /// The runtime of an accepted identifier, or nothing.
+    pub fn parse(identifier: &str) -> Option<Self> {
+        ACCEPTED.contains(&identifier).then(|| Self { identifier: identifier.to_owned() })
+    }
+
+    /// The identifier as the user wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.identifier
+    }
+
+    /// The family that serves it.
+    pub fn family(&self) -> Family {
+        match self.identifier.as_bytes()[0] {
+            b'n' => Family::Node,
+            b'p' if self.identifier.starts_with("python") => Family::Python,
+            _ => Family::Provided,
+        }
+    }
+
+    /// The version the user asks for: `(20, 0)` of `nodejs20.x`, `(3, 12)` of `python3.12`; nothing for `provided`.
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let digits = self.identifier.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+        let (major, minor) = digits.split_once('.')?;
+        match self.family() {
+            Family::Node => Some((major.parse().ok()?, 0)),
+            Family::Python => Some((major.parse().ok()?, minor.parse().ok()?)),
+            Family::Provided => None,
+        }
+    }
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.identifier)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_accepted_identifier_has_a_family_and_a_version() {
+        for identifier in ACCEPTED {
+            let runtime = Runtime::parse(identifier).unwrap();
+            assert_eq!(runtime.version().is_none(), runtime.family() == Family::Provided, "{identifier}");
+        }
+        assert_eq!(Runtime::parse("python3.12").unwrap().version(), Some((3, 12)));
+        assert_eq!(Runtime::parse("nodejs20.x").unwrap().version(), Some((20, 0)));
+        assert_eq!(Runtime::parse("nodejs20"), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! What a sandbox is to the engine: a guest program with a channel, an output pipe, listeners and a control handle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::{CodeDigest, Family};
+use tokio::net::{TcpListener, UdpSocket, UnixStream};
+
+/// The program that runs inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guest {
+    /// An interpreter of the host, chosen by `Interpreters`, running the platform's bootstrap of its family
+    /// (`/var/runtime/nodejs/bootstrap.cjs`, `/var/runtime/python/bootstrap.py`). It speaks frames on descriptor 3.
+    Interpreter {
+        /// Which family.
+        family: Family,
+        /// Index into the list of usable interpreters, as the host found them at start.
+        interpreter: usize,
+        /// Flags of the interpreter before the script's name, from a fixed list that the spawner knows.
+        memory_mb: u32,
+    },
+    /// `/var/task/bootstrap`, else `/opt/bootstrap`. It speaks the HTTP Runtime API at `127.0.0.1:9001`.
+    Bootstrap,
+}
+
+/// Everything that a sandbox is made from.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    /// What runs.
+    pub guest: Guest,
+    /// Folder below the code root that becomes `/var/task`, read-only.
+    pub code: CodeDigest,
+    /// Folders below the code root that are merged into `/opt`, later ones first. Empty: an empty `/opt`.
+    pub layers: Vec<CodeDigest>,
+    /// Bytes of memory that may be used, `/tmp` apart where the host can tell them apart.
+    pub memory_bytes: u64,
+    /// Bytes of `/tmp`.
+    pub tmp_bytes: u64,
+    /// Whole environment of the guest: nothing of the server's own environment is added.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A running sandbox, in parts that different tasks own.
+#[derive(Debug)]
+pub struct Started {
+    /// The server's end of the frame channel (descriptor 3 inside). Unused by `Guest::Bootstrap`.
+    pub channel: UnixStream,
+    /// What the guest writes to its standard output and error, in the order it was written.
+    pub output: tokio::net::unix::pipe::Receiver,
+    /// Sockets that live in the sandbox's network namespace.
+    pub listeners: GuestListeners,
+    /// Ends, measures and waits.
+    pub control: Arc<dyn Control>,
+}
+
+/// Sockets inside the sandbox's network namespace, served by the platform. `None` where the host has no network
+/// namespaces.
+#[derive(Debug, Default)]
+pub struct GuestListeners {
+    /// `127.0.0.1:9001`, the Runtime API.
+    pub runtime_api: Option<TcpListener>,
+    /// Every other TCP connection of the guest. An accepted stream's local address is the address that was wanted.
+    pub tcp: Vec<TcpListener>,
+    /// UDP port 53 on every address.
+    pub dns: Option<UdpSocket>,
+}
+
+/// Handle of a running sandbox. Dropping the last one kills the sandbox.
+#[async_trait]
+pub trait Control: Send + Sync + std::fmt::Debug {
+    /// Kills every process of the sandbox. Returns at once; `wait` tells when it is gone.
+    fn kill(&self);
+
+    /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.
+    async fn wait(&self) -> Exit;
+
+    /// What was used so far.
+    fn usage(&self) -> Usage;
+}
+
+/// How a sandbox ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code of the guest's first process, if it ended by itself.
+    pub code: Option<i32>,
+    /// Signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the memory limit ended it.
+    pub out_of_memory: bool,
+    /// Last usage.
+    pub usage: Usage,
+}
+
+/// Measured use of a sandbox, all its processes together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time.
+    pub cpu: Duration,
+    /// Bytes now.
+    pub memory_bytes: u64,
+    /// Most bytes so far.
+    pub memory_peak_bytes: u64,
+    /// Processes and threads now.
+    pub tasks: u32,
+}
+
+/// How well a wall stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WallState {
+    /// Enforced by the kernel.
+    Hard,
+    /// Enforced by watching: there is a moment in which it does not hold.
+    Soft,
+    /// Not there.
+    Missing,
+}
+
+/// One wall of this host, for `dunlin doctor`.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Wall {
+    /// `user namespace`, `memory limit`, …
+    pub name: &'static str,
+    /// How well it stands.
+    pub state: WallState,
+    /// How it is built here, or what is missing and what to do about it.
+    pub detail: String,
+}
+
+/// Why a sandbox could not be made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The guest program does not exist or cannot be executed. Holds the path and the system's words, in the form
+    /// `fork/exec /var/task/bootstrap: no such file or directory`.
+    #[error("{0}")]
+    Entrypoint(String),
+    /// The code folder is not there.
+    #[error("the code {0} is not unpacked")]
+    CodeMissing(CodeDigest),
+    /// The host refused something.
+    #[error("the sandbox could not be made: {0}")]
+    Host(String),
+    /// The spawner is gone; the server must end.
+    #[error("the spawner has ended")]
+    SpawnerGone,
+}
+
+/// A kind of sandbox on this host.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Starts a guest.
+    async fn start(&self, spec: SandboxSpec) -> Result<Started, Error>;
+
+    /// Which walls stand on this host.
+    fn walls(&self) -> Vec<Wall>;
+}

@@ -1,0 +1,14 @@
+//! Isolation behind one trait: it starts guests, feeds them, measures them and ends them.
+//!
+//! Backends: `process` (namespaces, pivot_root, seccomp, Landlock, cgroups). It never knows what a request is for.
+//!
+//! Invariants
+//!   1. All `unsafe` of the project is in this crate, each with its reason.
+//!   2. Privileged work happens in the spawner process only; see `process`.
+//!   3. When a sandbox has ended, nothing of it is left: no process, mount, cgroup or folder.
+
+pub mod contract;
+
+pub use contract::{
+    Backend, Control, Error, Exit, Guest, GuestListeners, SandboxSpec, Started, Usage, Wall, WallState,
+};

@@ -1,0 +1,386 @@
+//! The contract that every engine fulfils, and the words it is spoken in.
+
+use std::ops::Bound;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// Number of a commit. Grows by one with each; zero is the empty store.
+pub type Version = u64;
+
+/// Most bytes of a key.
+pub const KEY_BYTES_MAX: usize = 4_096;
+/// Most bytes of a value. Larger things are blobs.
+pub const VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most bytes of keys and values in one commit.
+pub const TXN_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A store of ordered keys.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The state as it is now. Live at most 5 seconds; read through it, then drop it.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error>;
+
+    /// Writes all of `txn` or nothing, and returns its version when it is as durable as asked.
+    async fn commit(&self, txn: Txn) -> Result<Version, Error>;
+
+    /// A hint channel for everything under `prefix`.
+    fn watch(&self, prefix: &[u8]) -> Watch;
+
+    /// Reads one key of the current state.
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        self.snapshot().await?.get(key).await
+    }
+
+    /// Reads one page of the current state.
+    async fn range(&self, range: &Range) -> Result<Page, Error> {
+        self.snapshot().await?.range(range).await
+    }
+}
+
+/// One state of the store.
+#[async_trait]
+pub trait Snapshot: Send + Sync {
+    /// The last commit that this state contains.
+    fn version(&self) -> Version;
+
+    /// The entry of a key.
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error>;
+
+    /// Entries of a range in its order, up to its limits.
+    async fn range(&self, range: &Range) -> Result<Page, Error>;
+}
+
+/// A key with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// The commit that wrote it.
+    pub version: Version,
+}
+
+/// A part of a range.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The entries, in the range's order.
+    pub entries: Vec<Entry>,
+    /// Whether the range holds more beyond the last entry.
+    pub more: bool,
+}
+
+/// Which keys, in which order, how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    /// Lower end.
+    pub start: Bound<Bytes>,
+    /// Upper end.
+    pub end: Bound<Bytes>,
+    /// From the upper end downwards.
+    pub reverse: bool,
+    /// Most entries.
+    pub rows: usize,
+    /// Stop after the entry that reaches this many bytes of keys and values.
+    pub bytes: usize,
+}
+
+impl Range {
+    /// Every key that starts with `prefix`.
+    pub fn prefix(prefix: impl Into<Bytes>) -> Self {
+        let prefix = prefix.into();
+        let end = match after_prefix(&prefix) {
+            Some(end) => Bound::Excluded(end),
+            None => Bound::Unbounded,
+        };
+        Self { start: Bound::Included(prefix), end, reverse: false, rows: usize::MAX, bytes: usize::MAX }
+    }
+
+    /// Keys from `start` (included) to `end` (excluded).
+    pub fn between(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
+        Self {
+            start: Bound::Included(start.into()),
+            end: Bound::Excluded(end.into()),
+            reverse: false,
+            rows: usize::MAX,
+            bytes: usize::MAX,
+        }
+    }
+
+    /// The same keys beyond `key` in the range's direction: how a scan goes on after a page.
+    #[must_use]
+    pub fn beyond(mut self, key: impl Into<Bytes>) -> Self {
+        let bound = Bound::Excluded(key.into());
+        if self.reverse {
+            self.end = bound;
+        } else {
+            self.start = bound;
+        }
+        self
+    }
+
+    /// The same keys, last first.
+    #[must_use]
+    pub fn reversed(mut self) -> Self {
+        self.reverse = true;
+        self
+    }
+
+    /// At most `rows` entries.
+    #[must_use]
+    pub fn rows(mut self, rows: usize) -> Self {
+        self.rows = rows;
+        self
+    }
+
+    /// Stop after about `bytes` bytes.
+    #[must_use]
+    pub fn bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Whether `key` lies between the ends.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        let above = match &self.start {
+            Bound::Included(start) => key >= &start[..],
+            Bound::Excluded(start) => key > &start[..],
+            Bound::Unbounded => true,
+        };
+        let below = match &self.end {
+            Bound::Included(end) => key <= &end[..],
+            Bound::Excluded(end) => key < &end[..],
+            Bound::Unbounded => true,
+        };
+        above && below
+    }
+}
+
+/// The first key after all that start with `prefix`, if there is one.
+pub fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end.into())
+}
+
+/// How safe a commit is when `commit` returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// On disk: survives power loss.
+    #[default]
+    Flushed,
+    /// Survives the death of the process; on disk within a second. For logs and sums.
+    Relaxed,
+}
+
+/// What must hold for a commit to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// The key was last written by this commit.
+    Version(Bytes, Version),
+    /// The key does not exist.
+    Absent(Bytes),
+    /// The key exists.
+    Present(Bytes),
+    /// No key of the range was written or deleted after this version.
+    RangeUnchanged(Range, Version),
+}
+
+/// One write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Sets a key.
+    Put(Bytes, Bytes),
+    /// Removes a key, if it exists.
+    Delete(Bytes),
+    /// Adds to a little-endian `i64`; a key that does not exist counts as zero. Wraps.
+    Add(Bytes, i64),
+    /// Sets the key `prefix ++ commit version (8 bytes, big-endian) ++ suffix`: unique, and in commit order.
+    PutNumbered {
+        /// Before the number.
+        prefix: Bytes,
+        /// After the number; tells several of one commit apart.
+        suffix: Bytes,
+        /// The value.
+        value: Bytes,
+    },
+}
+
+/// Writes that happen together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// All must hold.
+    pub expects: Vec<Expect>,
+    /// Applied in order.
+    pub ops: Vec<Op>,
+    /// How safe it must be.
+    pub durability: Durability,
+}
+
+impl Txn {
+    /// An empty transaction.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only if the key was last written by `version`.
+    #[must_use]
+    pub fn expect_version(mut self, key: impl Into<Bytes>, version: Version) -> Self {
+        self.expects.push(Expect::Version(key.into(), version));
+        self
+    }
+
+    /// Only if the key is as `entry` says: its version, or absent.
+    #[must_use]
+    pub fn expect_unchanged(self, key: impl Into<Bytes>, entry: Option<&Entry>) -> Self {
+        match entry {
+            Some(entry) => self.expect_version(key, entry.version),
+            None => self.expect_absent(key),
+        }
+    }
+
+    /// Only if the key does not exist.
+    #[must_use]
+    pub fn expect_absent(mut self, key: impl Into<Bytes>) -> Self {
+        self.expects.push(Expect::Absent(key.into()));
+        self
+    }
+
+    /// Only if the key exists.
+    #[must_use]
+    pub fn expect_present(mut self, key: impl Into<Bytes>) -> Self {
+        self.expects.push(Expect::Present(key.into()));
+        self
+    }
+
+    /// Only if nothing in the range changed after `version`.
+    #[must_use]
+    pub fn expect_range(mut self, range: Range, version: Version) -> Self {
+        self.expects.push(Expect::RangeUnchanged(range, version));
+        self
+    }
+
+    /// Sets a key.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.ops.push(Op::Put(key.into(), value.into()));
+        self
+    }
+
+    /// Removes a key.
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<Bytes>) -> Self {
+        self.ops.push(Op::Delete(key.into()));
+        self
+    }
+
+    /// Adds to a counter.
+    #[must_use]
+    pub fn add(mut self, key: impl Into<Bytes>, by: i64) -> Self {
+        self.ops.push(Op::Add(key.into(), by));
+        self
+    }
+
+    /// Sets a key that carries the commit's own number.
+    #[must_use]
+    pub fn put_numbered(mut self, prefix: impl Into<Bytes>, suffix: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.ops.push(Op::PutNumbered { prefix: prefix.into(), suffix: suffix.into(), value: value.into() });
+        self
+    }
+
+    /// Answer before the flush.
+    #[must_use]
+    pub fn relaxed(mut self) -> Self {
+        self.durability = Durability::Relaxed;
+        self
+    }
+}
+
+/// Why the store did not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// An expectation does not hold: read again and decide anew.
+    #[error("another commit came first")]
+    Conflict,
+    /// The snapshot or an expected version is too old to be checked: read again.
+    #[error("the snapshot is too old")]
+    TooOld,
+    /// A key, value or transaction beyond the limits: a mistake of the caller.
+    #[error("{0}")]
+    TooLarge(String),
+    /// More commits wait than the store will hold: try later.
+    #[error("the store has more work than it can hold")]
+    Busy,
+    /// The disk is full: reads go on, writes are refused until there is room.
+    #[error("the disk of the data folder is full")]
+    DiskFull,
+    /// What was read is not what was written.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+    /// The engine failed.
+    #[error("the store failed: {0}")]
+    Io(String),
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Wakes when something under a prefix may have changed.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    receiver: watch::Receiver<Version>,
+}
+
+impl Watch {
+    /// For engines: a watch that wakes when `receiver` changes.
+    pub fn new(receiver: watch::Receiver<Version>) -> Self {
+        Self { receiver }
+    }
+
+    /// Waits for a change since the last call, or since the watch was made. Ends at once when the store is closed.
+    pub async fn changed(&mut self) {
+        // A closed channel means a closed store; the next read says so.
+        let _ = self.receiver.changed().await;
+    }
+}
+
+/// Bytes beside the keys: written once under a name, never changed.
+#[async_trait]
+pub trait Blobs: Send + Sync + 'static {
+    /// Keeps `content` under `name`; on disk when this returns. A blob of that name is left as it is.
+    /// Names consist of `[a-z0-9/._-]`, without empty or dotted segments.
+    async fn put(&self, name: &str, content: Bytes) -> Result<(), Error>;
+
+    /// The content, its checksum verified; nothing if there is no such blob.
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, Error>;
+
+    /// Removes a blob, if it exists.
+    async fn delete(&self, name: &str) -> Result<(), Error>;
+
+    /// Names under a prefix, sorted.
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_the_first_key_after_it() {
+        assert_eq!(after_prefix(b"ab"), Some(Bytes::from_static(b"ac")));
+        assert_eq!(after_prefix(b"a\xff"), Some(Bytes::from_static(b"b")));
+        assert_eq!(after_prefix(b"\xff\xff"), None);
+        assert_eq!(after_prefix(b""), None);
+    }
+
+    #[test]
+    fn a_scan_goes_on_beyond_a_key_in_its_direction() {
+        let range = Range::prefix("a").beyond("ab");
+        assert!(!range.contains(b"ab") && range.contains(b"ac") && !range.contains(b"b"));
+        let range = Range::prefix("a").reversed().beyond("ab");
+        assert!(!range.contains(b"ab") && range.contains(b"aa") && !range.contains(b"ac"));
+    }
+}

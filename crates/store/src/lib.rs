@@ -1,0 +1,18 @@
+//! Everything durable: ordered keys with atomic commits, watches, and blobs beside them.
+//!
+//! Queues, tables, logs and the registry of functions are key layouts over this contract; it sees bytes.
+//!
+//! Guarantees of every engine
+//!   1. A commit is all or nothing, and is on disk before `commit` returns (`Durability::Flushed`).
+//!   2. Commits happen one after another in the order of their `Version`s; nothing is readable before it is durable.
+//!   3. A commit whose expectations do not hold writes nothing and answers `Error::Conflict`. With an expectation for
+//!      each thing that a caller read, its commits are serialisable.
+//!   4. A snapshot shows the state after exactly the commits up to its version.
+//!   5. A watch that was made before a commit wakes after it. It is a hint: read again, nothing is told.
+//!
+//! Start reading at `contract`.
+
+pub mod contract;
+pub mod keys;
+
+pub use contract::{Blobs, Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
