@@ -8,7 +8,9 @@
 //!   3. When a sandbox has ended, nothing of it is left: no process, mount, cgroup or folder.
 
 pub mod contract;
+pub mod interpreter;
 
 pub use contract::{
     Backend, Control, Error, Exit, Guest, GuestListeners, SandboxSpec, Started, Usage, Wall, WallState,
 };
+pub use interpreter::{Interpreter, Interpreters, Skipped};
