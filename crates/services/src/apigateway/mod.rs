@@ -1,0 +1,3 @@
+//! The `apigateway` service.
+//!
+//! Under construction by its owner; nothing here yet.

@@ -1,0 +1,3 @@
+//! The `dynamodb` service.
+//!
+//! Under construction by its owner; nothing here yet.

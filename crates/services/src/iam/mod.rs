@@ -1,0 +1,3 @@
+//! The `iam` service.
+//!
+//! Nothing here yet.

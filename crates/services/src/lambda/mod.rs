@@ -1,0 +1,3 @@
+//! The `lambda` service.
+//!
+//! Under construction by its owner; nothing here yet.

@@ -1,0 +1,3 @@
+//! The `logs` service.
+//!
+//! Nothing here yet.

@@ -1,0 +1,3 @@
+//! The `sts` service.
+//!
+//! Nothing here yet.

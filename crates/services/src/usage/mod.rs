@@ -1,0 +1,3 @@
+//! The `usage` service.
+//!
+//! Nothing here yet.
