@@ -1,4 +1,21 @@
 //! What a service is to the wire: a name, a model, and one function.
+//!
+//! Names that services may rely on
+//!   1. `Call::operation` is the operation's name in the public model: `CreateFunction`, `PutItem`, `GetCallerIdentity`.
+//!      API Gateway's two models share the signing name `apigateway` and some operation names, so one service gets
+//!      both, and every operation of the second model is prefixed: `GetStage` is of REST APIs, `v2.GetStage` of HTTP APIs.
+//!   2. `Call::input` is always an object. Members are under their *model* names at every depth, whatever they are called
+//!      on the wire: `FunctionName` (Lambda, path), `restApiId` (API Gateway v1, path), `ApiId` (v2, path).
+//!      Members that were not sent are absent; JSON `null` counts as not sent. Unknown members are dropped.
+//!      Path parts are percent-decoded; query lists (`tagKeys`) are arrays; numbers and booleans of query and header are
+//!      JSON numbers and booleans.
+//!   3. `Reply::output` uses model names too (`ApiId`, `items`, `RoutingConfig`): the wire renames, places members that
+//!      belong in headers or the status there, and leaves out members that are `null`. Timestamps are numbers of
+//!      seconds; the wire writes them in the format of the model. Members that the model lacks are written as they are.
+//!   4. Presence, type, length, range, pattern and enumeration are checked before a service is called, with two
+//!      exceptions: DynamoDB gets its input with types checked only, because its own constraint messages differ; and
+//!      Lambda's `Runtime` is not held against the enumeration, because its message differs.
+//!   5. `Call::payload` is set for `Invoke` only. It is never parsed on the way.
 
 use async_trait::async_trait;
 use bytes::Bytes;
