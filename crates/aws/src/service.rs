@@ -45,6 +45,46 @@ pub struct Call {
     pub request_id: String,
 }
 
+impl Call {
+    /// A text member, if it was sent.
+    pub fn text(&self, member: &str) -> Option<&str> {
+        self.input.get(member)?.as_str()
+    }
+
+    /// A whole number that is not negative, if it was sent.
+    pub fn number(&self, member: &str) -> Option<u64> {
+        self.input.get(member)?.as_u64()
+    }
+
+    /// A boolean member; one that was not sent is false.
+    pub fn flag(&self, member: &str) -> bool {
+        self.input.get(member).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Refuses loudly every member that carries a value and is not in `honoured`: what an operation does not know, it
+    /// must not pass over. `null`, `false`, and texts, lists and objects without content carry none.
+    pub fn honours(&self, honoured: &[&str]) -> Result<(), Error> {
+        let members = self.input.as_object().into_iter().flatten();
+        for (member, value) in members {
+            if !honoured.contains(&member.as_str()) && carries_something(value) {
+                return Err(Error::not_implemented(format_args!("the parameter {member} of {}", self.operation)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a member says anything beyond the absence of a setting.
+fn carries_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) | Value::Number(_) => true,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => members.values().any(carries_something),
+    }
+}
+
 /// A successful answer.
 #[derive(Debug, Clone, Default)]
 pub struct Reply {
