@@ -15,6 +15,12 @@ pub const KEY_BYTES_MAX: usize = 4_096;
 pub const VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Most bytes of keys and values in one commit.
 pub const TXN_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most expectations and operations in one commit, together.
+pub const TXN_PARTS_MAX: usize = 65_536;
+/// Longest life of a snapshot, in milliseconds; after it, its reads answer `Error::TooOld`.
+pub const SNAPSHOT_LIFE_MS: u64 = 5_000;
+/// Most bytes of a blob's name.
+pub const BLOB_NAME_BYTES_MAX: usize = 1_024;
 
 /// A store of ordered keys.
 #[async_trait]
@@ -23,6 +29,7 @@ pub trait Store: Send + Sync + 'static {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error>;
 
     /// Writes all of `txn` or nothing, and returns its version when it is as durable as asked.
+    /// Dropping the future does not take the commit back: it may still happen.
     async fn commit(&self, txn: Txn) -> Result<Version, Error>;
 
     /// A hint channel for everything under `prefix`.
@@ -83,7 +90,7 @@ pub struct Range {
     pub reverse: bool,
     /// Most entries.
     pub rows: usize,
-    /// Stop after the entry that reaches this many bytes of keys and values.
+    /// Stop after the entry that reaches this many bytes of keys and values; so there is always at least one.
     pub bytes: usize,
 }
 
@@ -185,7 +192,8 @@ pub enum Expect {
     Absent(Bytes),
     /// The key exists.
     Present(Bytes),
-    /// No key of the range was written or deleted after this version.
+    /// No key of the range was written or deleted after this version. Limits of the range do not count:
+    /// who read only a part expects only that part, by its ends.
     RangeUnchanged(Range, Version),
 }
 
@@ -197,6 +205,7 @@ pub enum Op {
     /// Removes a key, if it exists.
     Delete(Bytes),
     /// Adds to a little-endian `i64`; a key that does not exist counts as zero. Wraps.
+    /// Over a value that is not eight bytes long the commit is `Error::Invalid`.
     Add(Bytes, i64),
     /// Sets the key `prefix ++ commit version (8 bytes, big-endian) ++ suffix`: unique, and in commit order.
     PutNumbered {
@@ -299,6 +308,59 @@ impl Txn {
     }
 }
 
+impl Txn {
+    /// The bytes of its keys and values, if it keeps the limits; otherwise `Error::TooLarge`.
+    pub fn bytes_within_limits(&self) -> Result<usize, Error> {
+        if self.expects.len() + self.ops.len() > TXN_PARTS_MAX {
+            return Err(Error::TooLarge(format!("a transaction has at most {TXN_PARTS_MAX} parts")));
+        }
+        let mut bytes = 0;
+        for expect in &self.expects {
+            bytes += match expect {
+                Expect::Version(key, _) | Expect::Absent(key) | Expect::Present(key) => key_bytes(key.len())?,
+                Expect::RangeUnchanged(range, _) => end_bytes(&range.start)? + end_bytes(&range.end)?,
+            };
+        }
+        for op in &self.ops {
+            bytes += match op {
+                Op::Put(key, value) => key_bytes(key.len())? + value_bytes(value.len())?,
+                Op::Delete(key) => key_bytes(key.len())?,
+                Op::Add(key, _) => key_bytes(key.len())? + size_of::<i64>(),
+                Op::PutNumbered { prefix, suffix, value } => {
+                    key_bytes(prefix.len() + size_of::<Version>() + suffix.len())? + value_bytes(value.len())?
+                }
+            };
+        }
+        if bytes > TXN_BYTES_MAX {
+            return Err(Error::TooLarge(format!(
+                "a transaction of {bytes} bytes; at most {TXN_BYTES_MAX} are allowed"
+            )));
+        }
+        Ok(bytes)
+    }
+}
+
+fn key_bytes(bytes: usize) -> Result<usize, Error> {
+    if bytes > KEY_BYTES_MAX {
+        return Err(Error::TooLarge(format!("a key of {bytes} bytes; at most {KEY_BYTES_MAX} are allowed")));
+    }
+    Ok(bytes)
+}
+
+fn end_bytes(end: &Bound<Bytes>) -> Result<usize, Error> {
+    match end {
+        Bound::Included(key) | Bound::Excluded(key) => key_bytes(key.len()),
+        Bound::Unbounded => Ok(0),
+    }
+}
+
+fn value_bytes(bytes: usize) -> Result<usize, Error> {
+    if bytes > VALUE_BYTES_MAX {
+        return Err(Error::TooLarge(format!("a value of {bytes} bytes; at most {VALUE_BYTES_MAX} are allowed")));
+    }
+    Ok(bytes)
+}
+
 /// Why the store did not do something.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -311,6 +373,9 @@ pub enum Error {
     /// A key, value or transaction beyond the limits: a mistake of the caller.
     #[error("{0}")]
     TooLarge(String),
+    /// Something that the contract forbids, such as a name with other letters: a mistake of the caller.
+    #[error("{0}")]
+    Invalid(String),
     /// More commits wait than the store will hold: try later.
     #[error("the store has more work than it can hold")]
     Busy,
@@ -351,7 +416,7 @@ impl Watch {
 #[async_trait]
 pub trait Blobs: Send + Sync + 'static {
     /// Keeps `content` under `name`; on disk when this returns. A blob of that name is left as it is.
-    /// Names consist of `[a-z0-9/._-]`, without empty or dotted segments.
+    /// Names are those that `check_blob_name` accepts; every call with another one is `Error::Invalid`.
     async fn put(&self, name: &str, content: Bytes) -> Result<(), Error>;
 
     /// The content, its checksum verified; nothing if there is no such blob.
@@ -364,9 +429,30 @@ pub trait Blobs: Send + Sync + 'static {
     async fn list(&self, prefix: &str) -> Result<Vec<String>, Error>;
 }
 
+/// Refuses what is not a blob's name: `[a-z0-9/._-]`, at most 1,024 bytes, in segments of 1 to 250 bytes that do not
+/// begin with a dot.
+pub fn check_blob_name(name: &str) -> Result<(), Error> {
+    let letters = name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-'));
+    let segments = name.split('/').all(|segment| (1..=250).contains(&segment.len()) && !segment.starts_with('.'));
+    if letters && segments && name.len() <= BLOB_NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("{name:?} is not a name of a blob")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_blobs_cannot_climb() {
+        for name in ["a", "code/ab/cd.zip", "a-b_c.9"] {
+            assert!(check_blob_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "/", "a/", "/a", "a//b", "..", "a/../b", ".tmp/x", "A", "a b", "a~", &"a".repeat(251)] {
+            assert!(check_blob_name(name).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn the_end_of_a_prefix_is_the_first_key_after_it() {

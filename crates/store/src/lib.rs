@@ -14,5 +14,8 @@
 
 pub mod contract;
 pub mod keys;
+pub mod memory;
+mod watchers;
 
 pub use contract::{Blobs, Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
+pub use memory::{MemoryBlobs, MemoryStore};

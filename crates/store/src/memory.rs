@@ -1,0 +1,258 @@
+//! The contract in memory: for tests of everything above the store, and as the model that the engines are tested against.
+//!
+//! It is written to be obviously right, not to be quick: one lock, one sorted map, deletions remembered for ever.
+//! It has every property of the contract except the one that its name denies, durability.
+//!
+//! Invariants
+//!   1. A snapshot shares the map with the store; a commit while a snapshot lives copies the map.
+//!   2. `changed` holds the last commit that wrote or deleted each key that ever was, so ranges never are too old.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::contract::{
+    Blobs, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch, check_blob_name,
+};
+use crate::watchers::Watchers;
+
+type Map = BTreeMap<Bytes, (Bytes, Version)>;
+
+/// A store in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+    watchers: Watchers,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    version: Version,
+    map: Arc<Map>,
+    changed: BTreeMap<Bytes, Version>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty store, shared.
+    pub fn shared() -> Arc<dyn Store> {
+        Arc::new(Self::new())
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+        let state = self.state.lock();
+        Ok(Box::new(MemorySnapshot { version: state.version, map: Arc::clone(&state.map) }))
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Version, Error> {
+        txn.bytes_within_limits()?;
+        let mut state = self.state.lock();
+        if !txn.expects.iter().all(|expect| state.holds(expect)) {
+            return Err(Error::Conflict);
+        }
+        let version = state.version + 1;
+        // Gathered apart first: a write that is refused must leave nothing of the earlier ones.
+        let mut writes = BTreeMap::new();
+        for op in txn.ops {
+            let (key, value) = written(&state.map, &writes, op, version)?;
+            writes.insert(key, value);
+        }
+        state.version = version;
+        let map = Arc::make_mut(&mut state.map);
+        for (key, value) in &writes {
+            match value {
+                Some(value) => map.insert(key.clone(), (value.clone(), version)),
+                None => map.remove(key),
+            };
+        }
+        state.changed.extend(writes.keys().map(|key| (key.clone(), version)));
+        self.watchers.touched(writes.keys().map(|key| &key[..]), version);
+        Ok(version)
+    }
+
+    fn watch(&self, prefix: &[u8]) -> Watch {
+        self.watchers.watch(prefix)
+    }
+}
+
+impl State {
+    fn holds(&self, expect: &Expect) -> bool {
+        match expect {
+            Expect::Version(key, version) => self.map.get(key).is_some_and(|(_, written)| written == version),
+            Expect::Absent(key) => !self.map.contains_key(key),
+            Expect::Present(key) => self.map.contains_key(key),
+            Expect::RangeUnchanged(range, version) => {
+                slice(&self.changed, range).is_none_or(|mut keys| keys.all(|(_, changed)| changed <= version))
+            }
+        }
+    }
+}
+
+/// The key of a write and its value afterwards, none if it is removed.
+fn written(
+    map: &Map,
+    earlier: &BTreeMap<Bytes, Option<Bytes>>,
+    op: Op,
+    version: Version,
+) -> Result<(Bytes, Option<Bytes>), Error> {
+    Ok(match op {
+        Op::Put(key, value) => (key, Some(value)),
+        Op::Delete(key) => (key, None),
+        Op::Add(key, by) => {
+            let before = match earlier.get(&key) {
+                Some(value) => value.as_deref(),
+                None => map.get(&key).map(|(value, _)| &value[..]),
+            };
+            let sum = add(before, by)?;
+            (key, Some(sum))
+        }
+        Op::PutNumbered { prefix, suffix, value } => (numbered_key(&prefix, version, &suffix), Some(value)),
+    })
+}
+
+/// The value of a counter after adding to it.
+pub(crate) fn add(value: Option<&[u8]>, by: i64) -> Result<Bytes, Error> {
+    let before =
+        match value {
+            None => 0,
+            Some(value) => i64::from_le_bytes(value.try_into().map_err(|_| {
+                Error::Invalid(format!("adding to a value of {} bytes; a counter has eight", value.len()))
+            })?),
+        };
+    Ok(Bytes::copy_from_slice(&before.wrapping_add(by).to_le_bytes()))
+}
+
+/// The key that `Op::PutNumbered` writes.
+pub(crate) fn numbered_key(prefix: &[u8], version: Version, suffix: &[u8]) -> Bytes {
+    [prefix, &version.to_be_bytes(), suffix].concat().into()
+}
+
+/// The part of a sorted map that a range covers; nothing if its ends exclude everything, which `BTreeMap` forbids to ask.
+fn slice<'a, V>(
+    map: &'a BTreeMap<Bytes, V>,
+    range: &Range,
+) -> Option<impl DoubleEndedIterator<Item = (&'a Bytes, &'a V)>> {
+    let empty = match (&range.start, &range.end) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Excluded(start), Bound::Excluded(end)) => start >= end,
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start > end,
+    };
+    (!empty).then(|| map.range((range.start.clone(), range.end.clone())))
+}
+
+struct MemorySnapshot {
+    version: Version,
+    map: Arc<Map>,
+}
+
+#[async_trait]
+impl Snapshot for MemorySnapshot {
+    fn version(&self) -> Version {
+        self.version
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        Ok(self.map.get_key_value(key).map(entry))
+    }
+
+    async fn range(&self, range: &Range) -> Result<Page, Error> {
+        let Some(found) = slice(&self.map, range) else { return Ok(Page::default()) };
+        let found: Box<dyn Iterator<Item = _> + Send> =
+            if range.reverse { Box::new(found.rev()) } else { Box::new(found) };
+        let mut page = Page::default();
+        let mut bytes = 0;
+        for (key, value) in found {
+            if page.entries.len() == range.rows || (bytes >= range.bytes && !page.entries.is_empty()) {
+                page.more = true;
+                break;
+            }
+            bytes += key.len() + value.0.len();
+            page.entries.push(entry((key, value)));
+        }
+        Ok(page)
+    }
+}
+
+fn entry((key, (value, version)): (&Bytes, &(Bytes, Version))) -> Entry {
+    Entry { key: key.clone(), value: value.clone(), version: *version }
+}
+
+/// Blobs in memory.
+#[derive(Debug, Default)]
+pub struct MemoryBlobs {
+    blobs: Mutex<BTreeMap<String, Bytes>>,
+}
+
+impl MemoryBlobs {
+    /// No blobs yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// No blobs yet, shared.
+    pub fn shared() -> Arc<dyn Blobs> {
+        Arc::new(Self::new())
+    }
+}
+
+#[async_trait]
+impl Blobs for MemoryBlobs {
+    async fn put(&self, name: &str, content: Bytes) -> Result<(), Error> {
+        check_blob_name(name)?;
+        self.blobs.lock().entry(name.to_owned()).or_insert(content);
+        Ok(())
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        check_blob_name(name)?;
+        Ok(self.blobs.lock().get(name).cloned())
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), Error> {
+        check_blob_name(name)?;
+        self.blobs.lock().remove(name);
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let blobs = self.blobs.lock();
+        let from = (Bound::Included(prefix.to_owned()), Bound::Unbounded);
+        Ok(blobs.range(from).map(|(name, _)| name.clone()).take_while(|name| name.starts_with(prefix)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_does_not_see_later_commits() {
+        let store = MemoryStore::new();
+        store.commit(Txn::new().put("a", "1")).await.unwrap();
+        let before = store.snapshot().await.unwrap();
+        store.commit(Txn::new().put("a", "2").delete("b")).await.unwrap();
+        assert_eq!(before.get(b"a").await.unwrap().unwrap().value, "1");
+        assert_eq!(store.get(b"a").await.unwrap().unwrap().value, "2");
+    }
+
+    #[tokio::test]
+    async fn a_commit_whose_last_write_is_refused_writes_nothing() {
+        let store = MemoryStore::new();
+        store.commit(Txn::new().put("text", "no counter")).await.unwrap();
+        let refused = store.commit(Txn::new().put("other", "x").add("text", 1)).await;
+        assert!(matches!(refused, Err(Error::Invalid(_))));
+        assert_eq!(store.get(b"other").await.unwrap(), None);
+        assert_eq!(store.snapshot().await.unwrap().version(), 1);
+    }
+}
