@@ -1,5 +1,11 @@
-//! Development tasks: `cargo run -p xtask -- tidy`.
+//! Development tasks, each in a module of its own: `cargo run -p xtask -- TASK`.
+//!
+//! | task      | does                                                             |
+//! |-----------|------------------------------------------------------------------|
+//! | `tidy`    | checks the house rules                                           |
+//! | `codegen` | writes the tables of the AWS wire from the public service models  |
 
+mod codegen;
 mod tidy;
 
 use std::path::Path;
@@ -7,7 +13,9 @@ use std::process::ExitCode;
 
 #[expect(clippy::print_stderr, reason = "a command-line tool speaks on its standard error")]
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1).unwrap_or_default();
+    let mut arguments = std::env::args().skip(1);
+    let task = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
     match task.as_str() {
         "tidy" => {
             let findings = tidy::check(Path::new("."));
@@ -16,8 +24,15 @@ fn main() -> ExitCode {
             }
             if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        "codegen" => match codegen::run(&rest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("xtask codegen: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         other => {
-            eprintln!("no task {other:?}; there is: tidy");
+            eprintln!("no task {other:?}; there are: tidy, codegen");
             ExitCode::FAILURE
         }
     }
