@@ -1,0 +1,90 @@
+//! The managed Node.js guest: it loads one handler and answers invocations, one at a time.
+//!
+//! It speaks the frames of `crates/compute/src/guest_protocol.rs` on descriptor 3. While it waits for a frame the event
+//! loop stands still: timers and sockets of the function make no step between invocations, as in a frozen environment.
+//!
+//! Invariants
+//!   1. Every INVOKE is answered by exactly one RESPONSE or ERROR, or the process ends.
+//!   2. Nothing but frames is written to descriptor 3; nothing of the guest's own goes to the output, log lines apart.
+//!   3. Node's own modules that a function may not need are loaded on first use: loading is what a cold start pays for.
+//!
+//! Start reading at `serve`. Beside it: `channel.cjs` (frames), `loader.cjs` (handler string to function), `logs.cjs`
+//! (console), `invocation.cjs` (what a handler's result means), `streaming.cjs` (response streams), `errors.cjs`.
+
+'use strict';
+
+const channel = require('./channel.cjs');
+const errors = require('./errors.cjs');
+const invocation = require('./invocation.cjs');
+const loader = require('./loader.cjs');
+const logs = require('./logs.cjs');
+
+const state = { phase: 'load', handler: null, current: null };
+
+function serve() {
+  const frame = channel.read();
+  if (frame === null) process.exit(0);
+  if (frame.kind === channel.kind.LOAD) load(JSON.parse(frame.body.toString('utf8')));
+  else if (frame.kind === channel.kind.INVOKE) invoke(frame.body);
+  else throw new Error(`unexpected frame of kind ${frame.kind}`);
+}
+
+function load(order) {
+  Object.assign(process.env, order.environment);
+  process.chdir(order.root);
+  logs.install();
+  loader.prepare(order.root);
+  loader.load(order.root, order.handler).then(
+    (handler) => {
+      state.handler = handler;
+      state.phase = 'ready';
+      channel.write(channel.kind.READY, null);
+      setImmediate(serve);
+    },
+    (error) => refuse('Init Error', error),
+  );
+}
+
+function refuse(title, error) {
+  logs.failure(title, error);
+  channel.write(channel.kind.INIT_ERROR, errors.encode(errors.document(error)));
+  process.exit(1);
+}
+
+function invoke(body) {
+  const metaLength = body.readUInt32LE(0);
+  const meta = JSON.parse(body.toString('utf8', 4, 4 + metaLength));
+  logs.setRequestId(meta.requestId);
+  if (meta.traceId) process.env._X_AMZN_TRACE_ID = meta.traceId;
+  else delete process.env._X_AMZN_TRACE_ID;
+  const event = body.subarray(4 + metaLength);
+  // One turn of the event loop passes between invocations, so that background work of the function gets its share
+  // and a rejection that nobody handles is noticed.
+  state.current = invocation.run(state.handler, meta, event, () => {
+    state.current = null;
+    setImmediate(serve);
+  });
+}
+
+function die(title, error, code) {
+  if (state.phase === 'load') {
+    logs.failure(title, error);
+    channel.write(channel.kind.INIT_ERROR, errors.encode(errors.document(error)));
+  } else if (state.current !== null && !state.current.answered()) {
+    logs.failure(title, error);
+    channel.write(channel.kind.ERROR, errors.encode(errors.document(error)));
+  } else {
+    logs.failure(title, error);
+  }
+  process.exit(code);
+}
+
+process.on('uncaughtException', (error) => die('Uncaught Exception', error, 129));
+process.on('unhandledRejection', (reason) => {
+  die('Unhandled Promise Rejection', new errors.UnhandledPromiseRejection(reason), 128);
+});
+process.on('beforeExit', () => {
+  if (state.current !== null) state.current.loopIsEmpty();
+});
+
+serve();

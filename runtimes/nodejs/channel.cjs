@@ -1,0 +1,117 @@
+//! Frames on descriptor 3, by blocking reads and writes.
+//!
+//! It does not know what a frame means. One frame is one `write` where the socket takes it, and a small frame comes with
+//! one `read`. Large ones are read straight into a buffer of their size: nothing is copied twice.
+
+'use strict';
+
+const fs = require('fs');
+
+const DESCRIPTOR = 3;
+const CHUNK_BYTES = 64 * 1024;
+const HEADER_BYTES = 5;
+
+/** Kinds of frames, as in the table of `guest_protocol.rs`. */
+const kind = Object.freeze({ LOAD: 1, INVOKE: 2, READY: 16, INIT_ERROR: 17, RESPONSE: 18, ERROR: 19 });
+
+const incoming = Buffer.allocUnsafeSlow(CHUNK_BYTES);
+const outgoing = Buffer.allocUnsafeSlow(CHUNK_BYTES);
+let start = 0;
+let end = 0;
+let sleeper = null;
+
+/** Waits a moment: for a descriptor that somebody made non-blocking. */
+function pause() {
+  if (sleeper === null) sleeper = new Int32Array(new SharedArrayBuffer(4));
+  Atomics.wait(sleeper, 0, 0, 1);
+}
+
+function readSome(buffer, offset, length) {
+  for (;;) {
+    try {
+      return fs.readSync(DESCRIPTOR, buffer, offset, length, null);
+    } catch (error) {
+      if (error.code === 'ECONNRESET') return 0;
+      if (error.code !== 'EAGAIN' && error.code !== 'EINTR') throw error;
+      pause();
+    }
+  }
+}
+
+/** Writes all of it, whatever the descriptor's mode. */
+function writeAll(descriptor, buffer, length) {
+  let done = 0;
+  while (done < length) {
+    try {
+      done += fs.writeSync(descriptor, buffer, done, length - done, null);
+    } catch (error) {
+      if (error.code !== 'EAGAIN' && error.code !== 'EINTR') throw error;
+      pause();
+    }
+  }
+}
+
+/** Moves `bytes` of input into the chunk; false when the other side is gone. */
+function fill(bytes) {
+  if (start === end) start = end = 0;
+  if (start + bytes > CHUNK_BYTES) {
+    incoming.copyWithin(0, start, end);
+    end -= start;
+    start = 0;
+  }
+  while (end - start < bytes) {
+    const count = readSome(incoming, end, CHUNK_BYTES - end);
+    if (count === 0) return false;
+    end += count;
+  }
+  return true;
+}
+
+/** The next frame, or null when the platform has closed the channel. Its body is valid until the next call. */
+function read() {
+  if (!fill(4)) return null;
+  const length = incoming.readUInt32LE(start);
+  if (4 + length <= CHUNK_BYTES) {
+    if (!fill(4 + length)) return null;
+    const frame = { kind: incoming[start + 4], body: incoming.subarray(start + HEADER_BYTES, start + 4 + length) };
+    start += 4 + length;
+    return frame;
+  }
+  const whole = Buffer.allocUnsafeSlow(length);
+  let have = incoming.copy(whole, 0, start + 4, end);
+  start = end = 0;
+  while (have < length) {
+    const count = readSome(whole, have, length - have);
+    if (count === 0) return null;
+    have += count;
+  }
+  return { kind: whole[0], body: whole.subarray(1) };
+}
+
+/** Writes a frame whose body is `text` (a string, or null for nothing) after the bytes of `prefix`. */
+function write(frameKind, text, prefix) {
+  const head = HEADER_BYTES + (prefix ? prefix.length : 0);
+  const most = head + (text === null ? 0 : text.length * 3);
+  const buffer = most <= CHUNK_BYTES ? outgoing : Buffer.allocUnsafeSlow(head + Buffer.byteLength(text, 'utf8'));
+  if (prefix) prefix.copy(buffer, HEADER_BYTES);
+  const total = head + (text === null ? 0 : buffer.write(text, head, 'utf8'));
+  finish(frameKind, buffer, total);
+}
+
+/** Writes a frame whose body is `prefix` and then each of `parts`. */
+function writeParts(frameKind, prefix, parts) {
+  let total = HEADER_BYTES + prefix.length;
+  for (const part of parts) total += part.length;
+  const buffer = total <= CHUNK_BYTES ? outgoing : Buffer.allocUnsafeSlow(total);
+  let at = HEADER_BYTES + prefix.copy(buffer, HEADER_BYTES);
+  for (const part of parts) at += part.copy(buffer, at);
+  finish(frameKind, buffer, total);
+}
+
+function finish(frameKind, buffer, total) {
+  buffer.writeUInt32LE(total - 4, 0);
+  buffer[4] = frameKind;
+  writeAll(DESCRIPTOR, buffer, total);
+}
+
+module.exports = { kind, read, write, writeParts, writeAll };

@@ -1,0 +1,183 @@
+//! One invocation: calls the handler and decides which of its results is the answer.
+//!
+//! | handler                                       | answer                                                                |
+//! |-----------------------------------------------|-----------------------------------------------------------------------|
+//! | returns a promise                             | at once when it settles                                               |
+//! | calls back with an error                      | at once                                                               |
+//! | calls back with a value                       | when the event loop is empty; at once if                              |
+//! |                                               | `callbackWaitsForEmptyEventLoop` is false                             |
+//! | `context.succeed`, `fail`, `done`             | at once                                                               |
+//! | throws                                        | at once                                                               |
+//! | none of these, and the event loop is empty    | `null`                                                                |
+//! | returns another value                         | ignored up to nodejs22.x; later runtimes answer with it               |
+//!
+//! Invariant: the first of them wins, also between a callback and the promise of an `async` handler.
+
+'use strict';
+
+const channel = require('./channel.cjs');
+const errors = require('./errors.cjs');
+const logs = require('./logs.cjs');
+
+const JSON_PREFIX = typePrefix('application/json');
+
+function typePrefix(type) {
+  const bytes = Buffer.from(type, 'utf8');
+  const prefix = Buffer.allocUnsafe(4 + bytes.length);
+  prefix.writeUInt32LE(bytes.length, 0);
+  bytes.copy(prefix, 4);
+  return prefix;
+}
+
+/** What the outcome of an invocation is written through; it calls `next` once, after the answer. */
+class Answer {
+  constructor(next) {
+    this.next = next;
+    this.done = false;
+    this.whenEmpty = null;
+  }
+
+  succeed(value) {
+    let text;
+    try {
+      text = JSON.stringify(value === undefined ? null : value);
+    } catch (_) {
+      return this.fail(new Error('Unable to stringify response body'));
+    }
+    // A function or a symbol has no JSON: Lambda answers with an empty body.
+    if (text === undefined) text = '';
+    const bytes = text.length * 3 > errors.PAYLOAD_BYTES_MAX ? Buffer.byteLength(text) : 0;
+    if (bytes > errors.PAYLOAD_BYTES_MAX) return this.refuse(errors.tooLarge(bytes));
+    channel.write(channel.kind.RESPONSE, text, JSON_PREFIX);
+    return this.settle();
+  }
+
+  stream(type, parts, bytes) {
+    if (bytes > errors.PAYLOAD_BYTES_MAX) return this.refuse(errors.tooLarge(bytes));
+    channel.writeParts(channel.kind.RESPONSE, typePrefix(type), parts);
+    return this.settle();
+  }
+
+  fail(thrown) {
+    logs.failure('Invoke Error', thrown);
+    return this.refuse(errors.document(thrown));
+  }
+
+  refuse(document) {
+    channel.write(channel.kind.ERROR, errors.encode(document));
+    return this.settle();
+  }
+
+  settle() {
+    this.done = true;
+    this.whenEmpty = null;
+    this.next();
+  }
+
+  answered() {
+    return this.done;
+  }
+
+  loopIsEmpty() {
+    const act = this.whenEmpty;
+    this.whenEmpty = null;
+    if (act !== null) act();
+  }
+}
+
+/** Starts the handler. The result tells whether it was answered and is told when the event loop is empty. */
+function run(handler, meta, bytes, next) {
+  const answer = new Answer(next);
+  let event;
+  try {
+    event = bytes.length === 0 ? {} : JSON.parse(bytes.toString('utf8'));
+  } catch (error) {
+    answer.fail(error);
+    return answer;
+  }
+  const context = contextOf(meta);
+  if (handler.streaming) require('./streaming.cjs').run(handler, event, context, answer);
+  else if (handler.callbacks) runWithCallbacks(handler, event, context, answer);
+  else runPlain(handler, event, context, answer);
+  return answer;
+}
+
+function runPlain(handler, event, context, answer) {
+  const { call } = handler;
+  let result;
+  try {
+    result = call(event, context);
+  } catch (error) {
+    answer.fail(error);
+    return;
+  }
+  if (isThenable(result)) result.then((value) => answer.succeed(value), (error) => answer.fail(error));
+  else answer.succeed(result);
+}
+
+function runWithCallbacks(handler, event, context, answer) {
+  let waits = true;
+  let first = true;
+  const once = (act) => (...values) => {
+    if (!first) return;
+    first = false;
+    answer.whenEmpty = null;
+    act(...values);
+  };
+  const given = (value) => value !== undefined && value !== null;
+  const callback = once((error, value) => {
+    if (given(error)) answer.fail(error);
+    else if (waits) answer.whenEmpty = () => answer.succeed(value);
+    else answer.succeed(value);
+  });
+  Object.defineProperty(context, 'callbackWaitsForEmptyEventLoop', {
+    configurable: true,
+    enumerable: true,
+    get: () => waits,
+    set: (value) => {
+      waits = value;
+    },
+  });
+  context.succeed = once((value) => answer.succeed(value));
+  context.fail = once((error) => answer.fail(given(error) ? error : 'handled'));
+  context.done = once((error, value) => (given(error) ? answer.fail(error) : answer.succeed(value)));
+  answer.whenEmpty = once(() => answer.succeed(null));
+  const { call } = handler;
+  let result;
+  try {
+    result = call(event, context, callback);
+  } catch (error) {
+    callback(error);
+    return;
+  }
+  if (isThenable(result)) result.then(context.succeed, context.fail);
+}
+
+function isThenable(value) {
+  return value !== null && value !== undefined && typeof value.then === 'function';
+}
+
+function contextOf(meta) {
+  const environment = process.env;
+  const context = {
+    functionVersion: environment.AWS_LAMBDA_FUNCTION_VERSION,
+    functionName: environment.AWS_LAMBDA_FUNCTION_NAME,
+    memoryLimitInMB: environment.AWS_LAMBDA_FUNCTION_MEMORY_SIZE,
+    logGroupName: environment.AWS_LAMBDA_LOG_GROUP_NAME,
+    logStreamName: environment.AWS_LAMBDA_LOG_STREAM_NAME,
+    clientContext: parsed(meta.clientContext),
+    identity: parsed(meta.identity),
+    invokedFunctionArn: meta.functionArn,
+    awsRequestId: meta.requestId,
+    getRemainingTimeInMillis: () => meta.deadlineMs - Date.now(),
+  };
+  if (meta.tenantId !== undefined) context.tenantId = meta.tenantId;
+  return context;
+}
+
+/** The platform may hand JSON text on as it came, or the value. */
+function parsed(value) {
+  return typeof value === 'string' ? JSON.parse(value) : value;
+}
+
+module.exports = { run };
