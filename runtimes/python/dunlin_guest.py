@@ -1,0 +1,516 @@
+"""The managed Python guest: it loads one handler and answers invocations, one at a time.
+
+It speaks the frames of `crates/compute/src/guest_protocol.rs` on descriptor 3, by blocking reads and writes. Runs on
+CPython 3.8 and later, with the standard library only.
+
+Invariants
+  1. Every INVOKE is answered by exactly one RESPONSE or ERROR, or the process ends.
+  2. Nothing but frames is written to descriptor 3; nothing of the guest's own goes to the output, log lines apart.
+  3. At the start only `json`, `os`, `sys` and `time` are imported: a cold start pays for every module. `logging` is
+     set up when the function's code first imports it, which no code can tell from having it set up before.
+
+Start reading at `main`. The order is: channel, errors, logs, loading, context, invocation. Beside it: `bootstrap.py`
+starts it, `dunlin_logs.py` makes the formats of `logging`.
+"""
+
+import json
+import os
+import sys
+import time
+
+CHANNEL = 3
+HERE = os.path.dirname(os.path.abspath(__file__))
+LOAD, INVOKE = 1, 2
+READY, INIT_ERROR, RESPONSE, ERROR = 16, 17, 18, 19
+# 6 MiB, and what Lambda allows beyond.
+PAYLOAD_BYTES_MAX = 6291556
+JSON_PREFIX = len(b"application/json").to_bytes(4, "little") + b"application/json"
+BYTES_PREFIX = len(b"application/unknown").to_bytes(4, "little") + b"application/unknown"
+# These runtimes write characters beyond ASCII as they are; earlier ones escape them.
+ESCAPING_RUNTIMES = {"python3.%d" % minor for minor in range(6, 12)}
+NO_BREAK_SPACE = "\u00a0"
+
+
+# Channel
+
+
+def read_exactly(first, count):
+    """`count` bytes, of which `first` are already there; nothing when the platform has closed the channel."""
+    if len(first) >= count:
+        return first
+    buffer = bytearray(count)
+    buffer[: len(first)] = first
+    view = memoryview(buffer)
+    have = len(first)
+    while have < count:
+        try:
+            got = os.readv(CHANNEL, [view[have:]])
+        except BlockingIOError:
+            wait_for(0)
+            continue
+        except ConnectionResetError:
+            return None
+        if got == 0:
+            return None
+        have += got
+    return buffer
+
+
+class Reader:
+    """Takes frames off the channel; a small frame comes with one read."""
+
+    def __init__(self):
+        self.rest = b""
+
+    def frame(self):
+        """The next frame's kind and body, or nothing when the platform has closed the channel."""
+        data = self.rest
+        while len(data) < 5:
+            try:
+                more = os.read(CHANNEL, 65536)
+            except BlockingIOError:
+                wait_for(0)
+                continue
+            except ConnectionResetError:
+                return None
+            if not more:
+                return None
+            data = data + more if data else more
+        end = 4 + int.from_bytes(data[:4], "little")
+        self.rest = data[end:]
+        data = read_exactly(data[:end], end)
+        if data is None:
+            return None
+        return data[4], memoryview(data)[5:]
+
+
+def wait_for(direction):
+    """Waits until the channel can be read (0) or written (1): for a channel that somebody made non-blocking."""
+    import select
+
+    lists = ([CHANNEL], []) if direction == 0 else ([], [CHANNEL])
+    select.select(lists[0], lists[1], [])
+
+
+def send(kind, *parts):
+    """Writes one frame, with one call where the socket takes it."""
+    body = b"".join(parts)
+    frame = b"".join(((len(body) + 1).to_bytes(4, "little"), bytes((kind,)), body))
+    done = 0
+    try:
+        done = os.write(CHANNEL, frame)
+    except BlockingIOError:
+        wait_for(1)
+    if done < len(frame):
+        rest = memoryview(frame)
+        while done < len(frame):
+            try:
+                done += os.write(CHANNEL, rest[done:])
+            except BlockingIOError:
+                wait_for(1)
+
+
+# Errors
+
+
+class Fault(Exception):
+    """An error that the guest itself raises, with Lambda's type and words."""
+
+    def __init__(self, kind, message, trace=None):
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.trace = trace or []
+
+
+def document(kind, message, trace, request_id):
+    """The error document that callers receive."""
+    return {"errorMessage": message or "", "errorType": kind, "requestId": request_id or "", "stackTrace": trace}
+
+
+def document_of(error, request_id):
+    """The error document of anything that was raised."""
+    if isinstance(error, Fault):
+        return document(error.kind, error.message, error.trace, request_id)
+    try:
+        message = str(error)
+    except Exception as second:  # pylint: disable=broad-except
+        message = "the error's text cannot be made: %s" % type(second).__name__
+    return document(type(error).__name__, message, stack_trace(error), request_id)
+
+
+def stack_trace(error):
+    """The lines of a traceback, without the guest's own frames at its beginning."""
+    import traceback
+
+    frames = list(traceback.extract_tb(error.__traceback__))
+    for index, frame in enumerate(frames):
+        if os.path.dirname(frame.filename) != HERE and not frame.filename.startswith("<frozen importlib"):
+            return traceback.format_list([(f.filename, f.lineno, f.name, f.line) for f in frames[index:]])
+    return []
+
+
+def encode_document(error_document):
+    """A document as bytes, never longer than a payload may be."""
+    data = json.dumps(error_document).encode()
+    if len(data) > PAYLOAD_BYTES_MAX:
+        data = json.dumps(too_large(len(data), error_document["requestId"])).encode()
+    return data
+
+
+def too_large(size, request_id):
+    """The document of an answer that is longer than a payload may be."""
+    words = "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes)."
+    return document("Function.ResponseSizeTooLarge", words % (size, PAYLOAD_BYTES_MAX), [], request_id)
+
+
+# Logs
+
+
+class Logs:
+    """Log lines in Lambda's formats, and the set-up of `logging` when the function first imports it."""
+
+    def __init__(self):
+        self.request_id = None
+        self.tenant_id = None
+        self.json = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+        level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
+        self.level = "DEBUG" if level == "TRACE" else level
+
+    def write(self, text):
+        """Writes as `print` does, so that the order of lines is kept."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def failure(self, error_document):
+        """The log event of a failed init or invocation."""
+        if self.json:
+            record = {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": "ERROR"}
+            record.update(error_document)
+            self.write(json.dumps(record, ensure_ascii=False) + "\n")
+            return
+        lines = ["[ERROR] %s: %s" % (error_document["errorType"], error_document["errorMessage"])]
+        lines.append("Traceback (most recent call last):")
+        for entry in error_document["stackTrace"]:
+            for line in entry.splitlines():
+                text = line.lstrip(" ")
+                lines.append(NO_BREAK_SPACE * (len(line) - len(text)) + text)
+        self.write("\r".join(lines) + "\n")
+
+    def install(self):
+        """Has `logging` set up on its first import, or now if something has imported it already."""
+        if "logging" in sys.modules:
+            self.set_up(sys.modules["logging"])
+        else:
+            sys.meta_path.insert(0, LoggingFinder(self))
+
+    def set_up(self, logging):
+        """Gives the root logger Lambda's handler."""
+        sys.path.insert(0, HERE)
+        try:
+            import dunlin_logs
+        finally:
+            sys.path.remove(HERE)
+        dunlin_logs.set_up(logging, self)
+
+
+class LoggingFinder:
+    """Finds `logging` as the interpreter would, and sets it up after it was run. It removes itself at once."""
+
+    def __init__(self, logs):
+        self.logs = logs
+
+    def find_spec(self, name, path=None, target=None):
+        """The import system's question."""
+        if name != "logging":
+            return None
+        import importlib.util
+
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        loader, logs = spec.loader, self.logs
+        run = loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            logs.set_up(module)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+# Loading
+
+
+def prepare(order):
+    """Makes the environment of LOAD take effect: variables, folder, module paths, output."""
+    os.environ.update(order["environment"])
+    if hasattr(time, "tzset"):
+        time.tzset()
+    root = order["root"]
+    os.chdir(root)
+    version = "python%d.%d" % sys.version_info[:2]
+    first = [root, "/opt/python/lib/%s/site-packages" % version, "/opt/python", "/var/runtime"]
+    named = [entry for entry in order["environment"].get("PYTHONPATH", "").split(":") if entry]
+    paths = [root]
+    for entry in named + first[1:] + sys.path:
+        if entry and entry != HERE and entry not in paths:
+            paths.append(entry)
+    sys.path[:] = paths
+    # Lines appear when they are written, also where the output is a pipe.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def load_handler(name):
+    """The function that a handler string names."""
+    module_name, dot, function_name = name.rpartition(".")
+    if not dot:
+        words = "Bad handler '%s': not enough values to unpack (expected 2, got 1)" % name
+        raise Fault("Runtime.MalformedHandlerName", words)
+    if module_name.split(".")[0] in sys.builtin_module_names:
+        words = "Cannot use built-in module %s as a handler module" % module_name
+        raise Fault("Runtime.BuiltInModuleConflict", words)
+    module = import_module(module_name)
+    try:
+        return getattr(module, function_name)
+    except AttributeError:
+        words = "Handler '%s' missing on module '%s'" % (function_name, module_name)
+        raise Fault("Runtime.HandlerNotFound", words) from None
+
+
+def import_module(module_name):
+    """Imports the handler's module; Lambda's types for what goes wrong."""
+    import importlib
+
+    try:
+        return importlib.import_module(module_name.replace("/", "."))
+    except ImportError as error:
+        words = "Unable to import module '%s': %s" % (module_name, error)
+        raise Fault("Runtime.ImportModuleError", words) from error
+    except SyntaxError as error:
+        words = "Syntax error in module '%s': %s" % (module_name, error)
+        trace = ['  File "%s" Line %s\n    %s' % (error.filename, error.lineno, error.text)]
+        raise Fault("Runtime.UserCodeSyntaxError", words, trace) from error
+
+
+# Context
+
+
+def record(class_name, fields):
+    """A small class with these attributes, all None at first."""
+
+    def __init__(self, values=None):
+        for field in fields:
+            setattr(self, field, (values or {}).get(field))
+
+    def __repr__(self):
+        return "%s([%s])" % (class_name, ",".join("%s=%s" % (field, getattr(self, field)) for field in fields))
+
+    return type(class_name, (), {"__slots__": fields, "__init__": __init__, "__repr__": __repr__})
+
+
+CognitoIdentity = record("CognitoIdentity", ("cognito_identity_id", "cognito_identity_pool_id"))
+Client = record(
+    "Client", ("installation_id", "app_title", "app_version_name", "app_version_code", "app_package_name")
+)
+ClientContext = record("ClientContext", ("custom", "env", "client"))
+
+
+class LambdaContext:
+    """What a handler receives as its second argument."""
+
+    def __init__(self, meta, logs):
+        environment = os.environ
+        self.aws_request_id = meta["requestId"]
+        self.log_group_name = environment.get("AWS_LAMBDA_LOG_GROUP_NAME")
+        self.log_stream_name = environment.get("AWS_LAMBDA_LOG_STREAM_NAME")
+        self.function_name = environment.get("AWS_LAMBDA_FUNCTION_NAME")
+        self.memory_limit_in_mb = environment.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+        self.function_version = environment.get("AWS_LAMBDA_FUNCTION_VERSION")
+        self.invoked_function_arn = meta.get("functionArn")
+        self.tenant_id = meta.get("tenantId")
+        self.client_context = None
+        client_context = parsed(meta.get("clientContext"), "Client Context")
+        if client_context is not None:
+            self.client_context = ClientContext(client_context)
+            if self.client_context.client is not None:
+                self.client_context.client = Client(self.client_context.client)
+        identity = parsed(meta.get("identity"), "Cognito Identity") or {}
+        self.identity = CognitoIdentity()
+        self.identity.cognito_identity_id = identity.get("cognitoIdentityId")
+        self.identity.cognito_identity_pool_id = identity.get("cognitoIdentityPoolId")
+        self._epoch_deadline_time_in_ms = meta["deadlineMs"]
+        self._logs = logs
+
+    def get_remaining_time_in_millis(self):
+        """Milliseconds until the invocation is ended, never below 0."""
+        return max(0, self._epoch_deadline_time_in_ms - int(time.time() * 1000))
+
+    def log(self, message):
+        """Writes to the log as it is."""
+        self._logs.write(str(message))
+
+    def __repr__(self):
+        shown = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        return "LambdaContext([%s])" % ",".join("%s=%s" % pair for pair in shown.items())
+
+
+def parsed(value, name):
+    """The platform may hand JSON text on as it came, or the value."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        words = "Unable to parse %s JSON: %s" % (name, error)
+        raise Fault("Runtime.LambdaContextUnmarshalError", words) from error
+
+
+# Invocation
+
+
+class Encoder:
+    """A handler's result as JSON: decimals become numbers, exactly."""
+
+    def __init__(self):
+        runtime = os.environ.get("AWS_EXECUTION_ENV", "").replace("AWS_Lambda_", "")
+        if not runtime.startswith("python"):
+            runtime = "python%d.%d" % sys.version_info[:2]
+        self.ascii = runtime in ESCAPING_RUNTIMES
+        self.fast = json.JSONEncoder(ensure_ascii=self.ascii, default=self.default)
+
+    def default(self, value):
+        """Called for what JSON has no words for."""
+        # A decimal can only be there if the function's code has imported the module.
+        decimal = sys.modules.get("decimal")
+        if decimal is not None and isinstance(value, decimal.Decimal):
+            raise HasDecimals
+        raise TypeError("Object of type %s is not JSON serializable" % type(value).__name__)
+
+    def encode(self, value):
+        """The result's JSON as bytes."""
+        try:
+            text = self.fast.encode(value)
+        except HasDecimals:
+            text = self.encode_with_decimals(value)
+        return text.encode("utf-8", "surrogatepass" if self.ascii else "strict")
+
+    def encode_with_decimals(self, value):
+        """Writes decimals under unguessable marks first, then puts their digits in the marks' places."""
+        decimal = sys.modules["decimal"]
+        mark = os.urandom(16).hex()
+        numbers = []
+
+        def default(item):
+            if not isinstance(item, decimal.Decimal):
+                return self.default(item)
+            numbers.append("NaN" if item.is_nan() else str(item))
+            return "%s:%d" % (mark, len(numbers) - 1)
+
+        text = json.JSONEncoder(ensure_ascii=self.ascii, default=default).encode(value)
+        pieces = text.split('"%s:' % mark)
+        result = [pieces[0]]
+        for number, piece in zip(numbers, pieces[1:]):
+            result.append(number)
+            result.append(piece[piece.index('"') + 1 :])
+        return "".join(result)
+
+
+class HasDecimals(Exception):
+    """The value holds a decimal: it takes the slower way."""
+
+
+def run(handler, meta, event_bytes, encoder, logs):
+    """Runs one invocation and sends its answer."""
+    request_id = meta["requestId"]
+    try:
+        context = LambdaContext(meta, logs)
+        try:
+            event = json.loads(bytes(event_bytes)) if len(event_bytes) else {}
+        except ValueError as error:
+            raise Fault("Runtime.UnmarshalError", "Unable to unmarshal input: %s" % error) from error
+        result = handler(event, context)
+        if isinstance(result, bytes):
+            prefix, data = BYTES_PREFIX, result
+        else:
+            prefix, data = JSON_PREFIX, marshal(encoder, result)
+    except Exception as error:  # pylint: disable=broad-except
+        answer_error(document_of(error, request_id), logs)
+        return
+    if len(data) > PAYLOAD_BYTES_MAX:
+        answer_error(too_large(len(data), request_id), logs)
+    else:
+        flush()
+        send(RESPONSE, prefix, data)
+
+
+def marshal(encoder, result):
+    """The result's JSON, or Lambda's error for a result that has none."""
+    try:
+        return encoder.encode(result)
+    except Exception as error:
+        raise Fault("Runtime.MarshalError", "Unable to marshal response: %s" % error) from error
+
+
+def answer_error(error_document, logs):
+    """Logs and sends an error."""
+    logs.failure(error_document)
+    flush()
+    send(ERROR, encode_document(error_document))
+
+
+def flush():
+    """What was printed is out before the answer is."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            # The function has closed or replaced it.
+            pass
+
+
+def serve(reader, handler, logs):
+    """Answers invocations until the platform closes the channel."""
+    encoder = Encoder()
+    while True:
+        frame = reader.frame()
+        if frame is None:
+            return
+        kind, body = frame
+        if kind != INVOKE:
+            raise ValueError("unexpected frame of kind %d" % kind)
+        meta_end = 4 + int.from_bytes(body[:4], "little")
+        meta = json.loads(bytes(body[4:meta_end]))
+        logs.request_id = meta["requestId"]
+        logs.tenant_id = meta.get("tenantId")
+        trace_id = meta.get("traceId")
+        if trace_id:
+            os.environ["_X_AMZN_TRACE_ID"] = trace_id
+        else:
+            os.environ.pop("_X_AMZN_TRACE_ID", None)
+        run(handler, meta, body[meta_end:], encoder, logs)
+
+
+def main():
+    """Boots, loads and serves."""
+    os.set_inheritable(CHANNEL, False)
+    reader = Reader()
+    frame = reader.frame()
+    if frame is None:
+        return
+    order = json.loads(bytes(frame[1]))
+    prepare(order)
+    logs = Logs()
+    logs.install()
+    try:
+        handler = load_handler(order["handler"])
+    except Exception as error:  # pylint: disable=broad-except
+        error_document = document_of(error, "")
+        logs.failure(error_document)
+        flush()
+        send(INIT_ERROR, encode_document(error_document))
+        sys.exit(1)
+    send(READY)
+    serve(reader, handler, logs)
+
