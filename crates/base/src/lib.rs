@@ -5,8 +5,10 @@
 //!   2. Nothing is global: a clock or a source of randomness is always handed in.
 
 pub mod archive;
+pub mod cache;
 pub mod clock;
 pub mod random;
 
+pub use cache::Cache;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use random::{Random, SeededRandom, SystemRandom};
