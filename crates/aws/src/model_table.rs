@@ -197,12 +197,13 @@ impl Pattern {
     }
 
     fn regex(&self) -> Option<&Regex> {
-        self.compiled.get_or_init(|| Regex::new(&format!("^(?:{})$", self.source)).ok()).as_ref()
+        let compile = || Regex::new(&format!("^(?:{})$", without_look_around(self.source))).ok();
+        self.compiled.get_or_init(compile).as_ref()
     }
 
-    /// Whether this dialect is understood: look-around is not, and what needs it is for the service to check.
-    pub fn is_checked(&self) -> bool {
-        self.regex().is_some()
+    /// Whether all of the pattern is checked, or only what is left without look-around (`(?!…)`, `(?<!…)`).
+    pub fn is_exact(&self) -> bool {
+        self.regex().is_some() && without_look_around(self.source) == self.source
     }
 
     /// Whether the whole text matches.
@@ -228,6 +229,25 @@ impl Pattern {
         }
         true
     }
+}
+
+/// The pattern without its negative look-around, which the matcher lacks; what remains is looser, never stricter.
+fn without_look_around(source: &str) -> String {
+    let mut kept = source.to_owned();
+    while let Some(start) = kept.find("(?!").or_else(|| kept.find("(?<!")) {
+        let mut depth = 0usize;
+        let end = kept[start..].bytes().position(|byte| {
+            match byte {
+                b'(' => depth += 1,
+                b')' => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        let Some(end) = end else { return kept };
+        kept.replace_range(start..=start + end, "");
+    }
+    kept
 }
 
 #[cfg(test)]

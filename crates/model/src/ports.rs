@@ -65,6 +65,11 @@ pub trait Authorizer: Send + Sync + 'static {
     /// session token, which the caller sends along.
     async fn key(&self, access_key: &str, session_token: Option<&str>) -> Option<KnownKey>;
 
+    /// Whether a key that is not known now was good once and has ended, so that a refusal can say so.
+    async fn has_ended(&self, _access_key: &str, _session_token: Option<&str>) -> bool {
+        false
+    }
+
     /// Credentials of a role for one environment, valid for `ttl_s` seconds.
     async fn issue(&self, role_arn: &str, session_name: &str, ttl_s: u64) -> Credentials;
 }
