@@ -1,0 +1,280 @@
+//! Dependencies of a package: installed from its manifest, or the SDKs that Lambda provides, into a cache by content.
+//!
+//! | project has                                   | is added                                                       |
+//! |-----------------------------------------------|----------------------------------------------------------------|
+//! | `package.json` with `dependencies`            | what npm installs for it, without development dependencies     |
+//! | `requirements.txt`                            | what pip installs for it                                       |
+//! | imports of `aws-sdk`, `@aws-sdk/*`, `boto3`   | a runtime pack, where no manifest names them                   |
+//!
+//! The cache is `$XDG_CACHE_HOME/dunlin` or `~/.cache/dunlin`. An installation happens in a temporary folder beside its
+//! place and is renamed when it is whole, so that an interrupted one is never used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+/// What is to be added to a package.
+#[derive(Debug, Default)]
+pub struct Supplied {
+    /// A folder whose content joins the package's root.
+    pub folder: Option<PathBuf>,
+    /// What was done, for the plan.
+    pub notes: Vec<String>,
+}
+
+/// Installs what the project in `root` needs that its own files do not hold.
+pub fn supply(root: &Path, runtime: &str, imports: &[String]) -> Result<Supplied> {
+    if runtime.starts_with("nodejs") {
+        return node(root, imports);
+    }
+    if runtime.starts_with("python") {
+        return python(root, runtime, imports);
+    }
+    Ok(Supplied::default())
+}
+
+fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
+    let manifest = root.join("package.json");
+    let mut declared = Json::Null;
+    if manifest.exists() {
+        let text = fs::read_to_string(&manifest)?;
+        declared = serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", manifest.display()))?;
+    }
+    let mut wanted: Vec<(String, String)> = Vec::new();
+    if let Some(dependencies) = declared.get("dependencies").and_then(Json::as_object) {
+        for (name, version) in dependencies {
+            wanted.push((name.clone(), version.as_str().unwrap_or("*").to_owned()));
+        }
+    }
+    let mut notes = Vec::new();
+    let mut packs: Vec<String> = imports.iter().filter_map(|import| sdk_package(import)).collect();
+    packs.sort();
+    packs.dedup();
+    packs.retain(|name| !wanted.iter().any(|(declared, _)| declared == name));
+    for name in packs {
+        notes.push(format!("{name} is supplied from a runtime pack (no manifest names it)"));
+        let version = if name == "aws-sdk" { "^2" } else { "^3" };
+        wanted.push((name, version.to_owned()));
+    }
+    if wanted.is_empty() {
+        return Ok(Supplied { folder: None, notes });
+    }
+    let own: Json = wanted
+        .iter()
+        .map(|(name, version)| (name.clone(), Json::String(version.clone())))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let manifest = serde_json::json!({"name": "package", "version": "1.0.0", "private": true, "dependencies": own});
+    let lock = ["package-lock.json", "npm-shrinkwrap.json"].iter().find_map(|name| fs::read(root.join(name)).ok());
+    // Relative `file:` dependencies mean the project's folder, which a cache elsewhere cannot see.
+    if let Some((name, version)) =
+        wanted.iter().find(|(_, version)| version.starts_with("file:") || version.starts_with("link:"))
+    {
+        bail!(
+            "the dependency {name} ({version}) is a local folder; publish it, or copy it into the project and import it by path"
+        );
+    }
+    let key = digest(&[b"npm-1", manifest.to_string().as_bytes(), lock.as_deref().unwrap_or(b"")]);
+    let folder = cached("npm", &key, |folder| {
+        fs::write(folder.join("package.json"), manifest.to_string())?;
+        if let (Some(lock), true) = (&lock, notes.is_empty()) {
+            fs::write(folder.join("package-lock.json"), lock)?;
+        }
+        let arguments = [
+            "install",
+            "--omit=dev",
+            "--no-audit",
+            "--no-fund",
+            "--no-progress",
+            "--loglevel=error",
+            "--ignore-scripts=false",
+        ];
+        run(Command::new("npm").args(arguments).current_dir(folder), "npm", "install Node.js with npm")?;
+        trim_sdk(&folder.join("node_modules/aws-sdk"));
+        for name in ["package.json", "package-lock.json"] {
+            let _ = fs::remove_file(folder.join(name));
+        }
+        Ok(())
+    })?;
+    if manifest_has(&declared) {
+        notes.insert(0, "dependencies of package.json are installed by npm and cached".into());
+    }
+    Ok(Supplied { folder: Some(folder), notes })
+}
+
+fn manifest_has(declared: &Json) -> bool {
+    declared.get("dependencies").and_then(Json::as_object).is_some_and(|all| !all.is_empty())
+}
+
+/// The SDK package that an import needs: `aws-sdk`, or the `@aws-sdk/…` package of the specifier.
+fn sdk_package(import: &str) -> Option<String> {
+    if import == "aws-sdk" || import.starts_with("aws-sdk/") {
+        return Some("aws-sdk".into());
+    }
+    let rest = import.strip_prefix("@aws-sdk/").or_else(|| import.strip_prefix("@smithy/"))?;
+    let scope = &import[..import.len() - rest.len()];
+    Some(format!("{scope}{}", rest.split('/').next()?))
+}
+
+/// Takes out of version 2 of the SDK what only browsers and editors read: more than half of it.
+fn trim_sdk(folder: &Path) {
+    for name in ["dist", "dist-tools", "README.md", "UPGRADING.md", "CHANGELOG.md"] {
+        let path = folder.join(name);
+        let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    }
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(".d.ts") {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+fn python(root: &Path, runtime: &str, imports: &[String]) -> Result<Supplied> {
+    let requirements = fs::read_to_string(root.join("requirements.txt")).unwrap_or_default();
+    let names = |line: &str| {
+        line.split(['=', '<', '>', '~', '!', '[', ';', ' ', '#']).next().unwrap_or("").trim().to_lowercase()
+    };
+    let listed: Vec<String> = requirements.lines().map(names).filter(|name| !name.is_empty()).collect();
+    let mut wanted = requirements.clone();
+    let mut notes = Vec::new();
+    if !listed.is_empty() {
+        notes.push("requirements.txt is installed by pip and cached".into());
+    }
+    for pack in ["boto3", "botocore"] {
+        let imported = imports.iter().any(|import| import == pack);
+        if imported && !listed.iter().any(|name| name == "boto3" || name == pack) {
+            notes.push(format!("{pack} is supplied from a runtime pack (requirements.txt does not name it)"));
+            wanted.push_str(&format!("\n{pack}\n"));
+        }
+    }
+    if notes.is_empty() {
+        return Ok(Supplied::default());
+    }
+    let key = digest(&[b"pip-1", runtime.as_bytes(), wanted.as_bytes()]);
+    let version = runtime.trim_start_matches("python");
+    let interpreter = [format!("python{version}"), "python3".to_owned()].into_iter().find(|name| has_pip(name));
+    let Some(interpreter) = interpreter else {
+        bail!("no Python with pip was found to install the requirements; install python3-pip");
+    };
+    let folder = cached("pip", &key, |folder| {
+        fs::write(folder.join(".requirements.txt"), &wanted)?;
+        let mut command = Command::new(&interpreter);
+        command.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-compile",
+            "--target",
+            ".",
+            "-r",
+            ".requirements.txt",
+        ]);
+        run(command.current_dir(folder), &interpreter, "install python3-pip")?;
+        let _ = fs::remove_file(folder.join(".requirements.txt"));
+        let _ = fs::remove_dir_all(folder.join("bin"));
+        Ok(())
+    })?;
+    Ok(Supplied { folder: Some(folder), notes })
+}
+
+fn has_pip(interpreter: &str) -> bool {
+    let mut command = Command::new(interpreter);
+    command.args(["-m", "pip", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Top-level modules that a Python file imports.
+pub fn python_imports(source: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for line in source.lines() {
+        let line = line.trim();
+        if let Some(rest) = line.strip_prefix("import ") {
+            names.extend(rest.split(',').filter_map(|part| part.trim().split([' ', '.']).next()).map(str::to_owned));
+        } else if let Some(rest) = line.strip_prefix("from ") {
+            names.extend(rest.split([' ', '.']).next().map(str::to_owned));
+        }
+    }
+    names
+}
+
+fn digest(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hex::encode(&hasher.finalize()[..16])
+}
+
+fn cache_root() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path).join("dunlin"));
+    }
+    let home = std::env::var_os("HOME")
+        .context("neither XDG_CACHE_HOME nor HOME is set, so there is no place for the dependency cache")?;
+    Ok(PathBuf::from(home).join(".cache/dunlin"))
+}
+
+/// The folder of `key`, made by `install` if it is not there.
+fn cached(kind: &str, key: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let root = cache_root()?.join(kind);
+    let folder = root.join(key);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
+    let temporary = root.join(format!(".{key}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&temporary);
+    fs::create_dir(&temporary)?;
+    if let Err(error) = install(&temporary) {
+        let _ = fs::remove_dir_all(&temporary);
+        return Err(error);
+    }
+    if fs::rename(&temporary, &folder).is_err() {
+        // Another deployment was quicker; its folder has the same content.
+        fs::remove_dir_all(&temporary)?;
+    }
+    Ok(folder)
+}
+
+fn run(command: &mut Command, name: &str, remedy: &str) -> Result<()> {
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("{name} could not be started; {remedy}"))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        bail!("{name} failed ({}):\n{}", output.status, words.trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sdk_imports_name_their_package() {
+        assert_eq!(sdk_package("aws-sdk/clients/s3").as_deref(), Some("aws-sdk"));
+        assert_eq!(sdk_package("@aws-sdk/client-s3/x").as_deref(), Some("@aws-sdk/client-s3"));
+        assert_eq!(sdk_package("./aws-sdk"), None);
+    }
+
+    #[test]
+    fn python_imports_are_top_level_names() {
+        assert_eq!(
+            python_imports("import os, boto3\nfrom botocore.config import Config\nx = 1\n"),
+            ["os", "boto3", "botocore"]
+        );
+    }
+}

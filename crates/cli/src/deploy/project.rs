@@ -1,0 +1,127 @@
+//! What is to be deployed, whatever file said so.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value as Json;
+
+/// A folder's worth of functions, routes and tables.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Project {
+    /// `service:` of a serverless.yml, else the folder's name.
+    pub service: String,
+    /// `dev` if nothing says otherwise.
+    pub stage: String,
+    /// Region that names are made in.
+    pub region: String,
+    /// The folder that code paths are relative to.
+    pub root: PathBuf,
+    /// Functions in the file's order.
+    pub functions: Vec<Function>,
+    /// Tables in the file's order, as CreateTable inputs.
+    pub tables: Vec<Table>,
+    /// Cross-origin settings of the HTTP API, as CreateApi's `corsConfiguration`.
+    pub http_api_cors: Option<Json>,
+    /// Things that the user should know: defaults that were inferred, settings without effect.
+    pub notes: Vec<String>,
+}
+
+impl Project {
+    /// `SERVICE-STAGE`, the start of every made-up name.
+    pub fn stack(&self) -> String {
+        format!("{}-{}", self.service, self.stage)
+    }
+
+    /// The REST API's name, as the Serverless Framework makes it.
+    pub fn rest_api_name(&self) -> String {
+        format!("{}-{}", self.stage, self.service)
+    }
+
+    /// The HTTP API's name, as the Serverless Framework makes it.
+    pub fn http_api_name(&self) -> String {
+        self.rest_api_name()
+    }
+
+    /// Every REST route with its function's name.
+    pub fn rest_routes(&self) -> impl Iterator<Item = (&RestRoute, &Function)> {
+        self.functions.iter().flat_map(|function| function.rest.iter().map(move |route| (route, function)))
+    }
+
+    /// Every HTTP API route with its function's name.
+    pub fn http_routes(&self) -> impl Iterator<Item = (&HttpRoute, &Function)> {
+        self.functions.iter().flat_map(|function| function.http.iter().map(move |route| (route, function)))
+    }
+}
+
+/// One function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Function {
+    /// Its key in the file.
+    pub key: String,
+    /// Its name on the platform.
+    pub name: String,
+    /// `path/file.export`, relative to the root.
+    pub handler: String,
+    /// Runtime identifier; nothing: to be inferred from the handler's file.
+    pub runtime: Option<String>,
+    /// MiB.
+    pub memory_mb: u64,
+    /// Seconds.
+    pub timeout_s: u64,
+    /// Text for people.
+    pub description: String,
+    /// Variables; values may still hold CloudFormation functions.
+    pub environment: BTreeMap<String, Json>,
+    /// Reserved concurrency, if any.
+    pub reserved_concurrency: Option<u64>,
+    /// MiB of `/tmp`, if said.
+    pub tmp_mb: Option<u64>,
+    /// `http` events.
+    pub rest: Vec<RestRoute>,
+    /// `httpApi` events.
+    pub http: Vec<HttpRoute>,
+    /// A function URL, if wanted.
+    pub url: Option<UrlConfig>,
+    /// `package.patterns`, provider-wide ones first; a leading `!` takes away.
+    pub patterns: Vec<String>,
+}
+
+/// A route of the REST API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestRoute {
+    /// `/items/{id}`
+    pub path: String,
+    /// Upper case, or `ANY`.
+    pub method: String,
+    /// Whether a CORS preflight answers there.
+    pub cors: bool,
+}
+
+/// A route of the HTTP API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpRoute {
+    /// `GET /items/{id}`, `ANY /x`, or `$default`.
+    pub key: String,
+    /// `1.0` or `2.0`.
+    pub payload: String,
+}
+
+/// A function URL's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UrlConfig {
+    /// `NONE` or `AWS_IAM`.
+    pub auth: String,
+    /// As CreateFunctionUrlConfig's `Cors`.
+    pub cors: Option<Json>,
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// Its key under `Resources`.
+    pub logical_id: String,
+    /// Its name on the platform.
+    pub name: String,
+    /// CreateTable's input.
+    pub input: Json,
+}
