@@ -1,3 +1,116 @@
-//! The `lambda` service.
+//! The `lambda` service: functions, their code and configuration, their URLs and policies, and the Invoke operation.
 //!
-//! Under construction by its owner; nothing here yet.
+//! Operations: Create/Get/List/Update/DeleteFunction, GetFunctionConfiguration, UpdateFunctionCode,
+//! UpdateFunctionConfiguration, ListVersionsByFunction, ListAliases, Invoke, function URLs, AddPermission, GetPolicy,
+//! RemovePermission, reserved concurrency, tags, GetAccountSettings. Every other operation, and every parameter that is
+//! not honoured, is refused loudly; `ACCEPTED_WITHOUT_EFFECT` lists the few that are taken and do nothing.
+//!
+//! Not here: running anything (that is behind `Invoker`), published versions and aliases.
+//!
+//! Invariants
+//!   1. A name is created once: of two concurrent creations exactly one succeeds.
+//!   2. A refused or failed call leaves nothing behind, neither record nor bytes.
+//!   3. An update that is answered is what every later invocation runs.
+//!   4. Policies of function URLs are kept and shown but not evaluated: `AuthType` alone decides who may call.
+//!
+//! Start reading at `catalog` (the shared registry), then `ops`.
+
+mod catalog;
+mod error;
+mod keys;
+mod name;
+mod ops;
+mod packages;
+mod policy;
+mod record;
+mod settings;
+mod view;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws::{Call, Error, Reply, Service};
+use bytes::Bytes;
+use model::ports::Invoker;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use catalog::{Config, Functions};
+
+/// What is taken and stored but changes nothing: operation, parameter, and why. The compatibility matrix shows it.
+pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
+    ("CreateFunction", "TracingConfig", "stored and shown; no trace segments are recorded"),
+    ("UpdateFunctionConfiguration", "TracingConfig", "stored and shown; no trace segments are recorded"),
+    ("CreateFunction", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
+    ("UpdateFunctionCode", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
+    ("CreateFunction", "LoggingConfig.LogFormat=Text", "Text is the only format"),
+    ("ListFunctions", "MasterRegion", "there are no replicated functions"),
+    ("ListFunctions", "FunctionVersion", "there are no published versions"),
+    ("AddPermission", "every parameter", "the policy is stored and shown; it is not evaluated"),
+];
+
+/// The API of functions.
+pub struct LambdaService {
+    functions: Arc<Functions>,
+    invoker: Arc<dyn Invoker>,
+}
+
+impl LambdaService {
+    /// The API over these functions; `invoker` runs them.
+    pub fn new(functions: Arc<Functions>, invoker: Arc<dyn Invoker>) -> Self {
+        Self { functions, invoker }
+    }
+}
+
+#[async_trait]
+impl Service for LambdaService {
+    fn signing_name(&self) -> &'static str {
+        "lambda"
+    }
+
+    async fn call(&self, call: Call) -> Result<Reply, Error> {
+        let functions = &*self.functions;
+        match call.operation {
+            "CreateFunction" => ops::create::run(functions, &call).await,
+            "GetFunction" => ops::read::get(functions, &call).await,
+            "GetFunctionConfiguration" => ops::read::configuration(functions, &call).await,
+            "ListFunctions" => ops::read::list(functions, &call).await,
+            "ListVersionsByFunction" => ops::read::versions(functions, &call).await,
+            "ListAliases" => ops::read::aliases(functions, &call).await,
+            "GetAccountSettings" => ops::read::account(functions, &call).await,
+            "UpdateFunctionCode" => ops::update::code(functions, &call).await,
+            "UpdateFunctionConfiguration" => ops::update::configuration(functions, &call).await,
+            "DeleteFunction" => ops::delete::run(functions, &call).await,
+            "Invoke" => ops::invoke::run(&*self.invoker, call).await,
+            "CreateFunctionUrlConfig" => ops::urls::create(functions, &call).await,
+            "GetFunctionUrlConfig" => ops::urls::get(functions, &call).await,
+            "UpdateFunctionUrlConfig" => ops::urls::update(functions, &call).await,
+            "DeleteFunctionUrlConfig" => ops::urls::delete(functions, &call).await,
+            "ListFunctionUrlConfigs" => ops::urls::list(functions, &call).await,
+            "AddPermission" => ops::permissions::add(functions, &call).await,
+            "GetPolicy" => ops::permissions::get(functions, &call).await,
+            "RemovePermission" => ops::permissions::remove(functions, &call).await,
+            "PutFunctionConcurrency" => ops::concurrency::put(functions, &call).await,
+            "GetFunctionConcurrency" => ops::concurrency::get(functions, &call).await,
+            "DeleteFunctionConcurrency" => ops::concurrency::delete(functions, &call).await,
+            "TagResource" => ops::tags::add(functions, &call).await,
+            "UntagResource" => ops::tags::remove(functions, &call).await,
+            "ListTags" => ops::tags::list(functions, &call).await,
+            other => Err(Error::not_implemented(format_args!("the Lambda operation {other}"))),
+        }
+    }
+}
+
+/// A record as the store keeps it.
+fn encoded<T: Serialize>(record: &T) -> Result<Bytes, Error> {
+    serde_json::to_vec(record).map(Bytes::from).map_err(Error::internal)
+}
+
+/// A record as the store kept it.
+fn decoded<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(value).map_err(Error::internal)
+}

@@ -1,0 +1,201 @@
+//! The functions that there are: what the engine starts environments from, and what the front door routes to.
+//!
+//! Invariants
+//!   1. Once a change is answered, no later look-up sees what was before it: every own write empties the cache before
+//!      it returns, and writes of other nodes empty it through the store's watch.
+//!   2. A look-up that is remembered reads nothing.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use base::{Cache, Clock, Random};
+use bytes::Bytes;
+use model::{
+    CodeDigest, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, Site, SiteKey,
+    ports::{Catalog, Sites},
+};
+use store::{Blobs, Store, Txn};
+
+use super::record::{FunctionRecord, LATEST, UrlOwner};
+use super::{decoded, encoded, error, keys};
+
+/// Answers remembered at most; beyond that they are read again.
+const REMEMBERED_MAX: usize = 50_000;
+/// How often a change is tried against others of the same function.
+const ATTEMPTS: usize = 64;
+
+/// What an operator decides about functions.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The domain under which function URLs get their host names: `localhost`.
+    pub url_suffix: String,
+    /// Concurrent invocations of an account in a region: what can be reserved, and what account settings show.
+    pub account_concurrency: u32,
+    /// `x86_64` or `arm64`: what programs of a package's own are built for.
+    pub architecture: &'static str,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
+        Self { url_suffix: "localhost".into(), account_concurrency: 1_000, architecture }
+    }
+}
+
+/// The registry of functions, shared by the API (`LambdaService`), the engine and the front door.
+pub struct Functions {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) blobs: Arc<dyn Blobs>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) config: Config,
+    pub(super) link_secret: OnceLock<Arc<[u8]>>,
+    versions: Cache<FunctionRef, Arc<FunctionVersion>>,
+    urls: Cache<String, Arc<FunctionUrl>>,
+}
+
+impl Functions {
+    /// The functions in this store. Spawn `run` beside it.
+    pub fn new(
+        store: Arc<dyn Store>,
+        blobs: Arc<dyn Blobs>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        config: Config,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            blobs,
+            clock,
+            random,
+            config,
+            link_secret: OnceLock::new(),
+            versions: Cache::new(REMEMBERED_MAX),
+            urls: Cache::new(REMEMBERED_MAX),
+        })
+    }
+
+    /// Forgets what is remembered; the next look-ups read.
+    pub(super) fn forget(&self) {
+        self.versions.clear();
+        self.urls.clear();
+    }
+
+    /// The record of a function, if there is one.
+    pub(super) async fn record(&self, function: &FunctionRef) -> Result<Option<FunctionRecord>, aws::Error> {
+        let entry = self.store.get(&keys::function(function)).await.map_err(error::store)?;
+        entry.map(|entry| decoded(&entry.value)).transpose()
+    }
+
+    /// The record of a function whose qualifier, if any, names something that exists.
+    pub(super) async fn existing(&self, function: &FunctionRef) -> Result<FunctionRecord, aws::Error> {
+        let record = self.record(function).await?.filter(|_| is_latest(function));
+        record.ok_or_else(|| error::function_not_found(&function.arn()))
+    }
+
+    /// Changes a function's record. `decide` changes the record and may add to the transaction; it runs again when
+    /// another change came first. A record that stays as it is is not written.
+    pub(super) async fn change<T: Send>(
+        &self,
+        function: &FunctionRef,
+        mut decide: impl FnMut(&mut FunctionRecord, &mut Txn) -> Result<T, aws::Error> + Send,
+    ) -> Result<T, aws::Error> {
+        let key = keys::function(function);
+        for _ in 0..ATTEMPTS {
+            let entry = self.store.get(&key).await.map_err(error::store)?.filter(|_| is_latest(function));
+            let entry = entry.ok_or_else(|| error::function_not_found(&function.arn()))?;
+            let before: FunctionRecord = decoded(&entry.value)?;
+            let mut after = before.clone();
+            let mut txn = Txn::new().expect_version(key.clone(), entry.version);
+            let result = decide(&mut after, &mut txn)?;
+            if after != before {
+                txn = txn.put(key.clone(), encoded(&after)?);
+            }
+            if txn.ops.is_empty() || self.committed(txn).await? {
+                return Ok(result);
+            }
+        }
+        Err(error::store(store::Error::Conflict))
+    }
+
+    /// Commits and forgets. False: another commit came first, decide again.
+    pub(super) async fn committed(&self, txn: Txn) -> Result<bool, aws::Error> {
+        match self.store.commit(txn).await {
+            Ok(_) => {
+                self.forget();
+                Ok(true)
+            }
+            Err(store::Error::Conflict | store::Error::TooOld) => Ok(false),
+            Err(other) => {
+                // Whether it happened is not known: what is remembered may be old.
+                self.forget();
+                Err(error::store(other))
+            }
+        }
+    }
+
+    async fn read_version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
+        let internal = |problem: &dyn std::fmt::Display| InvokeError::Internal(problem.to_string());
+        let entry = self.store.get(&keys::function(function)).await.map_err(|problem| internal(&problem))?;
+        let Some(entry) = entry.filter(|_| is_latest(function)) else {
+            return Err(InvokeError::NotFound(function.arn()));
+        };
+        let record: FunctionRecord = serde_json::from_slice(&entry.value).map_err(|problem| internal(&problem))?;
+        Ok(Arc::new(record.latest_version(&function.account, &function.region, &function.name)))
+    }
+
+    async fn read_url(&self, id: &str) -> Result<Option<Arc<FunctionUrl>>, aws::Error> {
+        let Some(entry) = self.store.get(&keys::url(id)).await.map_err(error::store)? else { return Ok(None) };
+        let owner: UrlOwner = decoded(&entry.value)?;
+        let Some(record) = self.record(&owner.function).await? else { return Ok(None) };
+        let qualifier = owner.function.qualifier.clone().unwrap_or_default();
+        let Some(url) = record.urls.get(&qualifier).filter(|url| url.id == id) else { return Ok(None) };
+        Ok(Some(Arc::new(FunctionUrl {
+            id: url.id.clone(),
+            function: owner.function,
+            auth: url.auth,
+            streaming: url.streaming,
+            cors: url.cors.clone(),
+        })))
+    }
+}
+
+/// Whether a reference means `$LATEST`, the only version that there is.
+pub(super) fn is_latest(function: &FunctionRef) -> bool {
+    function.qualifier.as_deref().is_none_or(|qualifier| qualifier == LATEST)
+}
+
+#[async_trait]
+impl Catalog for Functions {
+    async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
+        if let Some(version) = self.versions.get(function) {
+            return Ok(version);
+        }
+        let ticket = self.versions.ticket();
+        let version = self.read_version(function).await?;
+        self.versions.keep(ticket, function.clone(), version.clone());
+        Ok(version)
+    }
+
+    async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError> {
+        match self.package_bytes(code).await {
+            Ok(Some(zip)) => Ok(zip),
+            Ok(None) => Err(InvokeError::NotReady(format!("The code package {code} is no longer there."))),
+            Err(problem) => Err(InvokeError::Internal(problem.to_string())),
+        }
+    }
+}
+
+#[async_trait]
+impl Sites for Functions {
+    async fn site(&self, key: &SiteKey) -> Option<Site> {
+        let SiteKey::FunctionUrl(id) = key else { return None };
+        if let Some(url) = self.urls.get(id) {
+            return Some(Site::FunctionUrl(url));
+        }
+        let ticket = self.urls.ticket();
+        let url = self.read_url(id).await.ok()??;
+        self.urls.keep(ticket, id.clone(), url.clone());
+        Some(Site::FunctionUrl(url))
+    }
+}

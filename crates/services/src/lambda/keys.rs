@@ -1,0 +1,58 @@
+//! Every key of the `lambda` service. Nobody else builds one.
+//!
+//! | tag | parts                    | value                                             |
+//! |-----|--------------------------|---------------------------------------------------|
+//! | `f` | account, region, name    | `FunctionRecord`: all that belongs to a function  |
+//! | `u` | function URL id          | `UrlOwner`: whose URL it is                       |
+//! | `p` | package digest           | `PackageRecord`: where its bytes are, its users   |
+//! | `d` | due time, blob name      | `Doomed`: bytes that may be removed from then on  |
+//! | `s` |                          | 32 random bytes that sign package links           |
+//! | `v` | kept for versions: account, region, name, number | `VersionRecord`           |
+
+use bytes::Bytes;
+use model::{CodeDigest, FunctionRef};
+use store::keys::Key;
+
+fn under(tag: u8) -> Key {
+    Key::new(model::prefixes::LAMBDA.byte).tag(tag)
+}
+
+/// The function's own record.
+pub(super) fn function(function: &FunctionRef) -> Bytes {
+    under(b'f').text(function.account.as_str()).text(function.region.as_str()).text(function.name.as_str()).done()
+}
+
+/// What the keys of all functions of one account and region start with.
+pub(super) fn functions(account: &str, region: &str) -> Bytes {
+    under(b'f').text(account).text(region).done()
+}
+
+/// The owner of a function URL.
+pub(super) fn url(id: &str) -> Bytes {
+    under(b'u').text(id).done()
+}
+
+/// A code package.
+pub(super) fn package(code: &CodeDigest) -> Bytes {
+    under(b'p').text(code.as_str()).done()
+}
+
+/// Bytes to be removed at `due_ms`.
+pub(super) fn doomed(due_ms: u64, blob: &str) -> Bytes {
+    under(b'd').number(due_ms).text(blob).done()
+}
+
+/// Everything that is due up to and including `now_ms`: from the first key to the last, as a start and an end.
+pub(super) fn doomed_until(now_ms: u64) -> (Bytes, Bytes) {
+    (under(b'd').done(), under(b'd').number(now_ms.saturating_add(1)).done())
+}
+
+/// The secret that signs package links.
+pub(super) fn link_secret() -> Bytes {
+    under(b's').done()
+}
+
+/// Everything that answers of the catalog depend on.
+pub(super) fn watched() -> Bytes {
+    under(b'f').done()
+}

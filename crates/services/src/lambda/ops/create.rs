@@ -1,0 +1,99 @@
+//! CreateFunction.
+//!
+//! Order: what the call asks for is checked whole, then the package, then the bytes are kept, then one transaction
+//! makes the function. A failure after the bytes were kept removes them again.
+
+use aws::{Call, Error, Reply};
+use model::FunctionRef;
+use serde_json::Value;
+use store::Txn;
+
+use crate::lambda::packages::{self, Claim, Package, Upload};
+use crate::lambda::record::{FunctionRecord, Settings, VersionRecord};
+use crate::lambda::{Functions, encoded, error, keys, name, settings, view};
+
+const HONOURED: &[&str] = &["FunctionName", "Code", "PackageType", "Tags", "Architectures"];
+/// How often a creation is tried against changes of its package by others.
+const ATTEMPTS: usize = 64;
+
+/// CreateFunction.
+pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result<Reply, Error> {
+    call.honours(&[HONOURED, settings::HONOURED].concat())?;
+    let function = name::of_call(call)?;
+    if function.qualifier.is_some() {
+        let name = call.text("FunctionName").unwrap_or_default();
+        return Err(error::constraint(name, "functionName", "Member must not carry a qualifier"));
+    }
+    let zip_file = super::inline_zip(call, &call.input["Code"])?;
+    let settings = settings::created(call, functions.config.architecture)?;
+    let tags = super::tags::checked(call.input.get("Tags"))?;
+    if functions.record(&function).await?.is_some() {
+        return Err(exists(&function));
+    }
+    let package = packages::checked(zip_file).await?;
+    let record = FunctionRecord {
+        latest: version(functions, settings, &package),
+        next_version: 1,
+        tags,
+        reserved_concurrency: None,
+        policies: std::collections::BTreeMap::new(),
+        urls: std::collections::BTreeMap::new(),
+    };
+    let mut upload = None;
+    let made = commit(functions, &function, &package, &record, &mut upload).await;
+    if let Some(upload) = upload.filter(|_| !matches!(made, Ok(Claim::Uploaded))) {
+        functions.discard(&upload).await;
+    }
+    made?;
+    Ok(Reply::of(view::configuration(&function, &record.latest)))
+}
+
+fn exists(function: &FunctionRef) -> Error {
+    error::conflict(format!("Function already exist: {}", function.name))
+}
+
+/// A first or next `$LATEST`.
+pub(super) fn version(functions: &Functions, settings: Settings, package: &Package) -> VersionRecord {
+    VersionRecord {
+        settings,
+        code: package.digest.clone(),
+        code_bytes: package.zip.len() as u64,
+        modified_ms: functions.clock.now_ms(),
+        revision_id: functions.random.uuid(),
+        content_revision: functions.random.hex(16),
+    }
+}
+
+async fn commit(
+    functions: &Functions,
+    function: &FunctionRef,
+    package: &Package,
+    record: &FunctionRecord,
+    upload: &mut Option<Upload>,
+) -> Result<Claim, Error> {
+    let key = keys::function(function);
+    for _ in 0..ATTEMPTS {
+        let snapshot = functions.store.snapshot().await.map_err(error::store)?;
+        if snapshot.get(&key).await.map_err(error::store)?.is_some() {
+            return Err(exists(function));
+        }
+        let txn = Txn::new().expect_absent(key.clone()).put(key.clone(), encoded(record)?);
+        let claimed = functions.claim(&*snapshot, &package.digest, upload.as_ref(), txn).await?;
+        drop(snapshot);
+        match claimed {
+            None => *upload = Some(functions.upload(package).await?),
+            Some((txn, claim)) => {
+                if functions.committed(txn).await? {
+                    return Ok(claim);
+                }
+            }
+        }
+    }
+    Err(error::store(store::Error::Conflict))
+}
+
+/// The members of `Tags` are texts by the model.
+pub(super) fn text_map(value: Option<&Value>) -> std::collections::BTreeMap<String, String> {
+    let members = value.and_then(Value::as_object).into_iter().flatten();
+    members.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+}

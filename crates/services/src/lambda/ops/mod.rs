@@ -1,0 +1,47 @@
+//! The operations, one file per group: each validates, decides with the pure files beside, and commits once.
+//!
+//! Start reading at `create`; `update` and `delete` follow its steps.
+
+pub(super) mod concurrency;
+pub(super) mod create;
+pub(super) mod delete;
+pub(super) mod invoke;
+pub(super) mod permissions;
+pub(super) mod read;
+pub(super) mod tags;
+pub(super) mod update;
+pub(super) mod urls;
+
+use aws::{Call, Error};
+use serde_json::Value;
+
+use super::error;
+
+/// Refuses a package that is not sent inline.
+fn inline_zip<'a>(call: &Call, code: &'a Value) -> Result<&'a str, Error> {
+    let text = |member: &str| code.get(member).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if text("ImageUri").is_some() || call.text("PackageType") == Some("Image") {
+        return Err(Error::not_implemented("functions from container images (PackageType Image, ImageUri)"));
+    }
+    for member in ["S3Bucket", "S3Key", "S3ObjectVersion"] {
+        if text(member).is_some() {
+            return Err(Error::not_implemented(format_args!("code from a bucket ({member}); send it as ZipFile")));
+        }
+    }
+    for member in ["S3ObjectStorageMode", "SourceKMSKeyArn"] {
+        if text(member).is_some() {
+            return Err(Error::not_implemented(format_args!("the parameter {member}")));
+        }
+    }
+    text("ZipFile").ok_or_else(|| error::invalid("Please provide a source for function code."))
+}
+
+/// One page of a sorted list: `MaxItems` bounded by `most`, and the marker of the next page.
+fn page<T>(items: Vec<(String, T)>, call: &Call, most: usize) -> (Vec<T>, Option<String>) {
+    let wanted = call.number("MaxItems").and_then(|number| usize::try_from(number).ok()).unwrap_or(most);
+    let wanted = wanted.clamp(1, most);
+    let start = call.text("Marker").unwrap_or_default();
+    let mut rest = items.into_iter().filter(|(key, _)| key.as_str() >= start);
+    let shown: Vec<T> = rest.by_ref().take(wanted).map(|(_, item)| item).collect();
+    (shown, rest.next().map(|(key, _)| key))
+}

@@ -1,0 +1,124 @@
+//! UpdateFunctionCode and UpdateFunctionConfiguration.
+//!
+//! Both replace `$LATEST` in one transaction that also moves the packages' users, so that a crash leaves either version
+//! whole. The package that was replaced stays readable for a while: environments are starting from it.
+
+use aws::{Call, Error, Reply};
+use model::FunctionRef;
+use store::Txn;
+
+use crate::lambda::packages::{self, Claim, Package, Upload};
+use crate::lambda::record::{FunctionRecord, VersionRecord};
+use crate::lambda::{Functions, decoded, encoded, error, keys, name, settings, view};
+
+const CODE: &[&str] = &[
+    "FunctionName",
+    "ZipFile",
+    "ImageUri",
+    "S3Bucket",
+    "S3Key",
+    "S3ObjectVersion",
+    "S3ObjectStorageMode",
+    "SourceKMSKeyArn",
+    "Architectures",
+    "DryRun",
+    "RevisionId",
+];
+const CONFIGURATION: &[&str] = &["FunctionName", "RevisionId"];
+const ATTEMPTS: usize = 64;
+
+/// UpdateFunctionCode.
+pub(in crate::lambda) async fn code(functions: &Functions, call: &Call) -> Result<Reply, Error> {
+    call.honours(CODE)?;
+    let function = name::unqualified(call)?;
+    let record = functions.existing(&function).await?;
+    check_revision(call, &record)?;
+    settings::with_architecture(record.latest.settings.clone(), call, functions.config.architecture)?;
+    let package = packages::checked(super::inline_zip(call, &call.input)?).await?;
+    if call.flag("DryRun") {
+        let next = replaced(functions, call, &record, &package)?;
+        return Ok(Reply::of(view::configuration(&function, &next)));
+    }
+    let mut upload = None;
+    let done = commit(functions, call, &function, &package, &mut upload).await;
+    let used = matches!(done, Ok((_, Some(Claim::Uploaded))));
+    if let Some(upload) = upload.filter(|_| !used) {
+        functions.discard(&upload).await;
+    }
+    let (version, _) = done?;
+    Ok(Reply::of(view::configuration(&function, &version)))
+}
+
+fn replaced(
+    functions: &Functions,
+    call: &Call,
+    record: &FunctionRecord,
+    package: &Package,
+) -> Result<VersionRecord, Error> {
+    let settings = record.latest.settings.clone();
+    let settings = settings::with_architecture(settings, call, functions.config.architecture)?;
+    Ok(super::create::version(functions, settings, package))
+}
+
+async fn commit(
+    functions: &Functions,
+    call: &Call,
+    function: &FunctionRef,
+    package: &Package,
+    upload: &mut Option<Upload>,
+) -> Result<(VersionRecord, Option<Claim>), Error> {
+    let key = keys::function(function);
+    for _ in 0..ATTEMPTS {
+        let snapshot = functions.store.snapshot().await.map_err(error::store)?;
+        let entry = snapshot.get(&key).await.map_err(error::store)?;
+        let entry = entry.ok_or_else(|| error::function_not_found(&function.arn()))?;
+        let mut record: FunctionRecord = decoded(&entry.value)?;
+        check_revision(call, &record)?;
+        let next = replaced(functions, call, &record, package)?;
+        let before = std::mem::replace(&mut record.latest, next).code;
+        let mut txn = Txn::new().expect_version(key.clone(), entry.version).put(key.clone(), encoded(&record)?);
+        let mut claim = None;
+        if before != package.digest {
+            txn = functions.release(&*snapshot, &before, txn).await?;
+            let Some((with_claim, how)) = functions.claim(&*snapshot, &package.digest, upload.as_ref(), txn).await?
+            else {
+                drop(snapshot);
+                *upload = Some(functions.upload(package).await?);
+                continue;
+            };
+            txn = with_claim;
+            claim = Some(how);
+        }
+        drop(snapshot);
+        if functions.committed(txn).await? {
+            return Ok((record.latest, claim));
+        }
+    }
+    Err(error::store(store::Error::Conflict))
+}
+
+/// UpdateFunctionConfiguration.
+pub(in crate::lambda) async fn configuration(functions: &Functions, call: &Call) -> Result<Reply, Error> {
+    call.honours(&[CONFIGURATION, settings::HONOURED].concat())?;
+    let function = name::unqualified(call)?;
+    let version = functions
+        .change(&function, |record, _| {
+            check_revision(call, record)?;
+            let latest = &mut record.latest;
+            latest.settings = settings::updated(&latest.settings, call)?;
+            latest.modified_ms = functions.clock.now_ms();
+            latest.revision_id = functions.random.uuid();
+            latest.content_revision = functions.random.hex(16);
+            Ok(latest.clone())
+        })
+        .await?;
+    Ok(Reply::of(view::configuration(&function, &version)))
+}
+
+/// Refuses a `RevisionId` that is not the function's.
+pub(super) fn check_revision(call: &Call, record: &FunctionRecord) -> Result<(), Error> {
+    match call.text("RevisionId") {
+        Some(revision) if revision != record.latest.revision_id => Err(error::stale_revision("GetFunction/GetAlias")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,250 @@
+//! The configuration of a function as a client asks for it: defaults, limits and refusals. Pure.
+//!
+//! The wire has checked types, lengths and patterns before; here are the limits that are tighter than the model's, the
+//! rules between fields, and the values that the platform cannot honour.
+
+use std::collections::BTreeMap;
+
+use aws::{Call, Error};
+use model::{Family, Runtime};
+use serde_json::{Value, json};
+
+use super::error;
+use super::record::Settings;
+
+/// Members that both CreateFunction and UpdateFunctionConfiguration may carry and that are looked at here.
+pub(super) const HONOURED: &[&str] = &[
+    "Runtime",
+    "Handler",
+    "Role",
+    "Description",
+    "Timeout",
+    "MemorySize",
+    "EphemeralStorage",
+    "Environment",
+    "TracingConfig",
+    "LoggingConfig",
+    "SnapStart",
+];
+
+/// Most bytes of names and values of all variables. Source: Lambda quotas.
+const ENVIRONMENT_BYTES_MAX: usize = 4_096;
+
+/// Names that users may not set. Source: the developer guide's table of reserved variables.
+const RESERVED: &[&str] = &[
+    "_HANDLER",
+    "_X_AMZN_TRACE_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_INITIALIZATION_TYPE",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_LAMBDA_LOG_FORMAT",
+    "AWS_LAMBDA_LOG_LEVEL",
+    "AWS_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_LAMBDA_RUNTIME_API",
+    "AWS_LAMBDA_MAX_CONCURRENCY",
+    "LAMBDA_TASK_ROOT",
+    "LAMBDA_RUNTIME_DIR",
+    "TZ",
+];
+
+/// Identifiers that Lambda once had and refuses now. Source: the service model's enumeration.
+const RETIRED: &[&str] = &[
+    "nodejs",
+    "nodejs4.3",
+    "nodejs4.3-edge",
+    "nodejs6.10",
+    "nodejs8.10",
+    "nodejs10.x",
+    "python2.7",
+    "python3.6",
+    "python3.7",
+    "dotnetcore1.0",
+    "dotnetcore2.0",
+    "dotnetcore2.1",
+    "dotnetcore3.1",
+    "ruby2.5",
+    "ruby2.7",
+    "go1.x",
+    "java8",
+];
+
+/// Languages that Lambda runs and this platform does not yet.
+const ABSENT_FAMILIES: &[&str] = &["java", "dotnet", "ruby"];
+
+/// The settings of a new function.
+pub(super) fn created(call: &Call, host_architecture: &str) -> Result<Settings, Error> {
+    let (Some(runtime), Some(handler)) = (call.text("Runtime"), call.text("Handler")) else {
+        return Err(error::invalid(
+            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
+        ));
+    };
+    let settings = Settings {
+        runtime: runtime_of(runtime)?,
+        handler: handler.to_owned(),
+        role: String::new(),
+        description: String::new(),
+        timeout_s: 3,
+        memory_mb: 128,
+        tmp_mb: 512,
+        environment: None,
+        architecture: "x86_64".into(),
+        tracing: "PassThrough".into(),
+        log_group: None,
+    };
+    let settings = updated(&settings, call)?;
+    with_architecture(settings, call, host_architecture)
+}
+
+/// Existing settings with what the call sends in place of what was there.
+pub(super) fn updated(settings: &Settings, call: &Call) -> Result<Settings, Error> {
+    let mut next = settings.clone();
+    if let Some(runtime) = call.text("Runtime") {
+        next.runtime = runtime_of(runtime)?;
+    }
+    let text = |member: &str, field: &mut String| {
+        if let Some(value) = call.text(member) {
+            value.clone_into(field);
+        }
+    };
+    text("Handler", &mut next.handler);
+    text("Role", &mut next.role);
+    text("Description", &mut next.description);
+    within(call.number("Timeout"), "Timeout", 1, 900, &mut next.timeout_s)?;
+    within(call.number("MemorySize"), "MemorySize", 128, 10_240, &mut next.memory_mb)?;
+    let tmp = call.input.pointer("/EphemeralStorage/Size").and_then(Value::as_u64);
+    within(tmp, "EphemeralStorage.Size", 512, 10_240, &mut next.tmp_mb)?;
+    if let Some(environment) = call.input.get("Environment").filter(|value| value.is_object()) {
+        next.environment = Some(variables_of(environment)?);
+    }
+    if let Some(mode) = call.input.pointer("/TracingConfig/Mode").and_then(Value::as_str) {
+        mode.clone_into(&mut next.tracing);
+    }
+    if let Some(logging) = call.input.get("LoggingConfig") {
+        next.log_group = log_group_of(logging)?;
+    }
+    match call.input.pointer("/SnapStart/ApplyOn").and_then(Value::as_str) {
+        None | Some("None") => Ok(next),
+        Some(_) => Err(Error::not_implemented("SnapStart of published versions")),
+    }
+}
+
+/// The settings with the architecture that the call asks for. An interpreter of the host serves both; a program of the
+/// package's own runs on the host's only.
+pub(super) fn with_architecture(settings: Settings, call: &Call, host: &str) -> Result<Settings, Error> {
+    let asked = call.input.pointer("/Architectures/0").and_then(Value::as_str);
+    let settings = match asked {
+        Some(architecture) => Settings { architecture: architecture.to_owned(), ..settings },
+        None => settings,
+    };
+    if asked.is_some() && settings.runtime.family() == Family::Provided && settings.architecture != host {
+        return Err(error::invalid(format!(
+            "The architecture {} cannot run a function with its own runtime here: this machine is {host}.",
+            settings.architecture
+        )));
+    }
+    Ok(settings)
+}
+
+fn within(value: Option<u64>, member: &str, least: u32, most: u32, field: &mut u32) -> Result<(), Error> {
+    let Some(value) = value else { return Ok(()) };
+    let wrong = |rule: &str, bound: u32| {
+        error::invalid(format!("'{member}' value failed to satisfy constraint: Member must have value {rule} {bound}"))
+    };
+    if value < u64::from(least) {
+        return Err(wrong("greater than or equal to", least));
+    }
+    *field =
+        u32::try_from(value).ok().filter(|value| *value <= most).ok_or_else(|| wrong("less than or equal to", most))?;
+    Ok(())
+}
+
+fn runtime_of(identifier: &str) -> Result<Runtime, Error> {
+    if let Some(runtime) = Runtime::parse(identifier) {
+        return Ok(runtime);
+    }
+    if RETIRED.contains(&identifier) {
+        return Err(error::invalid(format!(
+            "The runtime parameter of {identifier} is no longer supported for creating or updating AWS Lambda functions. We recommend you use a supported runtime while creating or updating functions."
+        )));
+    }
+    let digits = identifier.find(|c: char| c.is_ascii_digit()).unwrap_or(identifier.len());
+    if ABSENT_FAMILIES.contains(&&identifier[..digits]) && digits < identifier.len() {
+        return Err(Error::not_implemented(format_args!("the runtime {identifier}")));
+    }
+    Err(error::invalid(format!(
+        "Value {identifier} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN",
+        model::runtime::ACCEPTED.join(", ")
+    )))
+}
+
+fn variables_of(environment: &Value) -> Result<BTreeMap<String, String>, Error> {
+    let mut variables = BTreeMap::new();
+    let members = environment.get("Variables").and_then(Value::as_object);
+    for (name, value) in members.into_iter().flatten() {
+        variables.insert(name.clone(), value.as_str().unwrap_or_default().to_owned());
+    }
+    let reserved: Vec<&str> = variables.keys().map(String::as_str).filter(|name| RESERVED.contains(name)).collect();
+    if !reserved.is_empty() {
+        return Err(error::invalid(format!(
+            "Lambda was unable to configure your environment variables because the environment variables you have provided contains reserved keys that are currently not supported for modification. Reserved keys used in this request: {}",
+            reserved.join(", ")
+        )));
+    }
+    let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > ENVIRONMENT_BYTES_MAX {
+        return Err(error::invalid(format!(
+            "Lambda was unable to configure your environment variables because the environment variables you have provided exceeded the 4KB limit. String measured: {}",
+            json!(variables)
+        )));
+    }
+    Ok(variables)
+}
+
+fn log_group_of(logging: &Value) -> Result<Option<String>, Error> {
+    let text = |member: &str| logging.get(member).and_then(Value::as_str);
+    if text("LogFormat").is_some_and(|format| format != "Text") {
+        return Err(Error::not_implemented("LoggingConfig.LogFormat JSON"));
+    }
+    if text("ApplicationLogLevel").is_some() || text("SystemLogLevel").is_some() {
+        return Err(error::invalid("Log levels can be set only when LogFormat is JSON."));
+    }
+    Ok(text("LogGroup").map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtimes_are_accepted_retired_absent_or_unknown() {
+        assert!(runtime_of("python3.12").is_ok());
+        assert!(runtime_of("nodejs10.x").unwrap_err().message.contains("no longer supported"));
+        for absent in ["java21", "dotnet8", "ruby3.3", "java8.al2"] {
+            assert_eq!(runtime_of(absent).unwrap_err().status, 501, "{absent}");
+        }
+        for unknown in ["cobol", "java", "python9.9", ""] {
+            let error = runtime_of(unknown).unwrap_err();
+            assert_eq!(error.code, "InvalidParameterValueException");
+            assert!(error.message.starts_with(&format!("Value {unknown} at 'runtime' failed")), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn variables_are_limited_by_their_bytes() {
+        let full = json!({"Variables": {"AB": "x".repeat(4_094)}});
+        assert_eq!(variables_of(&full).unwrap().len(), 1);
+        let over = json!({"Variables": {"AB": "x".repeat(4_095)}});
+        assert!(variables_of(&over).unwrap_err().message.contains("exceeded the 4KB limit"));
+        let reserved = json!({"Variables": {"AWS_REGION": "x", "TZ": "y", "OK": ""}});
+        assert!(variables_of(&reserved).unwrap_err().message.ends_with("used in this request: AWS_REGION, TZ"));
+    }
+}

@@ -1,0 +1,106 @@
+//! Records as the answers of the API show them. Pure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use model::http_api::{AuthKind, Cors};
+use model::{FunctionName, FunctionRef};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::record::{LATEST, UrlRecord, VersionRecord};
+
+/// Milliseconds since the epoch as Lambda writes them: `2024-01-02T03:04:05.678+0000`.
+pub(super) fn time(ms: u64) -> String {
+    let at =
+        i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+    at.strftime("%Y-%m-%dT%H:%M:%S%.3f+0000").to_string()
+}
+
+/// A hexadecimal SHA-256 as `CodeSha256` shows it.
+pub(super) fn code_sha256(hexadecimal: &str) -> String {
+    BASE64.encode(hex::decode(hexadecimal).unwrap_or_default())
+}
+
+/// `FunctionConfiguration` of `$LATEST`. The ARN carries a qualifier exactly when `function` does.
+pub(super) fn configuration(function: &FunctionRef, version: &VersionRecord) -> Value {
+    let mut shown = summary(function, version);
+    shown["State"] = json!("Active");
+    shown["LastUpdateStatus"] = json!("Successful");
+    shown
+}
+
+/// `FunctionConfiguration` as lists show it: without the states, which AWS leaves out there too.
+pub(super) fn summary(function: &FunctionRef, version: &VersionRecord) -> Value {
+    let settings = &version.settings;
+    let log_group = settings.log_group.clone().unwrap_or_else(|| default_log_group(&function.name));
+    let mut shown = json!({
+        "FunctionName": function.name.as_str(),
+        "FunctionArn": function.arn(),
+        "Runtime": settings.runtime.as_str(),
+        "Role": settings.role,
+        "Handler": settings.handler,
+        "CodeSize": version.code_bytes,
+        "Description": settings.description,
+        "Timeout": settings.timeout_s,
+        "MemorySize": settings.memory_mb,
+        "LastModified": time(version.modified_ms),
+        "CodeSha256": code_sha256(version.code.as_str()),
+        "Version": LATEST,
+        "TracingConfig": {"Mode": settings.tracing},
+        "RevisionId": version.revision_id,
+        "PackageType": "Zip",
+        "Architectures": [settings.architecture],
+        "EphemeralStorage": {"Size": settings.tmp_mb},
+        "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
+        "LoggingConfig": {"LogFormat": "Text", "LogGroup": log_group},
+        "ConfigSha256": BASE64.encode(Sha256::digest(json!(settings).to_string())),
+    });
+    if let Some(variables) = settings.environment.as_ref().filter(|variables| !variables.is_empty()) {
+        shown["Environment"] = json!({"Variables": variables});
+    }
+    shown
+}
+
+fn default_log_group(name: &FunctionName) -> String {
+    format!("/aws/lambda/{name}")
+}
+
+/// A function URL as every operation but Create shows it.
+pub(super) fn url(function: &FunctionRef, record: &UrlRecord, text: &str) -> Value {
+    json!({
+        "FunctionUrl": text,
+        "FunctionArn": function.arn(),
+        "AuthType": match record.auth {
+            AuthKind::None => "NONE",
+            AuthKind::AwsIam => "AWS_IAM",
+        },
+        "Cors": record.cors.as_ref().map(cors),
+        "CreationTime": time(record.created_ms),
+        "LastModifiedTime": time(record.modified_ms),
+        "InvokeMode": if record.streaming { "RESPONSE_STREAM" } else { "BUFFERED" },
+    })
+}
+
+fn cors(cors: &Cors) -> Value {
+    let list = |items: &Vec<String>| (!items.is_empty()).then(|| json!(items));
+    json!({
+        "AllowCredentials": cors.allow_credentials.then_some(true),
+        "AllowHeaders": list(&cors.allow_headers),
+        "AllowMethods": list(&cors.allow_methods),
+        "AllowOrigins": list(&cors.allow_origins),
+        "ExposeHeaders": list(&cors.expose_headers),
+        "MaxAge": cors.max_age_s,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_milliseconds_and_a_zone() {
+        assert_eq!(time(1_704_164_645_678), "2024-01-02T03:04:05.678+0000");
+        assert_eq!(time(1_704_164_645_000), "2024-01-02T03:04:05.000+0000");
+    }
+}
