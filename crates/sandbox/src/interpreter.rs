@@ -1,13 +1,33 @@
-//! Interpreters of the host that managed runtimes run on.
+//! Interpreters of the host that managed runtimes run on: the nouns, and which one serves a runtime identifier.
 //!
 //! An interpreter is known by its real binary and prefix, never by a shim or a link: version managers put scripts and
 //! links on the `PATH`, and interpreters compute their libraries' place from the real path.
 //!
-//! Non-purpose: which runtime identifier gets which interpreter; the engine decides that.
+//! Start reading at `choose`. How the host's interpreters are found is in `interpreter/discover.rs`.
+//!
+//! Invariants
+//!   1. `usable` is sorted by family and version, and does not change while the server runs: indices stay valid.
+//!   2. No prefix holds a home folder or covers a path that a sandbox uses for something else.
 
+mod discover;
+mod probe;
+
+use std::cmp::Reverse;
 use std::path::PathBuf;
 
-use model::Family;
+use model::{Family, Runtime};
+
+pub use discover::{Environment, discover};
+pub use probe::precompile;
+
+/// Oldest Python that the guest runs on, as (major, minor).
+const PYTHON_OLDEST: (u32, u32) = (3, 8);
+/// Oldest Node.js that the guest runs on, as (major, minor).
+const NODE_OLDEST: (u32, u32) = (12, 20);
+
+/// Flags of a Python interpreter before the script's name. Packages of the host are no part of a function's world, so
+/// `site` is not run (it would also cost milliseconds); text is UTF-8 whatever locale the sandbox has.
+pub const PYTHON_FLAGS: &[&str] = &["-S", "-s", "-X", "utf8"];
 
 /// A usable interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -40,4 +60,128 @@ pub struct Interpreters {
     pub usable: Vec<Interpreter>,
     /// The others, for `dunlin doctor`.
     pub skipped: Vec<Skipped>,
+}
+
+/// Index of the interpreter that serves `runtime`: the newest patch of the wanted version, else the nearest newer
+/// version of the family, else the nearest older one. The error says what to install.
+pub fn choose(interpreters: &Interpreters, runtime: &Runtime) -> Result<usize, String> {
+    let family = runtime.family();
+    let Some(wanted) = runtime.version() else {
+        return Err(format!("{runtime} brings its own program and takes no interpreter"));
+    };
+    let of_family = interpreters.usable.iter().enumerate().filter(|(_, known)| known.family == family);
+    let best = of_family.min_by_key(|(index, known)| {
+        let line = line_of(known);
+        let newer = line > wanted;
+        let distance = (line.0.abs_diff(wanted.0), line.1.abs_diff(wanted.1));
+        // Exact before newer before older; within one line the newest patch, then what discovery met first.
+        (line != wanted, !newer && line != wanted, distance, Reverse(known.version), *index)
+    });
+    best.map(|(index, _)| index).ok_or_else(|| missing(runtime, wanted))
+}
+
+/// What to tell the user when another version than the one asked for serves `runtime`; nothing when it is exact or
+/// when there is none at all.
+pub fn substitution(interpreters: &Interpreters, runtime: &Runtime) -> Option<String> {
+    let chosen = &interpreters.usable[choose(interpreters, runtime).ok()?];
+    let wanted = runtime.version()?;
+    let (major, minor, patch) = chosen.version;
+    (line_of(chosen) != wanted).then(|| {
+        let (name, version) = (name_of(chosen.family), shown(chosen.family, wanted));
+        let binary = chosen.binary.display();
+        format!("{runtime} runs on {name} {major}.{minor}.{patch} ({binary}): this machine has no {name} {version}")
+    })
+}
+
+/// The part of a version that a runtime identifier names.
+fn line_of(interpreter: &Interpreter) -> (u32, u32) {
+    match interpreter.family {
+        Family::Node => (interpreter.version.0, 0),
+        Family::Python | Family::Provided => (interpreter.version.0, interpreter.version.1),
+    }
+}
+
+fn missing(runtime: &Runtime, wanted: (u32, u32)) -> String {
+    let family = runtime.family();
+    let (name, version) = (name_of(family), shown(family, wanted));
+    let package = if family == Family::Node { "nodejs" } else { "python3" };
+    format!(
+        "no usable {name} was found on this machine for {runtime}: install {name} {version} (the distribution's \
+         package `{package}`, or a version manager) and restart; `dunlin doctor` lists what was looked at"
+    )
+}
+
+fn name_of(family: Family) -> &'static str {
+    match family {
+        Family::Node => "Node.js",
+        Family::Python => "Python",
+        Family::Provided => "a program of its own",
+    }
+}
+
+fn shown(family: Family, line: (u32, u32)) -> String {
+    match family {
+        Family::Node => line.0.to_string(),
+        Family::Python | Family::Provided => format!("{}.{}", line.0, line.1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(versions: &[(Family, (u32, u32, u32))]) -> Interpreters {
+        let usable = versions.iter().map(|(family, version)| Interpreter {
+            family: *family,
+            version: *version,
+            binary: "/usr/bin/x".into(),
+            prefix: "/usr".into(),
+            library_paths: Vec::new(),
+        });
+        Interpreters { usable: usable.collect(), skipped: Vec::new() }
+    }
+
+    fn chosen(host: &Interpreters, identifier: &str) -> (u32, u32, u32) {
+        host.usable[choose(host, &Runtime::parse(identifier).unwrap()).unwrap()].version
+    }
+
+    #[test]
+    fn the_exact_version_wins_then_the_nearest_newer_then_the_nearest_older() {
+        let host = host(&[
+            (Family::Node, (18, 1, 0)),
+            (Family::Node, (20, 1, 0)),
+            (Family::Node, (20, 20, 2)),
+            (Family::Node, (24, 0, 0)),
+            (Family::Python, (3, 9, 18)),
+            (Family::Python, (3, 11, 2)),
+        ]);
+        let cases = [
+            ("nodejs20.x", (20, 20, 2)),
+            ("nodejs12.x", (18, 1, 0)),
+            ("nodejs22.x", (24, 0, 0)),
+            ("nodejs26.x", (24, 0, 0)),
+            ("python3.8", (3, 9, 18)),
+            ("python3.10", (3, 11, 2)),
+            ("python3.11", (3, 11, 2)),
+            ("python3.14", (3, 11, 2)),
+        ];
+        for (identifier, version) in cases {
+            assert_eq!(chosen(&host, identifier), version, "{identifier}");
+        }
+    }
+
+    #[test]
+    fn a_substitution_and_a_missing_interpreter_are_told() {
+        let host = host(&[(Family::Python, (3, 11, 2))]);
+        let runtime = |identifier| Runtime::parse(identifier).unwrap();
+        assert_eq!(substitution(&host, &runtime("python3.11")), None);
+        assert_eq!(
+            substitution(&host, &runtime("python3.12")).unwrap(),
+            "python3.12 runs on Python 3.11.2 (/usr/bin/x): this machine has no Python 3.12"
+        );
+        let error = choose(&host, &runtime("nodejs22.x")).unwrap_err();
+        assert!(error.starts_with("no usable Node.js was found on this machine for nodejs22.x: install Node.js 22 "));
+        assert!(choose(&host, &runtime("provided.al2023")).is_err());
+        assert_eq!(substitution(&host, &runtime("nodejs22.x")), None);
+    }
 }
