@@ -149,6 +149,17 @@ impl Range {
         self
     }
 
+    /// Whether the ends exclude every key. `BTreeMap` forbids to ask for such a range.
+    pub fn is_empty(&self) -> bool {
+        match (&self.start, &self.end) {
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => {
+                start >= end
+            }
+        }
+    }
+
     /// Whether `key` lies between the ends.
     pub fn contains(&self, key: &[u8]) -> bool {
         let above = match &self.start {

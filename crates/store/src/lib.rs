@@ -4,18 +4,27 @@
 //!
 //! Guarantees of every engine
 //!   1. A commit is all or nothing, and is on disk before `commit` returns (`Durability::Flushed`).
-//!   2. Commits happen one after another in the order of their `Version`s; nothing is readable before it is durable.
+//!   2. Commits happen one after another in the order of their `Version`s; nothing is readable before it is as durable
+//!      as its transaction asked.
 //!   3. A commit whose expectations do not hold writes nothing and answers `Error::Conflict`. With an expectation for
 //!      each thing that a caller read, its commits are serialisable.
 //!   4. A snapshot shows the state after exactly the commits up to its version.
 //!   5. A watch that was made before a commit wakes after it. It is a hint: read again, nothing is told.
 //!
-//! Start reading at `contract`.
+//! Engines: `embedded` (SQLite behind a thread that commits in groups) with `blobs` (files), and `memory` for tests.
+//! Start reading at `contract`, then `embedded`.
 
+pub mod blobs;
 pub mod contract;
+pub mod embedded;
 pub mod keys;
 pub mod memory;
+mod transact;
 mod watchers;
+mod writes;
 
+pub use blobs::FileBlobs;
 pub use contract::{Blobs, Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
+pub use embedded::{Embedded, EmbeddedConfig};
 pub use memory::{MemoryBlobs, MemoryStore};
+pub use transact::transact;

@@ -1,7 +1,7 @@
 //! The contract in memory: for tests of everything above the store, and as the model that the engines are tested against.
 //!
 //! It is written to be obviously right, not to be quick: one lock, one sorted map, deletions remembered for ever.
-//! It has every property of the contract except the one that its name denies, durability.
+//! It has every property of the contract except the one that its name denies, durability; and its snapshots never age.
 //!
 //! Invariants
 //!   1. A snapshot shares the map with the store; a commit while a snapshot lives copies the map.
@@ -16,9 +16,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::contract::{
-    Blobs, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch, check_blob_name,
+    Blobs, Entry, Error, Expect, Page, Range, Snapshot, Store, Txn, Version, Watch, check_blob_name,
 };
 use crate::watchers::Watchers;
+use crate::writes;
 
 type Map = BTreeMap<Bytes, (Bytes, Version)>;
 
@@ -63,11 +64,8 @@ impl Store for MemoryStore {
         }
         let version = state.version + 1;
         // Gathered apart first: a write that is refused must leave nothing of the earlier ones.
-        let mut writes = BTreeMap::new();
-        for op in txn.ops {
-            let (key, value) = written(&state.map, &writes, op, version)?;
-            writes.insert(key, value);
-        }
+        let before = |key: &Bytes| Ok::<_, Error>(state.map.get(key).map(|(value, _)| value.clone()));
+        let writes = writes::of_ops(txn.ops, version, before)?;
         state.version = version;
         let map = Arc::make_mut(&mut state.map);
         for (key, value) in &writes {
@@ -99,56 +97,12 @@ impl State {
     }
 }
 
-/// The key of a write and its value afterwards, none if it is removed.
-fn written(
-    map: &Map,
-    earlier: &BTreeMap<Bytes, Option<Bytes>>,
-    op: Op,
-    version: Version,
-) -> Result<(Bytes, Option<Bytes>), Error> {
-    Ok(match op {
-        Op::Put(key, value) => (key, Some(value)),
-        Op::Delete(key) => (key, None),
-        Op::Add(key, by) => {
-            let before = match earlier.get(&key) {
-                Some(value) => value.as_deref(),
-                None => map.get(&key).map(|(value, _)| &value[..]),
-            };
-            let sum = add(before, by)?;
-            (key, Some(sum))
-        }
-        Op::PutNumbered { prefix, suffix, value } => (numbered_key(&prefix, version, &suffix), Some(value)),
-    })
-}
-
-/// The value of a counter after adding to it.
-pub(crate) fn add(value: Option<&[u8]>, by: i64) -> Result<Bytes, Error> {
-    let before =
-        match value {
-            None => 0,
-            Some(value) => i64::from_le_bytes(value.try_into().map_err(|_| {
-                Error::Invalid(format!("adding to a value of {} bytes; a counter has eight", value.len()))
-            })?),
-        };
-    Ok(Bytes::copy_from_slice(&before.wrapping_add(by).to_le_bytes()))
-}
-
-/// The key that `Op::PutNumbered` writes.
-pub(crate) fn numbered_key(prefix: &[u8], version: Version, suffix: &[u8]) -> Bytes {
-    [prefix, &version.to_be_bytes(), suffix].concat().into()
-}
-
 /// The part of a sorted map that a range covers; nothing if its ends exclude everything, which `BTreeMap` forbids to ask.
 fn slice<'a, V>(
     map: &'a BTreeMap<Bytes, V>,
     range: &Range,
 ) -> Option<impl DoubleEndedIterator<Item = (&'a Bytes, &'a V)>> {
-    let empty = match (&range.start, &range.end) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Excluded(start), Bound::Excluded(end)) => start >= end,
-        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start > end,
-    };
-    (!empty).then(|| map.range((range.start.clone(), range.end.clone())))
+    (!range.is_empty()).then(|| map.range((range.start.clone(), range.end.clone())))
 }
 
 struct MemorySnapshot {

@@ -1,0 +1,170 @@
+//! What waits for the committer: bounded in number and in bytes, taken in batches.
+//!
+//! There is no timer. While the committer flushes one batch, the next gathers here; a lone transaction is taken at once.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::contract::{Error, Txn, Version};
+
+/// Most transactions in one batch.
+const BATCH_JOBS_MAX: usize = 1_024;
+/// A batch is full when it has this many bytes.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most transactions that wait.
+const WAITING_JOBS_MAX: usize = 8_192;
+/// Most bytes that wait.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// A transaction and who waits for it.
+pub(super) struct Job {
+    pub(super) txn: Txn,
+    /// Of keys and values.
+    pub(super) bytes: usize,
+    pub(super) answer: oneshot::Sender<Result<Version, Error>>,
+}
+
+/// What `take` found.
+pub(super) enum Taken {
+    /// At least one job.
+    Batch(Vec<Job>),
+    /// Nothing within the time.
+    Idle,
+    /// Closed and empty.
+    Closed,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    /// Why nothing more is taken in.
+    closed: Option<Error>,
+}
+
+impl Queue {
+    /// Adds a job, or says why not: `Busy` when full, or why the queue was closed.
+    pub(super) fn push(&self, job: Job) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        if let Some(reason) = &inner.closed {
+            return Err(reason.clone());
+        }
+        if inner.jobs.len() >= WAITING_JOBS_MAX || inner.bytes + job.bytes > WAITING_BYTES_MAX {
+            return Err(Error::Busy);
+        }
+        inner.bytes += job.bytes;
+        inner.jobs.push_back(job);
+        drop(inner);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Waits for jobs, at most `patience`, and takes as many as fit into a batch.
+    pub(super) fn take(&self, patience: Option<Duration>) -> Taken {
+        let mut inner = self.inner.lock();
+        while inner.jobs.is_empty() {
+            if inner.closed.is_some() {
+                return Taken::Closed;
+            }
+            match patience {
+                None => self.changed.wait(&mut inner),
+                Some(patience) => {
+                    if self.changed.wait_for(&mut inner, patience).timed_out() && inner.jobs.is_empty() {
+                        return Taken::Idle;
+                    }
+                }
+            }
+        }
+        Taken::Batch(inner.take_batch())
+    }
+
+    /// Takes nothing more in; what waits is still to be taken.
+    pub(super) fn close(&self, reason: Error) {
+        self.inner.lock().closed.get_or_insert(reason);
+        self.changed.notify_all();
+    }
+
+    /// Takes nothing more in and drops what waits: its callers learn the reason.
+    pub(super) fn poison(&self, reason: Error) {
+        let mut inner = self.inner.lock();
+        inner.closed = Some(reason);
+        inner.bytes = 0;
+        let dropped = std::mem::take(&mut inner.jobs);
+        drop(inner);
+        drop(dropped);
+        self.changed.notify_all();
+    }
+
+    /// Why the queue is closed.
+    pub(super) fn reason(&self) -> Error {
+        self.inner.lock().closed.clone().unwrap_or(Error::Closed)
+    }
+}
+
+impl Inner {
+    fn take_batch(&mut self) -> Vec<Job> {
+        let mut batch = Vec::with_capacity(self.jobs.len().min(BATCH_JOBS_MAX));
+        let mut bytes = 0;
+        while batch.len() < BATCH_JOBS_MAX && bytes < BATCH_BYTES_MAX {
+            let Some(job) = self.jobs.pop_front() else { break };
+            bytes += job.bytes;
+            batch.push(job);
+        }
+        self.bytes -= bytes;
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(bytes: usize) -> Job {
+        Job { txn: Txn::new(), bytes, answer: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_batch_ends_at_its_number_and_at_its_bytes() {
+        let queue = Queue::default();
+        (0..BATCH_JOBS_MAX + 1).for_each(|_| queue.push(job(1)).unwrap());
+        queue.push(job(BATCH_BYTES_MAX)).unwrap();
+        queue.push(job(1)).unwrap();
+        let mut sizes = Vec::new();
+        queue.close(Error::Closed);
+        while let Taken::Batch(batch) = queue.take(None) {
+            sizes.push(batch.len());
+        }
+        assert_eq!(sizes, [BATCH_JOBS_MAX, 2, 1]);
+    }
+
+    #[test]
+    fn a_full_queue_refuses_by_number_and_by_bytes() {
+        let queue = Queue::default();
+        (0..WAITING_JOBS_MAX).for_each(|_| queue.push(job(0)).unwrap());
+        assert!(matches!(queue.push(job(0)), Err(Error::Busy)));
+        let queue = Queue::default();
+        queue.push(job(WAITING_BYTES_MAX - 1)).unwrap();
+        assert!(matches!(queue.push(job(2)), Err(Error::Busy)));
+        queue.push(job(1)).unwrap();
+    }
+
+    #[test]
+    fn a_poisoned_queue_lets_its_waiters_go() {
+        let queue = Queue::default();
+        let (answer, mut wait) = oneshot::channel();
+        queue.push(Job { txn: Txn::new(), bytes: 0, answer }).unwrap();
+        queue.poison(Error::Io("broken".into()));
+        assert!(matches!(wait.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert!(matches!(queue.push(job(0)), Err(Error::Io(_))));
+        assert!(matches!(queue.take(None), Taken::Closed));
+    }
+}

@@ -1,0 +1,200 @@
+//! The file: its tables, its settings, and how an entry lies in it.
+//!
+//! | table  | columns                                             | holds                                        |
+//! |--------|-----------------------------------------------------|----------------------------------------------|
+//! | `kv`   | key, version, checksum, value; in the order of keys | the entries                                  |
+//! | `meta` | name, number                                        | `format`, `version` (last commit), `flushed` |
+//!
+//! `flushed` is rewritten when only relaxed commits are to be flushed, since a flush needs something to write.
+//!
+//! Invariants
+//!   1. Every entry carries a CRC-32 over key, version and value; none is given out without it being right.
+//!   2. A file of a newer format is never opened, one of another program neither.
+//!   3. The library is the bundled one: distributions still ship releases that can corrupt a log which several
+//!      connections checkpoint.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+
+use super::OpenError;
+use crate::contract::{Entry, Error, Version};
+
+/// The newest format that this code knows. Changes with the meaning of anything in the file.
+pub(super) const FORMAT: i64 = 1;
+/// Says in the file's header whose it is ("dunl").
+const APPLICATION_ID: i32 = 0x6475_6e6c;
+/// Bytes of a page of the file and of its log.
+pub(super) const PAGE_BYTES: u64 = 4_096;
+/// The log is cut back to this size when it starts anew.
+pub(super) const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Why a statement failed, as far as somebody acts on it.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// No room; nothing was written.
+    DiskFull,
+    /// What was read cannot be right.
+    Corrupt(String),
+    /// Anything else; above all failed writes and flushes.
+    Broken(String),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::DiskFull,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(error.to_string()),
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::DiskFull => Self::DiskFull,
+            Fault::Corrupt(text) => Self::Corrupt(text),
+            Fault::Broken(text) => Self::Io(text),
+        }
+    }
+}
+
+/// Opens the file for writing, makes it when there is none, and returns the last commit in it.
+pub(super) fn open_writer(file: &Path, size_bytes_max: Option<u64>) -> Result<(Connection, Version), OpenError> {
+    // Made here and not by the library, so that nobody else may ever read it. The log inherits these rights.
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)?;
+    let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+    let format = format_of(&connection)?;
+    if let Some(found) = format.filter(|found| *found > FORMAT) {
+        return Err(OpenError::NewerFormat { found, known: FORMAT });
+    }
+    connection.execute_batch(&format!(
+        // Checkpoints are run by hand, where they do not stand in the way of a commit.
+        "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {LOG_BYTES_MAX};
+         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA cell_size_check = ON;"
+    ))?;
+    if let Some(bytes) = size_bytes_max {
+        connection.execute_batch(&format!("PRAGMA max_page_count = {}", bytes / PAGE_BYTES))?;
+    }
+    if format.is_none() {
+        create(&connection)?;
+    }
+    // The writer never waits for a reader: what it cannot do now, it does later.
+    connection.busy_timeout(Duration::ZERO)?;
+    let version = version_of(&connection)?;
+    Ok((connection, version))
+}
+
+/// Opens the file for reading. The writer has opened it before.
+pub(super) fn open_reader(file: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+    connection.execute_batch("PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;")?;
+    Ok(connection)
+}
+
+/// Opens the file for checkpoints.
+pub(super) fn open_checkpointer(file: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -64;")?;
+    Ok(connection)
+}
+
+/// Each connection belongs to one thread at a time, by Rust's rules: the library need not lock.
+fn flags(access: OpenFlags) -> OpenFlags {
+    access | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+/// The format of a file that has one; none for an empty file.
+fn format_of(connection: &Connection) -> Result<Option<i64>, OpenError> {
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables == 0 {
+        return Ok(None);
+    }
+    let owner: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    if owner != APPLICATION_ID {
+        return Err(OpenError::Foreign);
+    }
+    Ok(Some(connection.query_row("SELECT number FROM meta WHERE name = 'format'", [], |row| row.get(0))?))
+}
+
+fn create(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE;
+         PRAGMA application_id = {APPLICATION_ID};
+         CREATE TABLE meta (name TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+         CREATE TABLE kv (key BLOB PRIMARY KEY, version INTEGER NOT NULL, checksum INTEGER NOT NULL,
+                          value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+         INSERT INTO meta VALUES ('format', {FORMAT}), ('version', 0), ('flushed', 0);
+         COMMIT;"
+    ))
+}
+
+/// The last commit that the connection's current state contains.
+pub(super) fn version_of(connection: &Connection) -> Result<Version, rusqlite::Error> {
+    let mut statement = connection.prepare_cached("SELECT number FROM meta WHERE name = 'version'")?;
+    statement.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+}
+
+/// Sets the last commit; part of every batch.
+pub(super) fn set_version(connection: &Connection, version: Version) -> Result<(), rusqlite::Error> {
+    let mut statement = connection.prepare_cached("UPDATE meta SET number = ?1 WHERE name = 'version'")?;
+    statement.execute([version.cast_signed()]).map(drop)
+}
+
+/// Notes up to which commit all is flushed.
+pub(super) fn set_flushed(connection: &Connection, version: Version) -> Result<(), rusqlite::Error> {
+    let mut statement = connection.prepare_cached("UPDATE meta SET number = ?1 WHERE name = 'flushed'")?;
+    statement.execute([version.cast_signed()]).map(drop)
+}
+
+/// Writes an entry.
+pub(super) fn put(connection: &Connection, key: &[u8], version: Version, value: &[u8]) -> Result<(), rusqlite::Error> {
+    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO kv VALUES (?1, ?2, ?3, ?4)")?;
+    statement.execute(params![key, version.cast_signed(), checksum(key, version, value), value]).map(drop)
+}
+
+/// Removes an entry, if it is there.
+pub(super) fn delete(connection: &Connection, key: &[u8]) -> Result<(), rusqlite::Error> {
+    connection.prepare_cached("DELETE FROM kv WHERE key = ?1")?.execute([key]).map(drop)
+}
+
+/// Reads an entry.
+pub(super) fn get(connection: &Connection, key: &[u8]) -> Result<Option<Entry>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT key, version, checksum, value FROM kv WHERE key = ?1")?;
+    let mut rows = statement.query([key])?;
+    rows.next()?.map(entry).transpose()
+}
+
+/// Reads the version of an entry, without its value.
+pub(super) fn get_version(connection: &Connection, key: &[u8]) -> Result<Option<Version>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT version FROM kv WHERE key = ?1")?;
+    let version = statement.query_row([key], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(version.map(i64::cast_unsigned))
+}
+
+/// The entry of a row `key, version, checksum, value`.
+pub(super) fn entry(row: &Row<'_>) -> Result<Entry, Fault> {
+    let blob = |index| -> Result<&[u8], Fault> {
+        row.get_ref(index)?.as_blob().map_err(|error| Fault::Corrupt(error.to_string()))
+    };
+    let (key, value) = (blob(0)?, blob(3)?);
+    let version = row.get::<_, i64>(1)?.cast_unsigned();
+    if row.get::<_, i64>(2)? != i64::from(checksum(key, version, value)) {
+        return Err(Fault::Corrupt(format!("the checksum of key {} is wrong", key.escape_ascii())));
+    }
+    Ok(Entry { key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value), version })
+}
+
+fn checksum(key: &[u8], version: Version, value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(&version.to_le_bytes());
+    hasher.update(value);
+    hasher.finalize()
+}
