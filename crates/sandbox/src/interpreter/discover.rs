@@ -39,6 +39,8 @@ const HOME_PLACES: &[&str] = &[
     ".local/share/fnm/node-versions",
     ".nodenv/versions",
 ];
+/// The same, relative to the folder that holds a version manager's `shims`.
+const SHIM_PLACES: &[&str] = &["versions", "installs/python", "installs/nodejs", "installs/node"];
 /// The same, anywhere.
 const HOST_PLACES: &[&str] = &["/opt", "/usr/local/n/versions/node", "/opt/pyenv/versions", "/opt/nvm/versions/node"];
 /// Where sandboxes find the distribution's files: mounted in every one.
@@ -103,11 +105,10 @@ fn candidates(environment: &Environment) -> Vec<(Family, PathBuf)> {
     let mut places: Vec<PathBuf> = Vec::new();
     for folder in std::env::split_paths(&environment.path).filter(|folder| folder.is_absolute()) {
         // A version manager's folder of shims: the installations are beside it.
-        if folder.file_name().is_some_and(|name| name == "shims") {
-            if let Some(root) = folder.parent() {
-                places
-                    .extend(["versions", "installs/python", "installs/nodejs", "installs/node"].map(|p| root.join(p)));
-            }
+        if folder.ends_with("shims")
+            && let Some(root) = folder.parent()
+        {
+            places.extend(SHIM_PLACES.iter().map(|place| root.join(place)));
         }
         folders.push(folder);
     }
