@@ -201,6 +201,11 @@ impl Pattern {
         self.compiled.get_or_init(compile).as_ref()
     }
 
+    /// Whether the matcher understands the pattern; one that it does not understand lets everything pass.
+    pub fn is_understood(&self) -> bool {
+        self.regex().is_some()
+    }
+
     /// Whether all of the pattern is checked, or only what is left without look-around (`(?!…)`, `(?<!…)`).
     pub fn is_exact(&self) -> bool {
         self.regex().is_some() && without_look_around(self.source) == self.source
