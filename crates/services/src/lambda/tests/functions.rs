@@ -1,0 +1,336 @@
+//! Functions and their packages: created once, updated whole, removed without a trace.
+
+use std::time::Duration;
+
+use model::ports::Catalog;
+use sha2::{Digest, Sha256};
+
+use super::*;
+
+const ARN: &str = "arn:aws:lambda:us-east-1:000000000000:function:f";
+
+#[tokio::test]
+async fn a_created_function_shows_every_field() {
+    let platform = Platform::new();
+    let input = json!({
+        "Environment": {"Variables": {"KEY": "value", "EMPTY": ""}},
+        "Description": "d", "Timeout": 30, "MemorySize": 256, "EphemeralStorage": {"Size": 1024},
+        "Tags": {"team": "a"}, "VpcConfig": {"SubnetIds": [], "SecurityGroupIds": []}, "Publish": false,
+        "SnapStart": {"ApplyOn": "None"}, "Layers": [], "PackageType": "Zip", "Architectures": ["arm64"],
+        "LoggingConfig": {"LogFormat": "Text", "LogGroup": "/own/group"}, "TracingConfig": {"Mode": "Active"},
+    });
+    let mut whole = creation("f");
+    whole.as_object_mut().unwrap().extend(input.as_object().unwrap().clone());
+    let shown = platform.ok("CreateFunction", whole).await;
+    let package = zip(&[("index.js", b"one")]);
+    for (member, value) in [
+        ("FunctionName", json!("f")),
+        ("FunctionArn", json!(ARN)),
+        ("Runtime", json!("nodejs20.x")),
+        ("CodeSize", json!(package.len())),
+        ("CodeSha256", json!(base64(&Sha256::digest(&package)))),
+        ("LastModified", json!("2024-01-02T03:04:05.678+0000")),
+        ("Version", json!("$LATEST")),
+        ("Timeout", json!(30)),
+        ("MemorySize", json!(256)),
+        ("EphemeralStorage", json!({"Size": 1024})),
+        ("Environment", json!({"Variables": {"KEY": "value", "EMPTY": ""}})),
+        ("State", json!("Active")),
+        ("LastUpdateStatus", json!("Successful")),
+        ("PackageType", json!("Zip")),
+        ("Architectures", json!(["arm64"])),
+        ("TracingConfig", json!({"Mode": "Active"})),
+        ("SnapStart", json!({"ApplyOn": "None", "OptimizationStatus": "Off"})),
+        ("LoggingConfig", json!({"LogFormat": "Text", "LogGroup": "/own/group"})),
+    ] {
+        assert_eq!(shown[member], value, "{member}");
+    }
+    let got = platform.ok("GetFunction", json!({"FunctionName": "f"})).await;
+    assert_eq!(got["Configuration"], shown);
+    assert_eq!(got["Tags"], json!({"team": "a"}));
+    assert_eq!(got["Concurrency"], Value::Null);
+    assert_eq!(platform.ok("GetFunctionConfiguration", json!({"FunctionName": ARN})).await, shown);
+    let qualified = platform.ok("GetFunctionConfiguration", json!({"FunctionName": "f:$LATEST"})).await;
+    assert_eq!(qualified["FunctionArn"], json!(format!("{ARN}:$LATEST")));
+
+    let version = platform.functions.version(&reference("f")).await.unwrap();
+    assert_eq!((version.timeout_ms, version.memory_mb, version.tmp_mb), (30_000, 256, 1024));
+    assert_eq!((version.log_group.as_str(), version.environment["KEY"].as_str()), ("/own/group", "value"));
+    assert_eq!(platform.functions.package(&version.code).await.unwrap(), package);
+}
+
+#[tokio::test]
+async fn defaults_are_those_of_lambda() {
+    let platform = Platform::new();
+    let shown = platform.create("f").await;
+    assert_eq!((&shown["Timeout"], &shown["MemorySize"]), (&json!(3), &json!(128)));
+    assert_eq!((&shown["Description"], &shown["Environment"]), (&json!(""), &Value::Null));
+    assert_eq!(shown["LoggingConfig"]["LogGroup"], json!("/aws/lambda/f"));
+    assert_eq!((&shown["Architectures"], &shown["TracingConfig"]["Mode"]), (&json!(["x86_64"]), &json!("PassThrough")));
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
+    let platform = Platform::new();
+    let invalid = "InvalidParameterValueException";
+    let bomb = zip(&[("bomb", &vec![0; 262_144_001])]);
+    assert!(bomb.len() < 1_000_000);
+    let cases = [
+        ("Code", json!({"ZipFile": base64(&bomb)}), 400, invalid, "Unzipped size must be smaller than 262144000 bytes"),
+        ("Code", json!({"ZipFile": base64(&zip(&[("../x", b"x")]))}), 400, invalid, "outside the target folder"),
+        ("Code", json!({"ZipFile": base64(&zip(&[("/etc/x", b"x")]))}), 400, invalid, "outside the target folder"),
+        ("Code", json!({"ZipFile": base64(b"no zip")}), 400, invalid, "Could not unzip uploaded file."),
+        ("Code", json!({"ZipFile": "%"}), 400, invalid, "base64"),
+        ("Code", json!({}), 400, invalid, "Please provide a source for function code."),
+        ("Code", json!({"S3Bucket": "bucket", "S3Key": "k"}), 501, "NotImplementedException", "S3Bucket"),
+        ("Code", json!({"ImageUri": "x"}), 501, "NotImplementedException", "container images"),
+        ("Runtime", json!("cobol"), 400, invalid, "Value cobol at 'runtime' failed to satisfy constraint"),
+        ("Runtime", json!("java21"), 501, "NotImplementedException", "java21"),
+        ("Runtime", json!("python3.6"), 400, invalid, "no longer supported"),
+        ("Handler", Value::Null, 400, invalid, "Runtime and Handler are mandatory"),
+        ("Timeout", json!(901), 400, invalid, "'Timeout' value failed"),
+        ("MemorySize", json!(10_241), 400, invalid, "less than or equal to 10240"),
+        ("EphemeralStorage", json!({"Size": 10_241}), 400, invalid, "less than or equal to 10240"),
+        ("Environment", json!({"Variables": {"AWS_REGION": "x"}}), 400, invalid, "reserved keys"),
+        ("Layers", json!(["arn"]), 501, "NotImplementedException", "Layers"),
+        ("FileSystemConfigs", json!([{"Arn": "a"}]), 501, "NotImplementedException", "FileSystemConfigs"),
+        ("ImageConfig", json!({"Command": ["x"]}), 501, "NotImplementedException", "ImageConfig"),
+        ("DurableConfig", json!({"ExecutionTimeout": 1}), 501, "NotImplementedException", "DurableConfig"),
+        ("DeadLetterConfig", json!({"TargetArn": "arn:x"}), 501, "NotImplementedException", "DeadLetterConfig"),
+        ("VpcConfig", json!({"SubnetIds": ["subnet-1"]}), 501, "NotImplementedException", "VpcConfig"),
+        ("SnapStart", json!({"ApplyOn": "PublishedVersions"}), 501, "NotImplementedException", "SnapStart"),
+        ("LoggingConfig", json!({"LogFormat": "JSON"}), 501, "NotImplementedException", "JSON"),
+        ("KMSKeyArn", json!("arn:aws:kms:x"), 501, "NotImplementedException", "KMSKeyArn"),
+        ("Publish", json!(true), 501, "NotImplementedException", "Publish"),
+        ("SomethingOfTomorrow", json!({"x": 1}), 501, "NotImplementedException", "SomethingOfTomorrow"),
+        ("FunctionName", json!("f:live"), 400, "ValidationException", "functionName"),
+        ("FunctionName", json!("x".repeat(65)), 400, "ValidationException", "less than or equal to 64"),
+    ];
+    for (member, value, status, code, message) in cases {
+        let got = platform.fails("CreateFunction", with(creation("f"), member, value)).await;
+        assert_eq!((got.0, got.1.as_str()), (status, code), "{member}: {got:?}");
+        assert!(got.2.contains(message), "{member}: {got:?}");
+        assert_eq!(platform.everything().await, (0, 0), "{member}");
+    }
+}
+
+#[tokio::test]
+async fn packages_beyond_the_inline_limit_are_refused() {
+    let platform = Platform::new();
+    let large = json!({"ZipFile": base64(&vec![7; 52_428_801])});
+    let got = platform.fails("CreateFunction", with(creation("f"), "Code", large)).await;
+    assert_eq!((got.0, got.1.as_str()), (413, "RequestEntityTooLargeException"));
+    assert_eq!(got.2, "Zipped size must be smaller than 52428800 bytes");
+    assert_eq!(platform.everything().await, (0, 0));
+}
+
+#[tokio::test]
+async fn of_concurrent_creations_exactly_one_wins() {
+    let platform = Platform::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let service = platform.service.clone();
+        let input = with(creation("f"), "Code", json!({"ZipFile": code(&number.to_string())}));
+        tasks.spawn(async move { service.call(call("CreateFunction", input)).await });
+    }
+    let results = tasks.join_all().await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    for error in results.into_iter().filter_map(Result::err) {
+        assert_eq!((error.status, error.code.as_str()), (409, "ResourceConflictException"));
+        assert_eq!(error.message, "Function already exist: f");
+    }
+    // The function, its package, and no upload of those who lost.
+    assert_eq!(platform.everything().await, (2, 1));
+}
+
+#[tokio::test]
+async fn functions_with_one_package_share_its_bytes() {
+    let platform = Platform::new();
+    platform.create("a").await;
+    platform.create("b").await;
+    assert_eq!(platform.everything().await, (3, 1));
+    platform.ok("DeleteFunction", json!({"FunctionName": "a"})).await;
+    platform.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
+    let version = platform.functions.version(&reference("b")).await.unwrap();
+    assert!(platform.functions.package(&version.code).await.is_ok());
+    platform.ok("DeleteFunction", json!({"FunctionName": "b"})).await;
+    assert!(platform.functions.package(&version.code).await.is_ok(), "still readable for those who are starting");
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
+    platform.clock.advance(Duration::from_secs(600));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 1);
+    assert_eq!(platform.everything().await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_package_that_is_used_again_in_time_stays() {
+    let platform = Platform::new();
+    platform.create("a").await;
+    platform.ok("DeleteFunction", json!({"FunctionName": "a"})).await;
+    platform.clock.advance(Duration::from_secs(300));
+    platform.create("a").await;
+    platform.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
+    assert_eq!(platform.everything().await, (2, 1));
+    let version = platform.functions.version(&reference("a")).await.unwrap();
+    assert!(platform.functions.package(&version.code).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_upload_that_a_crash_cut_off_is_removed_later() {
+    let platform = Platform::new();
+    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    platform.functions.upload(&package).await.unwrap();
+    assert_eq!(platform.everything().await, (1, 1));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
+    platform.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 1);
+    assert_eq!(platform.everything().await, (0, 0));
+}
+
+#[tokio::test]
+async fn an_update_is_what_the_next_look_up_sees() {
+    let platform = Platform::new();
+    let before = platform.create("f").await;
+    let first = platform.functions.version(&reference("f")).await.unwrap();
+    let shown = platform.ok("UpdateFunctionCode", json!({"FunctionName": "f", "ZipFile": code("two")})).await;
+    let second = platform.functions.version(&reference("f")).await.unwrap();
+    assert_ne!(first.code, second.code);
+    assert_ne!(first.revision, second.revision);
+    assert_ne!(before["RevisionId"], shown["RevisionId"]);
+    assert_ne!(before["CodeSha256"], shown["CodeSha256"]);
+
+    let changes = json!({"FunctionName": "f", "Timeout": 9, "Environment": {"Variables": {"AB": "c"}}});
+    let shown = platform.ok("UpdateFunctionConfiguration", changes).await;
+    assert_eq!(
+        (&shown["Timeout"], &shown["MemorySize"], &shown["Handler"]),
+        (&json!(9), &json!(128), &json!("index.handler"))
+    );
+    let third = platform.functions.version(&reference("f")).await.unwrap();
+    assert_eq!((third.timeout_ms, third.code.clone()), (9_000, second.code.clone()));
+    assert_ne!(second.revision, third.revision);
+    let cleared = json!({"FunctionName": "f", "Environment": {"Variables": {}}});
+    assert_eq!(platform.ok("UpdateFunctionConfiguration", cleared).await["Environment"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_revision_must_be_the_current_one_and_a_dry_run_changes_nothing() {
+    let platform = Platform::new();
+    let shown = platform.create("f").await;
+    for (operation, input) in [
+        ("UpdateFunctionCode", json!({"FunctionName": "f", "RevisionId": "old", "ZipFile": code("two")})),
+        ("UpdateFunctionConfiguration", json!({"FunctionName": "f", "RevisionId": "old", "Timeout": 5})),
+    ] {
+        let got = platform.fails(operation, input).await;
+        assert_eq!((got.0, got.1.as_str()), (412, "PreconditionFailedException"));
+        assert!(got.2.starts_with("The Revision Id provided does not match the latest Revision Id."), "{got:?}");
+    }
+    let dry = json!({"FunctionName": "f", "DryRun": true, "ZipFile": code("two"), "RevisionId": shown["RevisionId"]});
+    let would = platform.ok("UpdateFunctionCode", dry.clone()).await;
+    assert_ne!(would["CodeSha256"], shown["CodeSha256"]);
+    assert_eq!(platform.ok("GetFunctionConfiguration", json!({"FunctionName": "f"})).await, shown);
+    assert_eq!(platform.everything().await, (2, 1));
+    let real = with(dry, "DryRun", json!(false));
+    platform.ok("UpdateFunctionCode", real).await;
+    let refused = json!({"FunctionName": "f", "ZipFile": base64(&zip(&[("../x", b"")]))});
+    assert_eq!(platform.fails("UpdateFunctionCode", refused).await.1, "InvalidParameterValueException");
+}
+
+#[tokio::test]
+async fn deleting_takes_everything_with_it() {
+    let platform = Platform::new();
+    platform.create("f").await;
+    platform.ok("CreateFunctionUrlConfig", json!({"FunctionName": "f", "AuthType": "NONE"})).await;
+    for (qualifier, message) in [("$LATEST", "$LATEST version cannot be deleted"), ("live", "Deletion of aliases")] {
+        let got = platform.fails("DeleteFunction", json!({"FunctionName": "f", "Qualifier": qualifier})).await;
+        assert!(got.2.starts_with(message), "{got:?}");
+    }
+    platform.ok("DeleteFunction", json!({"FunctionName": "f", "Qualifier": "7"})).await;
+    platform.functions.version(&reference("f")).await.unwrap();
+    let reply = platform.call("DeleteFunction", json!({"FunctionName": "f"})).await.unwrap();
+    assert_eq!(reply.status, Some(204));
+    assert!(matches!(platform.functions.version(&reference("f")).await, Err(InvokeError::NotFound(arn)) if arn == ARN));
+    for operation in ["GetFunction", "GetFunctionConfiguration", "DeleteFunction", "GetFunctionConcurrency"] {
+        let got = platform.fails(operation, json!({"FunctionName": "f"})).await;
+        assert_eq!(
+            (got.0, got.1.as_str(), got.2),
+            (404, "ResourceNotFoundException", format!("Function not found: {ARN}"))
+        );
+    }
+    platform.clock.advance(Duration::from_secs(3_600));
+    platform.functions.collect_garbage().await.unwrap();
+    assert_eq!(platform.everything().await, (0, 0));
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let platform = Platform::new();
+    for number in 0..55 {
+        platform.create(&format!("f{number:02}")).await;
+    }
+    let mut names = Vec::new();
+    let mut input = json!({"MaxItems": 20});
+    loop {
+        let page = platform.ok("ListFunctions", input.clone()).await;
+        let items = page["Functions"].as_array().unwrap();
+        assert!(items.len() <= 20);
+        assert!(items.iter().all(|item| item.get("State").is_none()));
+        names.extend(items.iter().map(|item| item["FunctionName"].as_str().unwrap().to_owned()));
+        match page["NextMarker"].as_str() {
+            Some(marker) => input["Marker"] = json!(marker),
+            None => break,
+        }
+    }
+    assert_eq!(names, (0..55).map(|number| format!("f{number:02}")).collect::<Vec<_>>());
+    assert_eq!(
+        platform.ok("ListFunctions", json!({"MaxItems": 10_000})).await["Functions"].as_array().unwrap().len(),
+        50
+    );
+    let mut elsewhere = call("ListFunctions", json!({}));
+    elsewhere.region = Region::parse("eu-west-1").unwrap();
+    assert_eq!(platform.service.call(elsewhere).await.unwrap().output["Functions"], json!([]));
+}
+
+#[tokio::test]
+async fn a_package_link_works_for_ten_minutes_and_only_as_it_was_given() {
+    let platform = Platform::new();
+    platform.create("f").await;
+    let got = platform.ok("GetFunction", json!({"FunctionName": "f"})).await;
+    let link = got["Code"]["Location"].as_str().unwrap();
+    let rest = link.strip_prefix("http://localhost:4566/_dunlin/code/").unwrap();
+    let (path, query) = rest.split_once('?').unwrap();
+    let fetch = |query: String| platform.functions.package_by_link(path, query.leak());
+    assert_eq!(fetch(query.into()).await.unwrap().unwrap(), zip(&[("index.js", b"one")]));
+    for wrong in ["", "X-Amz-Expires=99999999999", "X-Amz-Signature=00"] {
+        assert_eq!(fetch(wrong.into()).await.unwrap(), None, "{wrong}");
+    }
+    let later = query.replace("X-Amz-Expires=1", "X-Amz-Expires=2");
+    assert_ne!(later, query);
+    assert_eq!(fetch(later).await.unwrap(), None);
+    platform.clock.advance(Duration::from_secs(600));
+    assert_eq!(fetch(query.into()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn writes_of_other_nodes_are_seen_through_the_watch() {
+    let platform = Platform::new();
+    let other = Functions::new(
+        platform.store.clone(),
+        platform.blobs.clone(),
+        platform.clock.clone(),
+        SeededRandom::new(2),
+        Config::default(),
+    );
+    let task = tokio::spawn(other.clone().run());
+    platform.create("f").await;
+    assert_eq!(other.version(&reference("f")).await.unwrap().timeout_ms, 3_000);
+    platform.ok("UpdateFunctionConfiguration", json!({"FunctionName": "f", "Timeout": 9})).await;
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while other.version(&reference("f")).await.unwrap().timeout_ms != 9_000 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    task.abort();
+}
