@@ -1,4 +1,188 @@
 //! The command line and the deploy planner. Speaks public and admin APIs only; knows nothing of the server's inside.
+//!
+//! `parse` reads the arguments; commands that start or inspect a server are handed back to whoever called, the others
+//! run here. Exit codes: 0 done, 1 failed (or the invoked function failed), 2 wrong arguments.
 
+mod client;
+mod commands;
 mod deploy;
+mod output;
 mod yaml;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use client::{Client, Connection};
+
+/// Run functions written for AWS Lambda on your own machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dunlin",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What `dunlin` can be asked to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a local cloud: loopback only, any credentials
+    Dev(Serve),
+    /// Start a production server: signed requests only
+    Up(Serve),
+    /// Deploy a serverless.yml, a folder, or a handler file
+    Deploy(commands::deploy::Args),
+    /// Call a function
+    Invoke(commands::invoke::Args),
+    /// Show a function's log
+    Logs(commands::logs::Args),
+    /// List running environments
+    Ps(commands::ps::Args),
+    /// Show what functions used and what that costs
+    Bill(commands::bill::Args),
+    /// Say which walls stand on this machine, and which interpreters are usable
+    Doctor(Doctor),
+    /// The privileged helper; started by the server only
+    #[command(name = "__spawner", hide = true)]
+    Spawner,
+}
+
+/// Flags of `dunlin dev` and `dunlin up`.
+#[derive(Debug, Clone, Args)]
+pub struct Serve {
+    /// Address and port to listen on
+    #[arg(long, env = "DUNLIN_LISTEN", default_value = "127.0.0.1:4566", value_name = "ADDR:PORT")]
+    pub listen: std::net::SocketAddr,
+    /// Folder that everything is kept in [default: ./.dunlin for dev, /var/lib/dunlin or ~/.local/share/dunlin for up]
+    #[arg(long, env = "DUNLIN_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// PEM file with the server's certificate chain
+    #[arg(long, env = "DUNLIN_TLS_CERT", requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's key
+    #[arg(long, env = "DUNLIN_TLS_KEY", requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// A proxy in front ends TLS: plain HTTP may leave loopback
+    #[arg(long, env = "DUNLIN_BEHIND_PROXY")]
+    pub behind_proxy: bool,
+    /// Host name that clients may use besides localhost and AWS names (may be repeated)
+    #[arg(long = "domain", env = "DUNLIN_DOMAINS", value_delimiter = ',', value_name = "NAME")]
+    pub domains: Vec<String>,
+    /// Web origin that may use the control plane from a browser (may be repeated)
+    #[arg(long = "allow-origin", env = "DUNLIN_ALLOW_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
+    pub allow_origins: Vec<String>,
+    /// HOST:PORT that functions may reach although it is not public (may be repeated)
+    #[arg(long = "allow-egress", env = "DUNLIN_ALLOW_EGRESS", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub allow_egress: Vec<String>,
+    /// Refuse to start unless every wall of this machine is enforced by the kernel
+    #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
+    pub require_hard_walls: bool,
+    /// Log lines as JSON
+    #[arg(long, env = "DUNLIN_LOG_JSON")]
+    pub log_json: bool,
+}
+
+/// Flags of `dunlin doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is left to do after the arguments were read.
+#[derive(Debug)]
+pub enum Task {
+    /// Be a server.
+    Serve(Mode, Serve),
+    /// Inspect this machine.
+    Doctor(Doctor),
+    /// Be the spawner.
+    Spawner,
+    /// Nothing: the command ran, this is its exit code.
+    Done(ExitCode),
+}
+
+/// Which kind of server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `dunlin dev`
+    Dev,
+    /// `dunlin up`
+    Up,
+}
+
+/// Reads the program's arguments and runs what needs no server of our own.
+pub fn parse() -> Task {
+    let Arguments { connection, command } = Arguments::parse();
+    let result = match command {
+        Command::Dev(serve) => return Task::Serve(Mode::Dev, serve),
+        Command::Up(serve) => return Task::Serve(Mode::Up, serve),
+        Command::Doctor(doctor) => return Task::Doctor(doctor),
+        Command::Spawner => return Task::Spawner,
+        Command::Deploy(args) => {
+            Client::open(&connection).and_then(|client| commands::deploy::run(&client, &args)).map(|()| true)
+        }
+        Command::Invoke(args) => Client::open(&connection).and_then(|client| commands::invoke::run(&client, &args)),
+        Command::Logs(args) => {
+            Client::open(&connection).and_then(|client| commands::logs::run(&client, &args)).map(|()| true)
+        }
+        Command::Ps(args) => {
+            Client::open(&connection).and_then(|client| commands::ps::run(&client, &args)).map(|()| true)
+        }
+        Command::Bill(args) => {
+            Client::open(&connection).and_then(|client| commands::bill::run(&client, &args)).map(|()| true)
+        }
+    };
+    Task::Done(match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            fail(&error);
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Says an error with its causes, the first line being what happened.
+pub fn fail(error: &anyhow::Error) {
+    output::say(&format!("error: {error}"));
+    for cause in error.chain().skip(1) {
+        output::say(&format!("  because: {cause}"));
+    }
+}
+
+/// Prints a line of data.
+pub fn print_data(line: &str) {
+    output::data(line);
+}
+
+/// Prints a line for people.
+pub fn print_words(line: &str) {
+    output::say(line);
+}
+
+/// Prints a table of data.
+pub fn print_table(head: &[&str], rows: &[Vec<String>]) {
+    output::table(head, rows);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

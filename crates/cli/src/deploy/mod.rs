@@ -2,9 +2,12 @@
 
 pub mod dependencies;
 pub mod discover;
+pub mod http_api;
 pub mod intrinsics;
 pub mod package;
+pub mod plan;
 pub mod project;
+pub mod rest_api;
 pub mod serverless;
 pub mod transpile;
 pub mod variables;

@@ -5,9 +5,9 @@
 //! source belong to CloudFormation's Fn::Sub and stay.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::yaml::{Error, Node, Position, Value};
+use crate::yaml::{Error, Node, Value};
 
 /// Deepest chain of variables that lead to each other.
 const DEPTH_MAX: usize = 32;
@@ -254,13 +254,10 @@ fn literal(candidate: &str) -> Option<Value> {
     }
 }
 
-/// The position of a whole file, for errors that have no better place.
-pub fn start_of(file: &Path) -> Position {
-    Position { file: std::sync::Arc::new(file.to_owned()), line: 1, column: 1 }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn resolve(yaml: &str) -> Result<serde_json::Value, Error> {

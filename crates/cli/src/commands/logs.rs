@@ -1,0 +1,124 @@
+//! `dunlin logs NAME [-f]`: the log of a function, oldest line first.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use base::SystemClock;
+use serde_json::{Value as Json, json};
+
+use crate::client::{Client, found};
+use crate::output;
+
+/// Flags of `dunlin logs`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Function name, or a log group that starts with /
+    name: String,
+    /// Go on showing new lines
+    #[arg(short, long)]
+    follow: bool,
+    /// How far back: 30s, 10m, 2h, 1d
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = span_ms)]
+    since: u64,
+    /// CloudWatch Logs filter pattern, such as ERROR
+    #[arg(long, value_name = "PATTERN")]
+    filter: Option<String>,
+    /// Region of the function
+    #[arg(long, default_value = "us-east-1")]
+    region: String,
+    /// One JSON document a line
+    #[arg(long)]
+    json: bool,
+}
+
+const POLL: Duration = Duration::from_millis(500);
+
+/// Shows the log; with `-f` until interrupted.
+pub fn run(client: &Client, args: &Args) -> Result<()> {
+    let group = if args.name.starts_with('/') { args.name.clone() } else { format!("/aws/lambda/{}", args.name) };
+    let mut from = SystemClock::shared().now_ms().saturating_sub(args.since);
+    let mut seen: HashSet<String> = HashSet::new();
+    let mut told = false;
+    loop {
+        let events = events(client, args, &group, from)?;
+        if events.is_none() && !args.follow {
+            bail!("there is no log group {group}; has the function run?");
+        }
+        if events.is_none() && !told {
+            output::say(&format!("waiting for the first line of {group}"));
+            told = true;
+        }
+        let mut newest = from;
+        let mut current = HashSet::new();
+        for event in events.unwrap_or_default() {
+            let id = event["eventId"].as_str().unwrap_or("").to_owned();
+            let at = event["timestamp"].as_u64().unwrap_or(0);
+            if !seen.contains(&id) {
+                show(&event, args.json);
+            }
+            newest = newest.max(at);
+            current.insert(id);
+        }
+        if !args.follow {
+            return Ok(());
+        }
+        // Lines of one environment may come later than those of another: look back a little, show each once.
+        from = from.max(newest.saturating_sub(10_000));
+        seen = current;
+        std::thread::sleep(POLL);
+    }
+}
+
+fn events(client: &Client, args: &Args, group: &str, from: u64) -> Result<Option<Vec<Json>>> {
+    let mut all = Vec::new();
+    let mut input = json!({"logGroupName": group, "startTime": from});
+    if let Some(pattern) = &args.filter {
+        input["filterPattern"] = json!(pattern);
+    }
+    loop {
+        let Some(page) = found(client.json("logs", "Logs_20140328.FilterLogEvents", &args.region, &input))? else {
+            return Ok(None);
+        };
+        all.extend(page["events"].as_array().cloned().unwrap_or_default());
+        match page["nextToken"].as_str() {
+            Some(token) => input["nextToken"] = json!(token),
+            None => return Ok(Some(all)),
+        }
+    }
+}
+
+fn show(event: &Json, as_json: bool) {
+    if as_json {
+        return output::data(&event.to_string());
+    }
+    let at = event["timestamp"].as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let at = at.map(|at| at.strftime("%H:%M:%S%.3f").to_string()).unwrap_or_default();
+    output::data(&format!("{at}  {}", event["message"].as_str().unwrap_or("").trim_end()));
+}
+
+/// Milliseconds of `30s`, `10m`, `2h`, `1d`.
+fn span_ms(text: &str) -> Result<u64, String> {
+    let unit = text.chars().last().unwrap_or(' ');
+    let factor = match unit {
+        's' => 1_000,
+        'm' => 60_000,
+        'h' => 3_600_000,
+        'd' => 86_400_000,
+        _ => return Err(format!("{text:?} is no time; write 30s, 10m, 2h or 1d")),
+    };
+    let number: u64 =
+        text[..text.len() - 1].parse().map_err(|_| format!("{text:?} is no time; write 30s, 10m, 2h or 1d"))?;
+    Ok(number.saturating_mul(factor))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn spans_have_units() {
+        assert_eq!(super::span_ms("10m"), Ok(600_000));
+        for wrong in ["", "10", "m", "x s", "1µ"] {
+            assert!(super::span_ms(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! One file a command. A command writes data to standard output and words for people to standard error.
+
+pub mod bill;
+pub mod deploy;
+pub mod invoke;
+pub mod logs;
+pub mod ps;

@@ -1,0 +1,356 @@
+//! What has to be done so that the platform holds what the project says: found by looking, done by calling.
+//!
+//! Invariants
+//!   1. Looking changes nothing; all mistakes of the project are found before the first change.
+//!   2. A project that is already there needs no step: a second deployment does nothing.
+//!   3. Data is never replaced: a table whose keys differ is an error, not a step.
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use http::Method;
+use serde_json::{Map, Value as Json, json};
+
+use super::intrinsics::Names;
+use super::package::Package;
+use super::project::{Function, Project, Table, UrlConfig};
+use super::{http_api, rest_api};
+use crate::client::{Client, found};
+
+/// A function with everything settled: runtime, package, variables.
+pub struct Ready<'a> {
+    /// The function of the project.
+    pub function: &'a Function,
+    /// Its runtime identifier.
+    pub runtime: String,
+    /// Its package.
+    pub package: Package,
+    /// Its variables, functions evaluated.
+    pub environment: Map<String, Json>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// `create` or `update`.
+    pub verb: &'static str,
+    /// `function items-api-dev-create`.
+    pub subject: String,
+    /// What exactly, for people.
+    pub detail: String,
+    /// What to call.
+    pub action: Action,
+}
+
+/// Calls behind a step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// CreateTable.
+    Table(Json),
+    /// CreateFunction, with the index of the package.
+    CreateFunction(Json, usize),
+    /// UpdateFunctionCode, with the index of the package.
+    UpdateCode(String, usize),
+    /// UpdateFunctionConfiguration.
+    UpdateConfiguration(String, Json),
+    /// PutFunctionConcurrency or DeleteFunctionConcurrency.
+    Concurrency(String, Option<u64>),
+    /// CreateFunctionUrlConfig.
+    CreateUrl(String, Json),
+    /// UpdateFunctionUrlConfig.
+    UpdateUrl(String, Json),
+    /// Bring the REST API to the project's routes.
+    Rest,
+    /// Bring the HTTP API to the project's routes.
+    Http,
+}
+
+const FUNCTIONS: &str = "/2015-03-31/functions";
+
+/// What references to the project's tables mean.
+pub fn names(project: &Project, account: &str) -> Names {
+    let mut names = Names::of_stack(account, &project.region, &project.stack());
+    for table in &project.tables {
+        names.refs.insert(table.logical_id.clone(), table.name.clone());
+        let arn = format!("arn:aws:dynamodb:{}:{account}:table/{}", project.region, table.name);
+        names.attributes.insert(format!("{}.Arn", table.logical_id), arn);
+    }
+    names
+}
+
+/// The steps that are missing.
+pub fn plan(client: &Client, project: &Project, ready: &[Ready<'_>], account: &str) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    for table in &project.tables {
+        steps.extend(table_step(client, project, table)?);
+    }
+    for (index, function) in ready.iter().enumerate() {
+        function_steps(client, project, function, index, account, &mut steps)?;
+    }
+    steps.extend(rest_api::step(client, project, account)?);
+    steps.extend(http_api::step(client, project, account)?);
+    Ok(steps)
+}
+
+fn dynamodb(client: &Client, project: &Project, operation: &str, input: &Json) -> Result<Json> {
+    client.json("dynamodb", &format!("DynamoDB_20120810.{operation}"), &project.region, input)
+}
+
+fn table_step(client: &Client, project: &Project, table: &Table) -> Result<Option<Step>> {
+    let live = found(dynamodb(client, project, "DescribeTable", &json!({"TableName": table.name})))?;
+    let Some(live) = live else {
+        let detail = describe_keys(&table.input);
+        let subject = format!("table {}", table.name);
+        return Ok(Some(Step { verb: "create", subject, detail, action: Action::Table(table.input.clone()) }));
+    };
+    if live["Table"]["KeySchema"] != table.input["KeySchema"] {
+        bail!(
+            "the table {} exists with other keys ({}) than the project says ({}); tables are never replaced: name another table, or delete that one",
+            table.name,
+            describe_keys(&live["Table"]),
+            describe_keys(&table.input)
+        );
+    }
+    Ok(None)
+}
+
+fn describe_keys(table: &Json) -> String {
+    let keys = table["KeySchema"].as_array().map_or(&[][..], Vec::as_slice);
+    let names: Vec<&str> = keys.iter().filter_map(|key| key["AttributeName"].as_str()).collect();
+    format!("key {}", names.join(" + "))
+}
+
+fn function_steps(
+    client: &Client,
+    project: &Project,
+    ready: &Ready<'_>,
+    index: usize,
+    account: &str,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
+    let function = ready.function;
+    let path = format!("{FUNCTIONS}/{}/configuration", function.name);
+    let live = found(client.rest("lambda", &project.region, Method::GET, &path, None))?;
+    let wanted = configuration(project, ready, account);
+    let subject = format!("function {}", function.name);
+    let step = |verb, detail: String, action| Step { verb, subject: subject.clone(), detail, action };
+    let size = ready.package.zip.len().div_ceil(1_024);
+    match &live {
+        None => {
+            let detail =
+                format!("{}, {} MB, {} s, {size} KB of code", ready.runtime, function.memory_mb, function.timeout_s);
+            steps.push(step("create", detail, Action::CreateFunction(wanted, index)));
+        }
+        Some(live) => {
+            if live["CodeSha256"] != ready.package.sha256 {
+                steps.push(step(
+                    "update",
+                    format!("{size} KB of new code"),
+                    Action::UpdateCode(function.name.clone(), index),
+                ));
+            }
+            let changed = changed_settings(live, &wanted);
+            if !changed.is_empty() {
+                steps.push(step(
+                    "update",
+                    changed.join(", "),
+                    Action::UpdateConfiguration(function.name.clone(), wanted),
+                ));
+            }
+        }
+    }
+    concurrency_step(client, project, function, live.is_some(), steps)?;
+    url_step(client, project, function, live.is_some(), steps)
+}
+
+fn configuration(project: &Project, ready: &Ready<'_>, account: &str) -> Json {
+    let function = ready.function;
+    json!({
+        "FunctionName": function.name,
+        "Role": format!("arn:aws:iam::{account}:role/{}-{}-lambdaRole", project.stack(), project.region),
+        "Runtime": ready.runtime,
+        "Handler": function.handler,
+        "Description": function.description,
+        "MemorySize": function.memory_mb,
+        "Timeout": function.timeout_s,
+        "Environment": {"Variables": ready.environment},
+        "EphemeralStorage": {"Size": function.tmp_mb.unwrap_or(512)},
+    })
+}
+
+/// Settings that differ, as `name old → new`.
+fn changed_settings(live: &Json, wanted: &Json) -> Vec<String> {
+    let mut changed = Vec::new();
+    for name in ["Runtime", "Handler", "Description", "MemorySize", "Timeout", "Role"] {
+        if live[name] != wanted[name] {
+            changed.push(format!("{name} {} → {}", live[name], wanted[name]));
+        }
+    }
+    if live["EphemeralStorage"]["Size"] != wanted["EphemeralStorage"]["Size"] {
+        changed.push("EphemeralStorage".into());
+    }
+    let empty = json!({});
+    let variables =
+        |document: &Json| document["Environment"].get("Variables").cloned().unwrap_or_else(|| empty.clone());
+    let (before, after) = (variables(live), variables(wanted));
+    if sorted(&before) != sorted(&after) {
+        changed.push("Environment".into());
+    }
+    changed
+}
+
+fn sorted(document: &Json) -> Vec<(String, String)> {
+    let mut all: Vec<_> = document.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.to_string())).collect();
+    all.sort();
+    all
+}
+
+fn concurrency_step(
+    client: &Client,
+    project: &Project,
+    function: &Function,
+    exists: bool,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
+    let mut live = None;
+    if exists {
+        let path = format!("/2019-09-30/functions/{}/concurrency", function.name);
+        live =
+            client.rest("lambda", &project.region, Method::GET, &path, None)?["ReservedConcurrentExecutions"].as_u64();
+    }
+    if live != function.reserved_concurrency {
+        let detail = function
+            .reserved_concurrency
+            .map_or("no reserved concurrency".into(), |n| format!("reserved concurrency {n}"));
+        let action = Action::Concurrency(function.name.clone(), function.reserved_concurrency);
+        steps.push(Step { verb: "update", subject: format!("function {}", function.name), detail, action });
+    }
+    Ok(())
+}
+
+fn url_step(
+    client: &Client,
+    project: &Project,
+    function: &Function,
+    exists: bool,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
+    let live = if exists { live_url(client, project, &function.name)? } else { None };
+    let subject = format!("url of {}", function.name);
+    let name = function.name.clone();
+    let step = match (&live, &function.url) {
+        (None, Some(config)) => {
+            Some(("create", format!("auth {}", config.auth), Action::CreateUrl(name, url_input(config))))
+        }
+        (Some(live), Some(config)) => {
+            let wanted = url_input(config);
+            let cors = |document: &Json| document.get("Cors").cloned().unwrap_or(Json::Null);
+            let same = live["AuthType"] == wanted["AuthType"] && sorted(&cors(live)) == sorted(&cors(&wanted));
+            (!same).then(|| ("update", format!("auth {}", config.auth), Action::UpdateUrl(name, wanted)))
+        }
+        // A URL that somebody made by hand is not the project's to remove.
+        (_, None) => None,
+    };
+    steps.extend(step.map(|(verb, detail, action)| Step { verb, subject, detail, action }));
+    Ok(())
+}
+
+fn url_input(config: &UrlConfig) -> Json {
+    let mut input = json!({"AuthType": config.auth});
+    if let Some(cors) = &config.cors {
+        input["Cors"] = cors.clone();
+    }
+    input
+}
+
+/// The URL configuration of a function, if it has one.
+pub fn live_url(client: &Client, project: &Project, name: &str) -> Result<Option<Json>> {
+    found(client.rest("lambda", &project.region, Method::GET, &format!("/2021-10-31/functions/{name}/url"), None))
+}
+
+/// Does one step.
+pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &str, step: &Step) -> Result<()> {
+    let region = &project.region;
+    let lambda = |method, path: String, input: Option<&Json>| client.rest("lambda", region, method, &path, input);
+    let encode = |index: &usize| base64::engine::general_purpose::STANDARD.encode(&ready[*index].package.zip);
+    match &step.action {
+        Action::Table(input) => {
+            dynamodb(client, project, "CreateTable", input)?;
+            wait_for_table(client, project, &input["TableName"])?;
+        }
+        Action::CreateFunction(input, index) => {
+            let mut input = input.clone();
+            input["Code"] = json!({"ZipFile": encode(index)});
+            lambda(Method::POST, FUNCTIONS.into(), Some(&input))?;
+        }
+        Action::UpdateCode(name, index) => {
+            lambda(Method::PUT, format!("{FUNCTIONS}/{name}/code"), Some(&json!({"ZipFile": encode(index)})))?;
+        }
+        Action::UpdateConfiguration(name, input) => {
+            let mut input = input.clone();
+            input.as_object_mut().map(|members| members.shift_remove("FunctionName"));
+            lambda(Method::PUT, format!("{FUNCTIONS}/{name}/configuration"), Some(&input))?;
+        }
+        Action::Concurrency(name, limit) => {
+            let path = format!("/2017-10-31/functions/{name}/concurrency");
+            match limit {
+                Some(limit) => lambda(Method::PUT, path, Some(&json!({"ReservedConcurrentExecutions": limit})))?,
+                None => lambda(Method::DELETE, path, None)?,
+            };
+        }
+        Action::CreateUrl(name, input) => {
+            lambda(Method::POST, format!("/2021-10-31/functions/{name}/url"), Some(input))?;
+        }
+        Action::UpdateUrl(name, input) => {
+            lambda(Method::PUT, format!("/2021-10-31/functions/{name}/url"), Some(input))?;
+        }
+        Action::Rest => rest_api::apply(client, project, account)?,
+        Action::Http => http_api::apply(client, project, account)?,
+    }
+    Ok(())
+}
+
+fn wait_for_table(client: &Client, project: &Project, name: &Json) -> Result<()> {
+    for _ in 0..300 {
+        let table = dynamodb(client, project, "DescribeTable", &json!({"TableName": name}))?;
+        if table["Table"]["TableStatus"] == "ACTIVE" {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    bail!("the table {name} did not become ACTIVE within 30 s")
+}
+
+/// The account that the key acts in.
+pub fn account(client: &Client, region: &str) -> Result<String> {
+    let body = b"Action=GetCallerIdentity&Version=2011-06-15";
+    let headers =
+        [("content-type", "application/x-www-form-urlencoded; charset=utf-8"), ("accept", "application/json")];
+    let answer = client.send("sts", region, Method::POST, "/", &headers, body)?;
+    let text = String::from_utf8_lossy(&answer.body);
+    let inside = |open: &str, close: &str| {
+        text.split_once(open).and_then(|(_, rest)| rest.split_once(close)).map(|(found, _)| found.to_owned())
+    };
+    if answer.status != 200 {
+        bail!(
+            "the platform refused the key: {}",
+            inside("<Message>", "</Message>").unwrap_or_else(|| text.trim().to_owned())
+        );
+    }
+    inside("<Account>", "</Account>").context("the platform did not say which account the key belongs to")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_differing_settings_are_changed() {
+        let wanted = json!({"Runtime": "nodejs20.x", "Handler": "a.b", "Description": "", "MemorySize": 128, "Timeout": 3, "Role": "r", "EphemeralStorage": {"Size": 512}, "Environment": {"Variables": {"A": "1", "B": "2"}}});
+        let mut live = wanted.clone();
+        live["Environment"]["Variables"] = json!({"B": "2", "A": "1"});
+        assert_eq!(changed_settings(&live, &wanted), Vec::<String>::new());
+        live["Timeout"] = json!(6);
+        live["Environment"] = Json::Null;
+        assert_eq!(changed_settings(&live, &wanted), ["Timeout 6 → 3", "Environment"]);
+    }
+}
