@@ -106,7 +106,7 @@ pub struct Usage {
 }
 
 /// How well a wall stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WallState {
     /// Enforced by the kernel.

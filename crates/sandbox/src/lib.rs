@@ -9,6 +9,7 @@
 
 pub mod contract;
 pub mod interpreter;
+pub mod process;
 
 pub use contract::{
     Backend, Control, Error, Exit, Guest, GuestListeners, SandboxSpec, Started, Usage, Wall, WallState,

@@ -1,0 +1,64 @@
+//! Measures the making of sandboxes: from request to the guest's exec, and from kill to removal.
+//!
+//! `cargo run -p sandbox --example create [COUNT]`. The guest is a script that sleeps. Prints the walls, then medians.
+//! The example is its own spawner.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use model::CodeDigest;
+use sandbox::process::{ProcessBackend, SpawnerConfig, launch_spawner, spawner_main};
+use sandbox::{Backend, Guest, SandboxSpec};
+
+#[allow(clippy::print_stdout, reason = "the figures are the output")]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let first = arguments.next();
+    if first.as_deref() == Some("__spawner") {
+        spawner_main();
+    }
+    let count: usize = first.and_then(|text| text.parse().ok()).unwrap_or(200);
+    let folder = tempfile::tempdir()?;
+    let digest = CodeDigest::parse(&"a".repeat(64)).ok_or("digest")?;
+    let (code, runtime) = (folder.path().join("code"), folder.path().join("runtime"));
+    let task = code.join(digest.as_str());
+    std::fs::create_dir_all(&task)?;
+    std::fs::create_dir_all(&runtime)?;
+    let bootstrap = task.join("bootstrap");
+    std::fs::write(&bootstrap, "#!/bin/sh\nexec sleep 1000\n")?;
+    std::fs::set_permissions(&bootstrap, std::fs::Permissions::from_mode(0o755))?;
+    let handle = launch_spawner(&SpawnerConfig::new(code, runtime, "bench"))?;
+    for wall in handle.walls() {
+        println!("{:22} {:?}: {}", wall.name, wall.state, wall.detail);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let backend = ProcessBackend::new(handle)?;
+        let (mut starts, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let spec = SandboxSpec {
+                guest: Guest::Bootstrap,
+                code: digest.clone(),
+                layers: Vec::new(),
+                memory_bytes: 128 << 20,
+                tmp_bytes: 512 << 20,
+                environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            };
+            let began = Instant::now();
+            let started = backend.start(spec).await?;
+            starts.push(began.elapsed());
+            let began = Instant::now();
+            started.control.kill();
+            started.control.wait().await;
+            ends.push(began.elapsed());
+        }
+        println!("start  p10 {:?}  p50 {:?}", quantile(&mut starts, 10), quantile(&mut starts, 50));
+        println!("end    p10 {:?}  p50 {:?}", quantile(&mut ends, 10), quantile(&mut ends, 50));
+        Ok(())
+    })
+}
+
+fn quantile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort_unstable();
+    times[times.len() * percent / 100]
+}

@@ -1,0 +1,427 @@
+//! The server's side of the process sandbox: `Backend` over the spawner's socket.
+//!
+//! One task reads the socket; any number of starts are in flight; every packet is one send. A sandbox's usage is read
+//! from descriptors of its cgroup files that the spawner opened, so that it costs no round trip and no privilege.
+//!
+//! Invariants
+//!   1. A sandbox whose `Started` nobody holds any more is killed: dropping the control handle does it.
+//!   2. When the spawner is gone, every start fails and every `wait` returns.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::CodeDigest;
+use parking_lot::Mutex;
+use rustix::fs::MemfdFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, UdpSocket, UnixStream, unix::pipe};
+use tokio::sync::{oneshot, watch};
+
+use super::cgroup::keyed;
+use super::config::FoundWall;
+use super::launch::SpawnerHandle;
+use super::protocol::{
+    self, Digest, ENVIRONMENT_BYTES_MAX, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply, Request, StartRequest, Step,
+};
+use super::watch as measure;
+use crate::contract::{Backend, Control, Error, Exit, Guest, GuestListeners, SandboxSpec, Started, Usage, Wall};
+
+/// Process sandboxes of this host.
+#[derive(Debug)]
+pub struct ProcessBackend {
+    shared: Arc<Shared>,
+    walls: Vec<FoundWall>,
+    binaries: Vec<PathBuf>,
+    /// Ends the spawner when the backend is dropped.
+    _handle: SpawnerHandle,
+}
+
+struct Shared {
+    socket: AsyncFd<OwnedFd>,
+    /// The host's `/proc`, for sandboxes without a cgroup.
+    proc: OwnedFd,
+    next_token: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    gone: bool,
+    starting: HashMap<u64, oneshot::Sender<Result<Parts, Failure>>>,
+    running: HashMap<u64, watch::Sender<Option<Exit>>>,
+}
+
+/// What the spawner gives of a new sandbox.
+struct Parts {
+    listeners: Vec<OwnedFd>,
+    control: Arc<ProcessControl>,
+}
+
+enum Failure {
+    Step { step: u32, errno: i32 },
+    Gone,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl ProcessBackend {
+    /// Takes over a running spawner. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be watched.
+    pub fn new(handle: SpawnerHandle) -> io::Result<Self> {
+        let socket = handle.socket.try_clone()?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        // SAFETY: the descriptor is owned by the `AsyncFd` from here on and closed with it.
+        let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::WRITABLE) };
+        let shared = Arc::new(Shared {
+            socket: watched?,
+            proc: std::fs::File::open("/proc")?.into(),
+            next_token: AtomicU64::new(1),
+            state: Mutex::default(),
+        });
+        tokio::spawn(read_replies(Arc::clone(&shared)));
+        Ok(Self { shared, walls: handle.walls.clone(), binaries: handle.binaries.clone(), _handle: handle })
+    }
+
+    fn error(&self, spec: &SandboxSpec, failure: &Failure) -> Error {
+        let Failure::Step { step, errno } = *failure else { return Error::SpawnerGone };
+        let words = words(errno);
+        let entrypoint = |path: &str| Error::Entrypoint(format!("fork/exec {path}: {words}"));
+        match Step::from_number(step) {
+            Some(Step::ExecTask) => entrypoint("/var/task/bootstrap"),
+            Some(Step::ExecOpt) => entrypoint("/opt/bootstrap"),
+            Some(Step::ExecInterpreter) => {
+                let index = if let Guest::Interpreter { interpreter, .. } = spec.guest { interpreter } else { 0 };
+                entrypoint(&self.binaries.get(index).map(|path| path.display().to_string()).unwrap_or_default())
+            }
+            Some(Step::Code) if errno == libc::ENOENT => Error::CodeMissing(spec.code.clone()),
+            Some(Step::Layers) if errno == libc::ENOENT && !spec.layers.is_empty() => {
+                Error::CodeMissing(spec.layers[0].clone())
+            }
+            Some(step) => Error::Host(format!("{step:?}: {words}").to_lowercase()),
+            None => Error::Host(format!("step {step}: {words}")),
+        }
+    }
+}
+
+/// The system's words for an errno, as Go's runtime prints them: lower case, no number.
+fn words(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string().to_lowercase();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+fn digits(digest: &CodeDigest) -> Result<Digest, Error> {
+    Digest::try_from(digest.as_str().as_bytes()).map_err(|_| Error::CodeMissing(digest.clone()))
+}
+
+/// `KEY=value` strings, each ended by a zero byte.
+fn environment_block(variables: &[(String, String)]) -> Result<Vec<u8>, Error> {
+    let mut block = Vec::new();
+    for (key, value) in variables {
+        if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
+            return Err(Error::Host(format!("the variable {key:?} cannot be in an environment")));
+        }
+        block.extend_from_slice(key.as_bytes());
+        block.push(b'=');
+        block.extend_from_slice(value.as_bytes());
+        block.push(0);
+    }
+    if block.len() > ENVIRONMENT_BYTES_MAX {
+        return Err(Error::Host(format!("the environment is longer than {ENVIRONMENT_BYTES_MAX} bytes")));
+    }
+    Ok(block)
+}
+
+fn environment_file(block: &[u8]) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create("environment", MemfdFlags::CLOEXEC)?;
+    let mut written = 0;
+    while written < block.len() {
+        written += rustix::io::pwrite(&file, &block[written..], written as u64)?;
+    }
+    Ok(file)
+}
+
+fn host(error: impl fmt::Display) -> Error {
+    Error::Host(error.to_string())
+}
+
+#[async_trait]
+impl Backend for ProcessBackend {
+    async fn start(&self, spec: SandboxSpec) -> Result<Started, Error> {
+        let guest = match spec.guest {
+            Guest::Bootstrap => GuestKind::Bootstrap,
+            // The rest of the memory is for what an engine keeps outside its heap.
+            Guest::Interpreter { interpreter, memory_mb, .. } => {
+                GuestKind::Interpreter { index: interpreter as u32, heap_mb: memory_mb * 9 / 10 }
+            }
+        };
+        if spec.layers.len() > LAYERS_MAX {
+            return Err(Error::Host(format!("more than {LAYERS_MAX} layers")));
+        }
+        let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
+        let request = Request::Start(StartRequest {
+            token,
+            guest,
+            memory_bytes: spec.memory_bytes.clamp(*protocol::MEMORY_BYTES.start(), *protocol::MEMORY_BYTES.end()),
+            tmp_bytes: spec.tmp_bytes.clamp(*protocol::TMP_BYTES.start(), *protocol::TMP_BYTES.end()),
+            code: digits(&spec.code)?,
+            layers: spec.layers.iter().map(digits).collect::<Result<_, _>>()?,
+        });
+        let environment = environment_file(&environment_block(&spec.environment)?).map_err(host)?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(host)?;
+        ours.set_nonblocking(true).map_err(host)?;
+        let (output, output_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(host)?;
+        let output = pipe::Receiver::from_owned_fd(output).map_err(host)?;
+
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut state = self.shared.state.lock();
+            if state.gone {
+                return Err(Error::SpawnerGone);
+            }
+            state.starting.insert(token, sender);
+        }
+        let _forget = Forget { shared: &self.shared, token };
+        let fds = [theirs.as_raw_fd(), output_end.as_raw_fd(), environment.as_raw_fd()];
+        self.shared.send(&request, &fds).await.map_err(|_| Error::SpawnerGone)?;
+        drop((theirs, output_end, environment));
+        let parts = match answer.await.unwrap_or(Err(Failure::Gone)) {
+            Ok(parts) => parts,
+            Err(failure) => return Err(self.error(&spec, &failure)),
+        };
+        let listeners = guest_listeners(parts.listeners).map_err(host)?;
+        let channel = UnixStream::from_std(ours).map_err(host)?;
+        Ok(Started { channel, output, listeners, control: parts.control })
+    }
+
+    fn walls(&self) -> Vec<Wall> {
+        self.walls.iter().map(FoundWall::public).collect()
+    }
+}
+
+/// Forgets a start that is no longer waited for.
+struct Forget<'a> {
+    shared: &'a Shared,
+    token: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.state.lock().starting.remove(&self.token);
+    }
+}
+
+/// Runtime API, DNS, then TCP, as `netns` makes them.
+fn guest_listeners(fds: Vec<OwnedFd>) -> io::Result<GuestListeners> {
+    let mut fds = fds.into_iter();
+    let tcp = |fd: OwnedFd| TcpListener::from_std(fd.into());
+    Ok(GuestListeners {
+        runtime_api: fds.next().map(tcp).transpose()?,
+        dns: fds.next().map(|fd| UdpSocket::from_std(fd.into())).transpose()?,
+        tcp: fds.map(tcp).collect::<io::Result<_>>()?,
+    })
+}
+
+impl Shared {
+    async fn send(&self, request: &Request, fds: &[i32]) -> io::Result<()> {
+        let packet = request.encode();
+        self.socket.async_io(Interest::WRITABLE, |socket| protocol::send(socket, &packet, fds)).await
+    }
+
+    /// Sends now, or from a task of its own while the socket is full.
+    fn send_kill(self: &Arc<Self>, id: u64) {
+        let request = Request::Kill(id);
+        if let Err(error) = protocol::send(self.socket.get_ref(), &request.encode(), &[])
+            && error.kind() == io::ErrorKind::WouldBlock
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let shared = Arc::clone(self);
+            runtime.spawn(async move { shared.send(&request, &[]).await });
+        }
+    }
+}
+
+async fn read_replies(shared: Arc<Shared>) {
+    let mut packet = [0; REPLY_BYTES];
+    loop {
+        let received =
+            shared.socket.async_io(Interest::READABLE, |socket| protocol::receive(socket, &mut packet)).await;
+        match received {
+            Ok((length, fds)) if length > 0 => {
+                if let Some(reply) = Reply::decode(&packet[..length]) {
+                    take_reply(&shared, reply, fds);
+                }
+            }
+            _ => break,
+        }
+    }
+    let mut state = shared.state.lock();
+    state.gone = true;
+    for (_, sender) in state.starting.drain() {
+        let _ = sender.send(Err(Failure::Gone));
+    }
+    for (_, sender) in state.running.drain() {
+        let usage = Usage::default();
+        sender.send_replace(Some(Exit { code: None, signal: Some(libc::SIGKILL), out_of_memory: false, usage }));
+    }
+}
+
+fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
+    match reply {
+        Reply::Started { token, id, pid, listeners, meters, features: _ } => {
+            let meters_at = (listeners as usize).min(fds.len());
+            let files = fds.split_off(meters_at);
+            let meters = <[OwnedFd; 4]>::try_from(files).ok().filter(|_| meters == 4);
+            let (sender, exit) = watch::channel(None);
+            let control =
+                Arc::new(ProcessControl { shared: Arc::clone(shared), id, pid, meters, peak: AtomicU64::new(0), exit });
+            let waiter = {
+                let mut state = shared.state.lock();
+                state.running.insert(id, sender);
+                state.starting.remove(&token)
+            };
+            // Where nobody waits any more, the control handle is dropped, which kills.
+            if let Some(waiter) = waiter {
+                let _ = waiter.send(Ok(Parts { listeners: fds, control }));
+            }
+        }
+        Reply::Failed { token, step, errno } => {
+            let waiter = shared.state.lock().starting.remove(&token);
+            if let Some(waiter) = waiter {
+                let _ = waiter.send(Err(Failure::Step { step, errno }));
+            }
+        }
+        Reply::Exited { id, status, out_of_memory, cpu_ns, peak_bytes } => {
+            let sender = shared.state.lock().running.remove(&id);
+            if let Some(sender) = sender {
+                let status = ExitStatus::from_raw(status);
+                let usage = Usage {
+                    cpu: Duration::from_nanos(cpu_ns),
+                    memory_bytes: 0,
+                    memory_peak_bytes: peak_bytes,
+                    tasks: 0,
+                };
+                let exit = Exit { code: status.code(), signal: status.signal(), out_of_memory, usage };
+                sender.send_replace(Some(exit));
+            }
+        }
+    }
+}
+
+/// Handle of one sandbox.
+struct ProcessControl {
+    shared: Arc<Shared>,
+    id: u64,
+    /// The sandbox's first process, as the host numbers it.
+    pid: i32,
+    /// Memory now, peak, processor time, tasks.
+    meters: Option<[OwnedFd; 4]>,
+    peak: AtomicU64,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl fmt::Debug for ProcessControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessControl").field("id", &self.id).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl Drop for ProcessControl {
+    fn drop(&mut self) {
+        if self.exit.borrow().is_none() {
+            self.shared.send_kill(self.id);
+        }
+    }
+}
+
+#[async_trait]
+impl Control for ProcessControl {
+    fn kill(&self) {
+        self.shared.send_kill(self.id);
+    }
+
+    async fn wait(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+        let mut ended =
+            ended.unwrap_or(Exit { code: None, signal: None, out_of_memory: false, usage: Usage::default() });
+        let peak = ended.usage.memory_peak_bytes.max(self.peak.load(Ordering::Relaxed));
+        ended.usage.memory_peak_bytes = peak;
+        ended
+    }
+
+    fn usage(&self) -> Usage {
+        if let Some(exit) = *self.exit.borrow() {
+            return exit.usage;
+        }
+        let mut usage = match &self.meters {
+            Some(meters) => read_meters(meters),
+            None => {
+                let seen = measure::measure(&self.shared.proc, self.pid);
+                Usage {
+                    cpu: Duration::from_nanos(seen.cpu_ns),
+                    memory_bytes: seen.memory_bytes,
+                    memory_peak_bytes: seen.memory_bytes,
+                    tasks: seen.tasks,
+                }
+            }
+        };
+        let before = self.peak.fetch_max(usage.memory_peak_bytes, Ordering::Relaxed);
+        usage.memory_peak_bytes = usage.memory_peak_bytes.max(before);
+        usage
+    }
+}
+
+fn read_meters([now, peak, cpu, tasks]: &[OwnedFd; 4]) -> Usage {
+    let number = |fd: &OwnedFd| {
+        let mut buffer = [0u8; 512];
+        let length = rustix::io::pread(fd, &mut buffer, 0).unwrap_or(0);
+        let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
+        // A plain number, but for v2's processor time, which is one line of several, in microseconds.
+        text.trim().parse::<u64>().ok().or_else(|| keyed(text, "usage_usec").map(|us| us * 1000)).unwrap_or(0)
+    };
+    Usage {
+        cpu: Duration::from_nanos(number(cpu)),
+        memory_bytes: number(now),
+        memory_peak_bytes: number(peak),
+        tasks: u32::try_from(number(tasks).saturating_sub(1)).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_is_zero_terminated_strings() {
+        let pairs =
+            |list: &[(&str, &str)]| list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+        assert_eq!(environment_block(&pairs(&[("A", "1"), ("B", "x=y")])).unwrap(), b"A=1\0B=x=y\0");
+        for wrong in [("", "1"), ("A=", "1"), ("A\0", "1"), ("A", "1\0")] {
+            assert!(environment_block(&pairs(&[wrong])).is_err(), "{wrong:?}");
+        }
+        assert!(environment_block(&pairs(&[("A", &"x".repeat(ENVIRONMENT_BYTES_MAX))])).is_err());
+    }
+
+    #[test]
+    fn errors_read_as_the_go_runtime_prints_them() {
+        assert_eq!(words(libc::ENOENT), "no such file or directory");
+        assert_eq!(words(libc::EACCES), "permission denied");
+        assert_eq!(words(libc::ENOEXEC), "exec format error");
+    }
+}

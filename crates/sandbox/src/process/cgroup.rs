@@ -1,0 +1,433 @@
+//! Control groups: memory, processes and processor weight of each sandbox, in v2 or v1.
+//!
+//! All groups of one spawner lie in one folder `dunlin-<boot id>-<pid>-<start time>` of each hierarchy, which it makes
+//! at start and removes at the end; folders of spawners that no longer live are removed at start.
+//!
+//! Invariants
+//!   1. Nothing outside that folder is written, but the `cgroup.subtree_control` above it in v2.
+//!   2. A limit that is written has been accepted by the kernel; what is not there is reported, not assumed.
+//!
+//! Start reading at `Groups::find`.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+/// The kinds of limits that a group gives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Powers {
+    pub(crate) memory: bool,
+    pub(crate) tasks: bool,
+    pub(crate) cpu: bool,
+}
+
+/// The spawner's folder in one hierarchy.
+#[derive(Debug)]
+struct Hierarchy {
+    /// Parent of the folder: an absolute path, used at start only.
+    path: PathBuf,
+    folder: OwnedFd,
+    powers: Powers,
+}
+
+/// All hierarchies that are used.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    unified: bool,
+    hierarchies: Vec<Hierarchy>,
+    name: String,
+}
+
+/// One sandbox's groups.
+#[derive(Debug)]
+pub(crate) struct Group {
+    name: String,
+    folders: Vec<OwnedFd>,
+}
+
+/// What a sandbox may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) memory_bytes: u64,
+    pub(crate) tasks: u64,
+}
+
+/// What a group counted when it ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) cpu_ns: u64,
+    pub(crate) peak_bytes: u64,
+    pub(crate) out_of_memory: bool,
+}
+
+impl Counts {
+    /// The larger of each: a watcher and a group may both have counted.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns.max(other.cpu_ns),
+            peak_bytes: self.peak_bytes.max(other.peak_bytes),
+            out_of_memory: self.out_of_memory | other.out_of_memory,
+        }
+    }
+}
+
+const PREFIX: &str = "dunlin-";
+
+/// One line of `/proc/self/mountinfo` about a cgroup hierarchy.
+struct Mounted {
+    root: String,
+    point: PathBuf,
+    unified: bool,
+    controllers: Vec<String>,
+}
+
+fn mounted(text: &str) -> Vec<Mounted> {
+    text.lines()
+        .filter_map(|line| {
+            let (front, back) = line.split_once(" - ")?;
+            let mut front = front.split(' ').skip(3);
+            let (root, point) = (front.next()?, front.next()?);
+            let mut back = back.split(' ');
+            let (kind, _, options) = (back.next()?, back.next()?, back.next()?);
+            (kind == "cgroup" || kind == "cgroup2").then(|| Mounted {
+                root: root.to_owned(),
+                point: PathBuf::from(point),
+                unified: kind == "cgroup2",
+                controllers: options.split(',').map(str::to_owned).collect(),
+            })
+        })
+        .collect()
+}
+
+/// The caller's folder in a mounted hierarchy, from `/proc/self/cgroup`.
+fn own_folder(mount: &Mounted, membership: &str) -> Option<PathBuf> {
+    let path = membership.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let ours = if mount.unified {
+            number == "0" && controllers.is_empty()
+        } else {
+            controllers.split(',').any(|c| !c.is_empty() && mount.controllers.iter().any(|m| m == c))
+        };
+        ours.then_some(path)
+    })?;
+    let below = path.strip_prefix(mount.root.as_str()).or_else(|| (mount.root == "/").then_some(path))?;
+    Some(mount.point.join(below.trim_start_matches('/')))
+}
+
+fn words(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).map(|text| text.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// Start time of a process in clock ticks since boot: with the pid, it names a process for ever.
+fn start_time(pid: &str) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19).map(str::to_owned)
+}
+
+impl Groups {
+    /// Finds what this host gives the caller and makes the folder there. `server` is the process above the spawner:
+    /// in a delegated v2 folder both must move into a leaf before the folder may have limits below it.
+    pub(crate) fn find(boot_id: &str, server: i32) -> Self {
+        let pid = std::process::id().to_string();
+        let name = format!("{PREFIX}{boot_id}-{pid}-{}", start_time(&pid).unwrap_or_default());
+        let mounts = mounted(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+        let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        for mount in mounts.iter().filter(|mount| mount.unified) {
+            if let Some(hierarchy) = Self::unified(mount, &membership, &name, server) {
+                return Self { unified: true, hierarchies: vec![hierarchy], name };
+            }
+        }
+        let hierarchies = mounts
+            .iter()
+            .filter(|mount| !mount.unified)
+            .filter_map(|mount| Self::legacy(mount, &membership, &name))
+            .collect();
+        Self { unified: false, hierarchies, name }
+    }
+
+    fn unified(mount: &Mounted, membership: &str, name: &str, server: i32) -> Option<Hierarchy> {
+        let own = own_folder(mount, membership)?;
+        let candidates = [own.clone(), mount.point.clone()];
+        for parent in candidates {
+            if !words(&parent.join("cgroup.controllers")).iter().any(|c| c == "memory") {
+                continue;
+            }
+            // A folder with processes in it cannot give limits to folders below, the root apart.
+            if parent == own && own != mount.point && !leave(&own, server) {
+                continue;
+            }
+            remove_stale(&parent);
+            let wanted = ["memory", "pids", "cpu"];
+            for controller in wanted {
+                let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+            let path = parent.join(name);
+            if fs::create_dir(&path).is_err() {
+                continue;
+            }
+            for controller in wanted {
+                let _ = fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+            let enabled = words(&path.join("cgroup.subtree_control"));
+            let has = |controller: &str| enabled.iter().any(|c| c == controller);
+            let powers = Powers { memory: has("memory"), tasks: has("pids"), cpu: has("cpu") };
+            if !powers.memory {
+                let _ = fs::remove_dir(&path);
+                continue;
+            }
+            let folder = open_folder(&path)?;
+            return Some(Hierarchy { path: parent, folder, powers });
+        }
+        None
+    }
+
+    fn legacy(mount: &Mounted, membership: &str, name: &str) -> Option<Hierarchy> {
+        let has = |controller: &str| mount.controllers.iter().any(|c| c == controller);
+        let powers = Powers { memory: has("memory"), tasks: has("pids"), cpu: has("cpu") };
+        let accounting = has("cpuacct");
+        if powers == Powers::default() && !accounting {
+            return None;
+        }
+        let parent = own_folder(mount, membership)?;
+        remove_stale(&parent);
+        let path = parent.join(name);
+        fs::create_dir(&path).ok()?;
+        let folder = open_folder(&path)?;
+        Some(Hierarchy { path: parent, folder, powers })
+    }
+
+    /// Which limits stand.
+    pub(crate) fn powers(&self) -> Powers {
+        self.hierarchies.iter().fold(Powers::default(), |sum, hierarchy| Powers {
+            memory: sum.memory | hierarchy.powers.memory,
+            tasks: sum.tasks | hierarchy.powers.tasks,
+            cpu: sum.cpu | hierarchy.powers.cpu,
+        })
+    }
+
+    /// Whether this is the unified hierarchy.
+    pub(crate) fn is_unified(&self) -> bool {
+        self.unified
+    }
+
+    /// Makes a sandbox's groups with their limits.
+    pub(crate) fn create(&self, id: u64, limits: Limits) -> io::Result<Group> {
+        let mut group = Group { name: id.to_string(), folders: Vec::new() };
+        for hierarchy in &self.hierarchies {
+            let made = rustix::fs::mkdirat(&hierarchy.folder, &group.name, Mode::from_raw_mode(0o755))
+                .and_then(|()| {
+                    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+                    rustix::fs::openat(&hierarchy.folder, &group.name, flags, Mode::empty())
+                })
+                .map_err(io::Error::from)
+                .and_then(|folder| {
+                    group.folders.push(folder);
+                    self.limit(hierarchy, group.folders.last(), limits)
+                });
+            if let Err(error) = made {
+                self.remove(&group);
+                return Err(error);
+            }
+        }
+        Ok(group)
+    }
+
+    fn limit(&self, hierarchy: &Hierarchy, folder: Option<&OwnedFd>, limits: Limits) -> io::Result<()> {
+        let Some(folder) = folder else { return Ok(()) };
+        let memory = limits.memory_bytes.to_string();
+        let powers = hierarchy.powers;
+        if powers.memory && self.unified {
+            write_at(folder, "memory.max", &memory)?;
+            // Absent without swap support in the kernel.
+            let _ = write_at(folder, "memory.swap.max", "0");
+            let _ = write_at(folder, "memory.oom.group", "1");
+        } else if powers.memory {
+            write_at(folder, "memory.limit_in_bytes", &memory)?;
+            let _ = write_at(folder, "memory.memsw.limit_in_bytes", &memory);
+            let _ = write_at(folder, "memory.swappiness", "0");
+        }
+        if powers.tasks {
+            write_at(folder, "pids.max", &limits.tasks.to_string())?;
+        }
+        if powers.cpu {
+            let weight = cpu_weight(limits.memory_bytes);
+            if self.unified {
+                write_at(folder, "cpu.weight", &weight.clamp(1, 10_000).to_string())?;
+            } else {
+                write_at(folder, "cpu.shares", &(weight * 1024 / 100).max(2).to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a process into a sandbox's groups (v1; in v2 the process starts there).
+    pub(crate) fn attach(&self, group: &Group, pid: i32) -> io::Result<()> {
+        group.folders.iter().try_for_each(|folder| write_at(folder, "cgroup.procs", &pid.to_string()))
+    }
+
+    /// The folder that a process may be cloned into (v2).
+    pub(crate) fn clone_target(&self, group: &Group) -> Option<i32> {
+        if self.unified { group.folders.first().map(AsRawFd::as_raw_fd) } else { None }
+    }
+
+    /// Files that tell memory now, memory peak, processor time and tasks, in this order; or nothing if one is missing.
+    pub(crate) fn meters(&self, group: &Group) -> Vec<OwnedFd> {
+        let names: [&[&str]; 4] = if self.unified {
+            [&["memory.current"], &["memory.peak", "memory.current"], &["cpu.stat"], &["pids.current"]]
+        } else {
+            [&["memory.usage_in_bytes"], &["memory.max_usage_in_bytes"], &["cpuacct.usage"], &["pids.current"]]
+        };
+        let open = |names: &&[&str]| {
+            names.iter().find_map(|name| {
+                group.folders.iter().find_map(|folder| {
+                    rustix::fs::openat(folder, *name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+                })
+            })
+        };
+        names.iter().map(open).collect::<Option<Vec<_>>>().unwrap_or_default()
+    }
+
+    /// What was used, read before removal.
+    pub(crate) fn counts(&self, group: &Group) -> Counts {
+        let read = |name: &str| group.folders.iter().find_map(|folder| read_at(folder, name));
+        let number = |name: &str| read(name).and_then(|text| text.trim().parse::<u64>().ok());
+        if self.unified {
+            Counts {
+                cpu_ns: read("cpu.stat").and_then(|text| keyed(&text, "usage_usec")).unwrap_or(0) * 1000,
+                peak_bytes: number("memory.peak").unwrap_or(0),
+                out_of_memory: read("memory.events").and_then(|text| keyed(&text, "oom_kill")).unwrap_or(0) > 0,
+            }
+        } else {
+            Counts {
+                cpu_ns: number("cpuacct.usage").unwrap_or(0),
+                peak_bytes: number("memory.max_usage_in_bytes").unwrap_or(0),
+                out_of_memory: read("memory.oom_control").and_then(|text| keyed(&text, "oom_kill")).unwrap_or(0) > 0,
+            }
+        }
+    }
+
+    /// Removes a sandbox's groups. False while the kernel still holds one; try again later.
+    pub(crate) fn remove(&self, group: &Group) -> bool {
+        self.hierarchies.iter().fold(true, |gone, hierarchy| {
+            let removed = rustix::fs::unlinkat(&hierarchy.folder, &group.name, rustix::fs::AtFlags::REMOVEDIR);
+            gone & matches!(removed, Ok(()) | Err(rustix::io::Errno::NOENT))
+        })
+    }
+
+    /// Opens the parents, for `Remains`, while their paths can still be reached.
+    pub(crate) fn remains(&self) -> Remains {
+        let parents = self.hierarchies.iter().filter_map(|hierarchy| open_folder(&hierarchy.path)).collect();
+        Remains { parents, name: self.name.clone() }
+    }
+}
+
+/// The spawner's own folders, removed at the very end.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    parents: Vec<OwnedFd>,
+    name: String,
+}
+
+impl Remains {
+    /// Removes the folders. False while one is still held.
+    pub(crate) fn remove(&self) -> bool {
+        self.parents.iter().fold(true, |gone, parent| {
+            let removed = rustix::fs::unlinkat(parent, &self.name, rustix::fs::AtFlags::REMOVEDIR);
+            gone & matches!(removed, Ok(()) | Err(rustix::io::Errno::NOENT))
+        })
+    }
+}
+
+/// Moves the caller and the server out of a delegated folder into a leaf below it, if nobody else is in it.
+fn leave(own: &Path, server: i32) -> bool {
+    let ours = [std::process::id().to_string(), server.to_string()];
+    let inside = words(&own.join("cgroup.procs"));
+    if inside.iter().any(|pid| !ours.contains(pid)) {
+        return false;
+    }
+    let leaf = own.join(format!("{PREFIX}platform"));
+    let _ = fs::create_dir(&leaf);
+    ours.iter().all(|pid| fs::write(leaf.join("cgroup.procs"), pid).is_ok())
+}
+
+/// Removes folders of spawners that no longer live.
+fn remove_stale(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        let mut parts = rest.rsplitn(3, '-');
+        let (Some(started), Some(pid), Some(_)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let numeric = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !numeric(started) || !numeric(pid) || start_time(pid).as_deref() == Some(started) {
+            continue;
+        }
+        for inner in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
+            if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let _ = fs::remove_dir(inner.path());
+            }
+        }
+        let _ = fs::remove_dir(entry.path());
+    }
+}
+
+/// Processor weight of a memory size: 1,769 MiB make one processor in Lambda, 100 is the kernel's default weight.
+fn cpu_weight(memory_bytes: u64) -> u64 {
+    ((memory_bytes >> 20) * 100 / 1769).max(1)
+}
+
+fn open_folder(path: &Path) -> Option<OwnedFd> {
+    File::open(path).ok().map(OwnedFd::from)
+}
+
+fn write_at(folder: &OwnedFd, name: &str, value: &str) -> io::Result<()> {
+    let file = rustix::fs::openat(folder, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
+fn read_at(folder: &OwnedFd, name: &str) -> Option<String> {
+    let file = rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut buffer = [0u8; 2048];
+    let length = rustix::io::read(&file, &mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// The number after `key` in lines of `key number`.
+pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_folder_is_found_below_a_container_root() {
+        let text = "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup rw,nsdelegate\n\
+                    31 20 0:27 /docker/abc /cg/memory rw - cgroup cgroup rw,memory\n\
+                    32 20 0:28 / /proc rw - proc proc rw\n";
+        let membership = "5:memory:/docker/abc/inner\n0::/user.slice/x.service\n";
+        let mounts = mounted(text);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(own_folder(&mounts[0], membership), Some("/sys/fs/cgroup/user.slice/x.service".into()));
+        assert_eq!(own_folder(&mounts[1], membership), Some("/cg/memory/inner".into()));
+    }
+
+    #[test]
+    fn counters_are_read_by_whole_keys() {
+        assert_eq!(keyed("oom 3\noom_kill 2\n", "oom_kill"), Some(2));
+        assert_eq!(keyed("oom_kill_disable 0\n", "oom_kill"), None);
+    }
+
+    #[test]
+    fn weight_follows_memory() {
+        assert_eq!(cpu_weight(1769 << 20), 100);
+        assert_eq!(cpu_weight(128 << 20), 7);
+        assert_eq!(cpu_weight(1 << 20), 1);
+    }
+}

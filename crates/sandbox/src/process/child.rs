@@ -1,0 +1,395 @@
+//! The first process of a sandbox, from clone to the guest's exec and to its end.
+//!
+//! It is a fork of the spawner: it waits at the gate until its ids are mapped and its limits stand, builds its root,
+//! its network and its walls, gives up every privilege, starts the guest, and then only reaps: it is process 1 of its
+//! namespace, so that the guest is an ordinary process whose signals and orphans behave as everywhere.
+//!
+//! Invariants
+//!   1. Nothing here allocates, locks or panics; everything that it needs was made before, in `Plan`.
+//!   2. The guest starts after every wall stands; a wall that is asked for and fails ends the sandbox.
+//!   3. The guest inherits descriptors 0 to 3 only; this process keeps its status socket only and is not dumpable.
+//!   4. It dies with the spawner (parent-death signal), and with it the whole process namespace.
+//!
+//! Start reading at `run`.
+
+use std::ffi::CStr;
+
+use libc::{c_char, c_int, c_ulong};
+
+use super::landlock;
+use super::netns::{self, Rules, SOCKETS_MAX};
+use super::protocol::{ENVIRONMENT_BYTES_MAX, Reply, Step, feature};
+use super::sys::{self, At, Fault};
+
+/// The user inside, as Lambda has it.
+pub(crate) const INNER_UID: u32 = 993;
+/// The group inside.
+pub(crate) const INNER_GID: u32 = 990;
+/// Most variables of an environment block.
+const VARIABLES_MAX: usize = 4096;
+/// Open files of a process, as in Lambda.
+const OPEN_FILES: u64 = 1024;
+/// Processes and threads of a sandbox, as in Lambda.
+pub(crate) const TASKS: u64 = 1024;
+
+/// How far guests stand back behind the platform, where only niceness can tell.
+const GUEST_NICENESS: c_int = 5;
+
+/// One way to start the guest; the next is tried when the file does not exist.
+pub(crate) struct Program {
+    pub(crate) step: Step,
+    pub(crate) path: std::ffi::CString,
+    /// Null-terminated pointers to `arguments`.
+    pub(crate) argv: Vec<*const c_char>,
+    /// What `argv` points to.
+    #[expect(dead_code, reason = "owns the strings")]
+    pub(crate) arguments: Vec<std::ffi::CString>,
+}
+
+/// Everything a sandbox is made from, made before clone.
+pub(crate) struct Plan<'a> {
+    /// Socket to the spawner: one packet in (the gate), then replies out.
+    pub(crate) status: c_int,
+    /// Detached tree of the template root.
+    pub(crate) root: c_int,
+    /// Detached tree of the code.
+    pub(crate) code: c_int,
+    /// Detached tree of the layers, or -1.
+    pub(crate) layers: c_int,
+    pub(crate) environment: c_int,
+    /// The guest's descriptor 3, or -1.
+    pub(crate) channel: c_int,
+    pub(crate) output: c_int,
+    pub(crate) tmp_options: &'a CStr,
+    pub(crate) programs: &'a [Program],
+    pub(crate) rules: &'a Rules,
+    pub(crate) seccomp: &'a [libc::sock_filter],
+    /// Landlock's ABI; zero leaves it out.
+    pub(crate) landlock_abi: u32,
+    /// Limit processes by RLIMIT_NPROC, where no cgroup does.
+    pub(crate) limit_tasks: bool,
+    /// Run the guest at a lower priority, where no cgroup shares the processor.
+    pub(crate) lower_priority: bool,
+    /// Whether the network namespace is new and can be built.
+    pub(crate) network: bool,
+    pub(crate) tproxy: bool,
+    /// Whether the ids are those of a user namespace of its own.
+    pub(crate) user_namespace: bool,
+    /// Without a user namespace: the host id to become.
+    pub(crate) host_ids: Option<u32>,
+    /// Supplementary groups can be dropped (root started the platform).
+    pub(crate) drop_groups: bool,
+    pub(crate) token: u64,
+    pub(crate) id: u64,
+}
+
+/// Runs the sandbox's first process. Never returns.
+pub(crate) fn run(plan: &Plan<'_>) -> ! {
+    let code = match prepare(plan) {
+        Ok((guest, sockets)) => supervise(plan, guest, &sockets),
+        Err(fault) => {
+            let reply = Reply::Failed { token: plan.token, step: fault.step as u32, errno: fault.errno };
+            let _ = sys::send(plan.status, &reply.encode());
+            1
+        }
+    };
+    exit(code)
+}
+
+fn exit(code: c_int) -> ! {
+    // SAFETY: ends the process without running anything of the forked copy.
+    unsafe { libc::_exit(code) }
+}
+
+struct Sockets {
+    fds: [c_int; SOCKETS_MAX],
+    count: usize,
+    features: u32,
+}
+
+fn prepare(plan: &Plan<'_>) -> Result<(c_int, Sockets), Fault> {
+    let mut gate = [0u8; 8];
+    match sys::receive(plan.status, &mut gate) {
+        Ok(0) => exit(1),
+        Ok(_) => {}
+        Err(errno) => return Err(Fault { step: Step::Gate, errno }),
+    }
+    if plan.user_namespace {
+        // From an id that is not mapped here to one that is: this keeps every capability in the namespace.
+        sys::become_ids(INNER_UID, INNER_GID).at(Step::Ids)?;
+    }
+    // The cgroup namespace starts at the sandbox's own group, which the spawner has put this process into by now.
+    sys::unshare(libc::CLONE_NEWCGROUP).at(Step::Cgroup)?;
+    build_root(plan)?;
+    let mut sockets = Sockets { fds: [-1; SOCKETS_MAX], count: 0, features: 0 };
+    if plan.network {
+        let built = netns::build(plan.rules, plan.tproxy).at(Step::Network)?;
+        sockets.fds = built.fds;
+        sockets.count = built.count;
+        sockets.features |= if built.tproxy { feature::TPROXY } else { 0 };
+    }
+    set_host_name();
+    let environment = Environment::read(plan.environment).at(Step::Environment)?;
+    sockets.features |= lock_down(plan)?;
+    // A trial builds every wall and runs nothing.
+    let guest = if plan.programs.is_empty() { 0 } else { start_guest(plan, &environment)? };
+    environment.forget();
+    Ok((guest, sockets))
+}
+
+fn set_host_name() {
+    const NAME: &[u8] = b"sandbox";
+    // SAFETY: the name is valid for its length. A refusal leaves the host's name in place, which harms nothing.
+    unsafe { libc::sethostname(NAME.as_ptr().cast(), NAME.len()) };
+}
+
+fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
+    const TMP_FLAGS: c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
+    let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
+    sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").at(Step::Mount)?;
+    sys::attach_tree(plan.root, libc::AT_FDCWD, c"/new").at(Step::Template)?;
+    sys::chdir(c"/new").at(Step::Template)?;
+    sys::mount(c"tmpfs", c"tmp", c"tmpfs", TMP_FLAGS, plan.tmp_options).at(Step::Tmp)?;
+    sys::set_tree_attributes(plan.code, read_only).at(Step::Task)?;
+    sys::attach_tree(plan.code, libc::AT_FDCWD, c"var/task").at(Step::Task)?;
+    if plan.layers >= 0 {
+        sys::set_tree_attributes(plan.layers, read_only).at(Step::Opt)?;
+        sys::attach_tree(plan.layers, libc::AT_FDCWD, c"opt").at(Step::Opt)?;
+    }
+    sys::mount(c"proc", c"proc", c"proc", TMP_FLAGS | libc::MS_NOEXEC, c"").at(Step::Proc)?;
+    sys::pivot_here().at(Step::Pivot)
+}
+
+/// Gives up everything. Answers the features that stand.
+fn lock_down(plan: &Plan<'_>) -> Result<u32, Fault> {
+    let mut features = 0;
+    sys::set_limit(libc::RLIMIT_NOFILE, OPEN_FILES).at(Step::Limits)?;
+    sys::set_limit(libc::RLIMIT_CORE, 0).at(Step::Limits)?;
+    if plan.limit_tasks {
+        sys::set_limit(libc::RLIMIT_NPROC, TASKS).at(Step::Limits)?;
+    }
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::Capabilities)?;
+    if plan.landlock_abi > 0 {
+        landlock::confine(plan.landlock_abi).at(Step::Landlock)?;
+        features |= feature::LANDLOCK;
+    }
+    if plan.lower_priority {
+        // SAFETY: no pointers. A refusal leaves the priority as it is, which is no wall.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GUEST_NICENESS) };
+    }
+    if plan.drop_groups {
+        sys::drop_groups().at(Step::Ids)?;
+    }
+    sys::drop_bounding_set().at(Step::Capabilities)?;
+    if let Some(id) = plan.host_ids {
+        sys::become_ids(id, id).at(Step::Ids)?;
+    }
+    sys::drop_capabilities().at(Step::Capabilities)?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Capabilities)?;
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0).at(Step::Capabilities)?;
+    if !plan.seccomp.is_empty() {
+        sys::install_seccomp(plan.seccomp).at(Step::Seccomp)?;
+    }
+    Ok(features)
+}
+
+/// The environment block: the memory file's strings, and pointers to them.
+struct Environment {
+    area: *mut u8,
+    length: usize,
+}
+
+impl Environment {
+    const POINTERS: usize = (VARIABLES_MAX + 1) * size_of::<*const c_char>();
+
+    /// Reads the file. Whoever wrote it may still change it; what was read stays.
+    fn read(file: c_int) -> sys::Call<Self> {
+        let length = Self::POINTERS + ENVIRONMENT_BYTES_MAX + 1;
+        // SAFETY: a fresh private mapping; pages that are not touched cost nothing.
+        let area = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if area == libc::MAP_FAILED {
+            return Err(sys::errno());
+        }
+        let this = Self { area: area.cast(), length };
+        // SAFETY: the text part is ENVIRONMENT_BYTES_MAX bytes and one terminator that stays zero.
+        let text = unsafe { this.area.add(Self::POINTERS) };
+        let mut filled = 0;
+        while filled < ENVIRONMENT_BYTES_MAX {
+            // SAFETY: `filled` is below the text part's size.
+            let read = unsafe {
+                libc::pread(file, text.add(filled).cast(), ENVIRONMENT_BYTES_MAX - filled, filled as libc::off_t)
+            };
+            match read {
+                0 => break,
+                read if read > 0 => filled += read as usize,
+                _ => return Err(sys::errno()),
+            }
+        }
+        let mut at = 0;
+        let mut count = 0;
+        while at < filled {
+            if count == VARIABLES_MAX {
+                return Err(libc::E2BIG);
+            }
+            // SAFETY: `at` is within the text, which ends with a zero; `count` is below the pointers' number.
+            unsafe {
+                let variable = text.add(at);
+                *this.area.cast::<*const c_char>().add(count) = variable.cast();
+                at += libc::strlen(variable.cast()) + 1;
+            }
+            count += 1;
+        }
+        Ok(this)
+    }
+
+    fn pointers(&self) -> *const *const c_char {
+        self.area.cast_const().cast()
+    }
+
+    /// Unmaps: the secrets in it live on in the guest alone.
+    fn forget(self) {
+        // SAFETY: the mapping is this structure's own and used by nobody any more.
+        unsafe { libc::munmap(self.area.cast(), self.length) };
+    }
+}
+
+/// What the guest's start shares with its parent, which waits meanwhile.
+struct Launch<'a> {
+    plan: &'a Plan<'a>,
+    environment: *const *const c_char,
+    fault: Fault,
+}
+
+fn start_guest(plan: &Plan<'_>, environment: &Environment) -> Result<c_int, Fault> {
+    const STACK_BYTES: usize = 64 * 1024;
+    let no_fault = Fault { step: Step::Fork, errno: 0 };
+    let mut launch = Launch { plan, environment: environment.pointers(), fault: no_fault };
+    // SAFETY: the stack is a fresh mapping, used by the child alone; the child shares memory and this process waits
+    // (CLONE_VFORK) until it has executed the guest or ended, so `launch` outlives its use.
+    let (pid, stack) = unsafe {
+        let stack = libc::mmap(
+            std::ptr::null_mut(),
+            STACK_BYTES,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        if stack == libc::MAP_FAILED {
+            return Err(sys::errno()).at(Step::Fork);
+        }
+        let top = stack.cast::<u8>().add(STACK_BYTES).cast();
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        (libc::clone(become_guest, top, flags, (&raw mut launch).cast()), stack)
+    };
+    if pid < 0 {
+        return Err(sys::errno()).at(Step::Fork);
+    }
+    // SAFETY: the child has left this stack. `fault` is read anew: the child has written it.
+    let fault = unsafe {
+        libc::munmap(stack, STACK_BYTES);
+        std::ptr::read_volatile(&raw const launch.fault)
+    };
+    if fault.errno != 0 { Err(fault) } else { Ok(pid) }
+}
+
+extern "C" fn become_guest(launch: *mut libc::c_void) -> c_int {
+    // SAFETY: `start_guest` passes its `Launch` and waits.
+    let launch = unsafe { &mut *launch.cast::<Launch<'_>>() };
+    let fault = match guest(launch) {
+        Err(fault) => fault,
+        Ok(never) => match never {},
+    };
+    // SAFETY: as above; volatile, since the waiting parent reads it.
+    unsafe { std::ptr::write_volatile(&raw mut launch.fault, fault) };
+    exit(127)
+}
+
+fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
+    let plan = launch.plan;
+    let first_closed = if plan.channel >= 0 { 4 } else { 3 };
+    let null = sys::open(c"/dev/null", libc::O_RDONLY).at(Step::Fork)?;
+    // SAFETY: plain calls. The plan's descriptors are all above 9, so that none of the targets is a source.
+    unsafe {
+        for signal in 1..65 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::setsid();
+        libc::umask(0o022);
+        for (source, target) in [(null, 0), (plan.output, 1), (plan.output, 2), (plan.channel, 3)] {
+            if source >= 0 && libc::dup2(source, target) < 0 {
+                return Err(sys::errno()).at(Step::Fork);
+            }
+        }
+    }
+    sys::close_range(first_closed, u32::MAX).at(Step::Fork)?;
+    sys::chdir(c"/var/task").at(Step::Fork)?;
+    // What the user is told is about the first place, unless the second has the file.
+    let mut fault = Fault { step: Step::Fork, errno: libc::ENOENT };
+    for (index, program) in plan.programs.iter().enumerate() {
+        // SAFETY: path, arguments and environment are null-terminated and outlive the call.
+        let (errno, exists) = unsafe {
+            libc::execve(program.path.as_ptr(), program.argv.as_ptr(), launch.environment);
+            let errno = sys::errno();
+            (errno, libc::access(program.path.as_ptr(), libc::F_OK) == 0)
+        };
+        if index == 0 || exists {
+            fault = Fault { step: program.step, errno };
+        }
+        if exists {
+            break;
+        }
+    }
+    Err(fault)
+}
+
+/// Tells that the guest runs, then reaps until it ends.
+fn supervise(plan: &Plan<'_>, guest: c_int, sockets: &Sockets) -> c_int {
+    let started = Reply::Started {
+        token: plan.token,
+        id: plan.id,
+        pid: guest,
+        listeners: sockets.count as u32,
+        meters: 0,
+        features: sockets.features,
+    };
+    let fds = sockets.fds.get(..sockets.count).unwrap_or(&[]);
+    if sys::send_with_fds(plan.status, &started.encode(), fds).is_err() {
+        return 1;
+    }
+    keep_only(plan.status);
+    if guest == 0 {
+        return 0;
+    }
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if pid == guest {
+            let exited = Reply::Exited { id: plan.id, status, out_of_memory: false, cpu_ns: 0, peak_bytes: 0 };
+            let _ = sys::send(plan.status, &exited.encode());
+            return 0;
+        }
+        if pid < 0 && sys::errno() != libc::EINTR {
+            return 1;
+        }
+    }
+}
+
+fn keep_only(fd: c_int) {
+    let fd = fd as u32;
+    let _ = sys::close_range(0, fd - 1);
+    let _ = sys::close_range(fd + 1, u32::MAX);
+}

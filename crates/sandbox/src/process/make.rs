@@ -1,0 +1,373 @@
+//! Makes one sandbox: everything between a checked request and a child that waits behind the open gate.
+//!
+//! Non-purpose: what happens to a sandbox afterwards; the loop in `spawner` follows it.
+//!
+//! Invariants
+//!   1. A request names code by digest only; it is resolved beneath the code root, without links.
+//!   2. Host user ids come from `Ids` only: a request cannot name one.
+//!
+//! Start reading at `Maker::make`.
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use libc::c_int;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use model::Family;
+
+use super::cgroup::{Group, Groups, Limits};
+use super::child::{self, INNER_GID, INNER_UID, Plan, Program};
+use super::netns::Rules;
+use super::protocol::{Digest, GuestKind, StartRequest, Step};
+use super::sys::{self, At, Cloned, Fault};
+use super::template::Stage;
+use crate::interpreter::Interpreter;
+
+/// First host id of sandboxes: above every range that distributions and container tools give out.
+const ID_BASE: u32 = 0x7000_0000;
+/// How many ids there are.
+pub(crate) const ID_COUNT: u32 = 0x1_0000;
+
+/// Host user ids, one per sandbox; nothing where sandboxes share the caller's.
+#[derive(Debug, Default)]
+pub(crate) struct Ids {
+    next: u32,
+    free: Vec<u32>,
+}
+
+impl Ids {
+    /// Whether the caller may hand out the range: all of it is mapped in the caller's own user namespace.
+    pub(crate) fn available() -> bool {
+        ["/proc/self/uid_map", "/proc/self/gid_map"].iter().all(|path| {
+            fs::read_to_string(path).unwrap_or_default().lines().any(|line| {
+                let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+                let end = u64::from(ID_BASE) + u64::from(ID_COUNT);
+                matches!(numbers[..], [inside, _, count] if inside <= u64::from(ID_BASE) && inside + count >= end)
+            })
+        })
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| {
+            let id = (self.next < ID_COUNT).then(|| ID_BASE + self.next)?;
+            self.next += 1;
+            Some(id)
+        })
+    }
+
+    pub(crate) fn give_back(&mut self, id: u32) {
+        self.free.push(id);
+    }
+}
+
+/// How sandboxes are made on this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) user_namespace: bool,
+    pub(crate) network: bool,
+    pub(crate) tproxy: bool,
+    pub(crate) landlock_abi: u32,
+    pub(crate) seccomp: bool,
+    /// Root started the platform: groups can be dropped, other ids mapped.
+    pub(crate) privileged: bool,
+    /// Each sandbox gets a host id of its own.
+    pub(crate) own_ids: bool,
+    pub(crate) limit_memory: bool,
+    pub(crate) limit_tasks: bool,
+    pub(crate) limit_tmp: bool,
+}
+
+/// Everything that outlives one sandbox.
+pub(crate) struct Maker {
+    pub(crate) stage: Stage,
+    pub(crate) groups: Groups,
+    pub(crate) settings: Settings,
+    pub(crate) interpreters: Vec<Interpreter>,
+    pub(crate) rules: Rules,
+    pub(crate) seccomp: Vec<libc::sock_filter>,
+    pub(crate) ids: Ids,
+}
+
+/// A child behind its gate.
+pub(crate) struct Made {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) status: OwnedFd,
+    pub(crate) group: Option<Group>,
+    pub(crate) host_id: Option<u32>,
+}
+
+/// The descriptors of a start request.
+pub(crate) struct GuestFds {
+    pub(crate) channel: Option<OwnedFd>,
+    pub(crate) output: OwnedFd,
+    pub(crate) environment: OwnedFd,
+}
+
+/// What the child gets besides the maker's own: held until it is cloned.
+struct Inputs {
+    root: OwnedFd,
+    code: OwnedFd,
+    layers: Option<OwnedFd>,
+    fds: GuestFds,
+    tmp_options: CString,
+    programs: Vec<Program>,
+    token: u64,
+    id: u64,
+}
+
+fn owned(fd: c_int) -> OwnedFd {
+    // SAFETY: every caller passes a descriptor that a system call has just made for it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+impl Maker {
+    /// Makes the sandbox `id`. What it makes before a failure is gone again when it returns.
+    pub(crate) fn make(&mut self, request: &StartRequest, fds: GuestFds, id: u64) -> Result<Made, Fault> {
+        let programs = self.programs(request.guest)?;
+        self.make_running(request, fds, id, programs)
+    }
+
+    /// The same with no guest: every wall is built, then the sandbox ends.
+    pub(crate) fn make_trial(&mut self, request: &StartRequest, fds: GuestFds) -> Result<Made, Fault> {
+        self.make_running(request, fds, 0, Vec::new())
+    }
+
+    fn make_running(
+        &mut self,
+        request: &StartRequest,
+        fds: GuestFds,
+        id: u64,
+        programs: Vec<Program>,
+    ) -> Result<Made, Fault> {
+        let trial = programs.is_empty();
+        let code = if trial { self.template_folder()? } else { self.code_tree(&request.code)? };
+        let inputs = Inputs {
+            root: owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?),
+            code,
+            layers: self.layers_tree(&request.layers)?,
+            fds,
+            tmp_options: self.tmp_options(request.tmp_bytes),
+            programs,
+            token: request.token,
+            id,
+        };
+        let group = self.group(id, request.memory_bytes)?;
+        let host_id = if self.settings.own_ids { self.ids.take() } else { None };
+        let made = self.clone_child(&inputs, group.as_ref(), host_id);
+        match made {
+            Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id }),
+            Err(fault) => {
+                if let Some(group) = &group {
+                    self.groups.remove(group);
+                }
+                if let Some(host_id) = host_id {
+                    self.ids.give_back(host_id);
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    fn programs(&self, guest: GuestKind) -> Result<Vec<Program>, Fault> {
+        let refused = Fault { step: Step::Request, errno: libc::EINVAL };
+        match guest {
+            GuestKind::Bootstrap => Ok(vec![
+                program(Step::ExecTask, c"/var/task/bootstrap".into(), Vec::new()),
+                program(Step::ExecOpt, c"/opt/bootstrap".into(), Vec::new()),
+            ]),
+            GuestKind::Interpreter { index, heap_mb } => {
+                let interpreter = self.interpreters.get(index as usize).ok_or(refused)?;
+                let binary = CString::new(interpreter.binary.as_os_str().as_bytes()).map_err(|_| refused)?;
+                let arguments = match interpreter.family {
+                    Family::Node => vec![
+                        CString::new(format!("--max-old-space-size={heap_mb}")).map_err(|_| refused)?,
+                        c"/var/runtime/nodejs/bootstrap.cjs".into(),
+                    ],
+                    Family::Python => vec![c"/var/runtime/python/bootstrap.py".into()],
+                    Family::Provided => return Err(refused),
+                };
+                Ok(vec![program(Step::ExecInterpreter, binary, arguments)])
+            }
+        }
+    }
+
+    fn template_folder(&self) -> Result<OwnedFd, Fault> {
+        Ok(owned(sys::clone_tree(libc::AT_FDCWD, c"/template/var/task").at(Step::Task)?))
+    }
+
+    /// Opens the folder of a digest beneath the code root.
+    fn code_folder(&self, digest: &Digest, step: Step) -> Result<OwnedFd, Fault> {
+        let refused = Fault { step, errno: libc::EINVAL };
+        let name = CString::new(&digest[..]).map_err(|_| refused)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.stage.code, name, flags, Mode::empty(), resolve).at(step)
+    }
+
+    fn code_tree(&self, digest: &Digest) -> Result<OwnedFd, Fault> {
+        let folder = self.code_folder(digest, Step::Code)?;
+        Ok(owned(sys::clone_tree(folder.as_raw_fd(), c"").at(Step::Code)?))
+    }
+
+    /// What becomes `/opt`: nothing, the one layer, or an overlay of several, the last on top.
+    fn layers_tree(&self, layers: &[Digest]) -> Result<Option<OwnedFd>, Fault> {
+        let folders =
+            layers.iter().map(|layer| self.code_folder(layer, Step::Layers)).collect::<Result<Vec<_>, _>>()?;
+        match &folders[..] {
+            [] => Ok(None),
+            [one] => Ok(Some(owned(sys::clone_tree(one.as_raw_fd(), c"").at(Step::Layers)?))),
+            _ => {
+                let mut options = b"lowerdir=".to_vec();
+                for (index, layer) in layers.iter().rev().enumerate() {
+                    options.extend_from_slice(if index == 0 { b"/code/" } else { b":/code/" });
+                    options.extend_from_slice(layer);
+                }
+                let options = CString::new(options).map_err(|_| Fault { step: Step::Layers, errno: libc::EINVAL })?;
+                let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+                sys::mount(c"overlay", c"/merge", c"overlay", flags, &options).at(Step::Layers)?;
+                let tree = sys::clone_tree(libc::AT_FDCWD, c"/merge").at(Step::Layers).map(owned);
+                rustix::mount::unmount("/merge", rustix::mount::UnmountFlags::DETACH).at(Step::Layers)?;
+                tree.map(Some)
+            }
+        }
+    }
+
+    fn tmp_options(&self, bytes: u64) -> CString {
+        let options = if self.settings.limit_tmp {
+            // Inodes are kernel memory as well: one for each page, and some for small sizes.
+            format!("mode=1777,size={bytes},nr_inodes={}", (bytes / 4096).max(1024))
+        } else {
+            "mode=1777".to_owned()
+        };
+        CString::new(options).unwrap_or_default()
+    }
+
+    fn group(&self, id: u64, memory_bytes: u64) -> Result<Option<Group>, Fault> {
+        let unlimited = Limits { memory_bytes: 1 << 40, tasks: 1 << 20 };
+        // One more task than the guest's for the sandbox's first process.
+        let limits = Limits {
+            memory_bytes: if self.settings.limit_memory { memory_bytes } else { unlimited.memory_bytes },
+            tasks: if self.settings.limit_tasks { child::TASKS + 1 } else { unlimited.tasks },
+        };
+        self.groups.create(id, limits).at(Step::Cgroup).map(Some)
+    }
+
+    fn clone_child(
+        &self,
+        inputs: &Inputs,
+        group: Option<&Group>,
+        host_id: Option<u32>,
+    ) -> Result<(i32, OwnedFd, OwnedFd), Fault> {
+        let settings = &self.settings;
+        let (status, inner) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .at(Step::Clone)?;
+        let plan = Plan {
+            status: inner.as_raw_fd(),
+            root: inputs.root.as_raw_fd(),
+            code: inputs.code.as_raw_fd(),
+            layers: inputs.layers.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            environment: inputs.fds.environment.as_raw_fd(),
+            channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            output: inputs.fds.output.as_raw_fd(),
+            tmp_options: &inputs.tmp_options,
+            programs: &inputs.programs,
+            rules: &self.rules,
+            seccomp: if settings.seccomp { &self.seccomp } else { &[] },
+            landlock_abi: settings.landlock_abi,
+            limit_tasks: settings.limit_tasks && !self.groups.powers().tasks,
+            lower_priority: !self.groups.powers().cpu,
+            network: settings.network,
+            tproxy: settings.tproxy,
+            user_namespace: settings.user_namespace,
+            host_ids: if settings.user_namespace { None } else { host_id },
+            drop_groups: settings.privileged,
+            token: inputs.token,
+            id: inputs.id,
+        };
+        let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        for (wanted, flag) in [(settings.user_namespace, libc::CLONE_NEWUSER), (settings.network, libc::CLONE_NEWNET)] {
+            namespaces |= if wanted { flag } else { 0 };
+        }
+        let target = group.and_then(|group| self.groups.clone_target(group));
+        // SAFETY: the spawner never starts a thread.
+        match unsafe { sys::clone_process(namespaces, target) }.at(Step::Clone)? {
+            Cloned::Child => child::run(&plan),
+            Cloned::Parent { pid, pidfd } => {
+                let pidfd = owned(pidfd);
+                match self.open_gate(pid, group, host_id, &status) {
+                    Ok(()) => Ok((pid, pidfd, status)),
+                    Err(fault) => {
+                        // The child ends when its socket closes; here it is reaped.
+                        drop((status, inner));
+                        reap(&pidfd);
+                        Err(fault)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Maps the child's ids, puts it under its limits, and lets it go on.
+    fn open_gate(&self, pid: i32, group: Option<&Group>, host_id: Option<u32>, status: &OwnedFd) -> Result<(), Fault> {
+        if self.settings.user_namespace {
+            // Where sandboxes have no ids of their own, they have the spawner's, by whatever name it goes here.
+            let (uid, gid) = match host_id {
+                Some(id) => (id, id),
+                None => (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
+            };
+            self.write_proc(pid, "uid_map", &format!("{INNER_UID} {uid} 1")).at(Step::IdMap)?;
+            self.write_proc(pid, "gid_map", &format!("{INNER_GID} {gid} 1")).at(Step::IdMap)?;
+        }
+        if let Some(group) = group
+            && !self.groups.is_unified()
+        {
+            self.groups.attach(group, pid).at(Step::Cgroup)?;
+        }
+        // When the host itself is out of memory, guests go before the platform.
+        let _ = self.write_proc(pid, "oom_score_adj", "500");
+        sys::send(status.as_raw_fd(), b"go").at(Step::Gate)
+    }
+
+    fn write_proc(&self, pid: i32, name: &str, value: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.stage.proc, format!("{pid}/{name}"), flags, Mode::empty())?;
+        rustix::io::write(&file, value.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// Kills and reaps.
+pub(crate) fn reap(pidfd: &OwnedFd) -> Option<i32> {
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+    wait(pidfd)
+}
+
+/// Reaps a child that has ended or is about to. Answers its raw exit code, or the signal negated.
+pub(crate) fn wait(pidfd: &OwnedFd) -> Option<i32> {
+    use std::os::fd::AsFd;
+    let options = rustix::process::WaitIdOptions::EXITED;
+    loop {
+        match rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), options) {
+            Ok(Some(status)) => {
+                return status.exit_status().or_else(|| status.terminating_signal().map(|signal| -signal));
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            _ => return None,
+        }
+    }
+}
+
+fn program(step: Step, path: CString, arguments: Vec<CString>) -> Program {
+    let mut all: Vec<CString> = vec![path.clone()];
+    all.extend(arguments);
+    let mut argv: Vec<_> = all.iter().map(|argument: &CString| CStr::as_ptr(argument)).collect();
+    argv.push(std::ptr::null());
+    Program { step, path, argv, arguments: all }
+}

@@ -1,0 +1,42 @@
+//! Sandboxes made of processes: namespaces, an own root, seccomp, Landlock, cgroups.
+//!
+//! Two processes work together. The **server** asks and serves (`backend`); the **spawner** (`spawner`) is small and
+//! single-threaded and does all that needs privilege. It is started before the server has a thread, and everything
+//! that the server can ask of it is in `protocol`.
+//!
+//! | file        | is                                                                  |
+//! |-------------|---------------------------------------------------------------------|
+//! | `launch`    | starts the spawner                                                  |
+//! | `backend`   | the server's side: `Backend` over the socket                        |
+//! | `spawner`   | the loop of the spawner                                             |
+//! | `make`      | one sandbox up to its open gate                                     |
+//! | `child`     | its first process: root, network, walls, guest                      |
+//! | `template`  | the root that all sandboxes are cloned from                         |
+//! | `netns`, `landlock`, `seccomp`, `cgroup`, `watch` | one wall each                  |
+//! | `probe`     | which walls stand on this host                                      |
+//! | `privilege` | how the server itself becomes nobody in particular                  |
+//! | `sys`       | system calls                                                        |
+//!
+//! Invariant: nothing survives the spawner, and the spawner does not survive the server.
+#![allow(unsafe_code)]
+
+mod backend;
+mod cgroup;
+mod child;
+mod config;
+mod landlock;
+mod launch;
+mod make;
+mod netns;
+mod probe;
+mod protocol;
+mod seccomp;
+mod spawner;
+mod sys;
+mod template;
+mod watch;
+
+pub use backend::ProcessBackend;
+pub use config::{SpawnerConfig, WallKind};
+pub use launch::{LaunchError, SpawnerHandle, launch_spawner};
+pub use spawner::spawner_main;

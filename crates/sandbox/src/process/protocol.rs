@@ -1,0 +1,394 @@
+//! What server and spawner say to each other, and a sandbox's first process to the spawner.
+//!
+//! All messages are of fixed size, one per packet of a SEQPACKET socket; descriptors travel beside them (SCM_RIGHTS).
+//! Nothing variable is in a request but the environment, which lies in a memory file that the spawner never reads.
+//!
+//! Invariants
+//!   1. `decode` accepts exactly what `encode` makes: another length, kind, count or a name that is no digest is refused.
+//!   2. A digest is 64 lower-case hexadecimal digits, so it cannot climb out of the code root.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use super::sys;
+
+/// Most layers of one sandbox: the five of Lambda and the platform's runtime packs.
+pub(crate) const LAYERS_MAX: usize = 8;
+/// Bytes of a digest in hexadecimal.
+pub(crate) const DIGEST_BYTES: usize = 64;
+/// Bytes of a request.
+pub(crate) const REQUEST_BYTES: usize = 56 + DIGEST_BYTES * (1 + LAYERS_MAX);
+/// Bytes of a reply.
+pub(crate) const REPLY_BYTES: usize = 80;
+/// Longest environment block.
+pub(crate) const ENVIRONMENT_BYTES_MAX: usize = 256 * 1024;
+/// Least and most bytes of memory that may be asked for.
+pub(crate) const MEMORY_BYTES: std::ops::RangeInclusive<u64> = (16 << 20)..=(1 << 40);
+/// Least and most bytes of `/tmp` that may be asked for.
+pub(crate) const TMP_BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 40);
+
+/// A digest's digits.
+pub(crate) type Digest = [u8; DIGEST_BYTES];
+
+/// Which program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GuestKind {
+    Bootstrap,
+    Interpreter { index: u32, heap_mb: u32 },
+}
+
+/// Asks for a sandbox. Beside it: the guest's channel end, the output pipe's write end, the environment memory file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StartRequest {
+    pub(crate) token: u64,
+    pub(crate) guest: GuestKind,
+    pub(crate) memory_bytes: u64,
+    pub(crate) tmp_bytes: u64,
+    pub(crate) code: Digest,
+    pub(crate) layers: Vec<Digest>,
+}
+
+/// What the server asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    Start(StartRequest),
+    /// Kill the sandbox with this id.
+    Kill(u64),
+}
+
+const START: u32 = 1;
+const KILL: u32 = 2;
+
+fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
+    buffer[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn u32_at(buffer: &[u8], at: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&buffer[at..at + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+fn u64_at(buffer: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&buffer[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+fn digest_at(buffer: &[u8], at: usize) -> Option<Digest> {
+    let digest = Digest::try_from(&buffer[at..at + DIGEST_BYTES]).ok()?;
+    let fits = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+    digest.iter().all(fits).then_some(digest)
+}
+
+impl Request {
+    pub(crate) fn encode(&self) -> [u8; REQUEST_BYTES] {
+        let mut buffer = [0; REQUEST_BYTES];
+        match self {
+            Self::Kill(id) => {
+                put(&mut buffer, 0, &KILL.to_le_bytes());
+                put(&mut buffer, 8, &id.to_le_bytes());
+            }
+            Self::Start(start) => {
+                let (guest, index, heap) = match start.guest {
+                    GuestKind::Bootstrap => (0u32, 0, 0),
+                    GuestKind::Interpreter { index, heap_mb } => (1, index, heap_mb),
+                };
+                put(&mut buffer, 0, &START.to_le_bytes());
+                put(&mut buffer, 4, &guest.to_le_bytes());
+                put(&mut buffer, 8, &start.token.to_le_bytes());
+                put(&mut buffer, 16, &index.to_le_bytes());
+                put(&mut buffer, 20, &heap.to_le_bytes());
+                put(&mut buffer, 24, &start.memory_bytes.to_le_bytes());
+                put(&mut buffer, 32, &start.tmp_bytes.to_le_bytes());
+                put(&mut buffer, 40, &(start.layers.len() as u32).to_le_bytes());
+                put(&mut buffer, 56, &start.code);
+                for (index, layer) in start.layers.iter().take(LAYERS_MAX).enumerate() {
+                    put(&mut buffer, 56 + DIGEST_BYTES * (index + 1), layer);
+                }
+            }
+        }
+        buffer
+    }
+
+    /// The request, or nothing if the packet is not one.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
+        if packet.len() != REQUEST_BYTES {
+            return None;
+        }
+        match u32_at(packet, 0) {
+            KILL => Some(Self::Kill(u64_at(packet, 8))),
+            START => Self::decode_start(packet).map(Self::Start),
+            _ => None,
+        }
+    }
+
+    fn decode_start(packet: &[u8]) -> Option<StartRequest> {
+        let guest = match u32_at(packet, 4) {
+            0 => GuestKind::Bootstrap,
+            1 => GuestKind::Interpreter { index: u32_at(packet, 16), heap_mb: u32_at(packet, 20) },
+            _ => return None,
+        };
+        let (memory_bytes, tmp_bytes) = (u64_at(packet, 24), u64_at(packet, 32));
+        let count = u32_at(packet, 40) as usize;
+        if !MEMORY_BYTES.contains(&memory_bytes) || !TMP_BYTES.contains(&tmp_bytes) || count > LAYERS_MAX {
+            return None;
+        }
+        let layers =
+            (0..count).map(|index| digest_at(packet, 56 + DIGEST_BYTES * (index + 1))).collect::<Option<_>>()?;
+        let code = digest_at(packet, 56)?;
+        Some(StartRequest { token: u64_at(packet, 8), guest, memory_bytes, tmp_bytes, code, layers })
+    }
+}
+
+/// Steps of making a sandbox, for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Step {
+    Request = 1,
+    Code,
+    Layers,
+    Cgroup,
+    Clone,
+    IdMap,
+    Gate,
+    Ids,
+    Mount,
+    Template,
+    Tmp,
+    Task,
+    Opt,
+    Proc,
+    Pivot,
+    Network,
+    Environment,
+    Limits,
+    Landlock,
+    Capabilities,
+    Seccomp,
+    Fork,
+    /// The guest program could not be executed; the errno is execve's.
+    ExecTask,
+    /// The same, for the program below `/opt`.
+    ExecOpt,
+    /// The same, for an interpreter.
+    ExecInterpreter,
+    Config,
+    Stage,
+    Vanished,
+    NetworkNamespace,
+    Tproxy,
+    UserNamespace,
+    MemoryLimit,
+    TaskLimit,
+    CpuWeight,
+}
+
+impl Step {
+    const ALL: [Self; 34] = [
+        Self::Request,
+        Self::Code,
+        Self::Layers,
+        Self::Cgroup,
+        Self::Clone,
+        Self::IdMap,
+        Self::Gate,
+        Self::Ids,
+        Self::Mount,
+        Self::Template,
+        Self::Tmp,
+        Self::Task,
+        Self::Opt,
+        Self::Proc,
+        Self::Pivot,
+        Self::Network,
+        Self::Environment,
+        Self::Limits,
+        Self::Landlock,
+        Self::Capabilities,
+        Self::Seccomp,
+        Self::Fork,
+        Self::ExecTask,
+        Self::ExecOpt,
+        Self::ExecInterpreter,
+        Self::Config,
+        Self::Stage,
+        Self::Vanished,
+        Self::NetworkNamespace,
+        Self::Tproxy,
+        Self::UserNamespace,
+        Self::MemoryLimit,
+        Self::TaskLimit,
+        Self::CpuWeight,
+    ];
+
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step as u32 == number)
+    }
+}
+
+/// What the spawner says, and what a sandbox's first process says to the spawner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// The guest runs. Beside it: `listeners` sockets (Runtime API, DNS, then TCP), then `meters` usage files.
+    Started { token: u64, id: u64, pid: i32, listeners: u32, meters: u32, features: u32 },
+    /// No sandbox was made.
+    Failed { token: u64, step: u32, errno: i32 },
+    /// A sandbox has ended and everything of it is removed. `status` is wait(2)'s.
+    Exited { id: u64, status: i32, out_of_memory: bool, cpu_ns: u64, peak_bytes: u64 },
+}
+
+/// Bits of `Started::features`.
+pub(crate) mod feature {
+    /// Every TCP connection arrives (TPROXY), not only ports 80 and 443.
+    pub(crate) const TPROXY: u32 = 1;
+    /// Landlock confines the guest.
+    pub(crate) const LANDLOCK: u32 = 2;
+}
+
+impl Reply {
+    pub(crate) fn encode(&self) -> [u8; REPLY_BYTES] {
+        let mut buffer = [0; REPLY_BYTES];
+        let mut words = [0u64; REPLY_BYTES / 8];
+        match *self {
+            Self::Started { token, id, pid, listeners, meters, features } => {
+                words[..7].copy_from_slice(&[
+                    1,
+                    token,
+                    id,
+                    pid as u64,
+                    u64::from(listeners),
+                    u64::from(meters),
+                    u64::from(features),
+                ]);
+            }
+            Self::Failed { token, step, errno } => {
+                words[..4].copy_from_slice(&[2, token, u64::from(step), errno as u64]);
+            }
+            Self::Exited { id, status, out_of_memory, cpu_ns, peak_bytes } => {
+                words[..6].copy_from_slice(&[3, id, status as u64, u64::from(out_of_memory), cpu_ns, peak_bytes]);
+            }
+        }
+        for (index, word) in words.iter().enumerate() {
+            put(&mut buffer, index * 8, &word.to_le_bytes());
+        }
+        buffer
+    }
+
+    /// The reply, or nothing if the packet is not one.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
+        if packet.len() != REPLY_BYTES {
+            return None;
+        }
+        let word = |index: usize| u64_at(packet, index * 8);
+        match word(0) {
+            1 => Some(Self::Started {
+                token: word(1),
+                id: word(2),
+                pid: word(3) as i32,
+                listeners: word(4) as u32,
+                meters: word(5) as u32,
+                features: word(6) as u32,
+            }),
+            2 => Some(Self::Failed { token: word(1), step: word(2) as u32, errno: word(3) as i32 }),
+            3 => Some(Self::Exited {
+                id: word(1),
+                status: word(2) as i32,
+                out_of_memory: word(3) != 0,
+                cpu_ns: word(4),
+                peak_bytes: word(5),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Receives one packet with its descriptors. Length zero means the other side is gone.
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(sys::FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut iov = [io::IoSliceMut::new(buffer)];
+    let message = rustix::net::recvmsg(socket, &mut iov, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            fds.extend(rights);
+        }
+    }
+    if message.flags.contains(rustix::net::ReturnFlags::TRUNC) {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    Ok((message.bytes, fds))
+}
+
+/// Sends one packet with descriptors.
+pub(crate) fn send(socket: impl AsFd, packet: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    sys::send_with_fds(socket.as_fd().as_raw_fd(), packet, fds).map_err(io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> StartRequest {
+        StartRequest {
+            token: 7,
+            guest: GuestKind::Interpreter { index: 2, heap_mb: 115 },
+            memory_bytes: 128 << 20,
+            tmp_bytes: 512 << 20,
+            code: [b'a'; 64],
+            layers: vec![[b'0'; 64], [b'1'; 64]],
+        }
+    }
+
+    #[test]
+    fn requests_read_back() {
+        for request in [Request::Start(start()), Request::Kill(u64::MAX)] {
+            assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+    }
+
+    #[test]
+    fn replies_read_back() {
+        for reply in [
+            Reply::Started { token: 1, id: 2, pid: 3, listeners: 4, meters: 4, features: 1 },
+            Reply::Failed { token: 9, step: Step::Code as u32, errno: 2 },
+            Reply::Exited { id: 1, status: 9, out_of_memory: true, cpu_ns: 5, peak_bytes: 6 },
+        ] {
+            assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+        }
+    }
+
+    #[test]
+    fn hostile_requests_are_refused() {
+        let good = Request::Start(start()).encode();
+        assert_eq!(Request::decode(&good[1..]), None, "wrong length");
+        assert_eq!(Request::decode(&[]), None);
+        let with = |at: usize, bytes: &[u8]| {
+            let mut packet = good;
+            put(&mut packet, at, bytes);
+            Request::decode(&packet)
+        };
+        assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
+        assert_eq!(with(4, &2u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(24, &0u64.to_le_bytes()), None, "no memory");
+        assert_eq!(with(24, &u64::MAX.to_le_bytes()), None, "all memory");
+        assert_eq!(with(32, &0u64.to_le_bytes()), None, "no /tmp: tmpfs takes size=0 for unlimited");
+        assert_eq!(with(40, &9u32.to_le_bytes()), None, "too many layers");
+        assert_eq!(with(56, b"../../etc"), None, "a path for a digest");
+        assert_eq!(with(56 + 64, b"/"), None, "a path for a layer");
+        assert_eq!(with(56, b"A"), None, "upper case");
+        assert_eq!(with(60, b"\0"), None, "a terminator within");
+    }
+
+    #[test]
+    fn steps_keep_their_numbers() {
+        for step in Step::ALL {
+            assert_eq!(Step::from_number(step as u32), Some(step));
+        }
+        assert_eq!(Step::from_number(0), None);
+    }
+}

@@ -1,0 +1,345 @@
+//! System calls that the standard library and rustix do not offer, or that must not allocate.
+//!
+//! Every function here is one call or a short fixed sequence; none allocates, locks or panics, so that all of them
+//! may run between clone and exec.
+//!
+//! Invariant: errors are plain errno values; a caller that knows the step adds it (`Fault`).
+
+use std::ffi::CStr;
+
+use libc::{c_int, c_long, c_ulong, c_void};
+
+use super::protocol::Step;
+
+/// A step that failed and the system's errno.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) step: Step,
+    pub(crate) errno: i32,
+}
+
+/// Result of one system call.
+pub(crate) type Call<T> = Result<T, i32>;
+
+/// Adds the step to a failed call.
+pub(crate) trait At<T> {
+    fn at(self, step: Step) -> Result<T, Fault>;
+}
+
+impl<T> At<T> for Call<T> {
+    fn at(self, step: Step) -> Result<T, Fault> {
+        self.map_err(|errno| Fault { step, errno })
+    }
+}
+
+impl<T> At<T> for rustix::io::Result<T> {
+    fn at(self, step: Step) -> Result<T, Fault> {
+        self.map_err(|errno| Fault { step, errno: errno.raw_os_error() })
+    }
+}
+
+impl<T> At<T> for std::io::Result<T> {
+    fn at(self, step: Step) -> Result<T, Fault> {
+        self.map_err(|error| Fault { step, errno: error.raw_os_error().unwrap_or(libc::EIO) })
+    }
+}
+
+/// The calling thread's errno.
+pub(crate) fn errno() -> i32 {
+    // SAFETY: the location is always valid for the calling thread.
+    unsafe { *libc::__errno_location() }
+}
+
+fn check(result: c_long) -> Call<c_long> {
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+fn check_int(result: c_int) -> Call<c_int> {
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+pub(crate) const ATTR_RDONLY: u64 = 0x1;
+pub(crate) const ATTR_NOSUID: u64 = 0x2;
+pub(crate) const ATTR_NODEV: u64 = 0x4;
+
+/// libc's constant of this name does not fit its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+const OPEN_TREE_CLONE: c_ulong = 1;
+const OPEN_TREE_CLOEXEC: c_ulong = libc::O_CLOEXEC as c_ulong;
+const AT_RECURSIVE: c_ulong = 0x8000;
+const MOVE_MOUNT_F_EMPTY_PATH: c_ulong = 0x4;
+const MOVE_MOUNT_T_EMPTY_PATH: c_ulong = 0x40;
+
+/// A detached copy of the mount tree at `path` below `dir` (`dir` itself when `path` is empty).
+pub(crate) fn clone_tree(dir: c_int, path: &CStr) -> Call<c_int> {
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | libc::AT_EMPTY_PATH as c_ulong;
+    // SAFETY: `path` is a valid C string for the call's duration.
+    check(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) }).map(|fd| fd as c_int)
+}
+
+/// Attaches the detached tree `tree` at `path` below `dir`.
+pub(crate) fn attach_tree(tree: c_int, dir: c_int, path: &CStr) -> Call<()> {
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | if path.is_empty() { MOVE_MOUNT_T_EMPTY_PATH } else { 0 };
+    // SAFETY: both paths are valid C strings for the call's duration.
+    check(unsafe { libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), dir, path.as_ptr(), flags) }).map(drop)
+}
+
+/// Sets attributes on every mount of the tree at `fd`.
+pub(crate) fn set_tree_attributes(fd: c_int, set: u64) -> Call<()> {
+    let attr = MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH as c_ulong | AT_RECURSIVE;
+    let size = size_of::<MountAttr>();
+    // SAFETY: `attr` lives through the call and `size` is its size.
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attr, size) }).map(drop)
+}
+
+/// `mount(2)`; empty `kind` or `data` are passed as null.
+pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) -> Call<()> {
+    let kind = if kind.is_empty() { std::ptr::null() } else { kind.as_ptr() };
+    let data = if data.is_empty() { std::ptr::null() } else { data.as_ptr().cast::<c_void>() };
+    // SAFETY: all pointers are null or valid C strings for the call's duration.
+    check_int(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, data) }).map(drop)
+}
+
+/// Makes the current folder the root of the mount namespace and drops the old root.
+pub(crate) fn pivot_here() -> Call<()> {
+    // SAFETY: plain calls on constant strings. The old root is stacked on the new one, at ".", and detached from there.
+    unsafe {
+        check(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()))?;
+        check_int(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
+        check_int(libc::chdir(c"/".as_ptr())).map(drop)
+    }
+}
+
+/// Changes the working folder.
+pub(crate) fn chdir(path: &CStr) -> Call<()> {
+    // SAFETY: a valid C string.
+    check_int(unsafe { libc::chdir(path.as_ptr()) }).map(drop)
+}
+
+/// Opens `path`.
+pub(crate) fn open(path: &CStr, flags: c_int) -> Call<c_int> {
+    // SAFETY: a valid C string.
+    check_int(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })
+}
+
+/// Closes `fd`; errors do not matter to any caller.
+pub(crate) fn close(fd: c_int) {
+    // SAFETY: the callers own `fd`.
+    unsafe { libc::close(fd) };
+}
+
+/// Closes every descriptor from `first` to `last`.
+pub(crate) fn close_range(first: u32, last: u32) -> Call<()> {
+    // SAFETY: no pointers. Called by processes that keep none of these descriptors.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// What `clone_process` returned.
+pub(crate) enum Cloned {
+    /// In the parent: the child's process id and pidfd.
+    Parent { pid: i32, pidfd: c_int },
+    /// In the child.
+    Child,
+}
+
+/// Forks into new namespaces. With `cgroup`, the child starts in that cgroup (v2).
+///
+/// # Safety
+/// The calling process must be single-threaded, else the child may find locks held for ever.
+pub(crate) unsafe fn clone_process(namespaces: c_int, cgroup: Option<c_int>) -> Call<Cloned> {
+    let mut pidfd: c_int = -1;
+    // SAFETY: all-zero is a valid `clone_args`.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces as u32 as u64 | libc::CLONE_PIDFD as u64;
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(group) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = group as u64;
+    }
+    // SAFETY: `args` is valid and its size is right; without CLONE_VM and a stack of its own the child goes on with a
+    // copy of this stack, as after fork.
+    match check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })? {
+        0 => Ok(Cloned::Child),
+        pid => Ok(Cloned::Parent { pid: pid as i32, pidfd }),
+    }
+}
+
+/// Moves the caller into new namespaces.
+pub(crate) fn unshare(flags: c_int) -> Call<()> {
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::unshare(flags) }).map(drop)
+}
+
+/// Takes on one user and group id in all three forms.
+pub(crate) fn become_ids(uid: u32, gid: u32) -> Call<()> {
+    // SAFETY: no pointers. The raw calls change this thread alone, which is all there is.
+    unsafe {
+        check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid)).map(drop)
+    }
+}
+
+/// Drops supplementary groups.
+pub(crate) fn drop_groups() -> Call<()> {
+    // SAFETY: an empty list needs no memory.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) }).map(drop)
+}
+
+/// `prctl` with up to two arguments.
+pub(crate) fn prctl(option: c_int, first: c_ulong, second: c_ulong) -> Call<c_int> {
+    // SAFETY: only options without pointers are used in this crate.
+    check_int(unsafe { libc::prctl(option, first, second, 0, 0) })
+}
+
+/// Empties the bounding and ambient sets.
+pub(crate) fn drop_bounding_set() -> Call<()> {
+    for capability in 0..64 {
+        match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+            Ok(_) => {}
+            Err(libc::EINVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong, 0).map(drop)
+}
+
+/// Empties the permitted, effective and inheritable sets.
+pub(crate) fn drop_capabilities() -> Call<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: c_int,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header { version: VERSION_3, pid: 0 };
+    let data = [0u32; 6];
+    // SAFETY: version 3 reads two structures of three words each, which `data` holds.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+}
+
+/// Sets both limits of a resource.
+pub(crate) fn set_limit(resource: u32, value: u64) -> Call<()> {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: `limit` lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) })
+        .map(drop)
+}
+
+/// Installs a seccomp program for the calling thread and its children.
+pub(crate) fn install_seccomp(program: &[libc::sock_filter]) -> Call<()> {
+    let fprog = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies the program during the call and does not write to it.
+    check(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER as c_ulong, 0 as c_ulong, &raw const fprog)
+    })
+    .map(drop)
+}
+
+/// Creates a socket.
+pub(crate) fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Call<c_int> {
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) })
+}
+
+/// Sets an integer option of a socket.
+pub(crate) fn set_socket_option(fd: c_int, level: c_int, option: c_int, value: c_int) -> Call<()> {
+    // SAFETY: the value lives through the call and its size is right.
+    check_int(unsafe {
+        libc::setsockopt(fd, level, option, (&raw const value).cast(), size_of::<c_int>() as libc::socklen_t)
+    })
+    .map(drop)
+}
+
+/// Binds a socket to an IPv4 address in host order.
+pub(crate) fn bind_v4(fd: c_int, address: u32, port: u16) -> Call<()> {
+    // SAFETY: all-zero is a valid address; the size is right.
+    unsafe {
+        let mut name: libc::sockaddr_in = std::mem::zeroed();
+        name.sin_family = libc::AF_INET as u16;
+        name.sin_port = port.to_be();
+        name.sin_addr.s_addr = address.to_be();
+        check_int(libc::bind(fd, (&raw const name).cast(), size_of::<libc::sockaddr_in>() as libc::socklen_t)).map(drop)
+    }
+}
+
+/// Binds a socket to a port of every IPv6 address.
+pub(crate) fn bind_v6_any(fd: c_int, port: u16) -> Call<()> {
+    // SAFETY: all-zero is a valid address; the size is right.
+    unsafe {
+        let mut name: libc::sockaddr_in6 = std::mem::zeroed();
+        name.sin6_family = libc::AF_INET6 as u16;
+        name.sin6_port = port.to_be();
+        check_int(libc::bind(fd, (&raw const name).cast(), size_of::<libc::sockaddr_in6>() as libc::socklen_t))
+            .map(drop)
+    }
+}
+
+/// Starts to listen.
+pub(crate) fn listen(fd: c_int, backlog: c_int) -> Call<()> {
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::listen(fd, backlog) }).map(drop)
+}
+
+/// Sends bytes on a connected or netlink socket.
+pub(crate) fn send(fd: c_int, bytes: &[u8]) -> Call<()> {
+    // SAFETY: the slice is valid for its length.
+    let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+    check(sent as c_long).map(drop)
+}
+
+/// Receives one message.
+pub(crate) fn receive(fd: c_int, buffer: &mut [u8]) -> Call<usize> {
+    // SAFETY: the slice is valid for its length.
+    let received = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    check(received as c_long).map(|length| length as usize)
+}
+
+/// Most descriptors in one message.
+pub(crate) const FDS_MAX: usize = 16;
+
+/// Sends one message with descriptors.
+pub(crate) fn send_with_fds(fd: c_int, bytes: &[u8], fds: &[c_int]) -> Call<()> {
+    const SPACE: usize = 128;
+    #[repr(C, align(8))]
+    struct Control([u8; SPACE]);
+    if fds.len() > FDS_MAX {
+        return Err(libc::EINVAL);
+    }
+    let mut control = Control([0; SPACE]);
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: the header points to buffers that outlive the call; SPACE holds the control message of FDS_MAX
+    // descriptors (16 + 64 bytes), so the data pointer is within it.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        if !fds.is_empty() {
+            let size = size_of_val(fds) as u32;
+            message.msg_control = control.0.as_mut_ptr().cast();
+            message.msg_controllen = libc::CMSG_SPACE(size) as usize;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
+            std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), size as usize);
+        }
+        check(libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL) as c_long).map(drop)
+    }
+}
+
+/// A positive number that `sysconf` knows.
+pub(crate) fn system_value(name: c_int) -> u64 {
+    // SAFETY: no pointers.
+    u64::try_from(unsafe { libc::sysconf(name) }).unwrap_or(0).max(1)
+}

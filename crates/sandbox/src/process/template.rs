@@ -1,0 +1,225 @@
+//! The stage: the spawner's own small root, with the template that every sandbox's root is cloned from.
+//!
+//! ```text
+//! /            tmpfs, the spawner's root
+//! /template    tmpfs, read-only: what every guest sees, with empty /tmp /proc /opt /var/task
+//! /new         where a sandbox mounts its clone of the template before it becomes its root
+//! /code        the code root
+//! /merge       where layers are merged
+//! /proc        the host's, without which no sandbox could mount its own
+//! ```
+//!
+//! The host's file system is not reachable from the stage, so a fresh sandbox, which starts with a copy of it, never
+//! has it either. All host paths are opened before the stage becomes the root.
+//!
+//! Start reading at `raise`.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::config::SpawnerConfig;
+use super::protocol::Step;
+use super::sys::{self, At, Fault};
+
+/// Folders of the host that hold programs and libraries; a link among them stays a link.
+const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store"];
+/// What programs read below `/etc`, and what says nothing about the host.
+const ETC: &[&str] = &[
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/etc/ca-certificates.conf",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/alternatives",
+    "/etc/mime.types",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/gai.conf",
+    "/etc/fonts",
+    "/etc/os-release",
+];
+/// Where distributions keep the bundle of trusted certificates.
+const TRUST: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+/// Empty folders that a sandbox mounts on, or that programs expect.
+const EMPTY: &[&str] = &["/tmp", "/proc", "/opt", "/var/task", "/var/runtime", "/dev", "/etc", "/run"];
+/// Small files of the platform's own.
+const FILES: &[(&str, &str)] = &[
+    (
+        "/etc/passwd",
+        "root:x:0:0:root:/root:/sbin/nologin\nsbx_user1051:x:993:990::/home/sbx_user1051:/sbin/nologin\n\
+         nobody:x:65534:65534:nobody:/:/sbin/nologin\n",
+    ),
+    ("/etc/group", "root:x:0:\nsbx:x:990:\nnogroup:x:65534:\n"),
+    ("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
+    ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"),
+    // The platform answers on every address; a short timeout costs nothing and a lost datagram little.
+    ("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:3\n"),
+];
+const LINKS: &[(&str, &str)] = &[
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
+
+/// A piece of the host, opened before the stage hides it.
+struct Piece {
+    /// Absolute path inside the template.
+    target: PathBuf,
+    what: What,
+}
+
+enum What {
+    Link(PathBuf),
+    Tree { fd: OwnedFd, folder: bool, device: bool },
+}
+
+fn c_path(path: &Path) -> CString {
+    // A path with a zero byte cannot come from the file system; an empty one then fails to open.
+    CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
+}
+
+fn take(source: &Path, target: &Path, device: bool) -> Result<Piece, Fault> {
+    let about = fs::symlink_metadata(source).at(Step::Stage)?;
+    let target = target.to_owned();
+    if about.file_type().is_symlink() && source == target {
+        let to = fs::read_link(source).at(Step::Stage)?;
+        return Ok(Piece { target, what: What::Link(to) });
+    }
+    let folder = fs::metadata(source).at(Step::Stage)?.is_dir();
+    let fd = sys::clone_tree(libc::AT_FDCWD, &c_path(source)).at(Step::Stage)?;
+    // SAFETY: the call has just made this descriptor.
+    Ok(Piece { target, what: What::Tree { fd: unsafe { OwnedFd::from_raw_fd(fd) }, folder, device } })
+}
+
+fn pieces(config: &SpawnerConfig) -> Result<Vec<Piece>, Fault> {
+    let mut pieces = Vec::new();
+    for path in SYSTEM.iter().chain(ETC) {
+        let path = Path::new(path);
+        if path.symlink_metadata().is_ok() {
+            pieces.push(take(path, path, false)?);
+        }
+    }
+    for path in DEVICES {
+        pieces.push(take(Path::new(path), Path::new(path), true)?);
+    }
+    pieces.push(take(&config.runtime_root, Path::new("/var/runtime"), false)?);
+    let mut seen: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+    for interpreter in &config.interpreters {
+        let outside = std::iter::once(&interpreter.prefix).chain(&interpreter.library_paths);
+        for path in outside {
+            let covered = seen.iter().any(|held| path.starts_with(held));
+            if !covered && path.is_absolute() && path != Path::new("/") {
+                pieces.push(take(path, path, false)?);
+                seen.push(path.clone());
+            }
+        }
+    }
+    if let Some(bundle) = &config.trust_bundle {
+        for target in TRUST.iter().map(Path::new) {
+            // Linked bundles are reached through the file that they link to, which is in this list as well.
+            if target.symlink_metadata().is_ok_and(|about| about.is_file()) {
+                pieces.push(take(bundle, target, false)?);
+            }
+        }
+    }
+    Ok(pieces)
+}
+
+fn put_file(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// Below the template, the path `absolute`.
+fn inside(absolute: &Path) -> PathBuf {
+    Path::new("template").join(absolute.strip_prefix("/").unwrap_or(absolute))
+}
+
+/// Puts a piece into the template. Paths are relative to the stage, which is the working folder.
+fn place(piece: &Piece) -> Result<(), Fault> {
+    let target = inside(&piece.target);
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).at(Step::Stage)?;
+    }
+    match &piece.what {
+        What::Link(to) => symlink(to, &target).at(Step::Stage),
+        What::Tree { fd, folder, device } => {
+            if target.symlink_metadata().is_err() {
+                if *folder { fs::create_dir(&target) } else { put_file(&target, "") }.at(Step::Stage)?;
+            }
+            let nodev = if *device { 0 } else { sys::ATTR_NODEV };
+            let attributes = sys::ATTR_RDONLY | sys::ATTR_NOSUID | nodev;
+            sys::set_tree_attributes(fd.as_raw_fd(), attributes).at(Step::Stage)?;
+            sys::attach_tree(fd.as_raw_fd(), libc::AT_FDCWD, &c_path(&target)).at(Step::Stage)
+        }
+    }
+}
+
+fn fill_template(pieces: &[Piece]) -> Result<(), Fault> {
+    for path in EMPTY {
+        fs::create_dir_all(inside(Path::new(path))).at(Step::Stage)?;
+    }
+    for (path, text) in FILES {
+        put_file(&inside(Path::new(path)), text).at(Step::Stage)?;
+    }
+    for (link, to) in LINKS {
+        symlink(to, inside(Path::new(link))).at(Step::Stage)?;
+    }
+    pieces.iter().try_for_each(place)
+}
+
+/// What the spawner keeps open of the stage.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// The code root.
+    pub(crate) code: OwnedFd,
+    /// The stage's `/proc`.
+    pub(crate) proc: OwnedFd,
+}
+
+/// Builds the stage and makes it the root of the caller's own mount namespace.
+pub(crate) fn raise(config: &SpawnerConfig) -> Result<Stage, Fault> {
+    // A strict umask must not take the guests' right to look around.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").at(Step::Stage)?;
+    let pieces = pieces(config)?;
+    let code = take(&config.code_root, Path::new("/code"), false)?;
+    let proc = take(Path::new("/proc"), Path::new("/proc"), false)?;
+
+    // Any folder will do: the stage hides it in this mount namespace only, and nothing below it is needed any more.
+    sys::mount(c"tmpfs", c"/tmp", c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, c"mode=755,size=1m").at(Step::Stage)?;
+    sys::chdir(c"/tmp").at(Step::Stage)?;
+    for folder in ["template", "new", "code", "merge", "proc"] {
+        fs::create_dir(folder).at(Step::Stage)?;
+    }
+    for (piece, folder) in [(&code, c"code"), (&proc, c"proc")] {
+        if let What::Tree { fd, .. } = &piece.what {
+            sys::attach_tree(fd.as_raw_fd(), libc::AT_FDCWD, folder).at(Step::Stage)?;
+        }
+    }
+    sys::mount(c"tmpfs", c"template", c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, c"mode=755,size=1m")
+        .at(Step::Stage)?;
+    fill_template(&pieces)?;
+    fs::set_permissions("template", fs::Permissions::from_mode(0o755)).at(Step::Stage)?;
+    let remount = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+    sys::mount(c"", c"template", c"", remount, c"").at(Step::Stage)?;
+    sys::pivot_here().at(Step::Stage)?;
+
+    let open = |path: &str| fs::File::open(path).map(OwnedFd::from).at(Step::Stage);
+    Ok(Stage { code: open("/code")?, proc: open("/proc")? })
+}
