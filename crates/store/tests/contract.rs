@@ -3,6 +3,8 @@
 //! Read `suite!` at the end for the list. `serialisable` is the heart: it runs random transactions concurrently and then
 //! replays them one by one in the order of their versions; each must have read exactly what the replay shows.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;

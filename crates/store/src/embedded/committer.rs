@@ -14,7 +14,8 @@
 //! Invariants
 //!   1. Nothing is answered with success, or readable, before its COMMIT has returned.
 //!   2. A full disk refuses a batch and leaves no trace of it; the next batch tries again.
-//!   3. Any other failure of a write, flush or read ends the store: nothing is answered, `on_fatal` is called, no flush
+//!   3. Damage that the decision of a transaction reads refuses that transaction and no other.
+//!   4. Any other failure of a write, flush or read ends the store: nothing is answered, `on_fatal` is called, no flush
 //!      is tried again. What was acknowledged is in the log and is found by the next open.
 
 use std::sync::Arc;
@@ -147,6 +148,8 @@ impl Committer {
                 Err(Refusal::ConflictInBatch) => decided.losers.push(answer),
                 Err(Refusal::Conflict) => reply(answer, Err(Error::Conflict)),
                 Err(Refusal::Refused(error)) => reply(answer, Err(error)),
+                // Damage that was only read concerns only who reads it.
+                Err(Refusal::Fault(fault @ Fault::Corrupt(_))) => reply(answer, Err(fault.into())),
                 Err(Refusal::Fault(fault)) => return Err(fault),
             }
         }

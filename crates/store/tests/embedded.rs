@@ -1,0 +1,265 @@
+//! What only the embedded engine promises: files, locks, formats, full disks, damage, time limits, failures.
+//!
+//! The contract itself is tested in `contract.rs`, death by signal in `crash.rs`.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use base::{Clock, ManualClock, SystemClock};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use store::embedded::{self, Embedded, OpenError};
+use store::{EmbeddedConfig, Error, Range, Store, Txn};
+
+fn config(folder: &Path) -> EmbeddedConfig {
+    let never = |reason: &str| panic!("the store failed: {reason}");
+    EmbeddedConfig { on_fatal: Arc::new(never), ..EmbeddedConfig::new(folder, SystemClock::shared()) }
+}
+
+fn open(folder: &Path) -> Embedded {
+    embedded::open(config(folder)).unwrap()
+}
+
+/// Asks again until it is so; a test that waits in vain ends after half a minute.
+async fn until(mut so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !so() {
+        assert!(started.elapsed() < Duration::from_secs(30), "waited in vain");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_a_reopen_and_versions_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("deep/er"));
+    let first = store.commit(Txn::new().put("a", "1")).await.unwrap();
+    let second = store.commit(Txn::new().put("b", "2").relaxed()).await.unwrap();
+    store.close().await.unwrap();
+    assert!(matches!(store.get(b"a").await, Err(Error::Closed)));
+    assert!(matches!(store.commit(Txn::new()).await, Err(Error::Closed)));
+    assert!(matches!(store.snapshot().await, Err(Error::Closed)));
+    store.watch(b"").changed().await;
+    store.close().await.unwrap();
+
+    // The first store still exists, but it has let the folder go.
+    let again = open(&folder.path().join("deep/er"));
+    assert_eq!(again.get(b"a").await.unwrap().unwrap().version, first);
+    assert_eq!(again.snapshot().await.unwrap().version(), second);
+    // What was read before is checked by points, which the tree knows, and cannot be by ranges.
+    let range = |since| Txn::new().expect_range(Range::prefix("a"), since);
+    assert!(matches!(again.commit(range(first)).await, Err(Error::TooOld)));
+    again.commit(range(second)).await.unwrap();
+    assert_eq!(again.commit(Txn::new().expect_version("a", first).put("a", "3")).await.unwrap(), second + 2);
+}
+
+#[tokio::test]
+async fn a_close_answers_all_that_waits_and_ends_open_snapshots() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(folder.path()));
+    let snapshot = store.snapshot().await.unwrap();
+    let commits: Vec<_> = (0..200u32)
+        .map(|number| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.commit(Txn::new().put(number.to_be_bytes().to_vec(), "x")).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    store.close().await.unwrap();
+    assert!(matches!(snapshot.get(b"a").await, Err(Error::Closed)));
+    let mut kept = 0;
+    for commit in commits {
+        match commit.await.unwrap() {
+            Ok(_) => kept += 1,
+            Err(error) => assert!(matches!(error, Error::Closed)),
+        }
+    }
+    drop(store);
+    let found = open(folder.path()).range(&Range::prefix("")).await.unwrap().entries.len();
+    assert_eq!(found, kept, "each is there exactly if it was acknowledged");
+}
+
+#[tokio::test]
+async fn a_folder_is_open_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let Err(OpenError::InUse { holder, .. }) = embedded::open(config(folder.path())) else {
+        panic!("opened twice");
+    };
+    assert_eq!(holder, std::process::id().to_string());
+    drop(store);
+    drop(open(folder.path()));
+}
+
+#[tokio::test]
+async fn newer_formats_and_foreign_files_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    let file = folder.path().join("store.db");
+    Connection::open(&file).unwrap().execute("UPDATE meta SET number = 2 WHERE name = 'format'", []).unwrap();
+    let newer = embedded::open(config(folder.path()));
+    assert!(matches!(newer, Err(OpenError::NewerFormat { found: 2, known: 1 })));
+    fs::remove_file(&file).unwrap();
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE other (a)").unwrap();
+    assert!(matches!(embedded::open(config(folder.path())), Err(OpenError::Foreign)));
+    fs::write(&file, "no database at all, but long enough to be looked at as one".repeat(100)).unwrap();
+    assert!(matches!(embedded::open(config(folder.path())), Err(OpenError::Damaged(_))));
+}
+
+#[tokio::test]
+async fn a_snapshot_ages_by_the_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at_ms(0);
+    let store = embedded::open(EmbeddedConfig { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..config(folder.path()) })
+        .unwrap();
+    store.commit(Txn::new().put("a", "1")).await.unwrap();
+    let old = store.snapshot().await.unwrap();
+    clock.advance(Duration::from_millis(5_000));
+    assert!(old.get(b"a").await.is_ok());
+    clock.advance(Duration::from_millis(1));
+    assert!(matches!(old.get(b"a").await, Err(Error::TooOld)));
+    assert!(matches!(old.range(&Range::prefix("")).await, Err(Error::TooOld)));
+
+    // Snapshots that nobody reads and nobody drops lose their places all the same, to others than themselves.
+    let mut idle = Vec::new();
+    for _ in 0..32 {
+        idle.push(store.snapshot().await.unwrap());
+    }
+    clock.advance(Duration::from_millis(5_001));
+    let next = tokio::time::timeout(Duration::from_secs(30), store.snapshot()).await.unwrap().unwrap();
+    assert!(next.get(b"a").await.is_ok());
+    for old in idle {
+        assert!(matches!(old.get(b"a").await, Err(Error::TooOld)));
+    }
+    assert!(next.get(b"a").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_reads_on_and_recovers() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = EmbeddedConfig { size_bytes_max: Some(1024 * 1024), ..config(folder.path()) };
+    let store = embedded::open(full).unwrap();
+    let value = Bytes::from(vec![7; 20_000]);
+    let mut kept = 0u32;
+    let error = loop {
+        match store.commit(Txn::new().put(kept.to_be_bytes().to_vec(), value.clone())).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::DiskFull));
+    assert!(kept > 40);
+    let page = store.range(&Range::prefix("")).await.unwrap();
+    assert_eq!(page.entries.len(), kept as usize, "the refused commit left nothing");
+    let version = store.snapshot().await.unwrap().version();
+    assert_eq!(version, u64::from(kept), "and took no version");
+    store.commit(Txn::new().delete(0u32.to_be_bytes().to_vec())).await.unwrap();
+    store.commit(Txn::new().put("new", value)).await.unwrap();
+}
+
+#[tokio::test]
+async fn damaged_values_are_never_given_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let value = |number: u8| Bytes::from(vec![b'A' + number; 3_000]);
+    store.commit((0..20).fold(Txn::new(), |txn, number| txn.put(vec![number], value(number)))).await.unwrap();
+    store.close().await.unwrap();
+    let file = folder.path().join("store.db");
+    let mut bytes = fs::read(&file).unwrap();
+    // Everywhere, as the tree leaves old copies behind when it moves a value.
+    let places: Vec<_> = (0..bytes.len() - 100).filter(|at| bytes[*at..at + 100] == [b'A' + 7; 100]).collect();
+    places.iter().for_each(|at| bytes[at + 50] = b'x');
+    assert!(!places.is_empty());
+    fs::write(&file, bytes).unwrap();
+
+    let store = open(folder.path());
+    assert!(matches!(store.get(&[7]).await, Err(Error::Corrupt(_))));
+    assert!(matches!(store.range(&Range::prefix("")).await, Err(Error::Corrupt(_))));
+    assert_eq!(store.get(&[8]).await.unwrap().unwrap().value, value(8));
+    // Whose transaction needs the value is refused; the others go on, and a new value heals the key.
+    assert!(matches!(store.commit(Txn::new().add(vec![7], 1)).await, Err(Error::Corrupt(_))));
+    store.commit(Txn::new().put(vec![7], "healed")).await.unwrap();
+    assert_eq!(store.get(&[7]).await.unwrap().unwrap().value, "healed");
+}
+
+#[tokio::test]
+async fn relaxed_commits_are_flushed_within_a_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let version = store.commit(Txn::new().put("log", "line").relaxed()).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(store.get(b"log").await.unwrap().unwrap().value, "line");
+    let reader = Connection::open(folder.path().join("store.db")).unwrap();
+    let flushed = || {
+        let number = reader.query_row("SELECT number FROM meta WHERE name = 'flushed'", [], |row| row.get::<_, i64>(0));
+        number.unwrap().cast_unsigned()
+    };
+    until(|| flushed() >= version).await;
+    assert!(started.elapsed() < Duration::from_secs(10), "flushed after {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_store_empties_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.commit(Txn::new().put("a", vec![1; 100_000])).await.unwrap();
+    let log = || fs::metadata(folder.path().join("store.db-wal")).unwrap().len();
+    assert!(log() > 100_000);
+    until(|| log() == 0).await;
+    store.commit(Txn::new().put("b", "after")).await.unwrap();
+    assert_eq!(store.get(b"b").await.unwrap().unwrap().value, "after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_go_on_says_so_first_and_answers_nothing_with_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let answered = Arc::new(AtomicBool::new(false));
+    let reasons: Arc<Mutex<Vec<(String, bool)>>> = Arc::default();
+    let on_fatal = {
+        let (answered, reasons) = (Arc::clone(&answered), Arc::clone(&reasons));
+        move |reason: &str| {
+            std::thread::sleep(Duration::from_millis(50));
+            reasons.lock().push((reason.to_owned(), answered.load(Ordering::SeqCst)));
+        }
+    };
+    let store = embedded::open(EmbeddedConfig { on_fatal: Arc::new(on_fatal), ..config(folder.path()) }).unwrap();
+    store.commit(Txn::new().put("a", "1")).await.unwrap();
+    Connection::open(folder.path().join("store.db")).unwrap().execute_batch("DROP TABLE kv").unwrap();
+    let outcome = store.commit(Txn::new().put("a", "2")).await;
+    answered.store(true, Ordering::SeqCst);
+    assert!(matches!(outcome, Err(Error::Io(_))), "{outcome:?}");
+    let reasons = reasons.lock().clone();
+    assert_eq!(reasons.len(), 1);
+    assert!(reasons[0].0.contains("no such table"), "{reasons:?}");
+    assert!(!reasons[0].1, "nothing may be answered before the process had its chance to end");
+    assert!(matches!(store.commit(Txn::new()).await, Err(Error::Io(_))));
+    assert!(store.get(b"a").await.is_err());
+    assert!(store.close().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_stays_short_under_load_and_a_standing_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(folder.path()));
+    let mut longest = 0;
+    let mut snapshot = store.snapshot().await.unwrap();
+    // 300 MB through a log of 64 MB, while there always is a reader that is not older than two rounds.
+    for round in 0..75u32 {
+        let txn = (0..2).fold(Txn::new(), |txn, part: u32| {
+            txn.put([round % 5, part].map(u32::to_be_bytes).concat(), vec![3; 2_000_000])
+        });
+        store.commit(txn).await.unwrap();
+        if round % 2 == 0 {
+            snapshot = store.snapshot().await.unwrap();
+        }
+        longest = longest.max(fs::metadata(folder.path().join("store.db-wal")).unwrap().len());
+    }
+    drop(snapshot);
+    assert!(longest < 150 * 1024 * 1024, "the log grew to {longest} bytes");
+}
