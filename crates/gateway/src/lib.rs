@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The front door: listeners, TLS, routing, the browser rules, limits, HTTP ↔ event, and the guests' network.
+//!
+//! Start reading at `service::Gateway::handle`: every request of every connection passes there.
+//!
+//! Invariants
+//!   1. No particular service is known: AWS calls go through `door::AwsDoor`, functions through `model::ports`.
+//!   2. Decisions are pure (`route`, `browser`, `http_event`, `errors`, `egress`, `dns`) and apart from sockets.
+
+pub mod browser;
+pub mod config;
+mod detached;
+pub mod door;
+pub mod errors;
+pub mod guest_network;
+pub mod http_event;
+pub mod listener;
+pub mod route;
+mod service;
+mod site;
+pub mod spelling;
+
+pub use config::Config;
+pub use door::{AdminDoor, AuthDenied, AwsDoor, ClientAddress, GuestIdentity, Peer};
+pub use listener::{Listening, listen};
+pub use service::{Gateway, GatewayParts};

@@ -1,0 +1,187 @@
+//! Where a guest's connection may go: a judgement over addresses, after every name has become one. Pure.
+//!
+//! Public addresses only. Names are never judged here, so that a name which resolves to an inner address gains nothing.
+//!
+//! Invariants
+//!   1. An address form that holds another address (IPv4-mapped, NAT64, 6to4) is judged by what it leads to, or refused.
+//!   2. What is not known to be public is refused: IPv6 only within the global unicast block.
+//!   3. The host's own addresses are refused although they may be public.
+//!
+//! Source of the blocks: IANA's special-purpose address registries.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Why a destination is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not an address of the public internet.
+    #[error("the address is not public")]
+    NotPublic,
+    /// Metadata of a cloud's virtual machine.
+    #[error("the address serves a cloud's metadata")]
+    Metadata,
+    /// An address of this host.
+    #[error("the address is this host's own")]
+    OwnAddress,
+}
+
+/// A target that the operator opens although it is not public.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTarget {
+    /// A name (lower case) or address; `host.dunlin.internal` is this host's loopback.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// An open target that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no HOST:PORT; write db.internal:5432, 10.0.0.5:443 or [fd00::1]:80")]
+pub struct NotATarget(pub String);
+
+impl std::str::FromStr for OpenTarget {
+    type Err = NotATarget;
+
+    fn from_str(text: &str) -> Result<Self, NotATarget> {
+        let wrong = || NotATarget(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        let bracketed = host.strip_prefix('[').map(|inner| inner.strip_suffix(']').ok_or_else(wrong)).transpose()?;
+        let host = match bracketed {
+            Some(inner) => inner.parse::<Ipv6Addr>().map_err(|_| wrong())?.to_string(),
+            None => host.trim_end_matches('.').to_ascii_lowercase(),
+        };
+        if host.is_empty() || port == 0 || (bracketed.is_none() && host.contains(':')) {
+            return Err(wrong());
+        }
+        Ok(Self { host, port })
+    }
+}
+
+/// Decides over a destination address. `own` says whether the address is one of this host's.
+pub fn judge(address: IpAddr, own: bool) -> Result<(), Refused> {
+    let (metadata, public) = match address {
+        IpAddr::V4(address) => (is_metadata(address), is_public_v4(address)),
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(inner) => (is_metadata(inner), is_public_v4(inner)),
+            None => (false, is_public_v6(address)),
+        },
+    };
+    if metadata {
+        return Err(Refused::Metadata);
+    }
+    if !public {
+        return Err(Refused::NotPublic);
+    }
+    if own { Err(Refused::OwnAddress) } else { Ok(()) }
+}
+
+/// Whether the operator opened this address and port.
+pub fn is_open(target: SocketAddr, open: &[OpenTarget]) -> bool {
+    let address = target.ip().to_canonical();
+    open.iter().any(|entry| entry.port == target.port() && entry.host.parse() == Ok(address))
+}
+
+/// Whether the operator opened this name and port.
+pub fn is_open_name(name: &str, port: u16, open: &[OpenTarget]) -> bool {
+    open.iter().any(|entry| entry.port == port && entry.host == name)
+}
+
+/// The metadata services of clouds, where an address does not give them away as link-local.
+fn is_metadata(address: Ipv4Addr) -> bool {
+    // 169.254.169.254: nearly all; 168.63.129.16: Azure's agent; 100.100.100.200: Alibaba; 192.0.0.192: Oracle.
+    [[169, 254, 169, 254], [169, 254, 170, 2], [168, 63, 129, 16], [100, 100, 100, 200], [192, 0, 0, 192]]
+        .contains(&address.octets())
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    !matches!(
+        (a, b, c),
+        (0 | 10 | 127 | 224..=255, _, _)
+            | (100, 64..=127, _)
+            | (169, 254, _)
+            | (172, 16..=31, _)
+            | (192, 0, 0 | 2)
+            | (192, 88, 99)
+            | (192, 168, _)
+            | (198, 18 | 19, _)
+            | (198, 51, 100)
+            | (203, 0, 113)
+    )
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [a, b, ..] = address.segments();
+    // 2001::/23 holds tunnels, benchmarks and identifiers, no hosts; 2002::/16 leads to an IPv4 address of its own.
+    let special = (a == 0x2001 && (b < 0x0200 || b == 0x0db8)) || a == 0x2002 || (a == 0x3fff && b < 0x1000);
+    // 64:ff9b::/96 and the like are outside of the global unicast block.
+    (0x2000..=0x3fff).contains(&a) && !special
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_pass() {
+        for address in [
+            "1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255",
+            "128.0.0.1", "169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0", "192.0.1.0", "192.167.255.255",
+            "192.169.0.0", "198.17.255.255", "198.20.0.0", "223.255.255.255", "52.94.0.1", "::ffff:8.8.8.8",
+            "2606:4700:4700::1111", "2001:4860:4860::8888", "2a00::1", "2001:200::1", "2400::1",
+        ] {
+            assert_eq!(judge(address.parse().unwrap(), false), Ok(()), "{address}");
+            assert_eq!(judge(address.parse().unwrap(), true), Err(Refused::OwnAddress), "{address}");
+        }
+        for address in [
+            "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.127.255.255", "127.0.0.1",
+            "127.255.255.255", "169.254.0.1", "169.254.100.1", "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.2.1",
+            "192.88.99.1", "192.168.0.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1",
+            "239.255.255.255", "240.0.0.1", "255.255.255.255", "::", "::1", "::2", "::127.0.0.1", "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1", "::ffff:192.168.1.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "100::1", "2001::1",
+            "2001:20::1", "2001:db8::1", "2002:7f00:1::1", "2002:a00:1::", "3fff::1", "4000::1", "fc00::1", "fd00::1",
+            "fd00:ec2::254", "fe80::1", "fec0::1", "ff02::1",
+        ] {
+            assert_eq!(judge(address.parse().unwrap(), false), Err(Refused::NotPublic), "{address}");
+        }
+        for address in
+            ["169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "192.0.0.192", "::ffff:169.254.169.254"]
+        {
+            assert_eq!(judge(address.parse().unwrap(), false), Err(Refused::Metadata), "{address}");
+        }
+    }
+
+    #[test]
+    fn open_targets_are_read_and_matched_exactly() {
+        let open: Vec<OpenTarget> =
+            ["10.0.0.5:443", "[FD00::1]:80", "Host.Dunlin.Internal:5432"].map(|text| text.parse().unwrap()).to_vec();
+        assert!(is_open("10.0.0.5:443".parse().unwrap(), &open));
+        assert!(is_open("[::ffff:10.0.0.5]:443".parse().unwrap(), &open));
+        assert!(is_open("[fd00::1]:80".parse().unwrap(), &open));
+        assert!(!is_open("10.0.0.5:444".parse().unwrap(), &open));
+        assert!(!is_open("10.0.0.6:443".parse().unwrap(), &open));
+        assert!(is_open_name("host.dunlin.internal", 5432, &open));
+        assert!(!is_open_name("host.dunlin.internal", 22, &open));
+        for wrong in ["", "x", "x:", ":1", "x:0", "x:99999", "fd00::1:80", "[x]:1", "[::1:80"] {
+            assert!(wrong.parse::<OpenTarget>().is_err(), "{wrong}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_mapped_address_is_judged_as_its_inner_one(raw: u32) {
+            let inner = Ipv4Addr::from(raw);
+            let mapped = IpAddr::V6(inner.to_ipv6_mapped());
+            proptest::prop_assert_eq!(judge(mapped, false), judge(IpAddr::V4(inner), false));
+        }
+
+        #[test]
+        fn the_standard_librarys_inner_addresses_are_refused(raw: u32) {
+            let address = Ipv4Addr::from(raw);
+            let inner = address.is_private() || address.is_loopback() || address.is_link_local()
+                || address.is_multicast() || address.is_broadcast() || address.is_documentation() || address.is_unspecified();
+            proptest::prop_assert!(!inner || judge(IpAddr::V4(address), false).is_err());
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! How a client spelled the names of its headers: REST events show names as they were sent, HTTP parsing lowers them.
+//!
+//! A `Recorder` copies the bytes of each request's head as they pass by on an HTTP/1 connection; they are looked at
+//! only when an event needs them.
+//!
+//! Invariants
+//!   1. At most `HEAD_BYTES_MAX` are kept per connection.
+//!   2. What is recorded decides over upper and lower case only; names and values come from the parsed request. So a
+//!      pipelining client that confuses the recorder gets the usual spelling and nothing worse.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Longest head that is kept.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+#[derive(Debug, Default)]
+struct Head {
+    bytes: Vec<u8>,
+    complete: bool,
+}
+
+/// The head of the request that is being read on one connection.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder(Arc<Mutex<Head>>);
+
+impl Recorder {
+    /// The spelling of the last head that was read.
+    pub fn spelling(&self) -> Spelling {
+        Spelling::of_head(&self.0.lock().bytes)
+    }
+
+    fn reading(&self, bytes: &[u8]) {
+        let mut head = self.0.lock();
+        if head.complete || bytes.is_empty() {
+            return;
+        }
+        let from = head.bytes.len().saturating_sub(3);
+        let room = HEAD_BYTES_MAX - head.bytes.len();
+        head.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let end = head.bytes[from..].windows(4).position(|window| window == b"\r\n\r\n");
+        if let Some(end) = end {
+            head.bytes.truncate(from + end);
+        }
+        head.complete = end.is_some() || head.bytes.len() == HEAD_BYTES_MAX;
+    }
+
+    /// An answer goes out: what is read next is another head.
+    fn writing(&self) {
+        let mut head = self.0.lock();
+        if head.complete {
+            head.bytes.clear();
+            head.complete = false;
+        }
+    }
+}
+
+/// Names of one head as they were sent.
+#[derive(Debug, Clone, Default)]
+pub struct Spelling(Vec<String>);
+
+impl Spelling {
+    fn of_head(head: &[u8]) -> Self {
+        let lines = head.split(|byte| *byte == b'\n').skip(1);
+        let names = lines.filter_map(|line| {
+            let name = line.split(|byte| *byte == b':').next().filter(|name| name.len() < line.len())?;
+            std::str::from_utf8(name).ok().map(str::to_owned)
+        });
+        Self(names.collect())
+    }
+
+    /// The name as the client spelled it, else as it came.
+    pub fn of<'a>(&'a self, name: &'a str) -> &'a str {
+        self.0.iter().find(|known| known.eq_ignore_ascii_case(name)).map_or(name, String::as_str)
+    }
+}
+
+/// A connection whose request heads are recorded.
+#[derive(Debug)]
+pub struct Recorded<T> {
+    inner: T,
+    recorder: Recorder,
+}
+
+impl<T> Recorded<T> {
+    /// Records what is read from `inner`.
+    pub fn new(inner: T, recorder: Recorder) -> Self {
+        Self { inner, recorder }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Recorded<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.recorder.reading(&buf.filled()[before..]);
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Recorded<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.recorder.writing();
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        self.recorder.writing();
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_recorded_across_reads_and_renewed_after_an_answer() {
+        let recorder = Recorder::default();
+        for part in ["POST / HTTP/1.1\r\nHost: x\r\nX-API-key: 1\r", "\n\r", "\nBody-Line: no\r\n"] {
+            recorder.reading(part.as_bytes());
+        }
+        let spelling = recorder.spelling();
+        assert_eq!(spelling.of("x-api-key"), "X-API-key");
+        assert_eq!(spelling.of("body-line"), "body-line");
+        recorder.writing();
+        recorder.reading(b"GET / HTTP/1.1\r\nx-Api-Key: 1\r\n\r\n");
+        assert_eq!(recorder.spelling().of("x-api-key"), "x-Api-Key");
+    }
+
+    #[test]
+    fn a_long_head_stops_being_recorded() {
+        let recorder = Recorder::default();
+        for _ in 0..100 {
+            recorder.reading(&[b'a'; 1_000]);
+        }
+        assert_eq!(recorder.0.lock().bytes.len(), HEAD_BYTES_MAX);
+    }
+}
