@@ -3,5 +3,33 @@
 //! Invariants
 //!   1. `invoke` is the only road into a sandbox.
 //!   2. No AWS protocol and no particular queue is known here; callers meet it through `model::ports`.
+//!   3. Every call that reached an environment is metered exactly once, before its answer leaves.
+//!
+//! Start reading at `invoke`; what it is made from is in `config`.
 
 pub mod guest_protocol;
+
+mod admission;
+mod autoscaler;
+mod config;
+mod detached;
+mod engine;
+mod environment;
+mod faults;
+mod fleet;
+mod frames;
+mod invoke;
+mod output;
+mod package;
+mod payload;
+mod pool;
+mod report;
+mod settle;
+mod start;
+#[cfg(test)]
+mod tests;
+mod variables;
+
+pub use config::{AsyncConfig, EngineConfig, EngineParts, GuestIdentity, GuestNetwork, NetworkGuard, NoNetwork};
+pub use engine::Engine;
+pub use fleet::{EnvironmentInfo, EnvironmentState};

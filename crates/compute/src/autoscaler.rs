@@ -1,0 +1,195 @@
+//! When another environment is worth starting. Pure: a load in, a number of starts out.
+//!
+//! A waiting request takes whichever comes first, a freed environment or a new one (late binding); so the only
+//! question is whether a new one is predicted to be sooner, and whether it would help at all.
+//!
+//! Invariants
+//!   1. Where nothing runs and nothing starts, a waiting request starts an environment, whatever else holds.
+//!   2. Never more starts than requests that wait for one.
+//!   3. Where the processors are busy with calls, processor-bound functions get no environment beyond them: it would
+//!      only share what the others have.
+
+/// What is known about one function version at this moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Load {
+    /// Requests that wait.
+    pub(crate) waiting: usize,
+    /// Environments that are being started.
+    pub(crate) starting: usize,
+    /// Environments that serve a call.
+    pub(crate) busy: usize,
+    /// Average length of a call, if one was seen.
+    pub(crate) run_us: Option<u64>,
+    /// Average time to start an environment, if one was seen.
+    pub(crate) start_us: Option<u64>,
+    /// Average use of processors during a call, in thousandths of one.
+    pub(crate) cpu_milli: u64,
+    /// How long the request that asks has waited already.
+    pub(crate) waited_us: u64,
+    /// Processors of the host, in thousandths.
+    pub(crate) host_milli: u64,
+    /// Predicted use by all running calls, in thousandths.
+    pub(crate) host_busy_milli: u64,
+}
+
+/// Where no start was seen yet.
+const START_US_GUESS: u64 = 60_000;
+/// A function that uses less than a quarter of a processor while it runs mostly waits for others.
+const CPU_BOUND_MILLI: u64 = 250;
+
+/// How many environments to start now.
+pub(crate) fn starts(load: &Load) -> usize {
+    let uncovered = load.waiting.saturating_sub(load.starting);
+    if uncovered == 0 {
+        return 0;
+    }
+    if load.busy + load.starting == 0 {
+        return 1;
+    }
+    if saturated(load) && !worth_sharing(load) {
+        return 0;
+    }
+    // Every call that ends frees a place; the wait of the n-th in line is n such steps.
+    let Some(run_us) = load.run_us else { return uncovered };
+    if load.busy == 0 {
+        return uncovered;
+    }
+    let start_us = start_us(load);
+    if load.waited_us > start_us {
+        // The prediction was wrong: a new environment would have been here by now.
+        return 1;
+    }
+    let step_us = run_us.max(1) / load.busy as u64;
+    let soon_free = usize::try_from(start_us / step_us.max(1)).unwrap_or(usize::MAX);
+    uncovered.saturating_sub(soon_free)
+}
+
+/// When a waiting request should ask again if nothing has happened.
+pub(crate) fn ask_again_us(load: &Load) -> u64 {
+    start_us(load).clamp(2_000, 1_000_000)
+}
+
+fn start_us(load: &Load) -> u64 {
+    load.start_us.unwrap_or(START_US_GUESS)
+}
+
+fn saturated(load: &Load) -> bool {
+    load.cpu_milli >= CPU_BOUND_MILLI && load.host_busy_milli * 10 >= load.host_milli * 9
+}
+
+/// A short call behind long ones may share a processor with them, up to twice as many environments as processors.
+fn worth_sharing(load: &Load) -> bool {
+    let own = (load.busy + load.starting) as u64;
+    let patience_us = start_us(load).saturating_add(load.run_us.unwrap_or(0).saturating_mul(2));
+    load.waited_us > patience_us && own * 1_000 < load.host_milli * 2
+}
+
+/// An average that follows: each new value counts one eighth.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Average {
+    value: Option<u64>,
+}
+
+impl Average {
+    /// Counts a value in.
+    pub(crate) fn add(&mut self, value: u64) {
+        self.value = Some(match self.value {
+            Some(old) => (old.saturating_mul(7)).saturating_add(value) / 8,
+            None => value,
+        });
+    }
+
+    /// The average, if anything was counted.
+    pub(crate) fn get(self) -> Option<u64> {
+        self.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOST: Load = Load {
+        waiting: 0,
+        starting: 0,
+        busy: 0,
+        run_us: None,
+        start_us: None,
+        cpu_milli: 0,
+        waited_us: 0,
+        host_milli: 2_000,
+        host_busy_milli: 0,
+    };
+
+    #[test]
+    fn a_first_burst_starts_one_for_each() {
+        assert_eq!(starts(&Load { waiting: 1, ..HOST }), 1);
+        assert_eq!(starts(&Load { waiting: 20, starting: 19, ..HOST }), 1);
+        assert_eq!(starts(&Load { waiting: 19, starting: 19, ..HOST }), 0);
+    }
+
+    #[test]
+    fn short_calls_share_what_is_there() {
+        let load = Load { waiting: 62, busy: 2, run_us: Some(200), start_us: Some(40_000), ..HOST };
+        assert_eq!(starts(&load), 0);
+    }
+
+    #[test]
+    fn long_waits_get_new_environments() {
+        let load = Load { waiting: 3, busy: 2, run_us: Some(300_000), start_us: Some(40_000), ..HOST };
+        assert_eq!(starts(&load), 3);
+        let load = Load { waiting: 3, busy: 2, run_us: Some(50_000), start_us: Some(40_000), ..HOST };
+        assert_eq!(starts(&load), 2, "one of the two is predicted to be free first");
+    }
+
+    #[test]
+    fn a_wrong_prediction_is_corrected() {
+        let load = Load { waiting: 1, busy: 1, run_us: Some(1_000), start_us: Some(40_000), ..HOST };
+        assert_eq!(starts(&load), 0);
+        assert_eq!(starts(&Load { waited_us: 50_000, ..load }), 1);
+    }
+
+    #[test]
+    fn busy_processors_get_no_more_processor_bound_environments() {
+        let bound = Load {
+            waiting: 30,
+            busy: 2,
+            run_us: Some(400_000),
+            start_us: Some(40_000),
+            cpu_milli: 950,
+            host_busy_milli: 1_900,
+            ..HOST
+        };
+        assert_eq!(starts(&bound), 0);
+        assert_eq!(starts(&Load { waited_us: 10_000_000, busy: 4, ..bound }), 0, "twice the processors is the most");
+        assert_eq!(starts(&Load { waited_us: 10_000_000, ..bound }), 1, "long waits may share");
+        assert_eq!(starts(&Load { busy: 1, host_busy_milli: 950, ..bound }), 30);
+        let sleepy = Load { cpu_milli: 10, ..bound };
+        assert!(starts(&sleepy) > 0, "functions that wait for others are not held back");
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_are_waiting_and_never_stuck(
+            waiting in 0usize..500,
+            starting in 0usize..500,
+            busy in 0usize..500,
+            run_us: Option<u64>,
+            start_us: Option<u64>,
+            cpu_milli in 0u64..64_000,
+            waited_us: u64,
+            host_busy_milli in 0u64..1_000_000,
+        ) {
+            let load = Load {
+                waiting, starting, busy, run_us, start_us, cpu_milli, waited_us, host_milli: 2_000, host_busy_milli,
+            };
+            let starts = starts(&load);
+            prop_assert!(starts <= waiting.saturating_sub(starting));
+            if waiting > 0 && starting == 0 && busy == 0 {
+                prop_assert!(starts >= 1);
+            }
+            prop_assert!((2_000..=1_000_000).contains(&ask_again_us(&load)));
+        }
+    }
+}

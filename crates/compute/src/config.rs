@@ -1,0 +1,158 @@
+//! What the engine is made from and how it is set. Start reading at `EngineParts`.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, Random};
+use model::ports::{Authorizer, Catalog, LogSink, Meter};
+use model::{AccountId, FunctionArn, Region};
+use sandbox::{Backend, Interpreters};
+use store::Store;
+use tokio::net::{TcpListener, UdpSocket};
+
+/// Everything that the engine needs from others.
+pub struct EngineParts {
+    /// Keeps accepted events.
+    pub store: Arc<dyn Store>,
+    /// Knows the functions.
+    pub catalog: Arc<dyn Catalog>,
+    /// Keeps usage records.
+    pub meter: Arc<dyn Meter>,
+    /// Keeps log lines.
+    pub log_sink: Arc<dyn LogSink>,
+    /// Makes the functions' credentials.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Makes sandboxes.
+    pub backend: Arc<dyn Backend>,
+    /// The interpreters that the backend knows, in its order.
+    pub interpreters: Interpreters,
+    /// Serves the network of the guests.
+    pub network: Arc<dyn GuestNetwork>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for names and ids.
+    pub random: Arc<dyn Random>,
+    /// Settings.
+    pub config: EngineConfig,
+}
+
+/// Settings of the engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Folder of unpacked packages: `CODE_ROOT/DIGEST`. The backend binds from the same folder.
+    pub code_root: PathBuf,
+    /// Concurrent calls per account, functions with reserved concurrency apart.
+    pub account_concurrency: u32,
+    /// Most environments on this host.
+    pub environments_max: u32,
+    /// Most memory of all environments together, MiB of configured size.
+    pub memory_mb_max: u32,
+    /// Environments that may be in their start at once.
+    pub starts_max: usize,
+    /// Processors that functions may use.
+    pub cores: usize,
+    /// How long a call may wait for an environment before it is refused.
+    pub capacity_wait: Duration,
+    /// How long an environment stays without a call.
+    pub keep_alive: Duration,
+    /// Age after which an environment serves no further call. Its credentials are valid twice as long.
+    pub environment_age_max: Duration,
+    /// The cap of the init phase.
+    pub init_cap: Duration,
+    /// Variables that every guest gets unless the user set them: `AWS_ENDPOINT_URL`, `NODE_EXTRA_CA_CERTS`,
+    /// `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE`.
+    pub guest_variables: Vec<(String, String)>,
+    /// The asynchronous queue.
+    pub async_queue: AsyncConfig,
+}
+
+impl EngineConfig {
+    /// Lambda's limits, and what a small machine carries.
+    pub fn new(code_root: PathBuf) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            code_root,
+            account_concurrency: 1_000,
+            environments_max: 1_000,
+            memory_mb_max: 1_024 * 1_024,
+            starts_max: cores * 4,
+            cores,
+            capacity_wait: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(600),
+            environment_age_max: Duration::from_secs(4 * 3_600),
+            init_cap: Duration::from_secs(10),
+            guest_variables: Vec::new(),
+            async_queue: AsyncConfig::default(),
+        }
+    }
+}
+
+/// Settings of the asynchronous queue.
+#[derive(Debug, Clone)]
+pub struct AsyncConfig {
+    /// Events that may run at once.
+    pub slots: usize,
+    /// Waits before the retries of a function error; as many retries as there are waits.
+    pub retry_waits: Vec<Duration>,
+    /// First wait after a call was throttled or refused; doubles with each further one.
+    pub refusal_wait_min: Duration,
+    /// Longest wait after a refusal.
+    pub refusal_wait_max: Duration,
+    /// An event older than this is dropped.
+    pub age_max: Duration,
+    /// How long a claimed event is left to its node. Longer than any call may take.
+    pub lease: Duration,
+    /// Whether no other node uses this store: what a former process had claimed is then run again at once.
+    pub sole_node: bool,
+}
+
+impl Default for AsyncConfig {
+    fn default() -> Self {
+        Self {
+            slots: 256,
+            retry_waits: vec![Duration::from_secs(60), Duration::from_secs(120)],
+            refusal_wait_min: Duration::from_secs(1),
+            refusal_wait_max: Duration::from_secs(300),
+            age_max: Duration::from_secs(6 * 3_600),
+            lease: Duration::from_secs(960),
+            sole_node: true,
+        }
+    }
+}
+
+/// Whose traffic comes out of a sandbox.
+#[derive(Debug, Clone)]
+pub struct GuestIdentity {
+    /// The function's account.
+    pub account: AccountId,
+    /// Its region.
+    pub region: Region,
+    /// The role that its credentials stand for.
+    pub role_arn: String,
+    /// The function with its version.
+    pub function_arn: FunctionArn,
+    /// The environment: 32 hexadecimal digits, as in its log stream's name.
+    pub environment_id: String,
+}
+
+/// What serves a guest's network, until it is dropped: tasks end with it.
+pub type NetworkGuard = Box<dyn Any + Send + Sync>;
+
+/// Serves the sockets of a sandbox's network namespace.
+pub trait GuestNetwork: Send + Sync + 'static {
+    /// Serves every connection and DNS question of one guest.
+    fn serve(&self, guest: GuestIdentity, tcp: Vec<TcpListener>, dns: Option<UdpSocket>) -> NetworkGuard;
+}
+
+/// No network: connections of the guest stay unanswered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoNetwork;
+
+impl GuestNetwork for NoNetwork {
+    fn serve(&self, _guest: GuestIdentity, tcp: Vec<TcpListener>, dns: Option<UdpSocket>) -> NetworkGuard {
+        drop((tcp, dns));
+        Box::new(())
+    }
+}

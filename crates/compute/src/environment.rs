@@ -1,0 +1,244 @@
+//! One environment: an initialised guest in its sandbox, and the keeper that stays with it until it is gone.
+//!
+//! Whoever holds the `Environment` may run calls in it, one at a time; dropping it ends the sandbox. The keeper is a
+//! task of its own: it reads the output pipe between and during calls, and when the sandbox has ended it flushes the
+//! log, gives the room back and takes the environment off every list.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::RequestId;
+use sandbox::{Control, Exit, Usage};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::NetworkGuard;
+use crate::engine::Core;
+use crate::faults::Fault;
+use crate::fleet::{Card, EnvironmentState, Room};
+use crate::frames::Frames;
+use crate::output::{Output, Read};
+use crate::pool::Pool;
+
+/// How long a guest whose channel has closed gets to end by itself.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// How long lines wait for company before they go to the sink.
+const FLUSH_AFTER: Duration = Duration::from_millis(100);
+
+/// One invocation, as a guest sees it.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) request_id: RequestId,
+    pub(crate) payload: Bytes,
+    /// Milliseconds since the epoch.
+    pub(crate) deadline_ms: u64,
+    /// As invoked: qualified exactly if the caller said a version or alias.
+    pub(crate) function_arn: String,
+    pub(crate) trace_id: Option<String>,
+    pub(crate) client_context: Option<String>,
+}
+
+/// How a call ended inside the environment.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The function answered.
+    Response {
+        /// Its bytes.
+        payload: Bytes,
+        /// What the runtime says they are.
+        content_type: Option<String>,
+    },
+    /// The function failed, in its own words.
+    Error(Bytes),
+    /// The platform speaks for the function.
+    Fault {
+        /// What happened.
+        fault: Fault,
+        /// Whether the environment can serve another call.
+        sound: bool,
+    },
+    /// The runtime's process ended during the call.
+    Exited,
+    /// The guest never got the event: the call may go to another environment.
+    NotDelivered,
+}
+
+/// How the platform speaks to the guest.
+pub(crate) enum Guest {
+    /// Frames of a managed runtime.
+    Frames(Frames),
+}
+
+/// An initialised guest.
+pub(crate) struct Environment {
+    pub(crate) output: Arc<Output>,
+    control: Arc<dyn Control>,
+    guest: Guest,
+    card: Arc<Card>,
+    gone: CancellationToken,
+    cpu_seen: Duration,
+}
+
+impl Environment {
+    pub(crate) fn new(
+        guest: Guest,
+        output: Arc<Output>,
+        control: Arc<dyn Control>,
+        card: Arc<Card>,
+        gone: CancellationToken,
+    ) -> Self {
+        Self { output, control, guest, card, gone, cpu_seen: Duration::ZERO }
+    }
+
+    /// 32 hexadecimal digits.
+    pub(crate) fn id(&self) -> &str {
+        &self.card.id
+    }
+
+    /// What others see of it.
+    pub(crate) fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Whether it may serve another call.
+    pub(crate) fn is_usable(&self, now_us: u64, age_max: Duration) -> bool {
+        let age = Duration::from_micros(now_us.saturating_sub(self.card.born_us));
+        age < age_max && !self.gone.is_cancelled()
+    }
+
+    /// The init phase's length, if this is the first call.
+    pub(crate) fn first_init_us(&self) -> Option<u64> {
+        let first = self.card.served.load(Ordering::Relaxed) == 0;
+        first.then(|| self.card.init_us.load(Ordering::Relaxed))
+    }
+
+    /// Runs one call, at most until `deadline`. Counts it unless the guest never got it.
+    pub(crate) async fn run(&mut self, call: &Call, deadline: Instant, timeout_ms: u64) -> Answer {
+        self.card.set(EnvironmentState::Busy);
+        let answer = match &mut self.guest {
+            Guest::Frames(frames) => tokio::select! {
+                biased;
+                answer = frames.run(call) => answer,
+                () = sleep_until(deadline) => Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
+            },
+        };
+        match answer {
+            Answer::NotDelivered => Answer::NotDelivered,
+            Answer::Exited => {
+                self.card.served.fetch_add(1, Ordering::Relaxed);
+                Answer::Fault { fault: Fault::exited(&self.exit().await), sound: false }
+            }
+            answer => {
+                self.card.served.fetch_add(1, Ordering::Relaxed);
+                answer
+            }
+        }
+    }
+
+    /// Waits for the end of a guest that has left its channel.
+    pub(crate) async fn exit(&self) -> Exit {
+        exit_of(&*self.control).await
+    }
+
+    /// Kills the guest now, so that it writes no more.
+    pub(crate) fn kill(&self) {
+        self.control.kill();
+    }
+
+    /// Whether the runtime waits for the next call.
+    pub(crate) fn is_ready(&self) -> bool {
+        match &self.guest {
+            Guest::Frames(_) => true,
+        }
+    }
+
+    /// Waits until the runtime is ready for the next call; false if it ended.
+    pub(crate) async fn ready(&mut self) -> bool {
+        match &self.guest {
+            Guest::Frames(_) => true,
+        }
+    }
+
+    /// Processor time since the last time this was asked, and all that is used. What the guest did between two calls
+    /// counts to the later one.
+    pub(crate) fn usage(&mut self) -> (Duration, Usage) {
+        let usage = self.control.usage();
+        let cpu = usage.cpu.saturating_sub(self.cpu_seen);
+        self.cpu_seen = usage.cpu;
+        (cpu, usage)
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        self.control.kill();
+    }
+}
+
+/// How a guest ended that has left its channel, or is made to end.
+pub(crate) async fn exit_of(control: &dyn Control) -> Exit {
+    match timeout(EXIT_GRACE, control.wait()).await {
+        Ok(exit) => exit,
+        Err(_) => {
+            control.kill();
+            control.wait().await
+        }
+    }
+}
+
+/// What the keeper holds for as long as there is anything of the sandbox.
+pub(crate) struct Keeper {
+    pub(crate) output: Arc<Output>,
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) gone: CancellationToken,
+    pub(crate) id: String,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) room: Room,
+    pub(crate) network: NetworkGuard,
+}
+
+impl Keeper {
+    /// Stays with the sandbox until it is gone.
+    pub(crate) async fn keep(self, core: Arc<Core>) {
+        let control = self.control.clone();
+        let mut ended = control.wait();
+        let mut flush_at: Option<Instant> = None;
+        let mut open = true;
+        loop {
+            tokio::select! {
+                _ = &mut ended => break,
+                readable = self.output.readable(), if open => match self.output.read() {
+                    _ if readable.is_err() => open = false,
+                    Read::Empty => {}
+                    Read::Full => self.output.flush().await,
+                    Read::Closed => open = false,
+                },
+                () = wait_until(flush_at) => {
+                    flush_at = None;
+                    self.output.flush().await;
+                }
+            }
+            if flush_at.is_none() && self.output.holds_events() {
+                flush_at = Some(Instant::now() + FLUSH_AFTER);
+            }
+        }
+        self.gone.cancel();
+        self.pool.forget(&self.id);
+        while self.output.read() == Read::Full {
+            self.output.flush().await;
+        }
+        self.output.cut();
+        self.output.flush().await;
+        core.fleet.leave(&self.id);
+        drop((self.network, self.room));
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

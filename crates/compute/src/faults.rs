@@ -1,0 +1,201 @@
+//! Error documents that the platform makes when a function cannot answer for itself.
+//!
+//! Pure. Shapes and words follow Lambda: `{"errorType","errorMessage"}`, the message led by the request id.
+//! What the function reports about itself never passes through here.
+
+use bytes::Bytes;
+use model::{Ending, RequestId};
+use sandbox::Exit;
+use serde::{Deserialize, Serialize};
+
+use crate::report;
+
+/// Most bytes of an answer: 6 MiB and 100 bytes.
+pub(crate) const ANSWER_BYTES_MAX: usize = 6_291_556;
+
+/// A failure of the sandbox or the runtime, as caller, log and ledger see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// `errorType` of the document.
+    pub(crate) error_type: String,
+    /// `errorMessage` of the document, without the request id.
+    pub(crate) message: String,
+    /// `Error Type` of the REPORT line.
+    pub(crate) report_type: String,
+    /// How the ledger counts it.
+    pub(crate) ending: Ending,
+}
+
+impl Fault {
+    fn new(error_type: &str, message: impl Into<String>, ending: Ending) -> Self {
+        Self { error_type: error_type.into(), message: message.into(), report_type: error_type.into(), ending }
+    }
+
+    /// The function's time was over.
+    pub(crate) fn timed_out(timeout_ms: u64) -> Self {
+        Self::new("Sandbox.Timedout", report::timed_out(timeout_ms), Ending::Timeout)
+    }
+
+    /// The runtime's process ended.
+    pub(crate) fn exited(exit: &Exit) -> Self {
+        let message = match (exit.code, exit.signal) {
+            _ if exit.out_of_memory => "Runtime exited with error: signal: killed".to_owned(),
+            (_, Some(signal)) => format!("Runtime exited with error: signal: {}", signal_name(signal)),
+            (Some(0), None) => "Runtime exited without providing a reason".to_owned(),
+            (Some(code), None) => format!("Runtime exited with error: exit status {code}"),
+            (None, None) => "Runtime exited without providing a reason".to_owned(),
+        };
+        let mut fault = Self::new("Runtime.ExitError", message, Ending::Crash);
+        if exit.out_of_memory {
+            "Runtime.OutOfMemory".clone_into(&mut fault.report_type);
+            fault.ending = Ending::OutOfMemory;
+        }
+        fault
+    }
+
+    /// The guest program could not be executed. `words` are the system's.
+    pub(crate) fn entrypoint(words: &str) -> Self {
+        Self::new("Runtime.InvalidEntrypoint", words, Ending::Crash)
+    }
+
+    /// The guest does not keep to its protocol.
+    pub(crate) fn protocol(detail: &str) -> Self {
+        Self::new("Runtime.Unknown", format!("The runtime broke its protocol: {detail}"), Ending::Crash)
+    }
+
+    /// The runtime cut its answer short.
+    pub(crate) fn truncated() -> Self {
+        Self::new("Runtime.TruncatedResponse", "Response body is truncated", Ending::Crash)
+    }
+
+    /// The runtime asked for a response mode that does not exist.
+    pub(crate) fn response_mode() -> Self {
+        Self::new("Runtime.InvalidResponseModeHeader", "Invalid function response mode", Ending::FunctionError)
+    }
+
+    /// The answer is larger than allowed.
+    pub(crate) fn answer_too_large() -> Self {
+        let message =
+            format!("Response payload size exceeded maximum allowed payload size ({ANSWER_BYTES_MAX} bytes).");
+        Self::new("Function.ResponseSizeTooLarge", message, Ending::FunctionError)
+    }
+
+    /// Whether the document names the request, as those do that the sandbox makes.
+    fn names_request(&self) -> bool {
+        self.error_type != "Function.ResponseSizeTooLarge"
+    }
+
+    /// The document for the caller.
+    pub(crate) fn document(&self, request_id: &RequestId) -> Bytes {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document<'a> {
+            error_type: &'a str,
+            error_message: &'a str,
+        }
+        let message = self.message_for(request_id);
+        let document = Document { error_type: &self.error_type, error_message: &message };
+        // Two strings always serialise.
+        serde_json::to_vec(&document).unwrap_or_default().into()
+    }
+
+    /// What the log says about it, if it is not said elsewhere.
+    pub(crate) fn log_line(&self, now_ms: u64, request_id: &RequestId, timeout_ms: u64) -> String {
+        match self.ending {
+            Ending::Timeout => report::timeout_line(now_ms, request_id, timeout_ms),
+            _ => format!("{}\n{}", self.message_for(request_id), self.error_type),
+        }
+    }
+
+    fn message_for(&self, request_id: &RequestId) -> String {
+        if self.names_request() {
+            format!("RequestId: {request_id} Error: {}", self.message)
+        } else {
+            self.message.clone()
+        }
+    }
+}
+
+/// `errorType` of an error document, for metrics and records; `Function.Unknown` where it has none.
+pub(crate) fn error_type_of(document: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Document {
+        #[serde(rename = "errorType")]
+        error_type: Option<String>,
+    }
+    let parsed: Option<Document> = serde_json::from_slice(document).ok();
+    parsed.and_then(|document| document.error_type).unwrap_or_else(|| "Function.Unknown".to_owned())
+}
+
+/// Names as the Go runtime of Lambda's own supervisor prints them.
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        11 => "segmentation fault",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        31 => "bad system call",
+        other => return other.to_string(),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sandbox::Usage;
+
+    fn exit(code: Option<i32>, signal: Option<i32>, out_of_memory: bool) -> Exit {
+        Exit { code, signal, out_of_memory, usage: Usage::default() }
+    }
+
+    fn document(fault: &Fault) -> String {
+        String::from_utf8(fault.document(&RequestId("r".into())).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn documents_read_as_lambdas() {
+        assert_eq!(
+            document(&Fault::timed_out(3_000)),
+            r#"{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: r Error: Task timed out after 3.00 seconds"}"#
+        );
+        assert_eq!(
+            document(&Fault::exited(&exit(Some(1), None, false))),
+            r#"{"errorType":"Runtime.ExitError","errorMessage":"RequestId: r Error: Runtime exited with error: exit status 1"}"#
+        );
+        assert_eq!(
+            document(&Fault::exited(&exit(Some(0), None, false))),
+            r#"{"errorType":"Runtime.ExitError","errorMessage":"RequestId: r Error: Runtime exited without providing a reason"}"#
+        );
+        assert_eq!(
+            document(&Fault::answer_too_large()),
+            r#"{"errorType":"Function.ResponseSizeTooLarge","errorMessage":"Response payload size exceeded maximum allowed payload size (6291556 bytes)."}"#
+        );
+    }
+
+    #[test]
+    fn out_of_memory_is_an_exit_for_the_caller_and_itself_in_the_report() {
+        let fault = Fault::exited(&exit(None, Some(9), true));
+        assert!(document(&fault).contains("signal: killed"));
+        assert_eq!(fault.error_type, "Runtime.ExitError");
+        assert_eq!(fault.report_type, "Runtime.OutOfMemory");
+        assert_eq!(fault.ending, Ending::OutOfMemory);
+    }
+
+    #[test]
+    fn the_type_of_a_document() {
+        assert_eq!(error_type_of(br#"{"errorType":"TypeError","stack":[1]}"#), "TypeError");
+        for other in [&b"null"[..], b"{}", b"not json", br#"{"errorType":7}"#] {
+            assert_eq!(error_type_of(other), "Function.Unknown");
+        }
+    }
+}

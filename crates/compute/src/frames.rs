@@ -1,0 +1,155 @@
+//! The platform's side of the frame protocol of managed runtimes (see `guest_protocol`).
+//!
+//! Invariants
+//!   1. One invocation is one write and, where the answer is small, one read.
+//!   2. Nothing that a guest sent before its INVOKE is ever taken for an answer to it.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::environment::{Answer, Call};
+use crate::faults::{ANSWER_BYTES_MAX, Fault};
+use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_BYTES, kind};
+use crate::start::InitEnd;
+
+/// The channel to one managed guest.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    channel: UnixStream,
+    buffer: BytesMut,
+}
+
+/// What came, if a frame did.
+enum Incoming {
+    Frame(FromGuest),
+    /// An answer whose frame alone is larger than any answer may be.
+    TooLarge,
+    Malformed(String),
+    Closed,
+}
+
+impl Frames {
+    /// Frames over a fresh channel.
+    pub(crate) fn new(channel: UnixStream) -> Self {
+        Self { channel, buffer: BytesMut::with_capacity(8 * 1024) }
+    }
+
+    /// Asks the guest to load its handler and waits for the end of that.
+    pub(crate) async fn load(&mut self, root: &str, handler: &str) -> InitEnd {
+        #[derive(Serialize)]
+        struct Load<'a> {
+            root: &'a str,
+            handler: &'a str,
+            environment: serde_json::Map<String, serde_json::Value>,
+            cold: bool,
+        }
+        // The guest was started with its whole environment, so there is none to add.
+        let load = Load { root, handler, environment: serde_json::Map::new(), cold: true };
+        let body = serde_json::to_vec(&load).unwrap_or_default();
+        if self.channel.write_all(&protocol::encode(kind::LOAD, &[&body])).await.is_err() {
+            return InitEnd::Exited;
+        }
+        match self.incoming().await {
+            Incoming::Frame(FromGuest::Ready) => InitEnd::Ready,
+            Incoming::Frame(FromGuest::InitError(document)) => InitEnd::Error(document),
+            Incoming::Frame(_) => InitEnd::Fault(Fault::protocol("it answered before it was asked")),
+            Incoming::TooLarge => InitEnd::Fault(Fault::protocol("its first frame is too long")),
+            Incoming::Malformed(detail) => InitEnd::Fault(Fault::protocol(&detail)),
+            Incoming::Closed => InitEnd::Exited,
+        }
+    }
+
+    /// Runs one invocation. Not safe to go on with after being dropped half way: the environment then ends.
+    pub(crate) async fn run(&mut self, call: &Call) -> Answer {
+        match self.channel.try_read_buf(&mut self.buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.buffer.is_empty() => {}
+            Ok(0) | Err(_) => return Answer::NotDelivered,
+            // A frame that nobody asked for: this guest is not to be trusted with another event.
+            Ok(_) => return Answer::NotDelivered,
+        }
+        let meta = meta(call);
+        let mut head = BytesMut::with_capacity(HEADER_BYTES + 4 + meta.len());
+        let length = 1 + 4 + meta.len() + call.payload.len();
+        // Payloads are bounded far below 4 GiB.
+        head.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        head.extend_from_slice(&[kind::INVOKE]);
+        head.extend_from_slice(&u32::try_from(meta.len()).unwrap_or(u32::MAX).to_le_bytes());
+        head.extend_from_slice(&meta);
+        // One gathering write: the payload is not copied behind its head.
+        let mut frame = head.chain(call.payload.clone());
+        let whole = frame.remaining();
+        if self.channel.write_all_buf(&mut frame).await.is_err() {
+            return if frame.remaining() == whole { Answer::NotDelivered } else { Answer::Exited };
+        }
+        match self.incoming().await {
+            Incoming::Frame(FromGuest::Response { payload, .. }) if payload.len() > ANSWER_BYTES_MAX => {
+                Answer::Fault { fault: Fault::answer_too_large(), sound: true }
+            }
+            Incoming::Frame(FromGuest::Response { content_type, payload }) => {
+                Answer::Response { payload, content_type: (!content_type.is_empty()).then_some(content_type) }
+            }
+            Incoming::Frame(FromGuest::Error(document)) => Answer::Error(document),
+            Incoming::Frame(_) => broken("it sent another frame instead of an answer"),
+            Incoming::TooLarge => Answer::Fault { fault: Fault::answer_too_large(), sound: false },
+            Incoming::Malformed(detail) => broken(&detail),
+            Incoming::Closed => Answer::Exited,
+        }
+    }
+
+    async fn incoming(&mut self) -> Incoming {
+        loop {
+            match protocol::decode(&mut self.buffer) {
+                Ok(Some(frame)) => return Incoming::Frame(frame),
+                Ok(None) => {}
+                Err(protocol::Error::TooLong(length)) if length > BODY_BYTES_MAX && self.is_response() => {
+                    return Incoming::TooLarge;
+                }
+                Err(error) => return Incoming::Malformed(error.to_string()),
+            }
+            match self.channel.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return Incoming::Closed,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Whether the frame that cannot be decoded says that it is a response. Its kind may not have come yet; a length
+    /// below 64 MiB is then believed.
+    fn is_response(&self) -> bool {
+        match self.buffer.get(HEADER_BYTES - 1) {
+            Some(kind) => *kind == kind::RESPONSE,
+            None => self.buffer.first_chunk::<4>().is_some_and(|length| u32::from_le_bytes(*length) < 64 << 20),
+        }
+    }
+}
+
+fn broken(detail: &str) -> Answer {
+    Answer::Fault { fault: Fault::protocol(detail), sound: false }
+}
+
+fn meta(call: &Call) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Meta<'a> {
+        request_id: &'a str,
+        deadline_ms: u64,
+        function_arn: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        trace_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_context: Option<&'a str>,
+    }
+    let meta = Meta {
+        request_id: &call.request_id.0,
+        deadline_ms: call.deadline_ms,
+        function_arn: &call.function_arn,
+        trace_id: call.trace_id.as_deref(),
+        client_context: call.client_context.as_deref(),
+    };
+    // Strings and a number always serialise.
+    serde_json::to_vec(&meta).unwrap_or_default().into()
+}

@@ -1,0 +1,156 @@
+//! One invocation, from the caller's wish to the answer: the only road into a sandbox.
+//!
+//! catalog → payload → admission → pool → run → settle. What belongs to a step is in its own file; the order is here.
+//!
+//! Invariants
+//!   1. A call that reached an environment is settled exactly once, even if its caller goes away.
+//!   2. A call that never reached a guest is tried in another environment; one that did is never repeated here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{FunctionVersion, Invocation, InvokeError, Outcome};
+use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::admission::Permit;
+use crate::detached::Detached;
+use crate::engine::Core;
+use crate::environment::{Answer, Call};
+use crate::faults::Fault;
+use crate::payload;
+use crate::pool::{Lease, Pool, Ready};
+use crate::report::{self, Phase, Status};
+use crate::settle::{self, Ended, micros};
+use crate::start::{self, FailedStart, StartEnd};
+
+/// Environments that are tried for one call: each one was gone before it got the event.
+const TRIES_MAX: u32 = 4;
+
+/// An admitted call.
+pub(crate) struct Job {
+    pub(crate) invocation: Invocation,
+    pub(crate) version: Arc<FunctionVersion>,
+    tries: u32,
+    _permit: Permit,
+    _running: TaskTrackerToken,
+}
+
+/// How a try ended: the call's end, or the call itself, to be tried again.
+type Tried = Result<Result<Outcome, InvokeError>, Box<Job>>;
+
+/// Runs one invocation.
+pub(crate) async fn invoke(core: &Arc<Core>, mut invocation: Invocation) -> Result<Outcome, InvokeError> {
+    let running = core.enter()?;
+    let version = core.catalog.version(&invocation.function).await?;
+    invocation.payload = payload::checked(&invocation)?;
+    let permit = core.admission.admit(&version).map_err(InvokeError::Throttled)?;
+    let mut job = Box::new(Job { invocation, version, tries: 0, _permit: permit, _running: running });
+    loop {
+        let pool = core.fleet.pool(&job.version);
+        let ready = pool.checkout(core).await?;
+        match Detached::new(run(core.clone(), pool, job, ready)).await {
+            Ok(end) => return end,
+            Err(again) => job = again,
+        }
+    }
+}
+
+/// Checks everything that `invoke` checks before it runs the function.
+pub(crate) async fn dry_run(core: &Arc<Core>, function: &model::FunctionRef) -> Result<(), InvokeError> {
+    let _running = core.enter()?;
+    let version = core.catalog.version(function).await?;
+    start::guest_of(core, &version)?;
+    core.admission.check(&version).map_err(InvokeError::Throttled)
+}
+
+async fn run(core: Arc<Core>, pool: Arc<Pool>, job: Box<Job>, ready: Ready) -> Tried {
+    match ready {
+        Ready::Environment(lease) => run_in(&core, lease, job, None).await,
+        Ready::Failed(failed) => match *failed {
+            FailedStart::Init(init) => Ok(Ok(settle::failed_init(&core, &job, init, Phase::Init).await)),
+            FailedStart::Cut { output, init_us } => {
+                output.line(report::init_report_line(init_us, Phase::Init, Status::Timeout));
+                output.flush().await;
+                run_with_init(&core, &pool, job).await
+            }
+            FailedStart::Refused(error) => Ok(Err(error)),
+        },
+    }
+}
+
+/// When the time of an invocation began, if that was before its environment got the event.
+struct Began {
+    at: Instant,
+    us: u64,
+}
+
+/// Repeats a cut init within the invocation, under the function's own timeout.
+async fn run_with_init(core: &Arc<Core>, pool: &Arc<Pool>, job: Box<Job>) -> Tried {
+    let began = Began { at: Instant::now(), us: core.clock.monotonic_us() };
+    let timeout = Duration::from_millis(job.version.timeout_ms);
+    match start::in_invocation(core, pool, timeout).await {
+        StartEnd::Ready(environment) => run_in(core, pool.adopt(core, environment), job, Some(began)).await,
+        StartEnd::Failed(failed) => match *failed {
+            FailedStart::Init(init) => Ok(Ok(settle::failed_init(core, &job, init, Phase::Invoke).await)),
+            FailedStart::Cut { output, .. } => Ok(Ok(settle::cut_again(core, &job, &output).await)),
+            FailedStart::Refused(error) => Ok(Err(error)),
+        },
+    }
+}
+
+async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Option<Began>) -> Tried {
+    let timeout_ms = job.version.timeout_ms;
+    let environment = lease.environment();
+    let output = environment.output.clone();
+    let init_us = environment.first_init_us().filter(|_| began.is_none());
+    let began = began.unwrap_or_else(|| Began { at: Instant::now(), us: core.clock.monotonic_us() });
+    let deadline = began.at + Duration::from_millis(timeout_ms);
+    let started_at_ms = core.clock.now_ms();
+    let call = call(core, &job, &began);
+    output.begin(report::start_line(&call.request_id, &job.version.version), job.invocation.log_tail);
+
+    let cpu_milli = lease.pool().cpu_milli();
+    core.fleet.add_busy(cpu_milli);
+    let environment = lease.environment();
+    let mut answer = environment.run(&call, deadline, timeout_ms).await;
+    core.fleet.sub_busy(cpu_milli);
+
+    if matches!(answer, Answer::NotDelivered) {
+        job.tries += 1;
+        if job.tries < TRIES_MAX {
+            output.retract();
+            return Err(job);
+        }
+        answer = Answer::Fault { fault: Fault::exited(&environment.exit().await), sound: false };
+    }
+    let sound = !matches!(answer, Answer::Fault { sound: false, .. });
+    if !sound {
+        environment.kill();
+    }
+    let duration_us = core.clock.monotonic_us().saturating_sub(began.us);
+    let (cpu, usage) = environment.usage();
+    lease.pool().learn(duration_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)));
+    let ended = Ended { answer, started_at_ms, duration_us, init_us, cpu, usage };
+    let outcome = settle::settle(core, &job, &output, ended);
+    if sound {
+        lease.release(deadline);
+    } else {
+        drop(lease);
+    }
+    output.flush().await;
+    Ok(Ok(outcome))
+}
+
+fn call(core: &Core, job: &Job, began: &Began) -> Call {
+    let spent_ms = core.clock.monotonic_us().saturating_sub(began.us) / 1_000;
+    let invocation = &job.invocation;
+    Call {
+        request_id: invocation.request_id.clone(),
+        payload: invocation.payload.clone(),
+        deadline_ms: core.clock.now_ms() + job.version.timeout_ms.saturating_sub(spent_ms),
+        function_arn: invocation.function.arn(),
+        trace_id: invocation.trace_id.clone(),
+        client_context: invocation.client_context.clone(),
+    }
+}

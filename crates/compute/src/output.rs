@@ -1,0 +1,344 @@
+//! One environment's output pipe and log: lines into events, platform lines between them, all in order.
+//!
+//! Two parties read the pipe without handing it over: the environment's keeper, whenever there is something, and the
+//! invocation that ends, which empties it before its END line.
+//!
+//! Invariants
+//!   1. Whatever the guest wrote before its answer is in the log before the END line.
+//!   2. At most `HELD_BYTES_MAX` wait here; beyond that the pipe is left alone and the guest blocks in its own write,
+//!      so that a flood harms only who makes it.
+//!   3. Batches of one stream reach the sink in order: `flushing` is held from taking events until they are appended.
+//!   4. One event holds at most `LINE_BYTES_MAX` bytes; longer lines become several.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use base::Clock;
+use bytes::{Buf, Bytes, BytesMut};
+use model::ports::LogSink;
+use model::{AccountId, LogBatch, LogEvent, Region};
+use parking_lot::Mutex;
+use tokio::net::unix::pipe;
+
+/// Most bytes of one event's text.
+pub(crate) const LINE_BYTES_MAX: usize = 256 * 1024;
+/// Most bytes that wait for the sink.
+const HELD_BYTES_MAX: usize = 512 * 1024;
+/// Most bytes that the end of an invocation takes out of the pipe: the largest pipe there is.
+const DRAIN_BYTES_MAX: usize = 1024 * 1024;
+/// What `LogType=Tail` returns.
+const TAIL_BYTES: usize = 4 * 1024;
+const READ_BYTES: usize = 16 * 1024;
+
+/// Where the lines go.
+#[derive(Debug, Clone)]
+pub(crate) struct Stream {
+    /// Owner of the group.
+    pub(crate) account: AccountId,
+    /// Region of the group.
+    pub(crate) region: Region,
+    /// The group.
+    pub(crate) group: String,
+    /// The stream of this environment.
+    pub(crate) name: String,
+}
+
+/// The log of one environment.
+pub(crate) struct Output {
+    stream: Stream,
+    clock: Arc<dyn Clock>,
+    sink: Arc<dyn LogSink>,
+    pipe: Option<pipe::Receiver>,
+    lines: Mutex<Lines>,
+    flushing: tokio::sync::Mutex<()>,
+}
+
+/// What the keeper should do after a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// The pipe is empty for now.
+    Empty,
+    /// Enough is held: flush before reading on.
+    Full,
+    /// The guest has closed its end.
+    Closed,
+}
+
+impl Output {
+    /// The log of a new environment. `pipe` is absent where the guest never came to write.
+    pub(crate) fn new(
+        stream: Stream,
+        clock: Arc<dyn Clock>,
+        sink: Arc<dyn LogSink>,
+        pipe: Option<pipe::Receiver>,
+    ) -> Self {
+        let lines = Mutex::new(Lines::new());
+        Self { stream, clock, sink, pipe, lines, flushing: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Waits until the guest has written something or has closed its end.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match &self.pipe {
+            Some(pipe) => pipe.readable().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes what is in the pipe now, without waiting.
+    pub(crate) fn read(&self) -> Read {
+        self.read_into(&mut self.lines.lock(), HELD_BYTES_MAX)
+    }
+
+    fn read_into(&self, lines: &mut Lines, held_max: usize) -> Read {
+        let Some(pipe) = &self.pipe else { return Read::Closed };
+        let now_ms = self.clock.now_ms();
+        let mut chunk = [0; READ_BYTES];
+        loop {
+            if lines.held_bytes >= held_max {
+                return Read::Full;
+            }
+            match pipe.try_read(&mut chunk) {
+                Ok(0) => return Read::Closed,
+                Ok(count) => lines.take(&chunk[..count], now_ms),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Empty,
+                Err(_) => return Read::Closed,
+            }
+        }
+    }
+
+    /// Begins an invocation: its START line, and its tail if that is wanted. The first one's tail has the init in it.
+    pub(crate) fn begin(&self, start_line: String, tail: bool) {
+        let mut lines = self.lines.lock();
+        if !tail {
+            lines.tail = None;
+        } else if lines.tail.is_none() {
+            lines.tail = Some(Tail::default());
+        }
+        lines.push(start_line, self.clock.now_ms());
+    }
+
+    /// Ends an invocation: empties the pipe, then adds the platform's lines. Returns the tail.
+    pub(crate) fn end(&self, platform_lines: impl IntoIterator<Item = String>) -> Option<Bytes> {
+        let mut lines = self.lines.lock();
+        let room = lines.held_bytes + DRAIN_BYTES_MAX;
+        self.read_into(&mut lines, room);
+        let now_ms = self.clock.now_ms();
+        lines.cut(now_ms);
+        for line in platform_lines {
+            lines.push(line, now_ms);
+        }
+        lines.tail.take().map(Tail::into_bytes)
+    }
+
+    /// Takes everything that the guest wrote so far and ends its last line.
+    pub(crate) fn drain(&self) {
+        let mut lines = self.lines.lock();
+        let room = lines.held_bytes + DRAIN_BYTES_MAX;
+        self.read_into(&mut lines, room);
+        lines.cut(self.clock.now_ms());
+    }
+
+    /// Takes the START line of a call back that never reached the guest, unless it is in the sink already.
+    pub(crate) fn retract(&self) {
+        let mut lines = self.lines.lock();
+        if lines.events.last().is_some_and(|event| event.message.starts_with("START RequestId: ")) {
+            lines.events.pop();
+        }
+    }
+
+    /// Adds one platform line.
+    pub(crate) fn line(&self, line: String) {
+        let now_ms = self.clock.now_ms();
+        self.lines.lock().push(line, now_ms);
+    }
+
+    /// Whether events wait for the sink.
+    pub(crate) fn holds_events(&self) -> bool {
+        !self.lines.lock().events.is_empty()
+    }
+
+    /// Ends a line that has no end yet, for a guest that will write no more.
+    pub(crate) fn cut(&self) {
+        let now_ms = self.clock.now_ms();
+        self.lines.lock().cut(now_ms);
+    }
+
+    /// Hands all events to the sink, waiting while that is behind.
+    pub(crate) async fn flush(&self) {
+        let _order = self.flushing.lock().await;
+        let events = self.lines.lock().hand_over();
+        if events.is_empty() {
+            return;
+        }
+        let Stream { account, region, group, name } = self.stream.clone();
+        self.sink.append(LogBatch { account, region, group, stream: name, events }).await;
+    }
+}
+
+/// Bytes into events. Pure, apart from being told the time.
+struct Lines {
+    partial: BytesMut,
+    events: Vec<LogEvent>,
+    held_bytes: usize,
+    tail: Option<Tail>,
+}
+
+impl Lines {
+    fn new() -> Self {
+        Self { partial: BytesMut::new(), events: Vec::new(), held_bytes: 0, tail: Some(Tail::default()) }
+    }
+
+    fn take(&mut self, mut bytes: &[u8], now_ms: u64) {
+        while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.extend(&bytes[..at], now_ms);
+            self.finish_line(now_ms);
+            bytes = &bytes[at + 1..];
+        }
+        self.extend(bytes, now_ms);
+    }
+
+    fn extend(&mut self, mut bytes: &[u8], now_ms: u64) {
+        while self.partial.len() + bytes.len() > LINE_BYTES_MAX {
+            let (head, rest) = bytes.split_at(LINE_BYTES_MAX - self.partial.len());
+            self.partial.extend_from_slice(head);
+            let whole = whole_characters(&self.partial);
+            let part = self.partial.split_to(whole);
+            self.push(text(&part), now_ms);
+            bytes = rest;
+        }
+        self.partial.extend_from_slice(bytes);
+    }
+
+    fn finish_line(&mut self, now_ms: u64) {
+        let line = self.partial.split();
+        self.push(text(&line), now_ms);
+    }
+
+    fn cut(&mut self, now_ms: u64) {
+        if !self.partial.is_empty() {
+            self.finish_line(now_ms);
+        }
+    }
+
+    fn push(&mut self, message: String, now_ms: u64) {
+        if let Some(tail) = &mut self.tail {
+            tail.push(message.as_bytes());
+        }
+        // The event's own weight counts too, or empty lines would be free.
+        self.held_bytes += message.len() + size_of::<LogEvent>();
+        self.events.push(LogEvent { timestamp_ms: now_ms, message });
+    }
+
+    fn hand_over(&mut self) -> Vec<LogEvent> {
+        self.held_bytes = 0;
+        std::mem::take(&mut self.events)
+    }
+}
+
+/// A line's text. Runtimes join the lines of one event by carriage returns, which become what they stand for.
+fn text(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = String::from_utf8_lossy(line);
+    if text.contains('\r') { text.replace('\r', "\n") } else { text.into_owned() }
+}
+
+/// How much of `bytes` to take so that no character is cut, if its end looks like UTF-8 at all.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let end = bytes.len();
+    let back = bytes.iter().rev().take(4).position(|byte| byte & 0b1100_0000 != 0b1000_0000);
+    match back {
+        Some(back) if back < end => {
+            let lead = bytes[end - 1 - back];
+            let width = match lead {
+                0xc0..=0xdf => 2,
+                0xe0..=0xef => 3,
+                0xf0..=0xf7 => 4,
+                _ => 1,
+            };
+            if width > back + 1 && end - 1 - back > 0 { end - 1 - back } else { end }
+        }
+        _ => end,
+    }
+}
+
+/// The last bytes of the log.
+#[derive(Debug, Default)]
+struct Tail {
+    bytes: VecDeque<u8>,
+}
+
+impl Tail {
+    fn push(&mut self, line: &[u8]) {
+        let line = &line[line.len().saturating_sub(TAIL_BYTES)..];
+        self.bytes.extend(line);
+        self.bytes.push_back(b'\n');
+        let excess = self.bytes.len().saturating_sub(TAIL_BYTES);
+        self.bytes.advance(excess);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        Vec::from(self.bytes).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn messages(lines: &mut Lines) -> Vec<String> {
+        lines.hand_over().into_iter().map(|event| event.message).collect()
+    }
+
+    #[test]
+    fn lines_become_events_however_they_arrive() {
+        let mut lines = Lines::new();
+        for chunk in [&b"one\ntw"[..], b"o\r\n\nth", b"ree\rfour"] {
+            lines.take(chunk, 1);
+        }
+        assert_eq!(messages(&mut lines), ["one", "two", ""]);
+        lines.cut(2);
+        assert_eq!(messages(&mut lines), ["three\nfour"]);
+        lines.cut(3);
+        assert!(messages(&mut lines).is_empty());
+    }
+
+    #[test]
+    fn long_lines_are_split_between_characters() {
+        let mut lines = Lines::new();
+        let long = "é".repeat(LINE_BYTES_MAX);
+        lines.take(b"x", 1);
+        lines.take(long.as_bytes(), 1);
+        lines.take(b"\n", 1);
+        let parts = messages(&mut lines);
+        assert_eq!(parts.concat(), format!("x{long}"));
+        assert!(parts.iter().all(|part| part.len() <= LINE_BYTES_MAX));
+    }
+
+    #[test]
+    fn the_tail_is_the_last_four_kilobytes() {
+        let mut tail = Tail::default();
+        tail.push(b"first");
+        tail.push(&[b'a'; TAIL_BYTES * 2]);
+        tail.push(b"last");
+        let bytes = tail.into_bytes();
+        assert_eq!(bytes.len(), TAIL_BYTES);
+        assert!(bytes.ends_with(b"a\nlast\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn noise_of_any_cut_is_kept(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)) {
+            let mut lines = Lines::new();
+            for chunk in &chunks {
+                lines.take(chunk, 1);
+            }
+            lines.cut(1);
+            let ends = chunks.iter().flatten().filter(|byte| **byte == b'\n').count();
+            let whole: Vec<u8> = chunks.concat();
+            let unfinished = usize::from(whole.last().is_some_and(|byte| *byte != b'\n'));
+            prop_assert_eq!(messages(&mut lines).len(), ends + unfinished);
+        }
+    }
+}

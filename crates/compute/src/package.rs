@@ -1,0 +1,137 @@
+//! Code packages on their way to sandboxes: `CODE_ROOT/DIGEST`, unpacked once.
+//!
+//! Invariants
+//!   1. A folder under its final name is complete: packages are unpacked beside it and renamed.
+//!   2. Of callers that want one package at the same time, one unpacks it and all wait for that.
+//!   3. After a crash of the machine every folder is made anew, since its files may not have reached the disk.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::{Random, archive};
+use model::ports::Catalog;
+use model::{CodeDigest, FunctionVersion, InvokeError};
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+
+/// Lambda's limits: 250 MiB unpacked. Entries are bounded so that a package cannot exhaust the disk's inodes.
+pub(crate) const LIMITS: archive::Limits = archive::Limits { unpacked_bytes: 250 * 1024 * 1024, entries: 200_000 };
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const BOOT_MARK: &str = ".boot";
+const UNFINISHED: &str = ".unpacking-";
+
+type Flight = Arc<OnceCell<()>>;
+
+/// The unpacked packages of this host.
+pub(crate) struct Packages {
+    root: PathBuf,
+    catalog: Arc<dyn Catalog>,
+    random: Arc<dyn Random>,
+    flights: Mutex<HashMap<CodeDigest, Flight>>,
+}
+
+impl Packages {
+    /// The packages below `root`, which is made if it does not exist and cleaned of unfinished work.
+    pub(crate) fn open(root: PathBuf, catalog: Arc<dyn Catalog>, random: Arc<dyn Random>) -> io::Result<Self> {
+        clean(&root, fs::read_to_string(BOOT_ID).unwrap_or_default().trim())?;
+        Ok(Self { root, catalog, random, flights: Mutex::default() })
+    }
+
+    /// Makes sure that the code and every layer of a version are unpacked.
+    pub(crate) async fn ensure(&self, version: &FunctionVersion) -> Result<(), InvokeError> {
+        self.unpacked(&version.code).await?;
+        for layer in &version.layers {
+            self.unpacked(layer).await?;
+        }
+        Ok(())
+    }
+
+    async fn unpacked(&self, digest: &CodeDigest) -> Result<(), InvokeError> {
+        let flight = self.flights.lock().entry(digest.clone()).or_default().clone();
+        // A failure leaves the cell empty, so that the next caller tries again.
+        flight.get_or_try_init(|| self.unpack(digest)).await.copied()
+    }
+
+    async fn unpack(&self, digest: &CodeDigest) -> Result<(), InvokeError> {
+        let target = self.root.join(digest.as_str());
+        if tokio::fs::try_exists(&target).await.unwrap_or(false) {
+            return Ok(());
+        }
+        let zip = self.catalog.package(digest).await?;
+        let beside = self.root.join(format!("{UNFINISHED}{digest}-{}", self.random.hex(8)));
+        let work = tokio::task::spawn_blocking(move || {
+            let done = unpack_to(&zip, &beside, &target);
+            if done.is_err() {
+                // What is left is removed at the next start at the latest.
+                let _ = fs::remove_dir_all(&beside);
+            }
+            done
+        });
+        match work.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(archive::Error::Io(error))) => {
+                Err(InvokeError::Internal(format!("the package {digest} could not be unpacked: {error}")))
+            }
+            Ok(Err(error)) => Err(InvokeError::NotReady(format!("The function's code cannot be used: {error}"))),
+            Err(error) => Err(InvokeError::Internal(format!("unpacking stopped: {error}"))),
+        }
+    }
+}
+
+fn unpack_to(zip: &[u8], beside: &Path, target: &Path) -> Result<(), archive::Error> {
+    make_folder(beside)?;
+    archive::unpack(zip, beside, LIMITS)?;
+    match fs::rename(beside, target) {
+        Ok(()) => Ok(()),
+        // Another process on the same folder was first; both made the same.
+        Err(_) if target.is_dir() => Ok(fs::remove_dir_all(beside)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir(folder)?;
+    // Sandboxes read it under ids of their own, whatever the umask says; the root above is closed to all others.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
+}
+
+/// Removes unfinished folders, and all of them if the machine was started since they were made.
+fn clean(root: &Path, boot: &str) -> io::Result<()> {
+    fs::create_dir_all(root)?;
+    let mark = root.join(BOOT_MARK);
+    let same_boot = fs::read_to_string(&mark).is_ok_and(|marked| marked == boot);
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let package = CodeDigest::parse(name).is_some();
+        if name.starts_with(UNFINISHED) || (package && !same_boot) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    fs::write(mark, boot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_outlive_the_process_but_not_the_boot() {
+        let root = tempfile::tempdir().unwrap();
+        let package = root.path().join("0a".repeat(32));
+        let unfinished = root.path().join(".unpacking-x");
+        clean(root.path(), "boot1").unwrap();
+        fs::create_dir(&package).unwrap();
+        fs::create_dir(&unfinished).unwrap();
+        fs::create_dir(root.path().join("other")).unwrap();
+        clean(root.path(), "boot1").unwrap();
+        assert!(package.is_dir() && !unfinished.exists());
+        clean(root.path(), "boot2").unwrap();
+        assert!(!package.exists() && root.path().join("other").is_dir());
+    }
+}

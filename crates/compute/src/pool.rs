@@ -1,0 +1,353 @@
+//! The environments of one function revision, and the calls that wait for one.
+//!
+//! Late binding: a call that finds no idle environment waits for whichever comes first, a freed one or a new one; a
+//! start is no call's own. The most recently used environment is taken first, so that the others can grow old and end.
+//!
+//! Invariants
+//!   1. Calls are served in the order they came.
+//!   2. An environment is idle, leased, or gone; `Lease` is the only way to use one.
+//!   3. A leased environment returns only if its call says that it is sound; in every other case it ends.
+//!   4. A retired pool keeps no environment idle; calls that wait are still served.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{FunctionVersion, InvokeError};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::autoscaler::{self, Average, Load};
+use crate::engine::Core;
+use crate::environment::Environment;
+use crate::fleet::EnvironmentState;
+use crate::start::{self, FailedStart, StartEnd};
+
+/// What a waiting call gets.
+pub(crate) enum Ready {
+    /// An environment.
+    Environment(Lease),
+    /// A start that failed; its failure is this call's.
+    Failed(Box<FailedStart>),
+}
+
+/// The environments of one revision.
+pub(crate) struct Pool {
+    /// What they run.
+    pub(crate) version: Arc<FunctionVersion>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Least recently used first.
+    idle: Vec<Idle>,
+    waiters: VecDeque<oneshot::Sender<Ready>>,
+    starting: usize,
+    busy: usize,
+    retired: bool,
+    run_us: Average,
+    start_us: Average,
+    cpu_milli: Average,
+}
+
+struct Idle {
+    environment: Box<Environment>,
+    since_us: u64,
+}
+
+impl Pool {
+    /// A pool without environments.
+    pub(crate) fn new(version: Arc<FunctionVersion>) -> Self {
+        Self { version, state: Mutex::default() }
+    }
+
+    /// An environment for one call, or the failure of a start, or no capacity in time.
+    pub(crate) async fn checkout(self: &Arc<Self>, core: &Arc<Core>) -> Result<Ready, InvokeError> {
+        let (mut receiver, starts, mut ask_again) = {
+            let mut state = self.state.lock();
+            if let Some(idle) = state.idle.pop() {
+                state.busy += 1;
+                return Ok(Ready::Environment(Lease::new(core, self, idle.environment)));
+            }
+            let (sender, receiver) = oneshot::channel();
+            state.waiters.push_back(sender);
+            let (starts, ask_again) = self.decide(&mut state, core, Duration::ZERO);
+            (receiver, starts, ask_again)
+        };
+        self.start(core, starts);
+        let arrived = Instant::now();
+        let deadline = arrived + core.config.capacity_wait;
+        loop {
+            match timeout_at(deadline.min(Instant::now() + ask_again), &mut receiver).await {
+                Ok(Ok(ready)) => return Ok(ready),
+                Ok(Err(_)) => return Err(InvokeError::Internal("a waiting call was forgotten".to_owned())),
+                Err(_) if Instant::now() >= deadline => {
+                    let seconds = core.config.capacity_wait.as_secs_f32();
+                    return Err(InvokeError::NoCapacity(format!("no environment came free within {seconds} s")));
+                }
+                Err(_) => {
+                    let (starts, _) = self.decide(&mut self.state.lock(), core, arrived.elapsed());
+                    self.start(core, starts);
+                    ask_again *= 2;
+                }
+            }
+        }
+    }
+
+    fn decide(&self, state: &mut State, core: &Core, waited: Duration) -> (usize, Duration) {
+        while state.waiters.front().is_some_and(oneshot::Sender::is_closed) {
+            state.waiters.pop_front();
+        }
+        let load = state.load(core, waited);
+        let starts = autoscaler::starts(&load);
+        state.starting += starts;
+        (starts, Duration::from_micros(autoscaler::ask_again_us(&load)))
+    }
+
+    fn start(self: &Arc<Self>, core: &Arc<Core>, count: usize) {
+        for _ in 0..count {
+            core.tasks.spawn(start_one(core.clone(), self.clone()));
+        }
+    }
+
+    /// Whether a start that was decided earlier is still worth it.
+    fn still_wanted(&self, core: &Core) -> bool {
+        let mut state = self.state.lock();
+        while state.waiters.front().is_some_and(oneshot::Sender::is_closed) {
+            state.waiters.pop_front();
+        }
+        let mut load = state.load(core, Duration::ZERO);
+        load.starting -= 1;
+        autoscaler::starts(&load) > 0
+    }
+
+    fn started(self: &Arc<Self>, core: &Arc<Core>, end: StartEnd, took: Duration) {
+        match end {
+            StartEnd::Ready(environment) => {
+                {
+                    let mut state = self.state.lock();
+                    state.start_us.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+                    state.busy += 1;
+                }
+                drop(Lease::new(core, self, environment));
+            }
+            StartEnd::Failed(failed) => {
+                let mut ready = Ready::Failed(failed);
+                let starts = {
+                    let mut state = self.state.lock();
+                    while let Some(waiter) = state.waiters.pop_front() {
+                        match waiter.send(ready) {
+                            Ok(()) => break,
+                            Err(back) => ready = back,
+                        }
+                    }
+                    self.decide(&mut state, core, Duration::ZERO).0
+                };
+                self.start(core, starts);
+            }
+        }
+    }
+
+    /// Takes an environment that was started within a call.
+    pub(crate) fn adopt(self: &Arc<Self>, core: &Arc<Core>, environment: Box<Environment>) -> Lease {
+        self.state.lock().busy += 1;
+        Lease::new(core, self, environment)
+    }
+
+    /// An environment comes back from a lease; if `sound`, it goes to whom waits first or becomes idle.
+    fn give_back(self: &Arc<Self>, core: &Arc<Core>, environment: Box<Environment>, sound: bool) {
+        let now_us = core.clock.monotonic_us();
+        let usable = sound && environment.is_usable(now_us, core.config.environment_age_max);
+        let mut kept = usable.then_some(environment);
+        let starts = {
+            let mut state = self.state.lock();
+            state.busy -= 1;
+            while let Some(environment) = kept.take() {
+                let Some(waiter) = state.waiters.pop_front() else {
+                    kept = Some(environment);
+                    break;
+                };
+                match waiter.send(Ready::Environment(Lease::new(core, self, environment))) {
+                    Ok(()) => state.busy += 1,
+                    Err(back) => kept = back.into_environment(),
+                }
+            }
+            if !state.retired && !core.fleet.is_hungry() {
+                if let Some(environment) = kept.take() {
+                    environment.card().set(EnvironmentState::Idle);
+                    state.idle.push(Idle { environment, since_us: now_us });
+                }
+            }
+            if state.waiters.is_empty() { 0 } else { self.decide(&mut state, core, Duration::ZERO).0 }
+        };
+        // What is still held here ends, outside the lock.
+        drop(kept);
+        self.start(core, starts);
+    }
+
+    /// Learns from a call that ended by itself.
+    pub(crate) fn learn(&self, duration_us: u64, cpu_us: u64) {
+        let mut state = self.state.lock();
+        state.run_us.add(duration_us);
+        state.cpu_milli.add(cpu_us.saturating_mul(1_000) / duration_us.max(1));
+    }
+
+    /// Predicted processor use of a call, in thousandths.
+    pub(crate) fn cpu_milli(&self) -> u64 {
+        self.state.lock().cpu_milli.get().unwrap_or(0)
+    }
+
+    /// Forgets an idle environment whose sandbox has ended.
+    pub(crate) fn forget(&self, id: &str) {
+        let found = {
+            let mut state = self.state.lock();
+            let at = state.idle.iter().position(|idle| idle.environment.id() == id);
+            at.map(|at| state.idle.remove(at))
+        };
+        drop(found);
+    }
+
+    /// Since when the longest idle environment is idle.
+    pub(crate) fn idle_since_us(&self) -> Option<u64> {
+        self.state.lock().idle.first().map(|idle| idle.since_us)
+    }
+
+    /// Ends the longest idle environment, if there is one.
+    pub(crate) fn evict_oldest(&self) -> bool {
+        let oldest = {
+            let mut state = self.state.lock();
+            (!state.idle.is_empty()).then(|| state.idle.remove(0))
+        };
+        oldest.is_some()
+    }
+
+    /// Takes out environments that are idle since before `before_us`; they end when dropped.
+    pub(crate) fn expire(&self, before_us: u64) -> Vec<Box<Environment>> {
+        let mut state = self.state.lock();
+        let old = state.idle.iter().take_while(|idle| idle.since_us < before_us).count();
+        state.idle.drain(..old).map(|idle| idle.environment).collect()
+    }
+
+    /// Keeps no environment idle from now on; those that are end when dropped.
+    pub(crate) fn retire(&self) -> Vec<Box<Environment>> {
+        let mut state = self.state.lock();
+        state.retired = true;
+        state.idle.drain(..).map(|idle| idle.environment).collect()
+    }
+
+    /// Whether nothing runs, starts, waits or idles here.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.idle.is_empty() && state.waiters.is_empty() && state.starting == 0 && state.busy == 0
+    }
+}
+
+impl State {
+    fn load(&self, core: &Core, waited: Duration) -> Load {
+        Load {
+            waiting: self.waiters.len(),
+            starting: self.starting,
+            busy: self.busy,
+            run_us: self.run_us.get(),
+            start_us: self.start_us.get(),
+            cpu_milli: self.cpu_milli.get().unwrap_or(0),
+            waited_us: u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
+            host_milli: core.config.cores as u64 * 1_000,
+            host_busy_milli: core.fleet.busy_milli(),
+        }
+    }
+}
+
+impl Ready {
+    fn into_environment(self) -> Option<Box<Environment>> {
+        match self {
+            Self::Environment(mut lease) => lease.environment.take(),
+            Self::Failed(_) => None,
+        }
+    }
+}
+
+async fn start_one(core: Arc<Core>, pool: Arc<Pool>) {
+    let starting = Starting(&pool);
+    let Some(room) = core.fleet.room(pool.version.memory_mb).await else {
+        let memory_mb = pool.version.memory_mb;
+        let error = InvokeError::NoCapacity(format!("this host has no room for {memory_mb} MB at all"));
+        drop(starting);
+        return pool.started(&core, StartEnd::refused(error), Duration::ZERO);
+    };
+    // The semaphore is never closed.
+    let Ok(slot) = core.fleet.starts.clone().acquire_owned().await else { return };
+    if !pool.still_wanted(&core) {
+        return;
+    }
+    let began = Instant::now();
+    let end = start::in_init_phase(&core, &pool, room, slot).await;
+    drop(starting);
+    pool.started(&core, end, began.elapsed());
+}
+
+/// Counts a start, also one that panics.
+struct Starting<'a>(&'a Pool);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().starting -= 1;
+    }
+}
+
+/// An environment in one call's hands. Dropped before its call began it goes back; dropped later, it ends.
+pub(crate) struct Lease {
+    core: Arc<Core>,
+    pool: Arc<Pool>,
+    environment: Option<Box<Environment>>,
+    used: bool,
+}
+
+impl Lease {
+    fn new(core: &Arc<Core>, pool: &Arc<Pool>, environment: Box<Environment>) -> Self {
+        Self { core: core.clone(), pool: pool.clone(), environment: Some(environment), used: false }
+    }
+
+    /// The environment, for its call. From here on it goes back only through `release`.
+    pub(crate) fn environment(&mut self) -> &mut Environment {
+        self.used = true;
+        match &mut self.environment {
+            Some(environment) => environment,
+            None => unreachable!("a lease holds its environment until it is released"),
+        }
+    }
+
+    /// The pool that it belongs to.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Gives a sound environment back, as soon as its runtime is ready for the next call.
+    pub(crate) fn release(mut self, deadline: Instant) {
+        if self.environment.as_ref().is_some_and(|environment| environment.is_ready()) {
+            self.sound();
+            return;
+        }
+        let tasks = self.core.tasks.clone();
+        tasks.spawn(async move {
+            // A runtime that does not come back within the function's time is ended with its lease.
+            if timeout_at(deadline, self.environment().ready()).await == Ok(true) {
+                self.sound();
+            }
+        });
+    }
+
+    fn sound(&mut self) {
+        self.used = false;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(environment) = self.environment.take() {
+            self.pool.give_back(&self.core, environment, !self.used);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The lines that the platform itself writes into a function's log, to the letter of Lambda's text format.
+//!
+//! Pure: numbers in, text out. Fields are separated by tabs; a REPORT line without a status ends with a tab, as
+//! Lambda's does. Lines are given without their final newline.
+//!
+//! Start reading at `Report`.
+
+use std::fmt::Write as _;
+
+use model::RequestId;
+
+/// How an init or an invocation went, as far as a REPORT line tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status<'a> {
+    /// Nothing is said. Errors that the handler reports belong here.
+    Fine,
+    /// The time was over.
+    Timeout,
+    /// The platform saw an error of this type.
+    Error(&'a str),
+}
+
+/// In which phase an init ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Before any invocation, under the cap of ten seconds.
+    Init,
+    /// Within an invocation, under the function's timeout.
+    Invoke,
+}
+
+/// What a REPORT line says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Report<'a> {
+    /// The invocation.
+    pub(crate) request_id: &'a RequestId,
+    /// From event to answer.
+    pub(crate) duration_us: u64,
+    /// The init phase, on a cold start.
+    pub(crate) init_us: Option<u64>,
+    /// Configured memory, MiB.
+    pub(crate) memory_mb: u32,
+    /// Highest memory seen.
+    pub(crate) memory_peak_bytes: u64,
+    /// How it went.
+    pub(crate) status: Status<'a>,
+    /// The trace header, if the call carried one.
+    pub(crate) trace_id: Option<&'a str>,
+}
+
+/// `START RequestId: … Version: …`
+pub(crate) fn start_line(request_id: &RequestId, version: &str) -> String {
+    format!("START RequestId: {request_id} Version: {version}")
+}
+
+/// `END RequestId: …`
+pub(crate) fn end_line(request_id: &RequestId) -> String {
+    format!("END RequestId: {request_id}")
+}
+
+/// The REPORT line.
+pub(crate) fn report_line(report: &Report<'_>) -> String {
+    let Report { request_id, duration_us, init_us, memory_mb, memory_peak_bytes, status, trace_id } = report;
+    let billed = billed_ms(*duration_us, *init_us);
+    let peak_mb = memory_peak_bytes.div_ceil(1024 * 1024);
+    let mut line = String::with_capacity(224);
+    let _ = write!(line, "REPORT RequestId: {request_id}\tDuration: {} ms\t", Millis(*duration_us));
+    let _ = write!(line, "Billed Duration: {billed} ms\tMemory Size: {memory_mb} MB\tMax Memory Used: {peak_mb} MB\t");
+    if let Some(init_us) = init_us {
+        let _ = write!(line, "Init Duration: {} ms\t", Millis(*init_us));
+    }
+    write_status(&mut line, *status);
+    if let Some(root) = trace_id.and_then(|trace| field(trace, "Root=")) {
+        let _ = write!(line, "\nXRAY TraceId: {root}\t");
+        if let Some(parent) = trace_id.and_then(|trace| field(trace, "Parent=")) {
+            let _ = write!(line, "SegmentId: {parent}\t");
+        }
+        let sampled = trace_id.and_then(|trace| field(trace, "Sampled=")) == Some("1");
+        let _ = write!(line, "Sampled: {sampled}\t");
+    }
+    line
+}
+
+/// The INIT_REPORT line of an init that did not end well.
+pub(crate) fn init_report_line(init_us: u64, phase: Phase, status: Status<'_>) -> String {
+    let phase = match phase {
+        Phase::Init => "init",
+        Phase::Invoke => "invoke",
+    };
+    let mut line = format!("INIT_REPORT Init Duration: {} ms\tPhase: {phase}\t", Millis(init_us));
+    write_status(&mut line, status);
+    line
+}
+
+/// The log line of a timeout; Lambda adds an empty line to it.
+pub(crate) fn timeout_line(now_ms: u64, request_id: &RequestId, timeout_ms: u64) -> String {
+    format!("{} {request_id} {}\n", iso_ms(now_ms), timed_out(timeout_ms))
+}
+
+/// `Task timed out after 3.00 seconds`
+pub(crate) fn timed_out(timeout_ms: u64) -> String {
+    format!("Task timed out after {}.{:02} seconds", timeout_ms / 1_000, timeout_ms % 1_000 / 10)
+}
+
+/// Milliseconds that are charged: duration plus init, rounded up; at least one.
+pub(crate) fn billed_ms(duration_us: u64, init_us: Option<u64>) -> u64 {
+    duration_us.saturating_add(init_us.unwrap_or(0)).div_ceil(1_000).max(1)
+}
+
+/// `2026-01-31T23:59:59.999Z`
+pub(crate) fn iso_ms(now_ms: u64) -> String {
+    let timestamp = timestamp(now_ms);
+    format!("{}.{:03}Z", timestamp.strftime("%Y-%m-%dT%H:%M:%S"), now_ms % 1_000)
+}
+
+/// `2026/01/31/[$LATEST]0123456789abcdef0123456789abcdef`, the name of an environment's log stream.
+pub(crate) fn stream_name(now_ms: u64, version: &str, id: &str) -> String {
+    format!("{}/[{version}]{id}", timestamp(now_ms).strftime("%Y/%m/%d"))
+}
+
+fn timestamp(now_ms: u64) -> jiff::Timestamp {
+    i64::try_from(now_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or(jiff::Timestamp::MAX)
+}
+
+fn write_status(line: &mut String, status: Status<'_>) {
+    match status {
+        Status::Fine => {}
+        Status::Timeout => line.push_str("Status: timeout"),
+        Status::Error(kind) => {
+            let _ = write!(line, "Status: error\tError Type: {kind}");
+        }
+    }
+}
+
+fn field<'a>(trace: &'a str, name: &str) -> Option<&'a str> {
+    trace.split(';').find_map(|part| part.trim().strip_prefix(name))
+}
+
+/// Microseconds, written as milliseconds with two decimals (rounded half up).
+struct Millis(u64);
+
+impl std::fmt::Display for Millis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let hundredths = self.0.saturating_add(5) / 10;
+        write!(f, "{}.{:02}", hundredths / 100, hundredths % 100)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn report(duration_us: u64, init_us: Option<u64>, status: Status<'_>) -> String {
+        let request_id = RequestId("id".into());
+        report_line(&Report {
+            request_id: &request_id,
+            duration_us,
+            init_us,
+            memory_mb: 128,
+            memory_peak_bytes: 80 * 1024 * 1024 + 1,
+            status,
+            trace_id: None,
+        })
+    }
+
+    #[test]
+    fn report_lines_read_as_lambdas() {
+        assert_eq!(
+            report(201_670, Some(480_250), Status::Fine),
+            "REPORT RequestId: id\tDuration: 201.67 ms\tBilled Duration: 682 ms\tMemory Size: 128 MB\t\
+             Max Memory Used: 81 MB\tInit Duration: 480.25 ms\t"
+        );
+        assert_eq!(
+            report(3_000_000, None, Status::Timeout),
+            "REPORT RequestId: id\tDuration: 3000.00 ms\tBilled Duration: 3000 ms\tMemory Size: 128 MB\t\
+             Max Memory Used: 81 MB\tStatus: timeout"
+        );
+        assert!(
+            report(1, None, Status::Error("Runtime.OutOfMemory"))
+                .ends_with("\tStatus: error\tError Type: Runtime.OutOfMemory")
+        );
+    }
+
+    #[test]
+    fn a_trace_is_appended() {
+        let request_id = RequestId("id".into());
+        let line = report_line(&Report {
+            request_id: &request_id,
+            duration_us: 1,
+            init_us: None,
+            memory_mb: 128,
+            memory_peak_bytes: 0,
+            status: Status::Fine,
+            trace_id: Some("Root=1-a-b;Parent=c;Sampled=1"),
+        });
+        assert!(line.ends_with("\t\nXRAY TraceId: 1-a-b\tSegmentId: c\tSampled: true\t"), "{line}");
+    }
+
+    #[test]
+    fn times_and_names() {
+        assert_eq!(iso_ms(1_700_000_000_007), "2023-11-14T22:13:20.007Z");
+        assert_eq!(stream_name(1_700_000_000_007, "$LATEST", "ab"), "2023/11/14/[$LATEST]ab");
+        assert_eq!(timed_out(3_000), "Task timed out after 3.00 seconds");
+        assert_eq!(
+            init_report_line(137_690, Phase::Init, Status::Error("X")),
+            "INIT_REPORT Init Duration: 137.69 ms\tPhase: init\tStatus: error\tError Type: X"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_billed_covers_what_was_used(duration in 0u64..1 << 50, init in proptest::option::of(0u64..1 << 50)) {
+            let used = duration + init.unwrap_or(0);
+            let billed = billed_ms(duration, init);
+            prop_assert!(billed * 1_000 >= used);
+            prop_assert!(billed == 1 || (billed - 1) * 1_000 < used);
+        }
+
+        #[test]
+        fn a_report_is_one_line(duration: u64, init: Option<u64>) {
+            prop_assert!(!report(duration, init, Status::Fine).contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The end of an invocation: what the caller gets, what the log says, what the ledger counts.
+//!
+//! Invariants
+//!   1. Exactly one usage record for every call that comes here, written before the answer exists for the caller.
+//!   2. In the log: the guest's lines, then the platform's about a fault, then END, then REPORT.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::{Ending, FunctionError, Outcome, UsageRecord};
+use sandbox::Usage;
+
+use crate::engine::Core;
+use crate::environment::Answer;
+use crate::faults::{Fault, error_type_of};
+use crate::invoke::Job;
+use crate::output::Output;
+use crate::report::{self, Phase, Report, Status};
+use crate::start::{FailedInit, InitFailure};
+
+/// Measured facts of an ended call.
+pub(crate) struct Ended {
+    pub(crate) answer: Answer,
+    pub(crate) started_at_ms: u64,
+    pub(crate) duration_us: u64,
+    /// Set on a cold start whose init came before the call.
+    pub(crate) init_us: Option<u64>,
+    pub(crate) cpu: Duration,
+    pub(crate) usage: Usage,
+}
+
+/// What everybody is told about an end.
+struct Verdict {
+    payload: Bytes,
+    content_type: Option<String>,
+    error_type: Option<String>,
+    /// `Error Type` of the REPORT line, for what the platform saw.
+    report_type: Option<String>,
+    ending: Ending,
+    fault_line: Option<String>,
+}
+
+/// Settles a call. The log holds all lines afterwards but is not flushed.
+pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) -> Outcome {
+    let verdict = verdict(core, job, ended.answer);
+    if verdict.ending == Ending::Timeout {
+        // Lambda reports the limit itself, not what it took to notice.
+        ended.duration_us = job.version.timeout_ms * 1_000;
+    }
+    let request_id = &job.invocation.request_id;
+    let status = match (&verdict.report_type, verdict.ending) {
+        (_, Ending::Timeout) => Status::Timeout,
+        (Some(kind), _) => Status::Error(kind),
+        (None, _) => Status::Fine,
+    };
+    let report = Report {
+        request_id,
+        duration_us: ended.duration_us,
+        init_us: ended.init_us,
+        memory_mb: job.version.memory_mb,
+        memory_peak_bytes: ended.usage.memory_peak_bytes,
+        status,
+        trace_id: job.invocation.trace_id.as_deref(),
+    };
+    let closing = [report::end_line(request_id), report::report_line(&report)];
+    let tail = output.end(verdict.fault_line.into_iter().chain(closing));
+    let record = UsageRecord {
+        function: job.version.function.clone(),
+        version: job.version.version.clone(),
+        request_id: request_id.clone(),
+        trigger: job.invocation.trigger,
+        started_at_ms: ended.started_at_ms,
+        duration_us: ended.duration_us,
+        init_us: ended.init_us,
+        billed_ms: report::billed_ms(ended.duration_us, ended.init_us),
+        memory_mb: job.version.memory_mb,
+        memory_peak_bytes: ended.usage.memory_peak_bytes,
+        cpu_us: micros(ended.cpu),
+        ending: verdict.ending,
+    };
+    if let Err(error) = core.meter.record(&record) {
+        // The function has run; to refuse its answer now would make the caller run it again.
+        tracing::error!(%error, %request_id, "an invocation could not be metered");
+    }
+    Outcome {
+        payload: verdict.payload,
+        error: verdict.error_type.map(|error_type| FunctionError { kind: "Unhandled", error_type }),
+        content_type: verdict.content_type,
+        executed_version: job.version.version.clone(),
+        log_tail: tail.filter(|_| job.invocation.log_tail),
+    }
+}
+
+fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
+    match answer {
+        Answer::Response { payload, content_type } => Verdict {
+            payload,
+            content_type,
+            error_type: None,
+            report_type: None,
+            ending: Ending::Success,
+            fault_line: None,
+        },
+        Answer::Error(document) => Verdict {
+            error_type: Some(error_type_of(&document)),
+            payload: document,
+            content_type: None,
+            report_type: None,
+            ending: Ending::FunctionError,
+            fault_line: None,
+        },
+        Answer::Fault { fault, .. } => verdict_of_fault(core, job, &fault),
+        Answer::Exited | Answer::NotDelivered => unreachable!("these ends are made faults before they are settled"),
+    }
+}
+
+fn verdict_of_fault(core: &Core, job: &Job, fault: &Fault) -> Verdict {
+    let request_id = &job.invocation.request_id;
+    Verdict {
+        payload: fault.document(request_id),
+        content_type: None,
+        error_type: Some(fault.error_type.clone()),
+        report_type: Some(fault.report_type.clone()),
+        ending: fault.ending,
+        fault_line: Some(fault.log_line(core.clock.now_ms(), request_id, job.version.timeout_ms)),
+    }
+}
+
+/// Settles a call whose environment could not be initialised: the init's failure is the answer, its time the duration.
+pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase: Phase) -> Outcome {
+    let FailedInit { output, failure, init_us, usage } = init;
+    let (answer, error_type) = match failure {
+        InitFailure::Document(document) => {
+            let error_type = error_type_of(&document);
+            (Answer::Error(document), error_type)
+        }
+        InitFailure::Fault(fault) => {
+            let error_type = fault.report_type.clone();
+            (Answer::Fault { fault, sound: false }, error_type)
+        }
+    };
+    output.drain();
+    output.line(report::init_report_line(init_us, phase, Status::Error(&error_type)));
+    output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
+    let started_at_ms = core.clock.now_ms().saturating_sub(init_us / 1_000);
+    let ended = Ended { answer, started_at_ms, duration_us: init_us, init_us: None, cpu: usage.cpu, usage };
+    let outcome = settle(core, job, &output, ended);
+    output.flush().await;
+    outcome
+}
+
+/// Settles a call whose repeated init used up its whole time.
+pub(crate) async fn cut_again(core: &Core, job: &Job, output: &Arc<Output>) -> Outcome {
+    let timeout_ms = job.version.timeout_ms;
+    output.drain();
+    output.line(report::init_report_line(timeout_ms * 1_000, Phase::Invoke, Status::Timeout));
+    output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
+    let ended = Ended {
+        answer: Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
+        started_at_ms: core.clock.now_ms().saturating_sub(timeout_ms),
+        duration_us: timeout_ms * 1_000,
+        init_us: None,
+        cpu: Duration::ZERO,
+        usage: Usage::default(),
+    };
+    let outcome = settle(core, job, output, ended);
+    output.flush().await;
+    outcome
+}
+
+/// Whole microseconds.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,265 @@
+//! From a version to an initialised environment: package, credentials, variables, sandbox, init phase.
+//!
+//! Invariants
+//!   1. The init phase has a cap of its own; beyond it the guest ends, and the invocation that waits runs the init
+//!      again within its own time (`Phase::Invoke`).
+//!   2. A guest whose init failed never serves a call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::{Family, FunctionVersion, InvokeError};
+use sandbox::{Control, SandboxSpec, Started, Usage, interpreter};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::GuestIdentity;
+use crate::engine::Core;
+use crate::environment::{Environment, Guest, Keeper, exit_of};
+use crate::faults::Fault;
+use crate::fleet::{Card, EnvironmentState, Room};
+use crate::frames::Frames;
+use crate::output::{Output, Stream};
+use crate::pool::Pool;
+use crate::report;
+use crate::variables::{self, TASK_ROOT};
+
+/// How long a start may keep others from starting; a slow init beyond that mostly waits.
+const SLOT_HELD: Duration = Duration::from_millis(500);
+const MIB: u64 = 1024 * 1024;
+
+/// How a start ended.
+pub(crate) enum StartEnd {
+    /// An environment.
+    Ready(Box<Environment>),
+    /// None.
+    Failed(Box<FailedStart>),
+}
+
+/// Why there is no environment.
+pub(crate) enum FailedStart {
+    /// The function's init failed.
+    Init(FailedInit),
+    /// The init took longer than the cap.
+    Cut {
+        /// The log of the guest that was cut.
+        output: Arc<Output>,
+        /// How long it took until then.
+        init_us: u64,
+    },
+    /// The platform did not come to start it.
+    Refused(InvokeError),
+}
+
+/// A failed init, for the invocation that is answered with it.
+pub(crate) struct FailedInit {
+    /// The log of the guest.
+    pub(crate) output: Arc<Output>,
+    /// What went wrong.
+    pub(crate) failure: InitFailure,
+    /// How long it took.
+    pub(crate) init_us: u64,
+    /// What it used.
+    pub(crate) usage: Usage,
+}
+
+/// Who tells why an init failed.
+pub(crate) enum InitFailure {
+    /// The runtime, by an error document.
+    Document(Bytes),
+    /// The platform.
+    Fault(Fault),
+}
+
+/// How an init ended, seen from the guest's protocol.
+#[derive(Debug)]
+pub(crate) enum InitEnd {
+    /// The handler is loaded.
+    Ready,
+    /// It could not be loaded; the runtime's error document.
+    Error(Bytes),
+    /// The runtime broke the protocol.
+    Fault(Fault),
+    /// The runtime ended.
+    Exited,
+}
+
+impl StartEnd {
+    /// A start that did not come to pass.
+    pub(crate) fn refused(error: InvokeError) -> Self {
+        Self::Failed(Box::new(FailedStart::Refused(error)))
+    }
+}
+
+/// Starts an environment before any invocation, under the init cap. `slot` is held while the start needs processors.
+pub(crate) async fn in_init_phase(
+    core: &Arc<Core>,
+    pool: &Arc<Pool>,
+    room: Room,
+    slot: OwnedSemaphorePermit,
+) -> StartEnd {
+    let start = start(core, pool, room, core.config.init_cap);
+    tokio::pin!(start);
+    tokio::select! {
+        biased;
+        end = &mut start => return end,
+        () = sleep(SLOT_HELD) => drop(slot),
+    }
+    start.await
+}
+
+/// Starts an environment within an invocation that has `cap` left.
+pub(crate) async fn in_invocation(core: &Arc<Core>, pool: &Arc<Pool>, cap: Duration) -> StartEnd {
+    match timeout(cap, core.fleet.room(pool.version.memory_mb)).await {
+        Ok(Some(room)) => start(core, pool, room, cap).await,
+        _ => StartEnd::refused(InvokeError::NoCapacity("no room to initialise the function again".to_owned())),
+    }
+}
+
+async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) -> StartEnd {
+    let version = &pool.version;
+    let sandbox_guest = match prepare(core, version).await {
+        Ok(guest) => guest,
+        Err(error) => return StartEnd::refused(error),
+    };
+    let id = core.random.hex(16);
+    let stream = Stream {
+        account: version.function.account.clone(),
+        region: version.function.region.clone(),
+        group: version.log_group.clone(),
+        name: report::stream_name(core.clock.now_ms(), &version.version, &id),
+    };
+    let spec = spec(core, version, sandbox_guest, &stream.name).await;
+    let born_us = core.clock.monotonic_us();
+    let started = match core.backend.start(spec).await {
+        Ok(started) => started,
+        Err(sandbox::Error::Entrypoint(words)) => {
+            let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), None));
+            let failure = InitFailure::Fault(Fault::entrypoint(&words));
+            let init_us = core.clock.monotonic_us() - born_us;
+            return failed(FailedInit { output, failure, init_us, usage: Usage::default() });
+        }
+        Err(error) => return StartEnd::refused(InvokeError::Internal(error.to_string())),
+    };
+    Starting::enter(core, pool, room, id, stream, started).initialise(cap).await
+}
+
+fn failed(init: FailedInit) -> StartEnd {
+    StartEnd::Failed(Box::new(FailedStart::Init(init)))
+}
+
+async fn prepare(core: &Core, version: &FunctionVersion) -> Result<sandbox::Guest, InvokeError> {
+    core.packages.ensure(version).await?;
+    guest_of(core, version)
+}
+
+/// What runs a version on this host.
+pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox::Guest, InvokeError> {
+    match version.runtime.family() {
+        Family::Provided => Ok(sandbox::Guest::Bootstrap),
+        family => {
+            let interpreter =
+                interpreter::choose(&core.interpreters, &version.runtime).map_err(InvokeError::NotReady)?;
+            Ok(sandbox::Guest::Interpreter { family, interpreter, memory_mb: version.memory_mb })
+        }
+    }
+}
+
+async fn spec(core: &Core, version: &FunctionVersion, guest: sandbox::Guest, log_stream: &str) -> SandboxSpec {
+    let ttl_s = core.config.environment_age_max.as_secs() * 2;
+    let credentials = core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await;
+    SandboxSpec {
+        guest,
+        code: version.code.clone(),
+        layers: version.layers.clone(),
+        memory_bytes: u64::from(version.memory_mb) * MIB,
+        tmp_bytes: u64::from(version.tmp_mb) * MIB,
+        environment: variables::guest_variables(version, &credentials, log_stream, &core.config.guest_variables),
+    }
+}
+
+/// A guest in its init phase.
+struct Starting<'a> {
+    core: &'a Arc<Core>,
+    version: &'a FunctionVersion,
+    output: Arc<Output>,
+    control: Arc<dyn Control>,
+    card: Arc<Card>,
+    gone: CancellationToken,
+    guest: Guest,
+}
+
+impl<'a> Starting<'a> {
+    /// Puts a new sandbox on every list and leaves its keeper with it.
+    fn enter(
+        core: &'a Arc<Core>,
+        pool: &'a Arc<Pool>,
+        room: Room,
+        id: String,
+        stream: Stream,
+        started: Started,
+    ) -> Self {
+        let version = &pool.version;
+        let Started { channel, output, listeners, control } = started;
+        let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Some(output)));
+        let card = Arc::new(Card {
+            id: id.clone(),
+            version: version.clone(),
+            born_us: core.clock.monotonic_us(),
+            control: Arc::downgrade(&control),
+            state: AtomicU8::new(EnvironmentState::Starting as u8),
+            served: AtomicU64::new(0),
+            init_us: AtomicU64::new(0),
+        });
+        core.fleet.enter(card.clone());
+        let identity = GuestIdentity {
+            account: version.function.account.clone(),
+            region: version.function.region.clone(),
+            role_arn: version.role_arn.clone(),
+            function_arn: version.qualified_arn(),
+            environment_id: id.clone(),
+        };
+        let network = core.network.serve(identity, listeners.tcp, listeners.dns);
+        let gone = CancellationToken::new();
+        let keeper = Keeper {
+            output: output.clone(),
+            control: control.clone(),
+            gone: gone.clone(),
+            id,
+            pool: pool.clone(),
+            room,
+            network,
+        };
+        core.keepers.spawn(keeper.keep(core.clone()));
+        let guest = Guest::Frames(Frames::new(channel));
+        Self { core, version, output, control, card, gone, guest }
+    }
+
+    /// Runs the init phase.
+    async fn initialise(mut self, cap: Duration) -> StartEnd {
+        let end = match &mut self.guest {
+            Guest::Frames(frames) => timeout(cap, frames.load(TASK_ROOT, &self.version.handler)).await,
+        };
+        let init_us = self.core.clock.monotonic_us() - self.card.born_us;
+        let failure = match end {
+            Ok(InitEnd::Ready) => {
+                self.card.init_us.store(init_us, Ordering::Relaxed);
+                let Self { output, control, card, gone, guest, .. } = self;
+                return StartEnd::Ready(Box::new(Environment::new(guest, output, control, card, gone)));
+            }
+            Ok(InitEnd::Error(document)) => InitFailure::Document(document),
+            Ok(InitEnd::Fault(fault)) => InitFailure::Fault(fault),
+            Ok(InitEnd::Exited) => InitFailure::Fault(Fault::exited(&exit_of(&*self.control).await)),
+            Err(_) => {
+                self.control.kill();
+                return StartEnd::Failed(Box::new(FailedStart::Cut { output: self.output, init_us }));
+            }
+        };
+        let usage = self.control.usage();
+        self.control.kill();
+        failed(FailedInit { output: self.output, failure, init_us, usage })
+    }
+}

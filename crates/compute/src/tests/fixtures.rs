@@ -1,0 +1,259 @@
+//! Functions, invocations and doubles of the ports that the tests share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Cursor, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Clock, SeededRandom};
+use bytes::Bytes;
+use model::ports::{Authorizer, Catalog, Invoker, KnownKey, LogSink, Meter, MeterError};
+use model::{
+    AccountId, CodeDigest, Credentials, Family, FunctionName, FunctionRef, FunctionVersion, Invocation, InvocationKind,
+    InvokeError, LogBatch, Outcome, Region, RequestId, Runtime, Trigger, UsageRecord,
+};
+use parking_lot::Mutex;
+use sandbox::{Interpreter, Interpreters};
+use store::{MemoryStore, Store};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::guests::Guests;
+use crate::{Engine, EngineConfig, EngineParts, NoNetwork};
+
+/// A Node function of that name.
+pub(crate) fn version(name: &str) -> FunctionVersion {
+    FunctionVersion {
+        function: reference(name),
+        version: "$LATEST".into(),
+        revision: "1".into(),
+        runtime: Runtime::parse("nodejs22.x").unwrap(),
+        handler: "echo".into(),
+        code: CodeDigest::parse(&"0a".repeat(32)).unwrap(),
+        layers: Vec::new(),
+        memory_mb: 128,
+        timeout_ms: 3_000,
+        tmp_mb: 512,
+        environment: BTreeMap::new(),
+        role_arn: "arn:aws:iam::000000000000:role/r".into(),
+        log_group: format!("/aws/lambda/{name}"),
+        reserved_concurrency: None,
+    }
+}
+
+pub(crate) fn reference(name: &str) -> FunctionRef {
+    FunctionRef {
+        account: AccountId::default(),
+        region: Region::default(),
+        name: FunctionName::parse(name).unwrap(),
+        qualifier: None,
+    }
+}
+
+pub(crate) fn invocation(name: &str, id: &str, payload: &str) -> Invocation {
+    Invocation {
+        function: reference(name),
+        request_id: RequestId(id.into()),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        kind: InvocationKind::RequestResponse,
+        trigger: Trigger::Direct,
+        client_context: None,
+        trace_id: None,
+        log_tail: false,
+    }
+}
+
+/// The time of the test's runtime, which may be paused.
+pub(crate) struct TestClock {
+    started: Instant,
+}
+
+/// The epoch time at which every test begins.
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
+
+impl Clock for TestClock {
+    fn now_us(&self) -> u64 {
+        START_MS * 1_000 + self.monotonic_us()
+    }
+
+    fn monotonic_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct FixedCatalog {
+    pub(crate) versions: Mutex<HashMap<FunctionRef, Arc<FunctionVersion>>>,
+    pub(crate) fetched: Mutex<usize>,
+}
+
+#[async_trait]
+impl Catalog for FixedCatalog {
+    async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
+        let found = self.versions.lock().get(function).cloned();
+        found.ok_or_else(|| InvokeError::NotFound(function.arn()))
+    }
+
+    async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError> {
+        *self.fetched.lock() += 1;
+        tokio::task::yield_now().await;
+        if code.as_str().starts_with("bad") {
+            return Ok(Bytes::from_static(b"not a zip"));
+        }
+        let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        writer.start_file("index.js", zip::write::SimpleFileOptions::default()).unwrap();
+        writer.write_all(b"exports.handler = 1").unwrap();
+        Ok(writer.finish().unwrap().into_inner().into())
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Records(pub(crate) Mutex<Vec<UsageRecord>>);
+
+impl Meter for Records {
+    fn record(&self, record: &UsageRecord) -> Result<(), MeterError> {
+        self.0.lock().push(record.clone());
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Lines(pub(crate) Mutex<Vec<LogBatch>>);
+
+impl Lines {
+    /// All messages of one stream, in order; of the first stream that there is if none is named.
+    pub(crate) fn messages(&self) -> Vec<String> {
+        let batches = self.0.lock();
+        batches.iter().flat_map(|batch| &batch.events).map(|event| event.message.clone()).collect()
+    }
+}
+
+#[async_trait]
+impl LogSink for Lines {
+    async fn append(&self, batch: LogBatch) {
+        assert!(!batch.events.is_empty());
+        self.0.lock().push(batch);
+    }
+}
+
+struct Keys;
+
+#[async_trait]
+impl Authorizer for Keys {
+    async fn key(&self, _access_key: &str, _session_token: Option<&str>) -> Option<KnownKey> {
+        None
+    }
+
+    async fn issue(&self, role_arn: &str, session_name: &str, _ttl_s: u64) -> Credentials {
+        Credentials {
+            access_key: "ASIATEST".into(),
+            secret_key: role_arn.into(),
+            session_token: Some(session_name.into()),
+            expires_at_ms: None,
+        }
+    }
+}
+
+/// An engine with everything around it.
+pub(crate) struct World {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) guests: Arc<Guests>,
+    pub(crate) catalog: Arc<FixedCatalog>,
+    pub(crate) records: Arc<Records>,
+    pub(crate) lines: Arc<Lines>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) config: EngineConfig,
+    seed: u64,
+    _folder: TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Guests::new(), |_| {})
+    }
+
+    pub(crate) fn with(guests: Arc<Guests>, set: impl FnOnce(&mut EngineConfig)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = EngineConfig::new(folder.path().join("code"));
+        config.cores = 2;
+        config.starts_max = 8;
+        set(&mut config);
+        let (catalog, records, lines) = <(Arc<FixedCatalog>, Arc<Records>, Arc<Lines>)>::default();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let clock = Arc::new(TestClock { started: Instant::now() });
+        let parts = parts(&guests, &catalog, &records, &lines, &store, &clock, &config, 1);
+        let engine = Engine::new(parts).unwrap();
+        Self { engine, guests, catalog, records, lines, store, clock, config, seed: 1, _folder: folder }
+    }
+
+    /// Ends the engine without grace and starts another on the same store.
+    pub(crate) fn restart(&mut self) {
+        self.seed += 1;
+        let Self { guests, catalog, records, lines, store, clock, config, seed, .. } = self;
+        let parts = parts(guests, catalog, records, lines, store, clock, config, *seed);
+        self.engine = Engine::new(parts).unwrap();
+    }
+
+    /// Deploys a function whose handler selects what its guest does.
+    pub(crate) fn deploy(&self, name: &str, handler: &str, change: impl FnOnce(&mut FunctionVersion)) {
+        let mut version = version(name);
+        version.handler = handler.into();
+        change(&mut version);
+        self.catalog.versions.lock().insert(version.function.clone(), Arc::new(version));
+    }
+
+    pub(crate) async fn call(&self, name: &str, payload: &str) -> Result<Outcome, InvokeError> {
+        self.engine.invoke(invocation(name, "r-1", payload)).await
+    }
+
+    /// Deploys one function `f` and calls it once.
+    pub(crate) async fn call_of(&self, handler: &str) -> Outcome {
+        self.deploy("f", handler, |_| {});
+        self.call("f", "{\"a\": 1}").await.unwrap()
+    }
+
+    /// Waits for a condition.
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let reached = async {
+            while !condition(self) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(3_600), reached).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "it puts everything of a world together")]
+fn parts(
+    guests: &Arc<Guests>,
+    catalog: &Arc<FixedCatalog>,
+    records: &Arc<Records>,
+    lines: &Arc<Lines>,
+    store: &Arc<dyn Store>,
+    clock: &Arc<TestClock>,
+    config: &EngineConfig,
+    seed: u64,
+) -> EngineParts {
+    let interpreter = Interpreter {
+        family: Family::Node,
+        version: (22, 1, 0),
+        binary: "/usr/bin/node".into(),
+        prefix: "/usr".into(),
+        library_paths: Vec::new(),
+    };
+    EngineParts {
+        store: store.clone(),
+        catalog: catalog.clone(),
+        meter: records.clone(),
+        log_sink: lines.clone(),
+        authorizer: Arc::new(Keys),
+        backend: guests.clone(),
+        interpreters: Interpreters { usable: vec![interpreter], skipped: Vec::new() },
+        network: Arc::new(NoNetwork),
+        clock: clock.clone(),
+        random: SeededRandom::new(seed),
+        config: config.clone(),
+    }
+}

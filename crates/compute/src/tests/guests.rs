@@ -1,0 +1,281 @@
+//! A backend whose guests are tasks of the test: they speak the real protocols over real sockets and pipes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+use sandbox::{Backend, Control, Error, Exit, GuestListeners, SandboxSpec, Started, Usage, Wall};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
+
+use crate::guest_protocol::{self as protocol, kind};
+
+/// What a fake guest does when its function is loaded or called. The handler's name selects it.
+pub(crate) struct Guests {
+    /// Sandboxes that were started.
+    pub(crate) started: AtomicUsize,
+    /// Sandboxes that are there now, and the most there were.
+    pub(crate) alive: Arc<AtomicUsize>,
+    /// Specs in the order of their start.
+    pub(crate) specs: Mutex<Vec<SandboxSpec>>,
+    /// Time that a boot takes.
+    pub(crate) boot: Duration,
+    /// The address of the last Runtime API listener.
+    pub(crate) runtime_api: Mutex<Option<std::net::SocketAddr>>,
+    /// Calls that each request id was seen in.
+    pub(crate) seen: Arc<Mutex<HashMap<String, usize>>>,
+    controls: Mutex<Vec<Arc<FakeControl>>>,
+}
+
+impl Guests {
+    pub(crate) fn new() -> Arc<Self> {
+        Self::booting(Duration::ZERO)
+    }
+
+    pub(crate) fn booting(boot: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            started: AtomicUsize::new(0),
+            alive: Arc::default(),
+            specs: Mutex::default(),
+            boot,
+            runtime_api: Mutex::default(),
+            seen: Arc::default(),
+            controls: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn started(&self) -> usize {
+        self.started.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn alive(&self) -> usize {
+        self.alive.load(Ordering::SeqCst)
+    }
+
+    /// Ends every guest as a crash would.
+    pub(crate) fn crash_all(&self, code: i32) {
+        for control in self.controls.lock().iter() {
+            control.end(Some(code), None, false);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct FakeControl {
+    exit: watch::Sender<Option<Exit>>,
+    usage: Mutex<Usage>,
+    alive: Arc<AtomicUsize>,
+}
+
+impl FakeControl {
+    fn end(&self, code: Option<i32>, signal: Option<i32>, out_of_memory: bool) {
+        let usage = *self.usage.lock();
+        self.exit.send_if_modified(|exit| {
+            let first = exit.is_none();
+            if first {
+                *exit = Some(Exit { code, signal, out_of_memory, usage });
+                self.alive.fetch_sub(1, Ordering::SeqCst);
+            }
+            first
+        });
+    }
+}
+
+#[async_trait]
+impl Control for FakeControl {
+    fn kill(&self) {
+        self.end(None, Some(9), false);
+    }
+
+    async fn wait(&self) -> Exit {
+        let mut exit = self.exit.subscribe();
+        exit.wait_for(Option::is_some).await.unwrap().unwrap()
+    }
+
+    fn usage(&self) -> Usage {
+        *self.usage.lock()
+    }
+}
+
+#[async_trait]
+impl Backend for Guests {
+    async fn start(&self, spec: SandboxSpec) -> Result<Started, Error> {
+        let handler = variable(&spec, "_HANDLER");
+        if handler == "missing" {
+            return Err(Error::Entrypoint("fork/exec /var/task/bootstrap: no such file or directory".into()));
+        }
+        tokio::time::sleep(self.boot).await;
+        self.started.fetch_add(1, Ordering::SeqCst);
+        self.alive.fetch_add(1, Ordering::SeqCst);
+        let (channel, guest_channel) = UnixStream::pair().unwrap();
+        let (write, output) = pipe::pipe().unwrap();
+        let control = Arc::new(FakeControl {
+            exit: watch::Sender::new(None),
+            usage: Mutex::new(Usage { memory_peak_bytes: 10 << 20, ..Usage::default() }),
+            alive: self.alive.clone(),
+        });
+        self.controls.lock().push(control.clone());
+        let mut listeners = GuestListeners::default();
+        if spec.guest == sandbox::Guest::Bootstrap {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            *self.runtime_api.lock() = Some(listener.local_addr().unwrap());
+            listeners.runtime_api = Some(listener);
+            drop((guest_channel, write));
+        } else {
+            let guest = FakeGuest {
+                channel: guest_channel,
+                buffer: BytesMut::new(),
+                output: write,
+                control: control.clone(),
+                seen: self.seen.clone(),
+                calls: 0,
+            };
+            let mut killed = control.exit.subscribe();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = killed.wait_for(Option::is_some) => {}
+                    () = guest.live() => {}
+                }
+            });
+        }
+        self.specs.lock().push(spec);
+        Ok(Started { channel, output, listeners, control })
+    }
+
+    fn walls(&self) -> Vec<Wall> {
+        Vec::new()
+    }
+}
+
+fn variable(spec: &SandboxSpec, name: &str) -> String {
+    spec.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
+}
+
+struct FakeGuest {
+    channel: UnixStream,
+    buffer: BytesMut,
+    output: pipe::Sender,
+    control: Arc<FakeControl>,
+    seen: Arc<Mutex<HashMap<String, usize>>>,
+    calls: usize,
+}
+
+impl FakeGuest {
+    async fn live(mut self) {
+        let (kind, body) = self.frame().await;
+        assert_eq!(kind, kind::LOAD);
+        let load: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let handler = load["handler"].as_str().unwrap().to_owned();
+        self.print("loading\n").await;
+        match handler.split_once(' ').unwrap_or((&handler, "")) {
+            ("init_error", _) => {
+                self.say(kind::INIT_ERROR, &[br#"{"errorType":"Runtime.ImportModuleError","errorMessage":"no"}"#])
+                    .await;
+                return self.control.end(Some(1), None, false);
+            }
+            ("init_exit", _) => return self.control.end(Some(3), None, false),
+            ("slow_init", ms) => tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await,
+            _ => {}
+        }
+        self.say(kind::READY, &[]).await;
+        loop {
+            let (kind, mut body) = self.frame().await;
+            assert_eq!(kind, kind::INVOKE);
+            let length = body.get_u32_le() as usize;
+            let meta: serde_json::Value = serde_json::from_slice(&body.split_to(length)).unwrap();
+            let id = meta["requestId"].as_str().unwrap().to_owned();
+            *self.seen.lock().entry(id).or_default() += 1;
+            self.calls += 1;
+            self.control.usage.lock().cpu += Duration::from_micros(700);
+            if !self.act(&handler, &meta, body).await {
+                return;
+            }
+        }
+    }
+
+    /// Answers one call; false if the guest has ended.
+    async fn act(&mut self, handler: &str, meta: &serde_json::Value, event: Bytes) -> bool {
+        match handler.split_once(' ').unwrap_or((handler, "")) {
+            ("sleep", ms) => {
+                tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+                self.respond(&event).await;
+            }
+            ("print", count) => {
+                for line in 0..count.parse::<usize>().unwrap() {
+                    self.print(&format!("line {line}\n")).await;
+                }
+                self.print("unfinished").await;
+                self.respond(&event).await;
+            }
+            ("throw", _) => {
+                self.say(kind::ERROR, &[br#"{"errorType":"TypeError","errorMessage":"x","trace":[]}"#]).await;
+            }
+            ("throw_until", calls) => {
+                let seen = self.seen.lock()[meta["requestId"].as_str().unwrap()];
+                if seen <= calls.parse().unwrap() {
+                    self.say(kind::ERROR, &[br#"{"errorType":"E","errorMessage":"x"}"#]).await;
+                } else {
+                    self.respond(&event).await;
+                }
+            }
+            ("exit", code) => {
+                self.print("last words").await;
+                self.control.end(Some(code.parse().unwrap()), None, false);
+                return false;
+            }
+            ("oom", _) => {
+                self.control.end(None, Some(9), true);
+                return false;
+            }
+            ("garbage", _) => self.channel.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap(),
+            ("large", bytes) => self.respond(&vec![b'x'; bytes.parse().unwrap()]).await,
+            ("twice", _) => {
+                self.respond(&event).await;
+                self.respond(b"\"stray\"").await;
+            }
+            ("meta", _) => self.respond(meta.to_string().as_bytes()).await,
+            ("once", _) => {
+                self.respond(&event).await;
+                self.control.end(Some(0), None, false);
+                return false;
+            }
+            _ => self.respond(&event).await,
+        }
+        true
+    }
+
+    async fn respond(&mut self, payload: &[u8]) {
+        self.say(kind::RESPONSE, &[&0u32.to_le_bytes(), payload]).await;
+    }
+
+    async fn say(&mut self, kind: u8, parts: &[&[u8]]) {
+        // The platform may have given up on this guest.
+        let _ = self.channel.write_all(&protocol::encode(kind, parts)).await;
+    }
+
+    async fn print(&mut self, text: &str) {
+        let _ = self.output.write_all(text.as_bytes()).await;
+    }
+
+    async fn frame(&mut self) -> (u8, Bytes) {
+        loop {
+            if let Some(length) = self.buffer.first_chunk::<4>() {
+                let length = u32::from_le_bytes(*length) as usize;
+                if self.buffer.len() >= 4 + length {
+                    self.buffer.advance(4);
+                    let mut body = self.buffer.split_to(length).freeze();
+                    return (body.get_u8(), body);
+                }
+            }
+            if self.channel.read_buf(&mut self.buffer).await.unwrap_or(0) == 0 {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Behaviour of the engine as a whole, with guests that are tasks of the test.
+//!
+//! `guests` is the backend, `fixtures` all other ports. Time is paused where a test waits: the runtime then moves it
+//! only when nothing else can happen.
+
+pub(crate) mod fixtures;
+mod guests;
+mod invoking;

@@ -1,0 +1,163 @@
+//! The environment variables of a guest. Pure.
+//!
+//! | layer (later wins) | what                                                                  |
+//! |--------------------|-----------------------------------------------------------------------|
+//! | defaults           | paths, language, trust, endpoint: what the user may replace           |
+//! | the user's         | as configured, names that Lambda reserves left out                    |
+//! | platform           | handler, region, credentials, sizes, log names: reserved by Lambda    |
+//!
+//! Names and values follow Lambda's table of defined runtime environment variables.
+
+use std::collections::BTreeMap;
+
+use model::{Credentials, Family, FunctionVersion};
+
+/// Where the Runtime API answers inside every sandbox.
+pub(crate) const RUNTIME_API: &str = "127.0.0.1:9001";
+/// Where the function's code lies inside every sandbox.
+pub(crate) const TASK_ROOT: &str = "/var/task";
+
+/// Names that a user cannot set and the platform does not always set.
+const RESERVED_UNSET: &[&str] = &[
+    "AWS_ACCESS_KEY",
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_MAX_CONCURRENCY",
+    "AWS_LAMBDA_RUNTIME_API",
+    "AWS_LAMBDA_LOG_LEVEL",
+];
+
+/// All variables of one environment's guest.
+pub(crate) fn guest_variables(
+    version: &FunctionVersion,
+    credentials: &Credentials,
+    log_stream: &str,
+    host: &[(String, String)],
+) -> Vec<(String, String)> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    all.extend(defaults(version));
+    all.extend(host.iter().cloned());
+    let user = version.environment.iter().filter(|(name, _)| !RESERVED_UNSET.contains(&name.as_str()));
+    all.extend(user.map(|(name, value)| (name.clone(), value.clone())));
+    all.extend(platform(version, credentials, log_stream));
+    all.into_iter().collect()
+}
+
+fn defaults(version: &FunctionVersion) -> Vec<(String, String)> {
+    let family = version.runtime.family();
+    let mut all = vec![
+        pair("LANG", "en_US.UTF-8"),
+        pair(
+            "LD_LIBRARY_PATH",
+            "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
+        ),
+        pair("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR"),
+        pair("AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129:2000"),
+    ];
+    let path = match family {
+        Family::Provided => "/usr/local/bin:/usr/bin/:/bin:/opt/bin",
+        Family::Node | Family::Python => "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
+    };
+    all.push(pair("PATH", path));
+    match (family, version.runtime.version()) {
+        (Family::Node, Some((major, _))) => all.push(pair(
+            "NODE_PATH",
+            &format!(
+                "/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:\
+                 /var/runtime:/var/task"
+            ),
+        )),
+        (Family::Python, Some((major, minor))) => all.push(pair(
+            "PYTHONPATH",
+            &format!("/var/runtime:/opt/python/lib/python{major}.{minor}/site-packages:/opt/python"),
+        )),
+        _ => {}
+    }
+    all
+}
+
+fn platform(version: &FunctionVersion, credentials: &Credentials, log_stream: &str) -> Vec<(String, String)> {
+    let function = &version.function;
+    let mut all = vec![
+        pair("_HANDLER", &version.handler),
+        pair("AWS_REGION", function.region.as_str()),
+        pair("AWS_DEFAULT_REGION", function.region.as_str()),
+        pair("AWS_LAMBDA_FUNCTION_NAME", function.name.as_str()),
+        pair("AWS_LAMBDA_FUNCTION_VERSION", &version.version),
+        pair("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &version.memory_mb.to_string()),
+        pair("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand"),
+        pair("AWS_LAMBDA_LOG_FORMAT", "Text"),
+        pair("AWS_LAMBDA_LOG_GROUP_NAME", &version.log_group),
+        pair("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
+        pair("AWS_ACCESS_KEY_ID", &credentials.access_key),
+        pair("AWS_SECRET_ACCESS_KEY", &credentials.secret_key),
+        pair("LAMBDA_TASK_ROOT", TASK_ROOT),
+        pair("LAMBDA_RUNTIME_DIR", "/var/runtime"),
+        pair("TZ", ":UTC"),
+    ];
+    if let Some(token) = &credentials.session_token {
+        all.push(pair("AWS_SESSION_TOKEN", token));
+    }
+    match version.runtime.family() {
+        Family::Provided => all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API)),
+        Family::Node | Family::Python => {
+            all.push(pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)));
+        }
+    }
+    all
+}
+
+fn pair(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::fixtures::version;
+    use model::Runtime;
+
+    fn variables(version: &FunctionVersion) -> BTreeMap<String, String> {
+        let credentials = Credentials {
+            access_key: "ASIA1".into(),
+            secret_key: "secret".into(),
+            session_token: Some("token".into()),
+            expires_at_ms: None,
+        };
+        let host = [pair("AWS_ENDPOINT_URL", "http://platform"), pair("SSL_CERT_FILE", "/ca.pem")];
+        guest_variables(version, &credentials, "2026/01/01/[1]ab", &host).into_iter().collect()
+    }
+
+    #[test]
+    fn the_users_values_win_except_over_reserved_ones() {
+        let mut version = version("f");
+        for (name, value) in [
+            ("SSL_CERT_FILE", "/mine"),
+            ("AWS_REGION", "mars"),
+            ("A", "b"),
+            ("AWS_LAMBDA_RUNTIME_API", "x"),
+            ("TZ", "CET"),
+        ] {
+            version.environment.insert(name.into(), value.into());
+        }
+        let all = variables(&version);
+        assert_eq!(all["SSL_CERT_FILE"], "/mine");
+        assert_eq!(all["A"], "b");
+        assert_eq!(all["AWS_ENDPOINT_URL"], "http://platform");
+        assert_eq!(all["AWS_REGION"], "us-east-1");
+        assert_eq!(all["TZ"], ":UTC");
+        assert!(!all.contains_key("AWS_LAMBDA_RUNTIME_API"));
+        assert_eq!(all["AWS_SESSION_TOKEN"], "token");
+        assert_eq!(all["AWS_EXECUTION_ENV"], "AWS_Lambda_nodejs22.x");
+        assert!(all["NODE_PATH"].starts_with("/opt/nodejs/node22/node_modules:"));
+    }
+
+    #[test]
+    fn custom_runtimes_get_the_runtime_api() {
+        let mut version = version("f");
+        version.runtime = Runtime::parse("provided.al2023").unwrap();
+        let all = variables(&version);
+        assert_eq!(all["AWS_LAMBDA_RUNTIME_API"], RUNTIME_API);
+        assert!(!all.contains_key("AWS_EXECUTION_ENV"));
+        assert!(!all["PATH"].contains("/var/lang"));
+    }
+}
