@@ -257,6 +257,12 @@ def prepare(order):
         if entry and entry != HERE and entry not in paths:
             paths.append(entry)
     sys.path[:] = paths
+    # The interpreter is started without `site`, which would have defined these.
+    import _sitebuiltins
+    import builtins
+
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
     # Lines appear when they are written, also where the output is a pipe.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)

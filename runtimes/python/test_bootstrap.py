@@ -1,0 +1,362 @@
+"""Drives the Python guest as a child process over a socket pair on its descriptor 3, as the platform does.
+
+Run it with any Python from 3.8 on: `python3 runtimes/python/test_bootstrap.py`. `DUNLIN_TEST_PYTHON` names another
+interpreter for the guest. The tables below hold most cases; each starts a guest of its own.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")
+PYTHON = os.environ.get("DUNLIN_TEST_PYTHON", sys.executable)
+KINDS = {16: "READY", 17: "INIT_ERROR", 18: "RESPONSE", 19: "ERROR"}
+
+
+class Guest:
+    """One guest process and the platform's end of its channel."""
+
+    def __init__(self, flags=("-S", "-s", "-X", "utf8")):
+        self.channel, child = socket.socketpair()
+        self.channel.settimeout(20)
+        self.output = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [PYTHON, *flags, BOOTSTRAP],
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.environ.get("PATH", "")},
+            close_fds=False,
+            preexec_fn=lambda: os.dup2(child.fileno(), 3),
+        )
+        child.close()
+
+    def send(self, *frames):
+        self.channel.sendall(b"".join(frames))
+
+    def exactly(self, count):
+        parts = []
+        while count:
+            part = self.channel.recv(min(count, 1 << 20))
+            if not part:
+                return None
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def next(self):
+        """The next frame as (kind, content), None when the guest has ended."""
+        try:
+            head = self.exactly(5)
+        except ConnectionResetError:
+            return None
+        if head is None:
+            return None
+        body = self.exactly(struct.unpack("<I", head[:4])[0] - 1)
+        kind = KINDS[head[4]]
+        if kind == "RESPONSE":
+            size = struct.unpack("<I", body[:4])[0]
+            return kind, (body[4 : 4 + size].decode(), body[4 + size :])
+        return kind, json.loads(body) if body else None
+
+    def load(self, root, handler, environment=None):
+        self.send(load_frame(root, handler, environment))
+        return self.next()
+
+    def invoke(self, event, **meta):
+        self.send(invoke_frame(event, **meta))
+        return self.next()
+
+    def close(self):
+        """Ends the guest; its exit code and what it wrote."""
+        self.channel.close()
+        code = self.process.wait(20)
+        self.output.seek(0)
+        log = self.output.read().decode()
+        self.output.close()
+        return code, log
+
+
+def frame(kind, body):
+    return struct.pack("<IB", len(body) + 1, kind) + body
+
+
+def load_frame(root, handler, environment=None):
+    variables = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.12", **(environment or {})}
+    return frame(1, json.dumps({"root": root, "handler": handler, "environment": variables, "cold": True}).encode())
+
+
+def invoke_frame(event, **meta):
+    fields = {"requestId": "request-1", "deadlineMs": int(time.time() * 1000) + 3000, "functionArn": "arn:f", **meta}
+    text = json.dumps(fields).encode()
+    body = event if isinstance(event, bytes) else json.dumps(event).encode()
+    return frame(2, struct.pack("<I", len(text)) + text + body)
+
+
+class GuestCase(unittest.TestCase):
+    """What all tests share."""
+
+    maxDiff = None
+
+    def folder(self, files):
+        root = os.path.realpath(tempfile.mkdtemp(prefix="guest-"))
+        self.addCleanup(shutil.rmtree, root, True)
+        for name, text in files.items():
+            path = os.path.join(root, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        return root
+
+    def run_guest(self, files, handler="app.handler", events=({},), environment=None, **meta):
+        """(frame of the load, answers, exit code, log)."""
+        if isinstance(files, str):
+            files = {"app.py": files}
+        guest = Guest()
+        loaded = guest.load(self.folder(files), handler, environment)
+        answers = []
+        if loaded and loaded[0] == "READY":
+            for event in events:
+                answers.append(guest.invoke(event, **meta))
+                if answers[-1] is None:
+                    break
+        code, log = guest.close()
+        return loaded, answers, code, log
+
+
+# source of the handler's body, expected content
+ANSWERS = [
+    ("return {'got': event}", '{"got": {"n": 1}}'),
+    ("return None", "null"),
+    ("pass", "null"),
+    ("return 'é'", '"é"'),
+    ("from decimal import Decimal as D; return [D('1.10'), {'a': D(7)}, D('1E+5'), D('NaN')]", '[1.10, {"a": 7}, 1E+5, NaN]'),
+    ("return float('nan')", "NaN"),
+    ("return (1, 2)", "[1, 2]"),
+    ("return {1: 'key'}", '{"1": "key"}'),
+    ("return 10 ** 30", str(10**30)),
+]
+
+# source of the handler's body, expected type and message
+ERRORS = [
+    ("raise ValueError('bad')", "ValueError", "bad"),
+    ("raise KeyError('k')", "KeyError", "'k'"),
+    ("return {1, 2}", "Runtime.MarshalError", "Unable to marshal response: Object of type set is not JSON serializable"),
+    ("return object()", "Runtime.MarshalError", "Unable to marshal response: Object of type object is not JSON serializable"),
+    ("async def f(): pass\n    c = f()\n    c.close()\n    return c", "Runtime.MarshalError",
+     "Unable to marshal response: Object of type coroutine is not JSON serializable"),
+    ("return (i for i in [])", "Runtime.MarshalError",
+     "Unable to marshal response: Object of type generator is not JSON serializable"),
+    ("a = []; a.append(a); return a", "Runtime.MarshalError", "Unable to marshal response: Circular reference detected"),
+    ("class E(Exception):\n        def __str__(self): raise TypeError\n    raise E", "E", "the error's text cannot be made: TypeError"),
+    ("return 'x' * 6291555", "Function.ResponseSizeTooLarge",
+     "Response payload size (6291557 bytes) exceeded maximum allowed payload size (6291556 bytes)."),
+]
+
+# files, handler, expected type and message
+REFUSED = [
+    ({}, "app", "Runtime.MalformedHandlerName", "Bad handler 'app': not enough values to unpack (expected 2, got 1)"),
+    ({}, "app.handler", "Runtime.ImportModuleError", "Unable to import module 'app': No module named 'app'"),
+    ({"app.py": "import nope"}, "app.handler", "Runtime.ImportModuleError",
+     "Unable to import module 'app': No module named 'nope'"),
+    ({"app.py": "x = 1"}, "app.handler", "Runtime.HandlerNotFound", "Handler 'handler' missing on module 'app'"),
+    ({"app.py": "def f(:"}, "app.handler", "Runtime.UserCodeSyntaxError", "Syntax error in module 'app': "),
+    ({}, "sys.exit", "Runtime.BuiltInModuleConflict", "Cannot use built-in module sys as a handler module"),
+    ({"app.py": "raise RuntimeError('at init')"}, "app.handler", "RuntimeError", "at init"),
+]
+
+# files, handler
+FOUND = [
+    ({"src/deep/app.py": "def handler(e, c): return 1"}, "src/deep/app.handler"),
+    ({"src/deep/app.py": "def handler(e, c): return 1"}, "src.deep.app.handler"),
+    ({"pkg/__init__.py": "from .inner import handler", "pkg/inner.py": "def handler(e, c): return 1"}, "pkg.handler"),
+    ({"bootstrap.py": "def handler(e, c): return 1"}, "bootstrap.handler"),
+    ({"app.py": "class App:\n    def __call__(self, e, c): return 1\nhandler = App()"}, "app.handler"),
+]
+
+
+class Handlers(GuestCase):
+    """What a handler's result means."""
+
+    def test_answers(self):
+        for body, expected in ANSWERS:
+            with self.subTest(body):
+                source = "def handler(event, context):\n    " + body
+                _, answers, code, _ = self.run_guest(source, events=[{"n": 1}, {"n": 1}])
+                self.assertEqual(answers, [("RESPONSE", ("application/json", expected.encode()))] * 2)
+                self.assertEqual(code, 0)
+
+    def test_errors(self):
+        for body, kind, message in ERRORS:
+            with self.subTest(body):
+                _, answers, code, log = self.run_guest("def handler(event, context):\n    " + body, events=[{}, {}])
+                self.assertEqual([answer[0] for answer in answers], ["ERROR"] * 2)
+                document = answers[1][1]
+                self.assertEqual((document["errorType"], document["errorMessage"]), (kind, message))
+                self.assertEqual(document["requestId"], "request-1")
+                self.assertEqual(list(document), ["errorMessage", "errorType", "requestId", "stackTrace"])
+                self.assertEqual(code, 0)
+                if not kind.startswith("Function"):
+                    self.assertIn("[ERROR] %s: %s\rTraceback (most recent call last):" % (kind, message), log)
+
+    def test_a_stack_trace_has_the_functions_frames_only(self):
+        source = "def inner():\n    raise ValueError('bad')\n\ndef handler(event, context):\n    inner()\n"
+        root_frame = re.compile(r'  File ".*/app\.py", line 5, in handler\n    inner\(\)\n')
+        _, answers, _, log = self.run_guest(source)
+        trace = answers[0][1]["stackTrace"]
+        self.assertEqual(len(trace), 2)
+        self.assertRegex(trace[0], root_frame)
+        self.assertIn("\r\u00a0\u00a0File ", log)
+        self.assertEqual(log.count("\n"), 1)
+
+    def test_bytes_are_sent_as_they_are(self):
+        _, answers, _, _ = self.run_guest("def handler(e, c): return b'\\x00\\xff'")
+        self.assertEqual(answers, [("RESPONSE", ("application/unknown", b"\x00\xff"))])
+
+    def test_earlier_runtimes_escape_characters(self):
+        environment = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.11"}
+        source = "def handler(e, c):\n    import decimal\n    return ['é', decimal.Decimal('1.0')] if e else 'é'"
+        _, answers, _, _ = self.run_guest(source, events=[{}, 1], environment=environment)
+        self.assertEqual([answer[1][1] for answer in answers], [b'"\\u00e9"', b'["\\u00e9", 1.0]'])
+
+    def test_exits_end_the_process(self):
+        for body, expected in [("exit(4)", 4), ("import sys; sys.exit(0)", 0), ("import os; os._exit(9)", 9)]:
+            with self.subTest(body):
+                _, answers, code, _ = self.run_guest("def handler(event, context):\n    " + body)
+                self.assertEqual((answers, code), ([None], expected))
+
+    def test_large_payloads(self):
+        guest = Guest()
+        guest.load(self.folder({"app.py": "def handler(event, context): return event"}), "app.handler")
+        event = json.dumps("é" * (3 * 1024 * 1024 - 10), ensure_ascii=False).encode()
+        self.assertEqual(guest.invoke(event), ("RESPONSE", ("application/json", event)))
+        self.assertEqual(guest.close()[0], 0)
+
+    def test_the_context_is_complete(self):
+        source = """def handler(event, c):
+    import os
+    return [c.aws_request_id, c.function_name, c.function_version, c.invoked_function_arn, c.memory_limit_in_mb,
+            c.log_group_name, c.log_stream_name, c.identity.cognito_identity_id, c.client_context.custom,
+            c.client_context.client.app_title, c.client_context.env, 1000 < c.get_remaining_time_in_millis() <= 3000,
+            os.environ.get('_X_AMZN_TRACE_ID')]"""
+        environment = {
+            "AWS_LAMBDA_FUNCTION_NAME": "f",
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128",
+            "AWS_LAMBDA_LOG_GROUP_NAME": "g",
+            "AWS_LAMBDA_LOG_STREAM_NAME": "s",
+        }
+        client = {"custom": {"a": 1}, "client": {"app_title": "t"}}
+        meta = {"clientContext": client, "identity": {"cognitoIdentityId": "i"}, "traceId": "Root=1"}
+        _, answers, _, _ = self.run_guest(source, environment=environment, **meta)
+        expected = ["request-1", "f", "$LATEST", "arn:f", "128", "g", "s", "i", {"a": 1}, "t", None, True, "Root=1"]
+        self.assertEqual(json.loads(answers[0][1][1]), expected)
+
+    def test_no_client_context_is_none(self):
+        _, answers, _, _ = self.run_guest("def handler(e, c): return [c.client_context, c.identity.cognito_identity_id]")
+        self.assertEqual(answers[0][1][1], b"[null, null]")
+
+
+class Loading(GuestCase):
+    """From handler strings to functions."""
+
+    def test_handlers_are_found(self):
+        for files, handler in FOUND:
+            with self.subTest(handler):
+                loaded, answers, _, _ = self.run_guest(files, handler)
+                self.assertEqual(loaded, ("READY", None))
+                self.assertEqual(answers[0][1][1], b"1")
+
+    def test_handlers_are_refused(self):
+        for files, handler, kind, message in REFUSED:
+            with self.subTest(kind):
+                loaded, _, code, log = self.run_guest(files, handler)
+                self.assertEqual(loaded[0], "INIT_ERROR")
+                self.assertEqual(loaded[1]["errorType"], kind)
+                self.assertTrue(loaded[1]["errorMessage"].startswith(message), loaded[1]["errorMessage"])
+                self.assertEqual(loaded[1]["requestId"], "")
+                self.assertIn("[ERROR] %s: %s" % (kind, message), log)
+                self.assertEqual(code, 1)
+
+    def test_the_environment_of_load_takes_effect(self):
+        files = {
+            "app.py": "import os, sys, layered\ndef handler(e, c): return [os.getcwd(), os.environ['COLOUR'], layered.x, sys.path[0]]",
+            "layer/layered.py": "x = 'layer'",
+        }
+        guest = Guest()
+        root = self.folder(files)
+        guest.load(root, "app.handler", {"COLOUR": "grey", "PYTHONPATH": os.path.join(root, "layer")})
+        self.assertEqual(json.loads(guest.invoke({})[1][1]), [root, "grey", "layer", root])
+        guest.close()
+
+    def test_load_and_invoke_may_come_together_or_byte_by_byte(self):
+        root = self.folder({"app.py": "def handler(event, context): return event"})
+        guest = Guest()
+        guest.send(load_frame(root, "app.handler"), invoke_frame([1]))
+        self.assertEqual([guest.next()[0], guest.next()], ["READY", ("RESPONSE", ("application/json", b"[1]"))])
+        for byte in invoke_frame([2]):
+            guest.send(bytes([byte]))
+        self.assertEqual(guest.next()[1][1], b"[2]")
+        self.assertEqual(guest.close()[0], 0)
+
+    def test_little_is_imported_before_the_function_is(self):
+        source = "import sys\nseen = sorted(sys.modules)\ndef handler(e, c): return seen"
+        _, answers, _, _ = self.run_guest(source)
+        seen = json.loads(answers[0][1][1])
+        for heavy in ["logging", "traceback", "decimal", "inspect", "tempfile", "typing", "importlib.util"]:
+            self.assertNotIn(heavy, seen)
+
+
+class Logs(GuestCase):
+    """What the function logs."""
+
+    def test_text(self):
+        source = """import logging
+logging.warning('at init')
+def handler(event, context):
+    logging.getLogger('x').error('a %s', 'b')
+    logging.info('below the level')
+    print('raw')
+    logging.getLogger().setLevel('INFO')
+    logging.info('now')
+    context.log('direct\\n')
+    logging.basicConfig(level=logging.DEBUG)
+    logging.debug('not shown: the root logger has a handler already')"""
+        _, _, _, log = self.run_guest(source)
+        lines = [re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "T", line) for line in log.splitlines()]
+        expected = ["[WARNING]\tT\t\tat init", "[ERROR]\tT\trequest-1\ta b", "raw", "[INFO]\tT\trequest-1\tnow", "direct"]
+        self.assertEqual(lines, expected)
+
+    def test_json(self):
+        source = """import logging
+def handler(event, context):
+    logging.debug('low')
+    logging.info({'a': 1}, extra={'more': 2})
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logging.exception('failed %d', 1)
+    raise ValueError('é')"""
+        environment = {"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": "INFO"}
+        _, _, _, log = self.run_guest(source, environment=environment)
+        first, second, third = [json.loads(line) for line in log.splitlines()]
+        self.assertRegex(first.pop("timestamp"), r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+        self.assertEqual(
+            first, {"level": "INFO", "message": {"a": 1}, "logger": "root", "requestId": "request-1", "more": 2}
+        )
+        self.assertEqual((second["level"], second["message"], second["errorType"]), ("ERROR", "failed 1", "ZeroDivisionError"))
+        self.assertRegex(second["location"], r"/app\.py:handler:8$")
+        self.assertIn("1 / 0", second["stackTrace"][0])
+        self.assertEqual((third["level"], third["errorType"], third["errorMessage"]), ("ERROR", "ValueError", "é"))
+
+
+if __name__ == "__main__":
+    unittest.main()
