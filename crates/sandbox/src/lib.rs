@@ -9,6 +9,7 @@
 
 pub mod contract;
 pub mod interpreter;
+pub mod privilege;
 pub mod process;
 
 pub use contract::{

@@ -266,7 +266,11 @@ impl Groups {
 
     /// Puts a process into a sandbox's groups (v1; in v2 the process starts there).
     pub(crate) fn attach(&self, group: &Group, pid: i32) -> io::Result<()> {
-        group.folders.iter().try_for_each(|folder| write_at(folder, "cgroup.procs", &pid.to_string()))
+        group.folders.iter().zip(&self.hierarchies).try_for_each(|(folder, hierarchy)| {
+            let attached = write_at(folder, "cgroup.procs", &pid.to_string());
+            // A platform with real-time priority cannot enter a processor group; that share is no wall.
+            if hierarchy.powers.memory || hierarchy.powers.tasks { attached } else { Ok(()) }
+        })
     }
 
     /// The folder that a process may be cloned into (v2).

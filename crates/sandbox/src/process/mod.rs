@@ -14,7 +14,6 @@
 //! | `template`  | the root that all sandboxes are cloned from                         |
 //! | `netns`, `landlock`, `seccomp`, `cgroup`, `watch` | one wall each                  |
 //! | `probe`     | which walls stand on this host                                      |
-//! | `privilege` | how the server itself becomes nobody in particular                  |
 //! | `sys`       | system calls                                                        |
 //!
 //! Invariant: nothing survives the spawner, and the spawner does not survive the server.
@@ -32,7 +31,7 @@ mod probe;
 mod protocol;
 mod seccomp;
 mod spawner;
-mod sys;
+pub(crate) mod sys;
 mod template;
 mod watch;
 
