@@ -1,3 +1,104 @@
-//! The `dynamodb` service.
+//! DynamoDB: tables of items with keys, conditions and expressions, durable before each answer.
 //!
-//! Under construction by its owner; nothing here yet.
+//! Operations: CreateTable, DescribeTable, ListTables, UpdateTable (billing, throughput, class, protection),
+//! DeleteTable, PutItem, GetItem, UpdateItem, DeleteItem, Query, Scan with parallel segments, BatchGetItem,
+//! BatchWriteItem, TagResource, UntagResource, ListTagsOfResource, DescribeLimits, DescribeEndpoints,
+//! DescribeTimeToLive, DescribeContinuousBackups.
+//!
+//! Not here yet, and refused loudly: secondary indexes, transactions, streams, PartiQL, expiry of items, backups,
+//! encryption with own keys, global tables.
+//!
+//! Invariants
+//!   1. What was answered with success is committed and flushed; a refused call changed nothing.
+//!   2. Every write is decided on the item that it replaces: the commit expects that item's version and the table's
+//!      record unchanged, else the decision is made again.
+//!   3. Writers of one item queue in this process, so that a hot item costs its writers waiting, never failure.
+//!   4. Counters of items and bytes change in the commit that changes the item.
+//!
+//! Start reading at `ops`; the pure parts are `value`, `number`, `expression`, `update`, `table` and `query`.
+
+mod error;
+mod expression;
+mod item;
+mod keys;
+mod number;
+mod ops;
+mod query;
+mod table;
+mod update;
+mod value;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::{Clock, Random};
+use store::Store;
+
+/// Fields that are accepted and described, and change nothing yet.
+pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("CreateTable.BillingMode", "nothing is throttled: both modes behave alike"),
+    ("CreateTable.ProvisionedThroughput", "described; nothing is throttled"),
+    ("CreateTable.TableClass", "described; there is one kind of storage"),
+    ("UpdateTable.BillingMode", "nothing is throttled: both modes behave alike"),
+    ("UpdateTable.ProvisionedThroughput", "described; nothing is throttled"),
+    ("UpdateTable.TableClass", "described; there is one kind of storage"),
+    ("GetItem.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
+    ("Query.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
+    ("Scan.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
+    ("BatchGetItem.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
+    ("*.ReturnItemCollectionMetrics", "answered for tables with local secondary indexes only, which do not exist yet"),
+];
+
+/// Settings of the service.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How many writers of different items may queue apart from each other; a power of two.
+    pub write_lanes: usize,
+    /// Most items that the worker removes in one commit.
+    pub removal_rows: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { write_lanes: 4_096, removal_rows: 500 }
+    }
+}
+
+/// The `dynamodb` service. Cheap to clone.
+#[derive(Clone)]
+pub struct DynamoDb {
+    shared: Arc<ops::Shared>,
+}
+
+impl DynamoDb {
+    /// A service over `store`. `run` must be driven for deleted tables to give their room back.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, random: Arc<dyn Random>, config: Config) -> Self {
+        Self { shared: Arc::new(ops::Shared::new(store, clock, random, config)) }
+    }
+
+    /// The background work: removes the items of deleted tables. Ends when the store is closed; may be dropped at any
+    /// time and started again, also on several nodes at once.
+    pub async fn run(&self) {
+        worker::run(&self.shared).await;
+    }
+
+    /// One round of the background work; returns how many items it removed.
+    pub async fn sweep(&self) -> Result<usize, aws::Error> {
+        Ok(worker::sweep(&self.shared).await?)
+    }
+}
+
+#[async_trait]
+impl aws::Service for DynamoDb {
+    fn signing_name(&self) -> &'static str {
+        "dynamodb"
+    }
+
+    async fn call(&self, call: aws::Call) -> Result<aws::Reply, aws::Error> {
+        ops::call(&self.shared, call).await
+    }
+}

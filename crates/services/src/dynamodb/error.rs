@@ -1,0 +1,108 @@
+//! What can go wrong in a table call, and the AWS code of each.
+//!
+//! Messages are made where the decision is made, since DynamoDB's texts carry details; the status and code stand here.
+
+use serde_json::Value as Json;
+
+use super::value::{Item, item_to_json};
+
+/// What table code returns.
+pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A refusal or a fault.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Validation(String),
+    /// A member of the wrong JSON type.
+    #[error("{0}")]
+    Serialization(String),
+    /// No such table.
+    #[error("{0}")]
+    NotFound(String),
+    /// No such table, in the words of backups.
+    #[error("{0}")]
+    TableNotFound(String),
+    /// The table exists already or is busy.
+    #[error("{0}")]
+    InUse(String),
+    /// A condition does not hold; carries the item where the caller asked for it.
+    #[error("The conditional request failed")]
+    ConditionFailed(Option<Box<Item>>),
+    /// Something DynamoDB has and Dunlin lacks.
+    #[error("{0}")]
+    NotImplemented(String),
+    /// The item changes faster than this call can decide.
+    #[error("The item is changed by others faster than this call could write it; try again")]
+    Contended,
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// What the store holds cannot be read.
+    #[error("a stored {0} cannot be read")]
+    Corrupt(&'static str),
+}
+
+impl Error {
+    /// A refusal of the request.
+    pub(super) fn validation(message: impl Into<String>) -> Self {
+        Self::Validation(message.into())
+    }
+
+    /// A member of the wrong JSON type.
+    pub(super) fn serialization(message: impl Into<String>) -> Self {
+        Self::Serialization(message.into())
+    }
+
+    /// Data operations name no table in this message.
+    pub(super) fn table_not_found() -> Self {
+        Self::NotFound("Requested resource not found".into())
+    }
+}
+
+/// A `ValidationException`.
+pub(super) fn invalid<T>(message: impl Into<String>) -> Result<T> {
+    Err(Error::validation(message))
+}
+
+impl From<Error> for aws::Error {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Validation(_) => Self::new(400, "ValidationException", text),
+            Error::Serialization(_) => Self::new(400, "SerializationException", text),
+            Error::NotFound(_) => Self::new(400, "ResourceNotFoundException", text),
+            Error::TableNotFound(_) => Self::new(400, "TableNotFoundException", text),
+            Error::InUse(_) => Self::new(400, "ResourceInUseException", text),
+            Error::ConditionFailed(item) => {
+                let refusal = Self::new(400, "ConditionalCheckFailedException", text);
+                match item {
+                    Some(item) => refusal.with("Item", item_to_json(&item)),
+                    None => refusal,
+                }
+            }
+            Error::NotImplemented(what) => Self::not_implemented(what),
+            Error::Contended => Self::new(500, "InternalServerError", text),
+            Error::Store(store::Error::Busy) => Self::new(
+                400,
+                "ThrottlingException",
+                "The store has more writes waiting than it holds; try again with exponential backoff.",
+            ),
+            Error::Store(store::Error::DiskFull) => Self::new(500, "InternalServerError", text),
+            Error::Store(_) | Error::Corrupt(_) => Self { code: "InternalServerError".into(), ..Self::internal(text) },
+        }
+    }
+}
+
+/// The `N validation errors detected` form for one member.
+pub(super) fn constraint(value: &Json, member: &str, rule: &str) -> Error {
+    let shown = match value {
+        Json::Null => "null".to_owned(),
+        Json::String(text) => format!("'{text}'"),
+        other => format!("'{other}'"),
+    };
+    Error::validation(format!(
+        "1 validation error detected: Value {shown} at '{member}' failed to satisfy constraint: {rule}"
+    ))
+}

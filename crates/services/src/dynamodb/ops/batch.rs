@@ -1,0 +1,232 @@
+//! BatchGetItem and BatchWriteItem: many items in one call, each on its own.
+//!
+//! Invariants
+//!   1. Everything is checked before the first write; after that each write stands alone.
+//!   2. A write that the store refuses for want of room comes back in UnprocessedItems; one that fails otherwise fails
+//!      the call.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join_all;
+use serde_json::{Map, Value as Json, json};
+use store::Error as StoreError;
+
+use super::super::error::{Error, Result, constraint, invalid};
+use super::super::table::{ItemKey, Table};
+use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size, item_to_json};
+use super::items::View;
+use super::request::{Request, missing, table_name, wrong_type};
+use super::{Change, Found, Place, Shared, consumed, decode, read_units, write_units};
+
+/// Most keys of one BatchGetItem.
+const GETS_MAX: usize = 100;
+/// Most writes of one BatchWriteItem.
+const WRITES_MAX: usize = 25;
+/// Most bytes that BatchGetItem answers.
+const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+fn request_items(request: &Request) -> Result<&Map<String, Json>> {
+    request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])?;
+    let tables = request.required_map("RequestItems")?;
+    if tables.is_empty() {
+        let rule = "Member must have length greater than or equal to 1";
+        return Err(constraint(&json!({}), "requestItems", rule));
+    }
+    Ok(tables)
+}
+
+/// The keys of one table in a BatchGetItem.
+struct Gets<'a> {
+    found: Found,
+    name: &'a str,
+    request: Request,
+    view: View,
+    consistent: bool,
+    keys: Vec<ItemKey>,
+}
+
+/// `BatchGetItem`
+pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+    request.only("BatchGetItem", &["RequestItems", "ReturnConsumedCapacity"])?;
+    let tables = request_items(request)?;
+    let mut count = 0;
+    for member in tables.values() {
+        count += member.get("Keys").and_then(Json::as_array).map_or(0, Vec::len);
+    }
+    if count > GETS_MAX {
+        return invalid("Too many items requested for the BatchGetItem call");
+    }
+    let mut plans = Vec::with_capacity(tables.len());
+    for (name, member) in tables {
+        plans.push(plan_gets(shared, place, name, member).await?);
+    }
+    let snapshot = shared.store.snapshot().await?;
+    let (mut responses, mut unprocessed, mut capacities) = (Map::new(), Map::new(), Vec::new());
+    let mut left = REPLY_BYTES_MAX;
+    for plan in plans {
+        let (mut items, mut later, mut units) = (Vec::new(), Vec::new(), 0.0);
+        for key in &plan.keys {
+            if left == 0 {
+                later.push(item_to_json(&key.attributes));
+                continue;
+            }
+            let item = snapshot.get(&key.store).await?.as_ref().map(decode).transpose()?;
+            let bytes = item.as_ref().map_or(0, item_size);
+            units += read_units(bytes, plan.consistent);
+            left = left.saturating_sub(bytes);
+            items.extend(item.map(|item| item_to_json(&plan.view.show(item))));
+        }
+        responses.insert(plan.name.into(), Json::Array(items));
+        if !later.is_empty() {
+            let mut rest = plan.request.into_members();
+            rest.insert("Keys".into(), Json::Array(later));
+            unprocessed.insert(plan.name.into(), Json::Object(rest));
+        }
+        capacities.extend(consumed(request, &plan.found.table.name, units)?);
+    }
+    let mut output = json!({ "Responses": responses, "UnprocessedKeys": unprocessed });
+    if !capacities.is_empty() {
+        output["ConsumedCapacity"] = Json::Array(capacities);
+    }
+    Ok(output)
+}
+
+async fn plan_gets<'a>(shared: &Shared, place: &Place, name: &'a str, member: &Json) -> Result<Gets<'a>> {
+    const MEMBERS: &[&str] =
+        &["Keys", "AttributesToGet", "ConsistentRead", "ProjectionExpression", "ExpressionAttributeNames"];
+    let request = Request::new(member.clone())?;
+    request.only("BatchGetItem.RequestItems", MEMBERS)?;
+    request.check_expressions(&["ProjectionExpression"])?;
+    let list = request.list("Keys")?.ok_or_else(|| missing("Keys"))?;
+    let read = |json: &Json| item_from_json(json.as_object().ok_or_else(wrong_type)?);
+    let attributes = list.iter().map(read).collect::<Result<Vec<Item>>>()?;
+    let mut scope = request.scope()?;
+    let view = View::of(&request, &mut scope)?;
+    scope.finish()?;
+    let consistent = request.flag("ConsistentRead")?.unwrap_or(false);
+    let found = shared.table(place, table_name(name, place)?).await?;
+    let keys = attributes.iter().map(|key| found.table.key_of_request(key)).collect::<Result<Vec<_>>>()?;
+    check_distinct(&keys)?;
+    view.check(&found.table)?;
+    Ok(Gets { found, name, view, consistent, keys, request })
+}
+
+fn check_distinct(keys: &[ItemKey]) -> Result<()> {
+    let distinct: BTreeSet<&[u8]> = keys.iter().map(|key| &key.store[..]).collect();
+    if distinct.len() < keys.len() {
+        return invalid("Provided list of item keys contains duplicates");
+    }
+    Ok(())
+}
+
+/// One write of a batch.
+struct Write<'a> {
+    table: &'a str,
+    json: &'a Json,
+    kind: WriteKind,
+}
+
+enum WriteKind {
+    Put(Item),
+    Delete(Item),
+}
+
+impl WriteKind {
+    fn locate(&self, table: &Table) -> Result<ItemKey> {
+        match self {
+            Self::Put(item) => table.key_of_item(item),
+            Self::Delete(key) => table.key_of_request(key),
+        }
+    }
+}
+
+/// `BatchWriteItem`
+pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+    request.only("BatchWriteItem", &["RequestItems", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"])?;
+    request.choice("ReturnItemCollectionMetrics", &["SIZE", "NONE"])?;
+    let tables = request_items(request)?;
+    let writes = read_writes(tables, place)?;
+    for name in tables.keys() {
+        let found = shared.table(place, table_name(name, place)?).await?;
+        let own = writes.iter().filter(|write| write.table == name);
+        check_distinct(&own.map(|write| write.kind.locate(&found.table)).collect::<Result<Vec<_>>>()?)?;
+    }
+    // All at once: the store gathers commits that wait together into one flush.
+    let results = join_all(writes.iter().map(|write| write_one(shared, place, write))).await;
+    let mut unprocessed: BTreeMap<&str, Vec<Json>> = BTreeMap::new();
+    let mut units: BTreeMap<&str, f64> = BTreeMap::new();
+    for (write, result) in writes.iter().zip(results) {
+        match result {
+            Ok(used) => *units.entry(write.table).or_default() += used,
+            Err(Error::Store(StoreError::Busy)) => {
+                unprocessed.entry(write.table).or_default().push(write.json.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let mut output = json!({ "UnprocessedItems": unprocessed });
+    let mut capacities = Vec::new();
+    for (name, units) in units {
+        capacities.extend(consumed(request, table_name(name, place)?, units)?);
+    }
+    if !capacities.is_empty() {
+        output["ConsumedCapacity"] = Json::Array(capacities);
+    }
+    Ok(output)
+}
+
+async fn write_one(shared: &Shared, place: &Place, write: &Write<'_>) -> Result<f64> {
+    let locate = |table: &Table| write.kind.locate(table);
+    let decide = |_: &Table, before: Option<&Item>| {
+        Ok(match &write.kind {
+            WriteKind::Put(item) => (Change::Put(item.clone()), write_units(before, Some(item))),
+            WriteKind::Delete(_) => (Change::Delete, write_units(before, None)),
+        })
+    };
+    shared.change(place, table_name(write.table, place)?, locate, decide).await
+}
+
+fn read_writes<'a>(tables: &'a Map<String, Json>, place: &Place) -> Result<Vec<Write<'a>>> {
+    let mut writes = Vec::new();
+    for (name, list) in tables {
+        table_name(name, place)?;
+        let list = list.as_array().ok_or_else(wrong_type)?;
+        if list.is_empty() || list.len() > WRITES_MAX {
+            let rule = format!(
+                "Map value must satisfy constraint: [Member must have length less than or equal to {WRITES_MAX}, \
+                 Member must have length greater than or equal to 1]"
+            );
+            return Err(constraint(&Json::Object(tables.clone()), "requestItems", &rule));
+        }
+        for json in list {
+            writes.push(Write { table: name, json, kind: read_write(json)? });
+        }
+    }
+    if writes.len() > WRITES_MAX {
+        return invalid("Too many items requested for the BatchWriteItem call");
+    }
+    Ok(writes)
+}
+
+fn read_write(json: &Json) -> Result<WriteKind> {
+    let part = |request: &str, member: &str| json.get(request).filter(|j| !j.is_null()).map(|j| j.get(member));
+    let item = |json: Option<&Json>, member: &str| {
+        item_from_json(json.ok_or_else(|| missing(member))?.as_object().ok_or_else(wrong_type)?)
+    };
+    match (part("PutRequest", "Item"), part("DeleteRequest", "Key")) {
+        (Some(put), None) => {
+            let item = item(put, "Item")?;
+            if item_size(&item) > ITEM_BYTES_MAX {
+                return invalid("Item size has exceeded the maximum allowed size");
+            }
+            Ok(WriteKind::Put(item))
+        }
+        (None, Some(key)) => Ok(WriteKind::Delete(item(key, "Key")?)),
+        (None, None) => {
+            invalid("Supplied request has no write in it, must contain exactly one of PutRequest or DeleteRequest")
+        }
+        _ => invalid(
+            "Supplied AttributeValue has more than one datatypes set, must contain exactly one of the supported datatypes",
+        ),
+    }
+}

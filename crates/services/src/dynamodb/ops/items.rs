@@ -1,0 +1,278 @@
+//! Operations on one item: PutItem, GetItem, UpdateItem, DeleteItem.
+//!
+//! Each checks its request, says where the item lies, and decides on the item as it is; `Shared::change` does the rest.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::super::error::{Error, Result, invalid};
+use super::super::expression::condition::{self, Condition};
+use super::super::expression::evaluate::holds;
+use super::super::expression::path::Path;
+use super::super::expression::projection::{self, Projection};
+use super::super::expression::update::{self, Update};
+use super::super::table::Table;
+use super::super::value::{ITEM_BYTES_MAX, Item, item_size, item_to_json};
+use super::request::Request;
+use super::{Change, Place, Shared, consumed, read_units, write_units};
+
+const RETURN_VALUES: &[&str] = &["ALL_NEW", "UPDATED_OLD", "ALL_OLD", "NONE", "UPDATED_NEW"];
+const WRITE_MEMBERS: &[&str] = &[
+    "TableName",
+    "ConditionExpression",
+    "ConditionalOperator",
+    "Expected",
+    "ExpressionAttributeNames",
+    "ExpressionAttributeValues",
+    "ReturnConsumedCapacity",
+    "ReturnItemCollectionMetrics",
+    "ReturnValues",
+    "ReturnValuesOnConditionCheckFailure",
+];
+
+/// A condition, and whether its failure shows the item.
+struct Guard {
+    condition: Option<Condition>,
+    show: bool,
+}
+
+impl Guard {
+    /// The request's enumerations, checked before anything else.
+    fn check_choices(request: &Request) -> Result<()> {
+        request.choice("ReturnValues", RETURN_VALUES)?;
+        request.choice("ReturnItemCollectionMetrics", &["SIZE", "NONE"])?;
+        request.choice("ReturnValuesOnConditionCheckFailure", &["ALL_OLD", "NONE"])?;
+        request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"]).map(|_| ())
+    }
+
+    fn new(request: &Request, condition: Option<Condition>) -> Result<Self> {
+        let show = request.text("ReturnValuesOnConditionCheckFailure")? == Some("ALL_OLD");
+        Ok(Self { condition, show })
+    }
+
+    fn check(&self, before: Option<&Item>) -> Result<()> {
+        let nothing = Item::new();
+        match &self.condition {
+            Some(condition) if !holds(condition, before.unwrap_or(&nothing)) => {
+                let item = before.filter(|_| self.show).cloned().map(Box::new);
+                Err(Error::ConditionFailed(item))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The answer of a write: `Attributes` and `ConsumedCapacity`, each if there is something to say.
+fn written(request: &Request, table: &Table, attributes: Option<Item>, units: f64) -> Result<Json> {
+    let mut output = Map::new();
+    if let Some(attributes) = attributes.filter(|attributes| !attributes.is_empty()) {
+        output.insert("Attributes".into(), item_to_json(&attributes));
+    }
+    if let Some(capacity) = consumed(request, &table.name, units)? {
+        output.insert("ConsumedCapacity".into(), capacity);
+    }
+    Ok(Json::Object(output))
+}
+
+/// `ReturnValues` of operations that know the old item only.
+fn returns_old(request: &Request) -> Result<bool> {
+    match request.text("ReturnValues")? {
+        None | Some("NONE") => Ok(false),
+        Some("ALL_OLD") => Ok(true),
+        Some(_) => invalid("ReturnValues can only be ALL_OLD or NONE"),
+    }
+}
+
+fn parse_condition(request: &Request, scope: &mut super::super::expression::Scope) -> Result<Option<Condition>> {
+    let text = request.text("ConditionExpression")?;
+    text.map(|text| scope.parse("ConditionExpression", text, condition::parse)).transpose()
+}
+
+/// Key attributes are scalars: an expression that looks inside one is refused.
+pub(super) fn check_key_paths<'a>(table: &Table, paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    match paths.into_iter().find(|path| path.is_nested() && table.is_key(path.head())) {
+        Some(path) => invalid(format!(
+            "Key attributes must be scalars; list random access '[]' and map lookup '.' are not allowed: Key: {}",
+            path.head()
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_condition_paths(table: &Table, guard: &Guard) -> Result<()> {
+    let mut paths = Vec::new();
+    if let Some(condition) = &guard.condition {
+        condition::heads(condition, &mut paths);
+    }
+    check_key_paths(table, paths)
+}
+
+/// `PutItem`
+pub(super) async fn put(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+    request.only("PutItem", &[WRITE_MEMBERS, &["Item"]].concat())?;
+    let name = request.table_name(place)?;
+    request.required_map("Item")?;
+    Guard::check_choices(request)?;
+    request.check_expressions(&["ConditionExpression"])?;
+    let item = request.item("Item")?;
+    let returns_old = returns_old(request)?;
+    if item_size(&item) > ITEM_BYTES_MAX {
+        return invalid("Item size has exceeded the maximum allowed size");
+    }
+    let mut scope = request.scope()?;
+    let guard = Guard::new(request, parse_condition(request, &mut scope)?)?;
+    scope.finish()?;
+    let locate = |table: &Table| {
+        let key = table.key_of_item(&item)?;
+        check_condition_paths(table, &guard)?;
+        Ok(key)
+    };
+    let decide = |table: &Table, before: Option<&Item>| {
+        guard.check(before)?;
+        let attributes = if returns_old { before.cloned() } else { None };
+        let answer = written(request, table, attributes, write_units(before, Some(&item)))?;
+        Ok((Change::Put(item.clone()), answer))
+    };
+    shared.change(place, name, locate, decide).await
+}
+
+/// `DeleteItem`
+pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+    request.only("DeleteItem", &[WRITE_MEMBERS, &["Key"]].concat())?;
+    let name = request.table_name(place)?;
+    request.required_map("Key")?;
+    Guard::check_choices(request)?;
+    request.check_expressions(&["ConditionExpression"])?;
+    let key = request.item("Key")?;
+    let returns_old = returns_old(request)?;
+    let mut scope = request.scope()?;
+    let guard = Guard::new(request, parse_condition(request, &mut scope)?)?;
+    scope.finish()?;
+    let locate = |table: &Table| {
+        let key = table.key_of_request(&key)?;
+        check_condition_paths(table, &guard)?;
+        Ok(key)
+    };
+    let decide = |table: &Table, before: Option<&Item>| {
+        guard.check(before)?;
+        let attributes = if returns_old { before.cloned() } else { None };
+        Ok((Change::Delete, written(request, table, attributes, write_units(before, None))?))
+    };
+    shared.change(place, name, locate, decide).await
+}
+
+/// `UpdateItem`
+pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+    request.only("UpdateItem", &[WRITE_MEMBERS, &["Key", "UpdateExpression", "AttributeUpdates"]].concat())?;
+    let name = request.table_name(place)?;
+    request.required_map("Key")?;
+    Guard::check_choices(request)?;
+    request.check_expressions(&["UpdateExpression", "ConditionExpression"])?;
+    let key = request.item("Key")?;
+    let mut scope = request.scope()?;
+    let text = request.text("UpdateExpression")?;
+    let update = text.map(|text| scope.parse("UpdateExpression", text, update::parse)).transpose()?.unwrap_or_default();
+    let guard = Guard::new(request, parse_condition(request, &mut scope)?)?;
+    scope.finish()?;
+    let locate = |table: &Table| {
+        let key = table.key_of_request(&key)?;
+        check_targets(table, &update)?;
+        check_condition_paths(table, &guard)?;
+        Ok(key)
+    };
+    let decide = |table: &Table, before: Option<&Item>| {
+        guard.check(before)?;
+        let after = super::super::update::apply(&update, before.unwrap_or(&key))?;
+        let attributes = match request.text("ReturnValues")? {
+            Some("ALL_OLD") => before.cloned(),
+            Some("ALL_NEW") => Some(after.clone()),
+            Some("UPDATED_OLD") => before.map(|before| update.targets.project(before)),
+            Some("UPDATED_NEW") => Some(update.targets.project(&after)),
+            _ => None,
+        };
+        let answer = written(request, table, attributes, write_units(before, Some(&after)))?;
+        let change = if before == Some(&after) { Change::Nothing } else { Change::Put(after) };
+        Ok((change, answer))
+    };
+    shared.change(place, name, locate, decide).await
+}
+
+fn check_targets(table: &Table, update: &Update) -> Result<()> {
+    check_key_paths(table, update.paths())?;
+    match update.paths().find(|path| table.is_key(path.head())) {
+        Some(path) => invalid(format!(
+            "One or more parameter values were invalid: Cannot update attribute {}. This attribute is part of the key",
+            path.head()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What a read answers of an item.
+#[derive(Default)]
+pub(super) struct View {
+    projection: Option<Projection>,
+    attributes: Option<Vec<String>>,
+}
+
+impl View {
+    /// From `ProjectionExpression` or `AttributesToGet`.
+    pub(super) fn of(request: &Request, scope: &mut super::super::expression::Scope) -> Result<Self> {
+        let text = request.text("ProjectionExpression")?;
+        let projection = text.map(|text| scope.parse("ProjectionExpression", text, projection::parse)).transpose()?;
+        Ok(Self { projection, attributes: request.attributes_to_get()? })
+    }
+
+    /// Whether it names attributes at all.
+    pub(super) fn is_some(&self) -> bool {
+        self.projection.is_some() || self.attributes.is_some()
+    }
+
+    pub(super) fn check(&self, table: &Table) -> Result<()> {
+        check_key_paths(table, self.projection.iter().flat_map(|projection| &projection.paths))
+    }
+
+    pub(super) fn show(&self, item: Item) -> Item {
+        match (&self.projection, &self.attributes) {
+            (Some(projection), _) => projection.tree.project(&item),
+            (None, Some(names)) => item.into_iter().filter(|(name, _)| names.contains(name)).collect(),
+            (None, None) => item,
+        }
+    }
+}
+
+/// `GetItem`
+pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+    const MEMBERS: &[&str] = &[
+        "TableName",
+        "Key",
+        "AttributesToGet",
+        "ConsistentRead",
+        "ReturnConsumedCapacity",
+        "ProjectionExpression",
+        "ExpressionAttributeNames",
+    ];
+    request.only("GetItem", MEMBERS)?;
+    let name = request.table_name(place)?;
+    request.required_map("Key")?;
+    request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])?;
+    request.check_expressions(&["ProjectionExpression"])?;
+    let key = request.item("Key")?;
+    let mut scope = request.scope()?;
+    let view = View::of(request, &mut scope)?;
+    scope.finish()?;
+    let consistent = request.flag("ConsistentRead")?.unwrap_or(false);
+    let found = shared.table(place, name).await?;
+    let key = found.table.key_of_request(&key)?;
+    view.check(&found.table)?;
+    let entry = shared.store.get(&key.store).await?;
+    let item = entry.as_ref().map(super::decode).transpose()?;
+    let mut output = Map::new();
+    let bytes = item.as_ref().map_or(0, item_size);
+    if let Some(item) = item {
+        output.insert("Item".into(), item_to_json(&view.show(item)));
+    }
+    if let Some(capacity) = consumed(request, name, read_units(bytes, consistent))? {
+        output.insert("ConsumedCapacity".into(), capacity);
+    }
+    Ok(json!(output))
+}

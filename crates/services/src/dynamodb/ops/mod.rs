@@ -1,0 +1,223 @@
+//! From a call to an answer: what all operations share. Each file beside this one holds some operations.
+//!
+//! Order of checks in every operation: members, their combinations, values, expressions, the table, its key schema,
+//! the item.
+//!
+//! Invariants
+//!   1. A member that is neither used nor listed as accepted is refused by name: `Request::only`.
+//!   2. `Shared::change` is the only road to writing an item.
+
+mod batch;
+mod items;
+mod pages;
+mod request;
+mod tables;
+mod tags;
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use aws::{Call, Reply};
+use base::{Clock, Random};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value as Json;
+use store::{Entry, Error as StoreError, Store, Txn, Version};
+
+use super::Config;
+use super::error::{Error, Result};
+use super::table::{ItemKey, Table};
+use super::value::{Item, item_size};
+use super::{item, keys};
+use request::Request;
+
+/// How often a write is decided anew when others come first.
+const ATTEMPTS_MAX: usize = 64;
+/// Most decoded table records kept in memory.
+const CACHED_TABLES_MAX: usize = 4_096;
+
+/// What every operation works with.
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) config: Config,
+    lanes: Vec<tokio::sync::Mutex<()>>,
+    /// Decoded records by key. Valid only for the version beside them, which each use compares with the store's.
+    cache: Mutex<HashMap<Bytes, (Version, Arc<Table>)>>,
+}
+
+/// Whose tables a call means.
+pub(super) struct Place {
+    account: String,
+    region: String,
+}
+
+/// A table as it was read.
+pub(super) struct Found {
+    pub(super) table: Arc<Table>,
+    key: Bytes,
+    version: Version,
+}
+
+/// What is to become of an item.
+pub(super) enum Change {
+    Put(Item),
+    Delete,
+    Nothing,
+}
+
+/// Does one call.
+pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Reply, aws::Error> {
+    let place = Place { account: call.principal.account.to_string(), region: call.region.to_string() };
+    let request = Request::new(call.input)?;
+    let output = match call.operation {
+        "CreateTable" => tables::create(shared, &place, &request).await,
+        "DescribeTable" => tables::describe(shared, &place, &request).await,
+        "ListTables" => tables::list(shared, &place, &request).await,
+        "UpdateTable" => tables::update(shared, &place, &request).await,
+        "DeleteTable" => tables::delete(shared, &place, &request).await,
+        "DescribeLimits" => Ok(tables::limits()),
+        "DescribeEndpoints" => Ok(tables::endpoints(&call.endpoint)),
+        "DescribeTimeToLive" => tables::time_to_live(shared, &place, &request).await,
+        "DescribeContinuousBackups" => tables::continuous_backups(shared, &place, &request).await,
+        "TagResource" => tags::tag(shared, &place, &request).await,
+        "UntagResource" => tags::untag(shared, &place, &request).await,
+        "ListTagsOfResource" => tags::list(shared, &place, &request).await,
+        "PutItem" => items::put(shared, &place, &request).await,
+        "GetItem" => items::get(shared, &place, &request).await,
+        "UpdateItem" => items::update(shared, &place, &request).await,
+        "DeleteItem" => items::delete(shared, &place, &request).await,
+        "Query" => pages::query(shared, &place, &request).await,
+        "Scan" => pages::scan(shared, &place, &request).await,
+        "BatchGetItem" => batch::get(shared, &place, &request).await,
+        "BatchWriteItem" => batch::write(shared, &place, &request).await,
+        other => return Err(aws::Error::not_implemented(format_args!("the DynamoDB operation {other}"))),
+    }?;
+    Ok(Reply::of(output))
+}
+
+impl Shared {
+    pub(super) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, random: Arc<dyn Random>, config: Config) -> Self {
+        let lanes = (0..config.write_lanes.max(1)).map(|_| tokio::sync::Mutex::new(())).collect();
+        Self { store, clock, random, config, lanes, cache: Mutex::default() }
+    }
+
+    /// The table of that name, if there is one.
+    async fn find_table(&self, place: &Place, name: &str) -> Result<Option<Found>> {
+        let key = keys::table(&place.account, &place.region, name);
+        let Some(entry) = self.store.get(&key).await? else {
+            self.cache.lock().remove(&key);
+            return Ok(None);
+        };
+        let version = entry.version;
+        Ok(Some(Found { table: self.decoded(&entry)?, key, version }))
+    }
+
+    fn decoded(&self, entry: &Entry) -> Result<Arc<Table>> {
+        if let Some((version, table)) = self.cache.lock().get(&entry.key)
+            && *version == entry.version
+        {
+            return Ok(Arc::clone(table));
+        }
+        let table: Table = serde_json::from_slice(&entry.value).map_err(|_| Error::Corrupt("table record"))?;
+        let table = Arc::new(table);
+        let mut cache = self.cache.lock();
+        if cache.len() >= CACHED_TABLES_MAX {
+            cache.clear();
+        }
+        cache.insert(entry.key.clone(), (entry.version, Arc::clone(&table)));
+        Ok(table)
+    }
+
+    /// The table of that name for an operation on items.
+    async fn table(&self, place: &Place, name: &str) -> Result<Found> {
+        self.find_table(place, name).await?.ok_or_else(Error::table_not_found)
+    }
+
+    /// Changes one item: finds where it lies, reads it, decides, commits; again if others came first.
+    ///
+    /// `locate` checks the request against the table; `decide` is pure and may run several times.
+    async fn change<T>(
+        &self,
+        place: &Place,
+        table_name: &str,
+        locate: impl Fn(&Table) -> Result<ItemKey> + Send + Sync,
+        decide: impl Fn(&Table, Option<&Item>) -> Result<(Change, T)> + Send + Sync,
+    ) -> Result<T> {
+        for _ in 0..ATTEMPTS_MAX {
+            let found = self.table(place, table_name).await?;
+            let key = locate(&found.table)?;
+            // Held until the commit is over: the next writer of this item reads what this one wrote.
+            let _lane = self.lane(&key.store).lock().await;
+            let entry = self.store.get(&key.store).await?;
+            let before = entry.as_ref().map(decode).transpose()?;
+            let (change, answer) = decide(&found.table, before.as_ref())?;
+            let Some(txn) = transaction(&found, key.store, entry.as_ref(), before.as_ref(), change) else {
+                return Ok(answer);
+            };
+            match self.store.commit(txn).await {
+                Ok(_) => return Ok(answer),
+                Err(StoreError::Conflict | StoreError::TooOld) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    fn lane(&self, key: &[u8]) -> &tokio::sync::Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let lanes = self.lanes.len();
+        &self.lanes[usize::try_from(hasher.finish() % lanes as u64).unwrap_or(0)]
+    }
+}
+
+/// Reads a stored item.
+fn decode(entry: &Entry) -> Result<Item> {
+    item::decode(&entry.value).ok_or(Error::Corrupt("item"))
+}
+
+/// The writes of one change with its counters; nothing if nothing is to be written.
+fn transaction(found: &Found, key: Bytes, entry: Option<&Entry>, before: Option<&Item>, change: Change) -> Option<Txn> {
+    let expected = Txn::new().expect_version(found.key.clone(), found.version).expect_unchanged(key.clone(), entry);
+    let size = |item: &Item| i64::try_from(item_size(item)).unwrap_or(i64::MAX);
+    let old_size = before.map_or(0, size);
+    let (txn, count, bytes) = match (change, before) {
+        (Change::Nothing, _) | (Change::Delete, None) => return None,
+        (Change::Put(after), before) => {
+            let bytes = size(&after) - old_size;
+            (expected.put(key, item::encode(&after)), i64::from(before.is_none()), bytes)
+        }
+        (Change::Delete, Some(_)) => (expected.delete(key), -1, -old_size),
+    };
+    let generation = found.table.generation;
+    let txn = if count == 0 { txn } else { txn.add(keys::count(generation), count) };
+    Some(if bytes == 0 { txn } else { txn.add(keys::size(generation), bytes) })
+}
+
+/// Capacity of a call on one table, as far as the request asks for it.
+fn consumed(request: &Request, table: &str, units: f64) -> Result<Option<Json>> {
+    let capacity = match request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])? {
+        Some("TOTAL") => serde_json::json!({ "TableName": table, "CapacityUnits": units }),
+        Some("INDEXES") => serde_json::json!({
+            "TableName": table, "CapacityUnits": units, "Table": { "CapacityUnits": units },
+        }),
+        _ => return Ok(None),
+    };
+    Ok(Some(capacity))
+}
+
+/// Read capacity of that many bytes: 4 KB each, half when not strongly consistent.
+fn read_units(bytes: usize, consistent: bool) -> f64 {
+    let blocks = u32::try_from(bytes.div_ceil(4_096).max(1)).unwrap_or(u32::MAX);
+    f64::from(blocks) * if consistent { 1.0 } else { 0.5 }
+}
+
+/// Write capacity of the larger of both sizes: 1 KB each.
+fn write_units(before: Option<&Item>, after: Option<&Item>) -> f64 {
+    let bytes = before.map_or(0, item_size).max(after.map_or(0, item_size));
+    f64::from(u32::try_from(bytes.div_ceil(1_024).max(1)).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,302 @@
+//! Query and Scan: a page of items, filtered after it was read.
+//!
+//! Invariants
+//!   1. A page reads at most `Limit` items and 1 MB of items, before the filter.
+//!   2. A page that ended by one of these has a LastEvaluatedKey, even if nothing follows.
+
+use serde_json::{Map, Value as Json, json};
+use store::Range;
+
+use super::super::error::{Error, Result, constraint, invalid};
+use super::super::expression::condition::{self, Condition};
+use super::super::expression::evaluate::holds;
+use super::super::expression::key_condition;
+use super::super::expression::path::Path;
+use super::super::keys;
+use super::super::query::{self, PAGE_BYTES_MAX};
+use super::super::table::Table;
+use super::super::value::{Item, item_from_json, item_size, item_to_json};
+use super::items::{View, check_key_paths};
+use super::request::Request;
+use super::{Place, Shared, consumed, decode, read_units};
+
+const MEMBERS: &[&str] = &[
+    "TableName",
+    "IndexName",
+    "Select",
+    "AttributesToGet",
+    "Limit",
+    "ConsistentRead",
+    "ConditionalOperator",
+    "ExclusiveStartKey",
+    "ReturnConsumedCapacity",
+    "ProjectionExpression",
+    "FilterExpression",
+    "ExpressionAttributeNames",
+    "ExpressionAttributeValues",
+];
+/// Most items that one read of the store brings.
+const ROWS_MAX: usize = 1_000;
+/// Most segments of a parallel scan.
+const SEGMENTS_MAX: i64 = 1_000_000;
+
+/// What Query and Scan have in common.
+struct Common {
+    limit: Option<usize>,
+    filter: Option<Condition>,
+    view: View,
+    count_only: bool,
+    consistent: bool,
+}
+
+fn limit(request: &Request) -> Result<Option<usize>> {
+    match request.number("Limit")? {
+        Some(limit) if limit < 1 => {
+            Err(constraint(&json!(limit), "limit", "Member must have value greater than or equal to 1"))
+        }
+        Some(limit) => Ok(Some(usize::try_from(limit).unwrap_or(usize::MAX))),
+        None => Ok(None),
+    }
+}
+
+/// The start key's values; some refusals carry a prefix and some do not, as DynamoDB has it.
+fn start_key(request: &Request) -> Result<Option<Item>> {
+    let Some(map) = request.map("ExclusiveStartKey")? else {
+        return Ok(None);
+    };
+    let plain = ["contains duplicates", "number set", "numeric value", "significant digits", "number with magnitude"];
+    match item_from_json(map) {
+        Ok(item) => Ok(Some(item)),
+        Err(Error::Validation(text)) if !plain.iter().any(|part| text.contains(part)) => {
+            invalid(format!("The provided starting key is invalid: {text}"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Checks `Select` against the rest; returns whether only the count is asked for.
+fn select(request: &Request, view: &View) -> Result<bool> {
+    const CHOICES: &[&str] = &["SPECIFIC_ATTRIBUTES", "COUNT", "ALL_ATTRIBUTES", "ALL_PROJECTED_ATTRIBUTES"];
+    let select = request.choice("Select", CHOICES)?;
+    let member = if request.get("AttributesToGet").is_some() { "AttributesToGet" } else { "ProjectionExpression" };
+    match select {
+        Some("SPECIFIC_ATTRIBUTES") if !view.is_some() => invalid(
+            "One or more parameter values were invalid: Must specify the AttributesToGet or ProjectionExpression when \
+             choosing to get SPECIFIC_ATTRIBUTES",
+        ),
+        Some("COUNT") if view.is_some() => invalid(format!(
+            "One or more parameter values were invalid: Cannot specify the {member} when choosing to get only the Count"
+        )),
+        Some(all @ ("ALL_ATTRIBUTES" | "ALL_PROJECTED_ATTRIBUTES")) if view.is_some() => invalid(format!(
+            "One or more parameter values were invalid: Cannot specify the {member} when choosing to get {all}"
+        )),
+        Some("ALL_PROJECTED_ATTRIBUTES") if request.get("IndexName").is_none() => invalid(
+            "One or more parameter values were invalid: ALL_PROJECTED_ATTRIBUTES can be used only when Querying using \
+             an IndexName",
+        ),
+        select => Ok(select == Some("COUNT")),
+    }
+}
+
+fn no_index(request: &Request) -> Result<()> {
+    match request.text("IndexName")? {
+        Some(index) => invalid(format!("The table does not have the specified index: {index}")),
+        None => Ok(()),
+    }
+}
+
+fn filter_paths(filter: Option<&Condition>) -> Vec<&Path> {
+    let mut paths = Vec::new();
+    if let Some(filter) = filter {
+        condition::heads(filter, &mut paths);
+    }
+    paths
+}
+
+/// `Query`
+pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+    let own = ["KeyConditionExpression", "KeyConditions", "QueryFilter", "ScanIndexForward"];
+    request.only("Query", &[MEMBERS, &own].concat())?;
+    let name = request.table_name(place)?;
+    request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])?;
+    let limit = limit(request)?;
+    request.check_expressions(&["ProjectionExpression", "FilterExpression", "KeyConditionExpression"])?;
+    let start = start_key(request)?;
+    let Some(text) = request.text("KeyConditionExpression")? else {
+        return invalid(
+            "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
+        );
+    };
+    let mut scope = request.scope()?;
+    let key_condition = scope.parse("KeyConditionExpression", text, condition::parse)?;
+    let filter = request.text("FilterExpression")?;
+    let filter = filter.map(|text| scope.parse("FilterExpression", text, condition::parse)).transpose()?;
+    let view = View::of(request, &mut scope)?;
+    scope.finish()?;
+    let tests = key_condition::read(&key_condition)?;
+    let count_only = select(request, &view)?;
+    let consistent = request.flag("ConsistentRead")?.unwrap_or(false);
+    let forward = request.flag("ScanIndexForward")?.unwrap_or(true);
+
+    let found = shared.table(place, name).await?;
+    let table = &*found.table;
+    no_index(request)?;
+    let plan = query::plan(table, &tests)?;
+    view.check(table)?;
+    let paths = filter_paths(filter.as_ref());
+    if let Some(path) = paths.iter().find(|path| table.is_key(path.head())) {
+        let head = path.head();
+        return invalid(format!(
+            "Filter Expression can only contain non-primary key attributes: Primary key attribute: {head}"
+        ));
+    }
+    let mut range = if forward { plan.range.clone() } else { plan.range.clone().reversed() };
+    if let Some(start) = &start {
+        let key = query::start_key(table, start)?;
+        query::check_start(table, &plan, &tests, &key)?;
+        range = range.beyond(key);
+    }
+    let common = Common { limit, filter, view, count_only, consistent };
+    page(shared, request, table, range, &common).await
+}
+
+/// The segment of a parallel scan: which, and of how many.
+fn segment(request: &Request) -> Result<Option<(u64, u64)>> {
+    let (segment, total) = (request.number("Segment")?, request.number("TotalSegments")?);
+    for (value, member, low, high) in
+        [(segment, "segment", 0, SEGMENTS_MAX - 1), (total, "totalSegments", 1, SEGMENTS_MAX)]
+    {
+        let Some(value) = value else { continue };
+        if value < low || value > high {
+            let bound = if value < low {
+                format!("greater than or equal to {low}")
+            } else {
+                format!("less than or equal to {high}")
+            };
+            return Err(constraint(&json!(value), member, &format!("Member must have value {bound}")));
+        }
+    }
+    match (segment, total) {
+        (None, None) => Ok(None),
+        (Some(_), None) => invalid(
+            "The TotalSegments parameter is required but was not present in the request when Segment parameter is \
+             present",
+        ),
+        (None, Some(_)) => invalid(
+            "The Segment parameter is required but was not present in the request when parameter TotalSegments is \
+             present",
+        ),
+        (Some(segment), Some(total)) if segment >= total => invalid(format!(
+            "The Segment parameter is zero-based and must be less than parameter TotalSegments: Segment: {segment} is \
+             not less than TotalSegments: {total}"
+        )),
+        (Some(segment), Some(total)) => Ok(Some((segment.unsigned_abs(), total.unsigned_abs()))),
+    }
+}
+
+/// `Scan`
+pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+    request.only("Scan", &[MEMBERS, &["ScanFilter", "Segment", "TotalSegments"]].concat())?;
+    let name = request.table_name(place)?;
+    request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])?;
+    let limit = limit(request)?;
+    request.check_expressions(&["ProjectionExpression", "FilterExpression"])?;
+    let start = start_key(request)?;
+    let segment = segment(request)?;
+    let mut scope = request.scope()?;
+    let filter = request.text("FilterExpression")?;
+    let filter = filter.map(|text| scope.parse("FilterExpression", text, condition::parse)).transpose()?;
+    let view = View::of(request, &mut scope)?;
+    scope.finish()?;
+    let count_only = select(request, &view)?;
+    let consistent = request.flag("ConsistentRead")?.unwrap_or(false);
+
+    let found = shared.table(place, name).await?;
+    let table = &*found.table;
+    no_index(request)?;
+    view.check(table)?;
+    check_key_paths(table, filter_paths(filter.as_ref()))?;
+    let mut range = match segment {
+        Some((segment, total)) => keys::segment(table.generation, segment, total),
+        None => keys::items(table.generation),
+    };
+    if let Some(start) = &start {
+        let key = query::start_key(table, start)?;
+        if let Some((segment, total)) = segment.filter(|_| !range.contains(&key)) {
+            return invalid(format!(
+                "The provided starting key is invalid: Invalid ExclusiveStartKey. Please use ExclusiveStartKey with \
+                 correct Segment. TotalSegments: {total} Segment: {segment}"
+            ));
+        }
+        range = range.beyond(key);
+    }
+    let common = Common { limit, filter, view, count_only, consistent };
+    page(shared, request, table, range, &common).await
+}
+
+/// What a page has read so far.
+#[derive(Default)]
+struct Progress {
+    items: Vec<Json>,
+    count: usize,
+    scanned: usize,
+    bytes: usize,
+    last: Option<Item>,
+    /// Whether a limit ended the page.
+    cut: bool,
+}
+
+impl Progress {
+    /// Takes one item; returns whether the page is over.
+    fn take(&mut self, table: &Table, common: &Common, item: Item) -> bool {
+        let size = item_size(&item);
+        if self.scanned > 0 && self.bytes + size > PAGE_BYTES_MAX {
+            self.cut = true;
+            return true;
+        }
+        self.bytes += size;
+        self.scanned += 1;
+        self.cut = common.limit.is_some_and(|limit| self.scanned >= limit);
+        self.last = Some(query::key_of(table, &item));
+        if common.filter.as_ref().is_none_or(|filter| holds(filter, &item)) {
+            self.count += 1;
+            if !common.count_only {
+                self.items.push(item_to_json(&common.view.show(item)));
+            }
+        }
+        self.cut
+    }
+}
+
+async fn page(shared: &Shared, request: &Request, table: &Table, range: Range, common: &Common) -> Result<Json> {
+    let snapshot = shared.store.snapshot().await?;
+    let mut progress = Progress::default();
+    let mut range = range;
+    loop {
+        let rows = common.limit.map_or(ROWS_MAX, |limit| (limit - progress.scanned).min(ROWS_MAX));
+        let read = snapshot.range(&range.clone().rows(rows).bytes(PAGE_BYTES_MAX)).await?;
+        let last_key = read.entries.last().map(|entry| entry.key.clone());
+        for entry in &read.entries {
+            if progress.take(table, common, decode(entry)?) {
+                break;
+            }
+        }
+        match last_key {
+            Some(key) if read.more && !progress.cut => range = range.beyond(key),
+            _ => break,
+        }
+    }
+    let mut output = Map::new();
+    if !common.count_only {
+        output.insert("Items".into(), Json::Array(progress.items));
+    }
+    output.insert("Count".into(), json!(progress.count));
+    output.insert("ScannedCount".into(), json!(progress.scanned));
+    if let Some(last) = progress.last.filter(|_| progress.cut) {
+        output.insert("LastEvaluatedKey".into(), item_to_json(&last));
+    }
+    if let Some(capacity) = consumed(request, &table.name, read_units(progress.bytes, common.consistent))? {
+        output.insert("ConsumedCapacity".into(), capacity);
+    }
+    Ok(Json::Object(output))
+}

@@ -1,0 +1,191 @@
+//! A request's members: read, checked on their own, refused by name where nothing here knows them.
+//!
+//! Invariant: a member that is null counts as not sent.
+
+use serde_json::{Map, Value as Json};
+
+use super::super::error::{Error, Result, constraint, invalid};
+use super::super::expression::Scope;
+use super::super::value::Item;
+use super::Place;
+
+/// Members of the old ways to say what expressions say.
+const LEGACY: &[&str] = &[
+    "AttributesToGet",
+    "QueryFilter",
+    "ScanFilter",
+    "ConditionalOperator",
+    "KeyConditions",
+    "AttributeUpdates",
+    "Expected",
+];
+
+/// The input of one call.
+pub(super) struct Request {
+    members: Map<String, Json>,
+}
+
+impl Request {
+    pub(super) fn new(input: Json) -> Result<Self> {
+        match input {
+            Json::Object(mut members) => {
+                members.retain(|_, member| !member.is_null());
+                Ok(Self { members })
+            }
+            Json::Null => Ok(Self { members: Map::new() }),
+            _ => Err(Error::serialization("Unexpected field type")),
+        }
+    }
+
+    /// The members as they came.
+    pub(super) fn into_members(self) -> Map<String, Json> {
+        self.members
+    }
+
+    /// Refuses members other than these: DynamoDB has them, Dunlin does not.
+    pub(super) fn only(&self, operation: &str, known: &[&str]) -> Result<()> {
+        match self.members.keys().find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(Error::NotImplemented(format!("the member {name} of {operation}"))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Json> {
+        self.members.get(name)
+    }
+
+    pub(super) fn text(&self, name: &str) -> Result<Option<&str>> {
+        self.get(name).map(|member| member.as_str().ok_or_else(wrong_type)).transpose()
+    }
+
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>> {
+        self.get(name).map(|member| member.as_bool().ok_or_else(wrong_type)).transpose()
+    }
+
+    pub(super) fn number(&self, name: &str) -> Result<Option<i64>> {
+        self.get(name).map(|member| member.as_i64().ok_or_else(wrong_type)).transpose()
+    }
+
+    pub(super) fn map(&self, name: &str) -> Result<Option<&Map<String, Json>>> {
+        self.get(name).map(|member| member.as_object().ok_or_else(wrong_type)).transpose()
+    }
+
+    pub(super) fn list(&self, name: &str) -> Result<Option<&Vec<Json>>> {
+        self.get(name).map(|member| member.as_array().ok_or_else(wrong_type)).transpose()
+    }
+
+    /// A member that must be there.
+    pub(super) fn required_map(&self, name: &str) -> Result<&Map<String, Json>> {
+        self.map(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// A text that must be one of `choices`.
+    pub(super) fn choice<'a>(&'a self, name: &str, choices: &[&str]) -> Result<Option<&'a str>> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        if choices.contains(&text) {
+            return Ok(Some(text));
+        }
+        let rule = format!("Member must satisfy enum value set: [{}]", choices.join(", "));
+        Err(constraint(&Json::from(text), &lower_first(name), &rule))
+    }
+
+    /// `TableName`, which may be the table's ARN.
+    pub(super) fn table_name(&self, place: &Place) -> Result<&str> {
+        table_name(self.text("TableName")?.ok_or_else(|| missing("TableName"))?, place)
+    }
+
+    /// A map of attribute values that must be there.
+    pub(super) fn item(&self, name: &str) -> Result<Item> {
+        super::super::value::item_from_json(self.required_map(name)?)
+    }
+
+    /// Refuses expressions beside their legacy forms, and placeholders without an expression.
+    pub(super) fn check_expressions(&self, expressions: &[&str]) -> Result<()> {
+        let used: Vec<&str> = expressions.iter().copied().filter(|name| self.get(name).is_some()).collect();
+        let legacy: Vec<&str> = LEGACY.iter().copied().filter(|name| self.get(name).is_some()).collect();
+        if !used.is_empty() && !legacy.is_empty() {
+            return invalid(format!(
+                "Can not use both expression and non-expression parameters in the same request: Non-expression \
+                 parameters: {{{}}} Expression parameters: {{{}}}",
+                legacy.join(", "),
+                used.join(", ")
+            ));
+        }
+        if let Some(name) = legacy.iter().find(|name| **name != "AttributesToGet") {
+            return Err(Error::NotImplemented(format!("the legacy member {name}; use an expression instead")));
+        }
+        if self.get("ExpressionAttributeNames").is_some() && used.is_empty() {
+            return invalid("ExpressionAttributeNames can only be specified when using expressions");
+        }
+        let with_values: Vec<&str> = expressions.iter().copied().filter(|n| *n != "ProjectionExpression").collect();
+        let no_values_used = with_values.iter().all(|name| self.get(name).is_none());
+        if !with_values.is_empty() && no_values_used && self.get("ExpressionAttributeValues").is_some() {
+            let verb = if with_values.len() > 1 { "are" } else { "is" };
+            return invalid(format!(
+                "ExpressionAttributeValues can only be specified when using expressions: {} {verb} null",
+                with_values.join(" and ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// The placeholders.
+    pub(super) fn scope(&self) -> Result<Scope> {
+        Scope::new(self.map("ExpressionAttributeNames")?, self.map("ExpressionAttributeValues")?)
+    }
+
+    /// `AttributesToGet`: names of top-level attributes.
+    pub(super) fn attributes_to_get(&self) -> Result<Option<Vec<String>>> {
+        let Some(list) = self.list("AttributesToGet")? else {
+            return Ok(None);
+        };
+        let mut names = Vec::with_capacity(list.len());
+        for name in list {
+            let name = name.as_str().ok_or_else(wrong_type)?.to_owned();
+            if names.contains(&name) {
+                return invalid(format!(
+                    "One or more parameter values were invalid: Duplicate value in attribute name: {name}"
+                ));
+            }
+            names.push(name);
+        }
+        Ok(Some(names))
+    }
+}
+
+/// A table's name, also from its ARN.
+pub(super) fn table_name<'a>(text: &'a str, place: &Place) -> Result<&'a str> {
+    let name = match text.strip_prefix("arn:") {
+        None => text,
+        Some(_) => {
+            let own = format!("arn:aws:dynamodb:{}:{}:table/", place.region, place.account);
+            text.strip_prefix(&own).filter(|name| !name.contains('/')).ok_or_else(Error::table_not_found)?
+        }
+    };
+    if !(3..=255).contains(&name.len()) {
+        return invalid("TableName must be at least 3 characters long and at most 255 characters long");
+    }
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+        Ok(name)
+    } else {
+        let rule = "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+";
+        Err(constraint(&Json::from(text), "tableName", rule))
+    }
+}
+
+/// A member that is not there and must be.
+pub(super) fn missing(name: &str) -> Error {
+    constraint(&Json::Null, &lower_first(name), "Member must not be null")
+}
+
+/// A member of another JSON type than it should have.
+pub(super) fn wrong_type() -> Error {
+    Error::serialization("Unexpected field type")
+}
+
+fn lower_first(name: &str) -> String {
+    let mut chars = name.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}

@@ -1,0 +1,199 @@
+//! Applies an update expression to an item.
+//!
+//! Pure: item before and expression in, item after out.
+//!
+//! Invariants
+//!   1. Right-hand sides see the item as it was before the whole update.
+//!   2. Indexes of lists mean the list before the update: elements are removed last and from the end.
+//!   3. No intermediate value grows far beyond an item's size limit, whatever the expression asks for.
+
+use std::borrow::Cow;
+
+use super::error::{Error, Result, invalid};
+use super::expression::path::{Path, Step};
+use super::expression::update::{Expression, Update};
+use super::number::{Number, NumberError};
+use super::value::{AttributeValue, DEPTH_MAX, ITEM_BYTES_MAX, Item, item_size};
+
+/// What an update may make of an item whose key attributes are `key`.
+pub(super) fn apply(update: &Update, before: &Item) -> Result<Item> {
+    let mut item = before.clone();
+    for (path, value) in assignments(update, before)? {
+        set(&mut item, path, value)?;
+    }
+    for (path, operand) in &update.add {
+        let sum = match path.find(before) {
+            Some(value) => Some(add(value, operand)?),
+            None => Some((**operand).clone()),
+        };
+        replace(&mut item, path, sum)?;
+    }
+    for (path, operand) in &update.delete {
+        let rest = match path.find(before) {
+            Some(value) => subtract(value, operand)?,
+            None => None,
+        };
+        replace(&mut item, path, rest)?;
+    }
+    // Greatest first, so that taking one element does not move another that is still to be taken.
+    let mut removals: Vec<&Path> = update.remove.iter().collect();
+    removals.sort_unstable_by(|a, b| b.cmp(a));
+    for path in removals {
+        replace(&mut item, path, None)?;
+    }
+    if item_size(&item) > ITEM_BYTES_MAX {
+        return Err(too_large());
+    }
+    if item.values().any(|value| value.depth() > DEPTH_MAX) {
+        return invalid("Nesting Levels have exceeded supported limits");
+    }
+    Ok(item)
+}
+
+fn too_large() -> Error {
+    Error::validation("Item size to update has exceeded the maximum allowed size")
+}
+
+fn invalid_path() -> Error {
+    Error::validation("The document path provided in the update expression is invalid for update")
+}
+
+fn wrong_type() -> Error {
+    Error::validation("An operand in the update expression has an incorrect data type")
+}
+
+fn number_error(error: NumberError) -> Error {
+    Error::validation(error.to_string())
+}
+
+/// SET's targets and values; by path, so that elements behind a list's end are appended in the order of their indexes.
+fn assignments<'a>(update: &'a Update, before: &Item) -> Result<Vec<(&'a Path, AttributeValue)>> {
+    let mut assignments = Vec::with_capacity(update.set.len());
+    let mut bytes = 0;
+    for (path, expression) in &update.set {
+        let value = evaluate(expression, before)?.into_owned();
+        bytes += value.size();
+        if bytes > ITEM_BYTES_MAX {
+            return Err(too_large());
+        }
+        assignments.push((path, value));
+    }
+    assignments.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(assignments)
+}
+
+fn evaluate<'a>(expression: &'a Expression, before: &'a Item) -> Result<Cow<'a, AttributeValue>> {
+    match expression {
+        Expression::Value(value) => Ok(Cow::Borrowed(value)),
+        Expression::Path(path) => match path.find(before) {
+            Some(value) => Ok(Cow::Borrowed(value)),
+            None => invalid("The provided expression refers to an attribute that does not exist in the item"),
+        },
+        Expression::IfNotExists(path, other) => match path.find(before) {
+            Some(value) => Ok(Cow::Borrowed(value)),
+            None => evaluate(other, before),
+        },
+        Expression::Plus(a, b) => {
+            let (a, b) = numbers(a, b, before)?;
+            Ok(Cow::Owned(AttributeValue::N(a.add(b).map_err(number_error)?)))
+        }
+        Expression::Minus(a, b) => {
+            let (a, b) = numbers(a, b, before)?;
+            Ok(Cow::Owned(AttributeValue::N(a.subtract(b).map_err(number_error)?)))
+        }
+        Expression::ListAppend(a, b) => {
+            let (AttributeValue::L(mut list), AttributeValue::L(more)) =
+                (evaluate(a, before)?.into_owned(), evaluate(b, before)?.into_owned())
+            else {
+                return Err(wrong_type());
+            };
+            list.extend(more);
+            let list = AttributeValue::L(list);
+            if list.size() > ITEM_BYTES_MAX {
+                return Err(too_large());
+            }
+            Ok(Cow::Owned(list))
+        }
+    }
+}
+
+fn numbers(a: &Expression, b: &Expression, before: &Item) -> Result<(Number, Number)> {
+    match (&*evaluate(a, before)?, &*evaluate(b, before)?) {
+        (AttributeValue::N(a), AttributeValue::N(b)) => Ok((*a, *b)),
+        _ => Err(wrong_type()),
+    }
+}
+
+/// ADD: the sum of numbers, the union of sets.
+fn add(value: &AttributeValue, operand: &AttributeValue) -> Result<AttributeValue> {
+    Ok(match (value, operand) {
+        (AttributeValue::N(a), AttributeValue::N(b)) => AttributeValue::N(a.add(*b).map_err(number_error)?),
+        (AttributeValue::Ss(a), AttributeValue::Ss(b)) => AttributeValue::Ss(a | b),
+        (AttributeValue::Ns(a), AttributeValue::Ns(b)) => AttributeValue::Ns(a | b),
+        (AttributeValue::Bs(a), AttributeValue::Bs(b)) => AttributeValue::Bs(a | b),
+        _ => return Err(wrong_type()),
+    })
+}
+
+/// DELETE: the difference of sets; nothing when no member is left.
+fn subtract(value: &AttributeValue, operand: &AttributeValue) -> Result<Option<AttributeValue>> {
+    Ok(match (value, operand) {
+        (AttributeValue::Ss(a), AttributeValue::Ss(b)) => Some(a - b).filter(|s| !s.is_empty()).map(AttributeValue::Ss),
+        (AttributeValue::Ns(a), AttributeValue::Ns(b)) => Some(a - b).filter(|s| !s.is_empty()).map(AttributeValue::Ns),
+        (AttributeValue::Bs(a), AttributeValue::Bs(b)) => Some(a - b).filter(|s| !s.is_empty()).map(AttributeValue::Bs),
+        _ => return Err(wrong_type()),
+    })
+}
+
+fn set(item: &mut Item, path: &Path, value: AttributeValue) -> Result<()> {
+    replace(item, path, Some(value))
+}
+
+/// Puts a value where `path` leads, or takes away what is there.
+fn replace(item: &mut Item, path: &Path, value: Option<AttributeValue>) -> Result<()> {
+    let Some((last, parents)) = path.0.split_last() else {
+        return Err(invalid_path());
+    };
+    let Some((first, inner)) = parents.split_first() else {
+        put_name(item, last, value)?;
+        return Ok(());
+    };
+    let Step::Name(head) = first else {
+        return Err(invalid_path());
+    };
+    let mut parent = item.get_mut(head).ok_or_else(invalid_path)?;
+    for step in inner {
+        let child = match (step, parent) {
+            (Step::Name(name), AttributeValue::M(map)) => map.get_mut(name),
+            (Step::Index(index), AttributeValue::L(list)) => list.get_mut(*index),
+            _ => None,
+        };
+        parent = child.ok_or_else(invalid_path)?;
+    }
+    match (last, parent) {
+        (Step::Name(_), AttributeValue::M(map)) => put_name(map, last, value),
+        (Step::Index(index), AttributeValue::L(list)) => {
+            match value {
+                Some(value) if *index < list.len() => list[*index] = value,
+                Some(value) => list.push(value),
+                None if *index < list.len() => {
+                    list.remove(*index);
+                }
+                None => {}
+            }
+            Ok(())
+        }
+        _ => Err(invalid_path()),
+    }
+}
+
+fn put_name(map: &mut Item, step: &Step, value: Option<AttributeValue>) -> Result<()> {
+    let Step::Name(name) = step else {
+        return Err(invalid_path());
+    };
+    match value {
+        Some(value) => map.insert(name.clone(), value),
+        None => map.remove(name),
+    };
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Removes the items of deleted tables, a bounded number in each commit, so that nobody waits behind it.
+//!
+//! Invariants
+//!   1. It touches only generations that a garbage mark names; no table has such a generation any more.
+//!   2. A mark goes in a commit of its own after a round that found nothing: a crash at any point is taken up again.
+
+use std::time::Duration;
+
+use store::{Error as StoreError, Txn};
+
+use super::error::{Error, Result};
+use super::keys;
+use super::ops::Shared;
+
+/// Pause after a failure, and longest time without looking.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Sweeps whenever a table was deleted, until the store is closed.
+pub(super) async fn run(shared: &Shared) {
+    let mut watch = shared.store.watch(&keys::garbage_prefix());
+    loop {
+        match sweep(shared).await {
+            Ok(0) => watch.changed().await,
+            Ok(_) => {}
+            Err(Error::Store(StoreError::Closed)) => return,
+            Err(error) => {
+                tracing::warn!(%error, "removing the items of a deleted table failed; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Removes one batch of each deleted generation; returns how many items.
+pub(super) async fn sweep(shared: &Shared) -> Result<usize> {
+    let mut removed = 0;
+    for mark in shared.store.range(&keys::all_garbage().rows(100)).await?.entries {
+        let generation = keys::garbage_generation(&mark.key).ok_or(Error::Corrupt("garbage mark"))?;
+        let range = keys::items(generation).rows(shared.config.removal_rows).bytes(store::contract::TXN_BYTES_MAX / 4);
+        let page = shared.store.range(&range).await?;
+        let mut txn = Txn::new();
+        if page.entries.is_empty() {
+            txn = txn.delete(mark.key).delete(keys::count(generation)).delete(keys::size(generation));
+        }
+        removed += page.entries.len();
+        for entry in page.entries {
+            txn = txn.delete(entry.key);
+        }
+        // Losing these on a crash only means doing them again.
+        shared.store.commit(txn.relaxed()).await?;
+    }
+    Ok(removed)
+}
