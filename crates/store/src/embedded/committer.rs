@@ -176,7 +176,7 @@ impl Committer {
         let writes = decided.batch.into_writes();
         self.shared.watchers.touched(writes.iter().map(|(_, key, _)| &key[..]), self.version);
         for (version, key, present) in writes {
-            self.recent.push(version, key, present);
+            self.recent.push(version, &key, present);
         }
     }
 
@@ -225,7 +225,7 @@ impl Committer {
     fn tend_log(&mut self) -> Result<(), Fault> {
         self.log_used = true;
         let log = LogLength::of(&self.connection)?;
-        self.shared.janitor.note_backlog(log.pages - log.copied);
+        self.shared.janitor.note_backlog(log.pages.saturating_sub(log.copied));
         if log.pages < LOG_PAGES_MAX {
             self.restart_at = LOG_PAGES_MAX;
         } else if log.pages >= self.restart_at {

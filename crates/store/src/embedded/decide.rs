@@ -197,7 +197,7 @@ mod tests {
     fn a_recent_delete_hides_what_the_tree_says() {
         let tree = tree();
         let mut recent = Recent::after(5);
-        recent.push(6, "old".into(), false);
+        recent.push(6, b"old", false);
         let mut batch = Batch::after(6);
         assert!(matches!(batch.decide(Txn::new().expect_version("old", 3), &recent, &tree), Err(Refusal::Conflict)));
         assert!(batch.decide(Txn::new().expect_absent("old"), &recent, &tree).is_ok());

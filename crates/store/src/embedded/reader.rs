@@ -27,8 +27,6 @@ use crate::contract::{Entry, Error, KEY_BYTES_MAX, Page, Range, SNAPSHOT_LIFE_MS
 
 /// Most snapshots at a time.
 const SNAPSHOTS_MAX: usize = 32;
-/// Connections for single gets that are kept open.
-const IDLE_MAX: usize = 4;
 /// How much of a range is read on the caller's thread.
 const INLINE: Chunk = Chunk { rows: 64, bytes: 64 * 1024 };
 /// How much is read at a time on a blocking thread; between two chunks others may use the snapshot.
@@ -50,6 +48,8 @@ pub(super) struct Readers {
     free: Mutex<Vec<usize>>,
     /// For gets of the current state; none when the store is closed.
     idle: Mutex<Option<Vec<Connection>>>,
+    /// Most of them that are kept open: as many as can read at the same time.
+    idle_max: usize,
 }
 
 /// A place for one snapshot. The connection stays when the lease ends.
@@ -75,6 +75,7 @@ impl Readers {
             slots: (0..SNAPSHOTS_MAX).map(|_| Mutex::default()).collect(),
             free: Mutex::new((0..SNAPSHOTS_MAX).rev().collect()),
             idle: Mutex::new(Some(Vec::new())),
+            idle_max: std::thread::available_parallelism().map_or(2, usize::from) + 2,
         }
     }
 
@@ -87,7 +88,7 @@ impl Readers {
         };
         let entry = schema::get(&connection, key)?;
         let mut idle = self.idle.lock();
-        if let Some(idle) = idle.as_mut().filter(|idle| idle.len() < IDLE_MAX) {
+        if let Some(idle) = idle.as_mut().filter(|idle| idle.len() < self.idle_max) {
             idle.push(connection);
         }
         Ok(entry)

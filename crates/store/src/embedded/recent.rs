@@ -12,9 +12,9 @@ use bytes::Bytes;
 use crate::contract::{Range, Version};
 
 /// Most writes that are remembered.
-const WRITES_MAX: usize = 65_536;
+const WRITES_MAX: usize = 32_768;
 /// Most bytes of keys that are remembered.
-const KEY_BYTES_MAX: usize = 8 * 1024 * 1024;
+const KEY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The last write of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +67,10 @@ impl Recent {
     }
 
     /// Remembers a write. Versions never go back.
-    pub(super) fn push(&mut self, version: Version, key: Bytes, present: bool) {
+    pub(super) fn push(&mut self, version: Version, key: &[u8], present: bool) {
         debug_assert!(self.writes.back().is_none_or(|(last, _)| *last <= version));
+        // A copy, as the caller's bytes may be a small part of something large.
+        let key = Bytes::copy_from_slice(key);
         self.key_bytes += key.len();
         self.writes.push_back((version, key.clone()));
         self.latest.insert(key, Latest { version, present });
@@ -95,8 +97,8 @@ mod tests {
     #[test]
     fn a_range_is_unchanged_until_one_of_its_keys_is_written() {
         let mut recent = Recent::after(10);
-        recent.push(11, "b".into(), true);
-        recent.push(12, "c".into(), false);
+        recent.push(11, b"b", true);
+        recent.push(12, b"c", false);
         let range = Range::between("a", "c");
         assert_eq!(recent.unchanged(&range, 10), Unchanged::No);
         assert_eq!(recent.unchanged(&range, 11), Unchanged::Yes);
@@ -108,16 +110,16 @@ mod tests {
     fn what_is_forgotten_is_unknown_and_never_wrong() {
         let mut recent = Recent { writes_max: 3, ..Recent::after(0) };
         for version in 1..=4 {
-            recent.push(version, if version % 2 == 0 { "even" } else { "odd" }.into(), true);
+            recent.push(version, if version % 2 == 0 { &b"even"[..] } else { &b"odd"[..] }, true);
         }
         assert_eq!(recent.unchanged(&Range::prefix(""), 0), Unchanged::Unknown);
         assert_eq!(recent.unchanged(&Range::prefix("odd"), 1), Unchanged::No);
         assert_eq!(recent.unchanged(&Range::prefix("odd"), 3), Unchanged::Yes);
         // The first "odd" is forgotten, the later one still counts.
         assert_eq!(recent.latest(b"odd"), Some(Latest { version: 3, present: true }));
-        recent.push(5, "x".into(), true);
-        recent.push(6, "x".into(), true);
-        recent.push(7, "x".into(), false);
+        recent.push(5, b"x", true);
+        recent.push(6, b"x", true);
+        recent.push(7, b"x", false);
         assert_eq!(recent.latest(b"odd"), None);
         assert_eq!(recent.latest(b"x"), Some(Latest { version: 7, present: false }));
         assert_eq!(recent.writes.len(), 3);
