@@ -19,7 +19,7 @@ const invocation = require('./invocation.cjs');
 const loader = require('./loader.cjs');
 const logs = require('./logs.cjs');
 
-const state = { phase: 'load', handler: null, current: null };
+const state = { phase: 'load', handler: null, current: null, traced: true };
 
 function serve() {
   const frame = channel.read();
@@ -56,7 +56,8 @@ function invoke(body) {
   const meta = JSON.parse(body.toString('utf8', 4, 4 + metaLength));
   logs.setRequestId(meta.requestId);
   if (meta.traceId) process.env._X_AMZN_TRACE_ID = meta.traceId;
-  else delete process.env._X_AMZN_TRACE_ID;
+  else if (state.traced) delete process.env._X_AMZN_TRACE_ID;
+  state.traced = Boolean(meta.traceId);
   const event = body.subarray(4 + metaLength);
   // One turn of the event loop passes between invocations, so that background work of the function gets its share
   // and a rejection that nobody handles is noticed.

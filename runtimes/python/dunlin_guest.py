@@ -28,6 +28,7 @@ JSON_PREFIX = len(b"application/json").to_bytes(4, "little") + b"application/jso
 BYTES_PREFIX = len(b"application/unknown").to_bytes(4, "little") + b"application/unknown"
 # These runtimes write characters beyond ASCII as they are; earlier ones escape them.
 ESCAPING_RUNTIMES = {"python3.%d" % minor for minor in range(6, 12)}
+TRACE_ID = "_X_AMZN_TRACE_ID"
 NO_BREAK_SPACE = "\u00a0"
 
 
@@ -326,26 +327,21 @@ ClientContext = record("ClientContext", ("custom", "env", "client"))
 class LambdaContext:
     """What a handler receives as its second argument."""
 
-    def __init__(self, meta, logs):
-        environment = os.environ
+    def __init__(self, meta, fixed, logs):
         self.aws_request_id = meta["requestId"]
-        self.log_group_name = environment.get("AWS_LAMBDA_LOG_GROUP_NAME")
-        self.log_stream_name = environment.get("AWS_LAMBDA_LOG_STREAM_NAME")
-        self.function_name = environment.get("AWS_LAMBDA_FUNCTION_NAME")
-        self.memory_limit_in_mb = environment.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
-        self.function_version = environment.get("AWS_LAMBDA_FUNCTION_VERSION")
+        self.__dict__.update(fixed)
         self.invoked_function_arn = meta.get("functionArn")
         self.tenant_id = meta.get("tenantId")
         self.client_context = None
-        client_context = parsed(meta.get("clientContext"), "Client Context")
-        if client_context is not None:
-            self.client_context = ClientContext(client_context)
+        if "clientContext" in meta:
+            self.client_context = ClientContext(parsed(meta["clientContext"], "Client Context"))
             if self.client_context.client is not None:
                 self.client_context.client = Client(self.client_context.client)
-        identity = parsed(meta.get("identity"), "Cognito Identity") or {}
         self.identity = CognitoIdentity()
-        self.identity.cognito_identity_id = identity.get("cognitoIdentityId")
-        self.identity.cognito_identity_pool_id = identity.get("cognitoIdentityPoolId")
+        if "identity" in meta:
+            identity = parsed(meta["identity"], "Cognito Identity") or {}
+            self.identity.cognito_identity_id = identity.get("cognitoIdentityId")
+            self.identity.cognito_identity_pool_id = identity.get("cognitoIdentityPoolId")
         self._epoch_deadline_time_in_ms = meta["deadlineMs"]
         self._logs = logs
 
@@ -360,6 +356,17 @@ class LambdaContext:
     def __repr__(self):
         shown = {key: value for key, value in vars(self).items() if not key.startswith("_")}
         return "LambdaContext([%s])" % ",".join("%s=%s" % pair for pair in shown.items())
+
+
+def fixed_context():
+    """The part of the context that is the same for every invocation."""
+    return {
+        "log_group_name": os.environ.get("AWS_LAMBDA_LOG_GROUP_NAME"),
+        "log_stream_name": os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME"),
+        "function_name": os.environ.get("AWS_LAMBDA_FUNCTION_NAME"),
+        "memory_limit_in_mb": os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"),
+        "function_version": os.environ.get("AWS_LAMBDA_FUNCTION_VERSION"),
+    }
 
 
 def parsed(value, name):
@@ -427,13 +434,13 @@ class HasDecimals(Exception):
     """The value holds a decimal: it takes the slower way."""
 
 
-def run(handler, meta, event_bytes, encoder, logs):
+def run(handler, meta, event_bytes, fixed, encoder, logs):
     """Runs one invocation and sends its answer."""
     request_id = meta["requestId"]
     try:
-        context = LambdaContext(meta, logs)
+        context = LambdaContext(meta, fixed, logs)
         try:
-            event = json.loads(bytes(event_bytes)) if len(event_bytes) else {}
+            event = json.loads(str(event_bytes, "utf-8")) if len(event_bytes) else {}
         except ValueError as error:
             raise Fault("Runtime.UnmarshalError", "Unable to unmarshal input: %s" % error) from error
         result = handler(event, context)
@@ -479,6 +486,8 @@ def flush():
 def serve(reader, handler, logs):
     """Answers invocations until the platform closes the channel."""
     encoder = Encoder()
+    fixed = fixed_context()
+    traced = TRACE_ID in os.environ
     while True:
         frame = reader.frame()
         if frame is None:
@@ -487,15 +496,16 @@ def serve(reader, handler, logs):
         if kind != INVOKE:
             raise ValueError("unexpected frame of kind %d" % kind)
         meta_end = 4 + int.from_bytes(body[:4], "little")
-        meta = json.loads(bytes(body[4:meta_end]))
+        meta = json.loads(str(body[4:meta_end], "utf-8"))
         logs.request_id = meta["requestId"]
         logs.tenant_id = meta.get("tenantId")
         trace_id = meta.get("traceId")
         if trace_id:
-            os.environ["_X_AMZN_TRACE_ID"] = trace_id
-        else:
-            os.environ.pop("_X_AMZN_TRACE_ID", None)
-        run(handler, meta, body[meta_end:], encoder, logs)
+            os.environ[TRACE_ID] = trace_id
+        elif traced:
+            os.environ.pop(TRACE_ID, None)
+        traced = bool(trace_id)
+        run(handler, meta, body[meta_end:], fixed, encoder, logs)
 
 
 def main():
@@ -505,7 +515,7 @@ def main():
     frame = reader.frame()
     if frame is None:
         return
-    order = json.loads(bytes(frame[1]))
+    order = json.loads(str(frame[1], "utf-8"))
     prepare(order)
     logs = Logs()
     logs.install()
