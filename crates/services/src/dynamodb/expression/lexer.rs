@@ -144,8 +144,8 @@ impl<'a> Cursor<'a> {
         };
         let span = |at: usize| self.tokens.get(at).map(|(_, span)| span.clone());
         let before = self.at.checked_sub(1).and_then(span);
-        let start = before.or_else(|| span(self.at)).map_or(0, |span| span.start);
-        let end = span(self.at + 1).or_else(|| span(self.at)).map_or(self.source.len(), |span| span.end);
+        let start = before.clone().or_else(|| span(self.at)).map_or(0, |span| span.start);
+        let end = span(self.at + 1).or_else(|| span(self.at)).or(before).map_or(0, |span| span.end);
         Fault::new(format!("Syntax error; token: \"{token}\", near: \"{}\"", &self.source[start..end]))
     }
 }

@@ -1,1 +1,130 @@
-//! Placeholder of concurrency.
+//! Many at once: nothing is lost, nothing fails, nothing is seen half.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_counter_loses_no_update() {
+    let bench = Bench::with_items().await;
+    let table = bench.clone();
+    at_once(64, move |_| {
+        let bench = table.clone();
+        async move {
+            for _ in 0..10 {
+                let update = json!({
+                    "TableName": "items", "Key": { "id": { "S": "hot" } }, "UpdateExpression": "ADD n :one",
+                    "ExpressionAttributeValues": { ":one": { "N": "1" } },
+                });
+                bench.ok("UpdateItem", update).await;
+            }
+        }
+    })
+    .await;
+    assert_eq!(bench.get("items", json!({ "id": { "S": "hot" } })).await["n"], json!({ "N": "640" }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_on_one_store_lose_no_update() {
+    let store = MemoryStore::shared();
+    let node = |seed| Bench {
+        service: DynamoDb::new(store.clone(), ManualClock::at_ms(1), SeededRandom::new(seed), Config::default()),
+    };
+    let nodes = [node(1), node(2)];
+    nodes[0].create("items", &[("id", "S")]).await;
+    let both = nodes.clone();
+    at_once(8, move |number| {
+        let bench = both[number % 2].clone();
+        async move {
+            for _ in 0..20 {
+                let update = json!({
+                    "TableName": "items", "Key": { "id": { "S": "hot" } },
+                    "UpdateExpression": "SET n = if_not_exists(n, :zero) + :one",
+                    "ExpressionAttributeValues": { ":one": { "N": "1" }, ":zero": { "N": "0" } },
+                });
+                bench.ok("UpdateItem", update).await;
+            }
+        }
+    })
+    .await;
+    assert_eq!(nodes[0].get("items", json!({ "id": { "S": "hot" } })).await["n"], json!({ "N": "160" }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_would_be_first_one_is() {
+    let bench = Bench::with_items().await;
+    let winners = shared(AtomicUsize::new(0));
+    let (table, won) = (bench.clone(), Arc::clone(&winners));
+    at_once(32, move |number| {
+        let (bench, won) = (table.clone(), Arc::clone(&won));
+        async move {
+            let put = json!({
+                "TableName": "items", "Item": { "id": { "S": "a" }, "by": { "N": number.to_string() } },
+                "ConditionExpression": "attribute_not_exists(id)",
+            });
+            match bench.call("PutItem", put).await {
+                Ok(_) => {
+                    won.fetch_add(1, Ordering::SeqCst);
+                }
+                Err(error) => assert_eq!(error.code, "ConditionalCheckFailedException"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(winners.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_deleted_under_its_writers_leaves_nothing() {
+    let bench = Bench::with_items().await;
+    let table = bench.clone();
+    at_once(8, move |number| {
+        let bench = table.clone();
+        async move {
+            for count in 0..20 {
+                if number == 0 && count == 10 {
+                    bench.ok("DeleteTable", json!({ "TableName": "items" })).await;
+                }
+                let item = json!({ "id": { "S": format!("{number}-{count}") } });
+                if let Err(error) = bench.call("PutItem", json!({ "TableName": "items", "Item": item })).await {
+                    assert_eq!(error.code, "ResourceNotFoundException");
+                }
+            }
+        }
+    })
+    .await;
+    while bench.service.sweep().await.unwrap() > 0 {}
+    let all = store::Range::prefix(vec![model::prefixes::DYNAMODB.byte]);
+    let left = bench.service.shared.store.range(&all).await.unwrap();
+    assert!(left.entries.is_empty(), "{:?}", left.entries);
+}
+
+/// `cargo test -p services -- --ignored --nocapture dynamodb::tests::concurrency::cost`
+#[tokio::test]
+#[ignore = "prints figures; nothing to pass or fail"]
+async fn cost_of_calls_on_a_store_in_memory() {
+    let bench = Bench::with_items().await;
+    let body = "x".repeat(1_000);
+    let count = 3_000u32;
+    for (name, operation) in [("PutItem", 0), ("GetItem", 1), ("UpdateItem", 2)] {
+        let started = Instant::now();
+        for number in 0..count {
+            let id = json!({ "S": number.to_string() });
+            match operation {
+                0 => bench.put("items", json!({ "id": id, "data": { "S": body } })).await,
+                1 => {
+                    bench.get("items", json!({ "id": id })).await;
+                }
+                _ => {
+                    let update = json!({
+                        "TableName": "items", "Key": { "id": id }, "UpdateExpression": "ADD n :one",
+                        "ExpressionAttributeValues": { ":one": { "N": "1" } },
+                    });
+                    bench.ok("UpdateItem", update).await;
+                }
+            }
+        }
+        println!("{name}: {:.1} µs", started.elapsed().as_secs_f64() * 1e6 / f64::from(count));
+    }
+}
