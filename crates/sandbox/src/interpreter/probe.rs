@@ -175,4 +175,22 @@ mod tests {
         assert!(run(Command::new("/bin/sh").args(["-c", "exit 3"])).unwrap_err().contains('3'));
         assert!(run(&mut Command::new("/nonexistent/python3")).unwrap_err().starts_with("it cannot be started"));
     }
+
+    #[test]
+    fn the_guest_is_compiled_once_for_each_python() {
+        let interpreters = super::super::discover(&super::super::Environment::of_process());
+        let pythons = interpreters.usable.iter().filter(|known| known.family == Family::Python);
+        let minors: std::collections::BTreeSet<u32> = pythons.map(|known| known.version.1).collect();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("dunlin_part.py"), "x = 1\n").unwrap();
+        let compiled = || -> Vec<(std::ffi::OsString, std::time::SystemTime)> {
+            let entries = std::fs::read_dir(folder.path().join("__pycache__")).into_iter().flatten().flatten();
+            entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap())).collect()
+        };
+        assert_eq!(precompile(&interpreters, folder.path()), [""; 0]);
+        let first = compiled();
+        assert_eq!(first.len(), minors.len(), "{first:?}");
+        assert_eq!(precompile(&interpreters, folder.path()), [""; 0]);
+        assert_eq!(compiled(), first);
+    }
 }
