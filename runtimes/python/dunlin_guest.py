@@ -251,10 +251,10 @@ def prepare(order):
     root = order["root"]
     os.chdir(root)
     version = "python%d.%d" % sys.version_info[:2]
-    first = [root, "/opt/python/lib/%s/site-packages" % version, "/opt/python", "/var/runtime"]
-    named = [entry for entry in order["environment"].get("PYTHONPATH", "").split(":") if entry]
+    layers = ["/opt/python/lib/%s/site-packages" % version, "/opt/python", "/var/runtime"]
+    named = os.environ.get("PYTHONPATH", "").split(":")
     paths = [root]
-    for entry in named + first[1:] + sys.path:
+    for entry in [entry for entry in named if entry not in layers] + layers + sys.path:
         if entry and entry != HERE and entry not in paths:
             paths.append(entry)
     sys.path[:] = paths

@@ -27,6 +27,7 @@ print('\\n'.join(sys.path))
 /// Compiles each module of a folder where that was not done since the module changed.
 const PYTHON_COMPILE: &str = "import os, py_compile, sys
 from importlib.util import cache_from_source
+os.umask(0o022)
 folder = sys.argv[1]
 for name in os.listdir(folder):
     if name.startswith('dunlin_') and name.endswith('.py'):
