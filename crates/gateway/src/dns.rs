@@ -202,11 +202,7 @@ mod tests {
     #[test]
     fn empty_missing_and_failed_answers_differ_in_their_code() {
         let asked = query("a.b", 28);
-        for (answer, code) in [
-            (Answer::V6(vec![]), 0x80),
-            (Answer::NoSuchName, 0x83),
-            (Answer::Failed, 0x82),
-        ] {
+        for (answer, code) in [(Answer::V6(vec![]), 0x80), (Answer::NoSuchName, 0x83), (Answer::Failed, 0x82)] {
             let bytes = encode(&asked, &answer);
             assert_eq!((bytes[3], bytes[7]), (code, 0), "{answer:?}");
         }

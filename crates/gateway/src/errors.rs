@@ -10,8 +10,10 @@ use http::{Response, StatusCode};
 /// What went wrong on the way to or from a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// No such site, stage, route or method.
+    /// No such site, route or method.
     NoRoute,
+    /// No such stage of a REST API.
+    NoStage,
     /// Nobody signed.
     NotSigned,
     /// The signature is wrong. AWS's code and words.
@@ -62,7 +64,7 @@ fn busy(mut response: Response<Bytes>, fault: &Fault) -> Response<Bytes> {
 pub fn of_function_url(fault: &Fault) -> Response<Bytes> {
     let forbidden = |text: &str| message(403, "Message", text, Some("AccessDeniedException"));
     let response = match fault {
-        Fault::NoRoute => {
+        Fault::NoRoute | Fault::NoStage => {
             let mut response = answer(403, "application/json", &br#"{"Message":null}"#[..]);
             response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static("AccessDeniedException"));
             response
@@ -82,7 +84,7 @@ pub fn of_function_url(fault: &Fault) -> Response<Bytes> {
 /// The answer of an HTTP API.
 pub fn of_http_api(fault: &Fault) -> Response<Bytes> {
     let (status, text) = match fault {
-        Fault::NoRoute => (404, "Not Found"),
+        Fault::NoRoute | Fault::NoStage => (404, "Not Found"),
         Fault::NotSigned | Fault::Forbidden | Fault::BadSignature(..) => (403, "Forbidden"),
         Fault::TooLarge => (413, "Request Entity Too Large"),
         Fault::BadRequest => (400, "Bad Request"),
@@ -99,6 +101,7 @@ pub fn of_rest_api(fault: &Fault) -> Response<Bytes> {
         Fault::NoRoute | Fault::NotSigned => {
             (403, "Missing Authentication Token", "MissingAuthenticationTokenException")
         }
+        Fault::NoStage => (403, "Forbidden", "ForbiddenException"),
         Fault::BadSignature(code, text) => (403, text.as_str(), code.as_str()),
         Fault::Forbidden => {
             let text = "User is not authorized to access this resource";

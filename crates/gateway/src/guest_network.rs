@@ -1,4 +1,377 @@
-//! Placeholder.
+//! The network of a sandbox, served from outside: its DNS and every TCP connection that it opens.
+//!
+//! | the guest connects to                         | it reaches                                             |
+//! |-----------------------------------------------|--------------------------------------------------------|
+//! | `GUEST_ENDPOINT` (in its AWS_ENDPOINT_URL)    | the platform, plain HTTP                               |
+//! | a served AWS name, port 443                   | the platform, TLS with a leaf of the authority         |
+//! | a served AWS name, port 80                    | the platform, plain HTTP                               |
+//! | `ID.….localhost`, the platform's port         | the platform, plain HTTP                               |
+//! | a name or address that the operator opened    | that target                                            |
+//! | any other name or address                     | that address if it is public, spliced; else nothing    |
+//!
+//! Names that the platform answers get synthetic addresses from 100.64.0.0/16, kept per sandbox. An accepted stream's
+//! local address is the address that the guest wanted.
+//!
+//! Invariants
+//!   1. A refusal is decided on the address that is dialled, after every look-up (`egress`).
+//!   2. The identity of a connection is the sandbox whose socket it came on.
+//!   3. Dropping the guard ends everything and closes the sandbox's sockets.
 
-/// Host of the endpoint that sandboxes are given.
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::dns::{self, Answer, Kind, Parsed, Query};
+use crate::door::{GuestIdentity, Peer};
+use crate::egress::{self, OpenTarget};
+use crate::listener;
+use crate::names;
+use crate::service::Gateway;
+
+/// Host of the endpoint that sandboxes are given. A link-local address needs no look-up and names nothing else: a
+/// sandbox has no link, and addresses of metadata services differ.
 pub const GUEST_HOST: &str = "169.254.100.1";
+/// What `AWS_ENDPOINT_URL` is set to inside a sandbox that has a network namespace.
+pub const GUEST_ENDPOINT: &str = "http://169.254.100.1";
+/// The name of this host inside a sandbox, where the operator opened ports of it.
+pub const HOST_NAME: &str = "host.dunlin.internal";
+
+const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 1);
+/// Most names that one sandbox gets synthetic addresses for.
+const NAMES_MAX: u16 = 4_096;
+const LOOK_UPS_MAX: usize = 64;
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Looks names up outside of the sandbox.
+#[async_trait]
+pub trait Resolver: Send + Sync + 'static {
+    /// The addresses of a name.
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookUpError>;
+}
+
+/// Why a name has no addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookUpError {
+    /// There is no such name.
+    NoSuchName,
+    /// It is not known now.
+    Failed,
+}
+
+/// The host's own resolver.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostResolver;
+
+#[async_trait]
+impl Resolver for HostResolver {
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookUpError> {
+        match tokio::time::timeout(LOOK_UP_TIMEOUT, tokio::net::lookup_host((name, 0))).await {
+            Ok(Ok(found)) => Ok(found.map(|address| address.ip().to_canonical()).collect()),
+            // The system's words are the only thing that tells the two apart.
+            Ok(Err(error)) if error.to_string().contains("emporary failure") => Err(LookUpError::Failed),
+            Ok(Err(_)) => Err(LookUpError::NoSuchName),
+            Err(_) => Err(LookUpError::Failed),
+        }
+    }
+}
+
+/// Settings of the guests' network.
+#[derive(Debug, Clone)]
+pub struct GuestNetworkConfig {
+    /// Targets that are not public and yet open.
+    pub open: Vec<OpenTarget>,
+    /// Most connections of one sandbox at once.
+    pub connections_max: usize,
+}
+
+impl Default for GuestNetworkConfig {
+    fn default() -> Self {
+        Self { open: Vec::new(), connections_max: 1_024 }
+    }
+}
+
+/// Serves the networks of sandboxes.
+pub struct GuestNetworkService {
+    gateway: Arc<Gateway>,
+    tls: TlsAcceptor,
+    resolver: Arc<dyn Resolver>,
+    config: GuestNetworkConfig,
+}
+
+/// A sandbox's network while it is served. Dropping it ends every connection.
+#[derive(Debug)]
+pub struct GuestNetworkGuard {
+    _ending: DropGuard,
+}
+
+impl GuestNetworkService {
+    /// A service that answers AWS names with `tls` (see `tls::of_authority`).
+    pub fn new(
+        gateway: Arc<Gateway>,
+        tls: TlsAcceptor,
+        resolver: Arc<dyn Resolver>,
+        config: GuestNetworkConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self { gateway, tls, resolver, config })
+    }
+
+    /// Serves one sandbox until the guard is dropped. Must be called within a tokio runtime.
+    pub fn serve(
+        self: &Arc<Self>,
+        identity: GuestIdentity,
+        tcp: Vec<TcpListener>,
+        dns: Option<UdpSocket>,
+    ) -> GuestNetworkGuard {
+        let ending = CancellationToken::new();
+        let guest = Arc::new(Guest {
+            service: self.clone(),
+            identity: Arc::new(identity),
+            names: Mutex::new(Names::default()),
+            ending: ending.clone(),
+        });
+        let room = Arc::new(Semaphore::new(self.config.connections_max));
+        for listener in tcp {
+            tokio::spawn(guest.clone().accept(listener, room.clone()));
+        }
+        if let Some(socket) = dns {
+            let (guest, ending) = (guest, ending.clone());
+            tokio::spawn(async move { ending.run_until_cancelled(guest.answer_names(Arc::new(socket))).await });
+        }
+        GuestNetworkGuard { _ending: ending.drop_guard() }
+    }
+}
+
+/// What a synthetic address stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Meaning {
+    /// A name that the platform answers.
+    Platform,
+    /// A name that is looked up when it is dialled.
+    Outside(String),
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    by_name: HashMap<String, Ipv4Addr>,
+    by_address: HashMap<Ipv4Addr, Meaning>,
+}
+
+impl Names {
+    /// The address of a name; always the same within one sandbox.
+    fn address(&mut self, name: &str, meaning: Meaning) -> Option<Ipv4Addr> {
+        if let Some(address) = self.by_name.get(name) {
+            return Some(*address);
+        }
+        let next = u16::try_from(self.by_name.len() + 1).ok().filter(|next| *next <= NAMES_MAX)?;
+        let [high, low] = next.to_be_bytes();
+        let address = Ipv4Addr::new(100, 64, high, low);
+        self.by_name.insert(name.to_owned(), address);
+        self.by_address.insert(address, meaning);
+        Some(address)
+    }
+}
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Plan {
+    Platform { tls: bool },
+    Dial(SocketAddr),
+    DialName(String, u16),
+    Refuse,
+}
+
+/// Decides over a connection by the address that was wanted. Pure.
+fn plan(wanted: SocketAddr, meaning: Option<&Meaning>, platform_port: u16) -> Plan {
+    let address = wanted.ip().to_canonical();
+    if address == IpAddr::V4(GUEST_ADDRESS) {
+        return if wanted.port() == 80 { Plan::Platform { tls: false } } else { Plan::Refuse };
+    }
+    match (meaning, wanted.port()) {
+        (Some(Meaning::Platform), 443) => Plan::Platform { tls: true },
+        (Some(Meaning::Platform), port) if port == 80 || port == platform_port => Plan::Platform { tls: false },
+        (Some(Meaning::Platform), _) => Plan::Refuse,
+        (Some(Meaning::Outside(name)), port) => Plan::DialName(name.clone(), port),
+        (None, port) => Plan::Dial(SocketAddr::new(address, port)),
+    }
+}
+
+struct Guest {
+    service: Arc<GuestNetworkService>,
+    identity: Arc<GuestIdentity>,
+    names: Mutex<Names>,
+    ending: CancellationToken,
+}
+
+impl Guest {
+    async fn accept(self: Arc<Self>, listener: TcpListener, room: Arc<Semaphore>) {
+        while let Some((stream, _, permit)) = listener::accept(&listener, &room, &self.ending).await {
+            let guest = self.clone();
+            tokio::spawn(async move {
+                if let Ok(wanted) = stream.local_addr() {
+                    guest.ending.run_until_cancelled(guest.connect(stream, wanted)).await;
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn connect(&self, stream: TcpStream, wanted: SocketAddr) {
+        let meaning = match wanted.ip().to_canonical() {
+            IpAddr::V4(address) => self.names.lock().by_address.get(&address).cloned(),
+            IpAddr::V6(_) => None,
+        };
+        match plan(wanted, meaning.as_ref(), self.service.gateway.config().port) {
+            Plan::Platform { tls } => self.serve(stream, wanted, tls).await,
+            Plan::Dial(target) => self.splice(stream, &[target], egress::is_open(target, self.open())).await,
+            Plan::DialName(name, port) => self.splice_name(stream, &name, port).await,
+            Plan::Refuse => tracing::debug!(function = %self.identity.function.arn(), %wanted, "refused"),
+        }
+    }
+
+    fn open(&self) -> &[OpenTarget] {
+        &self.service.config.open
+    }
+
+    async fn serve(&self, stream: TcpStream, wanted: SocketAddr, tls: bool) {
+        let Ok(address) = stream.peer_addr() else { return };
+        let guest = Some(self.identity.clone());
+        let peer = Peer { address, secure: tls, port: wanted.port(), guest, spelling: None };
+        let acceptor = tls.then(|| self.service.tls.clone());
+        listener::serve(self.service.gateway.clone(), stream, peer, acceptor, self.ending.clone()).await;
+    }
+
+    async fn splice_name(&self, stream: TcpStream, name: &str, port: u16) {
+        let opened = egress::is_open_name(name, port, self.open());
+        let addresses = if name == HOST_NAME {
+            // Without the operator's word this host is no destination.
+            if opened { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { Vec::new() }
+        } else {
+            self.service.resolver.resolve(name).await.unwrap_or_default()
+        };
+        let targets: Vec<SocketAddr> = addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
+        self.splice(stream, &targets, opened).await;
+    }
+
+    /// Connects to the first target that may be reached and answers, and copies both ways.
+    async fn splice(&self, mut stream: TcpStream, targets: &[SocketAddr], opened: bool) {
+        for target in targets {
+            if !opened && let Err(refused) = egress::judge(target.ip(), is_own_address(*target)) {
+                tracing::debug!(function = %self.identity.function.arn(), %target, %refused, "egress refused");
+                continue;
+            }
+            let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(target)).await;
+            let Ok(Ok(mut outside)) = dialled else { continue };
+            let (_, _) = (stream.set_nodelay(true), outside.set_nodelay(true));
+            // Either side may break off at any time; nobody is left to tell.
+            let _ = tokio::io::copy_bidirectional(&mut stream, &mut outside).await;
+            return;
+        }
+    }
+
+    async fn answer_names(self: Arc<Self>, socket: Arc<UdpSocket>) {
+        let room = Arc::new(Semaphore::new(LOOK_UPS_MAX));
+        let mut packet = [0; 1_500];
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut packet).await else {
+                // An answer that could not be delivered shows up here.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            };
+            let query = match dns::parse(&packet[..length]) {
+                Parsed::Ignore => continue,
+                Parsed::Refuse(answer) => {
+                    let _ = socket.send_to(&answer, from).await;
+                    continue;
+                }
+                Parsed::Query(query) => query,
+            };
+            if let Some(answer) = self.known(&query) {
+                let _ = socket.send_to(&dns::encode(&query, &answer), from).await;
+                continue;
+            }
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            let (guest, socket) = (self.clone(), socket.clone());
+            tokio::spawn(async move {
+                let answer = guest.look_up(&query.name).await;
+                let _ = socket.send_to(&dns::encode(&query, &answer), from).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// The answer that needs no look-up.
+    fn known(&self, query: &Query) -> Option<Answer> {
+        let name = query.name.as_str();
+        let synthetic = |meaning: Meaning| match query.kind {
+            Kind::A => match self.names.lock().address(name, meaning) {
+                Some(address) => Answer::V4(vec![address]),
+                None => Answer::Failed,
+            },
+            _ => Answer::V6(Vec::new()),
+        };
+        if names::is_served(name) {
+            return Some(synthetic(Meaning::Platform));
+        }
+        if self.open().iter().any(|target| target.host == name) {
+            return Some(synthetic(Meaning::Outside(name.to_owned())));
+        }
+        if name.ends_with(".dunlin.internal") || name.ends_with(".arpa") {
+            return Some(Answer::NoSuchName);
+        }
+        let local = name == "localhost" || name.ends_with(".localhost");
+        match query.kind {
+            Kind::A if local => Some(Answer::V4(vec![Ipv4Addr::LOCALHOST])),
+            Kind::A => None,
+            // The guest's network is IPv4: a name that has IPv6 addresses only gets a synthetic one.
+            Kind::Aaaa | Kind::Other => Some(Answer::V6(Vec::new())),
+        }
+    }
+
+    async fn look_up(&self, name: &str) -> Answer {
+        let found = match self.service.resolver.resolve(name).await {
+            Ok(found) => found,
+            Err(LookUpError::NoSuchName) => return Answer::NoSuchName,
+            Err(LookUpError::Failed) => return Answer::Failed,
+        };
+        let v4: Vec<Ipv4Addr> = found
+            .iter()
+            .filter_map(|address| match address {
+                IpAddr::V4(address) => Some(*address),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        if v4.is_empty() && !found.is_empty() {
+            let address = self.names.lock().address(name, Meaning::Outside(name.to_owned()));
+            return address.map_or(Answer::Failed, |address| Answer::V4(vec![address]));
+        }
+        // What could not be reached is not shown either: names of an inner network stay inside.
+        let reachable = |address: &Ipv4Addr| {
+            let opened = self.open().iter().any(|target| target.host.parse() == Ok(IpAddr::V4(*address)));
+            opened || egress::judge(IpAddr::V4(*address), false).is_ok()
+        };
+        Answer::V4(v4.into_iter().filter(reachable).collect())
+    }
+}
+
+/// Whether an address is one of this host's: only then does the system choose it as the source towards itself.
+fn is_own_address(target: SocketAddr) -> bool {
+    let any = if target.is_ipv4() { SocketAddr::from(([0, 0, 0, 0], 0)) } else { SocketAddr::from(([0u16; 8], 0)) };
+    let source = std::net::UdpSocket::bind(any).and_then(|socket| {
+        // Connecting a datagram socket sends nothing.
+        socket.connect(target)?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == target.ip())
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,20 +6,32 @@
 //!   1. No particular service is known: AWS calls go through `door::AwsDoor`, functions through `model::ports`.
 //!   2. Decisions are pure (`route`, `browser`, `http_event`, `errors`, `egress`, `dns`) and apart from sockets.
 
+pub mod authority;
 pub mod browser;
 pub mod config;
 mod detached;
+pub mod dns;
 pub mod door;
+#[cfg(test)]
+mod doubles;
+pub mod egress;
 pub mod errors;
 pub mod guest_network;
 pub mod http_event;
 pub mod listener;
+pub mod names;
 pub mod route;
 mod service;
 mod site;
 pub mod spelling;
+#[cfg(test)]
+mod tests;
+pub mod tls;
 
+pub use authority::Authority;
 pub use config::Config;
 pub use door::{AdminDoor, AuthDenied, AwsDoor, ClientAddress, GuestIdentity, Peer};
+pub use egress::OpenTarget;
+pub use guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkGuard, GuestNetworkService, HostResolver};
 pub use listener::{Listening, listen};
 pub use service::{Gateway, GatewayParts};

@@ -46,7 +46,8 @@ pub fn is_served(name: &str) -> bool {
     if route::site_of_host(name).is_some() {
         return true;
     }
-    let below = [".amazonaws.com.cn", ".amazonaws.com", ".api.aws"].iter().find_map(|domain| name.strip_suffix(*domain));
+    let below =
+        [".amazonaws.com.cn", ".amazonaws.com", ".api.aws"].iter().find_map(|domain| name.strip_suffix(*domain));
     let Some(labels) = below else { return false };
     let mut labels: Vec<&str> = labels.split('.').filter(|label| *label != "dualstack" && *label != "vpce").collect();
     // `SERVICE.REGION`, `REGION.queue`, and `SERVICE` alone.

@@ -104,11 +104,10 @@ impl Gateway {
         let host = browser::host_name(&authority);
         let scheme = self.scheme(&parts.headers, peer);
         let origin = format!("{scheme}://{authority}");
-        let path = parts.uri.path().to_owned();
         let view = View {
             host: &host,
             method: parts.method.as_str(),
-            path: &path,
+            path: parts.uri.path(),
             query: parts.uri.query().unwrap_or(""),
             headers: &parts.headers,
         };
@@ -215,7 +214,7 @@ impl Gateway {
             forwarded_for,
             scheme,
             port: peer.port,
-            spelling: peer.spelling.as_ref().map(crate::spelling::Recorder::spelling).unwrap_or_default(),
+            spelling: peer.spelling.as_ref(),
         };
         self.serve_site(&site, call).await
     }

@@ -26,7 +26,7 @@ use crate::door::AuthDenied;
 use crate::errors::{self, Fault};
 use crate::http_event::{Facts, Malformed, cors, http_router, rest_router, trace_id, v1, v2};
 use crate::service::Gateway;
-use crate::spelling::Spelling;
+use crate::spelling::{Recorder, Spelling};
 
 /// A whole request for a site, with what the listener and the router know about it.
 pub(crate) struct SiteCall<'a> {
@@ -42,7 +42,7 @@ pub(crate) struct SiteCall<'a> {
     pub forwarded_for: String,
     pub scheme: &'static str,
     pub port: u16,
-    pub spelling: Spelling,
+    pub spelling: Option<&'a Recorder>,
 }
 
 /// The ids and times of one exchange.
@@ -71,14 +71,14 @@ impl Gateway {
         let mut response = match url.cors.as_ref().and_then(preflight) {
             Some(response) => response,
             None => {
-                self.function_url_answer(url, call, stamp).await.unwrap_or_else(|fault| errors::of_function_url(&fault))
+                let answer = self.function_url_answer(url, call, stamp).await;
+                let mut response = answer.unwrap_or_else(|fault| errors::of_function_url(&fault));
+                if let Some(cors) = &url.cors {
+                    cors::apply(cors, headers, response.headers_mut());
+                }
+                response
             }
         };
-        if let Some(cors) = &url.cors {
-            if call.parts.method != http::Method::OPTIONS || !headers.contains_key("access-control-request-method") {
-                cors::apply(cors, headers, response.headers_mut());
-            }
-        }
         set(&mut response, "x-amzn-requestid", &stamp.invocation_id);
         set(&mut response, "x-amzn-trace-id", &stamp.trace_id);
         response
@@ -162,7 +162,8 @@ impl Gateway {
                     variables: &staged.stage.variables,
                     binary_media_types: None,
                 };
-                v1::event(&facts, &route, request_id)
+                let spelling = call.spelling();
+                v1::event(&Facts { spelling: &spelling, ..facts }, &route, request_id)
             }
         };
         let payload = self.invoke(function, event, Trigger::Api, Some(timeout_ms), stamp).await?;
@@ -192,7 +193,7 @@ impl Gateway {
     ) -> Result<Response<Bytes>, Fault> {
         let inner = call.path.strip_prefix('/').unwrap_or(call.path);
         let (stage, path) = inner.split_at(inner.find('/').unwrap_or(inner.len()));
-        let stage = api.stages.get(stage).ok_or(Fault::Forbidden)?;
+        let stage = api.stages.get(stage).ok_or(Fault::NoStage)?;
         let path = if path.is_empty() { "/" } else { path };
         let matched = rest_router::find(&stage.methods, call.parts.method.as_str(), path).ok_or(Fault::NoRoute)?;
         let caller = self.caller(matched.method.auth, call, "execute-api").await?;
@@ -216,7 +217,8 @@ impl Gateway {
             variables: &stage.variables,
             binary_media_types: Some(&api.binary_media_types),
         };
-        let event = v1::event(&facts, &route, extended_id);
+        let spelling = call.spelling();
+        let event = v1::event(&Facts { spelling: &spelling, ..facts }, &route, extended_id);
         let payload = self.invoke(function, event, Trigger::Api, Some(timeout_ms), stamp).await?;
         let accept = call.parts.headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
         let reading = v1::Reading::Rest { binary_media_types: &api.binary_media_types, accept };
@@ -297,7 +299,7 @@ impl SiteCall<'_> {
             path: self.path,
             query: self.parts.uri.query().unwrap_or(""),
             headers: &self.parts.headers,
-            spelling: &self.spelling,
+            spelling: Spelling::UNKNOWN,
             body: &self.body,
             protocol: if self.parts.version == http::Version::HTTP_2 { "HTTP/2.0" } else { "HTTP/1.1" },
             source_ip: self.source_ip,
@@ -312,6 +314,10 @@ impl SiteCall<'_> {
             trace_id: &stamp.trace_id,
             caller: None,
         }
+    }
+
+    fn spelling(&self) -> Spelling {
+        self.spelling.map(Recorder::spelling).unwrap_or_default()
     }
 
     fn api_domain(&self, region: &model::Region) -> Cow<'_, str> {

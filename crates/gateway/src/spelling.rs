@@ -22,6 +22,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 struct Head {
     bytes: Vec<u8>,
     complete: bool,
+    /// The connection speaks HTTP/2, where names have one spelling.
+    off: bool,
 }
 
 /// The head of the request that is being read on one connection.
@@ -47,12 +49,15 @@ impl Recorder {
             head.bytes.truncate(from + end);
         }
         head.complete = end.is_some() || head.bytes.len() == HEAD_BYTES_MAX;
+        if head.complete && head.bytes.starts_with(b"PRI * HTTP/2") {
+            *head = Head { complete: true, off: true, ..Head::default() };
+        }
     }
 
-    /// An answer goes out: what is read next is another head.
-    fn writing(&self) {
+    /// An answer goes out: what is read next is another head, unless it only says that the body may come.
+    fn writing(&self, bytes: &[u8]) {
         let mut head = self.0.lock();
-        if head.complete {
+        if head.complete && !head.off && !bytes.starts_with(b"HTTP/1.1 100") {
             head.bytes.clear();
             head.complete = false;
         }
@@ -64,6 +69,9 @@ impl Recorder {
 pub struct Spelling(Vec<String>);
 
 impl Spelling {
+    /// No name is known: each stays as it came.
+    pub const UNKNOWN: &'static Self = &Self(Vec::new());
+
     fn of_head(head: &[u8]) -> Self {
         let lines = head.split(|byte| *byte == b'\n').skip(1);
         let names = lines.filter_map(|line| {
@@ -106,7 +114,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Recorded<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Recorded<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.recorder.writing();
+        self.recorder.writing(buf);
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -115,7 +123,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Recorded<T> {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        self.recorder.writing();
+        self.recorder.writing(bufs.first().map_or(&[], |buf| buf));
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
@@ -145,9 +153,21 @@ mod tests {
         let spelling = recorder.spelling();
         assert_eq!(spelling.of("x-api-key"), "X-API-key");
         assert_eq!(spelling.of("body-line"), "body-line");
-        recorder.writing();
+        recorder.writing(b"HTTP/1.1 100 Continue\r\n\r\n");
+        recorder.reading(b"Body-Line: no\r\n\r\n");
+        assert_eq!(recorder.spelling().of("x-api-key"), "X-API-key");
+        recorder.writing(b"HTTP/1.1 200 OK\r\n");
         recorder.reading(b"GET / HTTP/1.1\r\nx-Api-Key: 1\r\n\r\n");
         assert_eq!(recorder.spelling().of("x-api-key"), "x-Api-Key");
+    }
+
+    #[test]
+    fn http_2_is_not_recorded() {
+        let recorder = Recorder::default();
+        recorder.reading(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        recorder.writing(b"frames");
+        recorder.reading(&[0; 1_000]);
+        assert!(recorder.0.lock().bytes.is_empty());
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub fn find_stage<'a>(api: &'a HttpApi, path: &'a str) -> Option<StageMatch<'a>>
 pub fn find<'a>(stage: &'a HttpStage, method: &str, path: &'a str) -> Option<Match<'a>> {
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
     let ranked = stage.routes.iter().filter_map(|route| {
-        let Some((route_method, route_path)) = route.route_key.split_once(' ') else { return None };
+        let (route_method, route_path) = route.route_key.split_once(' ')?;
         let any = route_method == "ANY";
         if !any && route_method != method {
             return None;

@@ -1,0 +1,241 @@
+//! The guests' network over real sockets of the loopback interface, with a resolver of its own.
+//!
+//! A test cannot redirect connections as a sandbox does; it hands streams in with the address that was wanted.
+
+use base::SystemClock;
+use bytes::Bytes;
+use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::Authority;
+use crate::doubles::{function, gateway, request, send, shown};
+
+struct Fixed;
+
+#[async_trait]
+impl Resolver for Fixed {
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookUpError> {
+        match name {
+            "public.example" => Ok(vec![IpAddr::from([8, 8, 8, 8]), IpAddr::from([10, 0, 0, 1])]),
+            "inner.example" => Ok(vec![IpAddr::from([10, 0, 0, 1])]),
+            "rebound.example" => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
+            "six.example" => Ok(vec!["::1".parse().unwrap()]),
+            "down.example" => Err(LookUpError::Failed),
+            _ => Err(LookUpError::NoSuchName),
+        }
+    }
+}
+
+struct World {
+    guest: Arc<Guest>,
+    authority: Arc<Authority>,
+    _folder: tempfile::TempDir,
+}
+
+fn world(open: &[String]) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Arc::new(Authority::open(folder.path(), SystemClock::shared()).unwrap());
+    let config = GuestNetworkConfig {
+        open: open.iter().map(|text| text.parse().unwrap()).collect(),
+        ..GuestNetworkConfig::default()
+    };
+    let tls = crate::tls::of_authority(authority.clone()).unwrap();
+    let service = GuestNetworkService::new(gateway(crate::Config::default()).0, tls, Arc::new(Fixed), config);
+    let identity = GuestIdentity { function: function(), version: "7".into(), role_arn: "r".into() };
+    let guest =
+        Guest { service, identity: Arc::new(identity), names: Mutex::default(), ending: CancellationToken::new() };
+    World { guest: Arc::new(guest), authority, _folder: folder }
+}
+
+impl World {
+    fn ask(&self, name: &str, kind: u16) -> Query {
+        let mut packet = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            packet.push(u8::try_from(label.len()).unwrap());
+            packet.extend_from_slice(label.as_bytes());
+        }
+        packet.extend_from_slice(&[0, 0, u8::try_from(kind).unwrap(), 0, 1]);
+        match dns::parse(&packet) {
+            Parsed::Query(query) => query,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn answer(&self, name: &str, kind: u16) -> Answer {
+        match self.guest.known(&self.ask(name, kind)) {
+            Some(answer) => answer,
+            None => self.guest.look_up(name).await,
+        }
+    }
+
+    async fn address(&self, name: &str) -> Ipv4Addr {
+        match self.answer(name, 1).await {
+            Answer::V4(addresses) => addresses[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A stream whose other end believes that `wanted` was dialled.
+    async fn connect(&self, wanted: SocketAddr) -> TcpStream {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let guest = self.guest.clone();
+        tokio::spawn(async move { guest.connect(stream, wanted).await });
+        client
+    }
+}
+
+#[tokio::test]
+async fn names_are_answered_by_what_they_are() {
+    let world = world(&["db.example:5432".into()]);
+    let first = world.address("dynamodb.us-east-1.amazonaws.com").await;
+    assert_eq!(first, Ipv4Addr::new(100, 64, 0, 1));
+    assert_eq!(world.address("sts.amazonaws.com").await, Ipv4Addr::new(100, 64, 0, 2));
+    assert_eq!(world.address("dynamodb.us-east-1.amazonaws.com").await, first);
+    assert_eq!(world.address("db.example").await, Ipv4Addr::new(100, 64, 0, 3));
+    assert_eq!(world.address("six.example").await, Ipv4Addr::new(100, 64, 0, 4));
+    for (name, kind, wanted) in [
+        ("dynamodb.us-east-1.amazonaws.com", 28, Answer::V6(vec![])),
+        ("public.example", 1, Answer::V4(vec![Ipv4Addr::new(8, 8, 8, 8)])),
+        ("public.example", 28, Answer::V6(vec![])),
+        ("public.example", 16, Answer::V6(vec![])),
+        ("inner.example", 1, Answer::V4(vec![])),
+        ("down.example", 1, Answer::Failed),
+        ("missing.example", 1, Answer::NoSuchName),
+        ("host.dunlin.internal", 1, Answer::NoSuchName),
+        ("1.0.0.127.in-addr.arpa", 12, Answer::NoSuchName),
+        ("localhost", 1, Answer::V4(vec![Ipv4Addr::LOCALHOST])),
+    ] {
+        assert_eq!(world.answer(name, kind).await, wanted, "{name} {kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_dns_socket_is_answered_and_noise_is_survived() {
+    let world = world(&[]);
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let guard = world.guest.service.serve((*world.guest.identity).clone(), Vec::new(), Some(socket));
+    let client = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    client.send_to(b"noise", address).await.unwrap();
+    client.send_to(&[0xff; 600], address).await.unwrap();
+    let question = b"\0\x09\x01\0\0\x01\0\0\0\0\0\0\x03sts\x09amazonaws\x03com\0\0\x01\0\x01";
+    client.send_to(question, address).await.unwrap();
+    let mut answer = [0; 512];
+    let (length, _) = client.recv_from(&mut answer).await.unwrap();
+    assert_eq!((answer[1], answer[7], &answer[length - 4..length]), (9, 1, &[100, 64, 0, 1][..]));
+    drop(guard);
+}
+
+#[tokio::test]
+async fn the_platform_is_reached_in_clear_and_through_tls() {
+    let world = world(&[]);
+    let auth = ("authorization", "AWS4 x");
+    let endpoint = SocketAddr::from((GUEST_ADDRESS, 80));
+    let asked = request("POST", "/", &[("host", GUEST_HOST), auth], b"{}");
+    let answer = send(world.connect(endpoint).await, asked).await;
+    assert_eq!(shown(&answer), "200 aws / http://169.254.100.1 2 bytes from 7");
+    let admin = request("GET", "/_dunlin/usage", &[("host", GUEST_HOST), auth], b"");
+    assert_eq!(send(world.connect(endpoint).await, admin).await.status(), 403);
+
+    let name = "dynamodb.us-east-1.amazonaws.com";
+    let wanted = SocketAddr::from((world.address(name).await, 443));
+    let stream = connector(&world).connect(ServerName::try_from(name).unwrap(), world.connect(wanted).await);
+    let asked = request("POST", "/", &[("host", name), auth], b"{}");
+    let answer: http::Response<Bytes> = send(stream.await.unwrap(), asked).await;
+    assert_eq!(shown(&answer), format!("200 aws / https://{name} 2 bytes from 7"));
+
+    let other = connector(&world).connect(ServerName::try_from("example.com").unwrap(), world.connect(wanted).await);
+    assert!(other.await.is_err(), "no certificate for a name that is not served");
+}
+
+fn connector(world: &World) -> tokio_rustls::TlsConnector {
+    let mut roots = RootCertStore::empty();
+    for certificate in rustls_pemfile::certs(&mut world.authority.certificate_pem().as_bytes()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// A server that greets, and its port.
+async fn greeter() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"hello").await;
+        }
+    });
+    port
+}
+
+async fn heard(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    // A refused connection may end with a reset.
+    let _ = stream.read_to_string(&mut text).await;
+    text
+}
+
+#[tokio::test]
+async fn inner_addresses_are_refused_however_they_are_named() {
+    let port = greeter().await;
+    let world = world(&[]);
+    for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "10.0.0.1", "169.254.169.254", "100.64.9.9"] {
+        let wanted = SocketAddr::new(address.parse().unwrap(), port);
+        assert_eq!(heard(world.connect(wanted).await).await, "", "{address}");
+    }
+    let six = SocketAddr::from((world.address("six.example").await, port));
+    assert_eq!(heard(world.connect(six).await).await, "");
+    let stream = world.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))).await;
+    let refused = heard(stream);
+    assert_eq!(refused.await, "");
+    // The control: the same server is reached where the operator opened it.
+    let opened = super::tests::world(&[
+        format!("127.0.0.1:{port}"),
+        format!("host.dunlin.internal:{port}"),
+        format!("rebound.example:{port}"),
+    ]);
+    assert_eq!(heard(opened.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await).await, "hello");
+    for name in [HOST_NAME, "rebound.example"] {
+        let wanted = SocketAddr::from((opened.address(name).await, port));
+        assert_eq!(heard(opened.connect(wanted).await).await, "hello", "{name}");
+        let closed = SocketAddr::from((opened.address(name).await, greeter().await));
+        assert_eq!(heard(opened.connect(closed).await).await, "", "{name}: another port");
+    }
+}
+
+#[test]
+fn plans_follow_the_wanted_address() {
+    let plan = |text: &str, meaning: Option<Meaning>| plan(text.parse().unwrap(), meaning.as_ref(), 4566);
+    let platform = || Some(Meaning::Platform);
+    assert_eq!(plan("169.254.100.1:80", None), Plan::Platform { tls: false });
+    assert_eq!(plan("[::ffff:169.254.100.1]:80", None), Plan::Platform { tls: false });
+    assert_eq!(plan("169.254.100.1:22", None), Plan::Refuse);
+    assert_eq!(plan("100.64.0.1:443", platform()), Plan::Platform { tls: true });
+    assert_eq!(plan("100.64.0.1:4566", platform()), Plan::Platform { tls: false });
+    assert_eq!(plan("100.64.0.1:22", platform()), Plan::Refuse);
+    let outside = Some(Meaning::Outside("db".into()));
+    assert_eq!(plan("100.64.0.2:5432", outside), Plan::DialName("db".into(), 5432));
+    assert_eq!(plan("100.64.0.2:5432", None), Plan::Dial("100.64.0.2:5432".parse().unwrap()));
+}
+
+#[test]
+fn the_hosts_own_addresses_are_known() {
+    assert!(is_own_address("127.0.0.1:1".parse().unwrap()));
+    assert!(!is_own_address("192.0.2.1:1".parse().unwrap()));
+}
+
+#[test]
+fn names_are_bounded() {
+    let mut names = Names::default();
+    for index in 0..NAMES_MAX {
+        assert!(names.address(&format!("n{index}"), Meaning::Platform).is_some());
+    }
+    assert_eq!(names.address("one more", Meaning::Platform), None);
+    assert!(names.address("n0", Meaning::Platform).is_some());
+}
