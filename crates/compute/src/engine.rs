@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admission::Admission;
+use crate::async_queue::{self, AsyncQueue};
 use crate::config::{EngineConfig, EngineParts, GuestNetwork};
 use crate::fleet::{EnvironmentInfo, Fleet};
 use crate::invoke;
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) admission: Arc<Admission>,
     pub(crate) fleet: Fleet,
     pub(crate) packages: Packages,
+    pub(crate) async_queue: AsyncQueue,
     /// Starts and ends of environments that go on beside the calls.
     pub(crate) tasks: TaskTracker,
     /// One keeper for each sandbox that there still is.
@@ -75,6 +77,7 @@ impl Engine {
             admission: Admission::new(config.account_concurrency),
             fleet: Fleet::new(&config),
             packages: Packages::open(config.code_root.clone(), catalog.clone(), random.clone())?,
+            async_queue: AsyncQueue::new(store, config.async_queue.clone(), random.hex(8)),
             catalog,
             meter,
             log_sink,
@@ -90,8 +93,8 @@ impl Engine {
             calls: TaskTracker::new(),
             closing: CancellationToken::new(),
         });
-        let _ = store;
         tokio::spawn(expire_idle(core.clone()));
+        tokio::spawn(async_queue::work(core.clone()));
         Ok(Arc::new(Self { core }))
     }
 
@@ -115,6 +118,11 @@ impl Engine {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn pools(&self) -> usize {
+        self.core.fleet.pools_len()
+    }
+
     fn end_environments(&self) {
         self.core.fleet.retire_all();
         self.core.fleet.kill_all();
@@ -135,8 +143,7 @@ impl Invoker for Engine {
     }
 
     async fn accept(&self, invocation: Invocation) -> Result<(), InvokeError> {
-        let _ = invocation;
-        Err(InvokeError::Internal("the asynchronous queue is not open".to_owned()))
+        async_queue::accept(&self.core, invocation).await
     }
 
     async fn dry_run(&self, function: &FunctionRef) -> Result<(), InvokeError> {

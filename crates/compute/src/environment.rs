@@ -21,6 +21,9 @@ use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::Frames;
 use crate::output::{Output, Read};
 use crate::pool::Pool;
+use crate::runtime_api::RuntimeApi;
+use crate::start::InitEnd;
+use crate::variables::TASK_ROOT;
 
 /// How long a guest whose channel has closed gets to end by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -69,6 +72,25 @@ pub(crate) enum Answer {
 pub(crate) enum Guest {
     /// Frames of a managed runtime.
     Frames(Frames),
+    /// The HTTP Runtime API of a custom runtime.
+    Api(Arc<RuntimeApi>),
+}
+
+impl Guest {
+    /// Waits for the end of the init phase.
+    pub(crate) async fn initialise(&mut self, handler: &str) -> InitEnd {
+        match self {
+            Self::Frames(frames) => frames.load(TASK_ROOT, handler).await,
+            Self::Api(api) => api.initialised().await,
+        }
+    }
+
+    async fn run(&mut self, call: Call) -> Answer {
+        match self {
+            Self::Frames(frames) => frames.run(&call).await,
+            Self::Api(api) => api.run(Arc::new(call)).await,
+        }
+    }
 }
 
 /// An initialised guest.
@@ -115,25 +137,20 @@ impl Environment {
     }
 
     /// Runs one call, at most until `deadline`. Counts it unless the guest never got it.
-    pub(crate) async fn run(&mut self, call: &Call, deadline: Instant, timeout_ms: u64) -> Answer {
+    pub(crate) async fn run(&mut self, call: Call, deadline: Instant, timeout_ms: u64) -> Answer {
         self.card.set(EnvironmentState::Busy);
-        let answer = match &mut self.guest {
-            Guest::Frames(frames) => tokio::select! {
-                biased;
-                answer = frames.run(call) => answer,
-                () = sleep_until(deadline) => Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
-            },
+        let answer = tokio::select! {
+            biased;
+            answer = self.guest.run(call) => answer,
+            () = sleep_until(deadline) => Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
         };
+        if matches!(answer, Answer::NotDelivered) {
+            return Answer::NotDelivered;
+        }
+        self.card.served.fetch_add(1, Ordering::Relaxed);
         match answer {
-            Answer::NotDelivered => Answer::NotDelivered,
-            Answer::Exited => {
-                self.card.served.fetch_add(1, Ordering::Relaxed);
-                Answer::Fault { fault: Fault::exited(&self.exit().await), sound: false }
-            }
-            answer => {
-                self.card.served.fetch_add(1, Ordering::Relaxed);
-                answer
-            }
+            Answer::Exited => Answer::Fault { fault: Fault::exited(&self.exit().await), sound: false },
+            answer => answer,
         }
     }
 
@@ -151,6 +168,7 @@ impl Environment {
     pub(crate) fn is_ready(&self) -> bool {
         match &self.guest {
             Guest::Frames(_) => true,
+            Guest::Api(api) => api.is_ready(),
         }
     }
 
@@ -158,6 +176,7 @@ impl Environment {
     pub(crate) async fn ready(&mut self) -> bool {
         match &self.guest {
             Guest::Frames(_) => true,
+            Guest::Api(api) => api.ready().await,
         }
     }
 

@@ -63,6 +63,11 @@ impl Fault {
         Self::new("Runtime.Unknown", format!("The runtime broke its protocol: {detail}"), Ending::Crash)
     }
 
+    /// The runtime says that it cannot initialise the function, and nothing else.
+    pub(crate) fn init_error() -> Self {
+        Self::new("Runtime.InitError", "The runtime could not initialise the function", Ending::Crash)
+    }
+
     /// The runtime cut its answer short.
     pub(crate) fn truncated() -> Self {
         Self::new("Runtime.TruncatedResponse", "Response body is truncated", Ending::Crash)

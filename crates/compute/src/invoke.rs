@@ -108,12 +108,12 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let deadline = began.at + Duration::from_millis(timeout_ms);
     let started_at_ms = core.clock.now_ms();
     let call = call(core, &job, &began);
-    output.begin(report::start_line(&call.request_id, &job.version.version), job.invocation.log_tail);
+    output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
 
     let cpu_milli = lease.pool().cpu_milli();
     core.fleet.add_busy(cpu_milli);
     let environment = lease.environment();
-    let mut answer = environment.run(&call, deadline, timeout_ms).await;
+    let mut answer = environment.run(call, deadline, timeout_ms).await;
     core.fleet.sub_busy(cpu_milli);
 
     if matches!(answer, Answer::NotDelivered) {

@@ -10,6 +10,7 @@
 pub mod guest_protocol;
 
 mod admission;
+mod async_queue;
 mod autoscaler;
 mod config;
 mod detached;
@@ -24,6 +25,7 @@ mod package;
 mod payload;
 mod pool;
 mod report;
+mod runtime_api;
 mod settle;
 mod start;
 #[cfg(test)]

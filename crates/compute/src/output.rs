@@ -107,9 +107,12 @@ impl Output {
         }
     }
 
-    /// Begins an invocation: its START line, and its tail if that is wanted. The first one's tail has the init in it.
+    /// Begins an invocation: what was written before, its START line, and its tail if that is wanted. The first one's
+    /// tail has the init in it.
     pub(crate) fn begin(&self, start_line: String, tail: bool) {
         let mut lines = self.lines.lock();
+        let room = lines.held_bytes + DRAIN_BYTES_MAX;
+        self.read_into(&mut lines, room);
         if !tail {
             lines.tail = None;
         } else if lines.tail.is_none() {

@@ -25,7 +25,8 @@ use crate::frames::Frames;
 use crate::output::{Output, Stream};
 use crate::pool::Pool;
 use crate::report;
-use crate::variables::{self, TASK_ROOT};
+use crate::runtime_api::RuntimeApi;
+use crate::variables;
 
 /// How long a start may keep others from starting; a slow init beyond that mostly waits.
 const SLOT_HELD: Duration = Duration::from_millis(500);
@@ -144,6 +145,11 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) ->
         }
         Err(error) => return StartEnd::refused(InvokeError::Internal(error.to_string())),
     };
+    if version.runtime.family() == Family::Provided && started.listeners.runtime_api.is_none() {
+        started.control.kill();
+        let words = "custom runtimes need a network namespace, which this machine does not give; see `dunlin doctor`";
+        return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
+    }
     Starting::enter(core, pool, room, id, stream, started).initialise(cap).await
 }
 
@@ -234,15 +240,18 @@ impl<'a> Starting<'a> {
             network,
         };
         core.keepers.spawn(keeper.keep(core.clone()));
-        let guest = Guest::Frames(Frames::new(channel));
+        let guest = match listeners.runtime_api {
+            Some(listener) if version.runtime.family() == Family::Provided => {
+                Guest::Api(RuntimeApi::serve(listener, gone.clone()))
+            }
+            _ => Guest::Frames(Frames::new(channel)),
+        };
         Self { core, version, output, control, card, gone, guest }
     }
 
     /// Runs the init phase.
     async fn initialise(mut self, cap: Duration) -> StartEnd {
-        let end = match &mut self.guest {
-            Guest::Frames(frames) => timeout(cap, frames.load(TASK_ROOT, &self.version.handler)).await,
-        };
+        let end = timeout(cap, self.guest.initialise(&self.version.handler)).await;
         let init_us = self.core.clock.monotonic_us() - self.card.born_us;
         let failure = match end {
             Ok(InitEnd::Ready) => {

@@ -1,0 +1,145 @@
+//! Accepted events: kept before they are acknowledged, run at least once, retried as Lambda does.
+//!
+//! An event that finds a free slot is kept as claimed by this process and runs at once, so that one flush is all that
+//! lies before it. Every other one is kept as due and is found by the worker, which sleeps until the store tells of a
+//! change, a slot comes free, or something is due.
+//!
+//! Invariants
+//!   1. `accept` returns after the event is on disk.
+//!   2. Whoever runs an event holds its lease, which is its due key; ending or moving it succeeds only for the holder.
+//!   3. An event leaves the store only when it has succeeded or is given up. A process that dies leaves its leases;
+//!      the next one takes them over (`sole_node`), or others do when they end.
+//!   4. One function holds at most half of the slots, so that a slow one does not stop the others.
+//!
+//! Not here yet: destinations and dead-letter queues; an event that is given up leaves a line in the server's log.
+
+mod event;
+mod keys;
+mod worker;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::{FunctionRef, Invocation, InvocationKind, InvokeError};
+use parking_lot::Mutex;
+use store::{Store, Txn};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::config::AsyncConfig;
+use crate::engine::Core;
+use crate::payload;
+use event::Pending;
+pub(crate) use worker::work;
+
+/// The asynchronous queue of this node.
+pub(crate) struct AsyncQueue {
+    store: Arc<dyn Store>,
+    config: AsyncConfig,
+    /// Names this process in leases.
+    holder: String,
+    slots: Arc<Semaphore>,
+    running: Arc<Mutex<HashMap<FunctionRef, usize>>>,
+    slot_freed: Arc<Notify>,
+}
+
+/// A place to run one event.
+struct Slot {
+    _permit: OwnedSemaphorePermit,
+    function: FunctionRef,
+    running: Arc<Mutex<HashMap<FunctionRef, usize>>>,
+    freed: Arc<Notify>,
+}
+
+/// A claimed event: what is to be run, under which lease.
+struct Claim {
+    invocation: Invocation,
+    pending: Pending,
+    lease: Bytes,
+    slot: Slot,
+}
+
+impl AsyncQueue {
+    /// The queue over a store.
+    pub(crate) fn new(store: Arc<dyn Store>, config: AsyncConfig, holder: String) -> Self {
+        Self {
+            store,
+            holder,
+            slots: Arc::new(Semaphore::new(config.slots.max(1))),
+            config,
+            running: Arc::default(),
+            slot_freed: Arc::default(),
+        }
+    }
+
+    fn slot(&self, function: &FunctionRef) -> Option<Slot> {
+        let mut running = self.running.lock();
+        let own = running.get(function).copied().unwrap_or(0);
+        if own >= self.config.slots.div_ceil(2) {
+            return None;
+        }
+        let permit = self.slots.clone().try_acquire_owned().ok()?;
+        running.insert(function.clone(), own + 1);
+        Some(Slot {
+            _permit: permit,
+            function: function.clone(),
+            running: self.running.clone(),
+            freed: self.slot_freed.clone(),
+        })
+    }
+
+    fn lease_until(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add(u64::try_from(self.config.lease.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Accepts an event: when this returns, it is on disk.
+pub(crate) async fn accept(core: &Arc<Core>, mut invocation: Invocation) -> Result<(), InvokeError> {
+    let running = core.enter()?;
+    invocation.kind = InvocationKind::Event;
+    core.catalog.version(&invocation.function).await?;
+    let payload = payload::checked(&invocation)?;
+    let queue = &core.async_queue;
+    let now_ms = core.clock.now_ms();
+    let slot = queue.slot(&invocation.function);
+    let pending = Pending {
+        function: invocation.function.clone(),
+        accepted_ms: now_ms,
+        failures: 0,
+        refusals: 0,
+        holder: slot.as_ref().map(|_| queue.holder.clone()),
+    };
+    let id = &invocation.request_id.0;
+    let due_ms = if slot.is_some() { queue.lease_until(now_ms) } else { now_ms };
+    let lease = keys::due(due_ms, id);
+    let value = event::encode(&invocation, &payload);
+    let txn = Txn::new().put(keys::event(id), value.clone()).put(lease.clone(), encode(&pending));
+    queue.store.commit(txn).await.map_err(|error| match error {
+        store::Error::Busy | store::Error::DiskFull => InvokeError::NoCapacity(error.to_string()),
+        other => InvokeError::Internal(other.to_string()),
+    })?;
+    drop(running);
+    if let (Some(slot), Some(invocation)) = (slot, event::decode(value)) {
+        tokio::spawn(worker::run(core.clone(), Claim { invocation, pending, lease, slot }));
+    }
+    Ok(())
+}
+
+fn encode(pending: &Pending) -> Vec<u8> {
+    // Strings and numbers always serialise.
+    serde_json::to_vec(pending).unwrap_or_default()
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut running = self.running.lock();
+        match running.get_mut(&self.function) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                running.remove(&self.function);
+            }
+        }
+        drop(running);
+        self.freed.notify_one();
+    }
+}

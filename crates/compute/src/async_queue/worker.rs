@@ -1,0 +1,184 @@
+//! The loop that finds due events and runs them, and the end of each.
+//!
+//! Claims and ends are committed `Relaxed`: lost with a power failure, they only make an event run again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use store::{Entry, Range, Txn};
+use tokio::time::sleep;
+
+use super::event::{self, Next, Pending, Try};
+use super::{AsyncQueue, Claim, encode, keys};
+use crate::engine::Core;
+use crate::invoke;
+
+/// Due keys that are looked at in one round.
+const ROUND_ROWS: usize = 256;
+/// Leases that are taken over in one commit.
+const TAKE_OVER_ROWS: usize = 200;
+/// How long to wait after the store failed.
+const STORE_PAUSE: Duration = Duration::from_millis(200);
+/// How often the end of an event is tried to be written.
+const END_TRIES: u32 = 5;
+
+/// Runs due events until the engine closes.
+pub(crate) async fn work(core: Arc<Core>) {
+    let queue = &core.async_queue;
+    let mut watch = queue.store.watch(&keys::all_due());
+    if queue.config.sole_node {
+        while let Err(error) = take_over(queue, core.clock.now_ms()).await {
+            tracing::warn!(%error, "events of the former process cannot be taken over yet");
+            if pause(&core).await {
+                return;
+            }
+        }
+    }
+    loop {
+        // Registered before the look, so that a slot that comes free during it is not missed.
+        let freed = queue.slot_freed.notified();
+        let wait = match round(&core).await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::warn!(%error, "the asynchronous queue cannot be read");
+                STORE_PAUSE
+            }
+        };
+        tokio::select! {
+            () = core.closing.cancelled() => return,
+            () = watch.changed() => {}
+            () = freed => {}
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+async fn pause(core: &Core) -> bool {
+    tokio::select! {
+        () = core.closing.cancelled() => true,
+        () = sleep(STORE_PAUSE) => false,
+    }
+}
+
+/// Makes every event due that another process had claimed; that process is dead, since it is not this one.
+async fn take_over(queue: &AsyncQueue, now_ms: u64) -> Result<(), store::Error> {
+    let mut range = Range::prefix(keys::all_due()).rows(TAKE_OVER_ROWS);
+    loop {
+        let page = queue.store.range(&range).await?;
+        let mut txn = Txn::new().relaxed();
+        for entry in &page.entries {
+            let Some((id, mut pending)) = parse(entry) else { continue };
+            if pending.holder.as_ref().is_some_and(|holder| *holder != queue.holder) {
+                pending.holder = None;
+                txn = txn.expect_version(entry.key.clone(), entry.version).delete(entry.key.clone());
+                txn = txn.put(keys::due(now_ms, &id), encode(&pending));
+            }
+        }
+        if !txn.ops.is_empty() {
+            queue.store.commit(txn).await?;
+        }
+        match page.entries.last() {
+            Some(last) if page.more => range = range.beyond(last.key.clone()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Claims and starts what is due and has a slot. Returns how long nothing will be due.
+async fn round(core: &Arc<Core>) -> Result<Duration, store::Error> {
+    let queue = &core.async_queue;
+    let now_ms = core.clock.now_ms();
+    let mut range = keys::due_until(now_ms).rows(ROUND_ROWS);
+    loop {
+        let page = queue.store.range(&range).await?;
+        let mut txn = Txn::new().relaxed();
+        let mut claims = Vec::new();
+        for entry in &page.entries {
+            let Some((id, mut pending)) = parse(entry) else { continue };
+            let Some(slot) = queue.slot(&pending.function) else { continue };
+            pending.holder = Some(queue.holder.clone());
+            let lease = keys::due(queue.lease_until(now_ms), &id);
+            txn = txn.expect_version(entry.key.clone(), entry.version).delete(entry.key.clone());
+            txn = txn.put(lease.clone(), encode(&pending));
+            claims.push((id, pending, lease, slot));
+        }
+        if !claims.is_empty() {
+            queue.store.commit(txn).await?;
+        }
+        for (id, pending, lease, slot) in claims {
+            match queue.store.get(&keys::event(&id)).await? {
+                Some(entry) => match event::decode(entry.value) {
+                    Some(invocation) => {
+                        tokio::spawn(run(core.clone(), Claim { invocation, pending, lease, slot }));
+                    }
+                    None => give_up(queue, &id, &lease, "it cannot be read").await,
+                },
+                None => give_up(queue, &id, &lease, "its content is missing").await,
+            }
+        }
+        match page.entries.last() {
+            // Functions at their share of slots are passed over; others may stand behind them.
+            Some(last) if page.more && queue.slots.available_permits() > 0 => range = range.beyond(last.key.clone()),
+            _ => break,
+        }
+    }
+    next_due(queue, now_ms).await
+}
+
+/// How long until something beyond `now_ms` is due. What is due already waits for a slot, not for time.
+async fn next_due(queue: &AsyncQueue, now_ms: u64) -> Result<Duration, store::Error> {
+    let later = Range::prefix(keys::all_due()).beyond(keys::due(now_ms.saturating_add(1), "")).rows(1);
+    let page = queue.store.range(&later).await?;
+    let due_ms = page.entries.first().and_then(|entry| keys::parse_due(&entry.key)).map(|(due_ms, _)| due_ms);
+    Ok(due_ms.map_or(Duration::from_secs(3_600), |due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms).max(1))))
+}
+
+fn parse(entry: &Entry) -> Option<(String, Pending)> {
+    let (_, id) = keys::parse_due(&entry.key)?;
+    Some((id, serde_json::from_slice(&entry.value).ok()?))
+}
+
+/// Runs one claimed event and writes down what follows.
+pub(super) async fn run(core: Arc<Core>, claim: Claim) {
+    let Claim { invocation, pending, lease, slot } = claim;
+    let id = invocation.request_id.0.clone();
+    let result = invoke::invoke(&core, invocation).await;
+    if core.closing.is_cancelled() && !matches!(result, Ok(ref outcome) if outcome.error.is_none()) {
+        // Cut off by the stop, not by the function: the lease stays, and the next process takes it over.
+        return;
+    }
+    let now_ms = core.clock.now_ms();
+    let next = event::after(&pending, Try::of(&result), now_ms, &core.async_queue.config);
+    let queue = &core.async_queue;
+    match next {
+        Next::Done => end(queue, &lease, |txn| txn.delete(keys::event(&id))).await,
+        Next::Drop(reason) => give_up(queue, &id, &lease, reason).await,
+        Next::Retry { wait, failures, refusals } => {
+            let due_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+            let pending = Pending { failures, refusals, holder: None, ..pending };
+            end(queue, &lease, |txn| txn.put(keys::due(due_ms, &id), encode(&pending))).await;
+        }
+    }
+    drop(slot);
+}
+
+async fn give_up(queue: &AsyncQueue, id: &str, lease: &Bytes, reason: &str) {
+    tracing::warn!(request_id = id, reason, "an asynchronous event is given up");
+    end(queue, lease, |txn| txn.delete(keys::event(id))).await;
+}
+
+/// Ends a lease, with whatever else belongs to that.
+async fn end(queue: &AsyncQueue, lease: &Bytes, more: impl Fn(Txn) -> Txn) {
+    for attempt in 0..END_TRIES {
+        let txn = more(Txn::new().relaxed().expect_present(lease.clone()).delete(lease.clone()));
+        match queue.store.commit(txn).await {
+            // Another holder has it since: the event is in its hands.
+            Ok(_) | Err(store::Error::Conflict) => return,
+            Err(error) if attempt + 1 == END_TRIES => {
+                tracing::error!(%error, "the end of an event could not be written; it will run again");
+            }
+            Err(_) => sleep(STORE_PAUSE * (attempt + 1)).await,
+        }
+    }
+}

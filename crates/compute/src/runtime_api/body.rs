@@ -1,0 +1,144 @@
+//! Request bodies of a runtime: read whole up to the payload limit, in pieces as they come.
+//!
+//! Streamed answers are collected here: their caller waits for the whole answer, as for a buffered one. What is beyond
+//! the limit is read and thrown away, so that the runtime gets to see its 413.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::HeaderMap;
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::faults::ANSWER_BYTES_MAX;
+
+const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
+const ERROR_BODY: &str = "lambda-runtime-function-error-body";
+
+/// How reading ended.
+pub(super) enum Read {
+    /// All of it.
+    Whole {
+        /// The bytes.
+        bytes: Bytes,
+        /// What came after them.
+        trailers: Option<HeaderMap>,
+    },
+    /// More than an answer may have.
+    TooLarge,
+    /// The connection ended before the body did.
+    Truncated,
+}
+
+/// Reads a body.
+pub(super) async fn read(mut body: Incoming) -> Read {
+    let mut pieces = Pieces::default();
+    let mut trailers = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Read::Truncated };
+        match frame.into_data() {
+            Ok(data) => pieces.push(data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    match pieces.finish() {
+        Some(bytes) => Read::Whole { bytes, trailers },
+        None => Read::TooLarge,
+    }
+}
+
+/// Collects pieces; one piece alone is not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    all: BytesMut,
+    length: usize,
+}
+
+impl Pieces {
+    fn push(&mut self, data: Bytes) {
+        self.length += data.len();
+        if self.length > ANSWER_BYTES_MAX {
+            self.first = Bytes::new();
+            self.all = BytesMut::new();
+        } else if self.first.is_empty() && self.all.is_empty() {
+            self.first = data;
+        } else {
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+            self.all.extend_from_slice(&data);
+        }
+    }
+
+    fn finish(self) -> Option<Bytes> {
+        if self.length > ANSWER_BYTES_MAX {
+            return None;
+        }
+        Some(if self.all.is_empty() { self.first } else { self.all.freeze() })
+    }
+}
+
+/// The error document of a stream that failed half way, which its trailers tell.
+pub(super) fn failure_of_stream(trailers: Option<&HeaderMap>) -> Option<Bytes> {
+    let trailers = trailers?;
+    let error_type = trailers.get(ERROR_TYPE)?.to_str().ok()?;
+    let body = trailers.get(ERROR_BODY).and_then(|body| STANDARD.decode(body.as_bytes()).ok());
+    Some(match body {
+        Some(document) => document.into(),
+        None => serde_json::json!({ "errorType": error_type, "errorMessage": "" }).to_string().into(),
+    })
+}
+
+/// Of a document that carries its X-Ray cause, the part that the caller gets.
+pub(super) fn without_cause(document: &Bytes) -> Bytes {
+    #[derive(Deserialize, Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shown<'a> {
+        #[serde(borrow, skip_serializing_if = "Option::is_none")]
+        error_message: Option<&'a RawValue>,
+        #[serde(borrow, skip_serializing_if = "Option::is_none")]
+        error_type: Option<&'a RawValue>,
+        #[serde(borrow, skip_serializing_if = "Option::is_none")]
+        stack_trace: Option<&'a RawValue>,
+    }
+    let shown: Option<Shown<'_>> = serde_json::from_slice(document).ok();
+    shown.and_then(|shown| serde_json::to_vec(&shown).ok()).map_or_else(|| document.clone(), Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_joined_up_to_the_limit() {
+        let mut pieces = Pieces::default();
+        for piece in ["a", "", "bc", "d"] {
+            pieces.push(Bytes::from_static(piece.as_bytes()));
+        }
+        assert_eq!(pieces.finish().unwrap(), "abcd");
+        for (more, fits) in [(0, true), (1, false)] {
+            let mut pieces = Pieces::default();
+            pieces.push(vec![0; ANSWER_BYTES_MAX].into());
+            pieces.push(vec![0; more].into());
+            assert_eq!(pieces.finish().is_some(), fits);
+        }
+    }
+
+    #[test]
+    fn causes_are_left_out() {
+        let document = Bytes::from_static(br#"{"errorType":"E","errorCause":{"a":1},"errorMessage":"m"}"#);
+        assert_eq!(without_cause(&document), r#"{"errorMessage":"m","errorType":"E"}"#);
+        assert_eq!(without_cause(&Bytes::from_static(b"text")), "text");
+    }
+
+    #[test]
+    fn trailers_tell_of_a_failed_stream() {
+        let mut trailers = HeaderMap::new();
+        assert_eq!(failure_of_stream(Some(&trailers)), None);
+        trailers.insert(ERROR_TYPE, "E".parse().unwrap());
+        assert_eq!(failure_of_stream(Some(&trailers)).unwrap(), r#"{"errorType":"E","errorMessage":""}"#);
+        trailers.insert(ERROR_BODY, "e30=".parse().unwrap());
+        assert_eq!(failure_of_stream(Some(&trailers)).unwrap(), "{}");
+    }
+}

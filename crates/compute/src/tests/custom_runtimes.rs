@@ -1,0 +1,282 @@
+//! The Runtime API as a custom runtime sees it: raw HTTP over the sandbox's loopback.
+
+use std::net::SocketAddr;
+
+use model::{Outcome, Runtime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::fixtures::{World, invocation};
+
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn header(&self, name: &str) -> Option<&str> {
+        let named = |line: &&str| line.split_once(": ").is_some_and(|(key, _)| key.eq_ignore_ascii_case(name));
+        self.head.lines().find(named).map(|line| line.split_once(": ").unwrap().1)
+    }
+}
+
+/// Sends bytes on a connection of their own and reads the answer.
+async fn raw(address: SocketAddr, request: &[u8]) -> Reply {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head[9..12].parse().unwrap();
+    Reply { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+async fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+    let length = body.len();
+    let text = format!(
+        "{method} /2018-06-01/{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
+    );
+    raw(address, text.as_bytes()).await
+}
+
+async fn next(address: SocketAddr) -> Reply {
+    request(address, "GET", "runtime/invocation/next", "", "").await
+}
+
+async fn post(address: SocketAddr, path: &str, body: &str) -> Reply {
+    request(address, "POST", path, "", body).await
+}
+
+fn world() -> World {
+    let world = World::new();
+    world.deploy("f", "", |version| version.runtime = Runtime::parse("provided.al2023").unwrap());
+    world
+}
+
+/// The address of the Runtime API of the environment that a call has started.
+async fn address(world: &World) -> SocketAddr {
+    world.until("the sandbox is there", |world| world.guests.runtime_api.lock().is_some()).await;
+    world.guests.runtime_api.lock().unwrap()
+}
+
+/// Calls the function once while `runtime` plays the runtime.
+async fn played<F: Future<Output = ()>>(world: &World, runtime: impl FnOnce(SocketAddr) -> F) -> Outcome {
+    let (outcome, ()) = tokio::join!(world.call("f", "{\"a\":1}"), async { runtime(address(world).await).await });
+    outcome.unwrap()
+}
+
+fn error_type(outcome: &Outcome) -> &str {
+    &outcome.error.as_ref().unwrap().error_type
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_goes_round() {
+    use model::ports::Invoker;
+    let world = world();
+    let mut call = invocation("f", "r-1", "{\"a\":1}");
+    call.trace_id = Some("Root=1-a-b".into());
+    call.client_context = Some("{\"custom\":{}}".into());
+    call.function.qualifier = None;
+    let (outcome, ()) = tokio::join!(world.engine.invoke(call), async {
+        let address = address(&world).await;
+        let event = next(address).await;
+        assert_eq!((event.status, event.body.as_str()), (200, "{\"a\":1}"));
+        for (name, value) in [
+            ("Lambda-Runtime-Aws-Request-Id", "r-1"),
+            ("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:000000000000:function:f"),
+            ("Lambda-Runtime-Trace-Id", "Root=1-a-b"),
+            ("Lambda-Runtime-Client-Context", "{\"custom\":{}}"),
+            ("Content-Type", "application/json"),
+        ] {
+            assert_eq!(event.header(name), Some(value), "{name}");
+        }
+        assert_eq!(event.header("Lambda-Runtime-Cognito-Identity"), None);
+        let deadline: u64 = event.header("Lambda-Runtime-Deadline-Ms").unwrap().parse().unwrap();
+        assert!((super::fixtures::START_MS + 3_000..super::fixtures::START_MS + 4_000).contains(&deadline));
+        let early = next(address).await;
+        assert_eq!(early.status, 403);
+        assert!(early.body.contains("\"errorType\":\"InvalidStateTransition\""), "{}", early.body);
+        let wrong = post(address, "runtime/invocation/other/response", "1").await;
+        assert_eq!(wrong.body, r#"{"errorMessage":"Invalid request ID","errorType":"InvalidRequestID"}"#);
+        let done =
+            request(address, "POST", "runtime/invocation/r-1/response", "content-type: text/x\r\n", "done").await;
+        assert_eq!((done.status, done.body.trim_end()), (202, "{\"status\":\"OK\"}"));
+        let again = post(address, "runtime/invocation/r-1/response", "again").await;
+        assert_eq!(again.status, 400);
+    });
+    let outcome = outcome.unwrap();
+    assert_eq!((outcome.payload, outcome.content_type.as_deref()), ("done".into(), Some("text/x")));
+    assert!(world.lines.messages().last().unwrap().contains("Init Duration"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_call_waits_for_the_runtime_and_is_warm() {
+    let world = world();
+    played(&world, |address| async move {
+        next(address).await;
+        post(address, "runtime/invocation/r-1/response", "1").await;
+    })
+    .await;
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        let error = "{\"errorType\":\"E\",\"errorMessage\":\"m\"}";
+        assert_eq!(post(address, "runtime/invocation/r-1/error", error).await.status, 202);
+        let _waiting = tokio::spawn(next(address));
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    })
+    .await;
+    assert_eq!(error_type(&outcome), "E");
+    assert_eq!(outcome.payload, "{\"errorType\":\"E\",\"errorMessage\":\"m\"}");
+    assert_eq!(world.guests.started(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn init_errors_pass_unchanged() {
+    let world = world();
+    let outcome = played(&world, |address| async move {
+        let error = "{\"errorType\":\"Runtime.Custom\",\"errorMessage\":\"m\"}";
+        assert_eq!(post(address, "runtime/init/error", error).await.status, 202);
+    })
+    .await;
+    assert_eq!(outcome.payload, "{\"errorType\":\"Runtime.Custom\",\"errorMessage\":\"m\"}");
+    assert!(world.lines.messages()[0].ends_with("Error Type: Runtime.Custom"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_error_after_init_is_refused() {
+    let world = world();
+    played(&world, |address| async move {
+        next(address).await;
+        let late = post(address, "runtime/init/error", "{}").await;
+        assert_eq!(late.status, 403);
+        assert!(late.body.contains(
+            "State transition from RuntimeRunning to RuntimeInitError failed for runtime. \
+             Error: State transition is not allowed"
+        ));
+        post(address, "runtime/invocation/r-1/response", "1").await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_answers_get_a_413_and_an_error() {
+    let world = world();
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        let reply = post(address, "runtime/invocation/r-1/response", &"x".repeat(6_291_557)).await;
+        assert_eq!(reply.status, 413);
+        assert_eq!(
+            reply.body,
+            r#"{"errorMessage":"Exceeded maximum allowed payload size (6291556 bytes).","errorType":"RequestEntityTooLarge"}"#
+        );
+    })
+    .await;
+    assert_eq!(error_type(&outcome), "Function.ResponseSizeTooLarge");
+}
+
+#[tokio::test(start_paused = true)]
+async fn streamed_answers_are_collected() {
+    let world = world();
+    let head = "POST /2018-06-01/runtime/invocation/r-1/response HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                transfer-encoding: chunked\r\n";
+    let streaming = "lambda-runtime-function-response-mode: streaming\r\n";
+    let whole = format!("{head}{streaming}\r\n2\r\n{{\"\r\n5\r\na\":1}}\r\n0\r\n\r\n");
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        assert_eq!(raw(address, whole.as_bytes()).await.status, 202);
+    })
+    .await;
+    assert_eq!(outcome.payload, "{\"a\":1}");
+
+    let failed = format!(
+        "{head}{streaming}trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n\r\n2\r\nab\r\n0\r\n\
+         Lambda-Runtime-Function-Error-Type: E\r\nLambda-Runtime-Function-Error-Body: eyJlcnJvclR5cGUiOiJFIn0=\r\n\r\n"
+    );
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        assert_eq!(raw(address, failed.as_bytes()).await.status, 202);
+    })
+    .await;
+    assert_eq!((error_type(&outcome), &outcome.payload[..]), ("E", &b"{\"errorType\":\"E\"}"[..]));
+
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        let mode = "lambda-runtime-function-response-mode: odd\r\n";
+        let reply = request(address, "POST", "runtime/invocation/r-1/response", mode, "1").await;
+        assert_eq!(
+            reply.body,
+            r#"{"errorMessage":"Invalid function response mode","errorType":"InvalidFunctionResponseMode"}"#
+        );
+    })
+    .await;
+    assert_eq!(error_type(&outcome), "Runtime.InvalidResponseModeHeader");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_off_answer_is_an_error() {
+    let world = world();
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        let head =
+            "POST /2018-06-01/runtime/invocation/r-1/response HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nab";
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+    })
+    .await;
+    assert_eq!(error_type(&outcome), "Runtime.TruncatedResponse");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_there_says_so() {
+    let world = world();
+    played(&world, |address| async move {
+        let register = b"POST /2020-01-01/extension/register HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let reply = raw(address, register).await;
+        assert_eq!((reply.status, reply.body.contains("extensions")), (501, true));
+        assert_eq!(request(address, "GET", "nonsense", "", "").await.status, 404);
+        assert_eq!(request(address, "GET", "ping", "", "").await.body, "pong");
+        next(address).await;
+        post(address, "runtime/invocation/r-1/response", "1").await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_and_a_timeout_during_a_call() {
+    let world = world();
+    let guests = world.guests.clone();
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        guests.crash_all(7);
+    })
+    .await;
+    assert!(std::str::from_utf8(&outcome.payload).unwrap().contains("exit status 7"));
+    *world.guests.runtime_api.lock() = None;
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+    })
+    .await;
+    assert_eq!(error_type(&outcome), "Sandbox.Timedout");
+    world.until("the sandboxes are gone", |world| world.guests.alive() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_dies_after_its_answer_costs_nobody_a_call() {
+    let world = world();
+    let guests = world.guests.clone();
+    played(&world, |address| async move {
+        next(address).await;
+        post(address, "runtime/invocation/r-1/response", "1").await;
+    })
+    .await;
+    guests.crash_all(1);
+    *world.guests.runtime_api.lock() = None;
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        post(address, "runtime/invocation/r-1/response", "2").await;
+    })
+    .await;
+    assert_eq!(outcome.payload, "2");
+}

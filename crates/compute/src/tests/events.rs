@@ -1,0 +1,156 @@
+//! The asynchronous queue: durable before it is acknowledged, run at least once, retried, given up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::ports::Invoker;
+use model::{InvocationKind, InvokeError, Trigger};
+use store::Range;
+
+use super::fixtures::{World, invocation};
+use super::guests::Guests;
+
+async fn accept(world: &World, name: &str, id: &str) {
+    let mut event = invocation(name, id, "{\"n\":1}");
+    event.kind = InvocationKind::Event;
+    world.engine.accept(event).await.unwrap();
+}
+
+async fn kept(world: &World) -> usize {
+    world.store.range(&Range::prefix(&b"a"[..])).await.unwrap().entries.len()
+}
+
+async fn until_kept(world: &World, count: usize) {
+    for _ in 0..100_000 {
+        if kept(world).await == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{} keys are kept, not {count}", kept(world).await);
+}
+
+fn tries(world: &World, id: &str) -> usize {
+    world.guests.seen.lock().get(id).copied().unwrap_or(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_kept_run_and_forgotten() {
+    let world = World::new();
+    world.deploy("f", "sleep 100", |_| {});
+    accept(&world, "f", "e-1").await;
+    assert_eq!(kept(&world).await, 2);
+    until_kept(&world, 0).await;
+    assert_eq!(tries(&world, "e-1"), 1);
+    let records = world.records.0.lock();
+    assert_eq!((records.len(), records[0].trigger), (1, Trigger::AsyncQueue));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_event_is_tried_three_times_then_dropped() {
+    let world = World::new();
+    world.deploy("f", "throw", |_| {});
+    let began = tokio::time::Instant::now();
+    accept(&world, "f", "e-1").await;
+    until_kept(&world, 0).await;
+    assert_eq!(tries(&world, "e-1"), 3);
+    let took = began.elapsed().as_secs();
+    assert!((180..182).contains(&took), "one minute, then two: {took}");
+    world.deploy("g", "throw_until 1", |_| {});
+    accept(&world, "g", "e-2").await;
+    until_kept(&world, 0).await;
+    assert_eq!(tries(&world, "e-2"), 2, "it ends with its first success");
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_events_wait_and_run() {
+    let world = World::new();
+    world.deploy("f", "sleep 1000", |version| version.reserved_concurrency = Some(1));
+    for event in 0..5 {
+        accept(&world, "f", &format!("e-{event}")).await;
+    }
+    until_kept(&world, 0).await;
+    assert!((0..5).all(|event| tries(&world, &format!("e-{event}")) == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_beyond_the_slots_wait_their_turn_and_stop_nobody() {
+    let world = World::with(Guests::new(), |config| config.async_queue.slots = 4);
+    world.deploy("slow", "sleep 2000", |_| {});
+    world.deploy("quick", "echo", |_| {});
+    for event in 0..10 {
+        accept(&world, "slow", &format!("s-{event}")).await;
+    }
+    accept(&world, "quick", "q").await;
+    world.until("the quick one ran", |world| tries(world, "q") == 1).await;
+    assert!(tries(&world, "s-9") == 0);
+    until_kept(&world, 0).await;
+    assert!((0..10).all(|event| tries(&world, &format!("s-{event}")) == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unfinished_events_run_again_after_a_restart() {
+    let mut world = World::new();
+    world.deploy("f", "sleep 100000", |version| version.timeout_ms = 900_000);
+    world.deploy("g", "throw_until 1", |_| {});
+    accept(&world, "f", "e-1").await;
+    accept(&world, "g", "e-2").await;
+    world.until("both were tried", |world| tries(world, "e-1") == 1 && tries(world, "e-2") == 1).await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    world.deploy("f", "sleep 10", |version| version.revision = "2".into());
+    world.restart();
+    world.until("the cut one runs at once", |world| tries(world, "e-1") == 2).await;
+    until_kept(&world, 0).await;
+    assert_eq!((tries(&world, "e-1"), tries(&world, "e-2")), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_drained_engine_run_in_the_next() {
+    let mut world = World::new();
+    world.deploy("f", "sleep 100000", |version| version.timeout_ms = 900_000);
+    accept(&world, "f", "e-1").await;
+    world.until("it runs", |world| tries(world, "e-1") == 1).await;
+    world.engine.drain(Duration::from_millis(100)).await;
+    assert_eq!(kept(&world).await, 2);
+    world.deploy("f", "echo", |version| version.revision = "2".into());
+    world.restart();
+    until_kept(&world, 0).await;
+    assert_eq!(tries(&world, "e-1"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_accepted_is_refused() {
+    let world = World::new();
+    world.deploy("f", "echo", |_| {});
+    let refused = world.engine.accept(invocation("nobody", "e", "1")).await;
+    assert!(matches!(refused, Err(InvokeError::NotFound(_))));
+    let refused = world.engine.accept(invocation("f", "e", "{")).await;
+    assert!(matches!(refused, Err(InvokeError::PayloadNotJson(_))));
+    let large = format!("\"{}\"", "x".repeat(1024 * 1024));
+    let refused = world.engine.accept(invocation("f", "e", &large)).await;
+    assert!(matches!(refused, Err(InvokeError::PayloadTooLarge { kind: "Event", .. })));
+    assert_eq!(kept(&world).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_of_a_deleted_function_is_given_up() {
+    let world = World::new();
+    world.deploy("f", "throw", |_| {});
+    accept(&world, "f", "e-1").await;
+    world.until("it was tried", |world| tries(world, "e-1") == 1).await;
+    world.catalog.versions.lock().clear();
+    until_kept(&world, 0).await;
+    assert_eq!(tries(&world, "e-1"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_events_run_once_each() {
+    let world = Arc::new(World::with(Guests::new(), |config| config.async_queue.slots = 16));
+    world.deploy("f", "echo", |_| {});
+    for event in 0..1_000 {
+        accept(&world, "f", &format!("e-{event}")).await;
+    }
+    until_kept(&world, 0).await;
+    assert!((0..1_000).all(|event| tries(&world, &format!("e-{event}")) == 1));
+    assert_eq!(world.records.0.lock().len(), 1_000);
+}

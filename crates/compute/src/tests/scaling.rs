@@ -1,0 +1,239 @@
+//! Many calls at once: late binding, limits, room, keep-alive, revisions, the stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::ports::Invoker;
+use model::{InvokeError, Outcome, ThrottleReason};
+use tokio::task::JoinSet;
+
+use super::fixtures::{World, invocation};
+use super::guests::Guests;
+
+type Ends = Vec<Result<Outcome, InvokeError>>;
+
+/// Calls `name` that many times at once.
+async fn burst(world: &World, name: &str, calls: usize) -> Ends {
+    let mut set = JoinSet::new();
+    for call in 0..calls {
+        let engine = world.engine.clone();
+        let invocation = invocation(name, &format!("{name}-{call}"), &call.to_string());
+        set.spawn(async move { engine.invoke(invocation).await });
+    }
+    set.join_all().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_callers_lose_nothing() {
+    let world = World::new();
+    world.deploy("f", "print 1", |_| {});
+    let mut set = JoinSet::new();
+    for caller in 0..50 {
+        let engine = world.engine.clone();
+        set.spawn(async move {
+            for call in 0..20 {
+                let payload = format!("[{caller},{call}]");
+                let outcome = engine.invoke(invocation("f", &format!("{caller}-{call}"), &payload)).await.unwrap();
+                assert_eq!((outcome.payload, outcome.error), (payload.into(), None));
+            }
+        });
+    }
+    set.join_all().await;
+    let mut ids: Vec<String> = world.records.0.lock().iter().map(|record| record.request_id.0.clone()).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 1_000);
+    let lines = world.lines.messages();
+    for (prefix, count) in [("START ", 1_000), ("line 0", 1_000), ("END ", 1_000), ("REPORT ", 1_000)] {
+        assert_eq!(lines.iter().filter(|line| line.starts_with(prefix)).count(), count, "{prefix}");
+    }
+    // Within each stream every START is followed by its own lines, END and REPORT.
+    let batches = world.lines.0.lock();
+    let mut streams: std::collections::HashMap<&str, Vec<&str>> = std::collections::HashMap::new();
+    for batch in batches.iter() {
+        streams.entry(&batch.stream).or_default().extend(batch.events.iter().map(|event| event.message.as_str()));
+    }
+    for lines in streams.values() {
+        assert_eq!(lines[0], "loading");
+        for call in lines[1..].chunks(5) {
+            let id = call[0].split(' ').nth(2).unwrap();
+            assert_eq!(call[1..4], ["line 0", "unfinished", &format!("END RequestId: {id}")]);
+            assert!(call[4].starts_with(&format!("REPORT RequestId: {id}\t")));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_calls_get_an_environment_each_and_scale_to_zero() {
+    let world = World::with(Guests::booting(Duration::from_millis(20)), |config| {
+        config.keep_alive = Duration::from_secs(60);
+    });
+    world.deploy("f", "sleep 1000", |_| {});
+    assert!(burst(&world, "f", 10).await.iter().all(Result::is_ok));
+    assert_eq!(world.guests.started(), 10);
+    assert!(burst(&world, "f", 10).await.iter().all(Result::is_ok));
+    assert_eq!(world.guests.started(), 10, "the second burst is warm");
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(world.guests.alive(), 10);
+    world.until("all environments have ended", |world| world.guests.alive() == 0).await;
+    world.until("nothing is shown", |world| world.engine.environments().is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.engine.pools(), 0, "a sleeping function costs nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_calls_wait_for_each_other_instead_of_starting_more() {
+    let world = World::with(Guests::booting(Duration::from_millis(100)), |_| {});
+    world.deploy("f", "sleep 1", |_| {});
+    world.call("f", "1").await.unwrap();
+    for _ in 0..5 {
+        assert!(burst(&world, "f", 20).await.iter().all(Result::is_ok));
+    }
+    assert!(world.guests.started() <= 2, "{}", world.guests.started());
+}
+
+#[tokio::test(start_paused = true)]
+async fn configured_limits_throttle_at_once() {
+    let world = World::with(Guests::new(), |config| config.account_concurrency = 3);
+    world.deploy("f", "sleep 1000", |_| {});
+    world.deploy("g", "sleep 1000", |version| version.reserved_concurrency = Some(1));
+    let began = tokio::time::Instant::now();
+    let (plain, reserved) = tokio::join!(burst(&world, "f", 5), burst(&world, "g", 3));
+    assert_eq!(began.elapsed().as_secs(), 1);
+    let throttled = |ends: &Ends, reason| {
+        ends.iter().filter(|end| matches!(end, Err(InvokeError::Throttled(why)) if *why == reason)).count()
+    };
+    assert_eq!(throttled(&plain, ThrottleReason::ConcurrentInvocationLimitExceeded), 2);
+    assert_eq!(throttled(&reserved, ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded), 2);
+    assert_eq!(world.records.0.lock().len(), 4);
+    assert!(world.call("f", "1").await.is_ok(), "permits came back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_host_queues_then_refuses() {
+    let world = World::with(Guests::new(), |config| {
+        config.memory_mb_max = 256;
+        config.capacity_wait = Duration::from_millis(2_500);
+    });
+    world.deploy("f", "sleep 1000", |_| {});
+    let ends = burst(&world, "f", 8).await;
+    assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 6, "two at a time for two and a half seconds");
+    assert_eq!(ends.iter().filter(|end| matches!(end, Err(InvokeError::NoCapacity(_)))).count(), 2);
+    assert_eq!(world.guests.started(), 2);
+    world.deploy("large", "echo", |version| version.memory_mb = 512);
+    assert!(matches!(world.call("large", "1").await, Err(InvokeError::NoCapacity(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_environments_make_room_for_others() {
+    let world = World::with(Guests::new(), |config| config.memory_mb_max = 256);
+    for name in ["a", "b", "c"] {
+        world.deploy(name, "echo", |_| {});
+        world.call(name, "1").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut left: Vec<String> =
+        world.engine.environments().iter().map(|shown| shown.function.name.as_str().to_owned()).collect();
+    left.sort();
+    assert_eq!(left, ["b", "c"], "the longest idle one ended");
+    world.deploy("wide", "echo", |version| version.memory_mb = 256);
+    world.call("wide", "1").await.unwrap();
+    assert_eq!(world.guests.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_environments_make_room_when_they_are_done() {
+    let world = Arc::new(World::with(Guests::new(), |config| config.memory_mb_max = 128));
+    world.deploy("a", "sleep 500", |_| {});
+    world.deploy("b", "echo", |_| {});
+    let (a, b) = tokio::join!(world.call("a", "1"), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.call("b", "2").await
+    });
+    assert!(a.is_ok() && b.is_ok());
+    assert_eq!(world.guests.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_revision_ends_the_old_environments() {
+    let world = World::new();
+    world.deploy("f", "sleep 100", |_| {});
+    let old = burst(&world, "f", 3);
+    let new = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        world.deploy("f", "echo", |version| version.revision = "2".into());
+        world.call("f", "\"new\"").await.unwrap()
+    };
+    let (old, new) = tokio::join!(old, new);
+    assert!(old.iter().all(Result::is_ok));
+    assert_eq!(new.payload, "\"new\"");
+    world.until("only the new one is left", |world| world.guests.alive() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_package_is_unpacked_once() {
+    let world = World::new();
+    world.deploy("f", "sleep 10", |_| {});
+    world.deploy("g", "sleep 10", |version| version.layers = vec![model::CodeDigest::parse(&"1b".repeat(32)).unwrap()]);
+    tokio::join!(burst(&world, "f", 10), burst(&world, "g", 10));
+    assert_eq!(*world.catalog.fetched.lock(), 2);
+    let file = world.config.code_root.join("0a".repeat(32)).join("index.js");
+    assert_eq!(std::fs::read(file).unwrap(), b"exports.handler = 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_is_still_metered() {
+    let world = World::new();
+    world.deploy("f", "sleep 1000", |_| {});
+    let call = tokio::time::timeout(Duration::from_millis(100), world.call("f", "1")).await;
+    assert!(call.is_err());
+    world.until("the call is metered", |world| world.records.0.lock().len() == 1).await;
+    world
+        .until("the environment is idle", |world| world.engine.environments()[0].state == crate::EnvironmentState::Idle)
+        .await;
+    world.call("f", "1").await.unwrap();
+    assert_eq!(world.guests.started(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stop_finishes_what_runs_and_leaves_nothing() {
+    let world = World::new();
+    world.deploy("f", "sleep 1000", |_| {});
+    let (ends, refused) = tokio::join!(burst(&world, "f", 5), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let engine = world.engine.clone();
+        let drained = tokio::spawn(async move { engine.drain(Duration::from_secs(30)).await });
+        tokio::task::yield_now().await;
+        let refused = world.call("f", "1").await;
+        drained.await.unwrap();
+        refused
+    });
+    assert!(ends.iter().all(Result::is_ok));
+    assert!(matches!(refused, Err(InvokeError::NoCapacity(_))));
+    assert_eq!(world.guests.alive(), 0);
+    assert_eq!(world.records.0.lock().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stop_cuts_what_runs_too_long() {
+    let world = World::new();
+    world.deploy("f", "sleep 100000", |version| version.timeout_ms = 900_000);
+    let (ends, ()) = tokio::join!(burst(&world, "f", 2), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.engine.drain(Duration::from_secs(1)).await;
+    });
+    assert!(ends.iter().all(|end| end.as_ref().unwrap().error.is_some()));
+    assert_eq!((world.guests.alive(), world.records.0.lock().len()), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_flood_keeps_its_order_and_its_size() {
+    let world = World::new();
+    world.deploy("f", "print 20000", |_| {});
+    world.call("f", "1").await.unwrap();
+    let lines = world.lines.messages();
+    assert_eq!(lines.len(), 20_000 + 5);
+    assert!(lines[2..20_002].iter().enumerate().all(|(number, line)| *line == format!("line {number}")));
+    let largest = world.lines.0.lock().iter().map(|batch| batch.events.len()).max().unwrap();
+    assert!(largest < 20_000, "it went out in parts");
+}
