@@ -1,4 +1,7 @@
 //! What a sandbox is to the engine: a guest program with a channel, an output pipe, listeners and a control handle.
+//!
+//! Non-purpose: what is said over the channel, and what answers the listeners.
+//! Start reading at `Backend`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 use crate::process::sys;
@@ -78,7 +78,8 @@ pub fn prepare_data_dir(path: &Path, uid: u32, gid: u32) -> io::Result<PathBuf> 
 fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
     let about = path.symlink_metadata()?;
     if (about.uid(), about.gid()) != (uid, gid) {
-        if about.is_symlink() { lchown(path, Some(uid), Some(gid))? } else { chown(path, Some(uid), Some(gid))? }
+        // Never through a link: whoever wrote into the folder before must not choose what root gives away.
+        lchown(path, Some(uid), Some(gid))?;
     }
     if about.is_dir() {
         for entry in fs::read_dir(path)? {

@@ -376,7 +376,7 @@ impl Control for ProcessControl {
                 Usage {
                     cpu: Duration::from_nanos(seen.cpu_ns),
                     memory_bytes: seen.memory_bytes,
-                    memory_peak_bytes: seen.memory_bytes,
+                    memory_peak_bytes: seen.peak_bytes,
                     tasks: seen.tasks,
                 }
             }

@@ -122,10 +122,12 @@ fn words(path: &Path) -> Vec<String> {
     fs::read_to_string(path).map(|text| text.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
 }
 
-/// Start time of a process in clock ticks since boot: with the pid, it names a process for ever.
+/// Start time of a living process in clock ticks since boot: with the pid, it names a process for ever.
 fn start_time(pid: &str) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(19).map(str::to_owned)
+    let rest = stat.rsplit_once(") ")?.1;
+    // A dead process that nobody has reaped holds nothing.
+    (!rest.starts_with(['Z', 'X'])).then(|| rest.split(' ').nth(19).map(str::to_owned)).flatten()
 }
 
 impl Groups {

@@ -1,4 +1,9 @@
-//! Starts the spawner.
+//! Starts the spawner: a second process of this program, with one end of a socket as its standard input.
+//!
+//! Must happen before the server has a thread, a listener or a secret in memory: the spawner is started by exec, so that
+//! it inherits nothing but that socket and the error stream.
+//!
+//! Start reading at `launch_spawner`.
 
 use std::fmt;
 use std::io;

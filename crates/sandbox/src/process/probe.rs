@@ -120,78 +120,94 @@ fn trial(maker: &mut Maker) -> Result<u32, Fault> {
     }
 }
 
+/// Tells of each wall whether it stands, and why not.
+struct Judge<'a> {
+    config: &'a SpawnerConfig,
+    lost: &'a [(WallKind, String)],
+    group: &'static str,
+}
+
+impl Judge<'_> {
+    fn why(&self, kind: WallKind, advice: &str) -> String {
+        let found = self.lost.iter().find(|(lost, _)| *lost == kind).map(|(_, why)| format!("{why}; "));
+        let off = self.config.off.contains(&kind).then(|| "turned off; ".to_owned());
+        format!("{}{advice}", found.or(off).unwrap_or_default())
+    }
+
+    /// A wall that stands hard or not at all.
+    fn stands(&self, kind: WallKind, on: bool, how: &str, advice: &str) -> FoundWall {
+        if on {
+            FoundWall::new(kind, WallState::Hard, how)
+        } else {
+            FoundWall::new(kind, WallState::Missing, self.why(kind, advice))
+        }
+    }
+
+    /// A wall that has a softer form.
+    fn softens(&self, kind: WallKind, hard: bool, how: &str, soft: &str) -> FoundWall {
+        if hard {
+            FoundWall::new(kind, WallState::Hard, how)
+        } else {
+            FoundWall::new(kind, WallState::Soft, self.why(kind, soft))
+        }
+    }
+
+    /// A limit: by a cgroup, or by something softer.
+    fn limit(&self, kind: WallKind, by_group: bool, soft: &str) -> FoundWall {
+        const ADVICE: &str =
+            "for a hard limit start as root, or in a systemd unit or session with Delegate=yes (cgroup v2)";
+        if self.config.off.contains(&kind) {
+            return FoundWall::new(kind, WallState::Missing, "turned off");
+        }
+        self.softens(kind, by_group, self.group, &format!("{soft}; {ADVICE}"))
+    }
+}
+
 fn walls(maker: &Maker, config: &SpawnerConfig, features: u32, lost: &[(WallKind, String)]) -> Vec<FoundWall> {
-    use WallState::{Hard, Missing, Soft};
     let settings = &maker.settings;
     let powers = maker.groups.powers();
-    let cgroup = if maker.groups.is_unified() { "cgroup v2" } else { "cgroup v1" };
-    let why = |kind: WallKind, advice: &str| {
-        let found = lost.iter().find(|(lost, _)| *lost == kind).map(|(_, why)| format!("{why}; "));
-        let off = config.off.contains(&kind).then(|| "turned off; ".to_owned());
-        format!("{}{advice}", found.or(off).unwrap_or_default())
-    };
-    let stands = |kind: WallKind, on: bool, how: &str, advice: &str| match on {
-        true => FoundWall::new(kind, Hard, how),
-        false => FoundWall::new(kind, Missing, why(kind, advice)),
-    };
-    let limit = |kind: WallKind, by_group: bool, soft: &str| {
-        if config.off.contains(&kind) {
-            FoundWall::new(kind, Missing, "turned off")
-        } else if by_group {
-            FoundWall::new(kind, Hard, cgroup)
-        } else {
-            let advice = "start as root, or in a systemd unit or session with Delegate=yes (cgroup v2)";
-            FoundWall::new(kind, Soft, format!("{soft}; for a hard limit {advice}"))
-        }
-    };
-    let abi = landlock::abi();
-    let own_ids = if settings.own_ids {
-        FoundWall::new(WallKind::OwnUserId, Hard, "each sandbox has a host id of its own")
-    } else {
-        let advice = "sandboxes share the platform's id and are apart by namespaces only; start as root for own ids";
-        FoundWall::new(WallKind::OwnUserId, Soft, why(WallKind::OwnUserId, advice))
-    };
+    let group = if maker.groups.is_unified() { "cgroup v2" } else { "cgroup v1" };
+    let judge = Judge { config, lost, group };
+    let landlock = format!("ABI {}", landlock::abi());
+    let tasks = if settings.user_namespace { "RLIMIT_NPROC in the user namespace" } else { "RLIMIT_NPROC" };
+    let fixed = |kind, how: &str| FoundWall::new(kind, WallState::Hard, how);
     vec![
-        stands(
+        judge.stands(
             WallKind::UserNamespace,
             settings.user_namespace,
-            "one id mapped, none of them root",
+            "one id mapped, which is not root",
             "set the sysctl user.max_user_namespaces above 0",
         ),
-        FoundWall::new(WallKind::Mounts, Hard, "pivot_root onto a read-only root"),
-        FoundWall::new(WallKind::Processes, Hard, "process, IPC and host name namespaces"),
-        stands(
+        fixed(WallKind::Mounts, "pivot_root onto a read-only root"),
+        fixed(WallKind::Processes, "process, IPC and host name namespaces"),
+        judge.stands(
             WallKind::Network,
             settings.network,
             "loopback only",
             "guests share the host's network; the kernel needs CONFIG_NET_NS",
         ),
-        match features & feature::TPROXY != 0 {
-            true => FoundWall::new(WallKind::Interception, Hard, "every TCP connection arrives (nftables, TPROXY)"),
-            false => FoundWall::new(
-                WallKind::Interception,
-                Soft,
-                why(
-                    WallKind::Interception,
-                    "connections to ports 80 and 443 arrive, others are refused; load the modules nf_tables and nft_tproxy",
-                ),
-            ),
-        },
-        stands(WallKind::Seccomp, settings.seccomp, "seccomp program", "the kernel needs CONFIG_SECCOMP_FILTER"),
-        stands(
+        judge.softens(
+            WallKind::Interception,
+            features & feature::TPROXY != 0,
+            "every TCP connection arrives (nftables, TPROXY)",
+            "connections to ports 80 and 443 arrive, others are refused; load the modules nf_tables and nft_tproxy",
+        ),
+        judge.stands(WallKind::Seccomp, settings.seccomp, "seccomp program", "the kernel needs CONFIG_SECCOMP_FILTER"),
+        judge.stands(
             WallKind::Landlock,
             features & feature::LANDLOCK != 0,
-            &format!("ABI {abi}"),
+            &landlock,
             "needs Linux 5.13 with landlock in the lsm= list",
         ),
-        own_ids,
-        limit(WallKind::Memory, powers.memory, "watched every 12 ms, killed above the limit"),
-        limit(
-            WallKind::Tasks,
-            powers.tasks,
-            if settings.user_namespace { "RLIMIT_NPROC in the user namespace" } else { "RLIMIT_NPROC" },
+        judge.softens(
+            WallKind::OwnUserId,
+            settings.own_ids,
+            "each sandbox has a host id of its own",
+            "sandboxes share the platform's id and are apart by namespaces only; start as root for own ids",
         ),
-        limit(WallKind::Cpu, powers.cpu, "niceness only"),
-        stands(WallKind::Tmp, settings.limit_tmp, "tmpfs of fixed size, counted as memory of the function", ""),
+        judge.limit(WallKind::Memory, powers.memory, "watched every 12 ms, killed above the limit"),
+        judge.limit(WallKind::Tasks, powers.tasks, tasks),
+        judge.limit(WallKind::Cpu, powers.cpu, "niceness only"),
+        judge.stands(WallKind::Tmp, settings.limit_tmp, "tmpfs of fixed size, counted as the function's memory", ""),
     ]
 }

@@ -352,8 +352,7 @@ impl Spawner {
     /// Looks at every sandbox's memory and kills what is above its limit.
     fn watch(&mut self) {
         for sandbox in self.sandboxes.values_mut().filter(|sandbox| sandbox.started) {
-            if sandbox.watched.look(&self.maker.stage.proc, sandbox.made.pid) > sandbox.memory_bytes {
-                sandbox.watched.over_limit();
+            if sandbox.watched.look(&self.maker.stage.proc, sandbox.made.pid, sandbox.memory_bytes) {
                 let _ = rustix::process::pidfd_send_signal(&sandbox.made.pidfd, rustix::process::Signal::KILL);
             }
         }

@@ -1,7 +1,7 @@
 //! Measures a sandbox by `/proc`, where no cgroup counts for it.
 //!
 //! The processes of a sandbox are the descendants of its first process: an orphan's new parent is that process too.
-//! Memory is resident memory; shared pages are counted once for each process, so before anything is killed the exact
+//! Memory is resident memory, in which shared pages count once for each process; before anything is killed, the exact
 //! share (PSS) is asked for, where the kernel lets the spawner see it.
 //!
 //! Invariant: what cannot be read counts as gone; nothing here fails.
@@ -22,17 +22,17 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Measures now. Answers the bytes that count against the limit.
-    pub(crate) fn look(&mut self, proc: &OwnedFd, first: i32) -> u64 {
-        let seen = measure(proc, first);
+    /// Measures now. True when the sandbox is above its limit, which is then its end.
+    pub(crate) fn look(&mut self, proc: &OwnedFd, first: i32, limit_bytes: u64) -> bool {
+        let pids = descendants(proc, first);
+        let seen = measure_all(proc, first, &pids);
         self.peak_bytes = self.peak_bytes.max(seen.memory_bytes);
         self.cpu_ns = self.cpu_ns.max(seen.cpu_ns);
-        seen.memory_bytes
-    }
-
-    /// The limit has ended it.
-    pub(crate) fn over_limit(&mut self) {
-        self.out_of_memory = true;
+        if seen.memory_bytes > limit_bytes {
+            let exact: Option<u64> = pids.iter().map(|pid| proportional_bytes(proc, *pid)).sum();
+            self.out_of_memory = exact.is_none_or(|exact| exact > limit_bytes);
+        }
+        self.out_of_memory
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -44,6 +44,8 @@ impl Watched {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) memory_bytes: u64,
+    /// The sum of each living process's peak: at least the true one of processes that overlap.
+    pub(crate) peak_bytes: u64,
     pub(crate) cpu_ns: u64,
     pub(crate) tasks: u32,
 }
@@ -53,34 +55,52 @@ const PROCESSES_MAX: usize = 4096;
 
 /// Measures the descendants of `first`, which itself is the platform's.
 pub(crate) fn measure(proc: &OwnedFd, first: i32) -> Seen {
-    let mut seen = Seen::default();
-    let mut pids = children(proc, first);
-    while let Some(pid) = pids.pop() {
-        let Some(stat) = read(proc, &format!("{pid}/stat")) else { continue };
-        seen.add(&stat);
-        if pids.len() < PROCESSES_MAX {
-            pids.extend(children(proc, pid));
-        }
-    }
-    if let Some(own) = read(proc, &format!("{first}/stat")) {
-        seen.add_reaped(&own);
+    let pids = descendants(proc, first);
+    let mut seen = measure_all(proc, first, &pids);
+    for pid in pids {
+        let status = read(proc, &format!("{pid}/status")).unwrap_or_default();
+        seen.peak_bytes += kilobytes(&status, "VmHWM:").unwrap_or(0);
     }
     seen
 }
 
-impl Seen {
-    /// Adds one process by its `stat` line: proc(5), fields 14 to 17 (times), 20 (threads) and 24 (resident pages).
-    fn add(&mut self, stat: &str) {
-        let field = |number: usize| field(stat, number);
-        self.cpu_ns += (14..=17).map(field).sum::<u64>() * ns_per_tick();
-        self.tasks += field(20) as u32;
-        self.memory_bytes += field(24) * sys::system_value(libc::_SC_PAGESIZE);
+fn measure_all(proc: &OwnedFd, first: i32, pids: &[i32]) -> Seen {
+    let mut seen = Seen::default();
+    for pid in pids {
+        if let Some(stat) = read(proc, &format!("{pid}/stat")) {
+            seen.add(&stat, sys::process_cpu_ns(*pid));
+        }
     }
+    if let Some(own) = read(proc, &format!("{first}/stat")) {
+        seen.cpu_ns += reaped_ns(&own);
+    }
+    seen
+}
 
-    /// Adds the times of processes that the first process has reaped.
-    fn add_reaped(&mut self, stat: &str) {
-        self.cpu_ns += (field(stat, 16) + field(stat, 17)) * ns_per_tick();
+fn descendants(proc: &OwnedFd, first: i32) -> Vec<i32> {
+    let mut pids = children(proc, first);
+    let mut next = 0;
+    while next < pids.len() && pids.len() < PROCESSES_MAX {
+        pids.extend(children(proc, pids[next]));
+        next += 1;
     }
+    pids
+}
+
+impl Seen {
+    /// Adds one process by its `stat` line: proc(5), fields 14 and 15 (times), 20 (threads) and 24 (resident pages).
+    /// The clock's time is finer than the line's.
+    fn add(&mut self, stat: &str, clock_ns: Option<u64>) {
+        let ticks = field(stat, 14) + field(stat, 15);
+        self.cpu_ns += clock_ns.unwrap_or(ticks * ns_per_tick()) + reaped_ns(stat);
+        self.tasks += field(stat, 20) as u32;
+        self.memory_bytes += field(stat, 24) * sys::system_value(libc::_SC_PAGESIZE);
+    }
+}
+
+/// Processor time of the children that a process has reaped: fields 16 and 17.
+fn reaped_ns(stat: &str) -> u64 {
+    (field(stat, 16) + field(stat, 17)) * ns_per_tick()
 }
 
 fn field(stat: &str, number: usize) -> u64 {
@@ -93,6 +113,16 @@ fn ns_per_tick() -> u64 {
     1_000_000_000 / sys::system_value(libc::_SC_CLK_TCK)
 }
 
+fn proportional_bytes(proc: &OwnedFd, pid: i32) -> Option<u64> {
+    kilobytes(&read(proc, &format!("{pid}/smaps_rollup"))?, "Pss:")
+}
+
+/// The bytes of a line `key 123 kB`.
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
+
 fn children(proc: &OwnedFd, pid: i32) -> Vec<i32> {
     read(proc, &format!("{pid}/task/{pid}/children"))
         .map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
@@ -101,7 +131,30 @@ fn children(proc: &OwnedFd, pid: i32) -> Vec<i32> {
 
 fn read(proc: &OwnedFd, path: &str) -> Option<String> {
     let file = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut buffer = [0u8; 8192];
+    let mut buffer = [0u8; 16384];
     let length = rustix::io::read(&file, &mut buffer).ok()?;
     Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_shift_the_fields() {
+        let numbers: Vec<String> = (4..=30).map(|number| number.to_string()).collect();
+        let stat = format!("7 (a) b (c) S {}", numbers.join(" "));
+        assert_eq!((field(&stat, 14), field(&stat, 20), field(&stat, 24)), (14, 20, 24));
+        assert_eq!(field("", 14), 0);
+    }
+
+    #[test]
+    fn this_process_is_measured() {
+        let proc = std::fs::File::open("/proc").unwrap().into();
+        let mut seen = Seen::default();
+        let pid = std::process::id() as i32;
+        seen.add(&read(&proc, "self/stat").unwrap(), sys::process_cpu_ns(pid));
+        assert!(seen.cpu_ns > 0 && seen.memory_bytes > 1 << 20 && seen.tasks >= 1, "{seen:?}");
+        assert!(proportional_bytes(&proc, pid).unwrap() > 0);
+    }
 }

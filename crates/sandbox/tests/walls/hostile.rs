@@ -1,0 +1,171 @@
+//! A server that has been taken over asks the spawner for what it must not give.
+//!
+//! The packets are made by hand, as an attacker would: `protocol` is private, and its layout is written down here
+//! once more on purpose.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType,
+};
+
+use super::Check;
+use super::world::{World, expect, wait_until};
+
+pub const CHECKS: &[(&str, Check)] = &[
+    ("a hostile server gets no path, no id and no other size", garbage),
+    ("a hostile server's descriptors are counted", descriptors),
+    ("a code folder that is a link is refused", linked_code),
+];
+
+const REQUEST_BYTES: usize = 56 + 64 * 9;
+
+struct Spawner {
+    socket: OwnedFd,
+    child: Child,
+}
+
+impl Spawner {
+    fn start(world: &World) -> Self {
+        let (socket, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .arg("__spawner")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let spawner = Self { socket, child };
+        spawner.send(&serde_json::to_vec(&world.config(&[])).unwrap(), &[]);
+        let report = spawner.receive().0;
+        assert!(report.starts_with(b"{"), "{}", String::from_utf8_lossy(&report));
+        spawner
+    }
+
+    fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(20))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
+        }
+        rustix::net::sendmsg(&self.socket, &[io::IoSlice::new(packet)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    }
+
+    fn receive(&self) -> (Vec<u8>, usize) {
+        let mut buffer = vec![0; 65536];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(20))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut iov = [io::IoSliceMut::new(&mut buffer)];
+        let message = rustix::net::recvmsg(&self.socket, &mut iov, &mut ancillary, RecvFlags::empty()).unwrap();
+        let fds = ancillary.drain().count();
+        buffer.truncate(message.bytes);
+        (buffer, fds)
+    }
+
+    /// The kind of the next reply: 1 started, 2 failed, 3 exited.
+    fn reply_kind(&self) -> u64 {
+        let (packet, _) = self.receive();
+        u64::from_le_bytes(packet[..8].try_into().unwrap())
+    }
+
+    fn end(mut self) -> Result<(), String> {
+        drop(self.socket);
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        expect("a clean end", status.code(), Some(0))
+    }
+}
+
+fn start_packet(code: &[u8; 64]) -> Vec<u8> {
+    let mut packet = vec![0; REQUEST_BYTES];
+    packet[0] = 1;
+    packet[8] = 42;
+    packet[24..32].copy_from_slice(&(128u64 << 20).to_le_bytes());
+    packet[32..40].copy_from_slice(&(1u64 << 20).to_le_bytes());
+    packet[56..120].copy_from_slice(code);
+    packet
+}
+
+fn garbage(world: &World) -> Result<(), String> {
+    let spawner = Spawner::start(world);
+    let good = start_packet(&[b'a'; 64]);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let fds = [null.as_fd(), null.as_fd(), null.as_fd()];
+    let with = |at: usize, bytes: &[u8]| {
+        let mut packet = good.clone();
+        packet[at..at + bytes.len()].copy_from_slice(bytes);
+        packet
+    };
+    let climbing = *b"../../../../../../../../../../../../../../../../../../../etc////";
+    let wrong: Vec<Vec<u8>> = vec![
+        vec![0],
+        vec![0xff; 17],
+        vec![0xff; REQUEST_BYTES],
+        vec![0; REQUEST_BYTES + 1],
+        vec![1; 60_000],
+        good[..REQUEST_BYTES - 1].to_vec(),
+        start_packet(&climbing),
+        with(0, &[3]),
+        with(4, &[9]),
+        with(24, &u64::MAX.to_le_bytes()),
+        with(24, &0u64.to_le_bytes()),
+        with(32, &0u64.to_le_bytes()),
+        with(32, &u64::MAX.to_le_bytes()),
+        with(40, &u32::MAX.to_le_bytes()),
+        with(40, &1u32.to_le_bytes()),
+        with(100, b"/"),
+        with(100, &[0]),
+        // An interpreter that is not there.
+        with(4, &[1, 0, 0, 0, 42, 0, 0, 0, 0, 0, 0, 0, 200]),
+    ];
+    for (index, packet) in wrong.iter().enumerate() {
+        spawner.send(packet, &fds);
+        expect(&format!("packet {index}"), spawner.reply_kind(), 2)?;
+    }
+    // The words of a program of the server's own noise are not a configuration either.
+    spawner.send(br#"{"code_root":"/etc"}"#, &[]);
+    expect("a second configuration", spawner.reply_kind(), 2)?;
+    // Killing what is not there does nothing.
+    let mut kill = vec![0; REQUEST_BYTES];
+    kill[0] = 2;
+    kill[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+    spawner.send(&kill, &[]);
+    // And it still serves.
+    spawner.send(&good, &fds);
+    expect("a good request", spawner.reply_kind(), 1)?;
+    spawner.end()
+}
+
+fn descriptors(world: &World) -> Result<(), String> {
+    let spawner = Spawner::start(world);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let open = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0);
+    let packet = start_packet(&[b'a'; 64]);
+    let before = open(spawner.child.id());
+    for count in [0, 1, 2, 4, 16, 20] {
+        spawner.send(&packet, &vec![null.as_fd(); count]);
+        expect(&format!("{count} descriptors"), spawner.reply_kind(), 2)?;
+    }
+    // The spawner's own folder can be counted by root alone: it is not dumpable for others.
+    if world.is_root() {
+        expect("descriptors that stay", open(spawner.child.id()), before)?;
+    }
+    assert!(spawner.socket.as_raw_fd() > 2);
+    spawner.end()
+}
+
+fn linked_code(world: &World) -> Result<(), String> {
+    let link = world.code_folder(&super::world::digest('9'));
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink("/etc", &link).unwrap();
+    let spawner = Spawner::start(world);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    spawner.send(&start_packet(&[b'9'; 64]), &[null.as_fd(), null.as_fd(), null.as_fd()]);
+    expect("a link", spawner.reply_kind(), 2)?;
+    let pid = spawner.child.id();
+    spawner.end()?;
+    wait_until("the spawner is gone", || !std::path::Path::new(&format!("/proc/{pid}")).exists())
+}
