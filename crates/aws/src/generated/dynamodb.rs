@@ -23,7 +23,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "DeleteTable", method: "POST", uri: "/", status: 200, io: Some(&IO_DeleteTable) },
     Operation { name: "DescribeBackup", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "DescribeBulkOperation", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "DescribeContinuousBackups", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "DescribeContinuousBackups", method: "POST", uri: "/", status: 200, io: Some(&IO_DescribeContinuousBackups) },
     Operation { name: "DescribeContributorInsights", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "DescribeEndpoints", method: "POST", uri: "/", status: 200, io: Some(&IO_DescribeEndpoints) },
     Operation { name: "DescribeExport", method: "POST", uri: "/", status: 200, io: None },
@@ -34,7 +34,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "DescribeLimits", method: "POST", uri: "/", status: 200, io: Some(&IO_DescribeLimits) },
     Operation { name: "DescribeTable", method: "POST", uri: "/", status: 200, io: Some(&IO_DescribeTable) },
     Operation { name: "DescribeTableReplicaAutoScaling", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "DescribeTimeToLive", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "DescribeTimeToLive", method: "POST", uri: "/", status: 200, io: Some(&IO_DescribeTimeToLive) },
     Operation { name: "DisableKinesisStreamingDestination", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "EnableKinesisStreamingDestination", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "ExecuteStatement", method: "POST", uri: "/", status: 200, io: None },
@@ -50,7 +50,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "ListGlobalTables", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "ListImports", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "ListTables", method: "POST", uri: "/", status: 200, io: Some(&IO_ListTables) },
-    Operation { name: "ListTagsOfResource", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "ListTagsOfResource", method: "POST", uri: "/", status: 200, io: Some(&IO_ListTagsOfResource) },
     Operation { name: "PutItem", method: "POST", uri: "/", status: 200, io: Some(&IO_PutItem) },
     Operation { name: "PutResourcePolicy", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "Query", method: "POST", uri: "/", status: 200, io: Some(&IO_Query) },
@@ -59,17 +59,17 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "Scan", method: "POST", uri: "/", status: 200, io: Some(&IO_Scan) },
     Operation { name: "SearchVectors", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "StartBulkPutItems", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "TagResource", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "TagResource", method: "POST", uri: "/", status: 200, io: Some(&IO_TagResource) },
     Operation { name: "TransactGetItems", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "TransactWriteItems", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "UntagResource", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "UntagResource", method: "POST", uri: "/", status: 200, io: Some(&IO_UntagResource) },
     Operation { name: "UpdateContinuousBackups", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateContributorInsights", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateGlobalTable", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateGlobalTableSettings", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateItem", method: "POST", uri: "/", status: 200, io: Some(&IO_UpdateItem) },
     Operation { name: "UpdateKinesisStreamingDestination", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "UpdateTable", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "UpdateTable", method: "POST", uri: "/", status: 200, io: Some(&IO_UpdateTable) },
     Operation { name: "UpdateTableReplicaAutoScaling", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateTimeToLive", method: "POST", uri: "/", status: 200, io: None },
 ];
@@ -149,6 +149,15 @@ static IO_DeleteTable: Io = Io {
 ],
     output_payload: "",
 };
+static IO_DescribeContinuousBackups: Io = Io {
+    input: &[
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_DescribeEndpoints: Io = Io {
     input: &[
 ],
@@ -166,6 +175,15 @@ static IO_DescribeLimits: Io = Io {
     output_payload: "",
 };
 static IO_DescribeTable: Io = Io {
+    input: &[
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_DescribeTimeToLive: Io = Io {
     input: &[
     Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
 ],
@@ -193,6 +211,16 @@ static IO_ListTables: Io = Io {
     input: &[
     Member { name: "ExclusiveStartTableName", wire: "ExclusiveStartTableName", location: Location::Body, required: false, shape: &S_TableName },
     Member { name: "Limit", wire: "Limit", location: Location::Body, required: false, shape: &S_ListTablesInputLimit },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_ListTagsOfResource: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Body, required: true, shape: &S_ResourceArnString },
+    Member { name: "NextToken", wire: "NextToken", location: Location::Body, required: false, shape: &S_NextTokenString },
 ],
     input_payload: "",
     output: &[
@@ -267,6 +295,24 @@ static IO_Scan: Io = Io {
 ],
     output_payload: "",
 };
+static IO_TagResource: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Body, required: true, shape: &S_ResourceArnString },
+    Member { name: "Tags", wire: "Tags", location: Location::Body, required: true, shape: &S_TagList },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
+static IO_UntagResource: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Body, required: true, shape: &S_ResourceArnString },
+    Member { name: "TagKeys", wire: "TagKeys", location: Location::Body, required: true, shape: &S_TagKeyList },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_UpdateItem: Io = Io {
     input: &[
     Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
@@ -282,6 +328,31 @@ static IO_UpdateItem: Io = Io {
     Member { name: "ExpressionAttributeNames", wire: "ExpressionAttributeNames", location: Location::Body, required: false, shape: &S_ExpressionAttributeNameMap },
     Member { name: "ExpressionAttributeValues", wire: "ExpressionAttributeValues", location: Location::Body, required: false, shape: &S_ExpressionAttributeValueMap },
     Member { name: "ReturnValuesOnConditionCheckFailure", wire: "ReturnValuesOnConditionCheckFailure", location: Location::Body, required: false, shape: &S_ReturnValuesOnConditionCheckFailure },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_UpdateTable: Io = Io {
+    input: &[
+    Member { name: "AttributeDefinitions", wire: "AttributeDefinitions", location: Location::Body, required: false, shape: &S_AttributeDefinitions },
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "BillingMode", wire: "BillingMode", location: Location::Body, required: false, shape: &S_BillingMode },
+    Member { name: "ProvisionedThroughput", wire: "ProvisionedThroughput", location: Location::Body, required: false, shape: &S_ProvisionedThroughput },
+    Member { name: "GlobalSecondaryIndexUpdates", wire: "GlobalSecondaryIndexUpdates", location: Location::Body, required: false, shape: &S_GlobalSecondaryIndexUpdateList },
+    Member { name: "StreamSpecification", wire: "StreamSpecification", location: Location::Body, required: false, shape: &S_StreamSpecification },
+    Member { name: "SSESpecification", wire: "SSESpecification", location: Location::Body, required: false, shape: &S_SSESpecification },
+    Member { name: "ReplicaUpdates", wire: "ReplicaUpdates", location: Location::Body, required: false, shape: &S_ReplicationGroupUpdateList },
+    Member { name: "TableClass", wire: "TableClass", location: Location::Body, required: false, shape: &S_TableClass },
+    Member { name: "DeletionProtectionEnabled", wire: "DeletionProtectionEnabled", location: Location::Body, required: false, shape: &S_DeletionProtectionEnabled },
+    Member { name: "MultiRegionConsistency", wire: "MultiRegionConsistency", location: Location::Body, required: false, shape: &S_MultiRegionConsistency },
+    Member { name: "GlobalTableWitnessUpdates", wire: "GlobalTableWitnessUpdates", location: Location::Body, required: false, shape: &S_GlobalTableWitnessGroupUpdateList },
+    Member { name: "OnDemandThroughput", wire: "OnDemandThroughput", location: Location::Body, required: false, shape: &S_OnDemandThroughput },
+    Member { name: "WarmThroughput", wire: "WarmThroughput", location: Location::Body, required: false, shape: &S_WarmThroughput },
+    Member { name: "GlobalTableSettingsReplicationMode", wire: "GlobalTableSettingsReplicationMode", location: Location::Body, required: false, shape: &S_GlobalTableSettingsReplicationMode },
+    Member { name: "DisassociationProtectionEnabled", wire: "DisassociationProtectionEnabled", location: Location::Body, required: false, shape: &S_DisassociationProtectionEnabled },
+    Member { name: "VectorIndexUpdates", wire: "VectorIndexUpdates", location: Location::Body, required: false, shape: &S_VectorIndexUpdateList },
 ],
     input_payload: "",
     output: &[
@@ -332,10 +403,55 @@ static S_Condition: Shape = Shape::of(Kind::Structure(&[
 static S_ConditionExpression: Shape = Shape::of(Kind::Text);
 static S_ConditionalOperator: Shape = Shape::of(Kind::Text).values(&["AND","OR"]);
 static S_ConsistentRead: Shape = Shape::of(Kind::Boolean);
+static S_CreateGlobalSecondaryIndexAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
+    Member { name: "KeySchema", wire: "KeySchema", location: Location::Body, required: true, shape: &S_KeySchema },
+    Member { name: "Projection", wire: "Projection", location: Location::Body, required: true, shape: &S_Projection },
+    Member { name: "ProvisionedThroughput", wire: "ProvisionedThroughput", location: Location::Body, required: false, shape: &S_ProvisionedThroughput },
+    Member { name: "OnDemandThroughput", wire: "OnDemandThroughput", location: Location::Body, required: false, shape: &S_OnDemandThroughput },
+    Member { name: "WarmThroughput", wire: "WarmThroughput", location: Location::Body, required: false, shape: &S_WarmThroughput },
+]));
+static S_CreateGlobalTableWitnessGroupMemberAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "RegionName", wire: "RegionName", location: Location::Body, required: true, shape: &S_RegionName },
+]));
+static S_CreateReplicationGroupMemberAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "RegionName", wire: "RegionName", location: Location::Body, required: true, shape: &S_RegionName },
+    Member { name: "KMSMasterKeyId", wire: "KMSMasterKeyId", location: Location::Body, required: false, shape: &S_KMSMasterKeyId },
+    Member { name: "ProvisionedThroughputOverride", wire: "ProvisionedThroughputOverride", location: Location::Body, required: false, shape: &S_ProvisionedThroughputOverride },
+    Member { name: "OnDemandThroughputOverride", wire: "OnDemandThroughputOverride", location: Location::Body, required: false, shape: &S_OnDemandThroughputOverride },
+    Member { name: "GlobalSecondaryIndexes", wire: "GlobalSecondaryIndexes", location: Location::Body, required: false, shape: &S_ReplicaGlobalSecondaryIndexList },
+    Member { name: "TableClassOverride", wire: "TableClassOverride", location: Location::Body, required: false, shape: &S_TableClass },
+]));
+static S_CreateVectorIndexAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
+    Member { name: "VectorAttribute", wire: "VectorAttribute", location: Location::Body, required: true, shape: &S_VectorAttributeDefinition },
+    Member { name: "SearchSchema", wire: "SearchSchema", location: Location::Body, required: false, shape: &S_SearchSchema },
+    Member { name: "Projection", wire: "Projection", location: Location::Body, required: true, shape: &S_Projection },
+    Member { name: "Dimensions", wire: "Dimensions", location: Location::Body, required: true, shape: &S_PositiveLongObject },
+    Member { name: "DistanceFunction", wire: "DistanceFunction", location: Location::Body, required: true, shape: &S_VectorDistanceFunction },
+]));
+static S_DeleteGlobalSecondaryIndexAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
+]));
+static S_DeleteGlobalTableWitnessGroupMemberAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "RegionName", wire: "RegionName", location: Location::Body, required: true, shape: &S_RegionName },
+]));
+static S_DeleteReplicationGroupMemberAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "RegionName", wire: "RegionName", location: Location::Body, required: true, shape: &S_RegionName },
+]));
 static S_DeleteRequest: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Key", wire: "Key", location: Location::Body, required: true, shape: &S_Key },
 ]));
+static S_DeleteVectorIndexAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
+]));
 static S_DeletionProtectionEnabled: Shape = Shape::of(Kind::Boolean);
+static S_DisassociateReplicationGroupMemberAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "RegionName", wire: "RegionName", location: Location::Body, required: true, shape: &S_RegionName },
+    Member { name: "DisassociationMode", wire: "DisassociationMode", location: Location::Body, required: true, shape: &S_DisassociationMode },
+]));
+static S_DisassociationMode: Shape = Shape::of(Kind::Text).values(&["WAIT_FOR_REPLICATION"]);
+static S_DisassociationProtectionEnabled: Shape = Shape::of(Kind::Boolean);
 static S_ExpectedAttributeMap: Shape = Shape::of(Kind::Map(&S_AttributeName, &S_ExpectedAttributeValue));
 static S_ExpectedAttributeValue: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Value", wire: "Value", location: Location::Body, required: false, shape: &S_AttributeValue },
@@ -357,7 +473,18 @@ static S_GlobalSecondaryIndex: Shape = Shape::of(Kind::Structure(&[
     Member { name: "WarmThroughput", wire: "WarmThroughput", location: Location::Body, required: false, shape: &S_WarmThroughput },
 ]));
 static S_GlobalSecondaryIndexList: Shape = Shape::of(Kind::List(&S_GlobalSecondaryIndex));
+static S_GlobalSecondaryIndexUpdate: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Update", wire: "Update", location: Location::Body, required: false, shape: &S_UpdateGlobalSecondaryIndexAction },
+    Member { name: "Create", wire: "Create", location: Location::Body, required: false, shape: &S_CreateGlobalSecondaryIndexAction },
+    Member { name: "Delete", wire: "Delete", location: Location::Body, required: false, shape: &S_DeleteGlobalSecondaryIndexAction },
+]));
+static S_GlobalSecondaryIndexUpdateList: Shape = Shape::of(Kind::List(&S_GlobalSecondaryIndexUpdate));
 static S_GlobalTableSettingsReplicationMode: Shape = Shape::of(Kind::Text).values(&["ENABLED","DISABLED","ENABLED_WITH_OVERRIDES"]);
+static S_GlobalTableWitnessGroupUpdate: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Create", wire: "Create", location: Location::Body, required: false, shape: &S_CreateGlobalTableWitnessGroupMemberAction },
+    Member { name: "Delete", wire: "Delete", location: Location::Body, required: false, shape: &S_DeleteGlobalTableWitnessGroupMemberAction },
+]));
+static S_GlobalTableWitnessGroupUpdateList: Shape = Shape::of(Kind::List(&S_GlobalTableWitnessGroupUpdate)).min(1).max(1);
 static S_IndexName: Shape = Shape::of(Kind::Text).min(3).max(255).pattern(&P0);
 static S_KMSMasterKeyId: Shape = Shape::of(Kind::Text);
 static S_Key: Shape = Shape::of(Kind::Map(&S_AttributeName, &S_AttributeValue));
@@ -388,6 +515,8 @@ static S_LocalSecondaryIndex: Shape = Shape::of(Kind::Structure(&[
 static S_LocalSecondaryIndexList: Shape = Shape::of(Kind::List(&S_LocalSecondaryIndex));
 static S_LongObject: Shape = Shape::of(Kind::Integer);
 static S_MapAttributeValue: Shape = Shape::of(Kind::Map(&S_AttributeName, &S_AttributeValue));
+static S_MultiRegionConsistency: Shape = Shape::of(Kind::Text).values(&["EVENTUAL","STRONG"]);
+static S_NextTokenString: Shape = Shape::of(Kind::Text);
 static S_NonKeyAttributeName: Shape = Shape::of(Kind::Text).min(1).max(255);
 static S_NonKeyAttributeNameList: Shape = Shape::of(Kind::List(&S_NonKeyAttributeName)).min(1).max(20);
 static S_NullAttributeValue: Shape = Shape::of(Kind::Boolean);
@@ -396,6 +525,9 @@ static S_NumberSetAttributeValue: Shape = Shape::of(Kind::List(&S_NumberAttribut
 static S_OnDemandThroughput: Shape = Shape::of(Kind::Structure(&[
     Member { name: "MaxReadRequestUnits", wire: "MaxReadRequestUnits", location: Location::Body, required: false, shape: &S_LongObject },
     Member { name: "MaxWriteRequestUnits", wire: "MaxWriteRequestUnits", location: Location::Body, required: false, shape: &S_LongObject },
+]));
+static S_OnDemandThroughputOverride: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "MaxReadRequestUnits", wire: "MaxReadRequestUnits", location: Location::Body, required: false, shape: &S_LongObject },
 ]));
 static S_PositiveIntegerObject: Shape = Shape::of(Kind::Integer).min(1);
 static S_PositiveLongObject: Shape = Shape::of(Kind::Integer).min(1);
@@ -409,10 +541,28 @@ static S_ProvisionedThroughput: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ReadCapacityUnits", wire: "ReadCapacityUnits", location: Location::Body, required: true, shape: &S_PositiveLongObject },
     Member { name: "WriteCapacityUnits", wire: "WriteCapacityUnits", location: Location::Body, required: true, shape: &S_PositiveLongObject },
 ]));
+static S_ProvisionedThroughputOverride: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "ReadCapacityUnits", wire: "ReadCapacityUnits", location: Location::Body, required: false, shape: &S_PositiveLongObject },
+]));
 static S_PutItemInputAttributeMap: Shape = Shape::of(Kind::Map(&S_AttributeName, &S_AttributeValue));
 static S_PutRequest: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Item", wire: "Item", location: Location::Body, required: true, shape: &S_PutItemInputAttributeMap },
 ]));
+static S_RegionName: Shape = Shape::of(Kind::Text);
+static S_ReplicaGlobalSecondaryIndex: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
+    Member { name: "ProvisionedThroughputOverride", wire: "ProvisionedThroughputOverride", location: Location::Body, required: false, shape: &S_ProvisionedThroughputOverride },
+    Member { name: "OnDemandThroughputOverride", wire: "OnDemandThroughputOverride", location: Location::Body, required: false, shape: &S_OnDemandThroughputOverride },
+]));
+static S_ReplicaGlobalSecondaryIndexList: Shape = Shape::of(Kind::List(&S_ReplicaGlobalSecondaryIndex)).min(1);
+static S_ReplicationGroupUpdate: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Create", wire: "Create", location: Location::Body, required: false, shape: &S_CreateReplicationGroupMemberAction },
+    Member { name: "Update", wire: "Update", location: Location::Body, required: false, shape: &S_UpdateReplicationGroupMemberAction },
+    Member { name: "Delete", wire: "Delete", location: Location::Body, required: false, shape: &S_DeleteReplicationGroupMemberAction },
+    Member { name: "Disassociate", wire: "Disassociate", location: Location::Body, required: false, shape: &S_DisassociateReplicationGroupMemberAction },
+]));
+static S_ReplicationGroupUpdateList: Shape = Shape::of(Kind::List(&S_ReplicationGroupUpdate)).min(1);
+static S_ResourceArnString: Shape = Shape::of(Kind::Text).min(1).max(1283);
 static S_ResourcePolicy: Shape = Shape::of(Kind::Text);
 static S_ReturnConsumedCapacity: Shape = Shape::of(Kind::Text).values(&["INDEXES","TOTAL","NONE"]);
 static S_ReturnItemCollectionMetrics: Shape = Shape::of(Kind::Text).values(&["SIZE","NONE"]);
@@ -450,10 +600,25 @@ static S_Tag: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Key", wire: "Key", location: Location::Body, required: true, shape: &S_TagKeyString },
     Member { name: "Value", wire: "Value", location: Location::Body, required: true, shape: &S_TagValueString },
 ]));
+static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKeyString));
 static S_TagKeyString: Shape = Shape::of(Kind::Text).min(1).max(128);
 static S_TagList: Shape = Shape::of(Kind::List(&S_Tag));
 static S_TagValueString: Shape = Shape::of(Kind::Text).min(0).max(256);
 static S_UpdateExpression: Shape = Shape::of(Kind::Text);
+static S_UpdateGlobalSecondaryIndexAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
+    Member { name: "ProvisionedThroughput", wire: "ProvisionedThroughput", location: Location::Body, required: false, shape: &S_ProvisionedThroughput },
+    Member { name: "OnDemandThroughput", wire: "OnDemandThroughput", location: Location::Body, required: false, shape: &S_OnDemandThroughput },
+    Member { name: "WarmThroughput", wire: "WarmThroughput", location: Location::Body, required: false, shape: &S_WarmThroughput },
+]));
+static S_UpdateReplicationGroupMemberAction: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "RegionName", wire: "RegionName", location: Location::Body, required: true, shape: &S_RegionName },
+    Member { name: "KMSMasterKeyId", wire: "KMSMasterKeyId", location: Location::Body, required: false, shape: &S_KMSMasterKeyId },
+    Member { name: "ProvisionedThroughputOverride", wire: "ProvisionedThroughputOverride", location: Location::Body, required: false, shape: &S_ProvisionedThroughputOverride },
+    Member { name: "OnDemandThroughputOverride", wire: "OnDemandThroughputOverride", location: Location::Body, required: false, shape: &S_OnDemandThroughputOverride },
+    Member { name: "GlobalSecondaryIndexes", wire: "GlobalSecondaryIndexes", location: Location::Body, required: false, shape: &S_ReplicaGlobalSecondaryIndexList },
+    Member { name: "TableClassOverride", wire: "TableClassOverride", location: Location::Body, required: false, shape: &S_TableClass },
+]));
 static S_VectorAttributeDefinition: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AttributeName", wire: "AttributeName", location: Location::Body, required: true, shape: &S_VectorAttributeName },
 ]));
@@ -468,6 +633,11 @@ static S_VectorIndex: Shape = Shape::of(Kind::Structure(&[
     Member { name: "DistanceFunction", wire: "DistanceFunction", location: Location::Body, required: true, shape: &S_VectorDistanceFunction },
 ]));
 static S_VectorIndexList: Shape = Shape::of(Kind::List(&S_VectorIndex));
+static S_VectorIndexUpdate: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Create", wire: "Create", location: Location::Body, required: false, shape: &S_CreateVectorIndexAction },
+    Member { name: "Delete", wire: "Delete", location: Location::Body, required: false, shape: &S_DeleteVectorIndexAction },
+]));
+static S_VectorIndexUpdateList: Shape = Shape::of(Kind::List(&S_VectorIndexUpdate));
 static S_WarmThroughput: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ReadUnitsPerSecond", wire: "ReadUnitsPerSecond", location: Location::Body, required: false, shape: &S_LongObject },
     Member { name: "WriteUnitsPerSecond", wire: "WriteUnitsPerSecond", location: Location::Body, required: false, shape: &S_LongObject },
