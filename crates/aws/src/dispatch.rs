@@ -98,7 +98,7 @@ impl Dispatcher {
         let request_id = self.random.uuid();
         let service = self.identify(&parts).map(|identified| identified.service).unwrap_or_default();
         let api = apis::of(&service, parts.uri.path());
-        let style = api.map_or_else(|| guessed_style(&parts), |api| Style::from(api.protocol));
+        let style = api.map_or_else(|| guessed_style(&service, &parts), |api| Style::from(api.protocol));
         match self.answer(&service, api, parts, body, endpoint, &request_id).await {
             Ok(response) => response,
             Err(error) => encode::error(style, api, error, &request_id),
@@ -216,9 +216,11 @@ fn of_action(api: &Api, fields: &[(String, String)]) -> Result<&'static Operatio
 }
 
 /// How a client of an unknown service reads errors, as far as its request tells.
-fn guessed_style(parts: &Parts) -> Style {
+fn guessed_style(service: &str, parts: &Parts) -> Style {
     let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.starts_with("application/x-amz-json-1.0") {
+    if service == "s3" {
+        Style::S3
+    } else if content_type.starts_with("application/x-amz-json-1.0") {
         Style::Json("1.0")
     } else if parts.headers.contains_key("x-amz-target") {
         Style::Json("1.1")
@@ -228,3 +230,7 @@ fn guessed_style(parts: &Parts) -> Style {
         Style::RestJson
     }
 }
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

@@ -19,6 +19,8 @@ pub(crate) enum Style {
     RestJson,
     Json(&'static str),
     Query,
+    /// S3's errors; no model here has this style.
+    S3,
 }
 
 impl From<Protocol> for Style {
@@ -38,6 +40,7 @@ impl Style {
             Self::Json("1.0") => "application/x-amz-json-1.0",
             Self::Json(_) => "application/x-amz-json-1.1",
             Self::Query => "text/xml",
+            Self::S3 => "application/xml",
         }
     }
 }
@@ -94,6 +97,12 @@ pub(crate) fn error(style: Style, api: Option<&Api>, error: Error, request_id: &
                 escape(error.message.as_str()),
             )
         }
+        Style::S3 => format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>{}</Message>\
+             <RequestId>{request_id}</RequestId></Error>",
+            escape(error.code.trim_end_matches("Exception")),
+            escape(error.message.as_str()),
+        ),
     };
     finish(style, error.status, headers, Bytes::from(body), request_id, api.is_some_and(crc_of))
 }
