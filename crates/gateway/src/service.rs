@@ -99,8 +99,12 @@ impl Gateway {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let Some(authority) = authority(&parts) else { return errors::refused(browser::Refusal::NoHost) };
+        if let (false, Ok(host)) = (parts.headers.contains_key(HOST), HeaderValue::from_str(&authority)) {
+            // HTTP/2 has no such header; events show it and signatures cover it all the same.
+            parts.headers.insert(HOST, host);
+        }
         let host = browser::host_name(&authority);
         let scheme = self.scheme(&parts.headers, peer);
         let origin = format!("{scheme}://{authority}");

@@ -32,6 +32,7 @@ async fn http_2_with_prior_knowledge_is_spoken() {
     asked.headers_mut().remove("host");
     assert_eq!(shown(&send_h2(stream, asked).await), "200 hi");
     assert_eq!(front.functions.event()["requestContext"]["http"]["protocol"], "HTTP/2.0");
+    assert_eq!(front.functions.event()["headers"]["host"], "open.lambda-url.us-east-1.localhost");
 }
 
 #[tokio::test]
@@ -42,6 +43,7 @@ async fn a_connection_serves_many_requests() {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
     for _ in 0..3 {
+        sender.ready().await.unwrap();
         let response = sender.send_request(request("GET", "/_dunlin/url/open/", &[], b"")).await.unwrap();
         assert_eq!(shown(&whole(response).await), "200 hi");
     }
