@@ -95,14 +95,23 @@ impl From<Error> for aws::Error {
     }
 }
 
-/// The `N validation errors detected` form for one member.
-pub(super) fn constraint(value: &Json, member: &str, rule: &str) -> Error {
+/// What is wrong with one member: a part of `constraints`.
+pub(super) fn broken(value: &Json, member: &str, rule: &str) -> String {
     let shown = match value {
         Json::Null => "null".to_owned(),
         Json::String(text) => format!("'{text}'"),
         other => format!("'{other}'"),
     };
-    Error::validation(format!(
-        "1 validation error detected: Value {shown} at '{member}' failed to satisfy constraint: {rule}"
-    ))
+    format!("Value {shown} at '{member}' failed to satisfy constraint: {rule}")
+}
+
+/// The `N validation errors detected` form.
+pub(super) fn constraints(broken: &[String]) -> Error {
+    let errors = if broken.len() == 1 { "error" } else { "errors" };
+    Error::validation(format!("{} validation {errors} detected: {}", broken.len(), broken.join("; ")))
+}
+
+/// The same for one member.
+pub(super) fn constraint(value: &Json, member: &str, rule: &str) -> Error {
+    constraints(&[broken(value, member, rule)])
 }

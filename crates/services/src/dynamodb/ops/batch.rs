@@ -15,7 +15,7 @@ use super::super::error::{Error, Result, constraint, invalid};
 use super::super::table::{ItemKey, Table};
 use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size, item_to_json};
 use super::items::View;
-use super::request::{Request, missing, table_name, wrong_type};
+use super::request::{CAPACITY, Request, Rule, missing, table_name, wrong_type};
 use super::{Change, Found, Place, Shared, consumed, decode, read_units, write_units};
 
 /// Most keys of one BatchGetItem.
@@ -26,7 +26,8 @@ const WRITES_MAX: usize = 25;
 const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 fn request_items(request: &Request) -> Result<&Map<String, Json>> {
-    request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])?;
+    let metrics = Rule::OneOf("ReturnItemCollectionMetrics", &["SIZE", "NONE"]);
+    request.check(&[Rule::Required("RequestItems"), metrics, CAPACITY])?;
     let tables = request.required_map("RequestItems")?;
     if tables.is_empty() {
         let rule = "Member must have length greater than or equal to 1";
@@ -143,7 +144,6 @@ impl WriteKind {
 /// `BatchWriteItem`
 pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("BatchWriteItem", &["RequestItems", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"])?;
-    request.choice("ReturnItemCollectionMetrics", &["SIZE", "NONE"])?;
     let tables = request_items(request)?;
     let writes = read_writes(tables, place)?;
     for name in tables.keys() {

@@ -12,7 +12,7 @@ use super::super::expression::projection::{self, Projection};
 use super::super::expression::update::{self, Update};
 use super::super::table::Table;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_size, item_to_json};
-use super::request::Request;
+use super::request::{CAPACITY, Request, Rule};
 use super::{Change, Place, Shared, consumed, read_units, write_units};
 
 const RETURN_VALUES: &[&str] = &["ALL_NEW", "UPDATED_OLD", "ALL_OLD", "NONE", "UPDATED_NEW"];
@@ -36,12 +36,16 @@ struct Guard {
 }
 
 impl Guard {
-    /// The request's enumerations, checked before anything else.
-    fn check_choices(request: &Request) -> Result<()> {
-        request.choice("ReturnValues", RETURN_VALUES)?;
-        request.choice("ReturnItemCollectionMetrics", &["SIZE", "NONE"])?;
-        request.choice("ReturnValuesOnConditionCheckFailure", &["ALL_OLD", "NONE"])?;
-        request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"]).map(|_| ())
+    /// The members of a write, checked before anything else.
+    fn check_members(request: &Request, subject: &str) -> Result<()> {
+        request.check(&[
+            Rule::Required("TableName"),
+            Rule::Required(subject),
+            Rule::OneOf("ReturnValues", RETURN_VALUES),
+            Rule::OneOf("ReturnItemCollectionMetrics", &["SIZE", "NONE"]),
+            Rule::OneOf("ReturnValuesOnConditionCheckFailure", &["ALL_OLD", "NONE"]),
+            CAPACITY,
+        ])
     }
 
     fn new(request: &Request, condition: Option<Condition>) -> Result<Self> {
@@ -109,9 +113,8 @@ fn check_condition_paths(table: &Table, guard: &Guard) -> Result<()> {
 /// `PutItem`
 pub(super) async fn put(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("PutItem", &[WRITE_MEMBERS, &["Item"]].concat())?;
+    Guard::check_members(request, "Item")?;
     let name = request.table_name(place)?;
-    request.required_map("Item")?;
-    Guard::check_choices(request)?;
     request.check_expressions(&["ConditionExpression"])?;
     let item = request.item("Item")?;
     let returns_old = returns_old(request)?;
@@ -138,9 +141,8 @@ pub(super) async fn put(shared: &Shared, place: &Place, request: &Request) -> Re
 /// `DeleteItem`
 pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("DeleteItem", &[WRITE_MEMBERS, &["Key"]].concat())?;
+    Guard::check_members(request, "Key")?;
     let name = request.table_name(place)?;
-    request.required_map("Key")?;
-    Guard::check_choices(request)?;
     request.check_expressions(&["ConditionExpression"])?;
     let key = request.item("Key")?;
     let returns_old = returns_old(request)?;
@@ -163,9 +165,8 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
 /// `UpdateItem`
 pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("UpdateItem", &[WRITE_MEMBERS, &["Key", "UpdateExpression", "AttributeUpdates"]].concat())?;
+    Guard::check_members(request, "Key")?;
     let name = request.table_name(place)?;
-    request.required_map("Key")?;
-    Guard::check_choices(request)?;
     request.check_expressions(&["UpdateExpression", "ConditionExpression"])?;
     let key = request.item("Key")?;
     let mut scope = request.scope()?;
@@ -252,9 +253,8 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
         "ExpressionAttributeNames",
     ];
     request.only("GetItem", MEMBERS)?;
+    request.check(&[Rule::Required("TableName"), Rule::Required("Key"), CAPACITY])?;
     let name = request.table_name(place)?;
-    request.required_map("Key")?;
-    request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])?;
     request.check_expressions(&["ProjectionExpression"])?;
     let key = request.item("Key")?;
     let mut scope = request.scope()?;

@@ -200,7 +200,7 @@ fn transaction(found: &Found, key: Bytes, entry: Option<&Entry>, before: Option<
 
 /// Capacity of a call on one table, as far as the request asks for it.
 fn consumed(request: &Request, table: &str, units: f64) -> Result<Option<Json>> {
-    let capacity = match request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])? {
+    let capacity = match request.text("ReturnConsumedCapacity")? {
         Some("TOTAL") => serde_json::json!({ "TableName": table, "CapacityUnits": units }),
         Some("INDEXES") => serde_json::json!({
             "TableName": table, "CapacityUnits": units, "Table": { "CapacityUnits": units },

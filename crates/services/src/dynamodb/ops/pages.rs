@@ -7,7 +7,7 @@
 use serde_json::{Map, Value as Json, json};
 use store::Range;
 
-use super::super::error::{Error, Result, constraint, invalid};
+use super::super::error::{Error, Result, invalid};
 use super::super::expression::condition::{self, Condition};
 use super::super::expression::evaluate::holds;
 use super::super::expression::key_condition;
@@ -17,7 +17,7 @@ use super::super::query::{self, PAGE_BYTES_MAX};
 use super::super::table::Table;
 use super::super::value::{Item, item_from_json, item_size, item_to_json};
 use super::items::{View, check_key_paths};
-use super::request::Request;
+use super::request::{CAPACITY, Request, Rule};
 use super::{Place, Shared, consumed, decode, read_units};
 
 const MEMBERS: &[&str] = &[
@@ -37,6 +37,8 @@ const MEMBERS: &[&str] = &[
 ];
 /// Most items that one read of the store brings.
 const ROWS_MAX: usize = 1_000;
+/// What `Select` may be.
+const SELECT: &[&str] = &["SPECIFIC_ATTRIBUTES", "COUNT", "ALL_ATTRIBUTES", "ALL_PROJECTED_ATTRIBUTES"];
 /// Most segments of a parallel scan.
 const SEGMENTS_MAX: i64 = 1_000_000;
 
@@ -50,13 +52,7 @@ struct Common {
 }
 
 fn limit(request: &Request) -> Result<Option<usize>> {
-    match request.number("Limit")? {
-        Some(limit) if limit < 1 => {
-            Err(constraint(&json!(limit), "limit", "Member must have value greater than or equal to 1"))
-        }
-        Some(limit) => Ok(Some(usize::try_from(limit).unwrap_or(usize::MAX))),
-        None => Ok(None),
-    }
+    Ok(request.number("Limit")?.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)))
 }
 
 /// The start key's values; some refusals carry a prefix and some do not, as DynamoDB has it.
@@ -76,8 +72,7 @@ fn start_key(request: &Request) -> Result<Option<Item>> {
 
 /// Checks `Select` against the rest; returns whether only the count is asked for.
 fn select(request: &Request, view: &View) -> Result<bool> {
-    const CHOICES: &[&str] = &["SPECIFIC_ATTRIBUTES", "COUNT", "ALL_ATTRIBUTES", "ALL_PROJECTED_ATTRIBUTES"];
-    let select = request.choice("Select", CHOICES)?;
+    let select = request.text("Select")?;
     let member = if request.get("AttributesToGet").is_some() { "AttributesToGet" } else { "ProjectionExpression" };
     match select {
         Some("SPECIFIC_ATTRIBUTES") if !view.is_some() => invalid(
@@ -117,8 +112,9 @@ fn filter_paths(filter: Option<&Condition>) -> Vec<&Path> {
 pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     let own = ["KeyConditionExpression", "KeyConditions", "QueryFilter", "ScanIndexForward"];
     request.only("Query", &[MEMBERS, &own].concat())?;
+    let limits = Rule::Within("Limit", 1, i64::MAX);
+    request.check(&[Rule::Required("TableName"), Rule::OneOf("Select", SELECT), limits, CAPACITY])?;
     let name = request.table_name(place)?;
-    request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])?;
     let limit = limit(request)?;
     request.check_expressions(&["ProjectionExpression", "FilterExpression", "KeyConditionExpression"])?;
     let start = start_key(request)?;
@@ -163,19 +159,6 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
 /// The segment of a parallel scan: which, and of how many.
 fn segment(request: &Request) -> Result<Option<(u64, u64)>> {
     let (segment, total) = (request.number("Segment")?, request.number("TotalSegments")?);
-    for (value, member, low, high) in
-        [(segment, "segment", 0, SEGMENTS_MAX - 1), (total, "totalSegments", 1, SEGMENTS_MAX)]
-    {
-        let Some(value) = value else { continue };
-        if value < low || value > high {
-            let bound = if value < low {
-                format!("greater than or equal to {low}")
-            } else {
-                format!("less than or equal to {high}")
-            };
-            return Err(constraint(&json!(value), member, &format!("Member must have value {bound}")));
-        }
-    }
     match (segment, total) {
         (None, None) => Ok(None),
         (Some(_), None) => invalid(
@@ -197,8 +180,15 @@ fn segment(request: &Request) -> Result<Option<(u64, u64)>> {
 /// `Scan`
 pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("Scan", &[MEMBERS, &["ScanFilter", "Segment", "TotalSegments"]].concat())?;
+    request.check(&[
+        Rule::Required("TableName"),
+        Rule::OneOf("Select", SELECT),
+        Rule::Within("Limit", 1, i64::MAX),
+        Rule::Within("Segment", 0, SEGMENTS_MAX - 1),
+        Rule::Within("TotalSegments", 1, SEGMENTS_MAX),
+        CAPACITY,
+    ])?;
     let name = request.table_name(place)?;
-    request.choice("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"])?;
     let limit = limit(request)?;
     request.check_expressions(&["ProjectionExpression", "FilterExpression"])?;
     let start = start_key(request)?;

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::super::error::{Error, Result, constraint, invalid};
+use super::super::error::{Error, Result, broken, constraint, constraints, invalid};
 use super::super::expression::Scope;
 use super::super::value::Item;
 use super::Place;
@@ -19,6 +19,19 @@ const LEGACY: &[&str] = &[
     "AttributeUpdates",
     "Expected",
 ];
+
+/// What a member must be on its own.
+pub(super) enum Rule<'a> {
+    /// There.
+    Required(&'a str),
+    /// One of these texts, if it is there.
+    OneOf(&'a str, &'a [&'a str]),
+    /// A number from the first to the second bound, if it is there.
+    Within(&'a str, i64, i64),
+}
+
+/// `ReturnConsumedCapacity`, which most operations have.
+pub(super) const CAPACITY: Rule<'static> = Rule::OneOf("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"]);
 
 /// The input of one call.
 pub(super) struct Request {
@@ -79,16 +92,36 @@ impl Request {
         self.map(name)?.ok_or_else(|| missing(name))
     }
 
-    /// A text that must be one of `choices`.
-    pub(super) fn choice<'a>(&'a self, name: &str, choices: &[&str]) -> Result<Option<&'a str>> {
-        let Some(text) = self.text(name)? else {
-            return Ok(None);
-        };
-        if choices.contains(&text) {
-            return Ok(Some(text));
+    /// Checks members on their own, and reports all that are wrong at once.
+    pub(super) fn check(&self, rules: &[Rule<'_>]) -> Result<()> {
+        let mut wrong = Vec::new();
+        for rule in rules {
+            match *rule {
+                Rule::Required(name) if self.get(name).is_none() => {
+                    wrong.push(broken(&Json::Null, &lower_first(name), "Member must not be null"));
+                }
+                Rule::Required(_) => {}
+                Rule::OneOf(name, choices) => {
+                    if let Some(text) = self.text(name)?
+                        && !choices.contains(&text)
+                    {
+                        let rule = format!("Member must satisfy enum value set: [{}]", choices.join(", "));
+                        wrong.push(broken(&Json::from(text), &lower_first(name), &rule));
+                    }
+                }
+                Rule::Within(name, low, high) => {
+                    let Some(number) = self.number(name)? else { continue };
+                    let bound = match number {
+                        number if number < low => format!("greater than or equal to {low}"),
+                        number if number > high => format!("less than or equal to {high}"),
+                        _ => continue,
+                    };
+                    let rule = format!("Member must have value {bound}");
+                    wrong.push(broken(&Json::from(number), &lower_first(name), &rule));
+                }
+            }
         }
-        let rule = format!("Member must satisfy enum value set: [{}]", choices.join(", "));
-        Err(constraint(&Json::from(text), &lower_first(name), &rule))
+        if wrong.is_empty() { Ok(()) } else { Err(constraints(&wrong)) }
     }
 
     /// `TableName`, which may be the table's ARN.

@@ -10,10 +10,12 @@ use store::{Error as StoreError, Txn};
 use super::super::error::{Error, Result, invalid};
 use super::super::keys;
 use super::super::table::{Billing, KeyAttribute, Table};
-use super::request::{Request, missing, wrong_type};
+use super::request::{Request, Rule, missing, wrong_type};
 use super::{ATTEMPTS_MAX, Found, Place, Shared, tags};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
+const BILLING_MODE: Rule<'static> = Rule::OneOf("BillingMode", &["PROVISIONED", "PAY_PER_REQUEST"]);
+const TABLE_CLASS: Rule<'static> = Rule::OneOf("TableClass", &["STANDARD", "STANDARD_INFREQUENT_ACCESS"]);
 /// Most capacity units of each kind.
 const UNITS_MAX: i64 = 1_000_000_000_000;
 
@@ -34,6 +36,13 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
         "GlobalSecondaryIndexes",
     ];
     request.only("CreateTable", MEMBERS)?;
+    request.check(&[
+        Rule::Required("TableName"),
+        Rule::Required("AttributeDefinitions"),
+        Rule::Required("KeySchema"),
+        BILLING_MODE,
+        TABLE_CLASS,
+    ])?;
     let name = request.table_name(place)?;
     let now_ms = shared.clock.now_ms();
     let billing = billing(request, now_ms)?;
@@ -80,7 +89,7 @@ fn encode(table: &Table) -> Result<Vec<u8>> {
 
 /// The billing mode with its throughput, checked against each other.
 fn billing(request: &Request, now_ms: u64) -> Result<Billing> {
-    let mode = request.choice("BillingMode", &["PROVISIONED", "PAY_PER_REQUEST"])?;
+    let mode = request.text("BillingMode")?;
     let throughput = request.map("ProvisionedThroughput")?;
     if mode == Some("PAY_PER_REQUEST") {
         if throughput.is_some() {
@@ -198,7 +207,7 @@ fn refuse_unsupported(request: &Request) -> Result<()> {
 }
 
 fn class(request: &Request) -> Result<Option<String>> {
-    Ok(request.choice("TableClass", &["STANDARD", "STANDARD_INFREQUENT_ACCESS"])?.map(Into::into))
+    Ok(request.text("TableClass")?.map(Into::into))
 }
 
 /// The table of a control operation, whose refusal names it.
@@ -233,12 +242,8 @@ pub(super) async fn describe(shared: &Shared, place: &Place, request: &Request) 
 /// `ListTables`
 pub(super) async fn list(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("ListTables", &["ExclusiveStartTableName", "Limit"])?;
+    request.check(&[Rule::Within("Limit", 1, 100)])?;
     let limit = request.number("Limit")?.unwrap_or(100);
-    if !(1..=100).contains(&limit) {
-        let bound = if limit < 1 { "greater than or equal to 1" } else { "less than or equal to 100" };
-        let rule = format!("Member must have value {bound}");
-        return Err(super::super::error::constraint(&json!(limit), "limit", &rule));
-    }
     let limit = usize::try_from(limit).unwrap_or(100);
     let mut range = keys::tables(&place.account, &place.region).rows(limit);
     if let Some(start) = request.text("ExclusiveStartTableName")? {
@@ -286,6 +291,7 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
         "DeletionProtectionEnabled",
     ];
     request.only("UpdateTable", MEMBERS)?;
+    request.check(&[Rule::Required("TableName"), BILLING_MODE, TABLE_CLASS])?;
     let name = request.table_name(place)?;
     let changes = ["BillingMode", "ProvisionedThroughput", "TableClass", "DeletionProtectionEnabled"];
     if changes.iter().all(|member| request.get(member).is_none()) {

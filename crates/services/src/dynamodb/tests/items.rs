@@ -95,6 +95,19 @@ async fn keys_must_fit_the_schema() {
 }
 
 #[tokio::test]
+async fn wrong_members_are_reported_together() {
+    let bench = Bench::with_items().await;
+    let message = "3 validation errors detected: Value null at 'tableName' failed to satisfy constraint: Member must not \
+                   be null; Value null at 'item' failed to satisfy constraint: Member must not be null; Value 'X' at \
+                   'returnConsumedCapacity' failed to satisfy constraint: Member must satisfy enum value set: [INDEXES, \
+                   TOTAL, NONE]";
+    bench.invalid("PutItem", json!({ "ReturnConsumedCapacity": "X" }), message).await;
+    let message = "1 validation error detected: Value '0' at 'limit' failed to satisfy constraint: Member must have value \
+                   greater than or equal to 1";
+    bench.invalid("Scan", json!({ "TableName": "items", "Limit": 0 }), message).await;
+}
+
+#[tokio::test]
 async fn the_longest_keys_fit_the_store() {
     let bench = Bench::new();
     bench.create("blobs", &[("id", "B"), ("at", "B")]).await;

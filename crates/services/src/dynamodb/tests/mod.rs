@@ -10,6 +10,7 @@ mod expressions;
 mod items;
 mod pages;
 mod pure;
+mod sequences;
 mod tables;
 
 use std::sync::Arc;
