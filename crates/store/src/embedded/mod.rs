@@ -278,3 +278,23 @@ impl Store for Embedded {
         self.shared.readers.get(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::SystemClock;
+
+    #[tokio::test]
+    async fn the_log_starts_anew_even_if_the_janitor_never_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(EmbeddedConfig::new(folder.path(), SystemClock::shared())).unwrap();
+        store.shared.janitor.stop();
+        for round in 0..40u8 {
+            let txn =
+                Txn::new().put(vec![round % 4, 0], vec![round; 2_000_000]).put(vec![round % 4, 1], vec![0; 2_000_000]);
+            store.commit(txn).await.unwrap();
+        }
+        let log = fs::metadata(folder.path().join("store.db-wal")).unwrap().len();
+        assert!(log > 0 && log < schema::LOG_BYTES_MAX + 10_000_000, "the log is {log} bytes long");
+    }
+}
