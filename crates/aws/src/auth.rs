@@ -55,12 +55,20 @@ impl Authenticator {
     /// The caller of a request to the service with this signing name. For anything that is signed but is no AWS call
     /// (a function URL or a route with `AWS_IAM`), ask with the name that clients sign for: `lambda`, `execute-api`.
     pub async fn caller(&self, parts: &Parts, body: &[u8], service: &str) -> Result<Caller, Refusal> {
+        self.caller_of(parts, body, service, sigv4::claim(parts)).await
+    }
+
+    /// The same where the claim was read before.
+    pub(crate) async fn caller_of(
+        &self,
+        parts: &Parts,
+        body: &[u8],
+        service: &str,
+        claim: Result<Option<Claim>, Refusal>,
+    ) -> Result<Caller, Refusal> {
         match self.mode {
-            Mode::Up => {
-                let claim = sigv4::claim(parts)?.ok_or(Refusal::Missing)?;
-                self.verified(parts, body, service, &claim).await
-            }
-            Mode::Dev => self.believed(parts).await,
+            Mode::Up => self.verified(parts, body, service, &claim?.ok_or(Refusal::Missing)?).await,
+            Mode::Dev => self.believed(parts, claim.ok().flatten()).await,
         }
     }
 
@@ -84,17 +92,13 @@ impl Authenticator {
         Ok(Caller { principal: known.principal, region })
     }
 
-    async fn believed(&self, parts: &Parts) -> Result<Caller, Refusal> {
-        let claim = match sigv4::claim(parts) {
-            Ok(Some(claim)) => Some(claim),
-            Ok(None) | Err(_) => {
-                let authorization = parts.headers.get(http::header::AUTHORIZATION);
-                if authorization.is_none_or(|value| value.as_bytes().trim_ascii().is_empty()) {
-                    return Err(Refusal::Missing);
-                }
-                None
+    async fn believed(&self, parts: &Parts, claim: Option<Claim>) -> Result<Caller, Refusal> {
+        if claim.is_none() {
+            let authorization = parts.headers.get(http::header::AUTHORIZATION);
+            if authorization.is_none_or(|value| value.as_bytes().trim_ascii().is_empty()) {
+                return Err(Refusal::Missing);
             }
-        };
+        }
         let access_key = claim.as_ref().map_or("test", |claim| claim.access_key.as_str());
         let token = claim.as_ref().and_then(|claim| claim.session_token.as_deref());
         let known = self.authorizer.key(access_key, token).await.ok_or(Refusal::UnknownKey)?;

@@ -25,7 +25,7 @@ use crate::encode::{self, Style};
 use crate::model_table::{Io, Operation};
 use crate::route::Routes;
 use crate::service::{Call, Error, Service};
-use crate::sigv4::{self, Refusal};
+use crate::sigv4::{self, Claim, Refusal};
 
 /// A request that is an AWS call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +76,12 @@ impl Dispatcher {
     /// Whether a request is an AWS call, and for which service: by its signature, its target, its host, or its path.
     /// Requests to function URLs and API stages may be signed too: look at their hosts and paths first.
     pub fn identify(&self, parts: &Parts) -> Option<Identified> {
-        if let Ok(Some(claim)) = sigv4::claim(parts) {
-            return Some(Identified { service: claim.scope.service });
+        self.identify_by(&sigv4::claim(parts), parts)
+    }
+
+    fn identify_by(&self, claim: &Result<Option<Claim>, Refusal>, parts: &Parts) -> Option<Identified> {
+        if let Ok(Some(claim)) = claim {
+            return Some(Identified { service: claim.scope.service.clone() });
         }
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let host = header(HOST.as_str()).or_else(|| parts.uri.authority().map(http::uri::Authority::as_str));
@@ -96,10 +100,12 @@ impl Dispatcher {
     /// Answers an AWS call. `endpoint` is `scheme://host[:port]` as the client addressed the platform.
     pub async fn handle(&self, parts: Parts, body: Bytes, endpoint: &str) -> Response<Bytes> {
         let request_id = self.random.uuid();
-        let service = self.identify(&parts).map(|identified| identified.service).unwrap_or_default();
+        let claim = sigv4::claim(&parts);
+        let service = self.identify_by(&claim, &parts).map(|identified| identified.service).unwrap_or_default();
         let api = apis::of(&service, parts.uri.path());
         let style = api.map_or_else(|| guessed_style(&service, &parts), |api| Style::from(api.protocol));
-        match self.answer(&service, api, parts, body, endpoint, &request_id).await {
+        let request = Request { parts, body, endpoint, request_id: &request_id };
+        match self.answer(&service, api, claim, request).await {
             Ok(response) => response,
             Err(error) => encode::error(style, api, error, &request_id),
         }
@@ -109,17 +115,15 @@ impl Dispatcher {
         &self,
         name: &str,
         api: Option<&'static Api>,
-        parts: Parts,
-        body: Bytes,
-        endpoint: &str,
-        request_id: &str,
+        claim: Result<Option<Claim>, Refusal>,
+        request: Request<'_>,
     ) -> Result<Response<Bytes>, Error> {
-        let refused = |refusal: Refusal| auth::refusal(api, &refusal);
-        let caller = self.authenticator.caller(&parts, &body, name).await.map_err(refused)?;
+        let caller = self.authenticator.caller_of(&request.parts, &request.body, name, claim).await;
+        let caller = caller.map_err(|refusal| auth::refusal(api, &refusal))?;
         let Some(api) = api else {
             return Err(Error::not_implemented(format!("the service '{name}'")));
         };
-        let request = Request { parts, body, endpoint, request_id };
+        let request_id = request.request_id;
         let (operation, io, call) = self.decoded(api, request, caller)?;
         let Some(service) = self.services.get(api.signing_name) else {
             return Err(Error::not_implemented(format!("the service '{name}'")));

@@ -33,12 +33,18 @@ pub(super) struct Stream {
     pub(super) ingested_ms: Option<u64>,
 }
 
+/// The first byte of every stored value: another one means another form of what follows.
+const FORMAT: u8 = 1;
+
 pub(super) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, Error> {
-    postcard::from_bytes(&entry.value).map_err(|error| Error::Damaged(error.to_string()))
+    match entry.value.split_first() {
+        Some((&FORMAT, value)) => postcard::from_bytes(value).map_err(|error| Error::Damaged(error.to_string())),
+        _ => Err(Error::Damaged("a value of an unknown format".into())),
+    }
 }
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
-    postcard::to_allocvec(value).map_err(|error| Error::Damaged(error.to_string()))
+    postcard::to_extend(value, vec![FORMAT]).map_err(|error| Error::Damaged(error.to_string()))
 }
 
 /// A text member, or nothing.

@@ -10,7 +10,7 @@
 //! | `d` group-id                                        | nothing: what is left of a deleted group  |
 //! | `e` group-id stream-id                              | nothing: what is left of a deleted stream |
 //!
-//! Ids and times are numbers. `last-ms` is the latest timestamp in the chunk, `commit` the number of the commit that wrote
+//! Records and chunks follow a byte that names their format. Ids and times are numbers. `last-ms` is the latest timestamp in the chunk, `commit` the number of the commit that wrote
 //! it, `part` its place within that commit.
 
 use bytes::Bytes;

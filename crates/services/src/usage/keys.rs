@@ -4,7 +4,7 @@
 //! |-----------------------------------------------------------|---------------------------------------------|
 //! | `b` boot                                                  | last folded sequence, 8 bytes little-endian |
 //! | `n`                                                       | number of all records (counter)             |
-//! | `r` account region name hour folded-at-ms boot sequence   | postcard of `Vec<UsageRecord>`              |
+//! | `r` account region name hour folded-at-ms boot sequence   | format byte, postcard of `Vec<UsageRecord>` |
 //! | `s` hour account region name field                        | sum (counter)                               |
 //!
 //! An hour is the number of hours since the epoch in which the invocation started. Fields are in `Field`.

@@ -8,6 +8,7 @@ use store::{Range, Snapshot};
 
 use super::keys::{self, Field, HOUR_MS};
 use super::price::{MB_MS_PER_GB_S, cost_usd};
+use super::ring::FORMAT;
 use super::worker::amount;
 use super::{Error, Usage};
 
@@ -129,8 +130,10 @@ impl Usage {
             let snapshot: Box<dyn Snapshot> = self.store.snapshot().await?;
             let page = snapshot.range(&range).await?;
             for entry in &page.entries {
+                let value = entry.value.strip_prefix(&[FORMAT]);
+                let value = value.ok_or_else(|| Error::Damaged("a chunk of an unknown format".into()))?;
                 let records =
-                    postcard::from_bytes(&entry.value).map_err(|error| Error::Damaged(format!("a chunk: {error}")))?;
+                    postcard::from_bytes(value).map_err(|error| Error::Damaged(format!("a chunk: {error}")))?;
                 if !visit(records) {
                     return Ok(());
                 }

@@ -5,8 +5,8 @@
 //! is all that a shared memory map would promise too; it needs no `unsafe`, reports a full disk as an error instead
 //! of a signal, and costs one system call.
 //!
-//! Frame: length of the record (4 bytes), CRC-32 of sequence and record (4), sequence (8), record (postcard); numbers
-//! little-endian. A frame that is cut short or does not match its checksum ends a file: it was never acknowledged.
+//! Frame: length of the record (4 bytes), CRC-32 of sequence and record (4), sequence (8), record (a format byte and
+//! postcard); numbers little-endian. A frame that is cut short or does not match its checksum ends a file: it was never acknowledged.
 //!
 //! Invariants
 //!   1. `append` has returned only if the whole frame was handed to the kernel.
@@ -23,6 +23,8 @@ use parking_lot::Mutex;
 
 use super::Error;
 
+/// Names the form of a stored record; a change of `UsageRecord` takes another one and reads both.
+pub(super) const FORMAT: u8 = 1;
 const HEAD_BYTES: usize = 16;
 /// Bytes from which on a fold should not wait.
 const CROWDED_BYTES: u64 = 1024 * 1024;
@@ -115,7 +117,7 @@ impl Ring {
 fn write_frame(frame: &mut Vec<u8>, sequence: u64, record: &UsageRecord) -> Result<(), String> {
     frame.extend_from_slice(&[0; 8]);
     frame.extend_from_slice(&sequence.to_le_bytes());
-    let body = postcard::to_allocvec(record).map_err(|error| error.to_string())?;
+    let body = postcard::to_extend(record, vec![FORMAT]).map_err(|error| error.to_string())?;
     frame.extend_from_slice(&body);
     let length = u32::try_from(body.len()).map_err(|error| error.to_string())?;
     let checksum = crc32fast::hash(&frame[8..]);
@@ -146,7 +148,7 @@ fn read_frame(bytes: &[u8]) -> Option<(Numbered, &[u8])> {
         return None;
     }
     let (sequence, body) = checked.split_first_chunk::<8>()?;
-    let record = postcard::from_bytes(body).ok()?;
+    let record = postcard::from_bytes(body.strip_prefix(&[FORMAT])?).ok()?;
     Some(((u64::from_le_bytes(*sequence), record), after))
 }
 

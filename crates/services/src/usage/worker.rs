@@ -14,7 +14,7 @@ use model::{Ending, FunctionRef, UsageRecord};
 use store::{Store, Txn, transact};
 
 use super::keys::{self, Field, HOUR_MS};
-use super::ring::{self, Numbered, Taken};
+use super::ring::{self, FORMAT, Numbered, Taken};
 use super::{Error, Usage};
 
 /// Most records of one commit: some 250 bytes each, well within a transaction and a value.
@@ -143,7 +143,8 @@ fn with_records(mut txn: Txn, boot_id: &str, batch: &[&Numbered], now_ms: u64) -
         part.records.push(record);
     }
     for ((hour, function), part) in parts {
-        let value = postcard::to_allocvec(&part.records).map_err(|error| Error::Damaged(error.to_string()))?;
+        let value =
+            postcard::to_extend(&part.records, vec![FORMAT]).map_err(|error| Error::Damaged(error.to_string()))?;
         txn = txn.put(keys::chunk(function, hour, now_ms, boot_id, part.first), value);
         for field in Field::ALL {
             let sum: u64 = part.records.iter().map(|record| amount(record, field)).sum();
