@@ -48,16 +48,23 @@ pub(crate) struct Core {
     calls: TaskTracker,
     /// Cancelled when no further call is let in.
     pub(crate) closing: CancellationToken,
+    /// Cancelled when the calls that still run or wait are cut off.
+    pub(crate) cut: CancellationToken,
 }
 
 impl Core {
     /// Lets a call in, unless the engine is stopping.
     pub(crate) fn enter(&self) -> Result<TaskTrackerToken, InvokeError> {
         if self.closing.is_cancelled() {
-            return Err(InvokeError::NoCapacity("the server is stopping".to_owned()));
+            return Err(stopping());
         }
         Ok(self.calls.token())
     }
+}
+
+/// What is said to calls that a stop turns away.
+pub(crate) fn stopping() -> InvokeError {
+    InvokeError::NoCapacity("the server is stopping".to_owned())
 }
 
 /// The function engine.
@@ -92,6 +99,7 @@ impl Engine {
             keepers: TaskTracker::new(),
             calls: TaskTracker::new(),
             closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
         });
         tokio::spawn(expire_idle(core.clone()));
         tokio::spawn(async_queue::work(core.clone()));
@@ -112,6 +120,8 @@ impl Engine {
             tracing::warn!(calls = self.core.calls.len(), "calls are cut off by the stop");
         }
         self.end_environments();
+        // What was cut off is settled and metered too.
+        let _ = timeout(GONE_WITHIN, self.core.calls.wait()).await;
         self.core.keepers.close();
         if timeout(GONE_WITHIN, self.core.keepers.wait()).await.is_err() {
             tracing::warn!(sandboxes = self.core.keepers.len(), "sandboxes are left to the spawner");
@@ -124,6 +134,7 @@ impl Engine {
     }
 
     fn end_environments(&self) {
+        self.core.cut.cancel();
         self.core.fleet.retire_all();
         self.core.fleet.kill_all();
     }

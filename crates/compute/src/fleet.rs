@@ -3,13 +3,14 @@
 //! Invariants
 //!   1. The configured memory of all environments together, and their number, stay within the limits: each holds its
 //!      `Room` from before it starts until its sandbox is gone.
-//!   2. Room is given in the order it was asked for.
-//!   3. While somebody waits for room, no environment is kept idle.
+//!   2. Room is given to pools in the order they asked for it, one environment at a time.
+//!   3. While a pool waits for room, no other keeps an environment idle, and busy ones end one after another.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use base::Clock;
 use model::{FunctionRef, FunctionVersion};
 use parking_lot::Mutex;
 use sandbox::Control;
@@ -17,6 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::EngineConfig;
 use crate::pool::Pool;
+
+/// While somebody waits for room, one busy environment ends in this time.
+const YIELD_EVERY_US: u64 = 500_000;
 
 /// What an environment does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +110,8 @@ pub(crate) struct Fleet {
     /// Starts that may go on at once.
     pub(crate) starts: Arc<Semaphore>,
     hungry: AtomicUsize,
+    /// When room was last given, asked for by the first, or made by a call's end: monotonic microseconds.
+    fed_us: AtomicU64,
     busy_milli: AtomicU64,
     pools: Mutex<HashMap<FunctionRef, Vec<Arc<Pool>>>>,
     cards: Mutex<BTreeMap<String, Arc<Card>>>,
@@ -121,6 +127,7 @@ impl Fleet {
             memory_mb_max,
             starts: Arc::new(Semaphore::new(config.starts_max.max(1))),
             hungry: AtomicUsize::new(0),
+            fed_us: AtomicU64::new(0),
             busy_milli: AtomicU64::new(0),
             pools: Mutex::default(),
             cards: Mutex::default(),
@@ -129,48 +136,48 @@ impl Fleet {
 
     /// The pool of a version. A revision that was not seen before retires the pool of the former one.
     pub(crate) fn pool(&self, version: &Arc<FunctionVersion>) -> Arc<Pool> {
-        let mut retired = None;
-        let pool = {
-            let mut pools = self.pools.lock();
-            if !pools.contains_key(&version.function) {
-                pools.insert(version.function.clone(), Vec::new());
-            }
-            let Some(of_function) = pools.get_mut(&version.function) else { unreachable!("it was just inserted") };
-            match of_function.iter_mut().find(|pool| pool.version.version == version.version) {
-                Some(pool) if pool.version.revision == version.revision => return pool.clone(),
-                Some(slot) => {
-                    let fresh = Arc::new(Pool::new(version.clone()));
-                    retired = Some(std::mem::replace(slot, fresh.clone()));
-                    fresh
-                }
-                None => {
-                    let fresh = Arc::new(Pool::new(version.clone()));
-                    of_function.push(fresh.clone());
-                    fresh
-                }
-            }
-        };
+        let mut pools = self.pools.lock();
+        let known = pools.get_mut(&version.function);
+        let same = |pool: &&mut Arc<Pool>| pool.version.version == version.version;
+        let slot = known.and_then(|of_function| of_function.iter_mut().find(same));
+        if let Some(pool) = &slot
+            && pool.version.revision == version.revision
+        {
+            return Arc::clone(pool);
+        }
+        let pool = Arc::new(Pool::new(version.clone()));
+        let retired = slot.map(|slot| std::mem::replace(slot, pool.clone()));
+        if retired.is_none() {
+            pools.entry(version.function.clone()).or_default().push(pool.clone());
+        }
+        drop(pools);
         if let Some(retired) = retired {
             drop(retired.retire());
         }
         pool
     }
 
-    /// Waits for room for one environment; nothing if this host can never have it.
-    pub(crate) async fn room(&self, memory_mb: u32) -> Option<Room> {
+    /// Waits for room for one environment of a pool; nothing if this host can never have it.
+    pub(crate) async fn room(&self, pool: &Pool, clock: &dyn Clock) -> Option<Room> {
+        let memory_mb = pool.version.memory_mb;
         if memory_mb > self.memory_mb_max {
             return None;
         }
         if let Some(room) = self.room_now(memory_mb) {
             return Some(room);
         }
-        self.hungry.fetch_add(1, Ordering::SeqCst);
+        // One of a pool waits in the line of all, so that a burst of one function does not fill that line.
+        let _turn = pool.hunger.lock().await;
+        if self.hungry.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.fed_us.store(clock.monotonic_us(), Ordering::SeqCst);
+        }
         let hunger = Hunger(self);
         self.evict_for(memory_mb);
         // The semaphores are never closed.
         let place = self.places.clone().acquire_owned().await.ok()?;
         let memory = self.memory.clone().acquire_many_owned(memory_mb).await.ok()?;
         drop(hunger);
+        self.fed_us.store(clock.monotonic_us(), Ordering::SeqCst);
         Some(Room { _place: place, _memory: memory })
     }
 
@@ -195,9 +202,20 @@ impl Fleet {
         }
     }
 
-    /// Whether somebody waits for room.
-    pub(crate) fn is_hungry(&self) -> bool {
-        self.hungry.load(Ordering::SeqCst) > 0
+    /// Whether another pool waits for room.
+    pub(crate) fn others_hunger(&self, pool: &Pool) -> bool {
+        let hungry = self.hungry.load(Ordering::SeqCst);
+        hungry > 0 && hungry > usize::from(pool.hunger.try_lock().is_err())
+    }
+
+    /// Whether the environment that asks must end to make room: another pool waits, and none was made for a while.
+    pub(crate) fn must_yield(&self, pool: &Pool, now_us: u64) -> bool {
+        if !self.others_hunger(pool) {
+            return false;
+        }
+        let fed_us = self.fed_us.load(Ordering::SeqCst);
+        now_us.saturating_sub(fed_us) > YIELD_EVERY_US
+            && self.fed_us.compare_exchange(fed_us, now_us, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// Ends environments that were idle since before `before_us`, and forgets pools that have nothing left.

@@ -70,6 +70,7 @@ async fn run(core: Arc<Core>, pool: Arc<Pool>, job: Box<Job>, ready: Ready) -> T
         Ready::Failed(failed) => match *failed {
             FailedStart::Init(init) => Ok(Ok(settle::failed_init(&core, &job, init, Phase::Init).await)),
             FailedStart::Cut { output, init_us } => {
+                output.drain();
                 output.line(report::init_report_line(init_us, Phase::Init, Status::Timeout));
                 output.flush().await;
                 run_with_init(&core, &pool, job).await

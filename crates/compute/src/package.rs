@@ -50,6 +50,11 @@ impl Packages {
         Ok(())
     }
 
+    /// A folder is not there although it was unpacked: the next caller unpacks it again.
+    pub(crate) fn forget(&self, digest: &CodeDigest) {
+        self.flights.lock().remove(digest);
+    }
+
     async fn unpacked(&self, digest: &CodeDigest) -> Result<(), InvokeError> {
         let flight = self.flights.lock().entry(digest.clone()).or_default().clone();
         // A failure leaves the cell empty, so that the next caller tries again.

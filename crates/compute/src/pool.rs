@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::autoscaler::{self, Average, Load};
-use crate::engine::Core;
+use crate::engine::{Core, stopping};
 use crate::environment::Environment;
 use crate::fleet::EnvironmentState;
 use crate::start::{self, FailedStart, StartEnd};
@@ -36,6 +36,8 @@ pub(crate) enum Ready {
 pub(crate) struct Pool {
     /// What they run.
     pub(crate) version: Arc<FunctionVersion>,
+    /// Held by the one start of this pool that waits for room on the host.
+    pub(crate) hunger: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -52,7 +54,8 @@ struct State {
     cpu_milli: Average,
 }
 
-struct Idle {
+/// An environment that waits for a call; dropped, it ends.
+pub(crate) struct Idle {
     environment: Box<Environment>,
     since_us: u64,
 }
@@ -60,7 +63,7 @@ struct Idle {
 impl Pool {
     /// A pool without environments.
     pub(crate) fn new(version: Arc<FunctionVersion>) -> Self {
-        Self { version, state: Mutex::default() }
+        Self { version, hunger: tokio::sync::Mutex::default(), state: Mutex::default() }
     }
 
     /// An environment for one call, or the failure of a start, or no capacity in time.
@@ -80,7 +83,12 @@ impl Pool {
         let arrived = Instant::now();
         let deadline = arrived + core.config.capacity_wait;
         loop {
-            match timeout_at(deadline.min(Instant::now() + ask_again), &mut receiver).await {
+            let ready = tokio::select! {
+                biased;
+                ready = timeout_at(deadline.min(Instant::now() + ask_again), &mut receiver) => ready,
+                () = core.cut.cancelled() => return Err(stopping()),
+            };
+            match ready {
                 Ok(Ok(ready)) => return Ok(ready),
                 Ok(Err(_)) => return Err(InvokeError::Internal("a waiting call was forgotten".to_owned())),
                 Err(_) if Instant::now() >= deadline => {
@@ -159,7 +167,10 @@ impl Pool {
     /// An environment comes back from a lease; if `sound`, it goes to whom waits first or becomes idle.
     fn give_back(self: &Arc<Self>, core: &Arc<Core>, environment: Box<Environment>, sound: bool) {
         let now_us = core.clock.monotonic_us();
-        let usable = sound && environment.is_usable(now_us, core.config.environment_age_max);
+        // A function that is always busy must not keep its room for ever while others wait for theirs.
+        let usable = sound
+            && environment.is_usable(now_us, core.config.environment_age_max)
+            && !core.fleet.must_yield(self, now_us);
         let mut kept = usable.then_some(environment);
         let starts = {
             let mut state = self.state.lock();
@@ -174,11 +185,10 @@ impl Pool {
                     Err(back) => kept = back.into_environment(),
                 }
             }
-            if !state.retired && !core.fleet.is_hungry() {
-                if let Some(environment) = kept.take() {
-                    environment.card().set(EnvironmentState::Idle);
-                    state.idle.push(Idle { environment, since_us: now_us });
-                }
+            let stays = !state.retired && !core.fleet.others_hunger(self);
+            if let Some(environment) = kept.take_if(|_| stays) {
+                environment.card().set(EnvironmentState::Idle);
+                state.idle.push(Idle { environment, since_us: now_us });
             }
             if state.waiters.is_empty() { 0 } else { self.decide(&mut state, core, Duration::ZERO).0 }
         };
@@ -224,17 +234,17 @@ impl Pool {
     }
 
     /// Takes out environments that are idle since before `before_us`; they end when dropped.
-    pub(crate) fn expire(&self, before_us: u64) -> Vec<Box<Environment>> {
+    pub(crate) fn expire(&self, before_us: u64) -> Vec<Idle> {
         let mut state = self.state.lock();
         let old = state.idle.iter().take_while(|idle| idle.since_us < before_us).count();
-        state.idle.drain(..old).map(|idle| idle.environment).collect()
+        state.idle.drain(..old).collect()
     }
 
     /// Keeps no environment idle from now on; those that are end when dropped.
-    pub(crate) fn retire(&self) -> Vec<Box<Environment>> {
+    pub(crate) fn retire(&self) -> Vec<Idle> {
         let mut state = self.state.lock();
         state.retired = true;
-        state.idle.drain(..).map(|idle| idle.environment).collect()
+        std::mem::take(&mut state.idle)
     }
 
     /// Whether nothing runs, starts, waits or idles here.
@@ -271,7 +281,7 @@ impl Ready {
 
 async fn start_one(core: Arc<Core>, pool: Arc<Pool>) {
     let starting = Starting(&pool);
-    let Some(room) = core.fleet.room(pool.version.memory_mb).await else {
+    let Some(room) = core.fleet.room(&pool, &*core.clock).await else {
         let memory_mb = pool.version.memory_mb;
         let error = InvokeError::NoCapacity(format!("this host has no room for {memory_mb} MB at all"));
         drop(starting);

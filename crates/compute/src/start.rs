@@ -114,7 +114,7 @@ pub(crate) async fn in_init_phase(
 
 /// Starts an environment within an invocation that has `cap` left.
 pub(crate) async fn in_invocation(core: &Arc<Core>, pool: &Arc<Pool>, cap: Duration) -> StartEnd {
-    match timeout(cap, core.fleet.room(pool.version.memory_mb)).await {
+    match timeout(cap, core.fleet.room(pool, &*core.clock)).await {
         Ok(Some(room)) => start(core, pool, room, cap).await,
         _ => StartEnd::refused(InvokeError::NoCapacity("no room to initialise the function again".to_owned())),
     }
@@ -143,7 +143,12 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) ->
             let init_us = core.clock.monotonic_us() - born_us;
             return failed(FailedInit { output, failure, init_us, usage: Usage::default() });
         }
-        Err(error) => return StartEnd::refused(InvokeError::Internal(error.to_string())),
+        Err(error) => {
+            if let sandbox::Error::CodeMissing(code) = &error {
+                core.packages.forget(code);
+            }
+            return StartEnd::refused(InvokeError::Internal(error.to_string()));
+        }
     };
     if version.runtime.family() == Family::Provided && started.listeners.runtime_api.is_none() {
         started.control.kill();
@@ -240,6 +245,10 @@ impl<'a> Starting<'a> {
             network,
         };
         core.keepers.spawn(keeper.keep(core.clone()));
+        if core.cut.is_cancelled() {
+            // Everything was killed before this one was on the list.
+            control.kill();
+        }
         let guest = match listeners.runtime_api {
             Some(listener) if version.runtime.family() == Family::Provided => {
                 Guest::Api(RuntimeApi::serve(listener, gone.clone()))

@@ -155,6 +155,33 @@ async fn busy_environments_make_room_when_they_are_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_function_that_is_always_busy_lets_others_in() {
+    let world = World::with(Guests::new(), |config| config.memory_mb_max = 128);
+    world.deploy("greedy", "sleep 100", |_| {});
+    world.deploy("quiet", "echo", |_| {});
+    let (greedy, quiet) = tokio::join!(burst(&world, "greedy", 50), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let began = tokio::time::Instant::now();
+        (world.call("quiet", "1").await, began.elapsed())
+    });
+    assert!(greedy.iter().all(Result::is_ok));
+    assert!(quiet.0.is_ok() && quiet.1 < Duration::from_millis(800), "{quiet:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stop_turns_away_what_still_waits() {
+    let world = World::with(Guests::new(), |config| config.memory_mb_max = 128);
+    world.deploy("f", "sleep 60000", |version| version.timeout_ms = 900_000);
+    let (ends, ()) = tokio::join!(burst(&world, "f", 3), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.engine.drain(Duration::from_secs(1)).await;
+    });
+    assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 1);
+    assert_eq!(ends.iter().filter(|end| matches!(end, Err(InvokeError::NoCapacity(_)))).count(), 2);
+    assert_eq!((world.guests.alive(), world.records.0.lock().len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_revision_ends_the_old_environments() {
     let world = World::new();
     world.deploy("f", "sleep 100", |_| {});
