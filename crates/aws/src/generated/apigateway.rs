@@ -30,16 +30,16 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "DeleteAuthorizer", method: "DELETE", uri: "/restapis/{restapi_id}/authorizers/{authorizer_id}", status: 202, io: None },
     Operation { name: "DeleteBasePathMapping", method: "DELETE", uri: "/domainnames/{domain_name}/basepathmappings/{base_path}", status: 202, io: None },
     Operation { name: "DeleteClientCertificate", method: "DELETE", uri: "/clientcertificates/{clientcertificate_id}", status: 202, io: None },
-    Operation { name: "DeleteDeployment", method: "DELETE", uri: "/restapis/{restapi_id}/deployments/{deployment_id}", status: 202, io: None },
+    Operation { name: "DeleteDeployment", method: "DELETE", uri: "/restapis/{restapi_id}/deployments/{deployment_id}", status: 202, io: Some(&IO_DeleteDeployment) },
     Operation { name: "DeleteDocumentationPart", method: "DELETE", uri: "/restapis/{restapi_id}/documentation/parts/{part_id}", status: 202, io: None },
     Operation { name: "DeleteDocumentationVersion", method: "DELETE", uri: "/restapis/{restapi_id}/documentation/versions/{doc_version}", status: 202, io: None },
     Operation { name: "DeleteDomainName", method: "DELETE", uri: "/domainnames/{domain_name}", status: 202, io: None },
     Operation { name: "DeleteDomainNameAccessAssociation", method: "DELETE", uri: "/domainnameaccessassociations/{domain_name_access_association_arn}", status: 202, io: None },
     Operation { name: "DeleteGatewayResponse", method: "DELETE", uri: "/restapis/{restapi_id}/gatewayresponses/{response_type}", status: 202, io: None },
     Operation { name: "DeleteIntegration", method: "DELETE", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/integration", status: 204, io: Some(&IO_DeleteIntegration) },
-    Operation { name: "DeleteIntegrationResponse", method: "DELETE", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/integration/responses/{status_code}", status: 204, io: None },
+    Operation { name: "DeleteIntegrationResponse", method: "DELETE", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/integration/responses/{status_code}", status: 204, io: Some(&IO_DeleteIntegrationResponse) },
     Operation { name: "DeleteMethod", method: "DELETE", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}", status: 204, io: Some(&IO_DeleteMethod) },
-    Operation { name: "DeleteMethodResponse", method: "DELETE", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/responses/{status_code}", status: 204, io: None },
+    Operation { name: "DeleteMethodResponse", method: "DELETE", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/responses/{status_code}", status: 204, io: Some(&IO_DeleteMethodResponse) },
     Operation { name: "DeleteModel", method: "DELETE", uri: "/restapis/{restapi_id}/models/{model_name}", status: 202, io: None },
     Operation { name: "DeleteRequestValidator", method: "DELETE", uri: "/restapis/{restapi_id}/requestvalidators/{requestvalidator_id}", status: 202, io: None },
     Operation { name: "DeleteResource", method: "DELETE", uri: "/restapis/{restapi_id}/resources/{resource_id}", status: 202, io: Some(&IO_DeleteResource) },
@@ -73,9 +73,9 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "GetGatewayResponse", method: "GET", uri: "/restapis/{restapi_id}/gatewayresponses/{response_type}", status: 200, io: None },
     Operation { name: "GetGatewayResponses", method: "GET", uri: "/restapis/{restapi_id}/gatewayresponses", status: 200, io: None },
     Operation { name: "GetIntegration", method: "GET", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/integration", status: 200, io: Some(&IO_GetIntegration) },
-    Operation { name: "GetIntegrationResponse", method: "GET", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/integration/responses/{status_code}", status: 200, io: None },
+    Operation { name: "GetIntegrationResponse", method: "GET", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/integration/responses/{status_code}", status: 200, io: Some(&IO_GetIntegrationResponse) },
     Operation { name: "GetMethod", method: "GET", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}", status: 200, io: Some(&IO_GetMethod) },
-    Operation { name: "GetMethodResponse", method: "GET", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/responses/{status_code}", status: 200, io: None },
+    Operation { name: "GetMethodResponse", method: "GET", uri: "/restapis/{restapi_id}/resources/{resource_id}/methods/{http_method}/responses/{status_code}", status: 200, io: Some(&IO_GetMethodResponse) },
     Operation { name: "GetModel", method: "GET", uri: "/restapis/{restapi_id}/models/{model_name}", status: 200, io: None },
     Operation { name: "GetModelTemplate", method: "GET", uri: "/restapis/{restapi_id}/models/{model_name}/default_template", status: 200, io: None },
     Operation { name: "GetModels", method: "GET", uri: "/restapis/{restapi_id}/models", status: 200, io: None },
@@ -204,6 +204,15 @@ static IO_CreateStage: Io = Io {
 ],
     output_payload: "",
 };
+static IO_DeleteDeployment: Io = Io {
+    input: &[
+    Member { name: "restApiId", wire: "restapi_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "deploymentId", wire: "deployment_id", location: Location::Uri, required: true, shape: &S_String },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_DeleteIntegration: Io = Io {
     input: &[
     Member { name: "restApiId", wire: "restapi_id", location: Location::Uri, required: true, shape: &S_String },
@@ -214,11 +223,33 @@ static IO_DeleteIntegration: Io = Io {
     output: &[],
     output_payload: "",
 };
+static IO_DeleteIntegrationResponse: Io = Io {
+    input: &[
+    Member { name: "restApiId", wire: "restapi_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "resourceId", wire: "resource_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "httpMethod", wire: "http_method", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "statusCode", wire: "status_code", location: Location::Uri, required: true, shape: &S_StatusCode },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_DeleteMethod: Io = Io {
     input: &[
     Member { name: "restApiId", wire: "restapi_id", location: Location::Uri, required: true, shape: &S_String },
     Member { name: "resourceId", wire: "resource_id", location: Location::Uri, required: true, shape: &S_String },
     Member { name: "httpMethod", wire: "http_method", location: Location::Uri, required: true, shape: &S_String },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
+static IO_DeleteMethodResponse: Io = Io {
+    input: &[
+    Member { name: "restApiId", wire: "restapi_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "resourceId", wire: "resource_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "httpMethod", wire: "http_method", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "statusCode", wire: "status_code", location: Location::Uri, required: true, shape: &S_StatusCode },
 ],
     input_payload: "",
     output: &[],
@@ -284,11 +315,35 @@ static IO_GetIntegration: Io = Io {
 ],
     output_payload: "",
 };
+static IO_GetIntegrationResponse: Io = Io {
+    input: &[
+    Member { name: "restApiId", wire: "restapi_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "resourceId", wire: "resource_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "httpMethod", wire: "http_method", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "statusCode", wire: "status_code", location: Location::Uri, required: true, shape: &S_StatusCode },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_GetMethod: Io = Io {
     input: &[
     Member { name: "restApiId", wire: "restapi_id", location: Location::Uri, required: true, shape: &S_String },
     Member { name: "resourceId", wire: "resource_id", location: Location::Uri, required: true, shape: &S_String },
     Member { name: "httpMethod", wire: "http_method", location: Location::Uri, required: true, shape: &S_String },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetMethodResponse: Io = Io {
+    input: &[
+    Member { name: "restApiId", wire: "restapi_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "resourceId", wire: "resource_id", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "httpMethod", wire: "http_method", location: Location::Uri, required: true, shape: &S_String },
+    Member { name: "statusCode", wire: "status_code", location: Location::Uri, required: true, shape: &S_StatusCode },
 ],
     input_payload: "",
     output: &[

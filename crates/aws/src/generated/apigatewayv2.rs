@@ -31,8 +31,8 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "v2.DeleteApi", method: "DELETE", uri: "/v2/apis/{apiId}", status: 204, io: Some(&IO_DeleteApi) },
     Operation { name: "v2.DeleteApiMapping", method: "DELETE", uri: "/v2/domainnames/{domainName}/apimappings/{apiMappingId}", status: 204, io: None },
     Operation { name: "v2.DeleteAuthorizer", method: "DELETE", uri: "/v2/apis/{apiId}/authorizers/{authorizerId}", status: 204, io: None },
-    Operation { name: "v2.DeleteCorsConfiguration", method: "DELETE", uri: "/v2/apis/{apiId}/cors", status: 204, io: None },
-    Operation { name: "v2.DeleteDeployment", method: "DELETE", uri: "/v2/apis/{apiId}/deployments/{deploymentId}", status: 204, io: None },
+    Operation { name: "v2.DeleteCorsConfiguration", method: "DELETE", uri: "/v2/apis/{apiId}/cors", status: 204, io: Some(&IO_DeleteCorsConfiguration) },
+    Operation { name: "v2.DeleteDeployment", method: "DELETE", uri: "/v2/apis/{apiId}/deployments/{deploymentId}", status: 204, io: Some(&IO_DeleteDeployment) },
     Operation { name: "v2.DeleteDomainName", method: "DELETE", uri: "/v2/domainnames/{domainName}", status: 204, io: None },
     Operation { name: "v2.DeleteIntegration", method: "DELETE", uri: "/v2/apis/{apiId}/integrations/{integrationId}", status: 204, io: Some(&IO_DeleteIntegration) },
     Operation { name: "v2.DeleteIntegrationResponse", method: "DELETE", uri: "/v2/apis/{apiId}/integrations/{integrationId}/integrationresponses/{integrationResponseId}", status: 204, io: None },
@@ -286,6 +286,23 @@ static IO_CreateStage: Io = Io {
 static IO_DeleteApi: Io = Io {
     input: &[
     Member { name: "ApiId", wire: "apiId", location: Location::Uri, required: true, shape: &S___string },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
+static IO_DeleteCorsConfiguration: Io = Io {
+    input: &[
+    Member { name: "ApiId", wire: "apiId", location: Location::Uri, required: true, shape: &S___string },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
+static IO_DeleteDeployment: Io = Io {
+    input: &[
+    Member { name: "ApiId", wire: "apiId", location: Location::Uri, required: true, shape: &S___string },
+    Member { name: "DeploymentId", wire: "deploymentId", location: Location::Uri, required: true, shape: &S___string },
 ],
     input_payload: "",
     output: &[],
