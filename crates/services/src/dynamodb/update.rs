@@ -78,7 +78,7 @@ fn assignments<'a>(update: &'a Update, before: &Item) -> Result<Vec<(&'a Path, A
         }
         assignments.push((path, value));
     }
-    assignments.sort_by(|(a, _), (b, _)| a.cmp(b));
+    assignments.sort_by_key(|(path, _)| *path);
     Ok(assignments)
 }
 

@@ -20,6 +20,8 @@ use super::number::Number;
 pub(super) const DEPTH_MAX: usize = 32;
 /// Most bytes of an item: names and values.
 pub(super) const ITEM_BYTES_MAX: usize = 409_600;
+/// Most bytes of an attribute's name.
+const NAME_BYTES_MAX: usize = 65_535;
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
 
@@ -131,12 +133,19 @@ pub(super) fn item_size(item: &Item) -> usize {
 
 /// Reads a map of attribute values.
 pub(super) fn item_from_json(json: &Map<String, Json>) -> Result<Item> {
-    json.iter().map(|(name, value)| Ok((name.clone(), AttributeValue::from_json(value)?))).collect()
+    json.iter().map(|(name, value)| Ok((checked_name(name)?, AttributeValue::from_json(value)?))).collect()
 }
 
 /// Writes a map of attribute values.
 pub(super) fn item_to_json(item: &Item) -> Json {
     Json::Object(item.iter().map(|(name, value)| (name.clone(), value.to_json())).collect())
+}
+
+fn checked_name(name: &str) -> Result<String> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return invalid(format!("{PARAMETERS}Attribute names must have 1 to {NAME_BYTES_MAX} bytes"));
+    }
+    Ok(name.into())
 }
 
 fn read(json: &Json, depth: usize) -> Result<AttributeValue> {
@@ -187,7 +196,7 @@ fn read_member(name: &str, member: &Json, depth: usize) -> Result<AttributeValue
         }
         "M" => {
             let map = member.as_object().ok_or_else(|| Error::serialization("Unexpected field type"))?;
-            let pairs = map.iter().map(|(name, value)| Ok((name.clone(), read(value, depth + 1)?)));
+            let pairs = map.iter().map(|(name, value)| Ok((checked_name(name)?, read(value, depth + 1)?)));
             Ok(AttributeValue::M(pairs.collect::<Result<_>>()?))
         }
         _ => invalid("Supplied AttributeValue is empty, must contain exactly one of the supported datatypes"),

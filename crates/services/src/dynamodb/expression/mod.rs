@@ -49,7 +49,7 @@ impl Fault {
     }
 }
 
-/// Kinds of mistakes, each found at most once. DynamoDB reports by kind, not by place.
+/// Kinds of mistakes, in the order of their rank: the first one found is reported, wherever it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mistake {
     Parentheses,

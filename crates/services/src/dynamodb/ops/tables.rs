@@ -87,16 +87,19 @@ fn encode(table: &Table) -> Result<Vec<u8>> {
     serde_json::to_vec(table).map_err(|_| Error::Corrupt("table record"))
 }
 
+fn units_without_mode() -> Error {
+    Error::validation(format!(
+        "{PARAMETERS}Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is PAY_PER_REQUEST"
+    ))
+}
+
 /// The billing mode with its throughput, checked against each other.
 fn billing(request: &Request, now_ms: u64) -> Result<Billing> {
     let mode = request.text("BillingMode")?;
     let throughput = request.map("ProvisionedThroughput")?;
     if mode == Some("PAY_PER_REQUEST") {
         if throughput.is_some() {
-            return invalid(format!(
-                "{PARAMETERS}Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is \
-                 PAY_PER_REQUEST"
-            ));
+            return Err(units_without_mode());
         }
         return Ok(Billing::PayPerRequest { since_ms: now_ms });
     }
@@ -282,14 +285,8 @@ pub(super) async fn change_record(
 
 /// `UpdateTable`
 pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
-    const MEMBERS: &[&str] = &[
-        "TableName",
-        "AttributeDefinitions",
-        "BillingMode",
-        "ProvisionedThroughput",
-        "TableClass",
-        "DeletionProtectionEnabled",
-    ];
+    const MEMBERS: &[&str] =
+        &["TableName", "BillingMode", "ProvisionedThroughput", "TableClass", "DeletionProtectionEnabled"];
     request.only("UpdateTable", MEMBERS)?;
     request.check(&[Rule::Required("TableName"), BILLING_MODE, TABLE_CLASS])?;
     let name = request.table_name(place)?;
@@ -303,7 +300,11 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     let pays = request.get("BillingMode").is_some() || request.get("ProvisionedThroughput").is_some();
     let billing = if pays { Some(billing(request, shared.clock.now_ms())?) } else { None };
     let (class, protection) = (class(request)?, request.flag("DeletionProtectionEnabled")?);
+    let keeps_mode = request.get("BillingMode").is_none();
     let table = change_record(shared, place, name, |table| {
+        if keeps_mode && billing.is_some() && matches!(table.billing, Billing::PayPerRequest { .. }) {
+            return Err(units_without_mode());
+        }
         if let Some(billing) = &billing {
             table.billing = billing.clone();
         }

@@ -39,7 +39,7 @@ pub(super) fn value() -> impl Strategy<Value = AttributeValue> {
     leaf.prop_recursive(4, 32, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(AttributeValue::L),
-            prop::collection::btree_map(".{0,4}", inner, 0..4).prop_map(AttributeValue::M),
+            prop::collection::btree_map(".{1,4}", inner, 0..4).prop_map(AttributeValue::M),
         ]
     })
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+type Edit = fn(&mut Json);
+
 #[tokio::test]
 async fn a_table_is_created_described_and_listed() {
     let bench = Bench::new();
@@ -84,7 +86,7 @@ async fn wrong_tables_are_refused() {
         change(&mut input);
         input
     };
-    let cases: [(fn(&mut Json), &str); 7] = [
+    let cases: [(Edit, &str); 7] = [
         (
             |t| t["TableName"] = json!("ab"),
             "TableName must be at least 3 characters long and at most 255 characters long",
@@ -154,6 +156,11 @@ async fn a_table_is_updated_tagged_and_protected() {
     let table = update(json!({ "BillingMode": "PROVISIONED", "ProvisionedThroughput": units })).await;
     assert_eq!(table["ProvisionedThroughput"]["WriteCapacityUnits"], 6);
     assert_eq!(table["BillingModeSummary"], Json::Null);
+    update(json!({ "BillingMode": "PAY_PER_REQUEST" })).await;
+    let units = json!({ "TableName": "items", "ProvisionedThroughput": units });
+    let message = "One or more parameter values were invalid: Neither ReadCapacityUnits nor WriteCapacityUnits can be \
+                   specified when BillingMode is PAY_PER_REQUEST";
+    bench.invalid("UpdateTable", units, message).await;
     update(json!({ "DeletionProtectionEnabled": true })).await;
     let protected =
         "Resource cannot be deleted as it is currently protected against deletion. Disable deletion protection first.";
