@@ -28,6 +28,18 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Raises the number of open files to what the system allows: a sandbox takes about ten of the server's, and as many
+/// of the spawner's. Answers the limit.
+///
+/// # Errors
+/// When the system refuses.
+pub fn raise_file_limit() -> io::Result<u64> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised)?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
 fn system(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }

@@ -48,6 +48,14 @@ pub(crate) struct Group {
     folders: Vec<OwnedFd>,
 }
 
+/// A file to enter a group by.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) file: OwnedFd,
+    /// Whether the group holds a wall.
+    pub(crate) must: bool,
+}
+
 /// What a sandbox may use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -158,8 +166,8 @@ impl Groups {
             if !words(&parent.join("cgroup.controllers")).iter().any(|c| c == "memory") {
                 continue;
             }
-            // A folder with processes in it cannot give limits to folders below, the root apart.
-            if parent == own && own != mount.point && !leave(&own, server) {
+            // A folder with processes in it cannot give limits to folders below. The root of all can: it has no type.
+            if parent.join("cgroup.type").exists() && !leave(&parent, server) {
                 continue;
             }
             remove_stale(&parent);
@@ -266,13 +274,18 @@ impl Groups {
         Ok(())
     }
 
-    /// Puts a process into a sandbox's groups (v1; in v2 the process starts there).
-    pub(crate) fn attach(&self, group: &Group, pid: i32) -> io::Result<()> {
-        group.folders.iter().zip(&self.hierarchies).try_for_each(|(folder, hierarchy)| {
-            let attached = write_at(folder, "cgroup.procs", &pid.to_string());
-            // A platform with real-time priority cannot enter a processor group; that share is no wall.
-            if hierarchy.powers.memory || hierarchy.powers.tasks { attached } else { Ok(()) }
-        })
+    /// The v1 files that a process writes "0" to in order to enter a sandbox's groups, each with whether it must. Only
+    /// this way spares the lock over all process groups, which costs an RCU grace period: many milliseconds under load.
+    /// None in v2, where a process is cloned into its group.
+    pub(crate) fn doors(&self, group: &Group) -> io::Result<Vec<Door>> {
+        let doors = group.folders.iter().zip(&self.hierarchies).filter(|_| !self.unified);
+        doors
+            .map(|(folder, hierarchy)| {
+                let file = rustix::fs::openat(folder, "tasks", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+                // A platform with real-time priority cannot enter a processor group; that share is no wall.
+                Ok(Door { file, must: hierarchy.powers.memory || hierarchy.powers.tasks })
+            })
+            .collect()
     }
 
     /// The folder that a process may be cloned into (v2).

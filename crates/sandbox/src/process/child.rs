@@ -13,9 +13,11 @@
 //! Start reading at `run`.
 
 use std::ffi::CStr;
+use std::os::fd::AsRawFd;
 
 use libc::{c_char, c_int, c_ulong};
 
+use super::cgroup::Door;
 use super::landlock;
 use super::netns::{self, Rules, SOCKETS_MAX};
 use super::protocol::{ENVIRONMENT_BYTES_MAX, Reply, Step, feature};
@@ -60,6 +62,8 @@ pub(crate) struct Plan<'a> {
     /// The guest's descriptor 3, or -1.
     pub(crate) channel: c_int,
     pub(crate) output: c_int,
+    /// How to enter the sandbox's groups, where it was not cloned into them.
+    pub(crate) doors: &'a [Door],
     pub(crate) tmp_options: &'a CStr,
     pub(crate) programs: &'a [Program],
     pub(crate) rules: &'a Rules,
@@ -108,6 +112,7 @@ struct Sockets {
 }
 
 fn prepare(plan: &Plan<'_>) -> Result<(c_int, Sockets), Fault> {
+    enter_groups(plan.doors).at(Step::Cgroup)?;
     let mut gate = [0u8; 8];
     match sys::receive(plan.status, &mut gate) {
         Ok(0) => exit(1),
@@ -118,7 +123,7 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Sockets), Fault> {
         // From an id that is not mapped here to one that is: this keeps every capability in the namespace.
         sys::become_ids(INNER_UID, INNER_GID).at(Step::Ids)?;
     }
-    // The cgroup namespace starts at the sandbox's own group, which the spawner has put this process into by now.
+    // The cgroup namespace starts at the sandbox's own group, which this process is in by now.
     sys::unshare(libc::CLONE_NEWCGROUP).at(Step::Cgroup)?;
     build_root(plan)?;
     let mut sockets = Sockets { fds: [-1; SOCKETS_MAX], count: 0, features: 0 };
@@ -135,6 +140,16 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Sockets), Fault> {
     let guest = if plan.programs.is_empty() { 0 } else { start_guest(plan, &environment)? };
     environment.forget();
     Ok((guest, sockets))
+}
+
+fn enter_groups(doors: &[Door]) -> sys::Call<()> {
+    for door in doors {
+        let entered = sys::write(door.file.as_raw_fd(), b"0");
+        if door.must {
+            entered?;
+        }
+    }
+    Ok(())
 }
 
 fn set_host_name() {

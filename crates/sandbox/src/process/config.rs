@@ -41,6 +41,22 @@ pub enum WallKind {
 }
 
 impl WallKind {
+    /// Every wall.
+    pub const ALL: [Self; 12] = [
+        Self::UserNamespace,
+        Self::Mounts,
+        Self::Processes,
+        Self::Network,
+        Self::Interception,
+        Self::Seccomp,
+        Self::Landlock,
+        Self::OwnUserId,
+        Self::Memory,
+        Self::Tasks,
+        Self::Cpu,
+        Self::Tmp,
+    ];
+
     /// Its name for people.
     pub fn name(self) -> &'static str {
         match self {

@@ -20,13 +20,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use model::Family;
 
-use super::cgroup::{Group, Groups, Limits};
+use super::cgroup::{Counts, Group, Groups, Limits};
 use super::child::{self, INNER_GID, INNER_UID, Plan, Program};
 use super::netns::Rules;
 use super::protocol::{Digest, GuestKind, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
-use crate::interpreter::Interpreter;
+use crate::interpreter::{Interpreter, PYTHON_FLAGS};
 
 /// First host id of sandboxes: above every range that distributions and container tools give out.
 const ID_BASE: u32 = 0x7000_0000;
@@ -189,7 +189,12 @@ impl Maker {
                         CString::new(format!("--max-old-space-size={heap_mb}")).map_err(|_| refused)?,
                         c"/var/runtime/nodejs/bootstrap.cjs".into(),
                     ],
-                    Family::Python => vec![c"/var/runtime/python/bootstrap.py".into()],
+                    Family::Python => {
+                        let flags = PYTHON_FLAGS.iter().map(|flag| CString::new(*flag).map_err(|_| refused));
+                        let mut all = flags.collect::<Result<Vec<_>, _>>()?;
+                        all.push(c"/var/runtime/python/bootstrap.py".into());
+                        all
+                    }
                     Family::Provided => return Err(refused),
                 };
                 Ok(vec![program(Step::ExecInterpreter, binary, arguments)])
@@ -268,6 +273,7 @@ impl Maker {
         let (status, inner) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .at(Step::Clone)?;
+        let doors = group.map(|group| self.groups.doors(group)).transpose().at(Step::Cgroup)?.unwrap_or_default();
         let plan = Plan {
             status: inner.as_raw_fd(),
             root: inputs.root.as_raw_fd(),
@@ -276,6 +282,7 @@ impl Maker {
             environment: inputs.fds.environment.as_raw_fd(),
             channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             output: inputs.fds.output.as_raw_fd(),
+            doors: &doors,
             tmp_options: &inputs.tmp_options,
             programs: &inputs.programs,
             rules: &self.rules,
@@ -291,6 +298,9 @@ impl Maker {
             token: inputs.token,
             id: inputs.id,
         };
+        if let Some(id) = host_id {
+            give_pipe(&inputs.fds.output, id).at(Step::Ids)?;
+        }
         let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         for (wanted, flag) in [(settings.user_namespace, libc::CLONE_NEWUSER), (settings.network, libc::CLONE_NEWNET)] {
             namespaces |= if wanted { flag } else { 0 };
@@ -301,7 +311,7 @@ impl Maker {
             Cloned::Child => child::run(&plan),
             Cloned::Parent { pid, pidfd } => {
                 let pidfd = owned(pidfd);
-                match self.open_gate(pid, group, host_id, &status) {
+                match self.open_gate(pid, host_id, &status) {
                     Ok(()) => Ok((pid, pidfd, status)),
                     Err(fault) => {
                         // The child ends when its socket closes; here it is reaped.
@@ -314,8 +324,8 @@ impl Maker {
         }
     }
 
-    /// Maps the child's ids, puts it under its limits, and lets it go on.
-    fn open_gate(&self, pid: i32, group: Option<&Group>, host_id: Option<u32>, status: &OwnedFd) -> Result<(), Fault> {
+    /// Maps the child's ids and lets it go on.
+    fn open_gate(&self, pid: i32, host_id: Option<u32>, status: &OwnedFd) -> Result<(), Fault> {
         if self.settings.user_namespace {
             // Where sandboxes have no ids of their own, they have the spawner's, by whatever name it goes here.
             let (uid, gid) = match host_id {
@@ -324,11 +334,6 @@ impl Maker {
             };
             self.write_proc(pid, "uid_map", &format!("{INNER_UID} {uid} 1")).at(Step::IdMap)?;
             self.write_proc(pid, "gid_map", &format!("{INNER_GID} {gid} 1")).at(Step::IdMap)?;
-        }
-        if let Some(group) = group
-            && !self.groups.is_unified()
-        {
-            self.groups.attach(group, pid).at(Step::Cgroup)?;
         }
         // When the host itself is out of memory, guests go before the platform.
         let _ = self.write_proc(pid, "oom_score_adj", "500");
@@ -343,25 +348,22 @@ impl Maker {
     }
 }
 
-/// Kills and reaps.
-pub(crate) fn reap(pidfd: &OwnedFd) -> Option<i32> {
-    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
-    wait(pidfd)
+/// Gives the output pipe to the guest's user: a guest that opens `/dev/stderr` opens it anew. Only a nameless pipe is
+/// given away; whatever else a server passes for it keeps its owner.
+fn give_pipe(output: &OwnedFd, id: u32) -> rustix::io::Result<()> {
+    const PIPE_FILE_SYSTEM: u64 = 0x5049_5045;
+    if rustix::fs::fstatfs(output)?.f_type as u64 == PIPE_FILE_SYSTEM {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(id), rustix::fs::Gid::from_raw(id));
+        rustix::fs::fchown(output, Some(uid), Some(gid))?;
+    }
+    Ok(())
 }
 
-/// Reaps a child that has ended or is about to. Answers its raw exit code, or the signal negated.
-pub(crate) fn wait(pidfd: &OwnedFd) -> Option<i32> {
-    use std::os::fd::AsFd;
-    let options = rustix::process::WaitIdOptions::EXITED;
-    loop {
-        match rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), options) {
-            Ok(Some(status)) => {
-                return status.exit_status().or_else(|| status.terminating_signal().map(|signal| -signal));
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            _ => return None,
-        }
-    }
+/// Kills and reaps. Answers what it and its descendants used.
+pub(crate) fn reap(pidfd: &OwnedFd) -> Counts {
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+    let (cpu_ns, peak_bytes) = sys::wait(pidfd.as_raw_fd());
+    Counts { cpu_ns, peak_bytes, out_of_memory: false }
 }
 
 fn program(step: Step, path: CString, arguments: Vec<CString>) -> Program {

@@ -41,9 +41,17 @@ pub(crate) fn enter_namespaces() -> Result<bool, String> {
     Ok(false)
 }
 
-/// A fault in words.
+/// A fault in words, with what to do where that is known.
 pub(crate) fn explain(fault: &Fault) -> String {
-    format!("{:?}: {}", fault.step, io::Error::from_raw_os_error(fault.errno)).to_lowercase()
+    let words = format!("{:?}: {}", fault.step, io::Error::from_raw_os_error(fault.errno)).to_lowercase();
+    match fault.step {
+        Step::Proc => format!(
+            "{words}. Parts of /proc are hidden here, as container engines do; start the container with an unmasked \
+             /proc (--security-opt systempaths=unconfined)"
+        ),
+        Step::Clone => format!("{words}. Look at the sysctls user.max_user_namespaces and user.max_net_namespaces"),
+        _ => words,
+    }
 }
 
 /// Makes trial sandboxes until one stands, and reports the walls.

@@ -21,7 +21,7 @@ use rustix::fs::MemfdFlags;
 use super::cgroup::{Group, Groups, Remains};
 use super::config::{Report, SpawnerConfig, WallKind};
 use super::landlock;
-use super::make::{GuestFds, Ids, Made, Maker, Settings, reap, wait};
+use super::make::{GuestFds, Ids, Made, Maker, Settings, reap};
 use super::netns::Rules;
 use super::probe;
 use super::protocol::{self, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step};
@@ -80,6 +80,7 @@ fn run() -> io::Result<()> {
         // SAFETY: no handler is installed, signals are ignored.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    let _ = crate::privilege::raise_file_limit();
     let mut buffer = vec![0; CONFIG_BYTES_MAX];
     let (length, _) = protocol::receive(&control, &mut buffer)?;
     let config: SpawnerConfig = serde_json::from_slice(&buffer[..length])?;
@@ -317,12 +318,15 @@ impl Spawner {
             }
         }
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
-        reap(&sandbox.made.pidfd);
+        let reaped = reap(&sandbox.made.pidfd);
         let Sandbox { made, token, started, fault, status, watched, .. } = sandbox;
         drop((made.pidfd, made.status));
-        let mut counts = watched.counts();
+        // A group counts exactly; without one, what was seen while it ran and what was used when it was reaped.
+        let mut counts = watched.counts().or(reaped);
         if let Some(group) = made.group {
-            counts = counts.or(self.maker.groups.counts(&group));
+            if self.maker.groups.powers().memory {
+                counts = self.maker.groups.counts(&group);
+            }
             self.remove_group(group);
         }
         if let Some(host_id) = made.host_id {
@@ -366,7 +370,7 @@ impl Spawner {
         let ids: Vec<u64> = self.sandboxes.keys().copied().collect();
         for id in ids {
             if let Some(sandbox) = self.sandboxes.remove(&id) {
-                wait(&sandbox.made.pidfd);
+                reap(&sandbox.made.pidfd);
                 self.lingering.extend(sandbox.made.group);
             }
         }

@@ -132,6 +132,12 @@ pub(crate) fn open(path: &CStr, flags: c_int) -> Call<c_int> {
     check_int(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })
 }
 
+/// Writes bytes in one piece.
+pub(crate) fn write(fd: c_int, bytes: &[u8]) -> Call<()> {
+    // SAFETY: the slice is valid for its length.
+    check(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } as c_long).map(drop)
+}
+
 /// Closes `fd`; errors do not matter to any caller.
 pub(crate) fn close(fd: c_int) {
     // SAFETY: the callers own `fd`.
@@ -335,6 +341,23 @@ pub(crate) fn send_with_fds(fd: c_int, bytes: &[u8], fds: &[c_int]) -> Call<()> 
             std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), size as usize);
         }
         check(libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL) as c_long).map(drop)
+    }
+}
+
+/// Waits for a child to end and reaps it. Answers the processor time, in ns, of it and of the descendants that it has
+/// reaped, and the most bytes that any one of them had.
+pub(crate) fn wait(pidfd: c_int) -> (u64, u64) {
+    // SAFETY: all-zero is valid for both structures, which outlive the call.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let mut usage: libc::rusage = std::mem::zeroed();
+        while libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd, &raw mut info, libc::WEXITED, &raw mut usage) < 0 {
+            if errno() != libc::EINTR {
+                return (0, 0);
+            }
+        }
+        let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
+        (ns(usage.ru_utime) + ns(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
     }
 }
 

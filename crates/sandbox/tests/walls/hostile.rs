@@ -20,6 +20,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("a hostile server gets no path, no id and no other size", garbage),
     ("a hostile server's descriptors are counted", descriptors),
     ("a code folder that is a link is refused", linked_code),
+    ("a file passed for the output keeps its owner", output_file),
 ];
 
 const REQUEST_BYTES: usize = 56 + 64 * 9;
@@ -144,6 +145,9 @@ fn descriptors(world: &World) -> Result<(), String> {
     let null = std::fs::File::open("/dev/null").unwrap();
     let open = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0);
     let packet = start_packet(&[b'a'; 64]);
+    // Its report comes before its loop stands.
+    spawner.send(&packet, &[]);
+    expect("no descriptors", spawner.reply_kind(), 2)?;
     let before = open(spawner.child.id());
     for count in [0, 1, 2, 4, 16, 20] {
         spawner.send(&packet, &vec![null.as_fd(); count]);
@@ -168,4 +172,18 @@ fn linked_code(world: &World) -> Result<(), String> {
     let pid = spawner.child.id();
     spawner.end()?;
     wait_until("the spawner is gone", || !std::path::Path::new(&format!("/proc/{pid}")).exists())
+}
+
+/// The spawner gives the output pipe to the guest; a server must not get other files given away so.
+fn output_file(world: &World) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt;
+    let path = world.path("precious");
+    std::fs::write(&path, "x").unwrap();
+    let before = path.metadata().unwrap().uid();
+    let spawner = Spawner::start(world);
+    let (file, null) = (std::fs::File::open(&path).unwrap(), std::fs::File::open("/dev/null").unwrap());
+    spawner.send(&start_packet(&[b'a'; 64]), &[null.as_fd(), file.as_fd(), null.as_fd()]);
+    expect("a reply", spawner.reply_kind(), 1)?;
+    spawner.end()?;
+    expect("the owner", path.metadata().unwrap().uid(), before)
 }

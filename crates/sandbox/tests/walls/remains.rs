@@ -50,10 +50,14 @@ fn after_a_sandbox(world: &World) -> Result<(), String> {
     };
     let mounts = || fs::read_to_string(format!("/proc/{spawner}/mountinfo")).unwrap_or_default();
     let open = || fs::read_dir(format!("/proc/{spawner}/fd")).map(Iterator::count).unwrap_or(0);
-    let (before, open_before) = (mounts(), open());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let backend = ProcessBackend::new(handle).unwrap();
+        // The spawner's report comes before its loop stands; after one refusal it does.
+        let mut absent = world.spec(&[]);
+        absent.code = digest('8');
+        expect("absent code", backend.start(absent).await.is_err(), true)?;
+        let (before, open_before) = (mounts(), open());
         for _ in 0..5 {
             let mut started = backend.start(world.spec(&[("ATTEMPT", "orphans")])).await.unwrap();
             started.output.read_exact(&mut [0; 6]).await.unwrap();

@@ -31,6 +31,8 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("memory over the limit is told as such", out_of_memory),
     ("usage is measured", usage),
     ("/tmp is written and /var/task read", folders),
+    ("standard streams can be opened by name, and pipes made", streams),
+    ("the platform's certificates are trusted", trust),
     ("many sandboxes at once", many),
     ("a required wall that does not stand refuses", required),
 ];
@@ -261,12 +263,16 @@ fn private_prefix(world: &World) -> Result<(), String> {
     let prefix = home.join("versions/1.0");
     fs::create_dir_all(prefix.join("bin")).unwrap();
     let binary = prefix.join("bin/python3");
-    fs::copy("/bin/sh", &binary).unwrap();
     fs::write(prefix.join("library"), "found").unwrap();
     fs::write(home.join("versions/secret"), "no").unwrap();
     fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
-    let script = format!("cat {0}/library; cat {1}/versions/secret || echo hidden\n", prefix.display(), home.display());
-    fs::write(world.path("runtime/python/bootstrap.py"), script).unwrap();
+    let script = format!(
+        "#!/bin/sh\ncat {0}/library; cat {1}/versions/secret || echo hidden\n",
+        prefix.display(),
+        home.display()
+    );
+    fs::write(&binary, script).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
     let mut config = world.config(&[]);
     config.interpreters.push(Interpreter { binary, prefix, ..python() });
     let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
@@ -354,6 +360,31 @@ fn usage(world: &World) -> Result<(), String> {
 
 fn folders(world: &World) -> Result<(), String> {
     expect("folders", say(world, "folders", &[]), "DID 1 /var/task y".to_owned())
+}
+
+fn streams(world: &World) -> Result<(), String> {
+    let script = "#!/bin/sh\necho one >/dev/stdout; echo two >/dev/stderr; mkfifo /tmp/p && echo three\n\
+                  cat /dev/null; head -c 4 /dev/urandom | wc -c; echo x >/dev/full || echo full\n";
+    let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
+    spec.code = world.add_code('6', "bootstrap", script);
+    let outcome = world.run(&world.config(&[]), spec).map_err(|error| error.to_string())?;
+    let words: Vec<&str> = outcome.output.lines().filter(|line| !line.contains(": ")).collect();
+    expect("output", words, vec!["one", "two", "three", "4", "full"])
+}
+
+fn trust(world: &World) -> Result<(), String> {
+    let places = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+    let Some(place) = places.iter().find(|place| fs::symlink_metadata(place).is_ok_and(|about| about.is_file())) else {
+        println!("    no bundle on this machine: not checked");
+        return Ok(());
+    };
+    fs::write(world.path("bundle.pem"), "the platform's").unwrap();
+    let mut config = world.config(&[]);
+    config.trust_bundle = Some(world.path("bundle.pem"));
+    let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
+    spec.code = world.add_code('7', "bootstrap", &format!("#!/bin/sh\ncat {place}\n"));
+    let outcome = world.run(&config, spec).map_err(|error| error.to_string())?;
+    expect("bundle", outcome.output.as_str(), "the platform's")
 }
 
 fn many(world: &World) -> Result<(), String> {
