@@ -12,6 +12,8 @@ use sandbox::{Backend, Interpreters};
 use store::Store;
 use tokio::net::{TcpListener, UdpSocket};
 
+use crate::pressure;
+
 /// Everything that the engine needs from others.
 pub struct EngineParts {
     /// Keeps accepted events.
@@ -49,6 +51,11 @@ pub struct EngineConfig {
     pub environments_max: u32,
     /// Most memory of all environments together, MiB of configured size.
     pub memory_mb_max: u32,
+    /// Memory that must be left on the host, MiB, before another environment starts; below it idle ones end. Zero: never
+    /// looked at.
+    pub memory_low_mb: u64,
+    /// Tells how much memory is left, MiB.
+    pub memory_available_mb: fn() -> Option<u64>,
     /// Environments that may be in their start at once.
     pub starts_max: usize,
     /// Processors that functions may use.
@@ -77,6 +84,8 @@ impl EngineConfig {
             account_concurrency: 1_000,
             environments_max: 1_000,
             memory_mb_max: 1_024 * 1_024,
+            memory_low_mb: pressure::default_low_mb(),
+            memory_available_mb: pressure::host_available_mb,
             starts_max: cores * 4,
             cores,
             capacity_wait: Duration::from_secs(30),

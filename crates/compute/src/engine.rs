@@ -165,11 +165,12 @@ impl Invoker for Engine {
 /// Ends environments that nobody has called for the time of keep-alive.
 async fn expire_idle(core: Arc<Core>) {
     let keep_alive = core.config.keep_alive;
-    let every = (keep_alive / 10).clamp(Duration::from_millis(100), Duration::from_secs(30));
+    let every = (keep_alive / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
     let keep_alive_us = u64::try_from(keep_alive.as_micros()).unwrap_or(u64::MAX);
     while timeout(every, core.closing.cancelled()).await.is_err() {
         if let Some(before_us) = core.clock.monotonic_us().checked_sub(keep_alive_us) {
             core.fleet.expire(before_us);
         }
+        core.fleet.relieve();
     }
 }

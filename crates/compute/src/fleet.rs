@@ -9,16 +9,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use base::Clock;
 use model::{FunctionRef, FunctionVersion};
 use parking_lot::Mutex;
 use sandbox::Control;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
 
 use crate::config::EngineConfig;
 use crate::pool::Pool;
 
+/// How long a start waits for memory before it looks again.
+const SHORT_PAUSE: Duration = Duration::from_millis(50);
 /// While somebody waits for room, one busy environment ends in this time.
 const YIELD_EVERY_US: u64 = 500_000;
 
@@ -107,6 +111,8 @@ pub(crate) struct Fleet {
     places: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     memory_mb_max: u32,
+    memory_low_mb: u64,
+    memory_available_mb: fn() -> Option<u64>,
     /// Starts that may go on at once.
     pub(crate) starts: Arc<Semaphore>,
     hungry: AtomicUsize,
@@ -125,6 +131,8 @@ impl Fleet {
             places: Arc::new(Semaphore::new(config.environments_max as usize)),
             memory: Arc::new(Semaphore::new(memory_mb_max as usize)),
             memory_mb_max,
+            memory_low_mb: config.memory_low_mb,
+            memory_available_mb: config.memory_available_mb,
             starts: Arc::new(Semaphore::new(config.starts_max.max(1))),
             hungry: AtomicUsize::new(0),
             fed_us: AtomicU64::new(0),
@@ -163,7 +171,9 @@ impl Fleet {
         if memory_mb > self.memory_mb_max {
             return None;
         }
-        if let Some(room) = self.room_now(memory_mb) {
+        if !self.is_short()
+            && let Some(room) = self.room_now(memory_mb)
+        {
             return Some(room);
         }
         // One of a pool waits in the line of all, so that a burst of one function does not fill that line.
@@ -176,6 +186,10 @@ impl Fleet {
         // The semaphores are never closed.
         let place = self.places.clone().acquire_owned().await.ok()?;
         let memory = self.memory.clone().acquire_many_owned(memory_mb).await.ok()?;
+        while self.is_short() {
+            self.evict_one();
+            sleep(SHORT_PAUSE).await;
+        }
         drop(hunger);
         self.fed_us.store(clock.monotonic_us(), Ordering::SeqCst);
         Some(Room { _place: place, _memory: memory })
@@ -192,13 +206,32 @@ impl Fleet {
         let mut free_mb = self.memory.available_permits() as u64;
         let mut places = self.places.available_permits();
         while free_mb < u64::from(memory_mb) || places == 0 {
-            let pools: Vec<Arc<Pool>> = self.pools.lock().values().flatten().cloned().collect();
-            let oldest = pools.iter().filter_map(|pool| Some((pool.idle_since_us()?, pool))).min_by_key(|(us, _)| *us);
-            let Some((_, pool)) = oldest else { break };
-            if pool.evict_oldest() {
-                free_mb += u64::from(pool.version.memory_mb);
-                places += 1;
-            }
+            let Some(freed_mb) = self.evict_one() else { break };
+            free_mb += u64::from(freed_mb);
+            places += 1;
+        }
+    }
+
+    /// Ends the environment that is idle for the longest time; what it held, MiB, if there was one.
+    fn evict_one(&self) -> Option<u32> {
+        let pools: Vec<Arc<Pool>> = self.pools.lock().values().flatten().cloned().collect();
+        let oldest = pools.iter().filter_map(|pool| Some((pool.idle_since_us()?, pool))).min_by_key(|(us, _)| *us);
+        let (_, pool) = oldest?;
+        // Another call may have taken it meanwhile; the caller then looks again.
+        Some(if pool.evict_oldest() { pool.version.memory_mb } else { 0 })
+    }
+
+    /// Whether the host's memory is short. One environment is always tried: others than functions may use the memory.
+    fn is_short(&self) -> bool {
+        self.memory_low_mb > 0
+            && !self.cards.lock().is_empty()
+            && (self.memory_available_mb)().is_some_and(|left_mb| left_mb < self.memory_low_mb)
+    }
+
+    /// Ends one idle environment if the host's memory is short.
+    pub(crate) fn relieve(&self) {
+        if self.is_short() {
+            self.evict_one();
         }
     }
 

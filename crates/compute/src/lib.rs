@@ -24,6 +24,7 @@ mod output;
 mod package;
 mod payload;
 mod pool;
+mod pressure;
 mod report;
 mod runtime_api;
 mod settle;

@@ -178,6 +178,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let mut config = EngineConfig::new(folder.path().join("code"));
         config.cores = 2;
+        config.memory_low_mb = 0;
         config.starts_max = 8;
         set(&mut config);
         let (catalog, records, lines) = <(Arc<FixedCatalog>, Arc<Records>, Arc<Lines>)>::default();

@@ -1,6 +1,7 @@
 //! Many calls at once: late binding, limits, room, keep-alive, revisions, the stop.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::ports::Invoker;
@@ -152,6 +153,29 @@ async fn busy_environments_make_room_when_they_are_done() {
     });
     assert!(a.is_ok() && b.is_ok());
     assert_eq!(world.guests.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_short_of_memory_ends_idle_environments_before_it_starts_more() {
+    static LEFT_MB: AtomicU64 = AtomicU64::new(1_000);
+    let world = World::with(Guests::new(), |config| {
+        config.memory_low_mb = 500;
+        config.memory_available_mb = || Some(LEFT_MB.load(Ordering::SeqCst));
+    });
+    for name in ["a", "b", "c"] {
+        world.deploy(name, "echo", |_| {});
+    }
+    world.call("a", "1").await.unwrap();
+    world.call("b", "1").await.unwrap();
+    LEFT_MB.store(100, Ordering::SeqCst);
+    assert_eq!(world.call("b", "2").await.unwrap().payload, "2", "what is warm needs no more memory");
+    let (c, ()) = tokio::join!(world.call("c", "1"), async {
+        world.until("the idle ones have ended", |world| world.guests.alive() == 0).await;
+        assert_eq!(world.guests.started(), 2);
+        LEFT_MB.store(1_000, Ordering::SeqCst);
+    });
+    assert!(c.is_ok());
+    assert_eq!(world.guests.started(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,36 @@
+//! How much memory the host has left, so that environments end before the host's own killer chooses.
+//!
+//! Configured sizes are limits, not what functions use: a host carries far more of them than its memory. What is
+//! really left is therefore asked before every start and once in a while.
+
+use std::fs;
+
+/// Memory that can be had without swapping, MiB, as the kernel estimates it; nothing where it does not tell.
+pub(crate) fn host_available_mb() -> Option<u64> {
+    field_mb(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// A sixteenth of the host's memory, at least 128 MiB; zero where the host does not tell.
+pub(crate) fn default_low_mb() -> u64 {
+    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| field_mb(&text, "MemTotal:"));
+    total.map_or(0, |total| (total / 16).max(128))
+}
+
+fn field_mb(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes / 1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_table_is_read() {
+        let table = "MemTotal:        8000000 kB\nMemFree:  100 kB\nMemAvailable:    2048000 kB\n";
+        assert_eq!(field_mb(table, "MemAvailable:"), Some(2_000));
+        assert_eq!(field_mb(table, "SwapTotal:"), None);
+        assert!(host_available_mb().is_none_or(|available| available > 0));
+    }
+}
