@@ -1,4 +1,6 @@
 //! What the engine is made from and how it is set. Start reading at `EngineParts`.
+//!
+//! Not here: defaults that depend on the machine's walls or on command-line options; the server decides those.
 
 use std::any::Any;
 use std::path::PathBuf;

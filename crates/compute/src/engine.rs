@@ -1,4 +1,10 @@
 //! The engine: what it is made of, its start and its end, and the port through which all others meet it.
+//!
+//! Not here: what happens to a call (`invoke`), and where environments are (`fleet`, `pool`).
+//!
+//! Invariants
+//!   1. After `closing` is cancelled no call is let in; after `cut` none waits and no sandbox stays alive.
+//!   2. Dropping the engine ends every sandbox and every background task.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! The Runtime API as a custom runtime sees it: raw HTTP over the sandbox's loopback.
+//!
+//! Every request is written by hand, so that what goes over the wire is what the test says.
 
 use std::net::SocketAddr;
 

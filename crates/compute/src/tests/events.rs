@@ -1,4 +1,6 @@
 //! The asynchronous queue: durable before it is acknowledged, run at least once, retried, given up.
+//!
+//! The store is the one in memory; a restart is another engine on the same store while the first is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;

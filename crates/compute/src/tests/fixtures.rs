@@ -1,4 +1,6 @@
 //! Functions, invocations and doubles of the ports that the tests share.
+//!
+//! `World` is an engine with everything around it, one recorder per port; start reading there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Cursor, Write};

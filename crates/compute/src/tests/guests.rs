@@ -1,4 +1,6 @@
 //! A backend whose guests are tasks of the test: they speak the real protocols over real sockets and pipes.
+//!
+//! A guest ends as a process does: its socket and its pipe close, and whoever waits for its control handle is told.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! One call at a time: answers, failures, log lines, records.
+//!
+//! The handler's name selects what the guest does; see `guests`. Words and numbers are those of Lambda.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! Many calls at once: late binding, limits, room, keep-alive, revisions, the stop.
+//!
+//! Time is paused in most tests, so that waits are exact and cost nothing; the guests' sockets and pipes are real.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
