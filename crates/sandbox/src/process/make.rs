@@ -28,33 +28,30 @@ use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
 use crate::interpreter::{Interpreter, PYTHON_FLAGS};
 
-/// First host id of sandboxes: above every range that distributions and container tools give out.
-const ID_BASE: u32 = 0x7000_0000;
-/// How many ids there are.
-pub(crate) const ID_COUNT: u32 = 0x1_0000;
+/// Ranges of host ids, the preferred one first: above everything that distributions and container tools give out;
+/// within the 65,536 ids of a container without privilege, above its users and below `nobody`.
+const ID_RANGES: [(u32, u32); 2] = [(0x7000_0000, 0x1_0000), (50_000, 10_000)];
 
-/// Host user ids, one per sandbox; nothing where sandboxes share the caller's.
-#[derive(Debug, Default)]
+/// Host user ids, one per sandbox.
+#[derive(Debug)]
 pub(crate) struct Ids {
     next: u32,
+    end: u32,
     free: Vec<u32>,
 }
 
 impl Ids {
-    /// Whether the caller may hand out the range: all of it is mapped in the caller's own user namespace.
-    pub(crate) fn available() -> bool {
-        ["/proc/self/uid_map", "/proc/self/gid_map"].iter().all(|path| {
-            fs::read_to_string(path).unwrap_or_default().lines().any(|line| {
-                let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-                let end = u64::from(ID_BASE) + u64::from(ID_COUNT);
-                matches!(numbers[..], [inside, _, count] if inside <= u64::from(ID_BASE) && inside + count >= end)
-            })
-        })
+    /// The range that the caller may hand out: all of it is mapped in the caller's own user namespace.
+    pub(crate) fn find() -> Option<Self> {
+        let maps =
+            ["/proc/self/uid_map", "/proc/self/gid_map"].map(|path| fs::read_to_string(path).unwrap_or_default());
+        let (base, count) = ID_RANGES.into_iter().find(|range| maps.iter().all(|map| holds(map, *range)))?;
+        Some(Self { next: base, end: base + count, free: Vec::new() })
     }
 
     fn take(&mut self) -> Option<u32> {
         self.free.pop().or_else(|| {
-            let id = (self.next < ID_COUNT).then(|| ID_BASE + self.next)?;
+            let id = (self.next < self.end).then_some(self.next)?;
             self.next += 1;
             Some(id)
         })
@@ -63,6 +60,15 @@ impl Ids {
     pub(crate) fn give_back(&mut self, id: u32) {
         self.free.push(id);
     }
+}
+
+/// Whether one line of an id map holds a whole range.
+fn holds(map: &str, (base, count): (u32, u32)) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let (base, end) = (u64::from(base), u64::from(base) + u64::from(count));
+        matches!(numbers[..], [inside, _, count] if inside <= base && inside + count >= end)
+    })
 }
 
 /// How sandboxes are made on this host.
@@ -75,8 +81,6 @@ pub(crate) struct Settings {
     pub(crate) seccomp: bool,
     /// Root started the platform: groups can be dropped, other ids mapped.
     pub(crate) privileged: bool,
-    /// Each sandbox gets a host id of its own.
-    pub(crate) own_ids: bool,
     pub(crate) limit_memory: bool,
     pub(crate) limit_tasks: bool,
     pub(crate) limit_tmp: bool,
@@ -90,7 +94,8 @@ pub(crate) struct Maker {
     pub(crate) interpreters: Vec<Interpreter>,
     pub(crate) rules: Rules,
     pub(crate) seccomp: Vec<libc::sock_filter>,
-    pub(crate) ids: Ids,
+    /// Nothing where sandboxes share the caller's id.
+    pub(crate) ids: Option<Ids>,
 }
 
 /// A child behind its gate.
@@ -157,8 +162,16 @@ impl Maker {
             token: request.token,
             id,
         };
-        let group = self.group(id, request.memory_bytes)?;
-        let host_id = if self.settings.own_ids { self.ids.take() } else { None };
+        // No id left is a refusal: a sandbox must not get the platform's own for that.
+        let exhausted = Fault { step: Step::IdMap, errno: libc::EAGAIN };
+        let host_id = self.ids.as_mut().map(|ids| ids.take().ok_or(exhausted)).transpose()?;
+        let group = match self.group(id, request.memory_bytes) {
+            Ok(group) => group,
+            Err(fault) => {
+                self.give_back(host_id);
+                return Err(fault);
+            }
+        };
         let made = self.clone_child(&inputs, group.as_ref(), host_id);
         match made {
             Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id }),
@@ -166,11 +179,16 @@ impl Maker {
                 if let Some(group) = &group {
                     self.groups.remove(group);
                 }
-                if let Some(host_id) = host_id {
-                    self.ids.give_back(host_id);
-                }
+                self.give_back(host_id);
                 Err(fault)
             }
+        }
+    }
+
+    /// Takes a sandbox's id back once it has ended.
+    pub(crate) fn give_back(&mut self, host_id: Option<u32>) {
+        if let (Some(ids), Some(id)) = (&mut self.ids, host_id) {
+            ids.give_back(id);
         }
     }
 
@@ -372,4 +390,26 @@ fn program(step: Step, path: CString, arguments: Vec<CString>) -> Program {
     let mut argv: Vec<_> = all.iter().map(|argument: &CString| CStr::as_ptr(argument)).collect();
     argv.push(std::ptr::null());
     Program { step, path, argv, arguments: all }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_must_be_mapped_whole() {
+        let host = "         0          0 4294967295\n";
+        assert!(ID_RANGES.iter().all(|range| holds(host, *range)));
+        let container = "0 100000 65536\n";
+        assert!(!holds(container, ID_RANGES[0]) && holds(container, ID_RANGES[1]));
+        assert!(!holds("0 1000 1\n", ID_RANGES[1]));
+    }
+
+    #[test]
+    fn ids_come_back_and_end() {
+        let mut ids = Ids { next: 7, end: 9, free: Vec::new() };
+        assert_eq!((ids.take(), ids.take(), ids.take()), (Some(7), Some(8), None));
+        ids.give_back(7);
+        assert_eq!((ids.take(), ids.take()), (Some(7), None));
+    }
 }

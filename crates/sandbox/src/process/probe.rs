@@ -89,7 +89,7 @@ fn go_without(maker: &mut Maker, fault: &Fault) -> Option<WallKind> {
             settings.landlock_abi = 0;
             Some(WallKind::Landlock)
         }
-        Step::IdMap => spare(&mut settings.own_ids, WallKind::OwnUserId),
+        Step::IdMap => maker.ids.take().map(|_| WallKind::OwnUserId),
         // Root can do without user namespaces; an ordinary user cannot.
         Step::Clone if settings.privileged => spare(&mut settings.user_namespace, WallKind::UserNamespace),
         _ => None,
@@ -116,9 +116,7 @@ fn trial(maker: &mut Maker) -> Result<u32, Fault> {
             std::thread::sleep(std::time::Duration::from_micros(200));
         }
     }
-    if let Some(host_id) = made.host_id {
-        maker.ids.give_back(host_id);
-    }
+    maker.give_back(made.host_id);
     match answer {
         Some(Reply::Started { features, .. }) => Ok(features),
         Some(Reply::Failed { step, errno, .. }) => {
@@ -209,7 +207,7 @@ fn walls(maker: &Maker, config: &SpawnerConfig, features: u32, lost: &[(WallKind
         ),
         judge.softens(
             WallKind::OwnUserId,
-            settings.own_ids,
+            maker.ids.is_some(),
             "each sandbox has a host id of its own",
             "sandboxes share the platform's id and are apart by namespaces only; start as root for own ids",
         ),

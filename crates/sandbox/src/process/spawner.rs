@@ -149,7 +149,6 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
         landlock_abi: if off(WallKind::Landlock) { 0 } else { landlock::abi() },
         seccomp: !off(WallKind::Seccomp),
         privileged,
-        own_ids: privileged && Ids::available() && !off(WallKind::OwnUserId),
         limit_memory: !off(WallKind::Memory),
         limit_tasks: !off(WallKind::Tasks),
         limit_tmp: !off(WallKind::Tmp),
@@ -161,7 +160,7 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
         interpreters: config.interpreters.clone(),
         rules: Rules::new(),
         seccomp: seccomp::program(),
-        ids: Ids::default(),
+        ids: Ids::find().filter(|_| privileged && !off(WallKind::OwnUserId)),
     };
     let report = probe::probe(&mut maker, config);
     Ok((maker, report, remains))
@@ -329,9 +328,7 @@ impl Spawner {
             }
             self.remove_group(group);
         }
-        if let Some(host_id) = made.host_id {
-            self.maker.ids.give_back(host_id);
-        }
+        self.maker.give_back(made.host_id);
         let reply = if started {
             let status = status.unwrap_or(libc::SIGKILL);
             let out_of_memory = counts.out_of_memory;
