@@ -27,10 +27,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bootstrap = task.join("bootstrap");
     std::fs::write(&bootstrap, "#!/bin/sh\nexec sleep 1000\n")?;
     std::fs::set_permissions(&bootstrap, std::fs::Permissions::from_mode(0o755))?;
+    let began = Instant::now();
     let handle = launch_spawner(&SpawnerConfig::new(code, runtime, "bench"))?;
+    let launched = began.elapsed();
     for wall in handle.walls() {
         println!("{:22} {:?}: {}", wall.name, wall.state, wall.detail);
     }
+    println!("spawner ready in {launched:?}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let backend = ProcessBackend::new(handle)?;

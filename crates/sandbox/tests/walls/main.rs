@@ -10,6 +10,7 @@
 
 mod attempts;
 mod cases;
+mod dropped;
 mod hostile;
 mod remains;
 mod service;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     match first.as_str() {
         "__spawner" => sandbox::process::spawner_main(),
         "server" => remains::server(),
+        "dropped" => dropped::server(),
         "--list" => ExitCode::SUCCESS,
         "suite" => suite(&std::env::args().nth(2).unwrap_or_default()),
         _ => {
@@ -80,7 +82,7 @@ fn suite(filter: &str) -> ExitCode {
     for case in cases::CASES {
         run(case.name, &|| case.check(&world));
     }
-    for (name, check) in service::CHECKS.iter().chain(hostile::CHECKS).chain(remains::CHECKS) {
+    for (name, check) in service::CHECKS.iter().chain(hostile::CHECKS).chain(remains::CHECKS).chain(dropped::CHECKS) {
         run(name, &|| check(&world).map(|()| String::new()));
     }
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
