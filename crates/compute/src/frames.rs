@@ -4,8 +4,6 @@
 //!   1. One invocation is one write and, where the answer is small, one read.
 //!   2. Nothing that a guest sent before its INVOKE is ever taken for an answer to it.
 
-use std::io;
-
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,11 +63,11 @@ impl Frames {
 
     /// Runs one invocation. Not safe to go on with after being dropped half way: the environment then ends.
     pub(crate) async fn run(&mut self, call: &Call) -> Answer {
-        match self.channel.try_read_buf(&mut self.buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.buffer.is_empty() => {}
-            Ok(0) | Err(_) => return Answer::NotDelivered,
-            // A frame that nobody asked for: this guest is not to be trusted with another event.
-            Ok(_) => return Answer::NotDelivered,
+        // The kernel is asked, not the runtime, which may not have heard of it yet.
+        let early = rustix::io::read(&self.channel, &mut [0; 1]);
+        if early != Err(rustix::io::Errno::AGAIN) || !self.buffer.is_empty() {
+            // Gone, or a frame that nobody asked for: this guest is not to be trusted with another event.
+            return Answer::NotDelivered;
         }
         let meta = meta(call);
         let mut head = BytesMut::with_capacity(HEADER_BYTES + 4 + meta.len());

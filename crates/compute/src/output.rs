@@ -87,10 +87,22 @@ impl Output {
 
     /// Takes what is in the pipe now, without waiting.
     pub(crate) fn read(&self) -> Read {
-        self.read_into(&mut self.lines.lock(), HELD_BYTES_MAX)
+        self.read_into(&mut self.lines.lock(), HELD_BYTES_MAX, |pipe, chunk| pipe.try_read(chunk))
     }
 
-    fn read_into(&self, lines: &mut Lines, held_max: usize) -> Read {
+    /// Takes what is in the pipe at this moment. The kernel is asked, not the runtime: that one may not have heard yet
+    /// of what the guest wrote just before its answer.
+    fn drain_into(&self, lines: &mut Lines) {
+        let room = lines.held_bytes + DRAIN_BYTES_MAX;
+        self.read_into(lines, room, |pipe, chunk| Ok(rustix::io::read(pipe, chunk)?));
+    }
+
+    fn read_into(
+        &self,
+        lines: &mut Lines,
+        held_max: usize,
+        read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>,
+    ) -> Read {
         let Some(pipe) = &self.pipe else { return Read::Closed };
         let now_ms = self.clock.now_ms();
         let mut chunk = [0; READ_BYTES];
@@ -98,10 +110,11 @@ impl Output {
             if lines.held_bytes >= held_max {
                 return Read::Full;
             }
-            match pipe.try_read(&mut chunk) {
+            match read(pipe, &mut chunk) {
                 Ok(0) => return Read::Closed,
                 Ok(count) => lines.take(&chunk[..count], now_ms),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Empty,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Read::Closed,
             }
         }
@@ -111,8 +124,7 @@ impl Output {
     /// tail has the init in it.
     pub(crate) fn begin(&self, start_line: String, tail: bool) {
         let mut lines = self.lines.lock();
-        let room = lines.held_bytes + DRAIN_BYTES_MAX;
-        self.read_into(&mut lines, room);
+        self.drain_into(&mut lines);
         if !tail {
             lines.tail = None;
         } else if lines.tail.is_none() {
@@ -124,8 +136,7 @@ impl Output {
     /// Ends an invocation: empties the pipe, then adds the platform's lines. Returns the tail.
     pub(crate) fn end(&self, platform_lines: impl IntoIterator<Item = String>) -> Option<Bytes> {
         let mut lines = self.lines.lock();
-        let room = lines.held_bytes + DRAIN_BYTES_MAX;
-        self.read_into(&mut lines, room);
+        self.drain_into(&mut lines);
         let now_ms = self.clock.now_ms();
         lines.cut(now_ms);
         for line in platform_lines {
@@ -137,8 +148,7 @@ impl Output {
     /// Takes everything that the guest wrote so far and ends its last line.
     pub(crate) fn drain(&self) {
         let mut lines = self.lines.lock();
-        let room = lines.held_bytes + DRAIN_BYTES_MAX;
-        self.read_into(&mut lines, room);
+        self.drain_into(&mut lines);
         lines.cut(self.clock.now_ms());
     }
 
