@@ -20,7 +20,7 @@ pub enum Guest {
         family: Family,
         /// Index into the list of usable interpreters, as the host found them at start.
         interpreter: usize,
-        /// Flags of the interpreter before the script's name, from a fixed list that the spawner knows.
+        /// Megabytes (MiB) of the function's memory; the interpreter's own heap limit follows from it.
         memory_mb: u32,
     },
     /// `/var/task/bootstrap`, else `/opt/bootstrap`. It speaks the HTTP Runtime API at `127.0.0.1:9001`.

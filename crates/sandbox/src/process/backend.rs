@@ -284,8 +284,9 @@ async fn read_replies(shared: Arc<Shared>) {
 fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
     match reply {
         Reply::Started { token, id, pid, listeners, meters, features: _ } => {
-            let meters_at = (listeners as usize).min(fds.len());
-            let files = fds.split_off(meters_at);
+            // The kernel drops descriptors that this process has no room for.
+            let whole = fds.len() == (listeners + meters) as usize;
+            let files = fds.split_off((listeners as usize).min(fds.len()));
             let meters = <[OwnedFd; 4]>::try_from(files).ok().filter(|_| meters == 4);
             let (sender, exit) = watch::channel(None);
             let control =
@@ -297,7 +298,9 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             };
             // Where nobody waits any more, the control handle is dropped, which kills.
             if let Some(waiter) = waiter {
-                let _ = waiter.send(Ok(Parts { listeners: fds, control }));
+                let step = Step::Network as u32;
+                let full = Failure::Step { step, errno: libc::EMFILE };
+                let _ = waiter.send(if whole { Ok(Parts { listeners: fds, control }) } else { Err(full) });
             }
         }
         Reply::Failed { token, step, errno } => {

@@ -287,6 +287,11 @@ impl Spawner {
             }
         };
         match Reply::decode(&packet[..length]) {
+            // The kernel drops descriptors that this process has no room for.
+            Some(Reply::Started { listeners, .. }) if fds.len() != listeners as usize => {
+                sandbox.fault = Some(Fault { step: Step::Network, errno: libc::EMFILE });
+                self.kill(id);
+            }
             Some(Reply::Started { features, pid: _, listeners, .. }) => {
                 sandbox.started = true;
                 let meters =

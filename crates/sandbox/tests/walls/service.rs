@@ -33,6 +33,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("/tmp is written and /var/task read", folders),
     ("standard streams can be opened by name, and pipes made", streams),
     ("the platform's certificates are trusted", trust),
+    ("real programs run", programs),
     ("many sandboxes at once", many),
     ("a required wall that does not stand refuses", required),
 ];
@@ -236,7 +237,19 @@ const ECHO: &str = "import socket, sys\n\
     print('warned', file=sys.stderr, flush=True)\n\
     s.sendall(s.recv(100).upper())\n";
 
+/// Says so where the machine has no Python of the distribution.
+fn no_python() -> bool {
+    let absent = !fs::exists("/usr/bin/python3").unwrap_or(false);
+    if absent {
+        println!("    no /usr/bin/python3 on this machine: not checked");
+    }
+    absent
+}
+
 fn interpreter(world: &World) -> Result<(), String> {
+    if no_python() {
+        return Ok(());
+    }
     let mut config = world.config(&[]);
     config.interpreters.push(python());
     fs::write(world.path("runtime/python/bootstrap.py"), ECHO).unwrap();
@@ -427,4 +440,35 @@ fn required(world: &World) -> Result<(), String> {
     config.require = vec![WallKind::Seccomp];
     let error = sandbox::process::launch_spawner(&config).err().map(|error| error.to_string()).unwrap_or_default();
     expect("refusal", error.contains("system call filter"), true)
+}
+
+/// What real functions do: threads, workers, subprocesses, timers, random numbers, name look-ups of their own host.
+fn programs(world: &World) -> Result<(), String> {
+    if no_python() {
+        return Ok(());
+    }
+    let script = r#"#!/bin/sh
+python3 -c '
+import concurrent.futures as c, subprocess, tempfile, socket, uuid, os, mmap, ctypes, ssl, sqlite3, asyncio
+with c.ThreadPoolExecutor(8) as p: assert sum(p.map(int, range(100))) == 4950
+assert subprocess.check_output(["/bin/echo", "x"]) == b"x\n"
+with tempfile.NamedTemporaryFile() as f: f.write(b"x"); f.flush(); os.fsync(f.fileno())
+socket.getaddrinfo("localhost", 80); uuid.uuid4(); mmap.mmap(-1, 4096); os.cpu_count(); os.getlogin
+ssl.create_default_context(); sqlite3.connect("/tmp/x.db").execute("create table t(a)")
+asyncio.run(asyncio.sleep(0))
+assert os.fork() or os._exit(0) is None
+print("python")'
+if command -v node >/dev/null; then node -e '
+const { Worker } = require("worker_threads"), { execFileSync } = require("child_process"), fs = require("fs"), os = require("os");
+if (execFileSync("/bin/echo", ["x"]).toString() !== "x\n") throw 1;
+fs.writeFileSync("/tmp/y", "z"); fs.renameSync("/tmp/y", "/tmp/z"); os.cpus(); os.totalmem(); os.userInfo();
+require("crypto").randomBytes(8); require("zlib").gzipSync("x"); fs.watch("/tmp").close();
+new Worker("require(\"worker_threads\").parentPort.postMessage(1)", { eval: true }).on("message", () => console.log("node"));
+'; else echo node; fi
+"#;
+    let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
+    spec.code = world.add_code('5', "bootstrap", script);
+    spec.memory_bytes = 1 << 30;
+    let outcome = world.run(&world.config(&[]), spec).map_err(|error| error.to_string())?;
+    expect("output", outcome.output.as_str(), "python\nnode\n")
 }
