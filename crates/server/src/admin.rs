@@ -1,0 +1,187 @@
+//! The platform's own interface below `/_dunlin/`: what the command line shows and the console will.
+//!
+//! | path                     | answers                                                    |
+//! |--------------------------|------------------------------------------------------------|
+//! | `GET /_dunlin/ps`        | running environments                                       |
+//! | `GET /_dunlin/bill`      | sums per function from `from` to `to` (milliseconds)       |
+//! | `GET /_dunlin/usage`     | single usage records of `function`, newest first           |
+//! | `GET /_dunlin/runtimes`  | usable interpreters                                        |
+//! | `GET /_dunlin/walls`     | walls of the sandboxes                                     |
+//! | `GET /_dunlin/code/…`    | a code package, by the expiring link that GetFunction gave |
+//!
+//! Invariant: in production every path but the code links asks for a signature of the root key; the links carry their
+//! own.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use compute::Engine;
+use gateway::AdminDoor;
+use http::{Method, Request, Response, StatusCode};
+use model::{AccountId, FunctionName, FunctionRef, Principal, Region, UsageRecord};
+use sandbox::Wall;
+use serde_json::{Value as Json, json};
+use services::lambda::Functions;
+use services::usage::Usage;
+
+use crate::doors::Door;
+
+/// Answers the platform's own calls.
+pub struct Admin {
+    /// Verifies.
+    pub door: Arc<Door>,
+    /// Environments.
+    pub engine: Arc<Engine>,
+    /// Sums and records.
+    pub usage: Arc<Usage>,
+    /// Packages behind links.
+    pub functions: Arc<Functions>,
+    /// Walls, as the spawner found them.
+    pub walls: Vec<Wall>,
+    /// Usable interpreters, as `/_dunlin/runtimes` shows them.
+    pub interpreters: Json,
+}
+
+/// An answer that is not the asked thing.
+type Refusal = (StatusCode, String);
+
+#[async_trait]
+impl AdminDoor for Admin {
+    async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let (parts, body) = request.into_parts();
+        if let Some(code) = parts.uri.path().strip_prefix("/_dunlin/code/") {
+            return self.package(code, parts.uri.query().unwrap_or("")).await;
+        }
+        let answer = match self.door.admin_principal(&parts, &body).await {
+            Ok(principal) => self.answer(&parts, &principal).await,
+            Err(refusal) => Err((StatusCode::FORBIDDEN, refusal.to_string())),
+        };
+        match answer {
+            Ok(document) => json_response(StatusCode::OK, &document),
+            Err((status, message)) => json_response(status, &json!({"message": message})),
+        }
+    }
+}
+
+impl Admin {
+    async fn answer(&self, parts: &http::request::Parts, principal: &Principal) -> Result<Json, Refusal> {
+        if !principal.arn.ends_with(":root") {
+            return Err((StatusCode::FORBIDDEN, format!("{} is not the operator", principal.arn)));
+        }
+        if parts.method != Method::GET {
+            return Err((StatusCode::METHOD_NOT_ALLOWED, "this interface is read with GET".into()));
+        }
+        let query = parts.uri.query().unwrap_or("");
+        let parameter = |name: &str| {
+            query.split('&').find_map(|pair| {
+                pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+            })
+        };
+        let number = |name: &str, default: u64| match parameter(name) {
+            Some(text) => {
+                text.parse::<u64>().map_err(|_| (StatusCode::BAD_REQUEST, format!("{name} must be a number")))
+            }
+            None => Ok(default),
+        };
+        match parts.uri.path() {
+            "/_dunlin/ps" => Ok(json!({"environments": self.environments()})),
+            "/_dunlin/runtimes" => Ok(json!({"interpreters": self.interpreters})),
+            "/_dunlin/walls" => Ok(json!({"walls": self.walls})),
+            "/_dunlin/bill" => self.bill(number("from", 0)?, number("to", u64::MAX)?).await,
+            "/_dunlin/usage" => {
+                let function = parameter("function");
+                self.records(function.as_deref(), number("limit", 1_000)?).await
+            }
+            other => Err((
+                StatusCode::NOT_FOUND,
+                format!("there is no {other}; there are ps, bill, usage, runtimes and walls below /_dunlin/"),
+            )),
+        }
+    }
+}
+
+impl Admin {
+    fn environments(&self) -> Vec<Json> {
+        let shown = |info: compute::EnvironmentInfo| {
+            json!({
+                "id": info.id, "function": info.function.name.as_str(), "arn": info.function.arn(), "version": info.version,
+                "state": format!("{:?}", info.state).to_lowercase(), "ageMs": info.age_ms, "memoryMb": info.memory_mb, "memoryBytes": info.memory_bytes,
+                "calls": info.served, "initMs": info.init_ms,
+            })
+        };
+        self.engine.environments().into_iter().map(shown).collect()
+    }
+
+    async fn bill(&self, from_ms: u64, to_ms: u64) -> Result<Json, Refusal> {
+        let sums = self.usage.bill(from_ms, to_ms).await.map_err(failed)?;
+        let total: f64 = sums.iter().map(|sum| sum.cost_usd).sum();
+        let shown = |sum: &services::usage::Bill| {
+            json!({
+                "function": sum.function.name.as_str(), "arn": sum.function.arn(), "requests": sum.requests, "errors": sum.errors,
+                "billedMs": sum.billed_ms, "gbSeconds": sum.gb_seconds, "cpuUs": sum.cpu_us, "costUsd": sum.cost_usd,
+            })
+        };
+        Ok(
+            json!({"from": from_ms, "to": to_ms, "totalUsd": total, "functions": sums.iter().map(shown).collect::<Vec<_>>()}),
+        )
+    }
+
+    async fn records(&self, function: Option<&str>, limit: u64) -> Result<Json, Refusal> {
+        let count = self.usage.count().await.map_err(failed)?;
+        let Some(name) = function else { return Ok(json!({"count": count})) };
+        let parsed = FunctionRef::parse_arn(name).or_else(|| {
+            Some(FunctionRef {
+                account: AccountId::default(),
+                region: Region::default(),
+                name: FunctionName::parse(name)?,
+                qualifier: None,
+            })
+        });
+        let Some(function) = parsed else {
+            return Err((StatusCode::BAD_REQUEST, format!("{name:?} is no function name or ARN")));
+        };
+        let records =
+            self.usage.records(&function, usize::try_from(limit).unwrap_or(usize::MAX)).await.map_err(failed)?;
+        let shown = |record: &UsageRecord| {
+            json!({
+                "requestId": record.request_id.0, "version": record.version, "trigger": record.trigger, "startedAtMs": record.started_at_ms,
+                "durationUs": record.duration_us, "initUs": record.init_us, "billedMs": record.billed_ms, "memoryMb": record.memory_mb,
+                "memoryPeakBytes": record.memory_peak_bytes, "cpuUs": record.cpu_us, "ending": record.ending,
+            })
+        };
+        Ok(json!({"count": count, "records": records.iter().map(shown).collect::<Vec<_>>()}))
+    }
+
+    async fn package(&self, code: &str, query: &str) -> Response<Bytes> {
+        match self.functions.package_by_link(code, query).await {
+            Ok(Some(zip)) => {
+                let mut response = Response::new(zip);
+                response
+                    .headers_mut()
+                    .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/zip"));
+                response
+            }
+            Ok(None) => json_response(
+                StatusCode::FORBIDDEN,
+                &json!({"message": "this link has ended or was never given out; ask GetFunction for a new one"}),
+            ),
+            Err(error) => {
+                let (status, message) = failed(error);
+                json_response(status, &json!({"message": message}))
+            }
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Refusal {
+    tracing::error!(%error, "an admin call failed");
+    (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+fn json_response(status: StatusCode, document: &Json) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(document.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,276 @@
+//! The one place that constructs everything: store, services, engine, front door; and takes it down in the right order.
+//!
+//! A stop goes from the outside in: the health check says no, the listener accepts nothing more and finishes what runs,
+//! the engine ends its environments, the log and the ledger are written out, the store is closed.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aws::auth::Mode as AuthMode;
+use aws::dispatch::Dispatcher;
+use base::{Clock, Random, SystemClock, SystemRandom};
+use cli::Mode;
+use compute::{Engine, EngineConfig, EngineParts, GuestNetwork, NetworkGuard};
+use gateway::authority::{Authority, system_roots};
+use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService, HostResolver};
+use gateway::{Gateway, GatewayParts, Listening};
+use model::FunctionRef;
+use model::ports::{Authorizer, Sites};
+use sandbox::process::ProcessBackend;
+use sandbox::{Backend, Interpreters, WallState};
+use serde_json::json;
+use services::apigateway::{ApiGatewayService, Apis};
+use services::dynamodb::DynamoDb;
+use services::iam::Keys;
+use services::lambda::{Functions, LambdaService};
+use services::logs::Logs;
+use services::sts::Sts;
+use services::usage::Usage;
+use store::blobs::FileBlobs;
+use store::embedded::{self, Embedded, EmbeddedConfig};
+use store::{Blobs, Store};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::Ground;
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::data_dir::{DataDir, TRUST_FILE, write_public};
+use crate::doors::{AllSites, Door};
+
+/// Where guests find the certificates that they trust; see the sandbox's template.
+const GUEST_TRUST: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// A running server.
+pub struct Server {
+    gateway: Arc<Gateway>,
+    listening: Listening,
+    engine: Arc<Engine>,
+    store: Arc<Embedded>,
+    stopping: CancellationToken,
+    /// Loops that write out what they hold when they are stopped.
+    writers: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Finishes running calls for up to `grace`, writes everything out, and closes the store.
+    pub async fn stop(self, grace: Duration) {
+        self.gateway.set_ready(false);
+        let cut = self.listening.stop(grace).await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "connections were cut off by the stop");
+        }
+        self.engine.drain(grace).await;
+        self.stopping.cancel();
+        for writer in self.writers {
+            if let Err(error) = writer.await {
+                tracing::error!(%error, "a writer ended badly");
+            }
+        }
+        self.store.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Writes the certificates that guests trust; made with the authority of the data folder.
+///
+/// # Errors
+/// The authority is damaged, or the file cannot be written.
+pub fn write_trust(data: &DataDir) -> Result<()> {
+    let authority = Authority::open(&data.path("authority"), SystemClock::shared())?;
+    write_public(&data.path(TRUST_FILE), authority.bundle(&system_roots()).as_bytes())
+}
+
+/// The guests' network, known only after the front door that it leads to.
+#[derive(Default)]
+struct LateNetwork {
+    service: OnceLock<Arc<GuestNetworkService>>,
+}
+
+impl GuestNetwork for LateNetwork {
+    fn serve(&self, guest: compute::GuestIdentity, tcp: Vec<TcpListener>, dns: Option<UdpSocket>) -> NetworkGuard {
+        let function = FunctionRef::parse_arn(&guest.function_arn);
+        let (Some(service), Some(mut function)) = (self.service.get(), function) else { return Box::new((tcp, dns)) };
+        let version = function.qualifier.take().unwrap_or_default();
+        let identity = gateway::GuestIdentity { function, version, role_arn: guest.role_arn };
+        Box::new(service.serve(identity, tcp, dns))
+    }
+}
+
+/// Everything durable and the services over it.
+struct Base {
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    embedded: Arc<Embedded>,
+    store: Arc<dyn Store>,
+    keys: Arc<Keys>,
+    functions: Arc<Functions>,
+    apis: Arc<Apis>,
+    logs: Arc<Logs>,
+    usage: Arc<Usage>,
+    tables: DynamoDb,
+}
+
+async fn open(ground: &Ground) -> Result<Base> {
+    let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
+    let data = &ground.data;
+    let embedded = Arc::new(embedded::open(EmbeddedConfig::new(data.path("store"), clock.clone()))?);
+    let store: Arc<dyn Store> = embedded.clone();
+    let blobs: Arc<dyn Blobs> = Arc::new(FileBlobs::open(data.path("blobs"))?);
+    let keys = data.path("keys");
+    let keys = match ground.config.mode {
+        Mode::Dev => Keys::dev(&keys, clock.clone(), random.clone())?,
+        Mode::Up => Keys::up(&keys, clock.clone(), random.clone())?,
+    };
+    let functions =
+        Functions::new(store.clone(), blobs, clock.clone(), random.clone(), services::lambda::Config::default());
+    let apis = Apis::new(store.clone(), clock.clone(), random.clone(), "localhost");
+    let logs = Logs::new(store.clone(), clock.clone(), random.clone());
+    let usage = Usage::open(data.root(), &ground.boot_id, store.clone(), clock.clone()).await?;
+    let tables = DynamoDb::new(store.clone(), clock.clone(), random.clone(), services::dynamodb::Config::default());
+    Ok(Base { clock, random, embedded, store, keys: Arc::new(keys), functions, apis, logs, usage, tables })
+}
+
+fn gateway_config(config: &Config, port: u16) -> gateway::Config {
+    gateway::Config {
+        domains: config.serve.domains.clone(),
+        allowed_origins: config.serve.allow_origins.clone(),
+        behind_proxy: config.serve.behind_proxy,
+        port,
+        ..gateway::Config::default()
+    }
+}
+
+/// Constructs everything and starts to listen.
+///
+/// # Errors
+/// Something cannot be opened; the message says what to do.
+pub async fn start(ground: Ground) -> Result<Server> {
+    let listen = ground.config.serve.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("{listen} cannot be listened on: is another server running there? Choose another with --listen")
+    })?;
+    let port = listener.local_addr()?.port();
+    let base = open(&ground).await?;
+    let backend = ProcessBackend::new(ground.spawner)?;
+    let walls = backend.walls();
+    let has_network = walls.iter().any(|wall| wall.name == "network namespace" && wall.state == WallState::Hard);
+    let network = Arc::new(LateNetwork::default());
+    let config = engine_config(&ground.data, has_network, port);
+    let engine = Engine::new(EngineParts {
+        store: base.store.clone(),
+        catalog: base.functions.clone(),
+        meter: base.usage.clone(),
+        log_sink: base.logs.clone(),
+        authorizer: base.keys.clone(),
+        backend: Arc::new(backend),
+        interpreters: ground.interpreters.clone(),
+        network: network.clone(),
+        clock: base.clock.clone(),
+        random: base.random.clone(),
+        config,
+    })?;
+    let door = Arc::new(Door::new(dispatcher(&base, &engine, ground.config.mode)));
+    let admin = Admin {
+        door: door.clone(),
+        engine: engine.clone(),
+        usage: base.usage.clone(),
+        functions: base.functions.clone(),
+        walls,
+        interpreters: shown_interpreters(&ground.interpreters),
+    };
+    let sites: Vec<Arc<dyn Sites>> = vec![base.functions.clone(), base.apis.clone()];
+    let gateway = Gateway::new(GatewayParts {
+        aws: door,
+        invoker: engine.clone(),
+        sites: Arc::new(AllSites { parts: sites }),
+        admin: Arc::new(admin),
+        clock: base.clock.clone(),
+        random: base.random.clone(),
+        config: gateway_config(&ground.config, port),
+    });
+    let authority = Authority::open(&ground.data.path("authority"), base.clock.clone())?;
+    let guest_tls = gateway::tls::of_authority(Arc::new(authority))?;
+    let mut guests = GuestNetworkConfig::default();
+    for target in &ground.config.serve.allow_egress {
+        guests.open.push(target.parse()?);
+    }
+    // Set once, here; a second value cannot come.
+    let _ = network.service.set(GuestNetworkService::new(gateway.clone(), guest_tls, Arc::new(HostResolver), guests));
+    let stopping = CancellationToken::new();
+    let writers = start_workers(&base, &stopping);
+    let listening = gateway::listen(gateway.clone(), listener, ground.tls)?;
+    announce(&ground.config, listening.address(), ground.started.elapsed());
+    Ok(Server { gateway, listening, engine, store: base.embedded, stopping, writers })
+}
+
+fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
+    let mut config = EngineConfig::new(data.path("code"));
+    let endpoint = if has_network { GUEST_ENDPOINT.to_owned() } else { format!("http://127.0.0.1:{port}") };
+    let trust = ["NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"];
+    config.guest_variables = trust.iter().map(|name| ((*name).to_owned(), GUEST_TRUST.to_owned())).collect();
+    config.guest_variables.push(("AWS_ENDPOINT_URL".to_owned(), endpoint));
+    config
+}
+
+fn dispatcher(base: &Base, engine: &Arc<Engine>, mode: Mode) -> Dispatcher {
+    let services: Vec<Arc<dyn aws::Service>> = vec![
+        Arc::new(ApiGatewayService::new(base.apis.clone())),
+        Arc::new(base.tables.clone()),
+        Arc::new(LambdaService::new(base.functions.clone(), engine.clone())),
+        base.logs.clone(),
+        Arc::new(Sts),
+    ];
+    let mode = match mode {
+        Mode::Dev => AuthMode::Dev,
+        Mode::Up => AuthMode::Up,
+    };
+    let authorizer: Arc<dyn Authorizer> = base.keys.clone();
+    Dispatcher::new(services, authorizer, mode, base.clock.clone(), base.random.clone())
+}
+
+/// Starts the loops behind the services; returns those that write out at the end.
+fn start_workers(base: &Base, stopping: &CancellationToken) -> Vec<JoinHandle<()>> {
+    let token = stopping.clone();
+    let (functions, apis, tables) = (base.functions.clone(), base.apis.clone(), base.tables.clone());
+    tokio::spawn(async move {
+        let all = async { tokio::join!(functions.run(), apis.run(), tables.run()) };
+        token.run_until_cancelled(all).await;
+    });
+    let (logs, token) = (base.logs.clone(), stopping.clone());
+    let logs = tokio::spawn(async move { logs.run(token.cancelled()).await });
+    let (usage, token) = (base.usage.clone(), stopping.clone());
+    let usage = tokio::spawn(async move { usage.run(token.cancelled()).await });
+    vec![logs, usage]
+}
+
+fn shown_interpreters(interpreters: &Interpreters) -> serde_json::Value {
+    let shown = |found: &sandbox::Interpreter| {
+        let family = match found.family {
+            model::Family::Node => "nodejs",
+            model::Family::Python => "python",
+            model::Family::Provided => "provided",
+        };
+        json!({"family": family, "version": found.version, "binary": found.binary})
+    };
+    interpreters.usable.iter().map(shown).collect()
+}
+
+fn announce(config: &Config, address: std::net::SocketAddr, took: Duration) {
+    let scheme = if config.tls { "https" } else { "http" };
+    let port = address.port();
+    tracing::info!(%address, ready_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "ready");
+    let words = match config.mode {
+        Mode::Dev => format!(
+            "Dunlin is ready at {scheme}://localhost:{port} (any credentials; data in {}).\nTry:  dunlin deploy examples/items-api\nOr:   AWS_ENDPOINT_URL={scheme}://localhost:{port} aws lambda list-functions",
+            config.data_dir.display()
+        ),
+        Mode::Up => format!(
+            "Dunlin is ready at {scheme}://{address} (signed requests only).\nThe root key is in {}",
+            config.data_dir.join("keys").join(services::iam::ROOT_KEY_FILE).display()
+        ),
+    };
+    cli::print_words(&words);
+}
