@@ -1,7 +1,7 @@
 //! Measures the making of sandboxes: from request to the guest's exec, and from kill to removal.
 //!
-//! `cargo run -p sandbox --example create [COUNT]`. The guest is a script that sleeps. Prints the walls, then medians.
-//! The example is its own spawner.
+//! `cargo run -p sandbox --example create [COUNT]`. The guest is a script that sleeps. Prints the walls, then medians of
+//! one after the other, then how many a second start when 32 are in flight. The example is its own spawner.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -36,19 +36,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("spawner ready in {launched:?}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let backend = ProcessBackend::new(handle)?;
+        let backend = std::sync::Arc::new(ProcessBackend::new(handle)?);
+        let spec = SandboxSpec {
+            guest: Guest::Bootstrap,
+            code: digest.clone(),
+            layers: Vec::new(),
+            memory_bytes: 128 << 20,
+            tmp_bytes: 512 << 20,
+            environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        };
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            let spec = SandboxSpec {
-                guest: Guest::Bootstrap,
-                code: digest.clone(),
-                layers: Vec::new(),
-                memory_bytes: 128 << 20,
-                tmp_bytes: 512 << 20,
-                environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
-            };
             let began = Instant::now();
-            let started = backend.start(spec).await?;
+            let started = backend.start(spec.clone()).await?;
             starts.push(began.elapsed());
             let began = Instant::now();
             started.control.kill();
@@ -57,6 +57,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         println!("start  p10 {:?}  p50 {:?}", quantile(&mut starts, 10), quantile(&mut starts, 50));
         println!("end    p10 {:?}  p50 {:?}", quantile(&mut ends, 10), quantile(&mut ends, 50));
+        let began = Instant::now();
+        let tasks: Vec<_> = (0..32)
+            .map(|_| {
+                let (backend, spec) = (backend.clone(), spec.clone());
+                tokio::spawn(async move {
+                    for _ in 0..count.div_ceil(32) {
+                        let started = backend.start(spec.clone()).await?;
+                        started.control.kill();
+                        started.control.wait().await;
+                    }
+                    Ok::<_, sandbox::Error>(())
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await??;
+        }
+        let made = count.div_ceil(32) * 32;
+        println!("{:.0} starts and ends a second, 32 at once", made as f64 / began.elapsed().as_secs_f64());
         Ok(())
     })
 }

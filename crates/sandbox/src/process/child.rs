@@ -188,10 +188,7 @@ fn lock_down(plan: &Plan<'_>) -> Result<u32, Fault> {
         landlock::confine(plan.landlock_abi).at(Step::Landlock)?;
         features |= feature::LANDLOCK;
     }
-    if plan.lower_priority {
-        // SAFETY: no pointers. A refusal leaves the priority as it is, which is no wall.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GUEST_NICENESS) };
-    }
+    sys::set_niceness(if plan.lower_priority { GUEST_NICENESS } else { 0 });
     if plan.drop_groups {
         sys::drop_groups().at(Step::Ids)?;
     }

@@ -26,7 +26,7 @@ use super::netns::Rules;
 use super::probe;
 use super::protocol::{self, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step};
 use super::seccomp;
-use super::sys::{At, Fault};
+use super::sys::{self, At, Fault};
 use super::template;
 use super::watch::Watched;
 
@@ -34,6 +34,8 @@ use super::watch::Watched;
 pub(crate) const CONFIG_BYTES_MAX: usize = 128 * 1024;
 /// How often memory is looked at where no cgroup limits it: well under the 20 ms that are promised.
 const WATCH_PERIOD: Duration = Duration::from_millis(12);
+/// Niceness of the spawner and of sandboxes that are being made, where the system allows it.
+const NICENESS: i32 = -5;
 /// How often groups that the kernel still holds are tried again.
 const REMOVE_PERIOD: Duration = Duration::from_millis(20);
 
@@ -81,6 +83,8 @@ fn run() -> io::Result<()> {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let _ = crate::privilege::raise_file_limit();
+    // On a loaded host a new sandbox mostly waits for a processor; it goes before running guests.
+    sys::set_niceness(NICENESS);
     let mut buffer = vec![0; CONFIG_BYTES_MAX];
     let (length, _) = protocol::receive(&control, &mut buffer)?;
     let config: SpawnerConfig = serde_json::from_slice(&buffer[..length])?;

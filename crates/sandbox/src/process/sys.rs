@@ -242,6 +242,12 @@ pub(crate) fn set_limit(resource: u32, value: u64) -> Call<()> {
         .map(drop)
 }
 
+/// Sets the caller's niceness. A refusal leaves it as it is: priority is no wall.
+pub(crate) fn set_niceness(niceness: c_int) {
+    // SAFETY: no pointers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) };
+}
+
 /// Installs a seccomp program for the calling thread and its children.
 pub(crate) fn install_seccomp(program: &[libc::sock_filter]) -> Call<()> {
     let fprog = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
