@@ -88,7 +88,7 @@ pub struct SpawnerConfig {
     pub interpreters: Vec<Interpreter>,
     /// Names this start of the platform; letters, digits and hyphens.
     pub boot_id: String,
-    /// Certificates that guests trust, in PEM: mounted at the distribution's paths. Readable by all.
+    /// Certificates that guests trust, in PEM: mounted at the distribution's paths and at `TRUST_PATH`. Readable by all.
     pub trust_bundle: Option<PathBuf>,
     /// Walls that must stand hard, else the spawner refuses to start.
     pub require: Vec<WallKind>,

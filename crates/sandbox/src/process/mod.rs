@@ -39,3 +39,4 @@ pub use backend::ProcessBackend;
 pub use config::{SpawnerConfig, WallKind};
 pub use launch::{LaunchError, SpawnerHandle, launch_spawner};
 pub use spawner::spawner_main;
+pub use template::TRUST_PATH;

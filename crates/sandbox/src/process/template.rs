@@ -45,9 +45,11 @@ const ETC: &[&str] = &[
     "/etc/fonts",
     "/etc/os-release",
 ];
+/// Where guests always find the trusted certificates, whatever the distribution's own place is.
+pub const TRUST_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Where distributions keep the bundle of trusted certificates.
 const TRUST: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
+    TRUST_PATH,
     "/etc/ssl/cert.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -130,14 +132,31 @@ fn pieces(config: &SpawnerConfig) -> Result<Vec<Piece>, Fault> {
         }
     }
     if let Some(bundle) = &config.trust_bundle {
-        for target in TRUST.iter().map(Path::new) {
-            // Linked bundles are reached through the file that they link to, which is in this list as well.
-            if target.symlink_metadata().is_ok_and(|about| about.is_file()) {
-                pieces.push(take(bundle, target, false)?);
-            }
-        }
+        trust_pieces(bundle, &mut pieces)?;
     }
     Ok(pieces)
+}
+
+/// Puts the bundle over every bundle of the distribution; a linked one is reached through the file that it links to.
+fn trust_pieces(bundle: &Path, pieces: &mut Vec<Piece>) -> Result<(), Fault> {
+    let mut targets: Vec<PathBuf> = TRUST.iter().filter_map(|place| Path::new(place).canonicalize().ok()).collect();
+    targets.sort();
+    targets.dedup();
+    if !Path::new(TRUST_PATH).exists() {
+        // The distribution's folder has no such file and takes none: it is taken apart, and `certs` is made anew.
+        pieces.retain(|piece| piece.target != Path::new("/etc/ssl"));
+        for entry in fs::read_dir("/etc/ssl").into_iter().flatten().flatten() {
+            if entry.file_name() != "certs" {
+                pieces.push(take(&entry.path(), &entry.path(), false)?);
+            }
+        }
+        targets.retain(|target| !target.starts_with("/etc/ssl/certs"));
+        targets.push(PathBuf::from(TRUST_PATH));
+    }
+    for target in targets {
+        pieces.push(take(bundle, &target, false)?);
+    }
+    Ok(())
 }
 
 fn put_file(path: &Path, text: &str) -> io::Result<()> {
