@@ -3,7 +3,7 @@
 //! The same code runs outside a sandbox as the control, so it must not assume to be inside one.
 
 use std::env::var;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -21,11 +21,11 @@ pub fn run(name: &str) -> ! {
         "list" => fs::read_dir(path()).map(|entries| entries.count().to_string()).map_err(words),
         "ptrace" => ptrace(),
         "mount" => mount(),
-        "unshare" => call(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER) }),
+        "unshare" => system(libc::SYS_unshare, &[libc::CLONE_NEWUSER as i64]),
         "clone" => clone_namespace(),
         "raw-socket" => raw_socket(),
-        "vsock" => call(unsafe { i64::from(libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)) }),
-        "alg-socket" => call(unsafe { i64::from(libc::socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)) }),
+        "vsock" => socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0),
+        "alg-socket" => socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
         "fork-bomb" => fork_bomb(),
         "memory-bomb" => memory_bomb(),
         "memory-bomb-in-children" => memory_bomb_in_children(),
@@ -35,20 +35,19 @@ pub fn run(name: &str) -> ! {
         "io-uring" => io_uring(),
         "bpf" => bpf(),
         "perf" => perf(),
-        "userfaultfd" => call(unsafe { libc::syscall(libc::SYS_userfaultfd, 1) }),
+        "userfaultfd" => system(libc::SYS_userfaultfd, &[1]),
         "descriptors" => descriptors(),
-        "signal" => call(unsafe { i64::from(libc::kill(number("PID"), 0)) }),
+        "signal" => system(libc::SYS_kill, &[number("PID").into(), 0]),
         "abstract-socket" => abstract_socket(),
         "tcp" => TcpStream::connect(var("ADDRESS").unwrap()).map(|_| String::new()).map_err(words),
-        "setuid" => call(unsafe { i64::from(libc::setuid(0)) }),
-        "chroot" => call(unsafe { i64::from(libc::chroot(c"/".as_ptr())) }),
+        "setuid" => system(libc::SYS_setuid, &[0]),
+        "chroot" => system(libc::SYS_chroot, &[text(c"/")]),
         "mknod" => mknod(),
-        "host-name" => call(unsafe { i64::from(libc::sethostname(c"x".as_ptr(), 1)) }),
-        "hard-link" => fs::hard_link(path(), "/tmp/dunlin-test-link").map(|()| String::new()).map_err(words),
-        "personality" => call(unsafe { i64::from(libc::personality(libc::ADDR_NO_RANDOMIZE as _)) }),
+        "host-name" => system(libc::SYS_sethostname, &[text(c"x"), 1]),
+        "personality" => system(libc::SYS_personality, &[libc::ADDR_NO_RANDOMIZE.into()]),
         "handle" => handle(),
         "clock" => clock(),
-        "syslog" => call(unsafe { i64::from(libc::klogctl(10, std::ptr::null_mut(), 0)) }),
+        "syslog" => system(libc::SYS_syslog, &[10, 0, 0]),
         other => super::service::guest(other),
     };
     match outcome {
@@ -70,8 +69,51 @@ fn number(name: &str) -> i32 {
     var(name).unwrap().parse().unwrap()
 }
 
-fn call(result: i64) -> Attempt {
+/// One system call. Arguments that are addresses must be of memory that outlives it, as `text` and `memory` give.
+fn system(number: i64, arguments: &[i64]) -> Attempt {
+    let mut all = [0; 6];
+    all[..arguments.len()].copy_from_slice(arguments);
+    // SAFETY: every caller passes numbers, constants, or addresses of its own buffers of the size that the call takes.
+    let result = unsafe { libc::syscall(number, all[0], all[1], all[2], all[3], all[4], all[5]) };
     if result < 0 { Err(words(io::Error::last_os_error())) } else { Ok(result.to_string()) }
+}
+
+fn text(text: &CStr) -> i64 {
+    text.as_ptr() as i64
+}
+
+fn memory<T>(buffer: &mut T) -> i64 {
+    std::ptr::from_mut(buffer) as i64
+}
+
+fn socket(domain: i32, kind: i32, protocol: i32) -> Attempt {
+    system(libc::SYS_socket, &[domain.into(), kind.into(), protocol.into()])
+}
+
+/// Forks; nothing in the child.
+pub fn fork() -> Option<i32> {
+    // SAFETY: this program has one thread when it attempts something, so the child may go on as it likes.
+    let pid = unsafe { libc::fork() };
+    (pid != 0).then_some(pid)
+}
+
+/// Sleeps until a signal ends the process.
+pub fn sleep_for_ever() -> ! {
+    loop {
+        // SAFETY: no pointers.
+        unsafe { libc::pause() };
+    }
+}
+
+fn kill(pid: i32) {
+    let _ = system(libc::SYS_kill, &[pid.into(), libc::SIGKILL.into()]);
+}
+
+/// Waits for a child and answers its status.
+fn wait(pid: i32) -> i32 {
+    let mut status = 0;
+    let _ = system(libc::SYS_wait4, &[pid.into(), memory(&mut status), 0, 0]);
+    status
 }
 
 fn read_file() -> Attempt {
@@ -81,52 +123,40 @@ fn read_file() -> Attempt {
 }
 
 fn write_file() -> Attempt {
-    fs::write(path(), "x").map(|()| String::new()).map_err(words)
+    let text = var("TEXT").unwrap_or_else(|_| "x".to_owned());
+    fs::write(path(), text).map(|()| String::new()).map_err(words)
 }
 
 fn ptrace() -> Attempt {
-    unsafe {
-        let child = libc::fork();
-        if child == 0 {
-            libc::pause();
-            libc::_exit(0);
-        }
-        let result = libc::ptrace(libc::PTRACE_SEIZE, child, 0, 0);
-        let answer = call(result);
-        libc::kill(child, libc::SIGKILL);
-        answer
-    }
+    let Some(child) = fork() else { sleep_for_ever() };
+    let answer = system(libc::SYS_ptrace, &[libc::PTRACE_SEIZE.into(), child.into(), 0, 0]);
+    kill(child);
+    answer
 }
 
 fn mount() -> Attempt {
-    unsafe {
-        if libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) < 0 {
-            call(libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER | libc::CLONE_NEWNS))?;
-        }
-        let none = std::ptr::null();
-        call(i64::from(libc::mount(c"x".as_ptr(), c"/tmp".as_ptr(), c"tmpfs".as_ptr(), 0, none)))
+    if system(libc::SYS_unshare, &[libc::CLONE_NEWNS.into()]).is_err() {
+        system(libc::SYS_unshare, &[(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).into()])?;
     }
+    system(libc::SYS_mount, &[text(c"x"), text(c"/tmp"), text(c"tmpfs"), 0, 0])
 }
 
 fn clone_namespace() -> Attempt {
-    let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-    if pid == 0 {
-        unsafe { libc::_exit(0) };
+    let answer = system(libc::SYS_clone, &[(libc::CLONE_NEWUSER | libc::SIGCHLD).into(), 0, 0, 0, 0])?;
+    if answer == "0" {
+        std::process::exit(0);
     }
-    call(pid)
+    Ok(answer)
 }
 
 fn raw_socket() -> Attempt {
-    unsafe {
-        let raw = || libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP);
-        let packet = || libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
-        if raw() < 0 || packet() < 0 {
-            call(libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER | libc::CLONE_NEWNET))?;
-        }
-        call(i64::from(raw()))?;
-        call(i64::from(packet()))
+    let raw = || socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP);
+    let packet = || socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+    if raw().is_err() || packet().is_err() {
+        system(libc::SYS_unshare, &[(libc::CLONE_NEWUSER | libc::CLONE_NEWNET).into()])?;
     }
+    raw()?;
+    packet()
 }
 
 /// Many processes at once; a limit of about a thousand is wanted.
@@ -135,20 +165,15 @@ fn fork_bomb() -> Attempt {
     let mut children = Vec::new();
     let mut failure = None;
     while children.len() < WANTED && failure.is_none() {
-        match unsafe { libc::fork() } {
-            0 => unsafe {
-                libc::pause();
-                libc::_exit(0)
-            },
-            pid if pid > 0 => children.push(pid),
-            _ => failure = Some(io::Error::last_os_error()),
+        match fork() {
+            None => sleep_for_ever(),
+            Some(pid) if pid > 0 => children.push(pid),
+            Some(_) => failure = Some(io::Error::last_os_error()),
         }
     }
+    children.iter().for_each(|pid| kill(*pid));
     for pid in &children {
-        unsafe { libc::kill(*pid, libc::SIGKILL) };
-    }
-    for pid in &children {
-        unsafe { libc::waitpid(*pid, std::ptr::null_mut(), 0) };
+        wait(*pid);
     }
     match failure {
         None => Ok(children.len().to_string()),
@@ -181,22 +206,16 @@ fn memory_bomb() -> Attempt {
 /// The same spread over children, each small.
 fn memory_bomb_in_children() -> Attempt {
     let share = number("MEGABYTES") as usize / 8;
-    let children: Vec<i32> = (0..8)
-        .map(|_| match unsafe { libc::fork() } {
-            0 => {
-                touch(share);
-                std::thread::sleep(std::time::Duration::from_secs(2));
-                std::process::exit(0)
-            }
-            pid => pid,
-        })
-        .collect();
-    let mut killed = 0;
-    for pid in children {
-        let mut status = 0;
-        unsafe { libc::waitpid(pid, &raw mut status, 0) };
-        killed += usize::from(libc::WIFSIGNALED(status));
+    let mut children = Vec::new();
+    for _ in 0..8 {
+        let Some(pid) = fork() else {
+            touch(share);
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            std::process::exit(0)
+        };
+        children.push(pid);
     }
+    let killed = children.into_iter().filter(|pid| libc::WIFSIGNALED(wait(*pid))).count();
     if killed > 0 { Err(format!("{killed} killed")) } else { Ok(String::new()) }
 }
 
@@ -223,22 +242,21 @@ fn inodes() -> Attempt {
 }
 
 fn keyring() -> Attempt {
-    const PROCESS_KEYRING: i32 = -2;
-    let (kind, name) = (c"user", c"dunlin-test");
-    call(unsafe { libc::syscall(libc::SYS_add_key, kind.as_ptr(), name.as_ptr(), c"x".as_ptr(), 1, PROCESS_KEYRING) })
+    const PROCESS_KEYRING: i64 = -2;
+    system(libc::SYS_add_key, &[text(c"user"), text(c"dunlin-test"), text(c"x"), 1, PROCESS_KEYRING])
 }
 
 fn io_uring() -> Attempt {
     let mut parameters = [0u8; 256];
-    call(unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) })
+    system(libc::SYS_io_uring_setup, &[4, memory(&mut parameters)])
 }
 
 fn bpf() -> Attempt {
-    const MAP_CREATE: i32 = 0;
+    const MAP_CREATE: i64 = 0;
     // An array of one word: type, key size, value size, entries.
     let mut attributes = [0u32; 32];
     attributes[..4].copy_from_slice(&[2, 4, 4, 1]);
-    call(unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, attributes.as_ptr(), 128) })
+    system(libc::SYS_bpf, &[MAP_CREATE, memory(&mut attributes), 128])
 }
 
 fn perf() -> Attempt {
@@ -247,12 +265,13 @@ fn perf() -> Attempt {
     attributes[0] = 1 | 128 << 32;
     attributes[1] = 3;
     attributes[5] = 1 << 5 | 1 << 6;
-    call(unsafe { libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, 0) })
+    system(libc::SYS_perf_event_open, &[memory(&mut attributes), 0, -1, -1, 0])
 }
 
 /// Descriptors beyond the four that a guest is given.
 fn descriptors() -> Attempt {
-    let extra: Vec<i32> = (3..1024).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0).collect();
+    let open = |fd: &i64| system(libc::SYS_fcntl, &[*fd, libc::F_GETFD.into()]).is_ok();
+    let extra: Vec<i64> = (3..1024).filter(open).collect();
     if extra.is_empty() { Err("none".to_owned()) } else { Ok(format!("{extra:?}")) }
 }
 
@@ -263,34 +282,27 @@ fn abstract_socket() -> Attempt {
 
 fn mknod() -> Attempt {
     let path = CString::new(path()).unwrap();
-    let null = libc::makedev(1, 3);
-    let result = call(unsafe { i64::from(libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, null)) });
+    let (mode, null) = (libc::S_IFCHR | 0o666, libc::makedev(1, 3));
+    let result = system(libc::SYS_mknodat, &[libc::AT_FDCWD.into(), text(&path), mode.into(), null as i64]);
     let _ = fs::remove_file(self::path());
     result
 }
 
 /// A file handle, which would reach files by number.
 fn handle() -> Attempt {
-    #[repr(C)]
-    struct Handle {
-        bytes: u32,
-        kind: i32,
-        data: [u8; 128],
-    }
-    let mut handle = Handle { bytes: 128, kind: 0, data: [0; 128] };
+    // The number of bytes behind the header of two words.
+    let mut handle = [0u32; 34];
+    handle[0] = 128;
     let mut mount = 0i32;
-    call(unsafe {
-        libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, c"/usr".as_ptr(), &raw mut handle, &raw mut mount, 0)
-    })
+    let arguments = [libc::AT_FDCWD.into(), text(c"/usr"), memory(&mut handle), memory(&mut mount), 0];
+    system(libc::SYS_name_to_handle_at, &arguments)
 }
 
 /// Sets the clock to what it is.
 fn clock() -> Attempt {
-    unsafe {
-        let mut now: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now);
-        call(i64::from(libc::clock_settime(libc::CLOCK_REALTIME, &raw const now)))
-    }
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let mut time = [now.as_secs() as i64, now.subsec_nanos().into()];
+    system(libc::SYS_clock_settime, &[libc::CLOCK_REALTIME.into(), memory(&mut time)])
 }
 
 /// Sends a datagram and waits for the answer.

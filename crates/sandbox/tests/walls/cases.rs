@@ -1,4 +1,7 @@
 //! The escape attempts: what is tried, what keeps it from succeeding, and where it succeeds.
+//!
+//! A case names an attempt of `attempts`, fills in what it needs to know, and says where the same attempt succeeds.
+//! Start reading at `CASES`.
 
 use std::collections::HashMap;
 
@@ -43,7 +46,7 @@ const SECCOMP: &[WallKind] = &[WallKind::Seccomp];
 pub const CASES: &[Case] = &[
     case("reads a file of the host", "read", &[("TARGET", "{secret}")], Outside),
     case("reads another function's code by its host path", "read", &[("TARGET", "{other}")], Outside),
-    case("reads another function's code beside its own", "list", &[("TARGET", "/var/task/../{b}")], Without(&[])),
+    case("reads another function's code beside its own", "list", &[("TARGET", "{task}/../{b}")], Outside),
     case("lists root's home", "list", &[("TARGET", "/root")], OutsideAsRoot),
     case("lists the host's homes", "list", &[("TARGET", "/home")], Outside),
     case("reads the host's accounts", "read", &[("TARGET", "/etc/shadow")], OutsideAsRoot),
@@ -56,8 +59,13 @@ pub const CASES: &[Case] = &[
     case("signals a host process", "signal", &[("PID", "{pid}")], Outside),
     case("writes its code", "write", &[("TARGET", "{task}/x")], Outside),
     case("writes to the runtime's folder", "write", &[("TARGET", "{runtime}/x")], Outside),
-    case("writes to the root", "write", &[("TARGET", "/dunlin-test-file")], Without(&[])),
-    case("writes to a kernel setting", "write", &[("TARGET", "/proc/sys/kernel/core_pattern")], Without(&[])),
+    case("writes to the root", "write", &[("TARGET", "{root}/dunlin-test-file")], Outside),
+    case(
+        "writes to a setting of the kernel",
+        "write",
+        &[("TARGET", "/proc/self/oom_score_adj"), ("TEXT", "700")],
+        Without(&[WallKind::Landlock]),
+    ),
     case("traces another process", "ptrace", &[], Without(SECCOMP)),
     case("mounts", "mount", &[], Outside),
     case("makes a user namespace", "unshare", &[], Without(SECCOMP)),
@@ -86,7 +94,6 @@ pub const CASES: &[Case] = &[
     case("opens files by handle", "handle", &[], WithoutIfOffered(SECCOMP)),
     case("sets the clock", "clock", &[], OutsideAsRoot),
     case("reads the kernel's log", "syslog", &[], OutsideAsRoot),
-    case("links a system file into /tmp", "hard-link", &[("TARGET", "/etc/passwd")], Without(&[])),
 ];
 
 impl Case {
@@ -117,8 +124,6 @@ impl Case {
             Outside => world.attempt_outside(self.attempt, &environment(false)),
             OutsideAsRoot if world.is_root() => world.attempt_outside(self.attempt, &environment(false)),
             OutsideAsRoot => return Ok("(no control: only root may do this outside)".to_owned()),
-            // The wall is the root itself, which cannot be left out.
-            Without([]) => return Ok("(no control: this wall cannot be left out)".to_owned()),
             Without(walls) | WithoutIfOffered(walls) => world.attempt(walls, self.attempt, &environment(true)).output,
         };
         drop((listener, abstract_listener));
@@ -132,15 +137,21 @@ impl Case {
 
 fn fill(world: &World, value: &str, inside: bool, name: &str, address: &str) -> String {
     let path = |path: std::path::PathBuf| path.display().to_string();
-    let (task, runtime, first) = if inside {
-        ("/var/task".to_owned(), "/var/runtime".to_owned(), "/proc/1".to_owned())
+    let (root, task, runtime, first) = if inside {
+        (String::new(), "/var/task".to_owned(), "/var/runtime".to_owned(), "/proc/1".to_owned())
     } else {
-        (path(world.code_folder(&world.other)), path(world.path("runtime")), "/proc/self".to_owned())
+        (
+            path(world.path("code")),
+            path(world.code_folder(&world.other)),
+            path(world.path("runtime")),
+            "/proc/self".to_owned(),
+        )
     };
     value
         .replace("{secret}", &path(world.path("secret")))
         .replace("{other}", &path(world.code_folder(&world.other).join("secret")))
         .replace("{b}", world.other.as_str())
+        .replace("{root}", &root)
         .replace("{task}", &task)
         .replace("{runtime}", &runtime)
         .replace("{first}", &first)

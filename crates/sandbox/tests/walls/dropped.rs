@@ -1,4 +1,7 @@
 //! The server that root started: it gives its privileges away and still reaches its data and its sandboxes.
+//!
+//! It needs a process of its own, since privileges cannot be taken back: `server` runs in it.
+//! Only root has something to give away; an ordinary user's run passes at once.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,4 +1,7 @@
 //! Nothing is left: after a sandbox, after the backend, after `kill -9` of the server or of the spawner.
+//!
+//! Looked at are processes, control groups, and the spawner's mounts and descriptors. Everything is waited for, nothing
+//! is slept for. Start reading at `CHECKS`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -156,8 +159,8 @@ fn after_the_server(world: &World) -> Result<(), String> {
 fn after_the_spawner(world: &World) -> Result<(), String> {
     let (mut child, spawner) = start_server(world);
     let everybody = family(spawner);
-    // SAFETY: no pointers; the id is of a process that this test started.
-    unsafe { libc::kill(spawner as i32, libc::SIGKILL) };
+    let pid = rustix::process::Pid::from_raw(spawner as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     wait_until("all processes have ended", || !everybody.iter().any(alive))?;
     child.kill().unwrap();
     child.wait().unwrap();

@@ -1,4 +1,7 @@
 //! What a guest is promised: its programs, environment, folders, network, output, limits told as such.
+//!
+//! `guest` is what runs inside, `CHECKS` what is looked at from outside. What a machine lacks (a Python, TPROXY) is said
+//! and left out.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,7 +17,7 @@ use sandbox::{Backend, Error, Guest, Interpreter, Started, WallState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Check;
-use super::attempts::ask;
+use super::attempts::{ask, fork, sleep_for_ever};
 use super::world::{World, digest, expect, finish};
 
 pub const CHECKS: &[(&str, Check)] = &[
@@ -49,9 +52,9 @@ pub fn guest(name: &str) -> Result<String, String> {
         "identity" => Ok(describe_identity()),
         "exit" => std::process::exit(7),
         "die" => {
-            unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
-            std::thread::sleep(Duration::from_secs(10));
-            unreachable!()
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::TERM).unwrap();
+            sleep_for_ever()
         }
         "connect" => connect(),
         "spin" => spin(),
@@ -117,14 +120,12 @@ fn spin() -> Result<String, String> {
 /// Leaves processes without a parent, in sessions of their own.
 fn leave_orphans() -> Result<String, String> {
     for _ in 0..3 {
-        unsafe {
-            if libc::fork() == 0 {
-                libc::setsid();
-                if libc::fork() == 0 {
-                    libc::pause();
-                }
-                libc::_exit(0);
+        if fork().is_none() {
+            let _ = rustix::process::setsid();
+            if fork().is_none() {
+                sleep_for_ever();
             }
+            std::process::exit(0);
         }
     }
     println!("READY");

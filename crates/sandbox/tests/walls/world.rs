@@ -1,4 +1,7 @@
 //! Folders, spawners and runs that all cases share.
+//!
+//! A world is one temporary folder: a private code root with this program as one function's code and a secret as
+//! another's, and a runtime folder. Each run has a spawner of its own, so that cases do not touch each other.
 
 use std::collections::HashMap;
 use std::fs;
