@@ -101,6 +101,14 @@ impl DataDir {
     }
 }
 
+/// Differs between any two releases of the guest side.
+pub fn runtime_digest() -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    RUNTIME_FILES.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
 /// Writes a file that sandboxes may read, whole or not at all.
 ///
 /// # Errors

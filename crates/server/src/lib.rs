@@ -62,6 +62,7 @@ pub fn run(mode: Mode, serve: Serve) -> Result<()> {
     let data = hand_over(data)?;
     raise_open_files();
     let interpreters = interpreters::find();
+    interpreters::precompile(&interpreters, &data);
     let boot_id = base::SystemRandom.hex(8);
     let mut spawner = SpawnerConfig::new(data.path("code"), data.path("runtime"), boot_id.clone());
     spawner.interpreters = interpreters.usable.clone();

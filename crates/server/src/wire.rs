@@ -3,7 +3,7 @@
 //! A stop goes from the outside in: the health check says no, the listener accepts nothing more and finishes what runs,
 //! the engine ends its environments, the log and the ledger are written out, the store is closed.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,7 +17,7 @@ use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkSer
 use gateway::{Gateway, GatewayParts, Listening};
 use model::FunctionRef;
 use model::ports::{Authorizer, Sites};
-use sandbox::process::ProcessBackend;
+use sandbox::process::{ProcessBackend, TRUST_PATH};
 use sandbox::{Backend, Interpreters, WallState};
 use serde_json::json;
 use services::apigateway::{ApiGatewayService, Apis};
@@ -31,6 +31,7 @@ use store::blobs::FileBlobs;
 use store::embedded::{self, Embedded, EmbeddedConfig};
 use store::{Blobs, Store};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,9 +40,6 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::data_dir::{DataDir, TRUST_FILE, write_public};
 use crate::doors::{AllSites, Door};
-
-/// Where guests find the certificates that they trust; see the sandbox's template.
-const GUEST_TRUST: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// A running server.
 pub struct Server {
@@ -63,13 +61,16 @@ impl Server {
             tracing::warn!(connections = cut, "connections were cut off by the stop");
         }
         self.engine.drain(grace).await;
+        self.gateway.wait_for_abandoned_calls().await;
         self.stopping.cancel();
         for writer in self.writers {
             if let Err(error) = writer.await {
                 tracing::error!(%error, "a writer ended badly");
             }
         }
-        self.store.close().await;
+        if let Err(error) = self.store.close().await {
+            tracing::error!(%error, "the store was not closed cleanly; what was acknowledged is on disk");
+        }
         tracing::info!("stopped");
     }
 }
@@ -83,19 +84,33 @@ pub fn write_trust(data: &DataDir) -> Result<()> {
     write_public(&data.path(TRUST_FILE), authority.bundle(&system_roots()).as_bytes())
 }
 
-/// The guests' network, known only after the front door that it leads to.
+/// The guests' network, known only after the front door that it leads to. The engine starts first and may at once run
+/// events that an earlier process left: their guests are served as soon as there is a front door.
 #[derive(Default)]
 struct LateNetwork {
-    service: OnceLock<Arc<GuestNetworkService>>,
+    service: Arc<SetOnce<Arc<GuestNetworkService>>>,
 }
 
 impl GuestNetwork for LateNetwork {
     fn serve(&self, guest: compute::GuestIdentity, tcp: Vec<TcpListener>, dns: Option<UdpSocket>) -> NetworkGuard {
-        let function = FunctionRef::parse_arn(&guest.function_arn);
-        let (Some(service), Some(mut function)) = (self.service.get(), function) else { return Box::new((tcp, dns)) };
+        let Some(mut function) = FunctionRef::parse_arn(&guest.function_arn) else {
+            tracing::error!(arn = guest.function_arn, "a guest without a function's ARN gets no network");
+            return Box::new(());
+        };
         let version = function.qualifier.take().unwrap_or_default();
         let identity = gateway::GuestIdentity { function, version, role_arn: guest.role_arn };
-        Box::new(service.serve(identity, tcp, dns))
+        if let Some(service) = self.service.get() {
+            return Box::new(service.serve(identity, tcp, dns));
+        }
+        let (service, ended) = (self.service.clone(), CancellationToken::new());
+        let guard = ended.clone().drop_guard();
+        tokio::spawn(async move {
+            let serving = async { service.wait().await.serve(identity, tcp, dns) };
+            if let Some(_network) = ended.run_until_cancelled(serving).await {
+                ended.cancelled().await;
+            }
+        });
+        Box::new(guard)
     }
 }
 
@@ -210,7 +225,7 @@ fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
     let mut config = EngineConfig::new(data.path("code"));
     let endpoint = if has_network { GUEST_ENDPOINT.to_owned() } else { format!("http://127.0.0.1:{port}") };
     let trust = ["NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"];
-    config.guest_variables = trust.iter().map(|name| ((*name).to_owned(), GUEST_TRUST.to_owned())).collect();
+    config.guest_variables = trust.iter().map(|name| ((*name).to_owned(), TRUST_PATH.to_owned())).collect();
     config.guest_variables.push(("AWS_ENDPOINT_URL".to_owned(), endpoint));
     config
 }

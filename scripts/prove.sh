@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The full counts behind SPECIFICATION.md. Each proof writes its own file below docs/proofs/, with command, date and
+# result, and is skipped while that file is newer than the sources; remove the file to repeat it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p docs/proofs
+cargo build -q -p server
+bash tests/install.sh
+newest=$(git log -1 --format=%ct -- crates runtimes tests)
+
+proof() {
+  local name=$1
+  shift
+  local file=docs/proofs/$name.md
+  if [ -f "$file" ] && [ "$(stat -c %Y "$file")" -gt "$newest" ] && grep -q '^result: passed' "$file"; then
+    echo "$name: already proved, see $file"
+    return
+  fi
+  echo "==> $name"
+  local log result=passed
+  log=$(mktemp)
+  "$@" 2>&1 | tee "$log" || result=FAILED
+  {
+    echo "# $name"
+    echo
+    echo "command: \`make prove\` (runs \`$*\`)"
+    echo "date: $(date -u +%F)"
+    echo "result: $result"
+    echo
+    echo '```'
+    grep -E 'acknowledged|killed|median|p50|max|passed|failed|lost|test result' "$log" | tail -20 || true
+    echo '```'
+  } >"$file"
+  rm -f "$log"
+  [ "$result" = passed ]
+}
+
+proof store-kills env DUNLIN_KILLS=200 cargo test -q -p store --test crash -- --nocapture
+proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos -q -s
+proof fifty-callers env DUNLIN_LOAD_SECONDS=30 .cache/venv/bin/python -m pytest tests/load -q -s
