@@ -87,7 +87,9 @@ pub fn launch_spawner(config: &SpawnerConfig) -> Result<SpawnerHandle, LaunchErr
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(io::Error::from)?;
     let program = config.program.clone().unwrap_or_else(|| "/proc/self/exe".into());
-    let child = Command::new(program).arg("__spawner").stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
+    // Sandboxes begin as copies of the spawner: whatever the server's environment holds must not be in it.
+    let child =
+        Command::new(program).arg("__spawner").env_clear().stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
     let binaries = config.interpreters.iter().map(|interpreter| interpreter.binary.clone()).collect();
     let mut handle = SpawnerHandle { socket, walls: Vec::new(), binaries, child };
     let message = serde_json::to_vec(config).map_err(io::Error::from)?;
