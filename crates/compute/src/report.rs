@@ -70,13 +70,14 @@ pub(crate) fn report_line(report: &Report<'_>) -> String {
         let _ = write!(line, "Init Duration: {} ms\t", Millis(*init_us));
     }
     write_status(&mut line, *status);
-    if let Some(root) = trace_id.and_then(|trace| field(trace, "Root=")) {
+    // Only a traced call has segments to point to.
+    let trace = trace_id.filter(|trace| field(trace, "Sampled=") == Some("1"));
+    if let Some(root) = trace.and_then(|trace| field(trace, "Root=")) {
         let _ = write!(line, "\nXRAY TraceId: {root}\t");
-        if let Some(parent) = trace_id.and_then(|trace| field(trace, "Parent=")) {
+        if let Some(parent) = trace.and_then(|trace| field(trace, "Parent=")) {
             let _ = write!(line, "SegmentId: {parent}\t");
         }
-        let sampled = trace_id.and_then(|trace| field(trace, "Sampled=")) == Some("1");
-        let _ = write!(line, "Sampled: {sampled}\t");
+        let _ = write!(line, "Sampled: true\t");
     }
     line
 }
@@ -183,17 +184,21 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_appended() {
+    fn a_trace_is_appended_to_traced_calls_only() {
         let request_id = RequestId("id".into());
-        let line = report_line(&Report {
-            request_id: &request_id,
-            duration_us: 1,
-            init_us: None,
-            memory_mb: 128,
-            memory_peak_bytes: 0,
-            status: Status::Fine,
-            trace_id: Some("Root=1-a-b;Parent=c;Sampled=1"),
-        });
+        let traced = |trace_id| {
+            report_line(&Report {
+                request_id: &request_id,
+                duration_us: 1,
+                init_us: None,
+                memory_mb: 128,
+                memory_peak_bytes: 0,
+                status: Status::Fine,
+                trace_id: Some(trace_id),
+            })
+        };
+        assert!(!traced("Root=1-a-b;Parent=c;Sampled=0").contains("XRAY"));
+        let line = traced("Root=1-a-b;Parent=c;Sampled=1");
         assert!(line.ends_with("\t\nXRAY TraceId: 1-a-b\tSegmentId: c\tSampled: true\t"), "{line}");
     }
 
