@@ -3,7 +3,7 @@
 //! Hand-written beside the generated tables: what the public models do not say. Static data and look-ups only.
 
 use crate::generated;
-use crate::model_table::Model;
+use crate::model_table::{Model, Operation};
 
 /// How a service writes requests and answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,4 +139,14 @@ pub(crate) fn of_target(target: &str) -> Option<&'static str> {
         return Some(DYNAMODB.signing_name);
     }
     ALL.iter().find(|api| api.model.target_prefix == prefix).map(|api| api.signing_name)
+}
+
+/// Every operation of every model that the wire knows, as (service, operation): `apigateway`, `apigatewayv2`,
+/// `dynamodb`, `lambda`, `logs`, `sts`. For the compatibility matrix.
+pub fn catalogue() -> impl Iterator<Item = (&'static str, &'static Operation)> {
+    ALL.iter().flat_map(|api| {
+        let is_v2 = std::ptr::eq(*api, &APIGATEWAY_V2);
+        let service = if is_v2 { "apigatewayv2" } else { api.signing_name };
+        api.model.operations.iter().map(move |operation| (service, operation))
+    })
 }

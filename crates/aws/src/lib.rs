@@ -18,6 +18,7 @@ pub mod service;
 pub mod sigv4;
 pub mod testing;
 
+pub use apis::catalogue;
 pub use auth::{Authenticator, Caller, Mode};
 pub use dispatch::{Dispatcher, Identified};
 pub use service::{Call, Error, Reply, Service};

@@ -60,7 +60,9 @@ pub fn run(mode: Mode, serve: Serve) -> Result<()> {
     data.write_runtimes()?;
     wire::write_trust(&data)?;
     let data = hand_over(data)?;
-    raise_open_files();
+    if let Err(error) = privilege::raise_file_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is; many connections or sandboxes will meet it");
+    }
     let interpreters = interpreters::find();
     interpreters::precompile(&interpreters, &data);
     let boot_id = base::SystemRandom.hex(8);
@@ -90,16 +92,6 @@ fn hand_over(data: DataDir) -> Result<DataDir> {
     let reachable = privilege::prepare_data_dir(data.root(), id, id)
         .with_context(|| format!("handing {} over to the server's own user id", data.root().display()))?;
     Ok(data.at(&reachable))
-}
-
-/// Each connection and each sandbox needs descriptors; the usual soft limit is for programs that need a few.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
 }
 
 async fn serve_until_stopped(ground: Ground) -> Result<()> {

@@ -1,0 +1,145 @@
+//! The compatibility matrix `docs/compatibility.md`: written from the code, and checked against it.
+//!
+//! An operation is listed as supported if the wire has its shapes and the service answers it with anything but "not
+//! implemented"; both are checked here, so that neither list can say more than the code does. After a change, run
+//! `DUNLIN_UPDATE=1 cargo test -p services --test compatibility`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws::Service;
+use base::{SystemClock, SystemRandom};
+use model::ports::Invoker;
+use model::{FunctionRef, Invocation, InvokeError, Outcome};
+use serde_json::json;
+use services::apigateway::{self, ApiGatewayService, Apis};
+use services::dynamodb::{self, DynamoDb};
+use services::lambda::{self, Functions, LambdaService};
+use services::logs::Logs;
+use services::sts::Sts;
+use store::memory::{MemoryBlobs, MemoryStore};
+
+struct Nobody;
+
+#[async_trait]
+impl Invoker for Nobody {
+    async fn invoke(&self, invocation: Invocation) -> Result<Outcome, InvokeError> {
+        Err(InvokeError::NotFound(invocation.function.arn()))
+    }
+
+    async fn accept(&self, invocation: Invocation) -> Result<(), InvokeError> {
+        Err(InvokeError::NotFound(invocation.function.arn()))
+    }
+
+    async fn dry_run(&self, function: &FunctionRef) -> Result<(), InvokeError> {
+        Err(InvokeError::NotFound(function.arn()))
+    }
+}
+
+fn services() -> BTreeMap<&'static str, Arc<dyn Service>> {
+    let (store, blobs) = (MemoryStore::shared(), MemoryBlobs::shared());
+    let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
+    let functions = Functions::new(store.clone(), blobs, clock.clone(), random.clone(), lambda::Config::default());
+    let apis: Arc<dyn Service> =
+        Arc::new(ApiGatewayService::new(Apis::new(store.clone(), clock.clone(), random.clone(), "localhost")));
+    BTreeMap::from([
+        ("apigateway", apis.clone()),
+        ("apigatewayv2", apis),
+        (
+            "dynamodb",
+            Arc::new(DynamoDb::new(store.clone(), clock.clone(), random.clone(), dynamodb::Config::default())),
+        ),
+        ("lambda", Arc::new(LambdaService::new(functions, Arc::new(Nobody)))),
+        ("logs", Logs::new(store, clock, random)),
+        ("sts", Arc::new(Sts)),
+    ])
+}
+
+#[tokio::test]
+async fn every_operation_that_the_wire_decodes_is_answered() {
+    let services = services();
+    let mut missing = Vec::new();
+    for (service, operation) in aws::catalogue().filter(|(_, operation)| operation.io.is_some()) {
+        // Where the empty input already names a kind of thing that is refused, the supported kind is named.
+        let input = match operation.name {
+            "PutIntegration" => json!({"type": "AWS_PROXY"}),
+            "v2.CreateApi" => json!({"ProtocolType": "HTTP"}),
+            _ => json!({}),
+        };
+        let call = aws::testing::call(operation.name, input);
+        if let Err(error) = services[service].call(call).await
+            && error.code == "NotImplementedException"
+        {
+            missing.push(format!("{service} {}: {}", operation.name, error.message));
+        }
+    }
+    assert!(missing.is_empty(), "the wire decodes what no service does:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn the_matrix_is_fresh() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/compatibility.md");
+    let fresh = matrix();
+    if std::env::var_os("DUNLIN_UPDATE").is_some() {
+        std::fs::write(&path, &fresh).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == fresh, "docs/compatibility.md is not what the code says: run with DUNLIN_UPDATE=1");
+}
+
+fn matrix() -> String {
+    let mut page = String::from(
+        "# Compatibility\n\n<!-- @generated from the code by `DUNLIN_UPDATE=1 cargo test -p services --test compatibility` -->\n\n\
+         Operations of the public service models. What is not supported answers `NotImplementedException` (status 501) in the\n\
+         service's own error shape; so does a parameter that a supported operation does not honour. What is accepted and has\n\
+         no effect is listed at the end.\n\n",
+    );
+    let mut by_service: BTreeMap<&str, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    for (service, operation) in aws::catalogue() {
+        let (supported, refused) = by_service.entry(service).or_default();
+        let name = operation.name.trim_start_matches("v2.").to_owned();
+        if operation.io.is_some() { supported.push(name) } else { refused.push(name) }
+    }
+    page.push_str("| service | supported | of |\n|---|---|---|\n");
+    for (service, (supported, refused)) in &by_service {
+        writeln!(page, "| {service} | {} | {} |", supported.len(), supported.len() + refused.len()).unwrap();
+    }
+    for (service, (supported, refused)) in &by_service {
+        writeln!(page, "\n## {service}\n\nSupported: {}.", supported.join(", ")).unwrap();
+        writeln!(page, "\nRefused: {}.", if refused.is_empty() { "nothing".to_owned() } else { refused.join(", ") })
+            .unwrap();
+    }
+    page.push_str("\n## Accepted without effect\n\n| service | operation | parameter | why |\n|---|---|---|---|\n");
+    let dynamodb = dynamodb::ACCEPTED_WITHOUT_EFFECT.iter().map(|(place, why)| {
+        let (operation, parameter) = place.split_once('.').unwrap_or((place, ""));
+        ("dynamodb", operation, parameter, *why)
+    });
+    let lambda = lambda::ACCEPTED_WITHOUT_EFFECT
+        .iter()
+        .map(|(operation, parameter, why)| ("lambda", *operation, *parameter, *why));
+    let apis = apigateway::ACCEPTED_WITHOUT_EFFECT
+        .iter()
+        .map(|(operation, parameter, why)| ("apigateway", *operation, *parameter, *why));
+    for (service, operation, parameter, why) in apis.chain(dynamodb).chain(lambda) {
+        writeln!(page, "| {service} | {operation} | {parameter} | {why} |").unwrap();
+    }
+    page.push_str(DIFFERENCES);
+    page
+}
+
+/// Differences that no table of the code holds.
+const DIFFERENCES: &str = "
+## Differences that clients can see
+
+- **Policies** of roles and resources are stored and not evaluated: whoever has a valid key, or calls a function URL with
+  `AuthType` NONE, may. `dunlin doctor` says so.
+- **Streaming**: a function URL with `RESPONSE_STREAM` is refused; streamed answers of custom runtimes reach the caller when they are complete.
+- **Extensions, Telemetry and Logs APIs** of a runtime answer 501; `/opt` is empty, since layers are refused.
+- **Asynchronous events** are durable and retried twice; destinations and dead-letter queues are refused.
+- **Concurrency**: reserved concurrency and the account's limit throttle at once; rates per second are not limited.
+- **Network of a function**: public addresses over TCP, and DNS. Other UDP, ICMP and IPv6-only names looked up by address are not served.
+- **X-Ray**: the trace header is made and passed on; nothing records segments.
+";
