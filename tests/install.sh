@@ -1,0 +1,23 @@
+#!/bin/sh
+# Installs what the tests need: a Python environment in .cache/venv, the JavaScript SDK in tests/js/node_modules.
+# Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
+set -eu
+cd "$(dirname "$0")/.."
+
+venv=.cache/venv
+mark=$venv/.installed
+if ! cmp -s tests/requirements.txt "$mark"; then
+    python3 -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+    cp tests/requirements.txt "$mark"
+fi
+
+if ! command -v npm >/dev/null; then
+    echo "npm is not there: the tests of the JavaScript SDK and of Node.js functions need Node.js" >&2
+    exit 1
+fi
+mark=tests/js/node_modules/.installed
+if ! cmp -s tests/js/package-lock.json "$mark"; then
+    (cd tests/js && npm ci --no-audit --no-fund --loglevel=error)
+    cp tests/js/package-lock.json "$mark"
+fi
