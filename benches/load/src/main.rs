@@ -2,7 +2,8 @@
 //!
 //! Usage: `load ADDR CONNECTIONS WARM_MS RUN_MS REQUESTS`. The file `REQUESTS` holds whole requests, each after a line
 //! with its length in bytes; the connections take them in turn and begin again at the end. One line of JSON on stdout:
-//! answers, answers that are not 2xx, transport errors, requests/s, and p50, p90, p99 and the highest latency in µs.
+//! answers, those of the warm-up as well, answers that are not 2xx, requests/s, and p50, p90, p99 and the highest
+//! latency in µs. A transport error ends it with a message.
 //!
 //! Not here: open-loop load, TLS, pipelining, HTTP/2.
 //!
@@ -162,11 +163,12 @@ struct Tally {
     end: Instant,
     latencies_ns: Vec<u64>,
     refused: u64,
+    in_all: u64,
 }
 
 impl Tally {
     fn new(begin: Instant, run: Duration) -> Self {
-        Self { begin, end: begin + run, latencies_ns: Vec::with_capacity(1 << 20), refused: 0 }
+        Self { begin, end: begin + run, latencies_ns: Vec::with_capacity(1 << 20), refused: 0, in_all: 0 }
     }
 
     /// Counts an answer that ended now; false when the run is over.
@@ -175,6 +177,7 @@ impl Tally {
         if now >= self.end {
             return false;
         }
+        self.in_all += 1;
         if now >= self.begin {
             self.latencies_ns.push(u64::try_from((now - sent_at).as_nanos()).unwrap_or(u64::MAX));
             self.refused += u64::from(!(200..300).contains(&answer.status));
@@ -191,7 +194,8 @@ impl Tally {
         };
         let rate = count as f64 / (self.end - self.begin).as_secs_f64();
         format!(
-            "{{\"answers\":{count},\"refused\":{},\"rps\":{rate:.1},\"p50_us\":{:.1},\"p90_us\":{:.1},\"p99_us\":{:.1},\"max_us\":{:.1}}}",
+            "{{\"answers\":{count},\"answers_in_all\":{},\"refused\":{},\"rps\":{rate:.1},\"p50_us\":{:.1},\"p90_us\":{:.1},\"p99_us\":{:.1},\"max_us\":{:.1}}}",
+            self.in_all,
             self.refused,
             at(0.5),
             at(0.9),

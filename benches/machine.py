@@ -1,0 +1,107 @@
+"""What the kernel says of processes and of this machine: CPU time, page faults, memory, flush time.
+
+Not here: what is measured and how it is reported (run.py). Reads /proc only; Linux only.
+"""
+import os
+import platform
+import socket
+import statistics
+import time
+
+TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def tree(root):
+    """The process and everything below it."""
+    children = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as stat:
+                parent = int(stat.read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(name))
+    found, at = [root], 0
+    while at < len(found):
+        found += children.get(found[at], [])
+        at += 1
+    return found
+
+
+class Spent:
+    """CPU and faults of a process tree, as a difference between two moments.
+
+    A process that ends in between is lost from it, so take it over warm calls only.
+    """
+
+    def __init__(self, root):
+        self.root = root
+        self.before = self._now()
+
+    def _now(self):
+        seen = {}
+        for pid in tree(self.root):
+            try:
+                with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+                    fields = stat.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            seen[pid] = (int(fields[11]) + int(fields[12]), int(fields[7]), int(fields[9]))
+        return seen
+
+    def since(self):
+        """(CPU µs, minor faults, major faults) since the start; processes born in between count from zero."""
+        now = self._now()
+        sums = [0, 0, 0]
+        for pid, values in now.items():
+            before = self.before.get(pid, (0, 0, 0))
+            sums = [total + value - old for total, value, old in zip(sums, values, before)]
+        return sums[0] * TICK_US, sums[1], sums[2]
+
+
+def pss_kib(root):
+    """(PSS in KiB, processes) of a tree."""
+    total, count = 0, 0
+    for pid in tree(root):
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as rollup:
+                total += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+                count += 1
+        except OSError:
+            continue
+    return total, count
+
+
+def free_port():
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def flush_us(folder, rounds=60):
+    """Median µs of a 4 KiB append with fdatasync: what one durable write costs at least."""
+    path = os.path.join(folder, "flush-probe")
+    times = []
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            file.write(b"x" * 4096)
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - begin) * 1e6)
+    os.unlink(path)
+    return statistics.median(times)
+
+
+def description():
+    """The machine in a line, without its name."""
+    model = "?"
+    with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
+        for line in cpuinfo:
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    with open("/proc/meminfo", encoding="utf-8") as meminfo:
+        memory_gib = int(meminfo.readline().split()[1]) / 1024 / 1024
+    release = ".".join(platform.release().split("-")[0].split(".")[:2])
+    return f"{os.cpu_count()} CPUs ({model}), {memory_gib:.0f} GiB, Linux {release}, load {os.getloadavg()[0]:.1f}"
