@@ -1,0 +1,242 @@
+"""Functions in Node.js through the real platform: kinds of handlers and modules, errors, ends of the process."""
+
+import json
+import re
+
+import pytest
+
+from conftest import NODE, wait_for
+from test_invoke import invoke, tail
+
+
+def node(server, source, handler="handler.handler", **settings):
+    """A Node.js function, and a way to call it."""
+    files = source if isinstance(source, dict) else {"handler.js": source}
+    name = server.function(files, runtime=NODE, handler=handler, **settings)
+    return lambda payload=None, **arguments: invoke(server, name, payload, **arguments)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"handler.js": "exports.handler = async (event) => event;"},
+        {"handler.cjs": "exports.handler = async (event) => event;"},
+        {"handler.mjs": "export const handler = async (event) => event;"},
+        {"handler.js": "export const handler = async (event) => event;", "package.json": '{"type": "module"}'},
+        {"handler.mjs": "import { echo } from './lib.mjs';\nconst wait = await Promise.resolve(1);\nexport const handler = echo;",
+         "lib.mjs": "export const echo = async (event) => event;"},
+        {"handler.js": "exports.handler = async (event) => require('dep')(event);",
+         "node_modules/dep/index.js": "module.exports = (x) => x;"},
+        {"handler.js": "module.exports.handler = (event, context, callback) => callback(null, event);"},
+        {"handler.js": "exports.handler = (event, context, callback) => { setTimeout(() => callback(null, event), 20); };"},
+        {"handler.js": "exports.handler = async (event, context, callback) => { callback(null, event); };"},
+        {"handler.js": "exports.handler = (event, context) => context.succeed(event);"},
+        {"handler.js": "exports.handler = (event, context) => context.done(null, event);"},
+        {"handler.js": "exports.handler = (event) => ({ then: (ok) => setImmediate(() => ok(event)) });"},
+    ],
+    ids=["async", "cjs", "mjs", "type-module", "await-at-top", "dependency", "callback", "callback-later",
+         "async-callback", "succeed", "done", "thenable"],
+)
+@pytest.mark.modes("dev")
+def test_kinds_of_handlers(server, files):
+    event = {"text": "ü☃🐦", "n": [1, 2.5, None]}
+    call = node(server, files)
+    for _ in range(2):
+        answer = call(event)
+        assert "FunctionError" not in answer, answer["json"]
+        assert answer["json"] == event
+
+
+@pytest.mark.parametrize(
+    ("handler", "source"),
+    [
+        ("src/app.lib.run", {"src/app.js": "exports.lib = { run: async () => 'ran' };"}),
+        ("a/b/c.run", {"a/b/c.mjs": "export const run = async () => 'ran';"}),
+    ],
+)
+@pytest.mark.modes("dev")
+def test_paths_of_handlers(server, handler, source):
+    assert node(server, source, handler=handler)()["json"] == "ran"
+
+
+@pytest.mark.modes("dev")
+def test_results(server):
+    source = (
+        "exports.handler = async (event) => {\n"
+        "  switch (event) { case 'undefined': return; case 'null': return null; case 'circle': { const a = {}; a.a = a; return a; }\n"
+        "    case 'date': return new Date(0); default: return { kept: 1, gone: undefined }; }\n};"
+    )
+    call = node(server, source)
+    assert call("undefined")["body"] == b"null"
+    assert call("null")["body"] == b"null"
+    assert call("date")["body"] == b'"1970-01-01T00:00:00.000Z"'
+    assert call("else")["body"] == b'{"kept":1}'
+    answer = call("circle")
+    assert answer["FunctionError"] == "Unhandled"
+    assert "Unable to stringify response body" in answer["json"]["errorMessage"]
+
+
+@pytest.mark.modes("dev")
+def test_a_plain_handler_that_never_calls_back_answers_null(server):
+    assert node(server, "exports.handler = () => 'ignored';")()["body"] == b"null"
+
+
+def test_context(server):
+    source = (
+        "exports.handler = async (event, context) => ({\n"
+        "  id: context.awsRequestId, name: context.functionName, version: context.functionVersion,\n"
+        "  memory: context.memoryLimitInMB, left: context.getRemainingTimeInMillis(), arn: context.invokedFunctionArn,\n"
+        "  group: context.logGroupName, stream: context.logStreamName, client: context.clientContext,\n"
+        "  wait: context.callbackWaitsForEmptyEventLoop, env: process.env, cwd: process.cwd(), version_: process.version });"
+    )
+    answer = node(server, source, Timeout=9)(ClientContext="eyJjdXN0b20iOnsiayI6InYifX0=")
+    got = answer["json"]
+    assert got["id"] == answer["ResponseMetadata"]["RequestId"]
+    assert (got["version"], got["memory"], got["cwd"]) == ("$LATEST", "256", "/var/task")
+    assert got["name"] == got["env"]["AWS_LAMBDA_FUNCTION_NAME"]
+    assert got["arn"].endswith(f":function:{got['name']}")
+    assert got["group"] == f"/aws/lambda/{got['name']}"
+    assert got["stream"] == got["env"]["AWS_LAMBDA_LOG_STREAM_NAME"]
+    assert 5_000 < got["left"] <= 9_000
+    assert got["client"] == {"custom": {"k": "v"}}
+    assert got["wait"] is True
+    assert got["env"]["AWS_EXECUTION_ENV"] == f"AWS_Lambda_{NODE}"
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "words"),
+    [
+        ("exports.handler = async () => { throw new TypeError('tü'); };", "TypeError", "tü"),
+        ("exports.handler = () => { throw new RangeError('r'); };", "RangeError", "r"),
+        ("exports.handler = (e, c, done) => done(new Error('from callback'));", "Error", "from callback"),
+        ("exports.handler = (e, c, done) => done('words');", "string", "words"),
+        ("exports.handler = async () => { throw 'text'; };", "string", "text"),
+        ("exports.handler = (e, c) => c.fail(new Error('failed'));", "Error", "failed"),
+        ("class Own extends Error { constructor(m) { super(m); this.name = 'Own'; } }\n"
+         "exports.handler = async () => { throw new Own('mine'); };", "Own", "mine"),
+    ],
+)
+@pytest.mark.modes("dev")
+def test_errors(server, source, kind, words):
+    answer = node(server, source)(LogType="Tail")
+    assert (answer["StatusCode"], answer["FunctionError"]) == (200, "Unhandled")
+    assert (answer["json"]["errorType"], answer["json"]["errorMessage"]) == (kind, words)
+    assert isinstance(answer["json"]["trace"], list)
+    assert re.search(r"\tERROR\tInvoke Error \t\{", tail(answer))
+
+
+@pytest.mark.parametrize(
+    ("files", "handler", "kind", "words"),
+    [
+        ({"handler.js": "require('nothing-like-this');"}, "handler.handler", "Runtime.ImportModuleError",
+         "Error: Cannot find module 'nothing-like-this'"),
+        ({"handler.js": "exports.handler = async ( => 1;"}, "handler.handler", "Runtime.UserCodeSyntaxError", "SyntaxError"),
+        ({"handler.js": "exports.other = 1;"}, "handler.handler", "Runtime.HandlerNotFound",
+         "handler.handler is undefined or not exported"),
+        ({"handler.js": "exports.handler = 'text';"}, "handler.handler", "Runtime.HandlerNotFound",
+         "handler.handler is not a function"),
+        ({"handler.js": ""}, "missing.handler", "Runtime.ImportModuleError", "Cannot find module 'missing'"),
+        ({"handler.js": ""}, "handler", "Runtime.MalformedHandlerName", "Bad handler"),
+        ({"handler.js": "throw new Error('at load');"}, "handler.handler", "Error", "at load"),
+        ({"handler.mjs": "import './nothing.mjs'; export const handler = 1;"}, "handler.handler",
+         "Runtime.ImportModuleError", "Cannot find module"),
+    ],
+    ids=["import", "syntax", "no-handler", "no-function", "no-module", "malformed", "raises", "esm-import"],
+)
+@pytest.mark.modes("dev")
+def test_errors_of_the_initialisation(server, files, handler, kind, words):
+    call = node(server, files, handler=handler)
+    for _ in range(2):
+        answer = call({})
+        assert answer["FunctionError"] == "Unhandled"
+        assert answer["json"]["errorType"] == kind, answer["json"]
+        assert words in answer["json"]["errorMessage"], answer["json"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "words"),
+    [
+        ("process.exit(4)", "Runtime.ExitError", "Runtime exited with error: exit status 4"),
+        ("process.exit(0)", "Runtime.ExitError", "Runtime exited without providing a reason"),
+        ("process.kill(process.pid, 'SIGKILL')", "Runtime.ExitError", "Runtime exited with error: signal: killed"),
+        ("setTimeout(() => { throw new Error('uncaught'); }, 1)", "Error", "uncaught"),
+        ("Promise.reject(new Error('unhandled'))", "Runtime.UnhandledPromiseRejection", "Error: unhandled"),
+    ],
+)
+@pytest.mark.modes("dev")
+def test_ends_of_the_process(server, statement, kind, words):
+    source = (
+        "exports.handler = (event, context, done) => {\n"
+        f"  if (event.die) {{ {statement}; setTimeout(() => done(null, 'late'), 2000); }} else done(null, 'alive');\n}};"
+    )
+    call = node(server, source)
+    answer = call({"die": 1})
+    assert answer["FunctionError"] == "Unhandled", answer["json"]
+    assert answer["json"]["errorType"] == kind
+    assert words in answer["json"]["errorMessage"]
+    assert call({})["json"] == "alive"
+
+
+@pytest.mark.modes("dev")
+def test_timeout(server):
+    call = node(server, "exports.handler = (event) => new Promise((ok) => setTimeout(ok, event.ms, 'awake'));", Timeout=1)
+    assert call({"ms": 1})["json"] == "awake"
+    answer = call({"ms": 20_000})
+    assert answer["json"]["errorType"] == "Sandbox.Timedout"
+    assert answer["json"]["errorMessage"].endswith("Error: Task timed out after 1.00 seconds")
+    busy = node(server, "exports.handler = async () => { for (;;) {} };", Timeout=1)()
+    assert busy["json"]["errorType"] == "Sandbox.Timedout"
+
+
+@pytest.mark.modes("dev")
+def test_out_of_memory(server):
+    source = (
+        "exports.handler = async (event) => {\n  const kept = [];\n"
+        "  while (event.hog) kept.push(Buffer.alloc(8 << 20, 1));\n  return 'alive';\n};"
+    )
+    call = node(server, source, MemorySize=128, Timeout=30)
+    answer = call({"hog": 1}, LogType="Tail")
+    assert answer["FunctionError"] == "Unhandled"
+    assert "Error Type: Runtime.OutOfMemory" in tail(answer)
+    assert call({})["json"] == "alive"
+
+
+@pytest.mark.modes("dev")
+def test_large_payloads(server):
+    call = node(server, "exports.handler = async (event) => event.n ? 'y'.repeat(event.n) : event;", MemorySize=512)
+    text = "x" * (6_291_456 - 2)
+    assert call(text)["json"] == text
+    assert len(call({"n": 6_000_000})["json"]) == 6_000_000
+    answer = call({"n": 7 << 20})
+    assert answer["json"]["errorType"] == "Function.ResponseSizeTooLarge"
+
+
+@pytest.mark.modes("dev")
+def test_console(server):
+    source = (
+        "console.log('at load');\nexports.handler = async () => {\n"
+        "  console.log('%s and %d', 'text', 2, { a: 1 }); console.error('bad'); console.warn('hm'); console.debug('deep');\n"
+        "  console.log('two\\nlines'); process.stdout.write('raw\\n'); };"
+    )
+    answer = node(server, source)(LogType="Tail")
+    text = tail(answer)
+    request_id = answer["ResponseMetadata"]["RequestId"]
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+    assert re.search(rf"{stamp}\tundefined\tINFO\tat load\n", text), text
+    for level, words in [("INFO", "text and 2 { a: 1 }"), ("ERROR", "bad"), ("WARN", "hm"), ("DEBUG", "deep")]:
+        assert re.search(rf"{stamp}\t{request_id}\t{level}\t{re.escape(words)}\n", text), text
+    assert "INFO\ttwo\nlines\n" in text and "\nraw\n" in text
+
+
+@pytest.mark.modes("dev")
+def test_an_event_of_several_lines_is_one_log_event(server):
+    name = server.function("exports.handler = async () => { console.log('first\\nsecond'); };", runtime=NODE)
+    invoke(server, name)
+    logs = server.client("logs")
+
+    def found():
+        events = logs.filter_log_events(logGroupName=f"/aws/lambda/{name}", filterPattern="first")["events"]
+        return [event["message"] for event in events]
+
+    message = wait_for(found, "the log line")[0]
+    assert message.split("\t")[3] == "first\nsecond\n"

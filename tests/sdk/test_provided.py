@@ -1,0 +1,201 @@
+"""Functions that bring their own runtime and speak the HTTP Runtime API: a shell script, Python, and Go."""
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import textwrap
+
+import pytest
+
+from conftest import clean_environment
+from test_invoke import invoke, tail
+
+RUNTIME = "provided.al2023"
+PROGRAM = 0o755
+
+
+def provided(server, bootstrap, **settings):
+    """A function with this bootstrap, and a way to call it."""
+    files = {"bootstrap": (bootstrap, PROGRAM)}
+    name = server.function(files, runtime=RUNTIME, handler="some.handler", **settings)
+    return lambda payload=None, **arguments: invoke(server, name, payload, **arguments)
+
+
+PYTHON_BOOTSTRAP = textwrap.dedent(
+    """\
+    #!/usr/bin/env python3
+    import json, os, sys, urllib.request
+    BASE = 'http://' + os.environ['AWS_LAMBDA_RUNTIME_API'] + '/2018-06-01/runtime/'
+    def post(path, body, **headers):
+        request = urllib.request.Request(BASE + path, body, {k.replace('_', '-'): v for k, v in headers.items()})
+        return urllib.request.urlopen(request).status
+    if os.environ.get('FAIL_INIT'):
+        body = json.dumps({'errorMessage': 'not today', 'errorType': 'Own.InitError', 'stackTrace': []}).encode()
+        post('init/error', body, Lambda_Runtime_Function_Error_Type='Runtime.Own')
+        sys.exit(1)
+    print('loaded', flush=True)
+    while True:
+        with urllib.request.urlopen(BASE + 'invocation/next') as answer:
+            headers, event = answer.headers, json.load(answer)
+        request_id = headers['Lambda-Runtime-Aws-Request-Id']
+        print('called', flush=True)
+        if event.get('fail'):
+            body = json.dumps({'errorMessage': 'as asked', 'errorType': 'Own.Error', 'stackTrace': ['a', 'b']}).encode()
+            post(f'invocation/{request_id}/error', body, Lambda_Runtime_Function_Error_Type='Function.Own')
+            continue
+        if event.get('exit'):
+            sys.exit(7)
+        answer = {'headers': {k.lower(): v for k, v in headers.items()}, 'event': event, 'env': dict(os.environ),
+                  'cwd': os.getcwd()}
+        post(f'invocation/{request_id}/response', json.dumps(answer).encode())
+    """
+)
+
+
+def test_runtime_api(server):
+    call = provided(server, PYTHON_BOOTSTRAP, Timeout=9, Environment={"Variables": {"MINE": "1"}})
+    answer = call({"a": "ü"}, LogType="Tail")
+    assert "FunctionError" not in answer, answer["json"]
+    got = answer["json"]
+    headers = got["headers"]
+    assert got["event"] == {"a": "ü"}
+    assert headers["lambda-runtime-aws-request-id"] == answer["ResponseMetadata"]["RequestId"]
+    assert int(headers["lambda-runtime-deadline-ms"]) > 1_600_000_000_000
+    assert headers["lambda-runtime-invoked-function-arn"].startswith("arn:aws:lambda:us-east-1:")
+    assert headers["content-type"] == "application/json"
+    env = got["env"]
+    assert (env["_HANDLER"], env["MINE"], env["LAMBDA_TASK_ROOT"]) == ("some.handler", "1", "/var/task")
+    assert "AWS_EXECUTION_ENV" not in env
+    assert got["cwd"] == "/var/task"
+    assert "loaded\n" in tail(answer) and "called\n" in tail(answer)
+    answer = call({"fail": 1})
+    assert answer["FunctionError"] == "Unhandled"
+    assert answer["json"] == {"errorMessage": "as asked", "errorType": "Own.Error", "stackTrace": ["a", "b"]}
+    answer = call({"exit": 1})
+    assert answer["json"]["errorType"] == "Runtime.ExitError"
+    assert answer["json"]["errorMessage"].endswith("Error: Runtime exited with error: exit status 7")
+    assert call({"again": 1})["json"]["event"] == {"again": 1}
+
+
+@pytest.mark.modes("dev")
+def test_a_failed_initialisation(server):
+    call = provided(server, PYTHON_BOOTSTRAP, Environment={"Variables": {"FAIL_INIT": "1"}})
+    answer = call({})
+    assert answer["FunctionError"] == "Unhandled"
+    assert (answer["json"]["errorType"], answer["json"]["errorMessage"]) == ("Own.InitError", "not today")
+
+
+SHELL_BOOTSTRAP = """\
+#!/bin/sh
+api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
+while true; do
+    event=$(curl -sS -D /tmp/headers "$api/next")
+    id=$(grep -i '^lambda-runtime-aws-request-id:' /tmp/headers | tr -d '\\r' | cut -d' ' -f2)
+    curl -sS -o /dev/null -d "{\\"shell got\\": $event}" "$api/$id/response"
+done
+"""
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not on this machine")
+def test_a_shell_script(server):
+    call = provided(server, SHELL_BOOTSTRAP)
+    assert call({"n": 1})["json"] == {"shell got": {"n": 1}}
+    assert call({"n": 2})["json"] == {"shell got": {"n": 2}}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"other": "x"}, "bootstrap"),
+        ({"bootstrap": ("#!/bin/sh\n", 0o644)}, "permission denied"),
+        ({"bootstrap": ("\x7fELFnot", PROGRAM)}, "exec format error"),
+        ({"bootstrap": ("#!/no/such/interpreter\n", PROGRAM)}, "no such file or directory"),
+    ],
+    ids=["missing", "not-executable", "no-program", "no-interpreter"],
+)
+@pytest.mark.modes("dev")
+def test_entry_points_that_cannot_start(server, files, words):
+    name = server.function(files, runtime=RUNTIME, handler="x")
+    answer = invoke(server, name, {})
+    assert answer["FunctionError"] == "Unhandled"
+    assert answer["json"]["errorType"] == "Runtime.InvalidEntrypoint", answer["json"]
+    assert words in answer["json"]["errorMessage"], answer["json"]
+
+
+GO_MAIN = """\
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambdacontext"
+)
+
+type request struct {
+	Name  string `json:"name"`
+	Fail  bool   `json:"fail"`
+	Panic bool   `json:"panic"`
+}
+
+func handle(ctx context.Context, in request) (map[string]string, error) {
+	if in.Fail {
+		return nil, errors.New("as asked")
+	}
+	if in.Panic {
+		panic("as told")
+	}
+	lc, _ := lambdacontext.FromContext(ctx)
+	return map[string]string{"hello": in.Name, "id": lc.AwsRequestID, "function": os.Getenv("AWS_LAMBDA_FUNCTION_NAME")}, nil
+}
+
+func main() { lambda.Start(handle) }
+"""
+
+
+@functools.cache
+def go_bootstrap():
+    """A static program with AWS's own runtime client for Go, built once and kept."""
+    folder = pathlib.Path(tempfile.gettempdir()) / f"dunlin-test-go-{os.getuid()}-{hashlib.sha256(GO_MAIN.encode()).hexdigest()[:12]}"
+    program = folder / "bootstrap"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with open(folder / "lock", "w") as lock, tempfile.TemporaryDirectory() as work:
+        # Other workers wait here instead of building it too.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            pathlib.Path(work, "main.go").write_text(GO_MAIN)
+            env = clean_environment(CGO_ENABLED="0")
+            for command in (
+                ["go", "mod", "init", "example"],
+                ["go", "get", "github.com/aws/aws-lambda-go@v1.49.0"],
+                ["go", "build", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", "bootstrap", "."],
+            ):
+                done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, f"{' '.join(command)}:\n{done.stderr}"
+            partial = folder / "bootstrap.partial"
+            shutil.copy(pathlib.Path(work, "bootstrap"), partial)
+            partial.rename(program)
+    return program.read_bytes()
+
+
+@pytest.mark.skipif(not shutil.which("go"), reason="Go is not on this machine: its runtime client is not tested")
+def test_go(server):
+    call = provided(server, go_bootstrap(), MemorySize=256)
+    answer = call({"name": "ü"})
+    assert answer["json"]["hello"] == "ü", answer["json"]
+    assert answer["json"]["id"] == answer["ResponseMetadata"]["RequestId"]
+    answer = call({"fail": True})
+    assert answer["FunctionError"] == "Unhandled"
+    assert answer["json"] == {"errorMessage": "as asked", "errorType": "errorString"}
+    answer = call({"panic": True})
+    assert (answer["json"]["errorMessage"], answer["json"]["errorType"]) == ("as told", "string")
+    assert answer["json"]["stackTrace"]
+    assert call({"name": "again"})["json"]["hello"] == "again"
