@@ -4,6 +4,7 @@
 //! |-----------------------------------------------------------|---------------------------------------------|
 //! | `b` boot                                                  | last folded sequence, 8 bytes little-endian |
 //! | `n`                                                       | number of all records (counter)             |
+//! | `p`                                                       | how far `prune` has come: `prune::Mark`     |
 //! | `r` account region name hour folded-at-ms boot sequence   | format byte, postcard of `Vec<UsageRecord>` |
 //! | `s` hour account region name field                        | sum (counter)                               |
 //!
@@ -16,6 +17,7 @@ use store::keys::{Key, Parts};
 
 const BOOT: u8 = b'b';
 const COUNT: u8 = b'n';
+const PRUNED: u8 = b'p';
 const RECORDS: u8 = b'r';
 const SUMS: u8 = b's';
 
@@ -43,6 +45,10 @@ pub(super) fn boot(boot_id: &str) -> Bytes {
 
 pub(super) fn count() -> Bytes {
     Key::new(USAGE.byte).tag(COUNT).done()
+}
+
+pub(super) fn pruned() -> Bytes {
+    Key::new(USAGE.byte).tag(PRUNED).done()
 }
 
 fn of_function(function: &FunctionRef) -> Key {

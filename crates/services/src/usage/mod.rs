@@ -9,6 +9,7 @@
 //!   2. A record is counted once: each has (boot id, sequence), the store remembers the last folded sequence of each
 //!      boot, and both change in one commit.
 //!   3. Nothing that is not folded is ever overwritten; a ledger that cannot be folded grows to its limit, then refuses.
+//!   4. Sums are kept for ever, single records for `KEPT_MS`: what grows with every call ends, what bills need stays.
 //!
 //! Roads: `Usage::record` → `ring` (file) → `fold` → `store` (chunks of records and hourly sums, see `keys`) →
 //! `Usage::bill`, `Usage::records`, `Usage::count`. Start reading at `Usage`.
@@ -16,6 +17,7 @@
 mod error;
 mod keys;
 mod price;
+mod prune;
 mod query;
 mod ring;
 mod worker;
@@ -31,6 +33,7 @@ use tokio::sync::Notify;
 
 pub use error::Error;
 pub use price::{PER_GB_SECOND_USD, PER_REQUEST_USD};
+pub use prune::KEPT_MS;
 pub use query::Bill;
 use ring::Ring;
 use worker::Folder;

@@ -49,13 +49,16 @@ impl Sums {
 
 impl Usage {
     /// What every function used by invocations that started from `from_ms` up to, not including, `to_ms`. Whole hours come
-    /// from sums, the hours at the edges from their records.
+    /// from sums, the hours at the edges from their records; an edge whose records are no longer kept (`KEPT_MS`) counts
+    /// as a whole.
     pub async fn bill(&self, from_ms: u64, to_ms: u64) -> Result<Vec<Bill>, Error> {
         self.fold().await?;
         let mut sums: BTreeMap<FunctionRef, Sums> = BTreeMap::new();
         if from_ms < to_ms {
             let (first, last) = (from_ms / HOUR_MS, (to_ms - 1) / HOUR_MS);
-            let whole = |hour: u64| hour * HOUR_MS >= from_ms && (hour + 1) * HOUR_MS <= to_ms;
+            let kept_from = self.kept_from().await?;
+            let inside = |hour: u64| hour * HOUR_MS >= from_ms && (hour + 1) * HOUR_MS <= to_ms;
+            let whole = |hour: u64| hour < kept_from || inside(hour);
             let mut edges: Vec<(u64, FunctionRef)> = Vec::new();
             let mut range = Range::between(keys::hour_sums(first), keys::hour_sums(last + 1)).rows(PAGE_ROWS);
             loop {

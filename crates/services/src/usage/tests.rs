@@ -202,3 +202,36 @@ async fn a_boot_id_is_used_once() {
     drop(open(folder.path(), "boot-1", &store).await);
     assert!(Usage::open(folder.path(), "boot-1", store, ManualClock::at_ms(0)).await.is_err());
 }
+
+#[tokio::test]
+async fn old_records_go_and_their_sums_stay() {
+    const OLD: u64 = HOUR_MS * 10;
+    let folder = tempfile::tempdir().unwrap();
+    let store = MemoryStore::shared();
+    let clock = ManualClock::at_ms(OLD);
+    let usage = Usage::open(folder.path(), "boot-1", store.clone(), clock.clone()).await.unwrap();
+    // More chunks than one step takes: each fold makes one.
+    for number in 0..2_100 {
+        usage.record(&record("f", number, OLD + number)).unwrap();
+        usage.fold().await.unwrap();
+    }
+    usage.record(&record("g", 1, OLD + HOUR_MS)).unwrap();
+    assert!(!usage.prune().await.unwrap(), "nothing is old yet");
+    assert_eq!(usage.records(&function("f"), 5_000).await.unwrap().len(), 2_100);
+
+    clock.advance(std::time::Duration::from_millis(KEPT_MS + HOUR_MS - 1));
+    assert!(!usage.prune().await.unwrap(), "an hour goes when it is past as a whole");
+    assert_eq!(usage.records(&function("f"), 5_000).await.unwrap().len(), 2_100);
+
+    clock.advance(std::time::Duration::from_millis(1));
+    assert!(usage.prune().await.unwrap(), "one step is bounded");
+    assert_eq!(usage.bill(OLD, OLD + 5).await.unwrap()[0].requests, 2_100, "half removed: the hour counts as a whole");
+    assert!(!usage.prune().await.unwrap());
+    assert!(usage.records(&function("f"), 5_000).await.unwrap().is_empty());
+    assert_eq!(usage.records(&function("g"), 5_000).await.unwrap().len(), 1);
+    assert!(!usage.prune().await.unwrap());
+    let requests = |bills: Vec<Bill>| -> Vec<u64> { bills.iter().map(|bill| bill.requests).collect() };
+    assert_eq!(requests(usage.bill(0, OLD + 2 * HOUR_MS).await.unwrap()), [2_100, 1]);
+    assert_eq!(requests(usage.bill(OLD + 1, OLD + HOUR_MS + 1).await.unwrap()), [2_100, 1]);
+    assert_eq!(usage.count().await.unwrap(), 2_101);
+}

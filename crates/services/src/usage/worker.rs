@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::Clock;
 use model::{Ending, FunctionRef, UsageRecord};
@@ -20,6 +20,8 @@ use super::{Error, Usage};
 /// Most records of one commit: some 250 bytes each, well within a transaction and a value.
 const BATCH: usize = 2_000;
 const EVERY: Duration = Duration::from_millis(500);
+/// Between two rounds of forgetting.
+const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
 /// The state of folding.
 pub(super) struct Folder {
@@ -35,9 +37,11 @@ impl Folder {
 }
 
 impl Usage {
-    /// Folds until `stop` ends, then once more. A failing store is tried again; nothing is lost meanwhile.
+    /// Folds until `stop` ends, then once more; in between, forgets what is old. A failing store is tried again; nothing
+    /// is lost meanwhile.
     pub async fn run(&self, stop: impl Future<Output = ()> + Send) {
         let mut stop = std::pin::pin!(stop);
+        let mut prune_at = Instant::now();
         loop {
             let stopped = tokio::select! {
                 () = &mut stop => true,
@@ -49,6 +53,13 @@ impl Usage {
             }
             if stopped {
                 return;
+            }
+            if prune_at <= Instant::now() {
+                let more = self.prune().await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "old usage records could not be removed; the next round tries again");
+                    false
+                });
+                prune_at = Instant::now() + if more { EVERY } else { PRUNE_EVERY };
             }
         }
     }
@@ -98,7 +109,9 @@ pub(super) async fn fold_dead_boots(
         for path in paths {
             std::fs::remove_file(&path).map_err(io(&path))?;
         }
-        // Without its files, nothing of the boot can come again.
+        // Without its files, nothing of the boot can come again: not after a loss of power either, which may bring back
+        // a file whose folder was not flushed.
+        std::fs::File::open(rings).and_then(|folder| folder.sync_all()).map_err(io(rings))?;
         store.commit(Txn::new().delete(keys::boot(&boot)).relaxed()).await?;
     }
     Ok(())
