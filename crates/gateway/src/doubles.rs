@@ -107,7 +107,7 @@ impl Sites for FixedSites {
     }
 }
 
-struct Aws;
+struct Aws(Arc<Functions>);
 
 #[async_trait]
 impl AwsDoor for Aws {
@@ -116,6 +116,11 @@ impl AwsDoor for Aws {
     }
 
     async fn handle(&self, parts: Parts, body: Bytes, endpoint: String) -> Response<Bytes> {
+        if parts.uri.path() == "/2015-03-31/wait" {
+            self.0.entered.notify_one();
+            self.0.go.notified().await;
+            self.0.ended.notify_one();
+        }
         let guest = parts.extensions.get::<Arc<GuestIdentity>>().map_or("nobody", |guest| guest.version.as_str());
         let text = format!("aws {} {endpoint} {} bytes from {guest}", parts.uri.path(), body.len());
         let mut response = Response::new(Bytes::from(text));
@@ -238,7 +243,7 @@ pub(crate) fn gateway(config: Config) -> (Arc<Gateway>, Arc<Functions>) {
         rest_api(),
     ];
     let gateway = Gateway::new(GatewayParts {
-        aws: Arc::new(Aws),
+        aws: Arc::new(Aws(functions.clone())),
         invoker: functions.clone(),
         sites: Arc::new(FixedSites(HashMap::from(sites))),
         admin: Arc::new(Admin),

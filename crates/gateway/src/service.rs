@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::browser::{self, Rules};
 use crate::config::{API_BODY_BYTES_MAX, Config, FUNCTION_URL_BODY_BYTES_MAX};
+use crate::detached::Detached;
 use crate::door::{AdminDoor, AwsDoor, ClientAddress, Peer};
 use crate::errors::{self, Fault};
 use crate::guest_network::GUEST_HOST;
@@ -165,10 +166,15 @@ impl Gateway {
         if let Some(guest) = &peer.guest {
             parts.extensions.insert(Arc::clone(guest));
         }
-        let mut response = match endpoint {
-            Some(endpoint) => self.aws.handle(parts, body, endpoint).await,
-            None => self.admin.handle(Request::from_parts(parts, body)).await,
-        };
+        let (aws, admin) = (self.aws.clone(), self.admin.clone());
+        // A call whose caller is gone is done to its end all the same: nothing stays half done in the middle of it.
+        let work = Detached::new(&self.background, async move {
+            match endpoint {
+                Some(endpoint) => aws.handle(parts, body, endpoint).await,
+                None => admin.handle(Request::from_parts(parts, body)).await,
+            }
+        });
+        let mut response = work.await;
         // Whatever is behind the door, no page of another origin may read this answer.
         let headers = response.headers_mut();
         for name in ["access-control-allow-origin", "access-control-allow-credentials"] {

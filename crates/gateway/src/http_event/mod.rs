@@ -15,6 +15,7 @@ pub mod v1;
 pub mod v2;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use base::Random;
@@ -208,6 +209,23 @@ pub(crate) fn query_pairs(query: &str) -> Pairs<'_> {
     form_urlencoded::parse(query.as_bytes()).collect()
 }
 
+/// Names in order, each with all its values.
+pub(crate) type Multi<'a> = Vec<(Cow<'a, str>, Vec<Cow<'a, str>>)>;
+
+/// The values of each name, at the place of its first. Linear: a query may have thousands of names.
+pub(crate) fn grouped(pairs: Pairs<'_>) -> Multi<'_> {
+    let mut out: Multi<'_> = Vec::with_capacity(pairs.len());
+    let mut places: HashMap<Cow<'_, str>, usize> = HashMap::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        let place = *places.entry(name.clone()).or_insert(out.len());
+        match out.get_mut(place) {
+            Some((_, values)) => values.push(value),
+            None => out.push((name, vec![value])),
+        }
+    }
+    out
+}
+
 /// Serializes a list of lists as an object of arrays.
 pub(crate) struct Lists<'a>(pub &'a [(Cow<'a, str>, Vec<Cow<'a, str>>)]);
 
@@ -262,6 +280,17 @@ pub(crate) mod tests {
     #[test]
     fn times_are_written_as_in_access_logs() {
         assert_eq!(request_time(1_583_349_317_135), "04/Mar/2020:19:15:17 +0000");
+    }
+
+    #[test]
+    fn values_are_grouped_by_name_in_order_however_many_there_are() {
+        let query = "b=1&a=2&b=3&%61=4&c";
+        let shown: Vec<String> =
+            grouped(query_pairs(query)).iter().map(|(name, values)| format!("{name}={}", values.join(","))).collect();
+        assert_eq!(shown, ["b=1,3", "a=2,4", "c="]);
+        // Quadratic work would take minutes here.
+        let many: String = (0..300_000).map(|number| format!("{number:x}&")).collect();
+        assert_eq!(grouped(query_pairs(&many)).len(), 300_000);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use http::{Response, StatusCode};
 use serde_json::value::RawValue;
 
 use super::v2::{from_base64, is_set_here, shared, written};
-use super::{BodyText, Facts, Lasts, Lists, Malformed, Members, Object, append_header, flag_of};
+use super::{BodyText, Facts, Lasts, Lists, Malformed, Members, Multi, Object, append_header, flag_of, grouped};
 use super::{query_pairs, request_time, scalar_of, status_of, text_of, value_text};
 
 /// What the matched resource adds to the facts.
@@ -41,8 +41,6 @@ pub struct Route<'a> {
     /// Media types whose bodies are passed as base64. `None`: by the rule of HTTP APIs.
     pub binary_media_types: Option<&'a [String]>,
 }
-
-type Multi<'a> = Vec<(Cow<'a, str>, Vec<Cow<'a, str>>)>;
 
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -193,17 +191,6 @@ fn is_dropped(name: &str) -> bool {
                 | "server"
                 | "www-authenticate"
         )
-}
-
-fn grouped(pairs: super::Pairs<'_>) -> Multi<'_> {
-    let mut out: Multi<'_> = Vec::with_capacity(pairs.len());
-    for (name, value) in pairs {
-        match out.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, values)) => values.push(value),
-            None => out.push((name, vec![value])),
-        }
-    }
-    out
 }
 
 fn body_text<'a>(facts: &Facts<'a>, route: &Route<'_>) -> Option<BodyText<'a>> {

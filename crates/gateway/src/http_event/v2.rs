@@ -15,7 +15,7 @@ use http::{Response, StatusCode};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use super::{BodyText, Facts, Malformed, Members, Object, Pairs, append_header, decoded, is_of_connection};
+use super::{BodyText, Facts, Malformed, Members, Object, Pairs, append_header, decoded, grouped, is_of_connection};
 use super::{flag_of, query_pairs, request_time, scalar_of, status_of, text_of, value_text};
 
 /// What the matched route adds to the facts.
@@ -225,18 +225,11 @@ pub(super) fn is_text(content_type: &str) -> bool {
 
 /// Duplicates joined with commas, at the place of the first.
 fn joined(pairs: Pairs<'_>) -> Pairs<'_> {
-    let mut out: Pairs<'_> = Vec::with_capacity(pairs.len());
-    for (name, value) in pairs {
-        match out.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, values)) => {
-                let values = values.to_mut();
-                values.push(',');
-                values.push_str(&value);
-            }
-            None => out.push((name, value)),
-        }
-    }
-    out
+    let joined = |(name, mut values): (_, Vec<_>)| match values.len() {
+        1 => (name, values.swap_remove(0)),
+        _ => (name, Cow::Owned(values.join(","))),
+    };
+    grouped(pairs).into_iter().map(joined).collect()
 }
 
 /// Where an answer goes: the two fronts of this format differ in details.

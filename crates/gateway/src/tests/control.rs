@@ -35,6 +35,22 @@ async fn the_doors_are_reached() {
 }
 
 #[tokio::test]
+async fn a_call_is_done_to_its_end_although_the_caller_hangs_up() {
+    let front = Front::start(Config::default()).await;
+    let mut stream = TcpStream::connect(front.address).await.unwrap();
+    let head = b"GET /2015-03-31/wait HTTP/1.1\r\nHost: localhost\r\nAuthorization: x\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.unwrap();
+    front.functions.entered.notified().await;
+    drop(stream);
+    while front.gateway.background.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    front.functions.go.notify_one();
+    front.functions.ended.notified().await;
+    front.gateway.wait_for_abandoned_calls().await;
+}
+
+#[tokio::test]
 async fn what_a_page_can_send_is_refused() {
     let front = Front::start(Config::default()).await;
     let form = ("content-type", "application/x-www-form-urlencoded");
