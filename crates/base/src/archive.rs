@@ -30,6 +30,9 @@ pub enum Error {
     /// Not a zip archive, or a damaged one.
     #[error("the archive cannot be read: {0}")]
     Unreadable(String),
+    /// Nothing in it.
+    #[error("the archive has no entries")]
+    Empty,
     /// A name that would leave the folder.
     #[error("the entry {0:?} would be written outside the target folder")]
     Escapes(String),
@@ -106,6 +109,9 @@ type Visit<'a> = &'a mut dyn FnMut(&Path, &Kind, &mut dyn Read) -> io::Result<u6
 
 fn walk(zip: &[u8], limits: Limits, visit: Visit<'_>) -> Result<u64, Error> {
     let mut archive = ZipArchive::new(Cursor::new(zip))?;
+    if archive.is_empty() {
+        return Err(Error::Empty);
+    }
     if archive.len() > limits.entries {
         return Err(Error::TooMany(limits.entries));
     }
@@ -274,6 +280,7 @@ mod tests {
         let zip = zip_of(&[("a", b"", 0o644), ("b", b"", 0o644)]);
         assert!(matches!(inspect(&zip, Limits { entries: 1, ..LIMITS }), Err(Error::TooMany(1))));
         assert!(matches!(inspect(b"not a zip", LIMITS), Err(Error::Unreadable(_))));
+        assert!(matches!(inspect(&zip_of(&[]), LIMITS), Err(Error::Empty)));
         let mut damaged = zip_of(&[("a", b"some content that is stored here", 0o644)]);
         damaged[40] ^= 0xff;
         assert!(inspect(&damaged, LIMITS).is_err());

@@ -55,7 +55,7 @@ pub(super) struct Upload {
 pub(super) async fn checked(zip_file: &str) -> Result<Package, aws::Error> {
     let zip = BASE64.decode(zip_file).map_err(|_| error::invalid("Could not decode the base64 text of ZipFile."))?;
     if zip.is_empty() {
-        return Err(error::invalid("Uploaded file must be a non-empty zip"));
+        return Err(nothing_in_it());
     }
     if zip.len() > ZIP_BYTES_MAX {
         return Err(error::too_large(format!("Zipped size must be smaller than {ZIP_BYTES_MAX} bytes")));
@@ -64,10 +64,15 @@ pub(super) async fn checked(zip_file: &str) -> Result<Package, aws::Error> {
     tokio::task::spawn_blocking(move || inspected(zip.into())).await.map_err(aws::Error::internal)?
 }
 
+fn nothing_in_it() -> aws::Error {
+    error::invalid("Uploaded file must be a non-empty zip")
+}
+
 fn inspected(zip: Bytes) -> Result<Package, aws::Error> {
     let limits = archive::Limits { unpacked_bytes: UNPACKED_BYTES_MAX, entries: ENTRIES_MAX };
     match archive::inspect(&zip, limits) {
         Ok(_) => {}
+        Err(archive::Error::Empty) => return Err(nothing_in_it()),
         Err(archive::Error::TooLarge(most)) => {
             return Err(error::invalid(format!("Unzipped size must be smaller than {most} bytes")));
         }

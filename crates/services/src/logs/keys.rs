@@ -39,6 +39,16 @@ pub(super) fn group(account: &AccountId, region: &Region, name: &str) -> Bytes {
     groups(account, region).text(name).done()
 }
 
+/// What the keys of all groups begin with whose names begin with `prefix`.
+pub(super) fn groups_with(account: &AccountId, region: &Region, prefix: &str) -> Bytes {
+    unended(group(account, region, prefix))
+}
+
+/// A key without the two bytes that end its last text: what the keys of all longer texts begin with.
+fn unended(key: Bytes) -> Bytes {
+    key.slice(..key.len() - 2)
+}
+
 /// Every group.
 pub(super) fn all_groups() -> Bytes {
     key(GROUP).done()
@@ -56,6 +66,11 @@ pub(super) fn group_name(key: &[u8]) -> Option<String> {
 
 pub(super) fn streams(group_id: u64) -> Key {
     key(STREAM).number(group_id)
+}
+
+/// What the keys of all streams begin with whose names begin with `prefix`.
+pub(super) fn streams_with(group_id: u64, prefix: &str) -> Bytes {
+    unended(stream(group_id, prefix))
 }
 
 pub(super) fn stream(group_id: u64, name: &str) -> Bytes {

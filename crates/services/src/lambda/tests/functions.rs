@@ -77,6 +77,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
     assert!(bomb.len() < 1_000_000);
     let cases = [
         ("Code", json!({"ZipFile": base64(&bomb)}), 400, invalid, "Unzipped size must be smaller than 262144000 bytes"),
+        ("Code", json!({"ZipFile": base64(&zip(&[]))}), 400, invalid, "Uploaded file must be a non-empty zip"),
         ("Code", json!({"ZipFile": base64(&zip(&[("../x", b"x")]))}), 400, invalid, "outside the target folder"),
         ("Code", json!({"ZipFile": base64(&zip(&[("/etc/x", b"x")]))}), 400, invalid, "outside the target folder"),
         ("Code", json!({"ZipFile": base64(b"no zip")}), 400, invalid, "Could not unzip uploaded file."),
