@@ -1,0 +1,30 @@
+"""The AWS SDK for JavaScript v3: runs `tests/js/sdk.test.js` with Node.js against a server of each kind."""
+
+import pathlib
+import subprocess
+
+from conftest import zipped
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "js"
+HANDLER = """
+exports.handler = async (event) => {
+  console.log("called with", event);
+  if (event?.fail) throw new TypeError(event.fail);
+  return { said: "%s", event };
+};
+"""
+
+
+def test_sdk_for_javascript(server, tmp_path):
+    assert (FOLDER / "node_modules").is_dir(), "the SDK is not installed: run tests/install.sh"
+    for word in ["one", "two"]:
+        (tmp_path / f"{word}.zip").write_bytes(zipped({"handler.js": HANDLER % word}))
+    environment = server.environment(ENDPOINT=server.url, SERVER_MODE=server.mode, PACKAGES=str(tmp_path))
+    del environment["AWS_ENDPOINT_URL"]
+    done = subprocess.run(
+        ["node", "--test", "--test-reporter=spec", "sdk.test.js"], cwd=FOLDER, env=environment, capture_output=True, text=True,
+        timeout=300, check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    # A run that found no test also ends with 0.
+    assert "pass 7" in done.stdout, done.stdout
