@@ -33,8 +33,10 @@ fn batch(stream: &str, events: &[(u64, &str)]) -> LogBatch {
     }
 }
 
+/// Messages without the line's end that those of functions have.
 fn messages(output: &Value) -> Vec<&str> {
-    output["events"].as_array().unwrap().iter().map(|event| event["message"].as_str().unwrap()).collect()
+    let events = output["events"].as_array().unwrap().iter();
+    events.map(|event| event["message"].as_str().unwrap().trim_end_matches('\n')).collect()
 }
 
 #[tokio::test]
@@ -53,7 +55,8 @@ async fn lines_of_functions_are_read_in_order_across_streams() {
     let input = json!({"logGroupName": "/aws/lambda/f", "startTime": NOW_MS + 5, "endTime": NOW_MS + 10});
     assert_eq!(messages(&ask(&logs, "FilterLogEvents", input).await.unwrap()), ["b5", "b10"]);
     let groups = ask(&logs, "DescribeLogGroups", json!({"logGroupNamePrefix": "/aws/"})).await.unwrap();
-    assert_eq!(groups["logGroups"][0]["storedBytes"], 6 * 26 + 26);
+    assert_eq!(groups["logGroups"][0]["storedBytes"], 6 * (26 + 1) + 26);
+    assert_eq!(all["events"][0]["message"], "a0\n");
     let streams = json!({"logGroupName": "/aws/lambda/f", "orderBy": "LastEventTime", "descending": true});
     let streams = ask(&logs, "DescribeLogStreams", streams).await.unwrap();
     assert_eq!(streams["logStreams"][0]["logStreamName"], "b");
@@ -149,7 +152,9 @@ async fn put_log_events_checks_and_acknowledges() {
         "GetLogEvents",
         json!({"logGroupIdentifier": "arn:aws:logs:us-east-1:000000000000:log-group:g:*", "logStreamName": "s"}),
     );
-    assert_eq!(messages(&all.await.unwrap()), ["x", "now"]);
+    let all = all.await.unwrap();
+    assert_eq!(messages(&all), ["x", "now"]);
+    assert_eq!(all["events"][0]["message"], "x");
 }
 
 #[tokio::test]
@@ -187,7 +192,7 @@ async fn retention_removes_what_is_old_and_its_bytes() {
     let groups = ask(&logs, "DescribeLogGroups", json!({})).await.unwrap();
     assert_eq!(
         (&groups["logGroups"][0]["storedBytes"], &groups["logGroups"][0]["retentionInDays"]),
-        (&json!(29), &json!(1))
+        (&json!(30), &json!(1))
     );
 }
 

@@ -62,7 +62,9 @@ impl Default for Writer {
 }
 
 impl Writer {
-    pub(super) async fn accept(&self, batch: LogBatch) {
+    pub(super) async fn accept(&self, mut batch: LogBatch) {
+        // CloudWatch Logs keeps the line's end of what functions write; readers that print messages as they are count on it.
+        batch.events.iter_mut().for_each(|event| event.message.push('\n'));
         let bytes: usize = batch.events.iter().map(|event| event.message.len() + EVENT_OVERHEAD_BYTES).sum();
         // A batch larger than all room takes all room.
         let units = u32::try_from(bytes / UNIT + 1).unwrap_or(UNITS).min(UNITS);
