@@ -15,11 +15,11 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 setup:
 	@bash scripts/setup.sh
 
+# The same packages and targets as the tests, so that nothing is built twice.
 build: setup
-	cargo build -p server
+	cargo build --workspace --all-targets
 
-demo: setup
-	cargo build -p server
+demo: build
 	python3 examples/demo.py target/debug/dunlin
 
 test: setup

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p docs/proofs
-cargo build -q -p server
+cargo build -q --workspace --all-targets
 bash tests/install.sh
 newest=$(git log -1 --format=%ct -- crates runtimes tests)
 
@@ -35,6 +35,6 @@ proof() {
   [ "$result" = passed ]
 }
 
-proof store-kills env DUNLIN_KILLS=200 cargo test -q -p store --test crash -- --nocapture
+proof store-kills env DUNLIN_KILLS=200 cargo test -q --workspace --test crash -- --nocapture
 proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos -q -s
 proof fifty-callers env DUNLIN_LOAD_SECONDS=30 .cache/venv/bin/python -m pytest tests/load -q -s

@@ -18,8 +18,8 @@ suite() {
   fi
 }
 
-# One build for all: the test binaries and the program share every artefact.
-suite build cargo build -q -p server
+# One build for all: with the same packages and targets everywhere, the features are the same and nothing builds twice.
+suite build cargo build -q --workspace --all-targets
 suite format cargo fmt --all --check
 suite rust cargo test -q --workspace
 suite install bash tests/install.sh
