@@ -4,6 +4,8 @@
 //! implemented"; both are checked here, so that neither list can say more than the code does. After a change, run
 //! `DUNLIN_UPDATE=1 cargo test -p services --test compatibility`.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;

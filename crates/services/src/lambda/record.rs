@@ -142,10 +142,20 @@ impl FunctionRecord {
             timeout_ms: u64::from(settings.timeout_s) * 1_000,
             tmp_mb: settings.tmp_mb,
             environment: settings.environment.clone().unwrap_or_default(),
-            role_arn: settings.role.clone(),
+            role_arn: role_within(account, &settings.role),
             log_group: settings.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{name}")),
             reserved_concurrency: self.reserved_concurrency,
             function,
         }
     }
+}
+
+/// The role as one of the function's own account. AWS lets no function have a role of another account; here any ARN is
+/// taken, as examples are full of made-up ones, but a function acts in its own account whatever its role says.
+fn role_within(account: &AccountId, role_arn: &str) -> String {
+    let mut parts: Vec<&str> = role_arn.splitn(6, ':').collect();
+    if let Some(of_role) = parts.get_mut(4) {
+        *of_role = account.as_str();
+    }
+    parts.join(":")
 }

@@ -335,3 +335,13 @@ async fn writes_of_other_nodes_are_seen_through_the_watch() {
     .unwrap();
     task.abort();
 }
+
+#[tokio::test]
+async fn a_role_of_another_account_is_shown_as_given_and_leads_nowhere_else() {
+    let platform = Platform::new();
+    let role = "arn:aws:iam::123456789012:role/service-role/r";
+    let shown = platform.ok("CreateFunction", with(creation("f"), "Role", json!(role))).await;
+    assert_eq!(shown["Role"], json!(role));
+    let version = platform.functions.version(&reference("f")).await.unwrap();
+    assert_eq!(version.role_arn, "arn:aws:iam::000000000000:role/service-role/r");
+}
