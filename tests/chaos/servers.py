@@ -148,6 +148,7 @@ class Server:
         self.binary = program()
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "DUNLIN_LOG": "info", **(env or {})}
         self.spawners = []
+        self.clients = {}
         #: Seconds from exec to the first good answer of the health check, of each start.
         self.ready_seconds = []
         if uid is not None:
@@ -253,8 +254,14 @@ class Server:
         return fields["aws_access_key_id"], fields["aws_secret_access_key"]
 
     def client(self, service, keys=None, pool=64, verify=None, **options):
-        """A boto3 client that tries once."""
-        key, secret, *token = keys or self.credentials()
+        """A boto3 client that tries once; the same one for the same words, since making one is slow."""
+        known = (service, keys or self.credentials(), pool, verify, tuple(sorted(options.items())))
+        if known not in self.clients:
+            self.clients[known] = self._client(service, keys or self.credentials(), pool, verify, options)
+        return self.clients[known]
+
+    def _client(self, service, keys, pool, verify, options):
+        key, secret, *token = keys
         settings = botocore.config.Config(
             retries={"total_max_attempts": 1}, max_pool_connections=pool, connect_timeout=5, read_timeout=60, **options
         )
