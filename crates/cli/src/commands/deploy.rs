@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal};
 use std::net::ToSocketAddrs;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value as Json, json};
 
 use crate::client::Client;
 use crate::deploy::discover::{self, Found, Options};
+use crate::deploy::package::{self, Package};
 use crate::deploy::plan::{self, Ready, Step};
 use crate::deploy::project::Project;
-use crate::deploy::{http_api, package, rest_api};
+use crate::deploy::{http_api, rest_api};
 use crate::output;
 
 /// Flags of `dunlin deploy`.
@@ -86,6 +87,8 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
             .map_err(|message| anyhow::anyhow!("{}: environment: {message}", function.name))?;
         let Json::Object(environment) = environment else { bail!("{}: environment must be a map", function.name) };
         let package = package::build(&project.root, &runtime, &function.patterns, single_file.as_deref())?;
+        check_packed(&project, &runtime, &function.handler, &package)
+            .with_context(|| format!("function {}", function.name))?;
         for note in &package.notes {
             if !notes.contains(note) {
                 notes.push(note.clone());
@@ -219,6 +222,28 @@ fn check_handler(project: &Project, runtime: &str, handler: &str) -> Result<()> 
     }
     if handler_file(project, handler).is_none() {
         bail!("the handler {handler:?} names no file in {}", project.root.display());
+    }
+    Ok(())
+}
+
+/// The handler's file may be there and yet not get into the package: left out by patterns, or outside of the folder.
+fn check_packed(project: &Project, runtime: &str, handler: &str, package: &Package) -> Result<()> {
+    let handler = Path::new(handler.trim_start_matches("./"));
+    if handler.is_absolute() || handler.components().any(|part| part == Component::ParentDir) {
+        bail!("the handler {} is outside of {}, the folder that is packed", handler.display(), project.root.display());
+    }
+    let stem = if runtime.starts_with("provided") {
+        "bootstrap".to_owned()
+    } else {
+        let name = handler.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.split('.').next().unwrap_or_default().to_owned()
+    };
+    let folder =
+        if runtime.starts_with("provided") { Path::new("") } else { handler.parent().unwrap_or(Path::new("")) };
+    // `a.b.c` may be the export `c` of the Python module `a/b.py`.
+    let packed = |file: &PathBuf| file.strip_prefix(folder).is_ok_and(|rest| rest.to_string_lossy().starts_with(&stem));
+    if !package.files.iter().any(packed) {
+        bail!("no file of the handler {} is in the package: does a pattern leave it out?", handler.display());
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! | project has                                   | is added                                                       |
 //! |-----------------------------------------------|----------------------------------------------------------------|
 //! | `package.json` with `dependencies`            | what npm installs for it, without development dependencies     |
+//! | `node_modules` and no such manifest           | that folder as it is                                           |
 //! | `requirements.txt`                            | what pip installs for it                                       |
 //! | imports of `aws-sdk`, `@aws-sdk/*`, `boto3`   | a runtime pack, where no manifest names them                   |
 //!
@@ -50,6 +51,12 @@ fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
             wanted.push((name.clone(), version.as_str().unwrap_or("*").to_owned()));
         }
     }
+    if wanted.is_empty() && root.join("node_modules").is_dir() {
+        // Whoever keeps modules without a manifest means these very files.
+        let notes =
+            vec!["node_modules is packed as it is (no package.json with dependencies names its content)".into()];
+        return Ok(Supplied { folder: Some(root.join("node_modules")), notes });
+    }
     let mut notes = Vec::new();
     let mut packs: Vec<String> = imports.iter().filter_map(|import| sdk_package(import)).collect();
     packs.sort();
@@ -57,7 +64,11 @@ fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
     packs.retain(|name| !wanted.iter().any(|(declared, _)| declared == name));
     for name in packs {
         notes.push(format!("{name} is supplied from a runtime pack (no manifest names it)"));
-        let version = if name == "aws-sdk" { "^2" } else { "^3" };
+        let version = match name.as_str() {
+            "aws-sdk" => "^2",
+            name if name.starts_with("@aws-sdk/") => "^3",
+            _ => "*",
+        };
         wanted.push((name, version.to_owned()));
     }
     if wanted.is_empty() {
@@ -84,6 +95,10 @@ fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
         if let (Some(lock), true) = (&lock, notes.is_empty()) {
             fs::write(folder.join("package-lock.json"), lock)?;
         }
+        // Where private packages come from, and the key to that place; it never gets into a package.
+        if root.join(".npmrc").is_file() {
+            fs::copy(root.join(".npmrc"), folder.join(".npmrc")).context("reading .npmrc")?;
+        }
         let arguments = [
             "install",
             "--omit=dev",
@@ -95,7 +110,7 @@ fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
         ];
         run(Command::new("npm").args(arguments).current_dir(folder), "npm", "install Node.js with npm")?;
         trim_sdk(&folder.join("node_modules/aws-sdk"));
-        for name in ["package.json", "package-lock.json"] {
+        for name in ["package.json", "package-lock.json", ".npmrc"] {
             let _ = fs::remove_file(folder.join(name));
         }
         Ok(())

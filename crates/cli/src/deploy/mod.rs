@@ -8,6 +8,7 @@ pub mod package;
 pub mod plan;
 pub mod project;
 pub mod rest_api;
+pub mod scripts;
 pub mod serverless;
 pub mod transpile;
 pub mod variables;

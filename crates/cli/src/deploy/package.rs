@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use super::dependencies::{self, Supplied};
-use super::transpile;
+use super::scripts::{self, Scripts};
 
 /// Lambda's limit of a directly uploaded package.
 const ZIP_BYTES_MAX: usize = 50 * 1024 * 1024;
@@ -30,6 +30,8 @@ pub struct Package {
     pub sha256: String,
     /// What was added and changed on the way, for the plan.
     pub notes: Vec<String>,
+    /// The names of its files.
+    pub files: Vec<PathBuf>,
 }
 
 /// Folders and files that are never code.
@@ -48,29 +50,38 @@ const NEVER: &[&str] = &[
     ".env",
 ];
 
-/// Packs `root` for a function of `runtime`. `handler_only`: a single file instead of the whole folder.
+/// Packs `root` for a function of `runtime`. `handler_only`: a single file, with what it imports from its folder.
 pub fn build(root: &Path, runtime: &str, patterns: &[String], handler_only: Option<&Path>) -> Result<Package> {
-    let mut files = BTreeMap::new();
-    match handler_only {
-        Some(file) => {
-            let name = file.file_name().context("the handler has no file name")?;
-            files.insert(PathBuf::from(name), file.to_owned());
+    let mut files = match handler_only {
+        Some(file) => alone(root, file, runtime)?,
+        None => {
+            let mut files = BTreeMap::new();
+            walk(root, root, &mut files, &|name| NEVER.contains(&name))?;
+            files
         }
-        None => collect(root, root, &mut files)?,
+    };
+    retain_patterns(&mut files, patterns)?;
+    let is_node = runtime.starts_with("nodejs");
+    let scripts = if is_node { scripts::load(&files)? } else { Scripts::default() };
+    let mut imports = scripts.imports;
+    if runtime.starts_with("python") {
+        let sources = files.iter().filter(|(name, _)| name.extension().is_some_and(|ending| ending == "py"));
+        imports.extend(sources.flat_map(|(_, path)| python_imports_of(path)));
     }
-    retain_patterns(&mut files, patterns);
-    let mut notes = Vec::new();
     let mut entries: BTreeMap<PathBuf, Content> = BTreeMap::new();
-    let mut imports = Vec::new();
-    for (relative, path) in &files {
-        add_file(relative, path, runtime, &mut entries, &mut imports)
-            .with_context(|| format!("packing {}", path.display()))?;
+    let mut rewritten = scripts.rewritten;
+    for (name, path) in files {
+        match rewritten.remove(&name) {
+            Some((target, text)) => entries.insert(target, Content::Text(text)),
+            None if is_node && scripts::is_declaration(&name) => None,
+            None => entries.insert(name, Content::File(path)),
+        };
     }
-    let Supplied { folder, notes: supplied } = dependencies::supply(root, runtime, &imports)?;
-    notes.extend(supplied);
+    let Supplied { folder, notes } = dependencies::supply(root, runtime, &imports)?;
     if let Some(folder) = folder {
         let mut more = BTreeMap::new();
-        collect_all(&folder, &folder, &mut more)?;
+        let base = if folder.ends_with("node_modules") { root } else { &folder };
+        walk(base, &folder, &mut more, &|name| matches!(name, "__pycache__" | ".package-lock.json" | ".cache"))?;
         for (relative, path) in more {
             entries.entry(relative).or_insert(Content::File(path));
         }
@@ -86,7 +97,7 @@ pub fn build(root: &Path, runtime: &str, patterns: &[String], handler_only: Opti
         );
     }
     let sha256 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, Sha256::digest(&zip));
-    Ok(Package { zip, sha256, notes })
+    Ok(Package { zip, sha256, notes, files: entries.into_keys().collect() })
 }
 
 enum Content {
@@ -94,69 +105,33 @@ enum Content {
     Text(String),
 }
 
-fn add_file(
-    relative: &Path,
-    path: &Path,
-    runtime: &str,
-    entries: &mut BTreeMap<PathBuf, Content>,
-    imports: &mut Vec<String>,
-) -> Result<()> {
-    let name = relative.to_string_lossy();
-    let is_node = runtime.starts_with("nodejs");
-    let is_types = [".d.ts", ".d.mts", ".d.cts"].iter().any(|ending| name.ends_with(ending));
-    let extension = relative.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-    if !is_node {
-        if extension == "py" && runtime.starts_with("python") {
-            imports.extend(dependencies::python_imports(&fs::read_to_string(path).unwrap_or_default()));
-        }
-        entries.insert(relative.to_owned(), Content::File(path.to_owned()));
-        return Ok(());
+/// A single handler file and what it imports from its folder.
+fn alone(root: &Path, file: &Path, runtime: &str) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    if runtime.starts_with("nodejs") {
+        return scripts::closure(root, file);
     }
-    match extension {
-        _ if is_types => {}
-        "ts" | "tsx" | "mts" | "cts" => {
-            let source = fs::read_to_string(path)?;
-            imports.extend(transpile::imports(relative, &source)?);
-            let out = transpile::transpile(relative, &source)?;
-            let ending = if out.is_module || extension == "mts" {
-                "mjs"
-            } else if extension == "cts" {
-                "cjs"
-            } else {
-                "js"
-            };
-            let target = relative.with_extension(ending);
-            if target.with_extension("js") != relative && entries.contains_key(&target) {
-                bail!("{} and {} would be one file", relative.display(), target.display());
-            }
-            entries.insert(target, Content::Text(out.code));
+    let mut files = BTreeMap::new();
+    let mut open = vec![PathBuf::from(file.file_name().context("the handler has no file name")?)];
+    while let Some(name) = open.pop() {
+        let path = root.join(&name);
+        let imports = python_imports_of(&path);
+        if files.insert(name, path).is_some() {
+            continue;
         }
-        "js" | "jsx" | "mjs" | "cjs" => {
-            let source = fs::read_to_string(path)?;
-            // A script that does not parse is the function's affair: it is packed as it is and fails as on Lambda.
-            imports.extend(transpile::imports(relative, &source).unwrap_or_default());
-            if extension == "jsx" {
-                entries.insert(
-                    relative.with_extension("js"),
-                    Content::Text(transpile::transpile(relative, &source)?.code),
-                );
-            } else {
-                entries.insert(relative.to_owned(), Content::Text(source));
+        for import in imports {
+            let module = PathBuf::from(format!("{import}.py"));
+            if root.join(&module).is_file() {
+                open.push(module);
+            } else if root.join(&import).join("__init__.py").is_file() {
+                walk(root, &root.join(&import), &mut files, &|name| NEVER.contains(&name))?;
             }
         }
-        _ => {
-            entries.insert(relative.to_owned(), Content::File(path.to_owned()));
-        }
     }
-    Ok(())
+    Ok(files)
 }
 
-fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<PathBuf, PathBuf>) -> Result<()> {
-    walk(root, folder, files, &|name| NEVER.contains(&name))
-}
-
-fn collect_all(root: &Path, folder: &Path, files: &mut BTreeMap<PathBuf, PathBuf>) -> Result<()> {
-    walk(root, folder, files, &|name| name == "__pycache__" || name == ".package-lock.json")
+fn python_imports_of(path: &Path) -> Vec<String> {
+    dependencies::python_imports(&fs::read_to_string(path).unwrap_or_default())
 }
 
 fn walk(root: &Path, folder: &Path, files: &mut BTreeMap<PathBuf, PathBuf>, skip: &dyn Fn(&str) -> bool) -> Result<()> {
@@ -182,21 +157,27 @@ fn walk(root: &Path, folder: &Path, files: &mut BTreeMap<PathBuf, PathBuf>, skip
     Ok(())
 }
 
-/// Serverless' patterns: everything is in; later patterns win; `!` takes away.
-fn retain_patterns(files: &mut BTreeMap<PathBuf, PathBuf>, patterns: &[String]) {
+/// Serverless' patterns: everything is in; of the patterns that match a file, the last decides; `!` takes away.
+fn retain_patterns(files: &mut BTreeMap<PathBuf, PathBuf>, patterns: &[String]) -> Result<()> {
+    let mut rules = Vec::new();
     for pattern in patterns {
-        if let Some(pattern) = pattern.strip_prefix('!') {
-            files.retain(|relative, _| !matches_glob(pattern.trim_start_matches("./"), &relative.to_string_lossy()));
-        }
+        let (takes_away, pattern) = pattern.strip_prefix('!').map_or((false, pattern.as_str()), |rest| (true, rest));
+        rules.push((glob(pattern.trim_start_matches("./"))?, takes_away));
     }
+    files.retain(|name, _| {
+        let name = name.to_string_lossy();
+        let last = rules.iter().rev().find(|(glob, _)| glob.is_match(&name));
+        last.is_none_or(|(_, takes_away)| !takes_away)
+    });
+    Ok(())
 }
 
 /// `*` within a path segment, `**` across segments, `?` one character.
-fn matches_glob(pattern: &str, text: &str) -> bool {
+fn glob(pattern: &str) -> Result<regex_lite::Regex> {
     let escaped = regex_lite::escape(pattern);
     let expression =
         escaped.replace("\\*\\*/", "(?:.*/)?").replace("\\*\\*", ".*").replace("\\*", "[^/]*").replace("\\?", "[^/]");
-    regex_lite::Regex::new(&format!("^{expression}$")).is_ok_and(|regex| regex.is_match(text))
+    regex_lite::Regex::new(&format!("^{expression}$")).with_context(|| format!("the pattern {pattern:?}"))
 }
 
 fn zip(entries: &BTreeMap<PathBuf, Content>) -> Result<Vec<u8>> {
@@ -245,6 +226,38 @@ mod tests {
         assert_eq!(names(&first.zip), ["data.txt", "handler.js"]);
         let third = build(folder.path(), "nodejs20.x", &["!*.txt".into()], None).unwrap();
         assert_eq!(names(&third.zip), ["handler.js"]);
+        let only = build(folder.path(), "nodejs20.x", &["!**".into(), "*.txt".into()], None).unwrap();
+        assert_eq!(names(&only.zip), ["data.txt"], "a later pattern puts back");
+        let last = build(folder.path(), "nodejs20.x", &["data.txt".into(), "!data.txt".into()], None).unwrap();
+        assert_eq!(names(&last.zip), ["handler.js"]);
+    }
+
+    #[test]
+    fn a_single_python_file_brings_its_own_modules() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        fs::create_dir(folder.path().join("pack")).unwrap();
+        write("h.py", "import json, near\nfrom pack.inner import x\n");
+        write("near.py", "import h\n");
+        write("far.py", "");
+        write("pack/__init__.py", "");
+        write("pack/inner.py", "x = 1\n");
+        let package = build(folder.path(), "python3.11", &[], Some(&folder.path().join("h.py"))).unwrap();
+        assert_eq!(names(&package.zip), ["h.py", "near.py", "pack/__init__.py", "pack/inner.py"]);
+    }
+
+    #[test]
+    fn modules_that_no_manifest_names_are_packed_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("node_modules/thing")).unwrap();
+        fs::write(folder.path().join("node_modules/thing/index.ts"), "not a script of ours").unwrap();
+        fs::write(folder.path().join("h.js"), "exports.h = require('thing');\n").unwrap();
+        let package = build(folder.path(), "nodejs20.x", &[], None).unwrap();
+        assert_eq!(names(&package.zip), ["h.js", "node_modules/thing/index.ts"]);
+        assert!(package.notes[0].contains("node_modules"), "{:?}", package.notes);
+        fs::write(folder.path().join("package.json"), "{}").unwrap();
+        let package = build(folder.path(), "nodejs20.x", &[], None).unwrap();
+        assert!(names(&package.zip).contains(&"node_modules/thing/index.ts".to_owned()));
     }
 
     #[test]
@@ -266,7 +279,7 @@ mod tests {
             ("**/*.md", "y.md", true),
             ("?.js", "ab.js", false),
         ] {
-            assert_eq!(matches_glob(pattern, text), expected, "{pattern} {text}");
+            assert_eq!(glob(pattern).unwrap().is_match(text), expected, "{pattern} {text}");
         }
     }
 }

@@ -1,14 +1,20 @@
-//! TypeScript and ES modules to what Node loads from a `.js` file without a manifest: CommonJS.
+//! TypeScript to what Node loads: CommonJS, or an ES module where the project's manifest or the file's ending says so.
 //!
-//! `oxc` strips the types, turns newer TypeScript constructs into JavaScript and rewrites imports and exports with
-//! their scopes; a few lines in front of the result give its helper names their CommonJS meaning. A module that awaits
-//! at its top level cannot be CommonJS: it stays an ES module, in a `.mjs` file.
+//! `oxc` strips the types, turns newer TypeScript constructs into JavaScript and, for CommonJS, rewrites imports and
+//! exports with their scopes; a few lines in front of the result give its helper names their CommonJS meaning. A module
+//! that awaits at its top level cannot be CommonJS: it stays an ES module.
 //!
-//! Not a bundler: each file is rewritten on its own, and its imports stay as they are.
+//! Not a bundler: each file is rewritten on its own, and of its imports only the names of the project's own files change.
+//! Nothing is read of `tsconfig.json`.
 
 use std::path::Path;
 
-use oxc::allocator::Allocator;
+use oxc::allocator::{Allocator, FromIn};
+use oxc::ast::ast::{
+    Argument, CallExpression, ExportAllDeclaration, ExportFromDeclaration, Expression, ImportDeclaration,
+    ImportExpression, StringLiteral, TSExternalModuleReference,
+};
+use oxc::ast_visit::{VisitMut, walk_mut};
 use oxc::codegen::Codegen;
 use oxc::parser::Parser;
 use oxc::semantic::SemanticBuilder;
@@ -21,9 +27,21 @@ use oxc::transformer_plugins::ModuleRunnerTransform;
 pub struct Transpiled {
     /// The JavaScript.
     pub code: String,
-    /// Whether it is an ES module and needs the ending `.mjs`.
+    /// Whether it is an ES module.
     pub is_module: bool,
 }
+
+/// What Node takes the file for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A script, unless it cannot be one.
+    CommonJs,
+    /// An ES module.
+    Module,
+}
+
+/// The new name of what a file imports by a relative name, where it gets one.
+pub type Rename<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A file that is not what its ending says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,14 +61,16 @@ const __vite_ssr_import_meta__ = { url: require("url").pathToFileURL(__filename)
 "#;
 
 /// Rewrites one file. `path` decides by its ending what the source is and stands in errors.
-pub fn transpile(path: &Path, source: &str) -> Result<Transpiled, Error> {
-    let source_type = SourceType::from_path(path).map_err(|_| Error(format!("{}: not a script", path.display())))?;
-    let plain = print(path, source, source_type, Modules::Kept)?;
+pub fn transpile(path: &Path, source: &str, format: Format, rename: Rename<'_>) -> Result<Transpiled, Error> {
+    let plain = print(path, source, Modules::Kept, rename)?;
+    if format == Format::Module {
+        return Ok(Transpiled { code: plain, is_module: true });
+    }
     let has_modules = plain.lines().any(|line| line.starts_with("import ") || line.starts_with("export "));
     if !has_modules && !plain.contains("import(") && !plain.contains("import.meta") {
         return Ok(Transpiled { code: plain, is_module: false });
     }
-    let rewritten = print(path, source, source_type, Modules::Rewritten)?;
+    let rewritten = print(path, source, Modules::Rewritten, rename)?;
     let code: String = rewritten.lines().map(without_await).fold(PRELUDE.to_owned(), |all, line| all + &line + "\n");
     // In module code `await` is reserved, and inside a plain function it is an error: a top-level await shows itself.
     let allocator = Allocator::default();
@@ -63,8 +83,7 @@ pub fn transpile(path: &Path, source: &str) -> Result<Transpiled, Error> {
 
 /// Specifiers that a script imports or requires by a literal name, types left out.
 pub fn imports(path: &Path, source: &str) -> Result<Vec<String>, Error> {
-    let source_type = SourceType::from_path(path).map_err(|_| Error(format!("{}: not a script", path.display())))?;
-    let printed = print(path, source, source_type, Modules::Kept)?;
+    let printed = print(path, source, Modules::Kept, &|_| None)?;
     let pattern = regex_lite::Regex::new(
         r#"(?m)(?:^\s*(?:import|export)\b[^;\n]*?\bfrom\s*|^\s*import\s*|\brequire\s*\(\s*|\bimport\s*\(\s*)["']([^"'\n]+)["']"#,
     )
@@ -81,7 +100,8 @@ enum Modules {
     Rewritten,
 }
 
-fn print(path: &Path, source: &str, source_type: SourceType, modules: Modules) -> Result<String, Error> {
+fn print(path: &Path, source: &str, modules: Modules, rename: Rename<'_>) -> Result<String, Error> {
+    let source_type = SourceType::from_path(path).map_err(|_| Error(format!("{}: not a script", path.display())))?;
     let allocator = Allocator::default();
     let parsed = Parser::new(&allocator, source, source_type).parse();
     if let Some(first) = parsed.diagnostics.first() {
@@ -90,6 +110,7 @@ fn print(path: &Path, source: &str, source_type: SourceType, modules: Modules) -
         return Err(Error(format!("{}:{line}:{column}: {}", path.display(), first.message)));
     }
     let mut program = parsed.program;
+    Renamer { allocator: &allocator, rename }.visit_program(&mut program);
     let scoping =
         SemanticBuilder::new().with_excess_capacity(2.0).with_enum_eval(true).build(&program).semantic.into_scoping();
     let mut options = TransformOptions::default();
@@ -103,6 +124,55 @@ fn print(path: &Path, source: &str, source_type: SourceType, modules: Modules) -
         ModuleRunnerTransform::new().transform(&allocator, &mut program, scoping);
     }
     Ok(Codegen::new().build(&program).code)
+}
+
+/// Gives the project's own files the names that they have in the package.
+struct Renamer<'a, 'b> {
+    allocator: &'a Allocator,
+    rename: Rename<'b>,
+}
+
+impl<'a> Renamer<'a, '_> {
+    fn apply(&self, literal: &mut StringLiteral<'a>) {
+        if let Some(name) = (self.rename)(literal.value.as_str()) {
+            literal.value = FromIn::from_in(name.as_str(), self.allocator);
+            literal.raw = None;
+        }
+    }
+}
+
+impl<'a> VisitMut<'a> for Renamer<'a, '_> {
+    fn visit_import_declaration(&mut self, it: &mut ImportDeclaration<'a>) {
+        self.apply(&mut it.source);
+    }
+
+    fn visit_export_all_declaration(&mut self, it: &mut ExportAllDeclaration<'a>) {
+        self.apply(&mut it.source);
+    }
+
+    fn visit_export_from_declaration(&mut self, it: &mut ExportFromDeclaration<'a>) {
+        self.apply(&mut it.source);
+    }
+
+    fn visit_ts_external_module_reference(&mut self, it: &mut TSExternalModuleReference<'a>) {
+        self.apply(&mut it.expression);
+    }
+
+    fn visit_import_expression(&mut self, it: &mut ImportExpression<'a>) {
+        if let Expression::StringLiteral(source) = &mut it.source {
+            self.apply(source);
+        }
+        walk_mut::walk_import_expression(self, it);
+    }
+
+    fn visit_call_expression(&mut self, it: &mut CallExpression<'a>) {
+        if it.callee.is_specific_id("require")
+            && let [Argument::StringLiteral(name)] = it.arguments.as_mut_slice()
+        {
+            self.apply(name);
+        }
+        walk_mut::walk_call_expression(self, it);
+    }
 }
 
 /// Imports are synchronous in CommonJS.
@@ -128,8 +198,12 @@ fn line_and_column(source: &str, offset: usize) -> (usize, usize) {
 mod tests {
     use super::*;
 
+    fn same(_: &str) -> Option<String> {
+        None
+    }
+
     fn code(source: &str) -> Transpiled {
-        transpile(Path::new("handler.ts"), source).unwrap()
+        transpile(Path::new("handler.ts"), source, Format::CommonJs, &same).unwrap()
     }
 
     #[test]
@@ -146,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_script_without_modules_stays_as_it_is() {
-        let out = transpile(Path::new("a.js"), "const a = require('b');\nexports.h = a;\n").unwrap();
+        let out =
+            transpile(Path::new("a.js"), "const a = require('b');\nexports.h = a;\n", Format::CommonJs, &same).unwrap();
         assert_eq!(out, Transpiled { code: "const a = require(\"b\");\nexports.h = a;\n".into(), is_module: false });
     }
 
@@ -158,8 +233,27 @@ mod tests {
     }
 
     #[test]
+    fn own_files_get_their_names_in_the_package_wherever_they_are_named() {
+        let rename = |name: &str| name.starts_with("./").then(|| format!("{name}.js"));
+        let source = "import a from './a';\nexport * from './b';\nexport { c } from './c';\nconst d = require('./d');\nexport const e = () => [a, d, import('./e'), import('node:fs')];\n";
+        let out = transpile(Path::new("h.ts"), source, Format::Module, &rename).unwrap();
+        assert!(out.is_module);
+        for name in ["a", "b", "c", "d", "e"] {
+            assert!(out.code.contains(&format!("\"./{name}.js\"")), "{}", out.code);
+        }
+        assert!(out.code.contains("export * from") && out.code.contains("\"node:fs\""), "{}", out.code);
+        let out = transpile(
+            Path::new("h.ts"),
+            "import x = require('./x');\nexport const y = x;\n",
+            Format::CommonJs,
+            &rename,
+        );
+        assert!(out.as_ref().is_ok_and(|out| out.code.contains("require(\"./x.js\")")), "{out:?}");
+    }
+
+    #[test]
     fn syntax_errors_have_a_place() {
-        let error = transpile(Path::new("src/h.ts"), "const a = ;\n").unwrap_err().to_string();
+        let error = transpile(Path::new("src/h.ts"), "const a = ;\n", Format::CommonJs, &same).unwrap_err().to_string();
         assert!(error.starts_with("src/h.ts:1:11:"), "{error}");
     }
 
