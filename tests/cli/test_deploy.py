@@ -1,0 +1,284 @@
+"""`dunlin deploy`: what it finds, plans, applies and prints; and what it says about mistakes."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import requests
+
+from conftest import ROOT, binary, name_of
+
+
+class Ended:
+    """How a command ended."""
+
+    def __init__(self, done):
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+    @property
+    def json(self):
+        """Its standard output, which must be one JSON document."""
+        return json.loads(self.out)
+
+
+def dunlin(server, *arguments, cwd=None, stdin=None, **more):
+    """Runs the program as a client of a server."""
+    done = subprocess.run(
+        [binary(), *map(str, arguments)], env=server.environment() | more, capture_output=True, text=True, timeout=300, cwd=cwd,
+        input=stdin, stdin=subprocess.DEVNULL if stdin is None else None, check=False,
+    )
+    return Ended(done)
+
+
+def project(folder, **files):
+    """A folder with these files, `__` in a name standing for a dot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder whose name no other test deploys."""
+    return project(tmp_path / name_of("app"))
+
+
+def test_the_example(server, tmp_path):
+    # A copy under a name of its own: the other runs of this test deploy it too.
+    service = name_of("items")
+    example = tmp_path / service
+    shutil.copytree(ROOT / "examples/items-api", example)
+    planned = dunlin(server, "deploy", "--plan", example)
+    assert planned.code == 0, planned.err
+    assert f"+     create function {service}-dev-items: nodejs" in planned.err
+    assert "+     create table ExampleTable: key id" in planned.err
+    assert "aws-sdk is supplied from a runtime pack" in planned.err
+    assert f"{service}-dev-items" not in str(server.client("lambda").list_functions()["Functions"])
+    first = dunlin(server, "deploy", "--json", example)
+    assert first.code == 0, first.err
+    told = first.json
+    assert told["changed"] is True
+    assert (told["functions"], told["tables"]) == ([f"{service}-dev-items"], ["ExampleTable"])
+    assert told["url"].startswith(("http://127.0.0.1:", "http://")) and told["hostUrl"].startswith("http://")
+    assert ".execute-api.us-east-1.localhost:" in told["hostUrl"]
+    answer = requests.post(told["url"], json={"id": "1", "data": {"colour": "grey", "n": 1.5}}, timeout=60)
+    assert (answer.status_code, answer.json()) == (200, {"message": "Item stored", "id": "1"})
+    item = server.resource("dynamodb").Table("ExampleTable").get_item(Key={"id": "1"})["Item"]
+    assert (item["data"]["colour"], str(item["data"]["n"])) == ("grey", "1.5")
+    host = told["hostUrl"].split("/")[2]
+    path = told["hostUrl"].split(host)[1]
+    assert requests.post(server.url + path, json={"id": "2"}, headers={"Host": host}, timeout=60).status_code == 200
+    assert requests.post(told["url"], data="no json", timeout=60).status_code == 500
+    second = dunlin(server, "deploy", "--json", example)
+    assert second.code == 0, second.err
+    assert (second.json["changed"], second.json["steps"], second.json["url"]) == (False, [], told["url"])
+    assert "nothing to do" in second.err
+    words = dunlin(server, "deploy", example)
+    assert f"ANY {told['url']} -> {service}-dev-items" in words.out
+
+
+def test_a_change_is_an_update(dev, folder):
+    project(folder, handler__py="def handler(event, context):\n    return 1\n")
+    name = dunlin(dev, "deploy", "--json", folder).json["functions"][0]
+    project(folder, handler__py="def handler(event, context):\n    return 2\n")
+    changed = dunlin(dev, "deploy", "--json", folder)
+    assert [step["action"] for step in changed.json["steps"]] == ["update"]
+    assert dunlin(dev, "invoke", name).out == "2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("handler.py", "def handler(event, context):\n    return {'said': 'hello'}\n"),
+        ("handler.js", "exports.handler = async () => ({ said: 'hello' });\n"),
+        ("handler.mjs", "export const handler = async () => ({ said: 'hello' });\n"),
+        ("handler.ts", "enum E { A = 'hello' }\nexport const handler = async (): Promise<{ said: E }> => ({ said: E.A });\n"),
+        ("index.js", "exports.handler = async () => ({ said: 'hello' });\n"),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "folder"])
+def test_bare_handlers(dev, folder, name, text, whole):
+    (folder / name).write_text(text)
+    (folder / "beside.txt").write_text("data")
+    done = dunlin(dev, "deploy", "--json", folder if whole else folder / name)
+    assert done.code == 0, done.err
+    answer = requests.get(done.json["url"], timeout=60)
+    assert (answer.status_code, answer.json()) == (200, {"said": "hello"}), done.err
+    dev.client("lambda").delete_function(FunctionName=done.json["functions"][0])
+
+
+def test_http_api_events_and_settings(dev, folder):
+    project(
+        folder,
+        serverless__yml=f"""
+service: {folder.name}
+provider:
+  name: aws
+  runtime: python3.11
+  stage: test
+  environment: {{SHARED: all, MINE: provider}}
+  httpApi: {{cors: true}}
+functions:
+  one:
+    handler: src/app.one
+    timeout: 7
+    memorySize: 256
+    environment: {{MINE: "${{self:custom.mine}}", TABLE: !Ref Things}}
+    events:
+      - httpApi: GET /one/{{id}}
+      - httpApi: {{method: post, path: /one}}
+  two:
+    handler: src/app.two
+    url: true
+    events: [{{httpApi: '*'}}]
+custom:
+  mine: ${{env:NOT_SET, 'function'}}
+resources:
+  Resources:
+    Things:
+      Type: AWS::DynamoDB::Table
+      Properties:
+        BillingMode: PAY_PER_REQUEST
+        AttributeDefinitions: [{{AttributeName: id, AttributeType: S}}]
+        KeySchema: [{{AttributeName: id, KeyType: HASH}}]
+""",
+    )
+    project(
+        folder / "src",
+        app__py="import os\n"
+        "def one(event, context):\n"
+        "    return [os.environ[k] for k in ('SHARED', 'MINE', 'TABLE')] + [event['routeKey'], event.get('pathParameters')]\n"
+        "def two(event, context):\n    return 'two'\n",
+    )
+    done = dunlin(dev, "deploy", "--json", folder)
+    assert done.code == 0, done.err
+    told = done.json
+    assert told["functions"] == [f"{folder.name}-test-one", f"{folder.name}-test-two"]
+    routes = {(route["method"], route["function"].rsplit("-", 1)[1]): route["url"] for route in told["routes"]}
+    one = routes[("GET", "one")].replace("{id}", "7")
+    assert requests.get(one, timeout=60).json() == ["all", "function", told["tables"][0], "GET /one/{id}", {"id": "7"}]
+    assert requests.post(routes[("POST", "one")], timeout=60).json()[3] == "POST /one"
+    settings = dev.client("lambda").get_function_configuration(FunctionName=told["functions"][0])
+    assert (settings["Timeout"], settings["MemorySize"], settings["Runtime"]) == (7, 256, "python3.11")
+    base = one.rsplit("/one/", 1)[0]
+    assert requests.get(f"{base}/anything", timeout=60).text == "two"
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
+    assert requests.options(one, headers=preflight, timeout=60).headers["access-control-allow-origin"] == "*"
+    url = [route["url"] for route in told["routes"] if "/_dunlin/url/" in route["url"] or ".lambda-url." in route["url"]]
+    assert requests.get(url[0], timeout=60).text == "two"
+    assert dunlin(dev, "deploy", "--json", folder).json["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("functions:\n  a: [\n", None, "this is not valid YAML"),
+        ("functions:\n\ta: 1\n", "2:", "this is not valid YAML"),
+        ("- a\n", "1:1", "a map with `functions:` was expected, here is a list"),
+        ("functions:\n  a:\n    timeout: 3\n", "3:5", "functions.a.handler is missing; write `handler: file.export`"),
+        ("functions:\n  a:\n    handler: h.h\n    timeout: soon\n", "4:14", "timeout must be"),
+        ("functions:\n  a:\n    handler: h.h\n    timeout: 901\n", "4:14", "timeout must be"),
+        ("functions:\n  a:\n    handler: h.h\n    memroySize: 1\n", "4:17", "functions.a.memroySize is not supported; supported here: "),
+        ("functions:\n  a:\n    handler: h.h\n    events:\n      - sqs: arn\n", "5:14",
+         'the event "sqs" is not supported yet; supported are http and httpApi'),
+        ("functions:\n  a:\n    handler: h.h\n    events:\n      - http: GET\n", "5:15", "an http event is `METHOD /path`"),
+        ("functions:\n  a:\n    handler: h.h\nresources:\n  Resources:\n    B:\n      Type: AWS::S3::Bucket\n", "7:13",
+         "resources of type AWS::S3::Bucket are not supported yet; supported is AWS::DynamoDB::Table"),
+        ("functions: {}\n", "1:1", "nothing to deploy"),
+        ("functions:\n  a:\n    handler: ${self:custom.nothing}.h\n", "3:14", "custom.nothing"),
+        ("provider: {name: google}\nfunctions:\n  a:\n    handler: h.h\n", "1:18", "provider.name must be aws"),
+    ],
+    ids=["open", "tab", "list", "no-handler", "timeout", "too-long", "typo", "event", "http", "resource", "empty", "variable", "provider"],
+)
+def test_mistakes_in_a_file_are_pointed_at(dev, folder, text, place, words):
+    project(folder, serverless__yml=text, h__py="def h(event, context):\n    return 1\n")
+    done = dunlin(dev, "deploy", folder)
+    assert done.code == 1, done.err
+    assert done.out == ""
+    where = f"{folder}/serverless.yml:" + (place or "")
+    assert done.err.startswith(f"error: {where}"), done.err
+    assert words in done.err
+    assert folder.name not in str(dev.client("lambda").list_functions()["Functions"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("functions:\n  a:\n    handler: h.h\n    runtime: cobol85\n", 'the runtime "cobol85" is not supported; there are nodejs'),
+        ("functions:\n  a:\n    handler: missing.h\n    runtime: python3.11\n", 'the handler "missing.h" names no file in '),
+        ("functions:\n  a:\n    handler: missing.h\n", 'the handler "missing.h" names no file in '),
+        ("functions:\n  a:\n    handler: handler\n    runtime: python3.11\n", 'the handler "handler" must be FILE.EXPORT'),
+        ("functions:\n  a:\n    handler: x\n    runtime: provided.al2023\n", "needs an executable file `bootstrap`"),
+    ],
+    ids=["runtime", "file", "inferred", "malformed", "bootstrap"],
+)
+def test_mistakes_between_files(dev, folder, text, words):
+    project(folder, serverless__yml=text, h__py="def h(event, context):\n    return 1\n")
+    done = dunlin(dev, "deploy", folder)
+    assert (done.code, done.out) == (1, ""), done.err
+    assert words in done.err, done.err
+    assert folder.name not in str(dev.client("lambda").list_functions()["Functions"])
+
+
+def test_a_mistake_in_typescript_is_pointed_at(dev, folder):
+    project(folder, handler__ts="export const ok = 1;\nexport const handler = async ( => 1;\n")
+    done = dunlin(dev, "deploy", folder)
+    assert (done.code, done.out) == (1, "")
+    assert "handler.ts:2" in done.err or "line 2" in done.err, done.err
+
+
+def test_other_files_are_refused_by_name(dev, folder):
+    project(folder, template__yaml="Resources: {}\n")
+    done = dunlin(dev, "deploy", folder)
+    assert done.code == 1
+    assert "template.yaml is not supported yet" in done.err
+    done = dunlin(dev, "deploy", folder / "nothing")
+    assert done.code == 1
+    assert "does not exist" in done.err
+
+
+def test_a_table_is_never_replaced(dev, folder):
+    text = (
+        "functions: {{}}\nresources:\n  Resources:\n    T:\n      Type: AWS::DynamoDB::Table\n      Properties:\n"
+        "        BillingMode: PAY_PER_REQUEST\n        AttributeDefinitions: [{{AttributeName: {0}, AttributeType: S}}]\n"
+        "        KeySchema: [{{AttributeName: {0}, KeyType: HASH}}]\n"
+    )
+    project(folder, serverless__yml=text.format("id"))
+    assert dunlin(dev, "deploy", folder).code == 0
+    project(folder, serverless__yml=text.format("other"))
+    done = dunlin(dev, "deploy", folder)
+    assert done.code == 1
+    assert "tables are never replaced" in done.err
+
+
+def test_no_platform_is_running(dev, folder):
+    project(folder, handler__py="def handler(event, context):\n    return 1\n")
+    for command in [("deploy", str(folder)), ("invoke", "x"), ("logs", "x"), ("ps",), ("bill",)]:
+        done = dunlin(dev, *command, "--endpoint", "http://127.0.0.1:9")
+        assert (done.code, done.out) == (1, ""), command
+        assert "no answer from http://127.0.0.1:9" in done.err
+        assert "Start it with `dunlin dev`" in done.err
+    done = dunlin(dev, "ps", "--endpoint", "nonsense")
+    assert done.code == 1 and "is no " in done.err
+
+
+def test_the_platform_is_found_by_variables(dev):
+    nowhere = "http://127.0.0.1:9"
+    assert dunlin(dev, "ps").code == 0
+    assert dunlin(dev, "ps", DUNLIN_ENDPOINT=nowhere).code == 1
+    assert dunlin(dev, "ps", AWS_ENDPOINT_URL=nowhere, DUNLIN_ENDPOINT=dev.url).code == 0
+    assert dunlin(dev, "ps", "--endpoint", dev.url, DUNLIN_ENDPOINT=nowhere).code == 0
+
+
+def test_dependencies_of_a_manifest(dev, folder):
+    pytest.importorskip("six")
+    project(folder, handler__py="import six\ndef handler(event, context):\n    return six.__name__\n", requirements__txt="six\n")
+    done = dunlin(dev, "deploy", "--json", folder)
+    assert done.code == 0, done.err
+    assert any("requirements.txt is installed by pip" in note for note in done.json["notes"])
+    assert dunlin(dev, "invoke", done.json["functions"][0]).out == '"six"\n'
+    # The second time comes from the cache, and changes nothing.
+    assert dunlin(dev, "deploy", "--json", folder).json["changed"] is False
+
