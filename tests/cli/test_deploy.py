@@ -168,7 +168,14 @@ resources:
     assert requests.options(one, headers=preflight, timeout=60).headers["access-control-allow-origin"] == "*"
     url = [route["url"] for route in told["routes"] if "/_dunlin/url/" in route["url"] or ".lambda-url." in route["url"]]
     assert requests.get(url[0], timeout=60).text == "two"
-    assert dunlin(dev, "deploy", "--json", folder).json["changed"] is False
+    assert dunlin(dev, "deploy", "--json", folder).json["steps"] == []
+    # What the file no longer says is taken away.
+    text = (folder / "serverless.yml").read_text()
+    (folder / "serverless.yml").write_text(text.replace("httpApi: {cors: true}", "").replace("      - httpApi: GET /one/{id}\n", ""))
+    assert dunlin(dev, "deploy", "--json", folder).json["changed"] is True
+    assert "access-control-allow-origin" not in requests.options(one, headers=preflight, timeout=60).headers
+    assert requests.get(one, timeout=60).text == "two"
+    assert dunlin(dev, "deploy", "--json", folder).json["steps"] == []
 
 
 @pytest.mark.parametrize(

@@ -82,18 +82,22 @@ pub fn step(client: &Client, project: &Project, account: &str) -> Result<Option<
         return Ok((!wanted.is_empty()).then_some(Step { verb: "create", subject, detail, action: Action::Http }));
     };
     let live = live(client, project, api["apiId"].as_str().unwrap_or(""))?;
-    let cors = |document: Option<&Json>| document.filter(|cors| !cors.is_null()).map(Json::to_string);
-    if live.routes == wanted && cors(api.get("corsConfiguration")) == cors(project.http_api_cors.as_ref()) {
+    let same_cors = cors_of(&api) == project.http_api_cors.as_ref();
+    if live.routes == wanted && same_cors {
         return Ok(None);
     }
     let add = wanted.iter().filter(|(key, target)| live.routes.get(*key) != Some(target)).count();
     let remove = live.routes.keys().filter(|key| !wanted.contains_key(*key)).count();
-    Ok(Some(Step {
-        verb: "update",
-        subject,
-        detail: format!("{add} routes to set, {remove} to remove"),
-        action: Action::Http,
-    }))
+    let mut detail = format!("{add} routes to set, {remove} to remove");
+    if !same_cors {
+        detail.push_str(", cross-origin settings");
+    }
+    Ok(Some(Step { verb: "update", subject, detail, action: Action::Http }))
+}
+
+/// The cross-origin settings of an API. Maps compare equal whatever the order of their members.
+fn cors_of(api: &Json) -> Option<&Json> {
+    api.get("corsConfiguration").filter(|cors| !cors.is_null())
 }
 
 /// Brings the API to the project's routes.
@@ -107,6 +111,9 @@ pub fn apply(client: &Client, project: &Project, account: &str) -> Result<()> {
             let id = api["apiId"].as_str().context("GetApis answered without an id")?.to_owned();
             settings.as_object_mut().map(|members| members.shift_remove("protocolType"));
             call(client, project, Method::PATCH, &format!("/v2/apis/{id}"), Some(&settings))?;
+            if cors_of(&api).is_some() && project.http_api_cors.is_none() {
+                call(client, project, Method::DELETE, &format!("/v2/apis/{id}/cors"), None)?;
+            }
             id
         }
         None => {
