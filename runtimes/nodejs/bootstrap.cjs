@@ -77,6 +77,8 @@ function die(title, error, code) {
   } else {
     logs.failure(title, error);
   }
+  // Before the process is gone, which takes milliseconds, the next call would come.
+  channel.close();
   process.exit(code);
 }
 
