@@ -59,6 +59,23 @@ class Spent:
         return sums[0] * TICK_US, sums[1], sums[2]
 
 
+def cpu_ms(root):
+    """CPU time that the threads of a tree have used so far, in ms, to the µs; what has ended is not in it."""
+    total_ns = 0
+    for pid in tree(root):
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            continue
+        for thread in threads:
+            try:
+                with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as schedstat:
+                    total_ns += int(schedstat.read().split()[0])
+            except OSError:
+                continue
+    return total_ns / 1e6
+
+
 def pss_kib(root):
     """(PSS in KiB, processes) of a tree."""
     total, count = 0, 0

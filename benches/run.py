@@ -181,21 +181,31 @@ class Bench:
 
     def cold_of(self, name, runtime, handler, package, peer, rounds):
         path = self.server.create_function(f"cold-{name}", runtime, handler, package())
-        renewed, created, fresh = [], [], []
+        renewed, created, fresh, cpu, fresh_cpu = [], [], [], [], []
         first_call(self.server.port, get(self.server.port, path))
         for turn in range(rounds):
             self.server.renew(f"cold-{name}", turn)
-            renewed.append(first_call(self.server.port, get(self.server.port, path)))
+            self.renewed_call(get(self.server.port, path), renewed, cpu)
             new = f"cold-{name}-{turn}"
             new_path = self.server.create_function(new, runtime, handler, package(salt=turn))
             created.append(first_call(self.server.port, get(self.server.port, new_path)))
             self.server.delete_function(new)
             if peer:
-                fresh.append(fresh_process(peer))
+                taken, spent = fresh_process(peer)
+                fresh.append(taken)
+                fresh_cpu.append(spent)
         # The first call of all is no part of the rounds; it warms the host's page cache.
         inits = [line for line in self.server.reports(f"cold-{name}") if "Init Duration" in line][1:]
         self.server.delete_function(f"cold-{name}")
-        return cold_row(renewed, inits, created, fresh)
+        return cold_row(renewed, inits, created, fresh, cpu, fresh_cpu)
+
+    def renewed_call(self, request, times, cpu):
+        """The first call after `renew`: its time, and what it made the server's processes and the new ones spend."""
+        # Environments that the change made needless have ended by then, or their time is missing from the difference.
+        time.sleep(0.1)
+        before = machine.cpu_ms(self.server.pid)
+        times.append(first_call(self.server.port, request))
+        cpu.append(machine.cpu_ms(self.server.pid) - before)
 
     def cold_of_items(self, rounds):
         command = [self.options.dunlin, "deploy", os.path.join(ROOT, "examples", "items-api"), "--json", "--endpoint",
@@ -208,12 +218,12 @@ class Bench:
         name = deployed["functions"][0]
         request = post(self.server.port, path, b'{"id":"a","data":{"n":1}}')
         created = [first_call(self.server.port, request)]
-        renewed = []
+        renewed, cpu = [], []
         for turn in range(rounds):
             self.server.renew(name, turn)
-            renewed.append(first_call(self.server.port, request))
+            self.renewed_call(request, renewed, cpu)
         inits = [line for line in self.server.reports(name) if "Init Duration" in line][1:]
-        return cold_row(renewed, inits, created, [])
+        return cold_row(renewed, inits, created, [], cpu, [])
 
     def native_package(self, salt=None):
         with open(os.path.join(os.path.dirname(self.options.load), "bootstrap"), "rb") as built:
@@ -353,13 +363,13 @@ def wait_for_answer(port, path):
 
 
 def fresh_process(make):
-    """ms from starting a peer to its first whole answer."""
+    """ms from starting a peer to its first whole answer, and the CPU ms that it used until then."""
     port = machine.free_port()
     begin = time.perf_counter()
     peer = Peer(subprocess.Popen(make(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), port)
     try:
         wait_for_answer(port, "/")
-        return (time.perf_counter() - begin) * 1e3
+        return (time.perf_counter() - begin) * 1e3, machine.cpu_ms(peer.pid)
     finally:
         stop(peer)
 
@@ -371,7 +381,7 @@ def medians(samples):
     return row
 
 
-def cold_row(renewed, inits, created, fresh):
+def cold_row(renewed, inits, created, fresh, cpu, fresh_cpu):
     def median(values):
         return statistics.median(values) if values else None
 
@@ -379,7 +389,8 @@ def cold_row(renewed, inits, created, fresh):
         "environment_ms": median(renewed), "environment_min_ms": min(renewed), "environment_max_ms": max(renewed),
         "init_ms": median([line["Init Duration"] for line in inits]),
         "handler_ms": median([line["Duration"] for line in inits]),
-        "created_ms": median(created), "fresh_ms": median(fresh), "calls": len(renewed),
+        "created_ms": median(created), "fresh_ms": median(fresh), "cpu_ms": median(cpu),
+        "fresh_cpu_ms": median(fresh_cpu), "calls": len(renewed),
     }
 
 
@@ -439,21 +450,22 @@ def load_line(name, connections, seen):
 def cold_lines(rows):
     lines = [
         "## Cold start, HTTP included", "",
-        "*New environment*: the package is known, the environment is new. *Of it init*: sandbox, interpreter, handler's "
-        "module, as the REPORT line says. *New function*: its package is unpacked as well. *Fresh process*: the bare "
-        "server from its start to its first answer.", "",
-        "| | new environment ms (min to max) | of it init | of it handler | new function ms | fresh process ms | ratio |",
-        "|---|---|---|---|---|---|---|",
+        "*New environment*: the package is known, the environment is new. *Of it init*: interpreter and handler's module, "
+        "as the REPORT line says; the rest is the sandbox and HTTP. *New function*: its package is unpacked as well. "
+        "*Fresh process*: the bare server from its start to its first answer. CPU of all processes of a side.", "",
+        "| | new environment ms (min to max) | of it init | of it handler | CPU ms | new function ms | fresh process ms | its CPU ms | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         if "error" in row:
-            lines.append(f"| {name} | not measured: {row['error']} | | | | | |")
+            lines.append(f"| {name} | not measured: {row['error']} | | | | | | | |")
             continue
         shown = {key: "–" if value is None else f"{value:.1f}" for key, value in row.items()}
         ratio = f"{row['environment_ms'] / row['fresh_ms']:.2f}" if row["fresh_ms"] else "–"
         lines.append(
             f"| {name} | {shown['environment_ms']} ({shown['environment_min_ms']} to {shown['environment_max_ms']}) | "
-            f"{shown['init_ms']} | {shown['handler_ms']} | {shown['created_ms']} | {shown['fresh_ms']} | {ratio} |")
+            f"{shown['init_ms']} | {shown['handler_ms']} | {shown['cpu_ms']} | {shown['created_ms']} | {shown['fresh_ms']} | "
+            f"{shown['fresh_cpu_ms']} | {ratio} |")
     return lines
 
 
