@@ -9,7 +9,8 @@
 //!   2. Whoever runs an event holds its lease, which is its due key; ending or moving it succeeds only for the holder.
 //!   3. An event leaves the store only when it has succeeded or is given up. A process that dies leaves its leases;
 //!      the next one takes them over (`sole_node`), or others do when they end.
-//!   4. One function holds at most half of the slots, so that a slow one does not stop the others.
+//!   4. One function holds at most half of the slots, so that a slow one does not stop the others; and no more than its
+//!      reserved concurrency, since the rest would only be refused and wait ever longer for another try.
 //!
 //! Not here yet: destinations and dead-letter queues; an event that is given up leaves a line in the server's log.
 
@@ -21,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::{FunctionRef, Invocation, InvocationKind, InvokeError};
+use model::{FunctionRef, FunctionVersion, Invocation, InvocationKind, InvokeError};
 use parking_lot::Mutex;
 use store::{Store, Txn};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -72,10 +73,11 @@ impl AsyncQueue {
         }
     }
 
-    fn slot(&self, function: &FunctionRef) -> Option<Slot> {
+    /// A place for an event of a function that may hold at most `share` of them.
+    fn slot(&self, function: &FunctionRef, share: usize) -> Option<Slot> {
         let mut running = self.running.lock();
         let own = running.get(function).copied().unwrap_or(0);
-        if own >= self.config.slots.div_ceil(2) {
+        if own >= share {
             return None;
         }
         let permit = self.slots.clone().try_acquire_owned().ok()?;
@@ -88,6 +90,14 @@ impl AsyncQueue {
         })
     }
 
+    /// How many slots a function may hold; nothing is known of one that is gone.
+    fn share(&self, version: Option<&FunctionVersion>) -> usize {
+        let reserved = version.and_then(|version| version.reserved_concurrency);
+        // One slot at least: what is refused is also what grows too old.
+        let own = reserved.map_or(usize::MAX, |reserved| usize::try_from(reserved).unwrap_or(usize::MAX).max(1));
+        own.min(self.config.slots.div_ceil(2))
+    }
+
     fn lease_until(&self, now_ms: u64) -> u64 {
         now_ms.saturating_add(u64::try_from(self.config.lease.as_millis()).unwrap_or(u64::MAX))
     }
@@ -97,11 +107,11 @@ impl AsyncQueue {
 pub(crate) async fn accept(core: &Arc<Core>, mut invocation: Invocation) -> Result<(), InvokeError> {
     let running = core.enter()?;
     invocation.kind = InvocationKind::Event;
-    core.catalog.version(&invocation.function).await?;
+    let version = core.catalog.version(&invocation.function).await?;
     let payload = payload::checked(&invocation)?;
     let queue = &core.async_queue;
     let now_ms = core.clock.now_ms();
-    let slot = queue.slot(&invocation.function);
+    let slot = queue.slot(&invocation.function, queue.share(Some(&version)));
     let pending = Pending {
         function: invocation.function.clone(),
         accepted_ms: now_ms,

@@ -2,10 +2,12 @@
 //!
 //! Claims and ends are committed `Relaxed`: lost with a power failure, they only make an event run again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::FunctionRef;
 use store::{Entry, Range, Txn};
 use tokio::time::sleep;
 
@@ -16,6 +18,10 @@ use crate::invoke;
 
 /// Due keys that are looked at in one round.
 const ROUND_ROWS: usize = 256;
+/// Pages of a round that is not deep: enough for what can have a slot, unless functions at their share stand before it.
+const SHALLOW_PAGES: usize = 2;
+/// How often a round looks at all that is due: a long backlog is not read again for every slot that comes free.
+const DEEP_EVERY_US: u64 = 1_000_000;
 /// Leases that are taken over in one commit.
 const TAKE_OVER_ROWS: usize = 200;
 /// How long to wait after the store failed.
@@ -35,11 +41,18 @@ pub(crate) async fn work(core: Arc<Core>) {
             }
         }
     }
+    let mut deep_at_us = 0;
     loop {
         // Registered before the look, so that a slot that comes free during it is not missed.
         let freed = queue.slot_freed.notified();
-        let wait = match round(&core).await {
-            Ok(wait) => wait,
+        let now_us = core.clock.monotonic_us();
+        let deep = now_us >= deep_at_us;
+        if deep {
+            deep_at_us = now_us + DEEP_EVERY_US;
+        }
+        let wait = match round(&core, if deep { usize::MAX } else { SHALLOW_PAGES }).await {
+            Ok(Looked::Whole(wait)) => wait,
+            Ok(Looked::InPart) => Duration::from_micros(deep_at_us.saturating_sub(now_us)),
             Err(error) => {
                 tracing::warn!(%error, "the asynchronous queue cannot be read");
                 STORE_PAUSE
@@ -85,18 +98,36 @@ async fn take_over(queue: &AsyncQueue, now_ms: u64) -> Result<(), store::Error> 
     }
 }
 
-/// Claims and starts what is due and has a slot. Returns how long nothing will be due.
-async fn round(core: &Arc<Core>) -> Result<Duration, store::Error> {
+/// What a round has seen.
+enum Looked {
+    /// All that is due; for this long nothing else will be.
+    Whole(Duration),
+    /// A part of it.
+    InPart,
+}
+
+/// Claims and starts what is due and has a slot, of at most `pages` pages.
+async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Error> {
     let queue = &core.async_queue;
     let now_ms = core.clock.now_ms();
     let mut range = keys::due_until(now_ms).rows(ROUND_ROWS);
+    let mut shares: HashMap<FunctionRef, usize> = HashMap::new();
     loop {
         let page = queue.store.range(&range).await?;
         let mut txn = Txn::new().relaxed();
         let mut claims = Vec::new();
         for entry in &page.entries {
             let Some((id, mut pending)) = parse(entry) else { continue };
-            let Some(slot) = queue.slot(&pending.function) else { continue };
+            let share = match shares.get(&pending.function) {
+                Some(share) => *share,
+                None => {
+                    let version = core.catalog.version(&pending.function).await.ok();
+                    let share = queue.share(version.as_deref());
+                    shares.insert(pending.function.clone(), share);
+                    share
+                }
+            };
+            let Some(slot) = queue.slot(&pending.function, share) else { continue };
             pending.holder = Some(queue.holder.clone());
             let lease = keys::due(queue.lease_until(now_ms), &id);
             txn = txn.expect_version(entry.key.clone(), entry.version).delete(entry.key.clone());
@@ -122,8 +153,12 @@ async fn round(core: &Arc<Core>) -> Result<Duration, store::Error> {
             Some(last) if page.more && queue.slots.available_permits() > 0 => range = range.beyond(last.key.clone()),
             _ => break,
         }
+        pages -= 1;
+        if pages == 0 {
+            return Ok(Looked::InPart);
+        }
     }
-    next_due(queue, now_ms).await
+    next_due(queue, now_ms).await.map(Looked::Whole)
 }
 
 /// How long until something beyond `now_ms` is due. What is due already waits for a slot, not for time.

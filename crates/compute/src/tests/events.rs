@@ -68,11 +68,14 @@ async fn a_failing_event_is_tried_three_times_then_dropped() {
 async fn throttled_events_wait_and_run() {
     let world = World::new();
     world.deploy("f", "sleep 1000", |version| version.reserved_concurrency = Some(1));
-    for event in 0..5 {
+    let started = tokio::time::Instant::now();
+    for event in 0..10 {
         accept(&world, "f", &format!("e-{event}")).await;
     }
     until_kept(&world, 0).await;
-    assert!((0..5).all(|event| tries(&world, &format!("e-{event}")) == 1));
+    assert!((0..10).all(|event| tries(&world, &format!("e-{event}")) == 1));
+    // One after the other without a pause: none was refused and waited for another try.
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
