@@ -97,8 +97,9 @@ fn run() -> io::Result<()> {
         }
     };
     let refused = report.error.is_some();
-    protocol::send(&control, &serde_json::to_vec(&report)?, &[])?;
-    if !refused {
+    // A server that was killed while it started hears nothing; what was made for it goes all the same.
+    let told = protocol::send(&control, &serde_json::to_vec(&report)?, &[]);
+    if told.is_ok() && !refused {
         let watching = !maker.groups.powers().memory && maker.settings.limit_memory;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let sandboxes = HashMap::new();
@@ -109,7 +110,7 @@ fn run() -> io::Result<()> {
         return result;
     }
     remove_for_good(&remains);
-    Ok(())
+    told
 }
 
 fn remove_for_good(remains: &Remains) {
