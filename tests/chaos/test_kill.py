@@ -100,7 +100,7 @@ class Writers:
         while not self.killed.is_set():
             try:
                 step(index)
-            except (botocore.exceptions.HTTPClientError, botocore.exceptions.ClientError, OSError) as error:
+            except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError) as error:
                 # What was cut off by the kill may or may not have happened. Before it, nothing may fail.
                 if not self.wait_for_kill():
                     self.errors.append(f"{step.__name__}: {error!r}")

@@ -99,13 +99,20 @@ async fn serve_until_stopped(ground: Ground) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let server = wire::start(ground).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let asked = tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        () = server.crippled() => false,
+    };
+    if asked {
+        cli::print_words("Stopping: running calls are finished first; once more to stop at once.");
     }
-    cli::print_words("Stopping: running calls are finished first; once more to stop at once.");
     tokio::select! {
-        () = server.stop(GRACE) => Ok(()),
+        () = server.stop(GRACE) => match asked {
+            true => Ok(()),
+            // Whoever watches over the server starts it again; one that stays up would fail every call.
+            false => anyhow::bail!("the process that makes sandboxes has ended, and all functions with it; start the server again"),
+        },
         _ = terminate.recv() => anyhow::bail!("stopped at once"),
         _ = interrupt.recv() => anyhow::bail!("stopped at once"),
     }

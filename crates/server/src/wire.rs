@@ -47,12 +47,18 @@ pub struct Server {
     listening: Listening,
     engine: Arc<Engine>,
     store: Arc<Embedded>,
+    backend: Arc<ProcessBackend>,
     stopping: CancellationToken,
     /// Loops that write out what they hold when they are stopped.
     writers: Vec<JoinHandle<()>>,
 }
 
 impl Server {
+    /// Is done when no function can run any more, because the spawner was killed.
+    pub fn crippled(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.backend.ended()
+    }
+
     /// Finishes running calls for up to `grace`, writes everything out, and closes the store.
     pub async fn stop(self, grace: Duration) {
         self.gateway.set_ready(false);
@@ -169,7 +175,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     })?;
     let port = listener.local_addr()?.port();
     let base = open(&ground).await?;
-    let backend = ProcessBackend::new(ground.spawner)?;
+    let backend = Arc::new(ProcessBackend::new(ground.spawner)?);
     let walls = backend.walls();
     let has_network = walls.iter().any(|wall| wall.name == "network namespace" && wall.state == WallState::Hard);
     let network = Arc::new(LateNetwork::default());
@@ -180,7 +186,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
         meter: base.usage.clone(),
         log_sink: base.logs.clone(),
         authorizer: base.keys.clone(),
-        backend: Arc::new(backend),
+        backend: backend.clone(),
         interpreters: ground.interpreters.clone(),
         network: network.clone(),
         clock: base.clock.clone(),
@@ -218,7 +224,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let writers = start_workers(&base, &stopping);
     let listening = gateway::listen(gateway.clone(), listener, ground.tls)?;
     announce(&ground.config, listening.address(), ground.started.elapsed());
-    Ok(Server { gateway, listening, engine, store: base.embedded, stopping, writers })
+    Ok(Server { gateway, listening, engine, store: base.embedded, backend, stopping, writers })
 }
 
 fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {

@@ -5,7 +5,7 @@
 //!
 //! Invariants
 //!   1. A sandbox whose `Started` nobody holds any more is killed: dropping the control handle does it.
-//!   2. When the spawner is gone, every start fails and every `wait` returns.
+//!   2. When the spawner is gone, every start fails, every `wait` returns, and `ended` tells the server.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +25,7 @@ use rustix::fs::MemfdFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UdpSocket, UnixStream, unix::pipe};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{SetOnce, oneshot, watch};
 
 use super::cgroup::keyed;
 use super::config::FoundWall;
@@ -52,6 +52,8 @@ struct Shared {
     proc: OwnedFd,
     next_token: AtomicU64,
     state: Mutex<State>,
+    /// Set when the spawner is gone.
+    ended: Arc<SetOnce<()>>,
 }
 
 #[derive(Default)]
@@ -93,9 +95,17 @@ impl ProcessBackend {
             proc: std::fs::File::open("/proc")?.into(),
             next_token: AtomicU64::new(1),
             state: Mutex::default(),
+            ended: Arc::default(),
         });
         tokio::spawn(read_replies(Arc::clone(&shared)));
         Ok(Self { shared, walls: handle.walls.clone(), binaries: handle.binaries.clone(), _handle: handle })
+    }
+
+    /// Is done when the spawner has ended, and all sandboxes with it. It cannot be started again: who started it has
+    /// given away the privileges for that.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let ended = Arc::clone(&self.shared.ended);
+        async move { *ended.wait().await }
     }
 
     fn error(&self, spec: &SandboxSpec, failure: &Failure) -> Error {
@@ -279,6 +289,9 @@ async fn read_replies(shared: Arc<Shared>) {
         let usage = Usage::default();
         sender.send_replace(Some(Exit { code: None, signal: Some(libc::SIGKILL), out_of_memory: false, usage }));
     }
+    drop(state);
+    // Nobody else sets it.
+    let _ = shared.ended.set(());
 }
 
 fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
