@@ -401,7 +401,8 @@ fn canonical_header(parts: &Parts, name: &str) -> String {
         .iter()
         .map(|value| {
             let text = String::from_utf8_lossy(value.as_bytes());
-            text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+            // Signers fold tabs like spaces.
+            text.split([' ', '\t']).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
         })
         .collect();
     // HTTP/2 has the host in its target.

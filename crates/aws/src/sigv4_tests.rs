@@ -51,6 +51,15 @@ fn accepts_what_botocore_signs_and_nothing_near_it() {
 }
 
 #[test]
+fn headers_are_folded_as_signers_fold_them() {
+    let request = Request::builder().header("x-amz-a", "a  b \t c").header("x-amz-a", "d").header("x-amz-b", "");
+    let (parts, ()) = request.body(()).unwrap().into_parts();
+    assert_eq!(canonical_header(&parts, "x-amz-a"), "a b c,d");
+    assert_eq!(canonical_header(&parts, "x-amz-b"), "");
+    assert_eq!(canonical_header(&parts, "x-amz-absent"), "");
+}
+
+#[test]
 fn a_signature_has_its_window_of_time() {
     let (_, parts, body) = vectors().remove(0);
     let at = |now_ms| check(&parts, &body, SECRET, now_ms);
