@@ -6,9 +6,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::channel::Channel;
 use crate::environment::{Answer, Call};
 use crate::faults::{ANSWER_BYTES_MAX, Fault};
 use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_BYTES, kind};
@@ -17,7 +17,7 @@ use crate::start::InitEnd;
 /// The channel to one managed guest.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    channel: UnixStream,
+    channel: Channel,
     buffer: BytesMut,
 }
 
@@ -32,8 +32,8 @@ enum Incoming {
 
 impl Frames {
     /// Frames over a fresh channel.
-    pub(crate) fn new(channel: UnixStream) -> Self {
-        Self { channel, buffer: BytesMut::with_capacity(8 * 1024) }
+    pub(crate) fn new(channel: UnixStream) -> std::io::Result<Self> {
+        Ok(Self { channel: Channel::new(channel)?, buffer: BytesMut::with_capacity(8 * 1024) })
     }
 
     /// Asks the guest to load its handler and waits for the end of that.
@@ -48,7 +48,7 @@ impl Frames {
         // The guest was started with its whole environment, so there is none to add.
         let load = Load { root, handler, environment: serde_json::Map::new(), cold: true };
         let body = serde_json::to_vec(&load).unwrap_or_default();
-        if self.channel.write_all(&protocol::encode(kind::LOAD, &[&body])).await.is_err() {
+        if self.channel.write(&mut protocol::encode(kind::LOAD, &[&body]).as_ref()).await.is_err() {
             return InitEnd::Exited;
         }
         match self.incoming().await {
@@ -64,7 +64,7 @@ impl Frames {
     /// Runs one invocation. Not safe to go on with after being dropped half way: the environment then ends.
     pub(crate) async fn run(&mut self, call: &Call) -> Answer {
         // The kernel is asked, not the runtime, which may not have heard of it yet.
-        let early = rustix::io::read(&self.channel, &mut [0; 1]);
+        let early = rustix::io::read(self.channel.socket(), &mut [0; 1]);
         if early != Err(rustix::io::Errno::AGAIN) || !self.buffer.is_empty() {
             // Gone, or a frame that nobody asked for: this guest is not to be trusted with another event.
             return Answer::NotDelivered;
@@ -80,7 +80,7 @@ impl Frames {
         // One gathering write: the payload is not copied behind its head.
         let mut frame = head.chain(call.payload.clone());
         let whole = frame.remaining();
-        if self.channel.write_all_buf(&mut frame).await.is_err() {
+        if self.channel.write(&mut frame).await.is_err() {
             return if frame.remaining() == whole { Answer::NotDelivered } else { Answer::Exited };
         }
         match self.incoming().await {
@@ -108,7 +108,7 @@ impl Frames {
                 }
                 Err(error) => return Incoming::Malformed(error.to_string()),
             }
-            match self.channel.read_buf(&mut self.buffer).await {
+            match self.channel.read(&mut self.buffer).await {
                 Ok(0) | Err(_) => return Incoming::Closed,
                 Ok(_) => {}
             }

@@ -12,6 +12,7 @@ pub mod guest_protocol;
 mod admission;
 mod async_queue;
 mod autoscaler;
+mod channel;
 mod config;
 mod detached;
 mod engine;

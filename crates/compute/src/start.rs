@@ -155,7 +155,10 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) ->
         let words = "custom runtimes need a network namespace, which this machine does not give; see `dunlin doctor`";
         return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
     }
-    Starting::enter(core, pool, room, id, stream, started).initialise(cap).await
+    match Starting::enter(core, pool, room, id, stream, started) {
+        Ok(starting) => starting.initialise(cap).await,
+        Err(error) => StartEnd::refused(InvokeError::Internal(format!("the guest's channel: {error}"))),
+    }
 }
 
 fn failed(init: FailedInit) -> StartEnd {
@@ -212,9 +215,10 @@ impl<'a> Starting<'a> {
         id: String,
         stream: Stream,
         started: Started,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let version = &pool.version;
         let Started { channel, output, listeners, control } = started;
+        let frames = Frames::new(channel).inspect_err(|_| control.kill())?;
         let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Some(output)));
         let card = Arc::new(Card {
             id: id.clone(),
@@ -253,9 +257,9 @@ impl<'a> Starting<'a> {
             Some(listener) if version.runtime.family() == Family::Provided => {
                 Guest::Api(RuntimeApi::serve(listener, gone.clone()))
             }
-            _ => Guest::Frames(Frames::new(channel)),
+            _ => Guest::Frames(frames),
         };
-        Self { core, version, output, control, card, gone, guest }
+        Ok(Self { core, version, output, control, card, gone, guest })
     }
 
     /// Runs the init phase.
