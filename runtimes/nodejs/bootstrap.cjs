@@ -77,8 +77,6 @@ function die(title, error, code) {
   } else {
     logs.failure(title, error);
   }
-  // Before the process is gone, which takes milliseconds, the next call would come.
-  channel.close();
   process.exit(code);
 }
 

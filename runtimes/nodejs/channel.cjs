@@ -114,13 +114,4 @@ function finish(frameKind, buffer, total) {
   writeAll(DESCRIPTOR, buffer, total);
 }
 
-/** Ends the channel: the platform gives this guest nothing more, although its process still takes a while to end. */
-function close() {
-  try {
-    fs.closeSync(DESCRIPTOR);
-  } catch (error) {
-    if (error.code !== 'EBADF') throw error;
-  }
-}
-
-module.exports = { close, kind, read, write, writeParts, writeAll };
+module.exports = { kind, read, write, writeParts, writeAll };
