@@ -73,7 +73,8 @@ function die(title, error, code) {
     channel.write(channel.kind.INIT_ERROR, errors.encode(errors.document(error)));
   } else if (state.current !== null && !state.current.answered()) {
     logs.failure(title, error);
-    channel.write(channel.kind.ERROR, errors.encode(errors.document(error)));
+    // Not ERROR: no other call may come while this process ends, which takes milliseconds.
+    channel.write(channel.kind.INIT_ERROR, errors.encode(errors.document(error)));
   } else {
     logs.failure(title, error);
   }

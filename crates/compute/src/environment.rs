@@ -55,6 +55,8 @@ pub(crate) enum Answer {
     },
     /// The function failed, in its own words.
     Error(Bytes),
+    /// The same, and the runtime's process ends with it.
+    LastError(Bytes),
     /// The platform speaks for the function.
     Fault {
         /// What happened.

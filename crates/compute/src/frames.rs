@@ -91,6 +91,7 @@ impl Frames {
                 Answer::Response { payload, content_type: (!content_type.is_empty()).then_some(content_type) }
             }
             Incoming::Frame(FromGuest::Error(document)) => Answer::Error(document),
+            Incoming::Frame(FromGuest::InitError(document)) => Answer::LastError(document),
             Incoming::Frame(_) => broken("it sent another frame instead of an answer"),
             Incoming::TooLarge => Answer::Fault { fault: Fault::answer_too_large(), sound: false },
             Incoming::Malformed(detail) => broken(&detail),

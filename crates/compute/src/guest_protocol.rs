@@ -9,12 +9,13 @@
 //! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true}`                |
 //! | 2    | platform | INVOKE     | `meta_length: u32 le`, JSON meta, then the event's bytes               |
 //! | 16   | guest    | READY      | empty: the handler is loaded                                           |
-//! | 17   | guest    | INIT_ERROR | JSON error document; the guest exits after it                          |
+//! | 17   | guest    | INIT_ERROR | JSON error document; the guest exits after it. Also answers an INVOKE   |
+//! |      |          |            | when an error that nobody caught ends the process                      |
 //! | 18   | guest    | RESPONSE   | `type_length: u32 le`, content type, then the answer's bytes           |
 //! | 19   | guest    | ERROR      | JSON error document                                                    |
 //!
 //! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?}`; absent keys are
-//! left out. Exactly one RESPONSE or ERROR answers each INVOKE; the next INVOKE comes after it. `environment` of LOAD
+//! left out. Exactly one RESPONSE, ERROR or INIT_ERROR answers each INVOKE; the next INVOKE comes after it. `environment` of LOAD
 //! is merged over the process's own, so that a process may be booted before its function is known.
 //!
 //! Invariant: a frame is written with one call where the socket takes it, so that one invocation is one write and one

@@ -125,7 +125,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
         }
         answer = Answer::Fault { fault: Fault::exited(&environment.exit().await), sound: false };
     }
-    let sound = !matches!(answer, Answer::Fault { sound: false, .. });
+    let sound = !matches!(answer, Answer::Fault { sound: false, .. } | Answer::LastError(_));
     if !sound {
         environment.kill();
     }

@@ -102,7 +102,7 @@ fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
             ending: Ending::Success,
             fault_line: None,
         },
-        Answer::Error(document) => Verdict {
+        Answer::Error(document) | Answer::LastError(document) => Verdict {
             error_type: Some(error_type_of(&document)),
             payload: document,
             content_type: None,
