@@ -59,21 +59,22 @@ class Spent:
         return sums[0] * TICK_US, sums[1], sums[2]
 
 
-def cpu_ms(root):
-    """CPU time that the threads of a tree have used so far, in ms, to the µs; what has ended is not in it."""
-    total_ns = 0
+def cpu_ns(root):
+    """{thread: CPU ns that it has used}, of a tree."""
+    used = {}
     for pid in tree(root):
         try:
-            threads = os.listdir(f"/proc/{pid}/task")
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as schedstat:
+                    used[int(thread)] = int(schedstat.read().split()[0])
         except OSError:
             continue
-        for thread in threads:
-            try:
-                with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as schedstat:
-                    total_ns += int(schedstat.read().split()[0])
-            except OSError:
-                continue
-    return total_ns / 1e6
+    return used
+
+
+def cpu_ms(root, before):
+    """CPU ms that a tree has used since `before`, a result of `cpu_ns`; threads that ended are not in it."""
+    return sum(ns - before.get(thread, 0) for thread, ns in cpu_ns(root).items()) / 1e6
 
 
 def pss_kib(root):

@@ -201,11 +201,9 @@ class Bench:
 
     def renewed_call(self, request, times, cpu):
         """The first call after `renew`: its time, and what it made the server's processes and the new ones spend."""
-        # Environments that the change made needless have ended by then, or their time is missing from the difference.
-        time.sleep(0.1)
-        before = machine.cpu_ms(self.server.pid)
+        before = machine.cpu_ns(self.server.pid)
         times.append(first_call(self.server.port, request))
-        cpu.append(machine.cpu_ms(self.server.pid) - before)
+        cpu.append(machine.cpu_ms(self.server.pid, before))
 
     def cold_of_items(self, rounds):
         command = [self.options.dunlin, "deploy", os.path.join(ROOT, "examples", "items-api"), "--json", "--endpoint",
@@ -369,7 +367,7 @@ def fresh_process(make):
     peer = Peer(subprocess.Popen(make(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), port)
     try:
         wait_for_answer(port, "/")
-        return (time.perf_counter() - begin) * 1e3, machine.cpu_ms(peer.pid)
+        return (time.perf_counter() - begin) * 1e3, machine.cpu_ms(peer.pid, {})
     finally:
         stop(peer)
 
