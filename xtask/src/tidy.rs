@@ -87,7 +87,9 @@ fn layers(tree: &Tree) -> Vec<Finding> {
         allowed.insert(name.trim(), list);
     }
     for (path, text) in &tree.files {
-        let Some(name) = path.strip_suffix("/Cargo.toml").and_then(|folder| folder.rsplit('/').next()) else { continue };
+        let Some(name) = path.strip_suffix("/Cargo.toml").and_then(|folder| folder.rsplit('/').next()) else {
+            continue;
+        };
         let Some(may) = allowed.get(name) else {
             findings.push(format!("{path}: the crate {name} is not in layers.toml"));
             continue;
@@ -95,7 +97,8 @@ fn layers(tree: &Tree) -> Vec<Finding> {
         let used = text.split("[dev-dependencies]").next().unwrap_or(text);
         for line in used.lines() {
             let dependency = line.split(['.', ' ', '=']).next().unwrap_or("");
-            if allowed.contains_key(dependency) && dependency != name && line.contains('=') && !may.contains(dependency) {
+            if allowed.contains_key(dependency) && dependency != name && line.contains('=') && !may.contains(dependency)
+            {
                 findings.push(format!("{path}: {name} must not use {dependency} (layers.toml)"));
             }
         }
@@ -105,7 +108,8 @@ fn layers(tree: &Tree) -> Vec<Finding> {
 
 fn services_stay_apart(tree: &Tree) -> Vec<Finding> {
     let folder = "crates/services/src/";
-    let service = |path: &str| path.strip_prefix(folder).and_then(|rest| rest.split_once('/')).map(|(name, _)| name.to_owned());
+    let service =
+        |path: &str| path.strip_prefix(folder).and_then(|rest| rest.split_once('/')).map(|(name, _)| name.to_owned());
     let names: BTreeSet<String> = tree.files.keys().filter_map(|path| service(path)).collect();
     let mut findings = Vec::new();
     for (path, text) in tree.rust() {
@@ -113,7 +117,8 @@ fn services_stay_apart(tree: &Tree) -> Vec<Finding> {
         for (number, line) in text.lines().enumerate() {
             for other in names.iter().filter(|name| **name != own) {
                 if line.contains(&format!("crate::{other}::")) || line.contains(&format!("super::super::{other}")) {
-                    findings.push(format!("{path}:{}: the service {own} must not name the service {other}", number + 1));
+                    findings
+                        .push(format!("{path}:{}: the service {own} must not name the service {other}", number + 1));
                 }
             }
         }
@@ -123,7 +128,10 @@ fn services_stay_apart(tree: &Tree) -> Vec<Finding> {
 
 fn headers(tree: &Tree) -> Vec<Finding> {
     let lacks = |text: &str| !text.starts_with("//!") && !is_generated(text);
-    tree.rust().filter(|(_, text)| lacks(text)).map(|(path, _)| format!("{path}: starts without a //! header")).collect()
+    tree.rust()
+        .filter(|(_, text)| lacks(text))
+        .map(|(path, _)| format!("{path}: starts without a //! header"))
+        .collect()
 }
 
 fn sizes(tree: &Tree) -> Vec<Finding> {
@@ -149,7 +157,9 @@ fn unsafe_places(tree: &Tree) -> Vec<Finding> {
             }
             if !path.starts_with("crates/sandbox/") {
                 findings.push(format!("{path}:{}: unsafe outside crates/sandbox", index + 1));
-            } else if code.contains("unsafe {") && !lines[index.saturating_sub(6)..=index].iter().any(|near| near.contains("SAFETY")) {
+            } else if code.contains("unsafe {")
+                && !lines[index.saturating_sub(6)..=index].iter().any(|near| near.contains("SAFETY"))
+            {
                 findings.push(format!("{path}:{}: unsafe without a SAFETY reason above it", index + 1));
             }
         }
@@ -239,7 +249,10 @@ mod tests {
 
     #[test]
     fn a_service_that_names_another_is_found() {
-        let files = [("crates/services/src/a/mod.rs", "use crate::b::X;"), ("crates/services/src/b/mod.rs", "use crate::b::X;")];
+        let files = [
+            ("crates/services/src/a/mod.rs", "use crate::b::X;"),
+            ("crates/services/src/b/mod.rs", "use crate::b::X;"),
+        ];
         assert_eq!(services_stay_apart(&tree(&files)).len(), 1);
     }
 
