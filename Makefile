@@ -29,8 +29,8 @@ prove: setup
 	bash scripts/prove.sh
 
 bench: setup
-	cargo build --release -p server
-	python3 benches/run.py --dunlin target/release/dunlin
+	cargo build --release -p server -p load
+	python3 benches/run.py
 
 lint: setup
 	cargo fmt --all --check
