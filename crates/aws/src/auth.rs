@@ -32,6 +32,14 @@ pub struct Caller {
     pub region: Region,
 }
 
+/// Whom a connection belongs to, as an extension of its requests: only that principal may call over it. A key that got
+/// out of one sandbox is then no use in another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfinedTo {
+    /// ARN of the principal.
+    pub principal_arn: String,
+}
+
 /// Lets callers in.
 pub struct Authenticator {
     mode: Mode,
@@ -89,6 +97,10 @@ impl Authenticator {
         if known.credentials.expires_at_ms.is_some_and(|end_ms| end_ms <= now_ms) {
             return Err(Refusal::Expired);
         }
+        let confined = parts.extensions.get::<ConfinedTo>();
+        if confined.is_some_and(|confined| confined.principal_arn != known.principal.arn) {
+            return Err(Refusal::Foreign);
+        }
         Ok(Caller { principal: known.principal, region })
     }
 
@@ -119,6 +131,8 @@ pub(crate) fn refusal(api: Option<&Api>, refusal: &Refusal) -> Error {
         (Refusal::UnknownKey, true) => "InvalidClientTokenId",
         (Refusal::Expired, false) => "ExpiredTokenException",
         (Refusal::Expired, true) => "ExpiredToken",
+        (Refusal::Foreign, false) => "AccessDeniedException",
+        (Refusal::Foreign, true) => "AccessDenied",
         (Refusal::Mismatch | Refusal::Scope(_), false) => "InvalidSignatureException",
         (Refusal::Mismatch | Refusal::Scope(_), true) => "SignatureDoesNotMatch",
     };

@@ -59,6 +59,9 @@ pub enum Refusal {
     /// The signature is too old, too young, or for another place.
     #[error("{0}")]
     Scope(String),
+    /// The key is good, and somebody else's than the connection's.
+    #[error("The credentials are not those of the function whose environment made this call")]
+    Foreign,
 }
 
 /// `AKID/yyyymmdd/region/service/aws4_request`

@@ -106,6 +106,10 @@ impl Gateway {
             // HTTP/2 has no such header; events show it and signatures cover it all the same.
             parts.headers.insert(HOST, host);
         }
+        parts.extensions.insert(ClientAddress(peer.address));
+        if let Some(guest) = &peer.guest {
+            parts.extensions.insert(Arc::clone(guest));
+        }
         let host = browser::host_name(&authority);
         let scheme = self.scheme(&parts.headers, peer);
         let origin = format!("{scheme}://{authority}");
@@ -131,8 +135,8 @@ impl Gateway {
             Target::Health => self.health(),
             Target::Unknown => errors::not_served(),
             Target::Site(site) => self.site(&site, &host, scheme, &parts, body, peer).await,
-            Target::Aws => self.control(parts, body, peer, Some(origin)).await,
-            Target::Admin => self.control(parts, body, peer, None).await,
+            Target::Aws => self.control(parts, body, Some(origin)).await,
+            Target::Admin => self.control(parts, body, None).await,
         };
         if let Some(policy) = policy {
             // A second policy can only narrow the function's own.
@@ -148,7 +152,7 @@ impl Gateway {
     }
 
     /// The control plane: an AWS call (with the endpoint that the client used) or the admin handler.
-    async fn control<B>(&self, mut parts: Parts, body: B, peer: &Peer, endpoint: Option<String>) -> Response<Bytes>
+    async fn control<B>(&self, parts: Parts, body: B, endpoint: Option<String>) -> Response<Bytes>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -162,10 +166,6 @@ impl Gateway {
             }
             Err(Unread::Broken) => return errors::message(400, "message", "The body did not arrive", None),
         };
-        parts.extensions.insert(ClientAddress(peer.address));
-        if let Some(guest) = &peer.guest {
-            parts.extensions.insert(Arc::clone(guest));
-        }
         let (aws, admin) = (self.aws.clone(), self.admin.clone());
         // A call whose caller is gone is done to its end all the same: nothing stays half done in the middle of it.
         let work = Detached::new(&self.background, async move {

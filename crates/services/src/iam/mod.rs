@@ -119,12 +119,20 @@ fn root_principal(account: AccountId, access_key: &str) -> Principal {
     }
 }
 
+fn account_of(role_arn: &str) -> AccountId {
+    role_arn.split(':').nth(4).and_then(AccountId::parse).unwrap_or_default()
+}
+
 /// `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`, with the role's name without its path, as AWS has it.
+pub fn session_arn(role_arn: &str, session_name: &str) -> String {
+    let role = role_arn.rsplit('/').next().unwrap_or(role_arn);
+    format!("arn:aws:sts::{}:assumed-role/{role}/{session_name}", account_of(role_arn))
+}
+
 fn role_principal(session: &Session, access_key: &str) -> Principal {
-    let account = session.role_arn.split(':').nth(4).and_then(AccountId::parse).unwrap_or_default();
-    let role = session.role_arn.rsplit('/').next().unwrap_or(&session.role_arn);
+    let account = account_of(&session.role_arn);
     Principal {
-        arn: format!("arn:aws:sts::{account}:assumed-role/{role}/{}", session.session_name),
+        arn: session_arn(&session.role_arn, &session.session_name),
         user_id: format!("{}:{}", token::role_id(&session.role_arn), session.session_name),
         account,
         access_key: access_key.to_owned(),
