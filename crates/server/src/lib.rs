@@ -124,6 +124,7 @@ fn init_log(json: bool) {
     if json {
         builder.json().init();
     } else {
-        builder.with_target(false).compact().init();
+        // Colours are for people; a file or a journal would hold their codes.
+        builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(false).compact().init();
     }
 }

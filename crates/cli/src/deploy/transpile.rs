@@ -78,7 +78,22 @@ pub fn transpile(path: &Path, source: &str, format: Format, rename: Rename<'_>) 
     let parsed = Parser::new(&allocator, &wrapped, SourceType::mjs()).parse();
     let checked = SemanticBuilder::new().with_check_syntax_error(true).build(&parsed.program);
     let is_script = parsed.diagnostics.is_empty() && checked.diagnostics.is_empty();
-    Ok(if is_script { Transpiled { code, is_module: false } } else { Transpiled { code: plain, is_module: true } })
+    Ok(if is_script {
+        Transpiled { code: code + &announced(&rewritten)?, is_module: false }
+    } else {
+        Transpiled { code: plain, is_module: true }
+    })
+}
+
+/// What is never run and lets Node see a script's exports before it runs it, as ES modules that import it must.
+fn announced(rewritten: &str) -> Result<String, Error> {
+    let pattern = regex_lite::Regex::new(r#"(?m)^Object\.defineProperty\(__vite_ssr_exports__, "([A-Za-z_$][\w$]*)""#)
+        .map_err(|error| Error(error.to_string()))?;
+    let names: Vec<&str> =
+        pattern.captures_iter(rewritten).filter_map(|found| found.get(1)).map(|m| m.as_str()).collect();
+    let list: Vec<String> =
+        names.iter().filter(|name| **name != "default").map(|name| format!("exports.{name} = ")).collect();
+    Ok(if list.is_empty() { String::new() } else { format!("0 && ({}0);\n", list.concat()) })
 }
 
 /// Specifiers that a script imports or requires by a literal name, types left out.
@@ -215,6 +230,7 @@ mod tests {
         assert!(!out.code.contains("aws-lambda"), "{}", out.code);
         assert!(out.code.contains("__vite_ssr_import__(\"aws-sdk\""), "{}", out.code);
         assert!(!out.code.contains("await __vite"), "{}", out.code);
+        assert!(out.code.ends_with("0 && (exports.main = 0);\n"), "{}", out.code);
         assert!(!out.code.contains(": APIGatewayEvent"), "{}", out.code);
     }
 
