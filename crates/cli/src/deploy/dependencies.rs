@@ -90,35 +90,39 @@ fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
         );
     }
     let key = digest(&[b"npm-1", manifest.to_string().as_bytes(), lock.as_deref().unwrap_or(b"")]);
-    let folder = cached("npm", &key, |folder| {
-        fs::write(folder.join("package.json"), manifest.to_string())?;
-        if let (Some(lock), true) = (&lock, notes.is_empty()) {
-            fs::write(folder.join("package-lock.json"), lock)?;
-        }
-        // Where private packages come from, and the key to that place; it never gets into a package.
-        if root.join(".npmrc").is_file() {
-            fs::copy(root.join(".npmrc"), folder.join(".npmrc")).context("reading .npmrc")?;
-        }
-        let arguments = [
-            "install",
-            "--omit=dev",
-            "--no-audit",
-            "--no-fund",
-            "--no-progress",
-            "--loglevel=error",
-            "--ignore-scripts=false",
-        ];
-        run(Command::new("npm").args(arguments).current_dir(folder), "npm", "install Node.js with npm")?;
-        trim_sdk(&folder.join("node_modules/aws-sdk"));
-        for name in ["package.json", "package-lock.json", ".npmrc"] {
-            let _ = fs::remove_file(folder.join(name));
-        }
-        Ok(())
-    })?;
+    let own_lock = lock.as_deref().filter(|_| notes.is_empty());
+    let folder = cached("npm", &key, |folder| npm_install(root, folder, &manifest.to_string(), own_lock))?;
     if manifest_has(&declared) {
         notes.insert(0, "dependencies of package.json are installed by npm and cached".into());
     }
     Ok(Supplied { folder: Some(folder), notes })
+}
+
+/// Lets npm fill `folder`. The lock serves where the manifest is the project's own.
+fn npm_install(root: &Path, folder: &Path, manifest: &str, lock: Option<&[u8]>) -> Result<()> {
+    fs::write(folder.join("package.json"), manifest)?;
+    if let Some(lock) = lock {
+        fs::write(folder.join("package-lock.json"), lock)?;
+    }
+    // Where private packages come from, and the key to that place; it never gets into a package.
+    if root.join(".npmrc").is_file() {
+        fs::copy(root.join(".npmrc"), folder.join(".npmrc")).context("reading .npmrc")?;
+    }
+    let arguments = [
+        "install",
+        "--omit=dev",
+        "--no-audit",
+        "--no-fund",
+        "--no-progress",
+        "--loglevel=error",
+        "--ignore-scripts=false",
+    ];
+    run(Command::new("npm").args(arguments).current_dir(folder), "npm", "install Node.js with npm")?;
+    trim_sdk(&folder.join("node_modules/aws-sdk"));
+    for name in ["package.json", "package-lock.json", ".npmrc"] {
+        let _ = fs::remove_file(folder.join(name));
+    }
+    Ok(())
 }
 
 fn manifest_has(declared: &Json) -> bool {

@@ -171,11 +171,7 @@ fn normal(importer: &Path, specifier: &str) -> Option<PathBuf> {
     let mut path = importer.parent()?.to_owned();
     for part in Path::new(specifier).components() {
         match part {
-            Component::ParentDir => {
-                if !path.pop() {
-                    return None;
-                }
-            }
+            Component::ParentDir => path.pop().then_some(())?,
             Component::Normal(name) => path.push(name),
             _ => {}
         }
