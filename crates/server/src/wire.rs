@@ -81,12 +81,18 @@ impl Server {
     }
 }
 
+/// The authority alone, below the data folder and as guests see it. Node.js has the public roots built in and reads this
+/// file at every start: the whole bundle would cost each cold start tens of milliseconds.
+const NODE_TRUST_FILE: &str = "runtime/authority.pem";
+const NODE_TRUST_PATH: &str = "/var/runtime/authority.pem";
+
 /// Writes the certificates that guests trust; made with the authority of the data folder.
 ///
 /// # Errors
 /// The authority is damaged, or the file cannot be written.
 pub fn write_trust(data: &DataDir) -> Result<()> {
     let authority = Authority::open(&data.path("authority"), SystemClock::shared())?;
+    write_public(&data.path(NODE_TRUST_FILE), authority.certificate_pem().as_bytes())?;
     write_public(&data.path(TRUST_FILE), authority.bundle(&system_roots()).as_bytes())
 }
 
@@ -230,8 +236,9 @@ pub async fn start(ground: Ground) -> Result<Server> {
 fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
     let mut config = EngineConfig::new(data.path("code"));
     let endpoint = if has_network { GUEST_ENDPOINT.to_owned() } else { format!("http://127.0.0.1:{port}") };
-    let trust = ["NODE_EXTRA_CA_CERTS", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"];
+    let trust = ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"];
     config.guest_variables = trust.iter().map(|name| ((*name).to_owned(), TRUST_PATH.to_owned())).collect();
+    config.guest_variables.push(("NODE_EXTRA_CA_CERTS".to_owned(), NODE_TRUST_PATH.to_owned()));
     config.guest_variables.push(("AWS_ENDPOINT_URL".to_owned(), endpoint));
     config
 }
