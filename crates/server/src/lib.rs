@@ -77,7 +77,7 @@ pub fn run(mode: Mode, serve: Serve) -> Result<()> {
         privilege::drop_to(privilege::SERVICE_ID, privilege::SERVICE_ID).context("giving up root's privileges")?;
     }
     let ground = Ground { config, tls, data, interpreters, spawner, boot_id, started };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads()).enable_all().build()?;
     let done = runtime.block_on(serve_until_stopped(ground));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
@@ -92,6 +92,12 @@ fn hand_over(data: DataDir) -> Result<DataDir> {
     let reachable = privilege::prepare_data_dir(data.root(), id, id)
         .with_context(|| format!("handing {} over to the server's own user id", data.root().display()))?;
     Ok(data.at(&reachable))
+}
+
+/// Half of the processors are the platform's, half the functions': on two processors one worker answers more calls, and
+/// each of them sooner, than two that wake each other and take the processor from the guest that they wait for.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 async fn serve_until_stopped(ground: Ground) -> Result<()> {
