@@ -8,6 +8,7 @@
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::Interest;
@@ -58,6 +59,25 @@ impl Channel {
             }
         }
         Ok(())
+    }
+
+    /// Appends what comes within `limit` to `buffer`, without giving the processor away. Nothing may come, or a part;
+    /// the end of the other side is left for `read` to tell.
+    pub(crate) fn look(&self, buffer: &mut BytesMut, limit: Duration) -> io::Result<()> {
+        let began = Instant::now();
+        let held = buffer.len();
+        buffer.resize(held + READ_BYTES_MIN, 0);
+        let outcome = loop {
+            match rustix::io::read(self.socket(), &mut buffer[held..]) {
+                Ok(count) => break Ok(count),
+                Err(rustix::io::Errno::AGAIN) if began.elapsed() < limit => std::hint::spin_loop(),
+                Err(rustix::io::Errno::AGAIN) => break Ok(0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => break Err(error.into()),
+            }
+        };
+        buffer.truncate(held + *outcome.as_ref().unwrap_or(&0));
+        outcome.map(drop)
     }
 
     /// Appends what has come to `buffer`, after waiting for it; 0 means that the other side is gone.

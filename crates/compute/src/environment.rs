@@ -87,9 +87,9 @@ impl Guest {
         }
     }
 
-    async fn run(&mut self, call: Call) -> Answer {
+    async fn run(&mut self, call: Call, look: Option<Duration>) -> Answer {
         match self {
-            Self::Frames(frames) => frames.run(&call).await,
+            Self::Frames(frames) => frames.run(&call, look).await,
             Self::Api(api) => api.run(Arc::new(call)).await,
         }
     }
@@ -138,12 +138,19 @@ impl Environment {
         first.then(|| self.card.init_us.load(Ordering::Relaxed))
     }
 
-    /// Runs one call, at most until `deadline`. Counts it unless the guest never got it.
-    pub(crate) async fn run(&mut self, call: Call, deadline: Instant, timeout_ms: u64) -> Answer {
+    /// Runs one call, at most until `deadline`; its answer is looked for at first (`patience`). Counts it unless the guest
+    /// never got it.
+    pub(crate) async fn run(
+        &mut self,
+        call: Call,
+        look: Option<Duration>,
+        deadline: Instant,
+        timeout_ms: u64,
+    ) -> Answer {
         self.card.set(EnvironmentState::Busy);
         let answer = tokio::select! {
             biased;
-            answer = self.guest.run(call) => answer,
+            answer = self.guest.run(call, look) => answer,
             () = sleep_until(deadline) => Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
         };
         if matches!(answer, Answer::NotDelivered) {

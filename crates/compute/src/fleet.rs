@@ -92,7 +92,7 @@ impl Card {
             state,
             age_ms: now_us.saturating_sub(self.born_us) / 1_000,
             memory_mb: self.version.memory_mb,
-            memory_bytes: self.control.upgrade().map_or(0, |control| control.usage().memory_bytes),
+            memory_bytes: self.control.upgrade().map_or(0, |control| control.held().memory_bytes),
             served: self.served.load(Ordering::Relaxed),
             init_ms: (state != EnvironmentState::Starting).then_some(init_us / 1_000),
         }
@@ -119,6 +119,7 @@ pub(crate) struct Fleet {
     /// When room was last given, asked for by the first, or made by a call's end: monotonic microseconds.
     fed_us: AtomicU64,
     busy_milli: AtomicU64,
+    running: AtomicUsize,
     pools: Mutex<HashMap<FunctionRef, Vec<Arc<Pool>>>>,
     cards: Mutex<BTreeMap<String, Arc<Card>>>,
 }
@@ -137,6 +138,7 @@ impl Fleet {
             hungry: AtomicUsize::new(0),
             fed_us: AtomicU64::new(0),
             busy_milli: AtomicU64::new(0),
+            running: AtomicUsize::new(0),
             pools: Mutex::default(),
             cards: Mutex::default(),
         }
@@ -278,14 +280,16 @@ impl Fleet {
         self.busy_milli.load(Ordering::Relaxed)
     }
 
-    /// Counts a call's predicted use in.
-    pub(crate) fn add_busy(&self, milli: u64) {
+    /// Counts a call with its predicted use in; how many run now.
+    pub(crate) fn call_begins(&self, milli: u64) -> usize {
         self.busy_milli.fetch_add(milli, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Counts a call's predicted use out.
-    pub(crate) fn sub_busy(&self, milli: u64) {
+    /// Counts a call out.
+    pub(crate) fn call_ends(&self, milli: u64) {
         self.busy_milli.fetch_sub(milli, Ordering::Relaxed);
+        self.running.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Shows an environment.

@@ -4,6 +4,8 @@
 //!   1. One invocation is one write and, where the answer is small, one read.
 //!   2. Nothing that a guest sent before its INVOKE is ever taken for an answer to it.
 
+use std::time::Duration;
+
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
 use tokio::net::UnixStream;
@@ -62,7 +64,7 @@ impl Frames {
     }
 
     /// Runs one invocation. Not safe to go on with after being dropped half way: the environment then ends.
-    pub(crate) async fn run(&mut self, call: &Call) -> Answer {
+    pub(crate) async fn run(&mut self, call: &Call, look: Option<Duration>) -> Answer {
         // The kernel is asked, not the runtime, which may not have heard of it yet.
         let early = rustix::io::read(self.channel.socket(), &mut [0; 1]);
         if early != Err(rustix::io::Errno::AGAIN) || !self.buffer.is_empty() {
@@ -82,6 +84,11 @@ impl Frames {
         let whole = frame.remaining();
         if self.channel.write(&mut frame).await.is_err() {
             return if frame.remaining() == whole { Answer::NotDelivered } else { Answer::Exited };
+        }
+        if let Some(look) = look
+            && self.channel.look(&mut self.buffer, look).is_err()
+        {
+            return Answer::Exited;
         }
         match self.incoming().await {
             Incoming::Frame(FromGuest::Response { payload, .. }) if payload.len() > ANSWER_BYTES_MAX => {

@@ -18,6 +18,7 @@ use crate::detached::Detached;
 use crate::engine::Core;
 use crate::environment::{Answer, Call};
 use crate::faults::Fault;
+use crate::patience;
 use crate::payload;
 use crate::pool::{Lease, Pool, Ready};
 use crate::report::{self, Phase, Status};
@@ -111,11 +112,12 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let call = call(core, &job, &began);
     output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
 
-    let cpu_milli = lease.pool().cpu_milli();
-    core.fleet.add_busy(cpu_milli);
+    let (run_us, cpu_milli) = lease.pool().predicted();
+    let running = core.fleet.call_begins(cpu_milli);
+    let look = patience::look(run_us, running, core.config.cores);
     let environment = lease.environment();
-    let mut answer = environment.run(call, deadline, timeout_ms).await;
-    core.fleet.sub_busy(cpu_milli);
+    let mut answer = environment.run(call, look, deadline, timeout_ms).await;
+    core.fleet.call_ends(cpu_milli);
 
     if matches!(answer, Answer::NotDelivered) {
         job.tries += 1;

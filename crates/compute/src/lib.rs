@@ -23,6 +23,7 @@ mod frames;
 mod invoke;
 mod output;
 mod package;
+mod patience;
 mod payload;
 mod pool;
 mod pressure;

@@ -29,7 +29,8 @@ const HELD_BYTES_MAX: usize = 512 * 1024;
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
 /// What `LogType=Tail` returns.
 const TAIL_BYTES: usize = 4 * 1024;
-const READ_BYTES: usize = 16 * 1024;
+/// Small, since every call empties the pipe twice and mostly finds nothing there.
+const READ_BYTES: usize = 2 * 1024;
 
 /// Where the lines go.
 #[derive(Debug, Clone)]

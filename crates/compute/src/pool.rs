@@ -204,9 +204,10 @@ impl Pool {
         state.cpu_milli.add(cpu_us.saturating_mul(1_000) / duration_us.max(1));
     }
 
-    /// Predicted processor use of a call, in thousandths.
-    pub(crate) fn cpu_milli(&self) -> u64 {
-        self.state.lock().cpu_milli.get().unwrap_or(0)
+    /// What is predicted of a call: its length in microseconds, if one was seen, and its processor use in thousandths.
+    pub(crate) fn predicted(&self) -> (Option<u64>, u64) {
+        let state = self.state.lock();
+        (state.run_us.get(), state.cpu_milli.get().unwrap_or(0))
     }
 
     /// Forgets an idle environment whose sandbox has ended.

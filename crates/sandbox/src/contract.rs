@@ -78,8 +78,11 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.
     async fn wait(&self) -> Exit;
 
-    /// What was used so far.
+    /// What was used so far. Asked for by every invocation, so it is no more than that needs.
     fn usage(&self) -> Usage;
+
+    /// What is held now.
+    fn held(&self) -> Held;
 }
 
 /// How a sandbox ended.
@@ -100,11 +103,16 @@ pub struct Exit {
 pub struct Usage {
     /// Processor time.
     pub cpu: Duration,
-    /// Bytes now.
-    pub memory_bytes: u64,
     /// Most bytes so far.
     pub memory_peak_bytes: u64,
-    /// Processes and threads now.
+}
+
+/// What a sandbox holds at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Processes and threads.
     pub tasks: u32,
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
-use sandbox::{Backend, Control, Error, Exit, GuestListeners, SandboxSpec, Started, Usage, Wall};
+use sandbox::{Backend, Control, Error, Exit, GuestListeners, Held, SandboxSpec, Started, Usage, Wall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, UnixStream};
@@ -102,6 +102,10 @@ impl Control for FakeControl {
 
     fn usage(&self) -> Usage {
         *self.usage.lock()
+    }
+
+    fn held(&self) -> Held {
+        Held::default()
     }
 }
 

@@ -34,7 +34,7 @@ use super::protocol::{
     self, Digest, ENVIRONMENT_BYTES_MAX, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply, Request, StartRequest, Step,
 };
 use super::watch as measure;
-use crate::contract::{Backend, Control, Error, Exit, Guest, GuestListeners, SandboxSpec, Started, Usage, Wall};
+use crate::contract::{Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall};
 
 /// Process sandboxes of this host.
 #[derive(Debug)]
@@ -326,12 +326,7 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             let sender = shared.state.lock().running.remove(&id);
             if let Some(sender) = sender {
                 let status = ExitStatus::from_raw(status);
-                let usage = Usage {
-                    cpu: Duration::from_nanos(cpu_ns),
-                    memory_bytes: 0,
-                    memory_peak_bytes: peak_bytes,
-                    tasks: 0,
-                };
+                let usage = Usage { cpu: Duration::from_nanos(cpu_ns), memory_peak_bytes: peak_bytes };
                 let exit = Exit { code: status.code(), signal: status.signal(), out_of_memory, usage };
                 sender.send_replace(Some(exit));
             }
@@ -386,37 +381,44 @@ impl Control for ProcessControl {
             return exit.usage;
         }
         let mut usage = match &self.meters {
-            Some(meters) => read_meters(meters),
+            Some([_, peak, cpu, _]) => {
+                Usage { cpu: Duration::from_nanos(read_meter(cpu)), memory_peak_bytes: read_meter(peak) }
+            }
             None => {
                 let seen = measure::measure(&self.shared.proc, self.pid);
-                Usage {
-                    cpu: Duration::from_nanos(seen.cpu_ns),
-                    memory_bytes: seen.memory_bytes,
-                    memory_peak_bytes: seen.peak_bytes,
-                    tasks: seen.tasks,
-                }
+                Usage { cpu: Duration::from_nanos(seen.cpu_ns), memory_peak_bytes: seen.peak_bytes }
             }
         };
         let before = self.peak.fetch_max(usage.memory_peak_bytes, Ordering::Relaxed);
         usage.memory_peak_bytes = usage.memory_peak_bytes.max(before);
         usage
     }
+
+    fn held(&self) -> Held {
+        if self.exit.borrow().is_some() {
+            return Held::default();
+        }
+        match &self.meters {
+            // The sandbox's first process is the platform's.
+            Some([now, _, _, tasks]) => Held {
+                memory_bytes: read_meter(now),
+                tasks: u32::try_from(read_meter(tasks).saturating_sub(1)).unwrap_or(0),
+            },
+            None => {
+                let seen = measure::measure(&self.shared.proc, self.pid);
+                Held { memory_bytes: seen.memory_bytes, tasks: seen.tasks }
+            }
+        }
+    }
 }
 
-fn read_meters([now, peak, cpu, tasks]: &[OwnedFd; 4]) -> Usage {
-    let number = |fd: &OwnedFd| {
-        let mut buffer = [0u8; 512];
-        let length = rustix::io::pread(fd, &mut buffer, 0).unwrap_or(0);
-        let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
-        // A plain number, but for v2's processor time, which is one line of several, in microseconds.
-        text.trim().parse::<u64>().ok().or_else(|| keyed(text, "usage_usec").map(|us| us * 1000)).unwrap_or(0)
-    };
-    Usage {
-        cpu: Duration::from_nanos(number(cpu)),
-        memory_bytes: number(now),
-        memory_peak_bytes: number(peak),
-        tasks: u32::try_from(number(tasks).saturating_sub(1)).unwrap_or(0),
-    }
+/// The number in a file of a control group.
+fn read_meter(file: &OwnedFd) -> u64 {
+    let mut buffer = [0u8; 512];
+    let length = rustix::io::pread(file, &mut buffer, 0).unwrap_or(0);
+    let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
+    // A plain number, but for v2's processor time, which is one line of several, in microseconds.
+    text.trim().parse::<u64>().ok().or_else(|| keyed(text, "usage_usec").map(|us| us * 1000)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub fn server() -> ExitCode {
         };
         let mut started = backend.start(spec).await.unwrap();
         started.output.read_exact(&mut [0; 6]).await.unwrap();
-        assert!(started.control.usage().memory_bytes > 0);
+        assert!(started.control.held().memory_bytes > 0);
         started.control.kill();
         assert_eq!(started.control.wait().await.signal, Some(libc::SIGKILL));
     });
