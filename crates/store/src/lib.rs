@@ -23,8 +23,8 @@ mod transact;
 mod watchers;
 mod writes;
 
-pub use blobs::FileBlobs;
-pub use contract::{Blobs, Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
+pub use blobs::{BlobInfo, BlobReader, BlobWriter, Blobs, FileBlobs, MemoryBlobs};
+pub use contract::{Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
 pub use embedded::{Embedded, EmbeddedConfig};
-pub use memory::{MemoryBlobs, MemoryStore};
+pub use memory::MemoryStore;
 pub use transact::transact;

@@ -67,3 +67,77 @@ async fn in_files() {
     let again = FileBlobs::open(folder.path().join("b")).unwrap();
     assert_eq!(again.list("").await.unwrap().len(), 17);
 }
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at / 3 % 251) as u8).collect()
+}
+
+async fn ranges(blobs: Arc<dyn Blobs>, length: usize, cuts: &[(u64, u64)]) {
+    let whole = content(length);
+    let mut writer = blobs.write("streamed").await.unwrap();
+    for piece in whole.chunks(100_000) {
+        writer.push(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    assert_eq!(blobs.info("streamed").await.unwrap(), None, "not there before it is finished");
+    writer.finish().await.unwrap();
+    assert_eq!(blobs.info("streamed").await.unwrap().unwrap().bytes, length as u64);
+    for (start, end) in cuts {
+        let mut reader = blobs.read("streamed", *start..*end).await.unwrap().unwrap();
+        let mut read = Vec::new();
+        while let Some(piece) = reader.next().await.unwrap() {
+            assert!(!piece.is_empty() && piece.len() <= 2 * 1024 * 1024);
+            read.extend_from_slice(&piece);
+        }
+        let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(length);
+        assert_eq!(read, &whole[at(*start)..at(*end).max(at(*start))], "{start}..{end} of {length}");
+    }
+}
+
+const CUTS: &[(u64, u64)] = &[
+    (0, u64::MAX),
+    (0, 0),
+    (0, 1),
+    (5, 3),
+    (262_143, 262_145),
+    (262_144, 524_288),
+    (1, 2_000_000),
+    (1_500_000, 9_000_000),
+    (9_000_000, 9_000_001),
+];
+
+#[tokio::test]
+async fn any_part_of_any_length() {
+    for length in [0, 1, 262_143, 262_144, 262_145, 3_000_000] {
+        let folder = tempfile::tempdir().unwrap();
+        ranges(Arc::new(FileBlobs::open(folder.path()).unwrap()), length, CUTS).await;
+        ranges(MemoryBlobs::shared(), length, CUTS).await;
+    }
+}
+
+#[tokio::test]
+async fn engines_agree_on_digests_and_on_pages_of_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let engines: [Arc<dyn Blobs>; 2] = [MemoryBlobs::shared(), Arc::new(FileBlobs::open(folder.path()).unwrap())];
+    let mut names = ["a", "a-x", "a.b", "a/b", "a/b/c", "a/b-c", "a0", "b/a", "b/a/a", "b/b", "c"];
+    for blobs in &engines {
+        for name in names {
+            blobs.put(name, Bytes::from(name)).await.unwrap();
+        }
+    }
+    names.sort_unstable();
+    let [memory, files] = &engines;
+    for name in names {
+        assert_eq!(memory.info(name).await.unwrap(), files.info(name).await.unwrap());
+    }
+    assert_ne!(memory.info("a").await.unwrap(), memory.info("c").await.unwrap());
+    for prefix in ["", "a", "a/", "a/b", "b/a", "x"] {
+        for rows in 1..5 {
+            for after in names.iter().map(|name| Some(*name)).chain([None, Some("a/a"), Some("zz")]) {
+                let expected = memory.names(prefix, after, rows).await.unwrap();
+                assert_eq!(files.names(prefix, after, rows).await.unwrap(), expected, "{prefix:?} {after:?} {rows}");
+            }
+        }
+        assert_eq!(files.list(prefix).await.unwrap(), memory.list(prefix).await.unwrap());
+    }
+    assert_eq!(files.list("").await.unwrap(), names);
+}
