@@ -33,6 +33,12 @@ pub trait Store: Send + Sync + 'static {
     /// A hint channel for everything under `prefix`.
     fn watch(&self, prefix: &[u8]) -> Watch;
 
+    /// The state as it is now, for `life_ms` milliseconds: for a backup, which reads all of one state. What engines keep
+    /// for it grows with what is written meanwhile, so there should be one at a time.
+    async fn long_snapshot(&self, life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
+        Err(Error::Invalid(format!("this engine has no snapshots of {life_ms} ms")))
+    }
+
     /// Reads one key of the current state.
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         self.snapshot().await?.get(key).await

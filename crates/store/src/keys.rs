@@ -12,6 +12,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+/// The first byte of keys that belong to the store itself: above every registered prefix.
+pub const OWN: u8 = 0xff;
+
 /// Builds one key.
 #[derive(Debug, Clone)]
 pub struct Key {

@@ -19,7 +19,9 @@ pub mod contract;
 pub mod embedded;
 pub mod keys;
 pub mod memory;
+pub mod references;
 mod transact;
+pub mod transfer;
 mod watchers;
 mod writes;
 

@@ -40,6 +40,13 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// An empty store whose next commit comes after `version`.
+    pub fn after(version: Version) -> Self {
+        let store = Self::new();
+        store.state.lock().version = version;
+        store
+    }
+
     /// An empty store, shared.
     pub fn shared() -> Arc<dyn Store> {
         Arc::new(Self::new())
@@ -51,6 +58,10 @@ impl Store for MemoryStore {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
         let state = self.state.lock();
         Ok(Box::new(MemorySnapshot { version: state.version, map: Arc::clone(&state.map) }))
+    }
+
+    async fn long_snapshot(&self, _life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
+        self.snapshot().await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Version, Error> {

@@ -60,6 +60,11 @@ impl FileBlobs {
         Ok(Self { inner: Arc::new(Inner { folder, next: AtomicU64::new(0) }) })
     }
 
+    /// The blobs of a folder that is only read from: nothing in it is made or removed.
+    pub fn reading(folder: impl Into<PathBuf>) -> Self {
+        Self { inner: Arc::new(Inner { folder: folder.into(), next: AtomicU64::new(0) }) }
+    }
+
     /// Works on a name where it may block.
     async fn off<T: Send + 'static>(
         &self,
