@@ -6,6 +6,7 @@
 mod client;
 mod commands;
 mod deploy;
+mod operations;
 mod output;
 mod yaml;
 
@@ -14,7 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use client::{Client, Connection};
+pub use client::{ApiError, Client, Connection};
+pub use operations::{Backup, Migrate, Restore};
 
 /// Run functions written for AWS Lambda on your own machine.
 #[derive(Debug, Parser)]
@@ -49,8 +51,14 @@ enum Command {
     Ps(commands::ps::Args),
     /// Show what functions used and what that costs
     Bill(commands::bill::Args),
-    /// Say which walls stand on this machine, and which interpreters are usable
+    /// Say which walls stand on this machine and which interpreters are usable; with --store, check what is stored
     Doctor(Doctor),
+    /// Copy everything that a server holds into a folder of backups
+    Backup(Backup),
+    /// Make a data folder from a backup
+    Restore(Restore),
+    /// Copy everything from one store into a new one
+    Migrate(Migrate),
     /// The privileged helper; started by the server only
     #[command(name = "__spawner", hide = true)]
     Spawner,
@@ -94,6 +102,12 @@ pub struct Serve {
 /// Flags of `dunlin doctor`.
 #[derive(Debug, Clone, Args)]
 pub struct Doctor {
+    /// Read and verify everything that a running server holds, and say what takes room
+    #[arg(long)]
+    pub store: bool,
+    /// With --store: check this data folder, whose server is stopped
+    #[arg(long, requires = "store", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -104,8 +118,14 @@ pub struct Doctor {
 pub enum Task {
     /// Be a server.
     Serve(Mode, Serve),
-    /// Inspect this machine.
-    Doctor(Doctor),
+    /// Inspect this machine, or a store.
+    Doctor(Doctor, Connection),
+    /// Back a store up.
+    Backup(Backup, Connection),
+    /// Restore a backup.
+    Restore(Restore),
+    /// Move a store.
+    Migrate(Migrate),
     /// Be the spawner.
     Spawner,
     /// Nothing: the command ran, this is its exit code.
@@ -127,7 +147,10 @@ pub fn parse() -> Task {
     let result = match command {
         Command::Dev(serve) => return Task::Serve(Mode::Dev, serve),
         Command::Up(serve) => return Task::Serve(Mode::Up, serve),
-        Command::Doctor(doctor) => return Task::Doctor(doctor),
+        Command::Doctor(doctor) => return Task::Doctor(doctor, connection),
+        Command::Backup(backup) => return Task::Backup(backup, connection),
+        Command::Restore(restore) => return Task::Restore(restore),
+        Command::Migrate(migrate) => return Task::Migrate(migrate),
         Command::Spawner => return Task::Spawner,
         Command::Deploy(args) => {
             Client::open(&connection).and_then(|client| commands::deploy::run(&client, &args)).map(|()| true)

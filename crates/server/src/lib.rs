@@ -9,6 +9,7 @@ pub mod data_dir;
 pub mod doctor;
 pub mod doors;
 pub mod interpreters;
+pub mod operations;
 pub mod wire;
 
 use std::time::{Duration, Instant};

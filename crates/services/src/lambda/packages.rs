@@ -4,7 +4,10 @@
 //!   1. A blob's name is used for one upload and never again, so removing it can never hit a later upload.
 //!   2. Every blob is named by a `PackageRecord` or by a `Doomed` key that was written before it: nothing leaks,
 //!      wherever a crash falls.
-//!   3. A package that lost its last user stays readable for `GRACE_MS`: environments that are starting right now and
+//!   3. An upload that took too long is condemned before it is removed, and a function is only stored with an upload that
+//!      is not: of the two transactions that race, one is a conflict.
+//!   4. While a hold lasts (a backup is running), nothing is removed.
+//!   5. A package that lost its last user stays readable for `GRACE_MS`: environments that are starting right now and
 //!      links that were handed out still reach it.
 
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use bytes::Bytes;
 use hmac::{Hmac, Mac};
 use model::CodeDigest;
 use sha2::{Digest, Sha256};
+use store::references::Holds;
 use store::{Range, Snapshot, Txn};
 
 use super::Functions;
@@ -94,7 +98,7 @@ impl Functions {
             blob: format!("lambda/code/{}-{}", package.digest, self.random.hex(8)),
             due_ms: self.clock.now_ms() + UPLOAD_MS,
         };
-        let doomed = Doomed { package: None, blob: upload.blob.clone() };
+        let doomed = Doomed { package: None, blob: upload.blob.clone(), condemned: false };
         let intent = Txn::new().put(keys::doomed(upload.due_ms, &upload.blob), super::encoded(&doomed)?).relaxed();
         self.store.commit(intent).await.map_err(error::store)?;
         self.blobs.put(&upload.blob, package.zip.clone()).await.map_err(error::store)?;
@@ -114,7 +118,7 @@ impl Functions {
     }
 
     /// Adds a user to a package within `txn`. Nothing is returned where the package has no record and `upload` is not
-    /// there either: upload, then try again.
+    /// there either, or was given up: upload, then try again.
     pub(super) async fn claim(
         &self,
         snapshot: &dyn Snapshot,
@@ -130,8 +134,13 @@ impl Functions {
                 (PackageRecord { users: record.users + 1, due_ms: None, ..record }, Claim::Shared, txn)
             }
             (None, Some(upload)) => {
+                let listed = keys::doomed(upload.due_ms, &upload.blob);
+                let Some(entry) = snapshot.get(&listed).await.map_err(error::store)? else { return Ok(None) };
+                if super::decoded::<Doomed>(&entry.value)?.condemned {
+                    return Ok(None);
+                }
                 let record = PackageRecord { blob: upload.blob.clone(), users: 1, due_ms: None };
-                (record, Claim::Uploaded, txn.delete(keys::doomed(upload.due_ms, &upload.blob)))
+                (record, Claim::Uploaded, txn.expect_version(listed.clone(), entry.version).delete(listed))
             }
             (None, None) => return Ok(None),
         };
@@ -156,7 +165,7 @@ impl Functions {
         if record.users == 0 {
             let due_ms = self.clock.now_ms() + GRACE_MS;
             record.due_ms = Some(due_ms);
-            let doomed = Doomed { package: Some(code.clone()), blob: record.blob.clone() };
+            let doomed = Doomed { package: Some(code.clone()), blob: record.blob.clone(), condemned: false };
             txn = txn.put(keys::doomed(due_ms, &record.blob), super::encoded(&doomed)?);
         }
         Ok(txn.put(key, super::encoded(&record)?))
@@ -171,35 +180,52 @@ impl Functions {
             let Ok(doomed) = serde_json::from_slice::<Doomed>(&entry.value) else {
                 return Err(store::Error::Corrupt("a removal cannot be read".into()));
             };
-            if self.unregister(&doomed, &entry).await? {
-                self.blobs.delete(&doomed.blob).await?;
-                removed += 1;
+            match self.unregister(doomed.clone(), &entry).await? {
+                Verdict::Free => {
+                    self.blobs.delete(&doomed.blob).await?;
+                    removed += 1;
+                }
+                Verdict::Kept => {}
+                Verdict::Later => continue,
             }
             self.store.commit(Txn::new().delete(entry.key).relaxed()).await?;
         }
         Ok(removed)
     }
 
-    /// Takes the record of a doomed package away. Says whether the bytes are free to go. The removal stays listed
-    /// until they are gone.
-    async fn unregister(&self, doomed: &Doomed, listed: &store::Entry) -> Result<bool, store::Error> {
-        let Some(code) = &doomed.package else { return Ok(true) };
-        let key = keys::package(code);
-        let Some(entry) = self.store.get(&key).await? else { return Ok(true) };
-        let record: PackageRecord =
-            serde_json::from_slice(&entry.value).map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
-        if record.blob != doomed.blob {
-            return Ok(true);
-        }
-        let due = record.due_ms.is_some_and(|due_ms| keys::doomed(due_ms, &record.blob) == listed.key);
-        if record.users > 0 || !due {
-            return Ok(false);
-        }
-        let free = Txn::new().expect_version(key.clone(), entry.version).delete(key);
-        match self.store.commit(free).await {
-            Ok(_) => Ok(true),
-            // Somebody took it in this moment; whoever leaves it last dooms it anew.
-            Err(store::Error::Conflict) => Ok(false),
+    /// Makes sure that nobody can come to use doomed bytes any more. The removal stays listed until they are gone.
+    async fn unregister(&self, doomed: Doomed, listed: &store::Entry) -> Result<Verdict, store::Error> {
+        let snapshot = self.store.snapshot().await?;
+        let holds = Holds::new(model::prefixes::BLOBS.byte);
+        let Some(unheld) = holds.none(&*snapshot, self.clock.now_ms()).await? else { return Ok(Verdict::Later) };
+        let mut txn = match &doomed.package {
+            None if doomed.condemned => return Ok(Verdict::Free),
+            None => {
+                let condemned = serde_json::to_vec(&Doomed { condemned: true, ..doomed });
+                let condemned = condemned.map_err(|problem| store::Error::Invalid(problem.to_string()))?;
+                Txn::new().expect_version(listed.key.clone(), listed.version).put(listed.key.clone(), condemned)
+            }
+            Some(code) => {
+                let key = keys::package(code);
+                let Some(entry) = snapshot.get(&key).await? else { return Ok(Verdict::Free) };
+                let record: PackageRecord = serde_json::from_slice(&entry.value)
+                    .map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
+                if record.blob != doomed.blob {
+                    return Ok(Verdict::Free);
+                }
+                let due = record.due_ms.is_some_and(|due_ms| keys::doomed(due_ms, &record.blob) == listed.key);
+                if record.users > 0 || !due {
+                    return Ok(Verdict::Kept);
+                }
+                Txn::new().expect_version(key.clone(), entry.version).delete(key)
+            }
+        };
+        drop(snapshot);
+        txn.expects.push(unheld);
+        match self.store.commit(txn).await {
+            Ok(_) => Ok(Verdict::Free),
+            // Somebody took it in this moment, or holds it: the next round sees what it was.
+            Err(store::Error::Conflict | store::Error::TooOld) => Ok(Verdict::Later),
             Err(other) => Err(other),
         }
     }
@@ -258,6 +284,17 @@ impl Functions {
             }
         }
     }
+}
+
+/// What may be done with doomed bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Nobody has them or ever will: they go.
+    Free,
+    /// They have users again.
+    Kept,
+    /// It cannot be said now.
+    Later,
 }
 
 /// Whether a claim used the upload that came with it.

@@ -59,6 +59,8 @@ pub struct Manifest {
 
 /// A folder of backups.
 pub struct Repository {
+    /// Whether a backup reads the blobs that are here already, and copies anew those that have become damaged.
+    pub rereads: bool,
     folder: PathBuf,
     blobs: FileBlobs,
     _lock: Option<File>,
@@ -88,7 +90,7 @@ impl Repository {
             Err(TryLockError::Error(error)) => return Err(failed(&path, &error)),
         }
         let blobs = FileBlobs::open(folder.join("blobs"))?;
-        Ok(Self { folder: folder.to_owned(), blobs, _lock: Some(lock) })
+        Ok(Self { rereads: false, folder: folder.to_owned(), blobs, _lock: Some(lock) })
     }
 
     /// Opens a folder to read from it; nothing in it is touched.
@@ -97,7 +99,12 @@ impl Repository {
     /// `Invalid` if it is no folder of backups, or of a newer release.
     pub fn for_restore(folder: &Path) -> Result<Self, Error> {
         check_mark(folder)?;
-        Ok(Self { folder: folder.to_owned(), blobs: FileBlobs::reading(folder.join("blobs")), _lock: None })
+        Ok(Self {
+            rereads: false,
+            folder: folder.to_owned(),
+            blobs: FileBlobs::reading(folder.join("blobs")),
+            _lock: None,
+        })
     }
 
     /// Names of the whole backups, sorted; with names that are times, the newest is last.
@@ -162,9 +169,9 @@ impl Repository {
         loop {
             let page = source.blobs(after.as_deref()).await?;
             for (name, info) in &page.blobs {
-                let known = match self.blobs.info(name).await {
+                let known = match self.known(name).await {
                     Ok(known) => known,
-                    // Copied once more, and then whole.
+                    // It is copied anew.
                     Err(Error::Corrupt(_)) => None,
                     Err(other) => return Err(other),
                 };
@@ -181,6 +188,16 @@ impl Repository {
                 _ => return Ok(list),
             }
         }
+    }
+
+    /// What is here of a blob.
+    async fn known(&self, name: &str) -> Result<Option<BlobInfo>, Error> {
+        if self.rereads
+            && let Some(mut reader) = self.blobs.read(name, blobs::WHOLE).await?
+        {
+            while reader.next().await?.is_some() {}
+        }
+        self.blobs.info(name).await
     }
 
     /// False: the blob has gone from the source meanwhile.

@@ -1,0 +1,197 @@
+"""`dunlin backup`, `restore`, `migrate` and `doctor --store`: a server's data in another place, whole or not at all."""
+
+import json
+import os
+import pathlib
+import subprocess
+import threading
+
+import pytest
+
+from conftest import Server, binary, clean_environment, name_of
+from test_deploy import dunlin
+from test_dynamodb import make
+from test_invoke import invoke
+
+SOURCE = "def handler(event, context):\n    return 'kept'\n"
+
+
+def alone(*arguments):
+    """Runs a command that needs no server."""
+    return subprocess.run(
+        [binary(), *map(str, arguments)], env=clean_environment(), capture_output=True, text=True, timeout=120, check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def put(server, table, key, text="v"):
+    server.client("dynamodb").put_item(TableName=table, Item={"pk": {"S": key}, "text": {"S": text}})
+
+
+def keys_of(server, table):
+    found, start = set(), {}
+    while True:
+        page = server.client("dynamodb").scan(TableName=table, **start)
+        found |= {item["pk"]["S"] for item in page["Items"]}
+        if "LastEvaluatedKey" not in page:
+            return found
+        start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+
+def restored(own_server, mode, data_dir):
+    """A server of `mode` on a folder that is there already."""
+    server = own_server(mode)
+    server.stop()
+    server.data_dir = pathlib.Path(data_dir)
+    server.start()
+    return server
+
+
+@pytest.fixture
+def place(tmp_path_factory):
+    """A folder that a server which gave up root can reach."""
+    folder = tmp_path_factory.mktemp("store")
+    for parent in [folder, *folder.parents]:
+        if parent.stat().st_uid == os.geteuid() and parent != pathlib.Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["dev", "up"])
+def test_a_backup_of_a_running_server_is_restored(own_server, place, mode):
+    server = own_server(mode)
+    name = server.function(SOURCE)
+    table = make(server)
+    for number in range(40):
+        put(server, table, f"before-{number}", "x" * 50_000)
+    assert invoke(server, name)["json"] == "kept"
+
+    # Written while the backup runs: a prefix of it is in the backup, in the order of acknowledgement.
+    stop, written = threading.Event(), []
+
+    def write():
+        while not stop.is_set():
+            put(server, table, f"during-{len(written):06}")
+            written.append(f"during-{len(written):06}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        done = dunlin(server, "backup", place / "backups", "--json")
+    finally:
+        stop.set()
+        writer.join()
+    assert done.code == 0, done.err
+    manifest = done.json
+    assert manifest["amount"]["blobs"] == 1 and manifest["amount"]["entries"] > 40
+    put(server, table, "after")
+
+    assert alone("restore", place / "backups", "--data-dir", place / "data").returncode == 0
+    again = restored(own_server, mode, place / "data")
+    found = keys_of(again, table)
+    assert {f"before-{number}" for number in range(40)} <= found and "after" not in found
+    during = sorted(found - {f"before-{number}" for number in range(40)})
+    assert during == [f"during-{number:06}" for number in range(len(during))]
+    assert invoke(again, name)["json"] == "kept"
+    bill = json.loads(dunlin(again, "bill", "--json").out)["functions"]
+    assert [row["requests"] for row in bill if row["function"] == name] == [2], "one call before the backup, one after"
+    assert dunlin(again, "doctor", "--store").code == 0
+
+    # A second backup adds to the first.
+    done = dunlin(server, "backup", place / "backups")
+    assert done.code == 0 and "is whole" in done.err
+    names = sorted(entry.name for entry in (place / "backups").iterdir() if (entry / "manifest").exists())
+    assert len(names) == 2 and names[0] == manifest["name"]
+    assert alone("restore", place / "backups", "--data-dir", place / "older", "--backup", names[0]).returncode == 0
+
+
+def test_what_restore_refuses(own_server, place):
+    server = own_server("up")
+    server.function(SOURCE)
+    assert dunlin(server, "backup", place / "backups").code == 0
+    done = alone("restore", place / "backups", "--data-dir", server.data_dir)
+    assert done.returncode == 1 and "is not empty" in done.stderr
+    done = alone("restore", place / "nothing", "--data-dir", place / "data")
+    assert done.returncode == 1 and "no folder of backups" in done.stderr
+    done = alone("restore", place / "backups", "--data-dir", place / "data", "--backup", "20200101T000000Z")
+    assert done.returncode == 1 and "there is no whole backup 20200101T000000Z" in done.stderr
+    blob = next((place / "backups/blobs/lambda/code").iterdir())
+    content = bytearray(blob.read_bytes())
+    content[10] ^= 1
+    blob.write_bytes(content)
+    done = alone("restore", place / "backups", "--data-dir", place / "data")
+    assert done.returncode == 1 and "nothing was restored" in done.stderr and "lambda/code/" in done.stderr
+    # A backup that verifies mends it: the blob is copied anew.
+    assert dunlin(server, "backup", place / "backups", "--verify").code == 0
+    assert alone("restore", place / "backups", "--data-dir", place / "data").returncode == 0
+    assert sorted(path.name for path in place.iterdir()) == ["backups", "data"]
+
+
+def test_what_backup_refuses(own_server, place):
+    server = own_server("up")
+    (place / "own").mkdir()
+    (place / "own" / "letter").write_text("precious")
+    done = dunlin(server, "backup", place / "own")
+    assert done.code == 1 and "is no folder of backups" in done.err
+    done = alone("backup", place / "backups", "--data-dir", server.data_dir)
+    assert done.returncode == 1 and "in use by process" in done.stderr and "without --data-dir" in done.stderr
+    done = alone("backup", place / "backups", "--data-dir", place / "own")
+    assert done.returncode == 1 and "is no data folder" in done.stderr
+    environment = server.environment() | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    done = subprocess.run([binary(), "backup", str(place / "b")], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "signature" in done.stderr.lower()
+
+
+def test_a_function_gets_nothing_of_a_backup(server):
+    name = server.function(
+        "import json, os, urllib.request\n"
+        "def handler(event, context):\n"
+        "    request = urllib.request.Request(os.environ['AWS_ENDPOINT_URL'] + event['path'], data=b'{}', method='POST')\n"
+        "    request.add_header('authorization', 'AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/dunlin/aws4_request, SignedHeaders=host, Signature=0')\n"
+        "    try:\n"
+        "        return urllib.request.urlopen(request).status\n"
+        "    except urllib.error.HTTPError as error:\n"
+        "        return error.code\n"
+    )
+    for path in ["/_dunlin/backup/begin", "/_dunlin/store/keys"]:
+        assert invoke(server, name, {"path": path})["json"] == 403
+
+
+def test_a_stopped_server_is_backed_up_checked_and_moved(own_server, place):
+    server = own_server("dev")
+    name = server.function(SOURCE)
+    table = make(server)
+    put(server, table, "a")
+    server.stop()
+    done = alone("doctor", "--store", "--data-dir", server.data_dir, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    sizes = {row["name"]: row["sizes"]["entries"] for row in report["prefixes"]}
+    assert {"functions", "tables"} <= sizes.keys() and "unknown" not in sizes
+    assert report["blobs"]["count"] == 1 and report["damage"] == []
+
+    assert alone("backup", place / "backups", "--data-dir", server.data_dir).returncode == 0
+    done = alone("migrate", "--from", server.data_dir, "--to", place / "moved", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["amount"]["entries"] == sum(sizes.values())
+    again = restored(own_server, "dev", place / "moved")
+    assert keys_of(again, table) == {"a"}
+    assert invoke(again, name)["json"] == "kept"
+    done = alone("migrate", "--from", server.data_dir, "--to", place / "moved")
+    assert done.returncode == 1 and "is not empty" in done.stderr
+    done = alone("migrate", "--from", server.data_dir, "--to", "postgres://localhost/dunlin")
+    assert done.returncode == 1 and "no engine for postgres://" in done.stderr
+
+    # Damage is found and named.
+    blob = next((server.data_dir / "blobs/lambda/code").iterdir())
+    blob.write_bytes(blob.read_bytes()[:-1])
+    done = alone("doctor", "--store", "--data-dir", server.data_dir)
+    assert done.returncode == 1 and "DAMAGED" in done.stderr and "lambda/code/" in done.stderr
+
+
+def test_doctor_of_a_running_server(server):
+    table = make(server)
+    put(server, table, "a")
+    done = dunlin(server, "doctor", "--store")
+    assert done.code == 0, done.err
+    assert "tables" in done.out and "services/dynamodb" in done.out and "all checksums are right" in done.err
