@@ -17,6 +17,7 @@
 pub mod blobs;
 pub mod contract;
 pub mod embedded;
+pub mod encrypted;
 pub mod keys;
 pub mod memory;
 pub mod references;
