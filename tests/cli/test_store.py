@@ -195,3 +195,88 @@ def test_doctor_of_a_running_server(server):
     done = dunlin(server, "doctor", "--store")
     assert done.code == 0, done.err
     assert "tables" in done.out and "services/dynamodb" in done.out and "all checksums are right" in done.err
+
+
+def key_file(folder, name, digit):
+    path = folder / name
+    path.write_text(digit * 64 + "\n")
+    path.chmod(0o600)
+    return path
+
+
+def holds(folder, text):
+    """The files below a folder that hold a text."""
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def refuses_to_start(server, *arguments):
+    done = alone(server.mode, "--listen", "127.0.0.1:0", "--data-dir", server.data_dir, *arguments)
+    assert done.returncode == 1, done.stderr
+    return done.stderr
+
+
+def test_an_encrypted_server(own_server, place):
+    secret = "very-secret-" + name_of()
+    first, second = key_file(place, "first", "1"), key_file(place, "second", "2")
+    server = own_server("up", "--encryption-key-file", str(first))
+    name = server.function(SOURCE + f"# {secret}\n", Environment={"Variables": {"SECRET": secret}})
+    table = make(server)
+    put(server, table, "a", secret)
+    assert invoke(server, name)["json"] == "kept"
+    done = dunlin(server, "backup", place / "backups")
+    assert done.code == 0, done.err
+    assert dunlin(server, "doctor", "--store").code == 0
+    assert server.stop() == 0
+    for folder in [server.data_dir / "store", server.data_dir / "blobs", place / "backups"]:
+        assert any(folder.rglob("*")) and holds(folder, secret) == []
+
+    assert "the store is encrypted" in refuses_to_start(server)
+    assert "encrypted with the key of fingerprint" in refuses_to_start(server, "--encryption-key-file", second)
+    first.chmod(0o644)
+    assert "chmod 600" in refuses_to_start(server, "--encryption-key-file", first)
+    first.chmod(0o600)
+    inside = key_file(server.data_dir, "key", "1")
+    assert "keep it elsewhere" in refuses_to_start(server, "--encryption-key-file", inside)
+    inside.unlink()
+
+    # A command gives the same key; then a new key takes over, and is enough from then on.
+    for arguments in [
+        ["--encryption-key-command", f"cat {first}"],
+        ["--encryption-key-file", str(second), "--encryption-old-key-file", str(first)],
+        ["--encryption-key-file", str(second)],
+    ]:
+        server.arguments = arguments
+        server.start()
+        item = server.client("dynamodb").get_item(TableName=table, Key={"pk": {"S": "a"}})["Item"]
+        assert item["text"] == {"S": secret}
+        assert invoke(server, name)["json"] == "kept"
+        assert server.stop() == 0
+    assert "encrypted with the key of fingerprint" in refuses_to_start(server, "--encryption-key-file", first)
+
+    # The backup is as it was made: with the first key.
+    assert alone("restore", place / "backups", "--data-dir", place / "data").returncode == 0
+    server.data_dir, server.arguments = place / "data", ["--encryption-key-file", str(first)]
+    server.start()
+    assert keys_of(server, table) == {"a"}
+    assert invoke(server, name)["json"] == "kept"
+
+
+def test_a_store_becomes_encrypted_and_clear_again(own_server, place):
+    secret = "very-secret-" + name_of()
+    key = key_file(place, "key", "3")
+    server = own_server("dev")
+    table = make(server)
+    put(server, table, "a", secret)
+    server.stop()
+    assert holds(server.data_dir / "store", secret)
+    assert "the store holds values in clear" in refuses_to_start(server, "--encryption-key-file", key)
+    done = alone("migrate", "--from", server.data_dir, "--to", place / "secret", "--to-key-file", key)
+    assert done.returncode == 0, done.stderr
+    assert holds(place / "secret", secret) == []
+    done = alone("migrate", "--from", place / "secret", "--to", place / "other", "--to-key-file", key)
+    assert done.returncode == 1 and "--from-key-file" in done.stderr
+    done = alone("migrate", "--from", place / "secret", "--to", place / "clear", "--from-key-file", key)
+    assert done.returncode == 0, done.stderr
+    assert holds(place / "clear" / "store", secret)
+    again = restored(own_server, "dev", place / "clear")
+    assert keys_of(again, table) == {"a"}

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{ApiError, Client, Connection};
-pub use operations::{Backup, Migrate, Restore};
+pub use operations::{Backup, KeyFlags, Migrate, Restore};
 
 /// Run functions written for AWS Lambda on your own machine.
 #[derive(Debug, Parser)]
@@ -94,6 +94,9 @@ pub struct Serve {
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,
+    /// Encryption of what is stored.
+    #[command(flatten)]
+    pub keys: KeyFlags,
     /// Log lines as JSON
     #[arg(long, env = "DUNLIN_LOG_JSON")]
     pub log_json: bool,

@@ -29,7 +29,7 @@ use services::sts::Sts;
 use services::usage::Usage;
 use store::embedded::{self, Embedded, EmbeddedConfig};
 use store::transfer::check_finished;
-use store::{Blobs, FileBlobs, Store};
+use store::{FileBlobs, Store};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
@@ -40,7 +40,8 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::data_dir::{DataDir, TRUST_FILE, write_public};
 use crate::doors::{AllSites, Door};
-use crate::operations::served::Served;
+use crate::encryption::layered;
+use crate::operations::served::{Kept, Served};
 
 /// A running server.
 pub struct Server {
@@ -133,7 +134,7 @@ struct Base {
     random: Arc<dyn Random>,
     embedded: Arc<Embedded>,
     store: Arc<dyn Store>,
-    blobs: Arc<dyn Blobs>,
+    kept: Kept,
     keys: Arc<Keys>,
     functions: Arc<Functions>,
     apis: Arc<Apis>,
@@ -146,9 +147,10 @@ async fn open(ground: &Ground) -> Result<Base> {
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
     let data = &ground.data;
     let embedded = Arc::new(embedded::open(EmbeddedConfig::new(data.path("store"), clock.clone()))?);
-    let store: Arc<dyn Store> = embedded.clone();
-    check_finished(&*store).await?;
-    let blobs: Arc<dyn Blobs> = Arc::new(FileBlobs::open(data.path("blobs"))?);
+    check_finished(&*embedded).await?;
+    let kept = Kept { store: embedded.clone(), blobs: Arc::new(FileBlobs::open(data.path("blobs"))?) };
+    let masters = ground.masters.as_ref();
+    let (store, blobs) = layered(kept.store.clone(), kept.blobs.clone(), masters, &random).await?;
     let keys = data.path("keys");
     let keys = match ground.config.mode {
         Mode::Dev => Keys::dev(&keys, clock.clone(), random.clone())?,
@@ -165,7 +167,7 @@ async fn open(ground: &Ground) -> Result<Base> {
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());
     let usage = Usage::open(data.root(), &ground.boot_id, store.clone(), clock.clone()).await?;
     let tables = DynamoDb::new(store.clone(), clock.clone(), random.clone(), services::dynamodb::Config::default());
-    Ok(Base { clock, random, embedded, store, blobs, keys: Arc::new(keys), functions, apis, logs, usage, tables })
+    Ok(Base { clock, random, embedded, store, kept, keys: Arc::new(keys), functions, apis, logs, usage, tables })
 }
 
 fn gateway_config(config: &Config, port: u16) -> gateway::Config {
@@ -208,7 +210,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
         config,
     })?;
     let door = Arc::new(Door::new(dispatcher(&base, &engine, ground.config.mode)));
-    let kept = Served::new(base.embedded.clone(), base.blobs.clone(), base.clock.clone(), base.random.clone());
+    let kept = Served::new(base.kept.clone(), base.store.clone(), base.clock.clone(), base.random.clone());
     let admin = Admin {
         store: kept,
         door: door.clone(),

@@ -40,10 +40,20 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The name of the hold.
 const HOLD: &str = "backup";
 
+/// A store and its blobs as they lie on the disk: encrypted, if they are.
+#[derive(Clone)]
+pub struct Kept {
+    /// Keys.
+    pub store: Arc<dyn Store>,
+    /// Blobs.
+    pub blobs: Arc<dyn Blobs>,
+}
+
 /// Answers about the store.
 pub struct Served {
+    kept: Kept,
+    /// The store as its users see it: where holds are.
     store: Arc<dyn Store>,
-    blobs: Arc<dyn Blobs>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     session: Arc<Mutex<Option<Session>>>,
@@ -71,9 +81,9 @@ struct Question {
 type Refusal = (StatusCode, String);
 
 impl Served {
-    /// Answers about this store, as it keeps its values: those of an encrypted store stay encrypted.
-    pub fn new(store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { store, blobs, clock, random, session: Arc::default(), silence: SILENCE }
+    /// Answers about what is `kept`, as it is kept; `store` is the same for those who use it.
+    pub fn new(kept: Kept, store: Arc<dyn Store>, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Self { kept, store, clock, random, session: Arc::default(), silence: SILENCE }
     }
 
     /// Whether a path is one of ours.
@@ -100,11 +110,11 @@ impl Served {
             "/_dunlin/backup/blob" => self.blob(&question).await,
             "/_dunlin/backup/end" => self.end(&question).await,
             "/_dunlin/store/keys" => {
-                let report = check::keys(&*self.store, after_key(&question)?.as_ref()).await.map_err(failed)?;
+                let report = check::keys(&*self.kept.store, after_key(&question)?.as_ref()).await.map_err(failed)?;
                 Ok(document(&json!(report)))
             }
             "/_dunlin/store/blobs" => {
-                let report = check::blobs(&*self.blobs, question.after.as_deref()).await.map_err(failed)?;
+                let report = check::blobs(&*self.kept.blobs, question.after.as_deref()).await.map_err(failed)?;
                 Ok(document(&json!(report)))
             }
             other => Err((StatusCode::NOT_FOUND, format!("there is no {other}"))),
@@ -118,10 +128,10 @@ impl Served {
                 format!("another backup is running; one whose client went away ends after {} s", SILENCE.as_secs()),
             ));
         }
-        check_finished(&*self.store).await.map_err(failed)?;
+        check_finished(&*self.kept.store).await.map_err(failed)?;
         let holds = Holds::new(model::prefixes::BLOBS.byte);
         holds.take(&*self.store, HOLD, self.clock.now_ms() + LIFE_MS).await.map_err(failed)?;
-        let snapshot: Arc<dyn Snapshot> = self.store.long_snapshot(LIFE_MS).await.map_err(failed)?.into();
+        let snapshot: Arc<dyn Snapshot> = self.kept.store.long_snapshot(LIFE_MS).await.map_err(failed)?.into();
         let id = self.random.hex(16);
         let version = snapshot.version();
         let mut session = self.session.lock();
@@ -161,7 +171,7 @@ impl Served {
             return Err((StatusCode::GONE, "this backup has ended: begin anew".into()));
         };
         session.used = Instant::now();
-        Ok(Local::of_snapshot(&*self.store, &*self.blobs, Arc::clone(&session.snapshot)))
+        Ok(Local::of_snapshot(&*self.kept.store, &*self.kept.blobs, Arc::clone(&session.snapshot)))
     }
 
     async fn keys(&self, question: &Question) -> Result<Response<Bytes>, Refusal> {
@@ -230,6 +240,11 @@ mod tests {
     use store::transfer::KeyPage;
     use store::{MemoryBlobs, MemoryStore, Txn};
 
+    fn served(store: Arc<dyn Store>) -> Served {
+        let kept = Kept { store: store.clone(), blobs: MemoryBlobs::shared() };
+        Served::new(kept, store, SystemClock::shared(), SystemRandom::shared())
+    }
+
     async fn ask(served: &Served, path: &str, question: Json) -> Result<Bytes, Refusal> {
         let path = format!("/_dunlin/{path}");
         assert!(Served::answers(&path));
@@ -241,7 +256,7 @@ mod tests {
     async fn a_backup_sees_one_state_and_there_is_one_at_a_time() {
         let store = MemoryStore::shared();
         store.commit(Txn::new().put("k", "before")).await.unwrap();
-        let served = Served::new(store.clone(), MemoryBlobs::shared(), SystemClock::shared(), SystemRandom::shared());
+        let served = served(store.clone());
         let begun: Json = serde_json::from_slice(&ask(&served, "backup/begin", json!({})).await.unwrap()).unwrap();
         let session = &begun["session"];
         assert_eq!(ask(&served, "backup/begin", json!({})).await.unwrap_err().0, StatusCode::CONFLICT);
@@ -271,8 +286,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_backup_whose_client_is_silent_ends() {
-        let mut served =
-            Served::new(MemoryStore::shared(), MemoryBlobs::shared(), SystemClock::shared(), SystemRandom::shared());
+        let mut served = served(MemoryStore::shared());
         served.silence = Duration::from_millis(20);
         ask(&served, "backup/begin", json!({})).await.unwrap();
         let started = Instant::now();
