@@ -12,6 +12,8 @@
 //!   5. A watch that was made before a commit wakes after it. It is a hint: read again, nothing is told.
 //!
 //! Engines: `embedded` (SQLite behind a thread that commits in groups) with `blobs` (files), and `memory` for tests.
+//! Over any engine: `encrypted` (values and blobs at rest), `references` (which blobs are needed), `transfer` (backups
+//! and moves).
 //! Start reading at `contract`, then `embedded`.
 
 pub mod blobs;

@@ -181,7 +181,8 @@ impl World {
 
     async fn blobs_with_owners(&self) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
-        for name in self.names.lock().clone() {
+        let names = self.names.lock().clone();
+        for name in names {
             let owners = owners(&*self.store, &name).await.len();
             if owners > 0 {
                 found.insert(name, owners);
