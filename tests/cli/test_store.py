@@ -280,3 +280,10 @@ def test_a_store_becomes_encrypted_and_clear_again(own_server, place):
     assert holds(place / "clear" / "store", secret)
     again = restored(own_server, "dev", place / "clear")
     assert keys_of(again, table) == {"a"}
+
+
+def test_a_bucket_is_refused_where_its_engine_is_not_built_in(own_server):
+    server = own_server("dev")
+    server.stop()
+    assert "a place for blobs is s3://BUCKET" in refuses_to_start(server, "--blobs", "/somewhere")
+    assert "built without the engine for buckets" in refuses_to_start(server, "--blobs", "s3://bucket/prefix")

@@ -94,6 +94,15 @@ pub struct Serve {
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,
+    /// Bucket for blobs instead of the data folder: s3://BUCKET/PREFIX; the key is that of AWS_ACCESS_KEY_ID
+    #[arg(long, env = "DUNLIN_BLOBS", value_name = "PLACE")]
+    pub blobs: Option<String>,
+    /// Address of the bucket's service [default: that of AWS]
+    #[arg(long, env = "DUNLIN_BLOBS_ENDPOINT", requires = "blobs", value_name = "URL")]
+    pub blobs_endpoint: Option<String>,
+    /// Region of the bucket
+    #[arg(long, env = "DUNLIN_BLOBS_REGION", default_value = "us-east-1", value_name = "REGION")]
+    pub blobs_region: String,
     /// Encryption of what is stored.
     #[command(flatten)]
     pub keys: KeyFlags,

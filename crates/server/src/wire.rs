@@ -27,9 +27,9 @@ use services::lambda::{Functions, LambdaService};
 use services::logs::Logs;
 use services::sts::Sts;
 use services::usage::Usage;
+use store::Store;
 use store::embedded::{self, Embedded, EmbeddedConfig};
 use store::transfer::check_finished;
-use store::{FileBlobs, Store};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
@@ -42,6 +42,7 @@ use crate::data_dir::{DataDir, TRUST_FILE, write_public};
 use crate::doors::{AllSites, Door};
 use crate::encryption::layered;
 use crate::operations::served::{Kept, Served};
+use crate::places;
 
 /// A running server.
 pub struct Server {
@@ -148,7 +149,7 @@ async fn open(ground: &Ground) -> Result<Base> {
     let data = &ground.data;
     let embedded = Arc::new(embedded::open(EmbeddedConfig::new(data.path("store"), clock.clone()))?);
     check_finished(&*embedded).await?;
-    let kept = Kept { store: embedded.clone(), blobs: Arc::new(FileBlobs::open(data.path("blobs"))?) };
+    let kept = Kept { store: embedded.clone(), blobs: places::blobs(&ground.config.serve, data)? };
     let masters = ground.masters.as_ref();
     let (store, blobs) = layered(kept.store.clone(), kept.blobs.clone(), masters, &random).await?;
     let keys = data.path("keys");

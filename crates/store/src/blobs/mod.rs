@@ -3,6 +3,7 @@
 //! | engine        | is for                                                                      |
 //! |---------------|-----------------------------------------------------------------------------|
 //! | `FileBlobs`   | a folder of this machine                                                    |
+//! | `BucketBlobs` | an S3-compatible bucket (cargo feature `bucket`)                            |
 //! | `MemoryBlobs` | tests                                                                       |
 //!
 //! Every engine keeps a checksum for each chunk of 256 KiB, so that a part of a blob is verified without reading the
@@ -16,6 +17,8 @@
 //!
 //! Which blobs are still wanted is not known here: see `references`.
 
+#[cfg(feature = "bucket")]
+mod bucket;
 mod chunks;
 mod files;
 mod memory;
@@ -25,6 +28,8 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
+#[cfg(feature = "bucket")]
+pub use self::bucket::{BucketBlobs, BucketConfig};
 pub use self::chunks::CHUNK_BYTES;
 pub use self::files::FileBlobs;
 pub use self::memory::MemoryBlobs;
