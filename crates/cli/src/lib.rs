@@ -129,7 +129,7 @@ pub struct Doctor {
 #[derive(Debug)]
 pub enum Task {
     /// Be a server.
-    Serve(Mode, Serve),
+    Serve(Mode, Box<Serve>),
     /// Inspect this machine, or a store.
     Doctor(Doctor, Connection),
     /// Back a store up.
@@ -157,8 +157,8 @@ pub enum Mode {
 pub fn parse() -> Task {
     let Arguments { connection, command } = Arguments::parse();
     let result = match command {
-        Command::Dev(serve) => return Task::Serve(Mode::Dev, serve),
-        Command::Up(serve) => return Task::Serve(Mode::Up, serve),
+        Command::Dev(serve) => return Task::Serve(Mode::Dev, Box::new(serve)),
+        Command::Up(serve) => return Task::Serve(Mode::Up, Box::new(serve)),
         Command::Doctor(doctor) => return Task::Doctor(doctor, connection),
         Command::Backup(backup) => return Task::Backup(backup, connection),
         Command::Restore(restore) => return Task::Restore(restore),

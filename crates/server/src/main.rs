@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         cli::Task::Backup(options, connection) => operations::backup::run(&options, &connection),
         cli::Task::Restore(options) => operations::restore::run(&options),
         cli::Task::Migrate(options) => operations::migrate::run(&options),
-        cli::Task::Serve(mode, serve) => server::run(mode, serve),
+        cli::Task::Serve(mode, serve) => server::run(mode, *serve),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

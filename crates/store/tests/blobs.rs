@@ -224,6 +224,15 @@ mod in_a_bucket {
         assert!(matches!(blobs.get("b").await, Err(Error::Corrupt(_))), "under another name");
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn over_tls_the_service_is_checked() {
+        let (trusting, doubting) = Double::start_secure().await;
+        trusting.put("a", Bytes::from_static(b"content")).await.unwrap();
+        assert_eq!(trusting.get("a").await.unwrap().unwrap(), "content");
+        let refused = tokio::time::timeout(std::time::Duration::from_millis(500), doubting.get("a")).await;
+        assert!(!matches!(refused, Ok(Ok(_))), "a certificate that nobody vouches for");
+    }
+
     #[tokio::test]
     async fn an_upload_that_is_dropped_leaves_nothing() {
         let (double, blobs) = Double::start().await;

@@ -131,7 +131,13 @@ impl Served {
         check_finished(&*self.kept.store).await.map_err(failed)?;
         let holds = Holds::new(model::prefixes::BLOBS.byte);
         holds.take(&*self.store, HOLD, self.clock.now_ms() + LIFE_MS).await.map_err(failed)?;
-        let snapshot: Arc<dyn Snapshot> = self.kept.store.long_snapshot(LIFE_MS).await.map_err(failed)?.into();
+        let snapshot: Arc<dyn Snapshot> = match self.kept.store.long_snapshot(LIFE_MS).await {
+            Ok(snapshot) => snapshot.into(),
+            Err(error) => {
+                holds.end(&*self.store, HOLD).await.map_err(failed)?;
+                return Err(failed(error));
+            }
+        };
         let id = self.random.hex(16);
         let version = snapshot.version();
         let mut session = self.session.lock();

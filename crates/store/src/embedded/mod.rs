@@ -151,8 +151,10 @@ pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
     let (connection, version) = schema::open_writer(&file, config.size_bytes_max)?;
+    if version < config.version_min {
+        schema::set_version(&connection, config.version_min)?;
+    }
     let version = version.max(config.version_min);
-    schema::set_version(&connection, version)?;
     let checkpointer = schema::open_checkpointer(&file)?;
     // The entries of new files, too, must survive a power loss.
     File::open(&config.folder)?.sync_all()?;

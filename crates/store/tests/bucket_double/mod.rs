@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use store::blobs::{BucketBlobs, BucketConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Objects of a page of a list: few, so that lists have several pages.
 const LIST_ROWS: usize = 7;
@@ -32,6 +33,27 @@ pub struct Double {
 impl Double {
     /// A service, and a client of its bucket.
     pub async fn start() -> (Arc<Self>, BucketBlobs) {
+        let (double, address) = Self::serve(None).await;
+        (double, client(format!("http://{address}"), String::new()))
+    }
+
+    /// The same over TLS; the second client trusts nobody.
+    pub async fn start_secure() -> (BucketBlobs, BucketBlobs) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let (_, address) = Self::serve(Some(Arc::new(config).into())).await;
+        let endpoint = format!("https://localhost:{}", address.port());
+        (client(endpoint.clone(), made.cert.pem()), client(endpoint, String::new()))
+    }
+
+    async fn serve(tls: Option<tokio_rustls::TlsAcceptor>) -> (Arc<Self>, std::net::SocketAddr) {
         let double = Arc::new(Self::default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -40,26 +62,28 @@ impl Double {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 served.connections.fetch_add(1, Ordering::SeqCst);
-                let served = served.clone();
+                let (served, tls) = (served.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let answer = hyper::service::service_fn(|request| {
-                        let served = served.clone();
-                        async move { Ok::<_, Infallible>(served.answer(request).await) }
-                    });
-                    let _ =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+                    match tls {
+                        None => served.converse(stream).await,
+                        Some(tls) => {
+                            // A client that does not trust us ends here.
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            served.converse(stream).await;
+                        }
+                    }
                 });
             }
         });
-        let config = BucketConfig {
-            bucket: "bucket".into(),
-            prefix: "dunlin/blobs".into(),
-            endpoint: Some(format!("http://{address}")),
-            region: "us-east-1".into(),
-            key: Some(("key".into(), "secret".into())),
-            roots_pem: String::new(),
-        };
-        (double, BucketBlobs::new(&config).unwrap())
+        (double, address)
+    }
+
+    async fn converse(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let answer = hyper::service::service_fn(|request| {
+            let served = self.clone();
+            async move { Ok::<_, Infallible>(served.answer(request).await) }
+        });
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -172,6 +196,18 @@ impl Double {
         let token = if more { format!("<NextContinuationToken>{next}</NextContinuationToken>") } else { String::new() };
         answered(StatusCode::OK, &format!("<ListBucketResult>{contents}{token}</ListBucketResult>"))
     }
+}
+
+fn client(endpoint: String, roots_pem: String) -> BucketBlobs {
+    let config = BucketConfig {
+        bucket: "bucket".into(),
+        prefix: "dunlin/blobs".into(),
+        endpoint: Some(endpoint),
+        region: "us-east-1".into(),
+        key: Some(("key".into(), "secret".into())),
+        roots_pem,
+    };
+    BucketBlobs::new(&config).unwrap()
 }
 
 fn answered(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
