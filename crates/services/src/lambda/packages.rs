@@ -3,13 +3,14 @@
 //! Invariants
 //!   1. A blob's name is used for one upload and never again, so removing it can never hit a later upload.
 //!   2. Every blob is named by a `PackageRecord` or by a `Doomed` key that was written before it: nothing leaks,
-//!      wherever a crash falls.
+//!      wherever a crash falls. What a power loss forgets is found at the next start.
 //!   3. An upload that took too long is condemned before it is removed, and a function is only stored with an upload that
 //!      is not: of the two transactions that race, one is a conflict.
 //!   4. While a hold lasts (a backup is running), nothing is removed.
 //!   5. A package that lost its last user stays readable for `GRACE_MS`: environments that are starting right now and
 //!      links that were handed out still reach it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use base::archive;
@@ -36,6 +37,8 @@ const ENTRIES_MAX: usize = 100_000;
 pub(super) const GRACE_MS: u64 = 10 * 60 * 1_000;
 /// How long an upload may take until it counts as abandoned.
 const UPLOAD_MS: u64 = 60 * 60 * 1_000;
+/// What names of uploads begin with; the digest, `-` and random digits follow.
+const UPLOADS: &str = "lambda/code/";
 /// Most removals of one round.
 const ROUND: usize = 256;
 
@@ -95,7 +98,7 @@ impl Functions {
     /// Keeps the bytes of a package that has no record yet.
     pub(super) async fn upload(&self, package: &Package) -> Result<Upload, aws::Error> {
         let upload = Upload {
-            blob: format!("lambda/code/{}-{}", package.digest, self.random.hex(8)),
+            blob: format!("{UPLOADS}{}-{}", package.digest, self.random.hex(8)),
             due_ms: self.clock.now_ms() + UPLOAD_MS,
         };
         let doomed = Doomed { package: None, blob: upload.blob.clone(), condemned: false };
@@ -193,6 +196,32 @@ impl Functions {
         Ok(removed)
     }
 
+    /// Lists for removal the uploads that nothing names: a power loss can take the note of one that it leaves, and a
+    /// backup copies some that came after its state. Says how many there were.
+    pub(super) async fn find_strays(&self) -> Result<usize, store::Error> {
+        let (mut found, mut after) = (0, None::<String>);
+        loop {
+            let page = self.blobs.names(UPLOADS, after.as_deref(), ROUND).await?;
+            // Read after the names: whatever was there had been noted before it was.
+            let snapshot = self.store.snapshot().await?;
+            let doomed = doomed_blobs(&*snapshot).await?;
+            for blob in &page.names {
+                if doomed.contains(blob) || is_registered(&*snapshot, blob).await? {
+                    continue;
+                }
+                let due_ms = self.clock.now_ms() + UPLOAD_MS;
+                let stray = Doomed { package: None, blob: blob.clone(), condemned: false };
+                let stray = serde_json::to_vec(&stray).map_err(|problem| store::Error::Invalid(problem.to_string()))?;
+                self.store.commit(Txn::new().put(keys::doomed(due_ms, blob), stray)).await?;
+                found += 1;
+            }
+            after = page.names.into_iter().next_back().filter(|_| page.more);
+            if after.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
     /// Makes sure that nobody can come to use doomed bytes any more. The removal stays listed until they are gone.
     async fn unregister(&self, doomed: Doomed, listed: &store::Entry) -> Result<Verdict, store::Error> {
         let snapshot = self.store.snapshot().await?;
@@ -284,6 +313,35 @@ impl Functions {
             }
         }
     }
+}
+
+/// Every blob that is listed for removal.
+async fn doomed_blobs(snapshot: &dyn Snapshot) -> Result<HashSet<String>, store::Error> {
+    let mut all = HashSet::new();
+    let (start, end) = keys::doomed_until(u64::MAX - 1);
+    let mut range = Range::between(start, end).rows(ROUND);
+    loop {
+        let page = snapshot.range(&range).await?;
+        for entry in &page.entries {
+            let doomed: Doomed = serde_json::from_slice(&entry.value)
+                .map_err(|_| store::Error::Corrupt("a removal cannot be read".into()))?;
+            all.insert(doomed.blob);
+        }
+        match page.entries.into_iter().next_back() {
+            Some(last) if page.more => range = range.beyond(last.key),
+            _ => return Ok(all),
+        }
+    }
+}
+
+/// Whether a package has its bytes in this blob.
+async fn is_registered(snapshot: &dyn Snapshot, blob: &str) -> Result<bool, store::Error> {
+    let digest = blob.strip_prefix(UPLOADS).and_then(|rest| rest.split_once('-')).map(|(digest, _)| digest);
+    let Some(code) = digest.and_then(CodeDigest::parse) else { return Ok(false) };
+    let Some(entry) = snapshot.get(&keys::package(&code)).await? else { return Ok(false) };
+    let record: PackageRecord =
+        serde_json::from_slice(&entry.value).map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
+    Ok(record.blob == blob)
 }
 
 /// What may be done with doomed bytes.

@@ -207,6 +207,26 @@ async fn a_function_is_not_stored_with_an_upload_that_was_given_up() {
 }
 
 #[tokio::test]
+async fn an_upload_that_nothing_names_is_found_and_removed() {
+    let platform = Platform::new();
+    platform.create("a").await;
+    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    platform.functions.upload(&package).await.unwrap();
+    assert_eq!(platform.functions.find_strays().await.unwrap(), 0, "one is used, the other is noted");
+    let stray = format!("lambda/code/{}-00", package.digest);
+    for blob in [stray.as_str(), "lambda/code/unclear", "objects/of-others"] {
+        platform.blobs.put(blob, bytes::Bytes::new()).await.unwrap();
+    }
+    assert_eq!(platform.functions.find_strays().await.unwrap(), 2);
+    assert_eq!(platform.functions.find_strays().await.unwrap(), 0, "noted now");
+    platform.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 3);
+    assert_eq!(platform.blobs.list("").await.unwrap().len(), 2, "the package in use, and what is not ours");
+    let version = platform.functions.version(&reference("a")).await.unwrap();
+    assert!(platform.functions.package(&version.code).await.is_ok());
+}
+
+#[tokio::test]
 async fn nothing_is_removed_while_a_backup_holds() {
     let platform = Platform::new();
     platform.create("a").await;
