@@ -177,6 +177,14 @@ def test_a_stopped_server_is_backed_up_checked_and_moved(own_server, place):
     again = restored(own_server, "dev", place / "moved")
     assert keys_of(again, table) == {"a"}
     assert invoke(again, name)["json"] == "kept"
+    # One that is begun from another state says how to begin anew, and no server opens what is not whole.
+    (place / "half.migrating").mkdir(mode=0o700)
+    (place / "half.migrating" / "store").mkdir()
+    (place / "half.migrating" / "store" / "store.db").write_bytes(b"")
+    (place / "half.migrating" / "blobs").mkdir()
+    (place / "half.migrating" / "blobs" / "x~").write_bytes(b"")
+    done = alone("migrate", "--from", server.data_dir, "--to", place / "half")
+    assert done.returncode == 1 and "half.migrating first" in done.stderr and "not empty" in done.stderr
     done = alone("migrate", "--from", server.data_dir, "--to", place / "moved")
     assert done.returncode == 1 and "is not empty" in done.stderr
     done = alone("migrate", "--from", server.data_dir, "--to", "postgres://localhost/dunlin")

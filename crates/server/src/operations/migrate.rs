@@ -34,7 +34,12 @@ pub fn run(options: &cli::Migrate) -> Result<()> {
         let mut reader = Local::at_rest(&*from_store, &*from_blobs).await?;
         let mut tell = telling("migrating");
         let moved = import(&mut reader, &*to_store, &*to_blobs, &mut tell).await;
-        let amount = moved.context("the same command goes on where this one was cut off")?;
+        let amount = moved.with_context(|| {
+            format!(
+                "the same command goes on where this one ended; to begin anew, remove {} first",
+                filling.beside().display()
+            )
+        })?;
         drop(reader);
         drop((from_store, from_blobs, to_store, to_blobs));
         filling.finish(opened).await?;

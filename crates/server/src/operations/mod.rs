@@ -72,6 +72,11 @@ impl Filling {
         Ok(Self { target, beside })
     }
 
+    /// Where it lies until it is whole.
+    pub fn beside(&self) -> &Path {
+        &self.beside
+    }
+
     /// Removes what an earlier try left.
     pub fn clean(&self) -> Result<()> {
         match fs::remove_dir_all(&self.beside) {
