@@ -38,3 +38,5 @@ proof() {
 proof store-kills env DUNLIN_KILLS=200 cargo test -q --workspace --test crash -- --nocapture
 proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos -q -s
 proof fifty-callers env DUNLIN_LOAD_SECONDS=30 .cache/venv/bin/python -m pytest tests/load -q -s
+# An engine that the tests' build leaves out, for the weight of its crates.
+proof bucket cargo test -q -p store --features bucket --test blobs

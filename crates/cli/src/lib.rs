@@ -6,6 +6,7 @@
 mod client;
 mod commands;
 mod deploy;
+mod operations;
 mod output;
 mod yaml;
 
@@ -14,7 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use client::{Client, Connection};
+pub use client::{ApiError, Client, Connection};
+pub use operations::{Backup, KeyFlags, Migrate, Restore};
 
 /// Run functions written for AWS Lambda on your own machine.
 #[derive(Debug, Parser)]
@@ -49,8 +51,14 @@ enum Command {
     Ps(commands::ps::Args),
     /// Show what functions used and what that costs
     Bill(commands::bill::Args),
-    /// Say which walls stand on this machine, and which interpreters are usable
+    /// Say which walls stand on this machine and which interpreters are usable; with --store, check what is stored
     Doctor(Doctor),
+    /// Copy everything that a server holds into a folder of backups
+    Backup(Backup),
+    /// Make a data folder from a backup
+    Restore(Restore),
+    /// Copy everything from one store into a new one
+    Migrate(Migrate),
     /// The privileged helper; started by the server only
     #[command(name = "__spawner", hide = true)]
     Spawner,
@@ -86,6 +94,18 @@ pub struct Serve {
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,
+    /// Bucket for blobs instead of the data folder: s3://BUCKET/PREFIX; the key is that of AWS_ACCESS_KEY_ID
+    #[arg(long, env = "DUNLIN_BLOBS", value_name = "PLACE")]
+    pub blobs: Option<String>,
+    /// Address of the bucket's service [default: that of AWS]
+    #[arg(long, env = "DUNLIN_BLOBS_ENDPOINT", requires = "blobs", value_name = "URL")]
+    pub blobs_endpoint: Option<String>,
+    /// Region of the bucket
+    #[arg(long, env = "DUNLIN_BLOBS_REGION", default_value = "us-east-1", value_name = "REGION")]
+    pub blobs_region: String,
+    /// Encryption of what is stored.
+    #[command(flatten)]
+    pub keys: KeyFlags,
     /// Log lines as JSON
     #[arg(long, env = "DUNLIN_LOG_JSON")]
     pub log_json: bool,
@@ -94,6 +114,12 @@ pub struct Serve {
 /// Flags of `dunlin doctor`.
 #[derive(Debug, Clone, Args)]
 pub struct Doctor {
+    /// Read and verify everything that a running server holds, and say what takes room
+    #[arg(long)]
+    pub store: bool,
+    /// With --store: check this data folder, whose server is stopped
+    #[arg(long, requires = "store", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -103,9 +129,15 @@ pub struct Doctor {
 #[derive(Debug)]
 pub enum Task {
     /// Be a server.
-    Serve(Mode, Serve),
-    /// Inspect this machine.
-    Doctor(Doctor),
+    Serve(Mode, Box<Serve>),
+    /// Inspect this machine, or a store.
+    Doctor(Doctor, Connection),
+    /// Back a store up.
+    Backup(Backup, Connection),
+    /// Restore a backup.
+    Restore(Restore),
+    /// Move a store.
+    Migrate(Migrate),
     /// Be the spawner.
     Spawner,
     /// Nothing: the command ran, this is its exit code.
@@ -125,9 +157,12 @@ pub enum Mode {
 pub fn parse() -> Task {
     let Arguments { connection, command } = Arguments::parse();
     let result = match command {
-        Command::Dev(serve) => return Task::Serve(Mode::Dev, serve),
-        Command::Up(serve) => return Task::Serve(Mode::Up, serve),
-        Command::Doctor(doctor) => return Task::Doctor(doctor),
+        Command::Dev(serve) => return Task::Serve(Mode::Dev, Box::new(serve)),
+        Command::Up(serve) => return Task::Serve(Mode::Up, Box::new(serve)),
+        Command::Doctor(doctor) => return Task::Doctor(doctor, connection),
+        Command::Backup(backup) => return Task::Backup(backup, connection),
+        Command::Restore(restore) => return Task::Restore(restore),
+        Command::Migrate(migrate) => return Task::Migrate(migrate),
         Command::Spawner => return Task::Spawner,
         Command::Deploy(args) => {
             Client::open(&connection).and_then(|client| commands::deploy::run(&client, &args)).map(|()| true)

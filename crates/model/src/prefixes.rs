@@ -7,25 +7,37 @@
 pub struct Prefix {
     /// The byte that every key of the owner starts with.
     pub byte: u8,
+    /// What lies under it, in a word for people.
+    pub name: &'static str,
     /// Who builds keys under it.
     pub owner: &'static str,
 }
 
 /// Functions, their code and configuration, and function URLs.
-pub const LAMBDA: Prefix = Prefix { byte: b'f', owner: "services/lambda" };
+pub const LAMBDA: Prefix = Prefix { byte: b'f', name: "functions", owner: "services/lambda" };
 /// REST and HTTP APIs.
-pub const APIGATEWAY: Prefix = Prefix { byte: b'g', owner: "services/apigateway" };
+pub const APIGATEWAY: Prefix = Prefix { byte: b'g', name: "apis", owner: "services/apigateway" };
 /// Tables and their items.
-pub const DYNAMODB: Prefix = Prefix { byte: b't', owner: "services/dynamodb" };
+pub const DYNAMODB: Prefix = Prefix { byte: b't', name: "tables", owner: "services/dynamodb" };
 /// Log groups, streams and chunks.
-pub const LOGS: Prefix = Prefix { byte: b'l', owner: "services/logs" };
+pub const LOGS: Prefix = Prefix { byte: b'l', name: "logs", owner: "services/logs" };
 /// Usage records and sums.
-pub const USAGE: Prefix = Prefix { byte: b'u', owner: "services/usage" };
+pub const USAGE: Prefix = Prefix { byte: b'u', name: "usage", owner: "services/usage" };
 /// Accepted asynchronous events.
-pub const ASYNC_QUEUE: Prefix = Prefix { byte: b'a', owner: "compute/async_queue" };
+pub const ASYNC_QUEUE: Prefix = Prefix { byte: b'a', name: "events", owner: "compute/async_queue" };
+
+/// Which blobs are needed, and holds that keep them.
+pub const BLOBS: Prefix = Prefix { byte: b'b', name: "blobs", owner: "store/references" };
+/// What the store keeps for itself: unfinished imports, wrapped keys. Above every other prefix.
+pub const STORE: Prefix = Prefix { byte: 0xff, name: "store", owner: "store" };
 
 /// Every prefix that is given out.
-pub const ALL: &[Prefix] = &[LAMBDA, APIGATEWAY, DYNAMODB, LOGS, USAGE, ASYNC_QUEUE];
+pub const ALL: &[Prefix] = &[LAMBDA, APIGATEWAY, DYNAMODB, LOGS, USAGE, ASYNC_QUEUE, BLOBS, STORE];
+
+/// Whose keys start with this byte.
+pub fn of(byte: u8) -> Option<&'static Prefix> {
+    ALL.iter().find(|prefix| prefix.byte == byte)
+}
 
 #[cfg(test)]
 mod tests {
@@ -33,6 +45,11 @@ mod tests {
 
     #[test]
     fn prefixes_are_disjoint() {
+        let mut names: Vec<&str> = ALL.iter().map(|prefix| prefix.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        assert!(ALL.iter().all(|prefix| of(prefix.byte) == Some(prefix)));
         let mut bytes: Vec<u8> = ALL.iter().map(|prefix| prefix.byte).collect();
         bytes.sort_unstable();
         bytes.dedup();

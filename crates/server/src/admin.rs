@@ -7,6 +7,8 @@
 //! | `GET /_dunlin/usage`     | single usage records of `function`, newest first           |
 //! | `GET /_dunlin/runtimes`  | usable interpreters                                        |
 //! | `GET /_dunlin/walls`     | walls of the sandboxes                                     |
+//! | `POST /_dunlin/backup/…` | what a backup copies (`operations/served.rs`)              |
+//! | `POST /_dunlin/store/…`  | a check of what is stored (the same file)                  |
 //! | `GET /_dunlin/code/…`    | a code package, by the expiring link that GetFunction gave |
 //!
 //! Invariant: in production every path but the code links asks for a signature of the root key; the links carry their
@@ -26,6 +28,7 @@ use services::lambda::Functions;
 use services::usage::Usage;
 
 use crate::doors::Door;
+use crate::operations::served::Served;
 
 /// Answers the platform's own calls.
 pub struct Admin {
@@ -35,6 +38,8 @@ pub struct Admin {
     pub engine: Arc<Engine>,
     /// Sums and records.
     pub usage: Arc<Usage>,
+    /// What is stored.
+    pub store: Served,
     /// Packages behind links.
     pub functions: Arc<Functions>,
     /// Walls, as the spawner found them.
@@ -53,6 +58,12 @@ impl AdminDoor for Admin {
         if let Some(code) = parts.uri.path().strip_prefix("/_dunlin/code/") {
             return self.package(code, parts.uri.query().unwrap_or("")).await;
         }
+        if Served::answers(parts.uri.path()) {
+            return self
+                .served(&parts, &body)
+                .await
+                .unwrap_or_else(|(status, message)| json_response(status, &json!({"message": message})));
+        }
         let answer = match self.door.admin_principal(&parts, &body).await {
             Ok(principal) => self.answer(&parts, &principal).await,
             Err(refusal) => Err((StatusCode::FORBIDDEN, refusal.to_string())),
@@ -65,10 +76,23 @@ impl AdminDoor for Admin {
 }
 
 impl Admin {
-    async fn answer(&self, parts: &http::request::Parts, principal: &Principal) -> Result<Json, Refusal> {
-        if !principal.arn.ends_with(":root") {
-            return Err((StatusCode::FORBIDDEN, format!("{} is not the operator", principal.arn)));
+    async fn served(&self, parts: &http::request::Parts, body: &Bytes) -> Result<Response<Bytes>, Refusal> {
+        // In `dev` any key is taken: what lies in the store is no function's business there either.
+        if parts.extensions.get::<Arc<gateway::GuestIdentity>>().is_some() {
+            return Err((StatusCode::FORBIDDEN, "this is not for functions".into()));
         }
+        let principal = self.door.admin_principal(parts, body).await;
+        operator(&principal.map_err(|refusal| (StatusCode::FORBIDDEN, refusal.to_string()))?)?;
+        let path = parts.uri.path();
+        if path == "/_dunlin/backup/begin" {
+            // Calls that are over, but not yet in the store, belong to the backup.
+            self.usage.fold().await.map_err(failed)?;
+        }
+        self.store.answer(&parts.method, path, body).await
+    }
+
+    async fn answer(&self, parts: &http::request::Parts, principal: &Principal) -> Result<Json, Refusal> {
+        operator(principal)?;
         if parts.method != Method::GET {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "this interface is read with GET".into()));
         }
@@ -172,6 +196,13 @@ impl Admin {
             }
         }
     }
+}
+
+fn operator(principal: &Principal) -> Result<(), Refusal> {
+    if principal.arn.ends_with(":root") {
+        return Ok(());
+    }
+    Err((StatusCode::FORBIDDEN, format!("{} is not the operator", principal.arn)))
 }
 
 fn failed(error: impl std::fmt::Display) -> Refusal {

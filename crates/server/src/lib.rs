@@ -8,7 +8,10 @@ pub mod config;
 pub mod data_dir;
 pub mod doctor;
 pub mod doors;
+pub mod encryption;
 pub mod interpreters;
+pub mod operations;
+pub mod places;
 pub mod wire;
 
 use std::time::{Duration, Instant};
@@ -22,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 
 use config::Config;
 use data_dir::DataDir;
+use encryption::Masters;
 
 /// How long running calls get to end after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(60);
@@ -34,6 +38,8 @@ pub struct Ground {
     pub tls: Option<tokio_rustls::TlsAcceptor>,
     /// The data folder.
     pub data: DataDir,
+    /// Keys of what is stored, read while they could be.
+    pub masters: Option<Masters>,
     /// Interpreters of the host.
     pub interpreters: Interpreters,
     /// The spawner, ready.
@@ -56,6 +62,7 @@ pub fn run(mode: Mode, serve: Serve) -> Result<()> {
         (Some(certificate), Some(key)) => Some(gateway::tls::load(certificate, key)?),
         _ => None,
     };
+    let masters = Masters::of(&config.serve.keys, &config.data_dir)?;
     let data = DataDir::open(&config.data_dir)?;
     data.write_runtimes()?;
     wire::write_trust(&data)?;
@@ -76,7 +83,7 @@ pub fn run(mode: Mode, serve: Serve) -> Result<()> {
     if privilege::is_root() {
         privilege::drop_to(privilege::SERVICE_ID, privilege::SERVICE_ID).context("giving up root's privileges")?;
     }
-    let ground = Ground { config, tls, data, interpreters, spawner, boot_id, started };
+    let ground = Ground { config, tls, data, masters, interpreters, spawner, boot_id, started };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads()).enable_all().build()?;
     let done = runtime.block_on(serve_until_stopped(ground));
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -2,12 +2,18 @@
 
 use std::process::ExitCode;
 
+use server::operations;
+
 fn main() -> ExitCode {
     let done = match cli::parse() {
         cli::Task::Done(code) => return code,
         cli::Task::Spawner => sandbox::process::spawner_main(),
-        cli::Task::Doctor(options) => server::doctor::run(&options),
-        cli::Task::Serve(mode, serve) => server::run(mode, serve),
+        cli::Task::Doctor(options, connection) if options.store => operations::check::run(&options, &connection),
+        cli::Task::Doctor(options, _) => server::doctor::run(&options),
+        cli::Task::Backup(options, connection) => operations::backup::run(&options, &connection),
+        cli::Task::Restore(options) => operations::restore::run(&options),
+        cli::Task::Migrate(options) => operations::migrate::run(&options),
+        cli::Task::Serve(mode, serve) => server::run(mode, *serve),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

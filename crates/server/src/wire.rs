@@ -27,9 +27,9 @@ use services::lambda::{Functions, LambdaService};
 use services::logs::Logs;
 use services::sts::Sts;
 use services::usage::Usage;
-use store::blobs::FileBlobs;
+use store::Store;
 use store::embedded::{self, Embedded, EmbeddedConfig};
-use store::{Blobs, Store};
+use store::transfer::check_finished;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
@@ -40,6 +40,9 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::data_dir::{DataDir, TRUST_FILE, write_public};
 use crate::doors::{AllSites, Door};
+use crate::encryption::layered;
+use crate::operations::served::{Kept, Served};
+use crate::places;
 
 /// A running server.
 pub struct Server {
@@ -132,6 +135,7 @@ struct Base {
     random: Arc<dyn Random>,
     embedded: Arc<Embedded>,
     store: Arc<dyn Store>,
+    kept: Kept,
     keys: Arc<Keys>,
     functions: Arc<Functions>,
     apis: Arc<Apis>,
@@ -144,20 +148,27 @@ async fn open(ground: &Ground) -> Result<Base> {
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
     let data = &ground.data;
     let embedded = Arc::new(embedded::open(EmbeddedConfig::new(data.path("store"), clock.clone()))?);
-    let store: Arc<dyn Store> = embedded.clone();
-    let blobs: Arc<dyn Blobs> = Arc::new(FileBlobs::open(data.path("blobs"))?);
+    check_finished(&*embedded).await?;
+    let kept = Kept { store: embedded.clone(), blobs: places::blobs(&ground.config.serve, data)? };
+    let masters = ground.masters.as_ref();
+    let (store, blobs) = layered(kept.store.clone(), kept.blobs.clone(), masters, &random).await?;
     let keys = data.path("keys");
     let keys = match ground.config.mode {
         Mode::Dev => Keys::dev(&keys, clock.clone(), random.clone())?,
         Mode::Up => Keys::up(&keys, clock.clone(), random.clone())?,
     };
-    let functions =
-        Functions::new(store.clone(), blobs, clock.clone(), random.clone(), services::lambda::Config::default());
+    let functions = Functions::new(
+        store.clone(),
+        blobs.clone(),
+        clock.clone(),
+        random.clone(),
+        services::lambda::Config::default(),
+    );
     let apis = Apis::new(store.clone(), clock.clone(), random.clone(), "localhost");
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());
     let usage = Usage::open(data.root(), &ground.boot_id, store.clone(), clock.clone()).await?;
     let tables = DynamoDb::new(store.clone(), clock.clone(), random.clone(), services::dynamodb::Config::default());
-    Ok(Base { clock, random, embedded, store, keys: Arc::new(keys), functions, apis, logs, usage, tables })
+    Ok(Base { clock, random, embedded, store, kept, keys: Arc::new(keys), functions, apis, logs, usage, tables })
 }
 
 fn gateway_config(config: &Config, port: u16) -> gateway::Config {
@@ -200,7 +211,9 @@ pub async fn start(ground: Ground) -> Result<Server> {
         config,
     })?;
     let door = Arc::new(Door::new(dispatcher(&base, &engine, ground.config.mode)));
+    let kept = Served::new(base.kept.clone(), base.store.clone(), base.clock.clone(), base.random.clone());
     let admin = Admin {
+        store: kept,
         door: door.clone(),
         engine: engine.clone(),
         usage: base.usage.clone(),

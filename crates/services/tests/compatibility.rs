@@ -22,7 +22,7 @@ use services::dynamodb::{self, DynamoDb};
 use services::lambda::{self, Functions, LambdaService};
 use services::logs::Logs;
 use services::sts::Sts;
-use store::memory::{MemoryBlobs, MemoryStore};
+use store::{MemoryBlobs, MemoryStore};
 
 struct Nobody;
 

@@ -19,8 +19,6 @@ pub const TXN_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const TXN_PARTS_MAX: usize = 65_536;
 /// Longest life of a snapshot, in milliseconds; after it, its reads answer `Error::TooOld`.
 pub const SNAPSHOT_LIFE_MS: u64 = 5_000;
-/// Most bytes of a blob's name.
-pub const BLOB_NAME_BYTES_MAX: usize = 1_024;
 
 /// A store of ordered keys.
 #[async_trait]
@@ -34,6 +32,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// A hint channel for everything under `prefix`.
     fn watch(&self, prefix: &[u8]) -> Watch;
+
+    /// The state as it is now, for `life_ms` milliseconds: for a backup, which reads all of one state. What engines keep
+    /// for it grows with what is written meanwhile, so there should be one at a time.
+    async fn long_snapshot(&self, life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
+        Err(Error::Invalid(format!("this engine has no snapshots of {life_ms} ms")))
+    }
 
     /// Reads one key of the current state.
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
@@ -423,47 +427,9 @@ impl Watch {
     }
 }
 
-/// Bytes beside the keys: written once under a name, never changed.
-#[async_trait]
-pub trait Blobs: Send + Sync + 'static {
-    /// Keeps `content` under `name`; on disk when this returns. A blob of that name is left as it is.
-    /// Names are those that `check_blob_name` accepts; every call with another one is `Error::Invalid`.
-    async fn put(&self, name: &str, content: Bytes) -> Result<(), Error>;
-
-    /// The content, its checksum verified; nothing if there is no such blob.
-    async fn get(&self, name: &str) -> Result<Option<Bytes>, Error>;
-
-    /// Removes a blob, if it exists.
-    async fn delete(&self, name: &str) -> Result<(), Error>;
-
-    /// Names under a prefix, sorted.
-    async fn list(&self, prefix: &str) -> Result<Vec<String>, Error>;
-}
-
-/// Refuses what is not a blob's name: `[a-z0-9/._-]`, at most 1,024 bytes, in segments of 1 to 250 bytes that do not
-/// begin with a dot.
-pub fn check_blob_name(name: &str) -> Result<(), Error> {
-    let letters = name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-'));
-    let segments = name.split('/').all(|segment| (1..=250).contains(&segment.len()) && !segment.starts_with('.'));
-    if letters && segments && name.len() <= BLOB_NAME_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Error::Invalid(format!("{name:?} is not a name of a blob")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_blobs_cannot_climb() {
-        for name in ["a", "code/ab/cd.zip", "a-b_c.9"] {
-            assert!(check_blob_name(name).is_ok(), "{name}");
-        }
-        for name in ["", "/", "a/", "/a", "a//b", "..", "a/../b", ".tmp/x", "A", "a b", "a~", &"a".repeat(251)] {
-            assert!(check_blob_name(name).is_err(), "{name}");
-        }
-    }
 
     #[test]
     fn the_end_of_a_prefix_is_the_first_key_after_it() {

@@ -12,19 +12,24 @@
 //!   5. A watch that was made before a commit wakes after it. It is a hint: read again, nothing is told.
 //!
 //! Engines: `embedded` (SQLite behind a thread that commits in groups) with `blobs` (files), and `memory` for tests.
+//! Over any engine: `encrypted` (values and blobs at rest), `references` (which blobs are needed), `transfer` (backups
+//! and moves).
 //! Start reading at `contract`, then `embedded`.
 
 pub mod blobs;
 pub mod contract;
 pub mod embedded;
+pub mod encrypted;
 pub mod keys;
 pub mod memory;
+pub mod references;
 mod transact;
+pub mod transfer;
 mod watchers;
 mod writes;
 
-pub use blobs::FileBlobs;
-pub use contract::{Blobs, Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
+pub use blobs::{BlobInfo, BlobReader, BlobWriter, Blobs, FileBlobs, MemoryBlobs};
+pub use contract::{Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
 pub use embedded::{Embedded, EmbeddedConfig};
-pub use memory::{MemoryBlobs, MemoryStore};
+pub use memory::MemoryStore;
 pub use transact::transact;

@@ -8,16 +8,13 @@
 //!   2. `changed` holds the last commit that wrote or deleted each key that ever was, so ranges never are too old.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::contract::{
-    Blobs, Entry, Error, Expect, Page, Range, Snapshot, Store, Txn, Version, Watch, check_blob_name,
-};
+use crate::contract::{Entry, Error, Expect, Page, Range, Snapshot, Store, Txn, Version, Watch};
 use crate::watchers::Watchers;
 use crate::writes;
 
@@ -43,6 +40,13 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// An empty store whose next commit comes after `version`.
+    pub fn after(version: Version) -> Self {
+        let store = Self::new();
+        store.state.lock().version = version;
+        store
+    }
+
     /// An empty store, shared.
     pub fn shared() -> Arc<dyn Store> {
         Arc::new(Self::new())
@@ -54,6 +58,10 @@ impl Store for MemoryStore {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
         let state = self.state.lock();
         Ok(Box::new(MemorySnapshot { version: state.version, map: Arc::clone(&state.map) }))
+    }
+
+    async fn long_snapshot(&self, _life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
+        self.snapshot().await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Version, Error> {
@@ -140,50 +148,6 @@ impl Snapshot for MemorySnapshot {
 
 fn entry((key, (value, version)): (&Bytes, &(Bytes, Version))) -> Entry {
     Entry { key: key.clone(), value: value.clone(), version: *version }
-}
-
-/// Blobs in memory.
-#[derive(Debug, Default)]
-pub struct MemoryBlobs {
-    blobs: Mutex<BTreeMap<String, Bytes>>,
-}
-
-impl MemoryBlobs {
-    /// No blobs yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// No blobs yet, shared.
-    pub fn shared() -> Arc<dyn Blobs> {
-        Arc::new(Self::new())
-    }
-}
-
-#[async_trait]
-impl Blobs for MemoryBlobs {
-    async fn put(&self, name: &str, content: Bytes) -> Result<(), Error> {
-        check_blob_name(name)?;
-        self.blobs.lock().entry(name.to_owned()).or_insert(content);
-        Ok(())
-    }
-
-    async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
-        check_blob_name(name)?;
-        Ok(self.blobs.lock().get(name).cloned())
-    }
-
-    async fn delete(&self, name: &str) -> Result<(), Error> {
-        check_blob_name(name)?;
-        self.blobs.lock().remove(name);
-        Ok(())
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        let blobs = self.blobs.lock();
-        let from = (Bound::Included(prefix.to_owned()), Bound::Unbounded);
-        Ok(blobs.range(from).map(|(name, _)| name.clone()).take_while(|name| name.starts_with(prefix)).collect())
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@ use base::{Clock, ManualClock, Random, SeededRandom};
 use bytes::Bytes;
 use proptest::prelude::*;
 use store::contract::{KEY_BYTES_MAX, TXN_BYTES_MAX, TXN_PARTS_MAX, VALUE_BYTES_MAX};
-use store::{EmbeddedConfig, Entry, Error, MemoryStore, Page, Range, Store, Txn, Version, embedded, transact};
+use store::encrypted::{EncryptedStore, KeyRing, MasterKey};
+use store::{
+    EmbeddedConfig, Entry, Error, MemoryBlobs, MemoryStore, Page, Range, Store, Txn, Version, embedded, transact,
+};
 
 /// A store to test, and what must live as long.
 struct Subject {
@@ -31,6 +34,14 @@ fn embedded() -> Subject {
     let clock: Arc<dyn Clock> = ManualClock::at_ms(0);
     let store = embedded::open(EmbeddedConfig::new(folder.path(), clock)).unwrap();
     Subject { store: Arc::new(store), _folder: Some(folder) }
+}
+
+/// A model under the layer that encrypts; its ring is the first commit.
+async fn encrypted() -> Subject {
+    let (inner, random) = (MemoryStore::shared(), SeededRandom::new(5));
+    let master = MasterKey::parse(&"7a".repeat(32)).unwrap();
+    let ring = KeyRing::open(&*inner, &MemoryBlobs::new(), &master, None, &*random).await.unwrap();
+    Subject { store: Arc::new(EncryptedStore::new(inner, Arc::new(ring), random)), _folder: None }
 }
 
 fn keys(page: &Page) -> Vec<&str> {
@@ -389,6 +400,7 @@ fn replay(state: &mut State, observed: &Observed) {
 fn serialisable(subject: Subject, seed: u64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     runtime.block_on(async {
+        let empty = subject.store.snapshot().await.unwrap().version();
         let workers = (0..6u64).map(|worker| {
             let store = Arc::clone(&subject.store);
             tokio::spawn(async move {
@@ -406,7 +418,11 @@ fn serialisable(subject: Subject, seed: u64) {
         }
         history.sort_by_key(|observed| observed.version);
         let versions: Vec<_> = history.iter().map(|observed| observed.version).collect();
-        assert_eq!(versions, (1..=history.len() as u64).collect::<Vec<_>>(), "versions are consecutive");
+        assert_eq!(
+            versions,
+            (1..=history.len() as u64).map(|number| empty + number).collect::<Vec<_>>(),
+            "versions are consecutive"
+        );
         let mut state = State::new();
         history.iter().for_each(|observed| replay(&mut state, observed));
         let all = subject.store.range(&Range::prefix("")).await.unwrap();
@@ -420,6 +436,12 @@ proptest! {
     #[test]
     fn memory_is_serialisable(seed: u64) {
         serialisable(memory(), seed);
+    }
+
+    #[test]
+    fn encrypted_is_serialisable(seed: u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        serialisable(runtime.block_on(encrypted()), seed);
     }
 
     #[test]
@@ -438,6 +460,15 @@ macro_rules! suite {
         mod on_disk {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(super::embedded()).await; })*
+        }
+        mod encrypted {
+            // Limits are smaller by what encryption adds: tested beside it.
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if stringify!($name) != "limits_are_kept_and_reached" {
+                    super::$name(super::encrypted().await).await;
+                }
+            })*
         }
     };
 }

@@ -263,3 +263,30 @@ async fn the_log_stays_short_under_load_and_a_standing_reader() {
     drop(snapshot);
     assert!(longest < 150 * 1024 * 1024, "the log grew to {longest} bytes");
 }
+
+#[tokio::test]
+async fn a_long_snapshot_outlives_the_others_and_ends_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at_ms(0);
+    let as_clock: Arc<dyn Clock> = clock.clone();
+    let store = embedded::open(EmbeddedConfig::new(folder.path(), as_clock)).unwrap();
+    store.commit(Txn::new().put("a", "1")).await.unwrap();
+    let (short, long) = (store.snapshot().await.unwrap(), store.long_snapshot(60_000).await.unwrap());
+    store.commit(Txn::new().put("a", "2")).await.unwrap();
+    clock.advance(Duration::from_secs(59));
+    assert!(matches!(short.get(b"a").await, Err(Error::TooOld)));
+    assert_eq!(long.get(b"a").await.unwrap().unwrap().value, "1");
+    clock.advance(Duration::from_secs(2));
+    assert!(matches!(long.get(b"a").await, Err(Error::TooOld)));
+}
+
+#[tokio::test]
+async fn a_store_that_is_filled_counts_on_from_where_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for (version_min, next) in [(1_000, 1_001), (0, 1_002), (500, 1_003)] {
+        let store = embedded::open(EmbeddedConfig { version_min, ..config(folder.path()) }).unwrap();
+        assert_eq!(store.snapshot().await.unwrap().version(), next - 1);
+        assert_eq!(store.commit(Txn::new().put("a", "1")).await.unwrap(), next);
+        store.close().await.unwrap();
+    }
+}

@@ -3,10 +3,14 @@
 //! Invariants
 //!   1. A blob's name is used for one upload and never again, so removing it can never hit a later upload.
 //!   2. Every blob is named by a `PackageRecord` or by a `Doomed` key that was written before it: nothing leaks,
-//!      wherever a crash falls.
-//!   3. A package that lost its last user stays readable for `GRACE_MS`: environments that are starting right now and
+//!      wherever a crash falls. What a power loss forgets is found at the next start.
+//!   3. An upload that took too long is condemned before it is removed, and a function is only stored with an upload that
+//!      is not: of the two transactions that race, one is a conflict.
+//!   4. While a hold lasts (a backup is running), nothing is removed.
+//!   5. A package that lost its last user stays readable for `GRACE_MS`: environments that are starting right now and
 //!      links that were handed out still reach it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use base::archive;
@@ -16,6 +20,7 @@ use bytes::Bytes;
 use hmac::{Hmac, Mac};
 use model::CodeDigest;
 use sha2::{Digest, Sha256};
+use store::references::Holds;
 use store::{Range, Snapshot, Txn};
 
 use super::Functions;
@@ -32,6 +37,8 @@ const ENTRIES_MAX: usize = 100_000;
 pub(super) const GRACE_MS: u64 = 10 * 60 * 1_000;
 /// How long an upload may take until it counts as abandoned.
 const UPLOAD_MS: u64 = 60 * 60 * 1_000;
+/// What names of uploads begin with; the digest, `-` and random digits follow.
+const UPLOADS: &str = "lambda/code/";
 /// Most removals of one round.
 const ROUND: usize = 256;
 
@@ -91,10 +98,10 @@ impl Functions {
     /// Keeps the bytes of a package that has no record yet.
     pub(super) async fn upload(&self, package: &Package) -> Result<Upload, aws::Error> {
         let upload = Upload {
-            blob: format!("lambda/code/{}-{}", package.digest, self.random.hex(8)),
+            blob: format!("{UPLOADS}{}-{}", package.digest, self.random.hex(8)),
             due_ms: self.clock.now_ms() + UPLOAD_MS,
         };
-        let doomed = Doomed { package: None, blob: upload.blob.clone() };
+        let doomed = Doomed { package: None, blob: upload.blob.clone(), condemned: false };
         let intent = Txn::new().put(keys::doomed(upload.due_ms, &upload.blob), super::encoded(&doomed)?).relaxed();
         self.store.commit(intent).await.map_err(error::store)?;
         self.blobs.put(&upload.blob, package.zip.clone()).await.map_err(error::store)?;
@@ -114,7 +121,7 @@ impl Functions {
     }
 
     /// Adds a user to a package within `txn`. Nothing is returned where the package has no record and `upload` is not
-    /// there either: upload, then try again.
+    /// there either, or was given up: upload, then try again.
     pub(super) async fn claim(
         &self,
         snapshot: &dyn Snapshot,
@@ -130,8 +137,13 @@ impl Functions {
                 (PackageRecord { users: record.users + 1, due_ms: None, ..record }, Claim::Shared, txn)
             }
             (None, Some(upload)) => {
+                let listed = keys::doomed(upload.due_ms, &upload.blob);
+                let Some(entry) = snapshot.get(&listed).await.map_err(error::store)? else { return Ok(None) };
+                if super::decoded::<Doomed>(&entry.value)?.condemned {
+                    return Ok(None);
+                }
                 let record = PackageRecord { blob: upload.blob.clone(), users: 1, due_ms: None };
-                (record, Claim::Uploaded, txn.delete(keys::doomed(upload.due_ms, &upload.blob)))
+                (record, Claim::Uploaded, txn.expect_version(listed.clone(), entry.version).delete(listed))
             }
             (None, None) => return Ok(None),
         };
@@ -156,7 +168,7 @@ impl Functions {
         if record.users == 0 {
             let due_ms = self.clock.now_ms() + GRACE_MS;
             record.due_ms = Some(due_ms);
-            let doomed = Doomed { package: Some(code.clone()), blob: record.blob.clone() };
+            let doomed = Doomed { package: Some(code.clone()), blob: record.blob.clone(), condemned: false };
             txn = txn.put(keys::doomed(due_ms, &record.blob), super::encoded(&doomed)?);
         }
         Ok(txn.put(key, super::encoded(&record)?))
@@ -171,35 +183,78 @@ impl Functions {
             let Ok(doomed) = serde_json::from_slice::<Doomed>(&entry.value) else {
                 return Err(store::Error::Corrupt("a removal cannot be read".into()));
             };
-            if self.unregister(&doomed, &entry).await? {
-                self.blobs.delete(&doomed.blob).await?;
-                removed += 1;
+            match self.unregister(doomed.clone(), &entry).await? {
+                Verdict::Free => {
+                    self.blobs.delete(&doomed.blob).await?;
+                    removed += 1;
+                }
+                Verdict::Kept => {}
+                Verdict::Later => continue,
             }
             self.store.commit(Txn::new().delete(entry.key).relaxed()).await?;
         }
         Ok(removed)
     }
 
-    /// Takes the record of a doomed package away. Says whether the bytes are free to go. The removal stays listed
-    /// until they are gone.
-    async fn unregister(&self, doomed: &Doomed, listed: &store::Entry) -> Result<bool, store::Error> {
-        let Some(code) = &doomed.package else { return Ok(true) };
-        let key = keys::package(code);
-        let Some(entry) = self.store.get(&key).await? else { return Ok(true) };
-        let record: PackageRecord =
-            serde_json::from_slice(&entry.value).map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
-        if record.blob != doomed.blob {
-            return Ok(true);
+    /// Lists for removal the uploads that nothing names: a power loss can take the note of one that it leaves, and a
+    /// backup copies some that came after its state. Says how many there were.
+    pub(super) async fn find_strays(&self) -> Result<usize, store::Error> {
+        let (mut found, mut after) = (0, None::<String>);
+        loop {
+            let page = self.blobs.names(UPLOADS, after.as_deref(), ROUND).await?;
+            // Read after the names: whatever was there had been noted before it was.
+            let snapshot = self.store.snapshot().await?;
+            let doomed = doomed_blobs(&*snapshot).await?;
+            for blob in &page.names {
+                if doomed.contains(blob) || is_registered(&*snapshot, blob).await? {
+                    continue;
+                }
+                let due_ms = self.clock.now_ms() + UPLOAD_MS;
+                let stray = Doomed { package: None, blob: blob.clone(), condemned: false };
+                let stray = serde_json::to_vec(&stray).map_err(|problem| store::Error::Invalid(problem.to_string()))?;
+                self.store.commit(Txn::new().put(keys::doomed(due_ms, blob), stray)).await?;
+                found += 1;
+            }
+            after = page.names.into_iter().next_back().filter(|_| page.more);
+            if after.is_none() {
+                return Ok(found);
+            }
         }
-        let due = record.due_ms.is_some_and(|due_ms| keys::doomed(due_ms, &record.blob) == listed.key);
-        if record.users > 0 || !due {
-            return Ok(false);
-        }
-        let free = Txn::new().expect_version(key.clone(), entry.version).delete(key);
-        match self.store.commit(free).await {
-            Ok(_) => Ok(true),
-            // Somebody took it in this moment; whoever leaves it last dooms it anew.
-            Err(store::Error::Conflict) => Ok(false),
+    }
+
+    /// Makes sure that nobody can come to use doomed bytes any more. The removal stays listed until they are gone.
+    async fn unregister(&self, doomed: Doomed, listed: &store::Entry) -> Result<Verdict, store::Error> {
+        let snapshot = self.store.snapshot().await?;
+        let holds = Holds::new(model::prefixes::BLOBS.byte);
+        let Some(unheld) = holds.none(&*snapshot, self.clock.now_ms()).await? else { return Ok(Verdict::Later) };
+        let mut txn = match &doomed.package {
+            None if doomed.condemned => return Ok(Verdict::Free),
+            None => {
+                let condemned = serde_json::to_vec(&Doomed { condemned: true, ..doomed });
+                let condemned = condemned.map_err(|problem| store::Error::Invalid(problem.to_string()))?;
+                Txn::new().expect_version(listed.key.clone(), listed.version).put(listed.key.clone(), condemned)
+            }
+            Some(code) => {
+                let key = keys::package(code);
+                let Some(entry) = snapshot.get(&key).await? else { return Ok(Verdict::Free) };
+                let record: PackageRecord = serde_json::from_slice(&entry.value)
+                    .map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
+                if record.blob != doomed.blob {
+                    return Ok(Verdict::Free);
+                }
+                let due = record.due_ms.is_some_and(|due_ms| keys::doomed(due_ms, &record.blob) == listed.key);
+                if record.users > 0 || !due {
+                    return Ok(Verdict::Kept);
+                }
+                Txn::new().expect_version(key.clone(), entry.version).delete(key)
+            }
+        };
+        drop(snapshot);
+        txn.expects.push(unheld);
+        match self.store.commit(txn).await {
+            Ok(_) => Ok(Verdict::Free),
+            // Somebody took it in this moment, or holds it: the next round sees what it was.
+            Err(store::Error::Conflict | store::Error::TooOld) => Ok(Verdict::Later),
             Err(other) => Err(other),
         }
     }
@@ -258,6 +313,46 @@ impl Functions {
             }
         }
     }
+}
+
+/// Every blob that is listed for removal.
+async fn doomed_blobs(snapshot: &dyn Snapshot) -> Result<HashSet<String>, store::Error> {
+    let mut all = HashSet::new();
+    let (start, end) = keys::doomed_until(u64::MAX - 1);
+    let mut range = Range::between(start, end).rows(ROUND);
+    loop {
+        let page = snapshot.range(&range).await?;
+        for entry in &page.entries {
+            let doomed: Doomed = serde_json::from_slice(&entry.value)
+                .map_err(|_| store::Error::Corrupt("a removal cannot be read".into()))?;
+            all.insert(doomed.blob);
+        }
+        match page.entries.into_iter().next_back() {
+            Some(last) if page.more => range = range.beyond(last.key),
+            _ => return Ok(all),
+        }
+    }
+}
+
+/// Whether a package has its bytes in this blob.
+async fn is_registered(snapshot: &dyn Snapshot, blob: &str) -> Result<bool, store::Error> {
+    let digest = blob.strip_prefix(UPLOADS).and_then(|rest| rest.split_once('-')).map(|(digest, _)| digest);
+    let Some(code) = digest.and_then(CodeDigest::parse) else { return Ok(false) };
+    let Some(entry) = snapshot.get(&keys::package(&code)).await? else { return Ok(false) };
+    let record: PackageRecord =
+        serde_json::from_slice(&entry.value).map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
+    Ok(record.blob == blob)
+}
+
+/// What may be done with doomed bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Nobody has them or ever will: they go.
+    Free,
+    /// They have users again.
+    Kept,
+    /// It cannot be said now.
+    Later,
 }
 
 /// Whether a claim used the upload that came with it.

@@ -123,6 +123,9 @@ pub(super) struct Doomed {
     pub(super) package: Option<CodeDigest>,
     /// The blob.
     pub(super) blob: String,
+    /// Nobody may come to use it any more.
+    #[serde(default)]
+    pub(super) condemned: bool,
 }
 
 impl FunctionRecord {

@@ -15,6 +15,11 @@ impl Functions {
     pub async fn run(self: Arc<Self>) {
         let mut watch = self.store.watch(&keys::watched());
         let mut rounds = tokio::time::interval(ROUND);
+        match self.find_strays().await {
+            Ok(0) => {}
+            Ok(found) => tracing::info!(found, "uploads that nothing names will be removed"),
+            Err(problem) => tracing::warn!(%problem, "uploads that nothing names were not looked for"),
+        }
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {

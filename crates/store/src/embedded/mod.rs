@@ -42,7 +42,7 @@ use self::lock::FolderLock;
 use self::queue::{Job, Queue};
 use self::reader::Readers;
 use self::schema::Fault;
-use crate::contract::{Entry, Error, Snapshot, Store, Txn, Version, Watch};
+use crate::contract::{Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
 use crate::watchers::Watchers;
 
 /// What is done when the store cannot go on; told why. It should end the process.
@@ -57,6 +57,9 @@ pub struct EmbeddedConfig {
     pub clock: Arc<dyn Clock>,
     /// Most bytes of the file, rounded down to pages of 4 KB; beyond, commits are `Error::DiskFull`. None: the disk's.
     pub size_bytes_max: Option<u64>,
+    /// The next commit comes after this one at least: for a store that is filled from another, whose numbered keys must
+    /// stay before all later ones.
+    pub version_min: Version,
     /// What is done when the store cannot go on. Nothing that was not answered by then is ever answered with success.
     pub on_fatal: OnFatal,
 }
@@ -65,7 +68,7 @@ impl EmbeddedConfig {
     /// A store in `folder`, as large as the disk, that ends the process (status 70) when it cannot go on.
     pub fn new(folder: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
         let on_fatal: OnFatal = Arc::new(|_| std::process::exit(70));
-        Self { folder: folder.into(), clock, size_bytes_max: None, on_fatal }
+        Self { folder: folder.into(), clock, size_bytes_max: None, version_min: 0, on_fatal }
     }
 }
 
@@ -148,6 +151,10 @@ pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
     let (connection, version) = schema::open_writer(&file, config.size_bytes_max)?;
+    if version < config.version_min {
+        schema::set_version(&connection, config.version_min)?;
+    }
+    let version = version.max(config.version_min);
     let checkpointer = schema::open_checkpointer(&file)?;
     // The entries of new files, too, must survive a power loss.
     File::open(&config.folder)?.sync_all()?;
@@ -256,7 +263,12 @@ impl Drop for Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
-        self.shared.readers.snapshot().await
+        self.shared.readers.snapshot(SNAPSHOT_LIFE_MS).await
+    }
+
+    /// Takes one of the places for snapshots. While it lives the log cannot start anew, and grows by what is written.
+    async fn long_snapshot(&self, life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
+        self.shared.readers.snapshot(life_ms).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Version, Error> {

@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //!   1. At most `SNAPSHOTS_MAX` snapshots live; who wants another one waits for it.
-//!   2. A snapshot older than `SNAPSHOT_LIFE_MS` reads nothing more, and `reap` takes its connection, whether its holder
+//!   2. A snapshot whose life is over reads nothing more, and `reap` takes its connection, whether its holder
 //!      still reads or not: no reader keeps the log from starting anew for long.
 //!   3. A ticket is given out once, so a reaped snapshot never reads through the lease of a later one.
 
@@ -23,7 +23,7 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::schema::{self, Fault};
-use crate::contract::{Entry, Error, KEY_BYTES_MAX, Page, Range, SNAPSHOT_LIFE_MS, Snapshot, Version};
+use crate::contract::{Entry, Error, KEY_BYTES_MAX, Page, Range, Snapshot, Version};
 
 /// Most snapshots at a time.
 const SNAPSHOTS_MAX: usize = 32;
@@ -61,7 +61,8 @@ struct Slot {
 
 struct Lease {
     ticket: u64,
-    started_us: u64,
+    /// On the monotonic clock.
+    ends_us: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -95,14 +96,15 @@ impl Readers {
     }
 
     /// Opens a snapshot of the current state, as soon as there is a place for it.
-    pub(super) async fn snapshot(self: &Arc<Self>) -> Result<Box<dyn Snapshot>, Error> {
+    pub(super) async fn snapshot(self: &Arc<Self>, life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| Error::Closed)?;
         let Some(index) = self.free.lock().pop() else {
             unreachable!("there are as many places as permits, and a place is given back before its permit");
         };
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.slots[index].lock();
-        slot.lease = Some(Lease { ticket, started_us: self.clock.monotonic_us(), _permit: permit });
+        slot.lease =
+            Some(Lease { ticket, ends_us: self.clock.monotonic_us().saturating_add(life_ms * 1_000), _permit: permit });
         let began = self.begin(&mut slot);
         drop(slot);
         let mut place = Place { readers: Arc::clone(self), index, ticket, version: 0 };
@@ -146,7 +148,7 @@ impl Readers {
     }
 
     fn expired(&self, lease: &Lease) -> bool {
-        self.clock.monotonic_us().saturating_sub(lease.started_us) > SNAPSHOT_LIFE_MS * 1_000
+        self.clock.monotonic_us() > lease.ends_us
     }
 
     fn end(&self, index: usize, slot: &mut Slot) {

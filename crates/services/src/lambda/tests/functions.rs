@@ -190,6 +190,61 @@ async fn an_upload_that_a_crash_cut_off_is_removed_later() {
 }
 
 #[tokio::test]
+async fn a_function_is_not_stored_with_an_upload_that_was_given_up() {
+    let platform = Platform::new();
+    let functions = &platform.functions;
+    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    let upload = functions.upload(&package).await.unwrap();
+    let snapshot = platform.store.snapshot().await.unwrap();
+    let (claimed, _) =
+        functions.claim(&*snapshot, &package.digest, Some(&upload), store::Txn::new()).await.unwrap().unwrap();
+    platform.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(functions.collect_garbage().await.unwrap(), 1);
+    assert!(!functions.committed(claimed).await.unwrap(), "its bytes are gone");
+    let snapshot = platform.store.snapshot().await.unwrap();
+    let again = functions.claim(&*snapshot, &package.digest, Some(&upload), store::Txn::new()).await.unwrap();
+    assert!(again.is_none(), "it is to be uploaded anew");
+}
+
+#[tokio::test]
+async fn an_upload_that_nothing_names_is_found_and_removed() {
+    let platform = Platform::new();
+    platform.create("a").await;
+    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    platform.functions.upload(&package).await.unwrap();
+    assert_eq!(platform.functions.find_strays().await.unwrap(), 0, "one is used, the other is noted");
+    let stray = format!("lambda/code/{}-00", package.digest);
+    for blob in [stray.as_str(), "lambda/code/unclear", "objects/of-others"] {
+        platform.blobs.put(blob, bytes::Bytes::new()).await.unwrap();
+    }
+    assert_eq!(platform.functions.find_strays().await.unwrap(), 2);
+    assert_eq!(platform.functions.find_strays().await.unwrap(), 0, "noted now");
+    platform.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 3);
+    assert_eq!(platform.blobs.list("").await.unwrap().len(), 2, "the package in use, and what is not ours");
+    let version = platform.functions.version(&reference("a")).await.unwrap();
+    assert!(platform.functions.package(&version.code).await.is_ok());
+}
+
+#[tokio::test]
+async fn nothing_is_removed_while_a_backup_holds() {
+    let platform = Platform::new();
+    platform.create("a").await;
+    platform.ok("DeleteFunction", json!({"FunctionName": "a"})).await;
+    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    platform.functions.upload(&package).await.unwrap();
+    let holds = store::references::Holds::new(model::prefixes::BLOBS.byte);
+    platform.clock.advance(Duration::from_secs(7_200));
+    holds.take(&*platform.store, "backup", platform.clock.now_ms() + 1_000).await.unwrap();
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
+    assert_eq!(platform.blobs.list("").await.unwrap().len(), 2);
+    // A hold whose holder died ends by itself.
+    platform.clock.advance(Duration::from_secs(1));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 2);
+    assert_eq!(platform.blobs.list("").await.unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn an_update_is_what_the_next_look_up_sees() {
     let platform = Platform::new();
     let before = platform.create("f").await;

@@ -1,0 +1,269 @@
+//! `dunlin doctor --store`: reads every key and every blob once, verifies their checksums, and says what takes room.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use bytes::Bytes;
+use model::prefixes;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use store::{Blobs, Error, Range, Store};
+
+use super::{Opened, block_on, in_units};
+
+/// Most entries of one report.
+const ROWS: usize = 20_000;
+/// A report on keys ends after so many bytes.
+const KEY_BYTES: usize = 4 * 1024 * 1024;
+/// A report on blobs ends after so many bytes.
+const BLOB_BYTES: u64 = 128 * 1024 * 1024;
+/// Most blobs of one report.
+const BLOB_ROWS: usize = 500;
+
+/// What lies under one prefix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sizes {
+    /// Keys.
+    pub entries: u64,
+    /// Bytes of keys.
+    pub key_bytes: u64,
+    /// Bytes of values.
+    pub value_bytes: u64,
+}
+
+/// A part of the keys, checked.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyReport {
+    /// By the first byte of the keys.
+    pub prefixes: BTreeMap<u8, Sizes>,
+    /// What is damaged. Nothing beyond it was read.
+    pub damage: Option<String>,
+    /// Where the next part begins, in hexadecimal; none at the end.
+    pub next: Option<String>,
+}
+
+/// A part of the blobs, checked.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobReport {
+    /// How many.
+    pub blobs: u64,
+    /// Bytes of their contents.
+    pub bytes: u64,
+    /// What is damaged.
+    pub damage: Vec<String>,
+    /// Where the next part begins; none at the end.
+    pub next: Option<String>,
+}
+
+/// Checks the keys beyond `after`, some of them.
+pub async fn keys(store: &dyn Store, after: Option<&Bytes>) -> Result<KeyReport, Error> {
+    let range = Range::prefix("").rows(ROWS).bytes(KEY_BYTES);
+    let range = match after {
+        Some(after) => range.beyond(after.clone()),
+        None => range,
+    };
+    let page = match store.range(&range).await {
+        Ok(page) => page,
+        Err(Error::Corrupt(damage)) => return Ok(KeyReport { damage: Some(damage), ..KeyReport::default() }),
+        Err(other) => return Err(other),
+    };
+    let mut report = KeyReport::default();
+    for entry in &page.entries {
+        let sizes = report.prefixes.entry(entry.key.first().copied().unwrap_or_default()).or_default();
+        sizes.entries += 1;
+        sizes.key_bytes += entry.key.len() as u64;
+        sizes.value_bytes += entry.value.len() as u64;
+    }
+    report.next = page.entries.last().filter(|_| page.more).map(|last| hex::encode(&last.key));
+    Ok(report)
+}
+
+/// Checks the blobs beyond `after`, some of them.
+pub async fn blobs(blobs: &dyn Blobs, after: Option<&str>) -> Result<BlobReport, Error> {
+    let names = blobs.names("", after, BLOB_ROWS).await?;
+    let mut report = BlobReport::default();
+    let count = names.names.len();
+    for (number, name) in names.names.into_iter().enumerate() {
+        match read(blobs, &name).await {
+            Ok(bytes) => {
+                report.blobs += u64::from(bytes.is_some());
+                report.bytes += bytes.unwrap_or(0);
+            }
+            Err(Error::Corrupt(damage)) => report.damage.push(damage),
+            Err(other) => return Err(other),
+        }
+        if report.bytes >= BLOB_BYTES || number + 1 == count {
+            report.next = (names.more || number + 1 < count).then_some(name);
+            break;
+        }
+    }
+    Ok(report)
+}
+
+/// Reads a blob to its end; its length, or nothing if it went meanwhile.
+async fn read(blobs: &dyn Blobs, name: &str) -> Result<Option<u64>, Error> {
+    let Some(mut reader) = blobs.read(name, store::blobs::WHOLE).await? else { return Ok(None) };
+    let mut bytes = 0;
+    while let Some(piece) = reader.next().await? {
+        bytes += piece.len() as u64;
+    }
+    Ok(Some(bytes))
+}
+
+/// Runs `dunlin doctor --store`.
+///
+/// # Errors
+/// Something is damaged, or cannot be read.
+pub fn run(options: &cli::Doctor, connection: &cli::Connection) -> Result<()> {
+    let (keys, blobs) = match &options.data_dir {
+        Some(root) => block_on(of_folder(root))?,
+        None => of_server(&cli::Client::open(connection)?)?,
+    };
+    if options.json {
+        let shown = |(byte, sizes): (&u8, &Sizes)| {
+            let (name, owner) = owner(*byte);
+            json!({"prefix": byte, "name": name, "owner": owner, "sizes": sizes})
+        };
+        let damage: Vec<&String> = keys.damage.iter().chain(&blobs.damage).collect();
+        let prefixes: Vec<_> = keys.prefixes.iter().map(shown).collect();
+        let blobs = json!({"count": blobs.blobs, "bytes": blobs.bytes});
+        cli::print_data(&json!({"prefixes": prefixes, "blobs": blobs, "damage": damage}).to_string());
+    } else {
+        show(&keys, &blobs);
+    }
+    if keys.damage.is_some() || !blobs.damage.is_empty() {
+        bail!("the store is damaged: stop the server and restore the last backup beside it with `dunlin restore`");
+    }
+    Ok(())
+}
+
+async fn of_folder(root: &Path) -> Result<(KeyReport, BlobReport)> {
+    let Opened { store, blobs } = Opened::existing(root)?;
+    let mut all = (KeyReport::default(), BlobReport::default());
+    loop {
+        let after = all.0.next.take().map(hex::decode).transpose()?.map(Bytes::from);
+        if !add_keys(&mut all.0, keys(&*store, after.as_ref()).await?) {
+            break;
+        }
+    }
+    loop {
+        let after = all.1.next.take();
+        if !add_blobs(&mut all.1, self::blobs(&*blobs, after.as_deref()).await?) {
+            break;
+        }
+    }
+    store.close().await?;
+    Ok(all)
+}
+
+fn of_server(client: &cli::Client) -> Result<(KeyReport, BlobReport)> {
+    let mut all = (KeyReport::default(), BlobReport::default());
+    loop {
+        let question = json!({"after": all.0.next.take()});
+        let answer = client.admin_post("/_dunlin/store/keys", &question)?;
+        if !add_keys(&mut all.0, serde_json::from_slice(&answer)?) {
+            break;
+        }
+    }
+    loop {
+        let question = json!({"after": all.1.next.take()});
+        let answer = client.admin_post("/_dunlin/store/blobs", &question)?;
+        if !add_blobs(&mut all.1, serde_json::from_slice(&answer)?) {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+/// Adds a part; says whether there is another.
+fn add_keys(all: &mut KeyReport, part: KeyReport) -> bool {
+    for (byte, sizes) in part.prefixes {
+        let sum = all.prefixes.entry(byte).or_default();
+        sum.entries += sizes.entries;
+        sum.key_bytes += sizes.key_bytes;
+        sum.value_bytes += sizes.value_bytes;
+    }
+    all.damage = part.damage;
+    all.next = part.next;
+    all.next.is_some()
+}
+
+fn add_blobs(all: &mut BlobReport, part: BlobReport) -> bool {
+    all.blobs += part.blobs;
+    all.bytes += part.bytes;
+    all.damage.extend(part.damage);
+    all.next = part.next;
+    all.next.is_some()
+}
+
+fn owner(byte: u8) -> (&'static str, &'static str) {
+    prefixes::of(byte).map_or(("unknown", "nobody"), |prefix| (prefix.name, prefix.owner))
+}
+
+fn show(keys: &KeyReport, blobs: &BlobReport) {
+    let row = |(byte, sizes): (&u8, &Sizes)| {
+        let (name, owner) = owner(*byte);
+        vec![
+            name.to_owned(),
+            owner.to_owned(),
+            sizes.entries.to_string(),
+            in_units(sizes.key_bytes),
+            in_units(sizes.value_bytes),
+        ]
+    };
+    let rows: Vec<Vec<String>> = keys.prefixes.iter().map(row).collect();
+    cli::print_table(&["KEYS OF", "KEPT BY", "COUNT", "KEYS", "VALUES"], &rows);
+    cli::print_data("");
+    cli::print_data(&format!("Blobs: {}, {}", blobs.blobs, in_units(blobs.bytes)));
+    for damage in keys.damage.iter().chain(&blobs.damage) {
+        cli::print_words(&format!("DAMAGED: {damage}"));
+    }
+    if keys.damage.is_none() && blobs.damage.is_empty() {
+        cli::print_words("Every key and every blob was read; all checksums are right.");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::{MemoryBlobs, MemoryStore, Txn};
+
+    #[tokio::test]
+    async fn parts_add_up_to_all() {
+        let store = MemoryStore::new();
+        for number in 0..50u32 {
+            let key = [b"tu"[number as usize % 2], 0, 0, 0, number as u8];
+            store.commit(Txn::new().put(key.to_vec(), vec![0; 300_000])).await.unwrap();
+        }
+        let (mut all, mut parts) = (KeyReport::default(), 0);
+        loop {
+            let after = all.next.take().map(|next| Bytes::from(hex::decode(next).unwrap()));
+            parts += 1;
+            if !add_keys(&mut all, keys(&store, after.as_ref()).await.unwrap()) {
+                break;
+            }
+        }
+        assert!(parts > 2);
+        let sizes = Sizes { entries: 25, key_bytes: 125, value_bytes: 7_500_000 };
+        assert_eq!(all.prefixes, BTreeMap::from([(b't', sizes), (b'u', sizes)]));
+    }
+
+    #[tokio::test]
+    async fn every_blob_is_seen_once() {
+        let held = MemoryBlobs::new();
+        for number in 0..1_200 {
+            held.put(&format!("b/{number:04}"), Bytes::from_static(b"xyz")).await.unwrap();
+        }
+        let (mut all, mut parts) = (BlobReport::default(), 0);
+        loop {
+            let after = all.next.take();
+            parts += 1;
+            if !add_blobs(&mut all, blobs(&held, after.as_deref()).await.unwrap()) {
+                break;
+            }
+        }
+        assert_eq!((parts, all.blobs, all.bytes), (3, 1_200, 3_600));
+    }
+}

@@ -1,0 +1,243 @@
+//! A store whose values are encrypted. What lies under the store's own prefix stays as it is; the ring is not seen.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::Random;
+use bytes::Bytes;
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::keyring::{KeyRing, RING};
+use super::sealing::{self, GROWTH, RANDOM_BYTES};
+use crate::contract::{Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, VALUE_BYTES_MAX, Version, Watch};
+use crate::keys::OWN;
+use crate::writes;
+
+/// Locks for counters, each for a part of them.
+const STRIPES: usize = 64;
+/// Most times that counters are read anew because others add to them.
+const ATTEMPTS: usize = 64;
+
+/// A store over another one.
+pub struct EncryptedStore {
+    inner: Arc<dyn Store>,
+    ring: Arc<KeyRing>,
+    random: Arc<dyn Random>,
+    counters: Vec<Mutex<()>>,
+}
+
+impl EncryptedStore {
+    /// Encrypts what is put into `inner` with the keys of its ring.
+    pub fn new(inner: Arc<dyn Store>, ring: Arc<KeyRing>, random: Arc<dyn Random>) -> Self {
+        Self { inner, ring, random, counters: (0..STRIPES).map(|_| Mutex::default()).collect() }
+    }
+
+    fn seal(&self, key: &[u8], number_at: Option<usize>, value: Bytes) -> Result<Bytes, Error> {
+        if key.first() == Some(&OWN) {
+            return Ok(value);
+        }
+        if value.len() > VALUE_BYTES_MAX - GROWTH {
+            let most = VALUE_BYTES_MAX - GROWTH;
+            return Err(Error::TooLarge(format!("a value of {} bytes; at most {most} can be encrypted", value.len())));
+        }
+        let mut random = [0; RANDOM_BYTES];
+        self.random.fill(&mut random);
+        self.ring.active()?.seal(key, number_at, &value, random)
+    }
+
+    /// The transaction as the store beneath gets it, without counters.
+    fn sealed(&self, txn: Txn) -> Result<Txn, Error> {
+        if txn.expects.iter().any(|expect| matches!(expect, Expect::Version(key, _) | Expect::Absent(key) | Expect::Present(key) if key == RING))
+        {
+            return Err(hidden());
+        }
+        let mut sealed =
+            Txn { expects: txn.expects, ops: Vec::with_capacity(txn.ops.len()), durability: txn.durability };
+        for op in txn.ops {
+            sealed.ops.push(match op {
+                Op::Put(key, _) | Op::Delete(key) | Op::Add(key, _) if key == RING => return Err(hidden()),
+                Op::Put(key, value) => {
+                    let value = self.seal(&key, None, value)?;
+                    Op::Put(key, value)
+                }
+                Op::PutNumbered { prefix, suffix, value } => {
+                    let value = self.seal(&[&prefix[..], &suffix].concat(), Some(prefix.len()), value)?;
+                    Op::PutNumbered { prefix, suffix, value }
+                }
+                other => other,
+            });
+        }
+        Ok(sealed)
+    }
+
+    /// Adds by reading: the store beneath cannot add to what it cannot read.
+    async fn commit_counters(&self, txn: Txn) -> Result<Version, Error> {
+        let counted: Vec<Bytes> = added(&txn).cloned().collect();
+        let _alone = self.lock(&counted).await;
+        for _ in 0..ATTEMPTS {
+            let mut before: Vec<(Bytes, Option<Entry>)> = Vec::with_capacity(counted.len());
+            for key in &counted {
+                before.push((key.clone(), self.get(key).await?));
+            }
+            match self.inner.commit(self.with_sums(txn.clone(), &before)?).await {
+                Err(Error::Conflict) => {}
+                done => return done,
+            }
+            // The caller's conflict, unless a counter is not what it was.
+            let mut moved = false;
+            for (key, entry) in &before {
+                let now = self.inner.get(key).await?.map(|entry| entry.version);
+                moved |= now != entry.as_ref().map(|entry| entry.version);
+            }
+            if !moved {
+                return Err(Error::Conflict);
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// The transaction with its counters as plain writes that expect what was read.
+    fn with_sums(&self, txn: Txn, before: &[(Bytes, Option<Entry>)]) -> Result<Txn, Error> {
+        let value = |key: &Bytes| {
+            let found = before.iter().find(|(counted, _)| counted == key).and_then(|(_, entry)| entry.as_ref());
+            Ok::<_, Error>(found.map(|entry| entry.value.clone()))
+        };
+        let (numbered, plain): (Vec<Op>, Vec<Op>) =
+            txn.ops.into_iter().partition(|op| matches!(op, Op::PutNumbered { .. }));
+        // No number is needed: numbered keys are set apart.
+        let sums = writes::of_ops(plain, 0, value)?;
+        let ops = sums.into_iter().map(|(key, value)| match value {
+            Some(value) => Op::Put(key, value),
+            None => Op::Delete(key),
+        });
+        let mut plain = Txn { expects: txn.expects, ops: ops.chain(numbered).collect(), durability: txn.durability };
+        for (key, entry) in before {
+            plain = plain.expect_unchanged(key.clone(), entry.as_ref());
+        }
+        self.sealed(plain)
+    }
+
+    /// Takes the locks of these counters, always in the same order.
+    async fn lock(&self, keys: &[Bytes]) -> Vec<MutexGuard<'_, ()>> {
+        let stripe = |key: &Bytes| crc32fast::hash(key) as usize % STRIPES;
+        let mut stripes: Vec<usize> = keys.iter().map(stripe).collect();
+        stripes.sort_unstable();
+        stripes.dedup();
+        let mut held = Vec::with_capacity(stripes.len());
+        for stripe in stripes {
+            held.push(self.counters[stripe].lock().await);
+        }
+        held
+    }
+
+    fn wrapped(&self, inner: Box<dyn Snapshot>) -> Box<dyn Snapshot> {
+        Box::new(EncryptedSnapshot { inner, ring: Arc::clone(&self.ring) })
+    }
+}
+
+/// The counters of a transaction, each once.
+fn added(txn: &Txn) -> impl Iterator<Item = &Bytes> {
+    let mut keys: Vec<&Bytes> =
+        txn.ops.iter().filter_map(|op| if let Op::Add(key, _) = op { Some(key) } else { None }).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter()
+}
+
+fn hidden() -> Error {
+    Error::Invalid("the ring of keys is not written through the encrypted store".into())
+}
+
+#[async_trait]
+impl Store for EncryptedStore {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+        Ok(self.wrapped(self.inner.snapshot().await?))
+    }
+
+    async fn long_snapshot(&self, life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
+        Ok(self.wrapped(self.inner.long_snapshot(life_ms).await?))
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Version, Error> {
+        txn.bytes_within_limits()?;
+        if added(&txn).next().is_some() {
+            return self.commit_counters(txn).await;
+        }
+        self.inner.commit(self.sealed(txn)?).await
+    }
+
+    fn watch(&self, prefix: &[u8]) -> Watch {
+        self.inner.watch(prefix)
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        if key == RING {
+            return Ok(None);
+        }
+        self.inner.get(key).await?.map(|entry| opened(&self.ring, entry)).transpose()
+    }
+}
+
+struct EncryptedSnapshot {
+    inner: Box<dyn Snapshot>,
+    ring: Arc<KeyRing>,
+}
+
+#[async_trait]
+impl Snapshot for EncryptedSnapshot {
+    fn version(&self) -> Version {
+        self.inner.version()
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        if key == RING {
+            return Ok(None);
+        }
+        self.inner.get(key).await?.map(|entry| opened(&self.ring, entry)).transpose()
+    }
+
+    async fn range(&self, range: &Range) -> Result<Page, Error> {
+        let mut rest = below_ring(range);
+        let mut all = Page::default();
+        let mut bytes = 0;
+        loop {
+            let page = self.inner.range(&rest).await?;
+            for entry in page.entries {
+                let entry = opened(&self.ring, entry)?;
+                bytes += entry.key.len() + entry.value.len();
+                all.entries.push(entry);
+            }
+            all.more = page.more;
+            // Encrypted values are longer, so the store beneath comes to the limit of bytes before this does.
+            let Some(last) = all.entries.last().filter(|_| page.more) else { return Ok(all) };
+            if all.entries.len() >= range.rows || bytes >= range.bytes {
+                return Ok(all);
+            }
+            let key = last.key.clone();
+            rest = rest.beyond(key).rows(range.rows - all.entries.len()).bytes(range.bytes - bytes);
+        }
+    }
+}
+
+/// The range without the ring, which is the last key.
+fn below_ring(range: &Range) -> Range {
+    let beyond = match &range.end {
+        Bound::Unbounded => true,
+        Bound::Included(end) => end >= RING,
+        Bound::Excluded(end) => end > RING,
+    };
+    let mut range = range.clone();
+    if beyond {
+        range.end = Bound::Excluded(Bytes::from_static(RING));
+    }
+    range
+}
+
+fn opened(ring: &KeyRing, entry: Entry) -> Result<Entry, Error> {
+    if entry.key.first() == Some(&OWN) {
+        return Ok(entry);
+    }
+    let value = sealing::open(&entry.key, &entry.value, |id| ring.key(id))?;
+    Ok(Entry { value, ..entry })
+}
