@@ -12,7 +12,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -122,8 +122,10 @@ fn own_folder(mount: &Mounted, membership: &str) -> Option<PathBuf> {
         };
         ours.then_some(path)
     })?;
-    let below = path.strip_prefix(mount.root.as_str()).or_else(|| (mount.root == "/").then_some(path))?;
-    Some(mount.point.join(below.trim_start_matches('/')))
+    // By whole components: `/box` is no parent of `/boxes`. A folder above the namespace's root begins with `..`; joined
+    // to the mount point it would leave the hierarchy.
+    let below = Path::new(path).strip_prefix(&mount.root).ok()?;
+    below.components().all(|part| matches!(part, Component::Normal(_))).then(|| mount.point.join(below))
 }
 
 fn words(path: &Path) -> Vec<String> {
@@ -435,6 +437,17 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert_eq!(own_folder(&mounts[0], membership), Some("/sys/fs/cgroup/user.slice/x.service".into()));
         assert_eq!(own_folder(&mounts[1], membership), Some("/cg/memory/inner".into()));
+    }
+
+    #[test]
+    fn a_folder_outside_the_mount_is_not_found() {
+        let mounts = mounted(
+            "30 20 0:26 /box /sys/fs/cgroup rw - cgroup2 cgroup rw\n31 20 0:27 / /cg/memory rw - cgroup cgroup rw,memory\n",
+        );
+        assert_eq!(own_folder(&mounts[0], "0::/boxes/x\n"), None);
+        assert_eq!(own_folder(&mounts[0], "0::/box\n"), Some("/sys/fs/cgroup".into()));
+        assert_eq!(own_folder(&mounts[1], "5:memory:/../other\n"), None);
+        assert_eq!(own_folder(&mounts[1], "5:memory:/\n"), Some("/cg/memory".into()));
     }
 
     #[test]
