@@ -8,7 +8,7 @@
 //!   1. What is not listed as denied and not above `REVIEWED_MAX` is allowed; every other architecture is killed.
 //!   2. A denied call answers EPERM, or ENOSYS where programs then take another way (`clone3`, io_uring, new calls).
 //!   3. What needs a capability anyway and has harmless uses stays (`mknod` makes pipes); nobody inside has one.
-//!   4. `clone` makes no namespaces; `socket` makes unix, IPv4, IPv6 and route sockets only, never raw ones.
+//!   4. `clone` makes no namespaces; `socket` makes unix, TCP, UDP and route sockets only, never raw ones.
 //!
 //! Start reading at `program`.
 
@@ -218,23 +218,37 @@ fn leaf(action: Action) -> Vec<sock_filter> {
     }
 }
 
-/// Unix, IPv4 and IPv6 sockets of the three connected or datagram kinds, and netlink's route family, which resolvers ask
-/// for addresses.
+/// Unix sockets of the three connected or datagram kinds; TCP and UDP over IPv4 and IPv6; and netlink's route family,
+/// which resolvers ask for addresses. Any other transport (SCTP, MPTCP, L2TP, SMC) is code of the kernel that only
+/// attackers need; programs that try one fall back to TCP when told that it is not supported.
 fn socket_leaf() -> Vec<sock_filter> {
     vec![
         statement(LOAD, at_argument(0)),
         jump(JUMP_EQUAL, libc::AF_UNIX as u32, 6, 0),
-        jump(JUMP_EQUAL, libc::AF_INET as u32, 5, 0),
-        jump(JUMP_EQUAL, libc::AF_INET6 as u32, 4, 0),
+        jump(JUMP_EQUAL, libc::AF_INET as u32, 10, 0),
+        jump(JUMP_EQUAL, libc::AF_INET6 as u32, 9, 0),
         jump(JUMP_EQUAL, libc::AF_NETLINK as u32, 1, 0),
         statement(RETURN, errno(libc::EAFNOSUPPORT)),
         statement(LOAD, at_argument(2)),
-        jump(JUMP_EQUAL, libc::NETLINK_ROUTE as u32, 6, 5),
+        jump(JUMP_EQUAL, libc::NETLINK_ROUTE as u32, 17, 16),
+        // Unix.
         statement(LOAD, at_argument(1)),
         statement(AND, 0xf),
-        jump(JUMP_EQUAL, libc::SOCK_STREAM as u32, 3, 0),
-        jump(JUMP_EQUAL, libc::SOCK_DGRAM as u32, 2, 0),
-        jump(JUMP_EQUAL, libc::SOCK_SEQPACKET as u32, 1, 0),
+        jump(JUMP_EQUAL, libc::SOCK_STREAM as u32, 14, 0),
+        jump(JUMP_EQUAL, libc::SOCK_DGRAM as u32, 13, 0),
+        jump(JUMP_EQUAL, libc::SOCK_SEQPACKET as u32, 12, 11),
+        // IPv4 and IPv6.
+        statement(LOAD, at_argument(1)),
+        statement(AND, 0xf),
+        jump(JUMP_EQUAL, libc::SOCK_STREAM as u32, 1, 0),
+        jump(JUMP_EQUAL, libc::SOCK_DGRAM as u32, 3, 7),
+        statement(LOAD, at_argument(2)),
+        jump(JUMP_EQUAL, libc::IPPROTO_IP as u32, 6, 0),
+        jump(JUMP_EQUAL, libc::IPPROTO_TCP as u32, 5, 3),
+        statement(LOAD, at_argument(2)),
+        jump(JUMP_EQUAL, libc::IPPROTO_IP as u32, 3, 0),
+        jump(JUMP_EQUAL, libc::IPPROTO_UDP as u32, 2, 0),
+        statement(RETURN, errno(libc::EPROTONOSUPPORT)),
         statement(RETURN, errno(libc::EPERM)),
         statement(RETURN, ALLOW),
     ]
@@ -328,11 +342,26 @@ mod tests {
         assert_eq!(call(libc::SYS_clone, &[libc::CLONE_VM as u32 | libc::CLONE_THREAD as u32]), ALLOW);
         assert_eq!(call(libc::SYS_clone, &[libc::CLONE_NEWUSER as u32]), denied);
         assert_eq!(call(libc::SYS_clone, &[libc::CLONE_VM as u32 | libc::CLONE_NEWNET as u32]), denied);
-        for domain in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
-            for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::SOCK_SEQPACKET] {
-                assert_eq!(call(libc::SYS_socket, &[domain as u32, kind as u32]), ALLOW);
+        let socket = |domain: i32, kind: i32, protocol: i32| {
+            call(libc::SYS_socket, &[domain as u32, kind as u32, protocol as u32])
+        };
+        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::SOCK_SEQPACKET] {
+            assert_eq!(socket(libc::AF_UNIX, kind, 0), ALLOW);
+        }
+        assert_eq!(socket(libc::AF_UNIX, libc::SOCK_RAW, 0), denied);
+        for domain in [libc::AF_INET, libc::AF_INET6] {
+            for (kind, protocol) in [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)] {
+                assert_eq!(socket(domain, kind | libc::SOCK_NONBLOCK, 0), ALLOW);
+                assert_eq!(socket(domain, kind | libc::SOCK_CLOEXEC, protocol), ALLOW);
+                let others =
+                    [libc::IPPROTO_SCTP, libc::IPPROTO_MPTCP, libc::IPPROTO_ICMP, libc::IPPROTO_UDPLITE, 115, 256];
+                for other in others {
+                    assert_eq!(socket(domain, kind, other), errno(libc::EPROTONOSUPPORT), "protocol {other}");
+                }
             }
-            assert_eq!(call(libc::SYS_socket, &[domain as u32, libc::SOCK_RAW as u32]), denied);
+            // Without a protocol, this kind is SCTP.
+            assert_eq!(socket(domain, libc::SOCK_SEQPACKET, 0), denied);
+            assert_eq!(socket(domain, libc::SOCK_RAW, 0), denied);
         }
         let netlink = libc::AF_NETLINK as u32;
         assert_eq!(call(libc::SYS_socket, &[netlink, libc::SOCK_RAW as u32, 0]), ALLOW);

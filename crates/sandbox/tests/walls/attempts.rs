@@ -25,6 +25,7 @@ pub fn run(name: &str) -> ! {
         "clone" => clone_namespace(),
         "raw-socket" => raw_socket(),
         "vsock" => socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0),
+        "mptcp-socket" => socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
         "alg-socket" => socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
         "fork-bomb" => fork_bomb(),
         "memory-bomb" => memory_bomb(),

@@ -73,6 +73,7 @@ pub const CASES: &[Case] = &[
     case("changes its root", "chroot", &[], OutsideAsRoot),
     case("opens raw sockets", "raw-socket", &[], Outside),
     case("opens a virtual machine socket", "vsock", &[], WithoutIfOffered(SECCOMP)),
+    case("opens a socket of a rare transport", "mptcp-socket", &[], WithoutIfOffered(SECCOMP)),
     case("opens a kernel crypto socket", "alg-socket", &[], WithoutIfOffered(SECCOMP)),
     case("reaches the host's abstract sockets", "abstract-socket", &[("NAME", "{abstract}")], Outside),
     case("reaches the host's loopback", "tcp", &[("ADDRESS", "{listener}")], Without(&[WallKind::Network])),
