@@ -21,8 +21,8 @@ suite() {
 # One build for all: with the same packages and targets everywhere, the features are the same and nothing builds twice.
 suite build cargo build -q --workspace --all-targets
 suite format cargo fmt --all --check
-suite rust cargo test -q --workspace --no-fail-fast
 suite install bash tests/install.sh
+suite rust cargo test -q --workspace --no-fail-fast
 suite node-guest node --test --test-reporter=spec runtimes/nodejs/test/*.test.cjs
 suite python-guest python3 runtimes/python/test_bootstrap.py
 suite black-box .cache/venv/bin/python -m pytest tests -q -n 2 --dist loadgroup

@@ -1,8 +1,25 @@
 #!/bin/sh
-# Installs what the tests need: a Python environment in .cache/venv, the JavaScript SDK in tests/js/node_modules.
+# Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
+# in tests/js/node_modules.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
 cd "$(dirname "$0")/.."
+
+if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null; then
+    if ! command -v apt-get >/dev/null; then
+        echo "PostgreSQL is not there: please install its server, with initdb on the PATH" >&2
+        exit 1
+    fi
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    # Tests start servers of their own; the distribution's cluster is neither made nor started.
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        $sudo mkdir -p /etc/postgresql-common
+        echo "create_main_cluster = false" | $sudo tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    $sudo apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq postgresql >/dev/null
+fi
 
 venv=.cache/venv
 mark=$venv/.installed

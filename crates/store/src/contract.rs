@@ -164,6 +164,23 @@ impl Range {
         }
     }
 
+    /// The ends as "from" and "below". The next key after any is that key and a zero byte.
+    pub(crate) fn half_open(&self) -> (Vec<u8>, Vec<u8>) {
+        let next = |key: &Bytes| [&key[..], &[0]].concat();
+        let start = match &self.start {
+            Bound::Included(key) => key.to_vec(),
+            Bound::Excluded(key) => next(key),
+            Bound::Unbounded => Vec::new(),
+        };
+        let end = match &self.end {
+            Bound::Included(key) => next(key),
+            Bound::Excluded(key) => key.to_vec(),
+            // Greater than any key, as none is that long.
+            Bound::Unbounded => vec![0xff; KEY_BYTES_MAX + 1],
+        };
+        (start, end)
+    }
+
     /// Whether `key` lies between the ends.
     pub fn contains(&self, key: &[u8]) -> bool {
         let above = match &self.start {

@@ -11,17 +11,20 @@
 //!   4. A snapshot shows the state after exactly the commits up to its version.
 //!   5. A watch that was made before a commit wakes after it. It is a hint: read again, nothing is told.
 //!
-//! Engines: `embedded` (SQLite behind a thread that commits in groups) with `blobs` (files), and `memory` for tests.
+//! Engines: `embedded` (SQLite behind a thread that commits in groups) with `blobs` (files), `postgres` (any number of
+//! nodes over one database), and `memory` for tests. What a batch of transactions comes to is decided in `commit`.
 //! Over any engine: `encrypted` (values and blobs at rest), `references` (which blobs are needed), `transfer` (backups
 //! and moves).
 //! Start reading at `contract`, then `embedded`.
 
 pub mod blobs;
+mod commit;
 pub mod contract;
 pub mod embedded;
 pub mod encrypted;
 pub mod keys;
 pub mod memory;
+pub mod postgres;
 pub mod references;
 mod transact;
 pub mod transfer;
@@ -32,4 +35,5 @@ pub use blobs::{BlobInfo, BlobReader, BlobWriter, Blobs, FileBlobs, MemoryBlobs}
 pub use contract::{Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use memory::MemoryStore;
+pub use postgres::{Postgres, PostgresConfig};
 pub use transact::transact;

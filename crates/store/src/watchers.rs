@@ -57,6 +57,13 @@ impl Watchers {
         }
     }
 
+    /// Wakes every watch: for an engine that cannot tell any more what was written.
+    pub(crate) fn touched_all(&self, version: Version) {
+        for sender in self.inner.lock().by_length.values().flat_map(HashMap::values) {
+            sender.send_replace(version);
+        }
+    }
+
     /// Ends every watch, now and from now on.
     pub(crate) fn close(&self) {
         let mut inner = self.inner.lock();

@@ -1,4 +1,5 @@
-//! The contract, spoken to every engine: the same tests over the model in memory and over the embedded engine.
+//! The contract, spoken to every engine: the same tests over the model in memory, the embedded engine, PostgreSQL (one
+//! node, and two over one database) and the layer that encrypts.
 //!
 //! Read `suite!` at the end for the list. `serialisable` is the heart: it runs random transactions concurrently and then
 //! replays them one by one in the order of their versions; each must have read exactly what the replay shows.
@@ -10,30 +11,41 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, ManualClock, Random, SeededRandom};
+use base::{Clock, ManualClock, Random, SeededRandom, SystemRandom};
 use bytes::Bytes;
 use proptest::prelude::*;
 use store::contract::{KEY_BYTES_MAX, TXN_BYTES_MAX, TXN_PARTS_MAX, VALUE_BYTES_MAX};
 use store::encrypted::{EncryptedStore, KeyRing, MasterKey};
 use store::{
-    EmbeddedConfig, Entry, Error, MemoryBlobs, MemoryStore, Page, Range, Store, Txn, Version, embedded, transact,
+    EmbeddedConfig, Entry, Error, MemoryBlobs, MemoryStore, Page, PostgresConfig, Range, Store, Txn, Version, embedded,
+    postgres, transact,
 };
+
+mod support;
 
 /// A store to test, and what must live as long.
 struct Subject {
     store: Arc<dyn Store>,
+    /// Another node of the same store; the same one where there is only one.
+    other: Arc<dyn Store>,
     _folder: Option<tempfile::TempDir>,
 }
 
+impl Subject {
+    fn of(store: Arc<dyn Store>, folder: Option<tempfile::TempDir>) -> Self {
+        Self { other: Arc::clone(&store), store, _folder: folder }
+    }
+}
+
 fn memory() -> Subject {
-    Subject { store: Arc::new(MemoryStore::new()), _folder: None }
+    Subject::of(Arc::new(MemoryStore::new()), None)
 }
 
 fn embedded() -> Subject {
     let folder = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = ManualClock::at_ms(0);
     let store = embedded::open(EmbeddedConfig::new(folder.path(), clock)).unwrap();
-    Subject { store: Arc::new(store), _folder: Some(folder) }
+    Subject::of(Arc::new(store), Some(folder))
 }
 
 /// A model under the layer that encrypts; its ring is the first commit.
@@ -41,7 +53,24 @@ async fn encrypted() -> Subject {
     let (inner, random) = (MemoryStore::shared(), SeededRandom::new(5));
     let master = MasterKey::parse(&"7a".repeat(32)).unwrap();
     let ring = KeyRing::open(&*inner, &MemoryBlobs::new(), &master, None, &*random).await.unwrap();
-    Subject { store: Arc::new(EncryptedStore::new(inner, Arc::new(ring), random)), _folder: None }
+    Subject::of(Arc::new(EncryptedStore::new(inner, Arc::new(ring), random)), None)
+}
+
+async fn node(schema: &str) -> Arc<dyn Store> {
+    let mut config = PostgresConfig::new(support::shared().url(), SystemRandom::shared());
+    config.schema = schema.to_owned();
+    config.on_fatal = Arc::new(|reason| panic!("{reason}"));
+    Arc::new(postgres::open(config).await.unwrap())
+}
+
+async fn on_postgres() -> Subject {
+    Subject::of(node(&support::fresh_schema()).await, None)
+}
+
+async fn on_two_nodes() -> Subject {
+    let schema = support::fresh_schema();
+    let (store, other) = tokio::join!(node(&schema), node(&schema));
+    Subject { store, other, _folder: None }
 }
 
 fn keys(page: &Page) -> Vec<&str> {
@@ -126,14 +155,14 @@ async fn write_skew_is_refused(subject: Subject) {
         let seen = Txn::new().expect_unchanged("doctor/a", a.as_ref()).expect_unchanged("doctor/b", b.as_ref());
         seen.put(key, "off")
     };
-    let (left, right) = tokio::join!(store.commit(leave("doctor/a")), store.commit(leave("doctor/b")));
+    let (left, right) = tokio::join!(store.commit(leave("doctor/a")), subject.other.commit(leave("doctor/b")));
     assert!(left.is_ok() != right.is_ok(), "exactly one may leave: {left:?} {right:?}");
 }
 
 async fn adds_need_no_expectation(subject: Subject) {
     let store = &subject.store;
-    let adders = (0..8).map(|_| {
-        let store = Arc::clone(store);
+    let adders = (0..8).map(|adder| {
+        let store = Arc::clone(if adder % 2 == 0 { store } else { &subject.other });
         tokio::spawn(async move {
             for _ in 0..25 {
                 store.commit(Txn::new().add("sum", 3).add("sum", -1)).await.unwrap();
@@ -153,7 +182,7 @@ async fn adds_need_no_expectation(subject: Subject) {
 async fn numbered_keys_lie_in_the_order_of_commits(subject: Subject) {
     let store = &subject.store;
     let appenders = (0..4u8).map(|writer| {
-        let store = Arc::clone(store);
+        let store = Arc::clone(if writer % 2 == 0 { store } else { &subject.other });
         tokio::spawn(async move {
             let mut versions = Vec::new();
             for _ in 0..20 {
@@ -276,20 +305,20 @@ async fn a_watch_wakes_after_every_change_of_its_prefix(subject: Subject) {
     }
     let mut elsewhere = store.watch(b"w/other");
     for _ in 0..LAST {
-        store.commit(Txn::new().add("w/count", 1)).await.unwrap();
+        subject.other.commit(Txn::new().add("w/count", 1)).await.unwrap();
     }
     for watch in watches {
         tokio::time::timeout(Duration::from_secs(20), watch).await.expect("a watch slept on").unwrap();
     }
     assert!(tokio::time::timeout(Duration::from_millis(20), elsewhere.changed()).await.is_err(), "woken for nothing");
-    store.commit(Txn::new().delete("w/other/1")).await.unwrap();
+    subject.other.commit(Txn::new().delete("w/other/1")).await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), elsewhere.changed()).await.expect("deletes wake too");
 }
 
 async fn transact_repeats_until_nobody_comes_between(subject: Subject) {
     let store = &subject.store;
-    let workers = (0..4).map(|_| {
-        let store = Arc::clone(store);
+    let workers = (0..4).map(|worker| {
+        let store = Arc::clone(if worker % 2 == 0 { store } else { &subject.other });
         tokio::spawn(async move {
             for _ in 0..10 {
                 let bumped = transact(&*store, |snapshot| async move {
@@ -397,12 +426,13 @@ fn replay(state: &mut State, observed: &Observed) {
     }
 }
 
-fn serialisable(subject: Subject, seed: u64) {
+fn serialisable(open: impl AsyncFnOnce() -> Subject, seed: u64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     runtime.block_on(async {
+        let subject = open().await;
         let empty = subject.store.snapshot().await.unwrap().version();
         let workers = (0..6u64).map(|worker| {
-            let store = Arc::clone(&subject.store);
+            let store = Arc::clone(if worker % 2 == 0 { &subject.store } else { &subject.other });
             tokio::spawn(async move {
                 let random = SeededRandom::new(seed.wrapping_mul(31).wrapping_add(worker));
                 let mut committed = Vec::new();
@@ -435,18 +465,22 @@ proptest! {
 
     #[test]
     fn memory_is_serialisable(seed: u64) {
-        serialisable(memory(), seed);
+        serialisable(async || memory(), seed);
     }
 
     #[test]
     fn encrypted_is_serialisable(seed: u64) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        serialisable(runtime.block_on(encrypted()), seed);
+        serialisable(encrypted, seed);
+    }
+
+    #[test]
+    fn postgres_is_serialisable_over_two_nodes(seed: u64) {
+        serialisable(on_two_nodes, seed);
     }
 
     #[test]
     fn embedded_is_serialisable(seed: u64) {
-        serialisable(embedded(), seed);
+        serialisable(async || embedded(), seed);
     }
 }
 
@@ -460,6 +494,14 @@ macro_rules! suite {
         mod on_disk {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(super::embedded()).await; })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::on_postgres().await).await; })*
+        }
+        mod on_two_nodes {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::on_two_nodes().await).await; })*
         }
         mod encrypted {
             // Limits are smaller by what encryption adds: tested beside it.

@@ -1,6 +1,6 @@
 //! The committer: the one thread that writes. It turns what waits in the queue into one flushed SQLite transaction.
 //!
-//! A batch goes: take what waits, decide each transaction (`decide`), write the winners' net effect, COMMIT with a
+//! A batch goes: take what waits, decide each transaction (`commit::decide`), write the winners' net effect, COMMIT with a
 //! flush, remember the writes, answer, wake the watches. Losers are answered at once, except those that lost to a
 //! transaction of their own batch: until it is committed a retry would read the old state and lose again.
 //!
@@ -26,10 +26,10 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::decide::{Batch, Refusal, Tree};
 use super::queue::{Job, Taken};
-use super::recent::Recent;
 use super::schema::{self, Fault, LOG_BYTES_MAX, PAGE_BYTES};
+use crate::commit::decide::{Batch, Refusal, Tree};
+use crate::commit::recent::Recent;
 use crate::contract::{Durability, Error, Version};
 
 /// Relaxed commits are flushed after this time at the latest; the contract says a second.

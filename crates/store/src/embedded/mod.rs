@@ -4,7 +4,7 @@
 //! ours, so that every engine answers alike. Measured beside redb, LMDB and fjall it wins no column and has no bad one:
 //! opens in milliseconds after a crash, does not degrade under queues, no limit on keys, a format promised for decades.
 //!
-//! The way of a commit: `Embedded::commit` → `queue` → `committer` (`decide`, then SQLite) → answer, `Watchers`.
+//! The way of a commit: `Embedded::commit` → `queue` → `committer` (`commit::decide`, then SQLite) → answer, `Watchers`.
 //! The way of a read: `reader`, on a connection of its own, beside every commit. `janitor` keeps the log short.
 //!
 //! Invariants
@@ -15,12 +15,12 @@
 //! Start reading at `committer`.
 
 mod committer;
-mod decide;
+
 mod janitor;
 mod lock;
 mod queue;
 mod reader;
-mod recent;
+
 mod schema;
 
 use std::fs::{self, File};

@@ -10,7 +10,6 @@
 //!      still reads or not: no reader keeps the log from starting anew for long.
 //!   3. A ticket is given out once, so a reaped snapshot never reads through the lease of a later one.
 
-use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +22,7 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::schema::{self, Fault};
-use crate::contract::{Entry, Error, KEY_BYTES_MAX, Page, Range, Snapshot, Version};
+use crate::contract::{Entry, Error, Page, Range, Snapshot, Version};
 
 /// Most snapshots at a time.
 const SNAPSHOTS_MAX: usize = 32;
@@ -241,7 +240,7 @@ impl Scan {
 
     /// Reads on, about as far as `chunk` allows.
     fn advance(&mut self, connection: &Connection, chunk: Chunk) -> Result<(), Fault> {
-        let (start, end) = half_open(&self.range);
+        let (start, end) = self.range.half_open();
         let sql = if self.range.reverse {
             "SELECT key, version, checksum, value FROM kv WHERE key >= ?1 AND key < ?2 ORDER BY key DESC"
         } else {
@@ -273,21 +272,4 @@ impl Scan {
         self.done = true;
         Ok(())
     }
-}
-
-/// The ends of a range as "from" and "below". The next key after any is that key and a zero byte.
-fn half_open(range: &Range) -> (Vec<u8>, Vec<u8>) {
-    let next = |key: &Bytes| [&key[..], &[0]].concat();
-    let start = match &range.start {
-        Bound::Included(key) => key.to_vec(),
-        Bound::Excluded(key) => next(key),
-        Bound::Unbounded => Vec::new(),
-    };
-    let end = match &range.end {
-        Bound::Included(key) => next(key),
-        Bound::Excluded(key) => key.to_vec(),
-        // Greater than any key, as none is that long.
-        Bound::Unbounded => vec![0xff; KEY_BYTES_MAX + 1],
-    };
-    (start, end)
 }

@@ -18,16 +18,16 @@ const KEY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The last write of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Latest {
+pub(crate) struct Latest {
     /// The commit that wrote or deleted it.
-    pub(super) version: Version,
+    pub(crate) version: Version,
     /// Whether the key exists since then.
-    pub(super) present: bool,
+    pub(crate) present: bool,
 }
 
 /// Whether a range stayed as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unchanged {
+pub(crate) enum Unchanged {
     /// Nothing in it was written since.
     Yes,
     /// Something was.
@@ -37,7 +37,7 @@ pub(super) enum Unchanged {
 }
 
 #[derive(Debug)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     floor: Version,
     writes: VecDeque<(Version, Bytes)>,
     latest: HashMap<Bytes, Latest>,
@@ -47,17 +47,17 @@ pub(super) struct Recent {
 
 impl Recent {
     /// Knows nothing of commits up to `floor`.
-    pub(super) fn after(floor: Version) -> Self {
+    pub(crate) fn after(floor: Version) -> Self {
         Self { floor, writes: VecDeque::new(), latest: HashMap::new(), key_bytes: 0, writes_max: WRITES_MAX }
     }
 
     /// The last write of a key, if it is remembered.
-    pub(super) fn latest(&self, key: &[u8]) -> Option<Latest> {
+    pub(crate) fn latest(&self, key: &[u8]) -> Option<Latest> {
         self.latest.get(key).copied()
     }
 
     /// Whether nothing of `range` was written after `version`. Costs as many steps as there were writes since then.
-    pub(super) fn unchanged(&self, range: &Range, version: Version) -> Unchanged {
+    pub(crate) fn unchanged(&self, range: &Range, version: Version) -> Unchanged {
         if version < self.floor {
             return Unchanged::Unknown;
         }
@@ -67,7 +67,7 @@ impl Recent {
     }
 
     /// Remembers a write. Versions never go back.
-    pub(super) fn push(&mut self, version: Version, key: &[u8], present: bool) {
+    pub(crate) fn push(&mut self, version: Version, key: &[u8], present: bool) {
         debug_assert!(self.writes.back().is_none_or(|(last, _)| *last <= version));
         // A copy, as the caller's bytes may be a small part of something large.
         let key = Bytes::copy_from_slice(key);

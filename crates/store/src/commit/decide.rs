@@ -18,7 +18,7 @@ use crate::contract::{Error, Expect, Range, Txn, Version};
 use crate::writes;
 
 /// The committed state beneath a batch.
-pub(super) trait Tree {
+pub(crate) trait Tree {
     /// Why it cannot be read.
     type Fault;
     /// The version of an entry.
@@ -29,7 +29,7 @@ pub(super) trait Tree {
 
 /// Why a transaction is not part of the batch.
 #[derive(Debug)]
-pub(super) enum Refusal<F> {
+pub(crate) enum Refusal<F> {
     /// An expectation does not hold against what is committed.
     Conflict,
     /// An expectation does not hold against an earlier transaction of this batch, which nobody can read yet.
@@ -48,15 +48,15 @@ impl<F> From<Error> for Refusal<F> {
 
 /// The last write of a key within the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) version: Version,
+pub(crate) struct Slot {
+    pub(crate) version: Version,
     /// None where the key is deleted.
-    pub(super) value: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
 }
 
 /// What the winners so far have written.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// The version of the last winner, or of the last commit before the batch.
     last: Version,
     /// The net effect, sorted, as it goes into the tree.
@@ -67,27 +67,32 @@ pub(super) struct Batch {
 
 impl Batch {
     /// An empty batch after commit `last`.
-    pub(super) fn after(last: Version) -> Self {
+    pub(crate) fn after(last: Version) -> Self {
         Self { last, slots: BTreeMap::new(), writes: Vec::new() }
     }
 
     /// The version of the last winner.
-    pub(super) fn last(&self) -> Version {
+    pub(crate) fn last(&self) -> Version {
         self.last
     }
 
     /// What goes into the tree, by key.
-    pub(super) fn slots(&self) -> &BTreeMap<Bytes, Slot> {
+    pub(crate) fn slots(&self) -> &BTreeMap<Bytes, Slot> {
         &self.slots
     }
 
+    /// The same writes, while the batch goes on.
+    pub(crate) fn writes(&self) -> &[(Version, Bytes, bool)] {
+        &self.writes
+    }
+
     /// All writes in the order of versions, and whether the key exists after each.
-    pub(super) fn into_writes(self) -> Vec<(Version, Bytes, bool)> {
+    pub(crate) fn into_writes(self) -> Vec<(Version, Bytes, bool)> {
         self.writes
     }
 
     /// Takes a transaction into the batch and returns its version, or says why not.
-    pub(super) fn decide<T: Tree>(
+    pub(crate) fn decide<T: Tree>(
         &mut self,
         txn: Txn,
         recent: &Recent,

@@ -1,0 +1,223 @@
+//! The PostgreSQL engine: any number of equal nodes over one database.
+//!
+//! What every engine answers is decided by the same pure code (`commit::decide`); PostgreSQL keeps the entries, flushes
+//! them, and gives the one lock that makes batches of all nodes happen one after another. That one lock is the whole
+//! discipline of isolation: every writer takes it first and holds it to the end of its flush, so decisions need no
+//! help of the server's isolation levels, and versions are consecutive over all nodes. Each node merges what waits into
+//! one transaction, which is what makes one lock quick enough: a commit costs its share of a batch.
+//!
+//! The way of a commit: `Postgres::commit` → `committer` → answer, `Watchers`. Other nodes hear of it by `listener`.
+//! The way of a read: `reader`.
+//!
+//! Invariants
+//!   1. What is answered with success is committed with `synchronous_commit = on`, relaxed or not: where several nodes
+//!      have read a commit, none may forget it. (Survives what the server's own settings survive: replicas that are
+//!      promoted must have been synchronous.)
+//!   2. No transaction happens twice, also when answers are lost (`committer`).
+//!   3. Nodes keep no state that another one needs; one that ends leaves nothing behind but an idle lock for the server
+//!      to end.
+//!
+//! Start reading at `committer`.
+
+mod committer;
+mod listener;
+mod reader;
+mod schema;
+mod session;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::Random;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_postgres::Config;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+
+use self::committer::{Committer, Job};
+use self::reader::Readers;
+use self::session::{Session, fault};
+use crate::contract::{Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
+use crate::embedded::OnFatal;
+use crate::watchers::Watchers;
+
+/// Most transactions that wait.
+const WAITING_JOBS_MAX: usize = 8_192;
+/// Most bytes that wait.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Where and how a store is opened.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database`, or `key=value` words; several hosts are tried in turn, and one
+    /// that takes writes is chosen.
+    pub url: String,
+    /// The schema that holds the tables; made if there is none. Nothing else may lie in it.
+    pub schema: String,
+    /// Names this node.
+    pub random: Arc<dyn Random>,
+    /// What is done when the end of a commit cannot be found out. Nothing that was not answered by then is ever
+    /// answered with success.
+    pub on_fatal: OnFatal,
+}
+
+impl PostgresConfig {
+    /// The store in schema `dunlin` of a database; the process ends (status 70) when it cannot go on.
+    pub fn new(url: impl Into<String>, random: Arc<dyn Random>) -> Self {
+        let on_fatal: OnFatal = Arc::new(|_| std::process::exit(70));
+        Self { url: url.into(), schema: "dunlin".to_owned(), random, on_fatal }
+    }
+
+    /// What the client is told, or why the address cannot be used.
+    fn client(&self) -> Result<Config, Error> {
+        let mut config: Config = self
+            .url
+            .parse()
+            .map_err(|error| Error::Invalid(format!("the address of the PostgreSQL store cannot be read: {error}")))?;
+        if config.get_ssl_mode() == SslMode::Require {
+            let words =
+                "sslmode=require is not supported: reach PostgreSQL over a unix socket, loopback or a private network";
+            return Err(Error::Invalid(words.to_owned()));
+        }
+        config.ssl_mode(SslMode::Disable).application_name("dunlin").connect_timeout(Duration::from_secs(5));
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite).tcp_user_timeout(Duration::from_secs(10));
+        Ok(config)
+    }
+}
+
+/// A store in a PostgreSQL database: one node of it.
+pub struct Postgres {
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    /// Taken away when the store is closed.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What the tasks and the callers share.
+struct Shared {
+    config: Config,
+    schema: String,
+    /// Tells this node's batches from others'.
+    node: String,
+    watchers: Watchers,
+    /// Wakes the listener after each batch, so that it tells the other nodes.
+    committed: Notify,
+    waiting_bytes: AtomicUsize,
+    closed: AtomicBool,
+    on_fatal: OnFatal,
+}
+
+struct Running {
+    committer: JoinHandle<()>,
+    listener: JoinHandle<()>,
+}
+
+/// Connects, makes the tables if there are none, and starts this node's tasks.
+pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
+    schema::check_name(&config.schema)?;
+    let client = config.client()?;
+    let session = Session::open(&client, || ()).await?;
+    schema::prepare(&session.client, &config.schema).await?;
+    let sql = format!("SELECT version FROM {}.meta", config.schema);
+    let version = session.client.query_one(&sql, &[]).await.map_err(fault)?.get::<_, i64>(0).cast_unsigned();
+    let shared = Arc::new(Shared {
+        config: client.clone(),
+        schema: config.schema.clone(),
+        node: config.random.uuid(),
+        watchers: Watchers::default(),
+        committed: Notify::new(),
+        waiting_bytes: AtomicUsize::new(0),
+        closed: AtomicBool::new(false),
+        on_fatal: config.on_fatal,
+    });
+    let (jobs, waiting) = mpsc::channel(WAITING_JOBS_MAX);
+    let committer = tokio::spawn(Committer::new(Arc::clone(&shared), waiting, version).run());
+    let listener = tokio::spawn(listener::run(Arc::clone(&shared), version));
+    let readers = Arc::new(Readers::new(client, config.schema));
+    Ok(Postgres {
+        shared,
+        readers,
+        jobs: Mutex::new(Some(jobs)),
+        running: Mutex::new(Some(Running { committer, listener })),
+    })
+}
+
+impl Shared {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn fatal(&self, reason: &str) {
+        tracing::error!(reason, "the store cannot go on");
+        (self.on_fatal)(reason);
+        self.closed.store(true, Ordering::Relaxed);
+        self.watchers.close();
+    }
+}
+
+impl Postgres {
+    /// Finishes the commits that wait and lets the connections go. Later calls are `Error::Closed`; watches end.
+    pub async fn close(&self) -> Result<(), Error> {
+        let Some(running) = self.running.lock().take() else { return Ok(()) };
+        self.shared.closed.store(true, Ordering::Relaxed);
+        // What was taken in before this is finished.
+        drop(self.jobs.lock().take());
+        let ended = running.committer.await;
+        running.listener.abort();
+        self.shared.watchers.close();
+        self.readers.close().await;
+        ended.map_err(|error| Error::Io(format!("the committer did not end by itself: {error}")))
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.lock().take() {
+            running.committer.abort();
+            running.listener.abort();
+        }
+        self.shared.watchers.close();
+    }
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+        self.readers.snapshot(Duration::from_millis(SNAPSHOT_LIFE_MS)).await
+    }
+
+    async fn long_snapshot(&self, life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
+        self.readers.snapshot(Duration::from_millis(life_ms)).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Version, Error> {
+        let bytes = txn.bytes_within_limits()?;
+        let jobs = self.jobs.lock().clone().filter(|_| !self.shared.is_closed()).ok_or(Error::Closed)?;
+        let (answer, outcome) = oneshot::channel();
+        if self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Error::Busy);
+        }
+        if let Err(refused) = jobs.try_send(Job { txn, bytes, answer }) {
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(match refused {
+                mpsc::error::TrySendError::Full(_) => Error::Busy,
+                mpsc::error::TrySendError::Closed(_) => Error::Closed,
+            });
+        }
+        drop(jobs);
+        outcome.await.unwrap_or(Err(Error::Closed))
+    }
+
+    fn watch(&self, prefix: &[u8]) -> Watch {
+        self.shared.watchers.watch(prefix)
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        self.readers.get(key).await
+    }
+}

@@ -1,0 +1,122 @@
+//! One connection to the server with its statements, and what a failure of it means.
+//!
+//! Invariant: a session that fails in any way but by an error of one statement is not used again.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
+
+use crate::contract::Error;
+
+/// After this time without an answer a transaction of a node that hangs is ended by the server, so that its lock goes.
+const IDLE_IN_TRANSACTION: &str = "10s";
+/// No statement of ours runs longer; one that waits for the lock is tried again.
+const STATEMENT: &str = "30s";
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Why something did not work, as far as somebody acts on it.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    /// The server or the way to it is gone; another connection may do better.
+    Disconnected(String),
+    /// The server's disk is full; nothing was written.
+    DiskFull,
+    /// Anything else.
+    Broken(String),
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Disconnected(words) => Self::Io(format!("PostgreSQL cannot be reached: {words}")),
+            Fault::DiskFull => Self::DiskFull,
+            Fault::Broken(words) => Self::Io(format!("PostgreSQL: {words}")),
+        }
+    }
+}
+
+/// What an error of the client means.
+#[expect(clippy::needless_pass_by_value, reason = "it is made for map_err")]
+pub(super) fn fault(error: tokio_postgres::Error) -> Fault {
+    let words = words(&error);
+    let Some(code) = error.code() else { return Fault::Disconnected(words) };
+    // Classes 08 (connection), 57P (shut down), 25006 (a standby), and what a crashed or overfull server says.
+    let gone = code.code().starts_with("08")
+        || code.code().starts_with("57P")
+        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+        || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+        || *code == SqlState::TOO_MANY_CONNECTIONS
+        || *code == SqlState::QUERY_CANCELED;
+    if gone {
+        Fault::Disconnected(words)
+    } else if *code == SqlState::DISK_FULL {
+        Fault::DiskFull
+    } else {
+        Fault::Broken(words)
+    }
+}
+
+/// The whole of what an error says: the client keeps the server's words beneath its own.
+fn words(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} ({})", db.message(), db.code().code()),
+        None => {
+            let mut words = error.to_string();
+            let mut beneath = std::error::Error::source(error);
+            while let Some(inner) = beneath {
+                let inner_words = inner.to_string();
+                if !words.contains(&inner_words) {
+                    words = format!("{words}: {inner_words}");
+                }
+                beneath = inner.source();
+            }
+            words
+        }
+    }
+}
+
+/// A connection that is served by a task of its own.
+pub(super) struct Session {
+    pub(super) client: Client,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A transaction that is open on it ends with it.
+        self.task.abort();
+    }
+}
+
+impl Session {
+    /// Connects. `told` is called for each notification that comes.
+    pub(super) async fn open(config: &Config, told: impl Fn() + Send + 'static) -> Result<Self, Fault> {
+        let opened = tokio::time::timeout(CONNECT, config.connect(NoTls)).await;
+        let late = || Fault::Disconnected(format!("no connection within {} s", CONNECT.as_secs()));
+        let (client, mut connection) = opened.map_err(|_| late())?.map_err(fault)?;
+        let task = tokio::spawn(async move {
+            let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
+            while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {
+                match message {
+                    AsyncMessage::Notification(_) => told(),
+                    AsyncMessage::Notice(notice) => tracing::debug!(%notice, "PostgreSQL"),
+                    _ => {}
+                }
+            }
+        });
+        let session = Self { client, task };
+        let settings = format!(
+            "SET synchronous_commit = on; SET statement_timeout = '{STATEMENT}';
+             SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION}'; SET client_min_messages = warning"
+        );
+        session.client.batch_execute(&settings).await.map_err(fault)?;
+        Ok(session)
+    }
+
+    /// A statement, parsed once for the life of the session.
+    pub(super) async fn statement(&self, sql: &str) -> Result<Statement, Fault> {
+        self.client.prepare(sql).await.map_err(fault)
+    }
+}

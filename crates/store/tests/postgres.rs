@@ -1,0 +1,150 @@
+//! What nodes over PostgreSQL promise when connections break and the server dies: nothing acknowledged is lost, nothing
+//! happens twice, and nobody has to do anything for it to go on.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base::SystemRandom;
+use bytes::Bytes;
+use store::{Error, Postgres, PostgresConfig, Range, Store, Txn, postgres};
+use tokio_postgres::NoTls;
+
+mod support;
+
+fn config(server: &support::Server, schema: &str) -> PostgresConfig {
+    let mut config = PostgresConfig::new(server.url(), SystemRandom::shared());
+    config.schema = schema.to_owned();
+    config.on_fatal = Arc::new(|reason| panic!("{reason}"));
+    config
+}
+
+async fn two_nodes(server: &support::Server) -> [Arc<Postgres>; 2] {
+    let schema = support::fresh_schema();
+    let (one, other) = tokio::join!(postgres::open(config(server, &schema)), postgres::open(config(server, &schema)));
+    [Arc::new(one.unwrap()), Arc::new(other.unwrap())]
+}
+
+/// Commits from several tasks on both nodes until told to stop. Each commit counts one up and leaves a record of its own.
+async fn work(nodes: &[Arc<Postgres>; 2], stop: &Arc<AtomicBool>) -> Vec<Bytes> {
+    let workers = (0..8).map(|worker: usize| {
+        let (node, stop) = (Arc::clone(&nodes[worker % 2]), Arc::clone(stop));
+        tokio::spawn(async move {
+            let mut acknowledged = Vec::new();
+            for number in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let key = Bytes::from(format!("record/{worker}/{number}"));
+                // Were it done twice, the second time would be refused here or counted in the sum.
+                let txn = Txn::new().expect_absent(key.clone()).put(key.clone(), "x").add("sum", 1);
+                match node.commit(txn).await {
+                    Ok(_) => acknowledged.push(key),
+                    Err(error) => panic!("{key:?}: {error}"),
+                }
+            }
+            acknowledged
+        })
+    });
+    let mut acknowledged = Vec::new();
+    for worker in workers.collect::<Vec<_>>() {
+        acknowledged.extend(worker.await.unwrap());
+    }
+    acknowledged
+}
+
+/// Every acknowledged record is there, no other is, and each was counted once.
+async fn check(store: &dyn Store, mut acknowledged: Vec<Bytes>) {
+    acknowledged.sort_unstable();
+    let found = store.range(&Range::prefix("record/")).await.unwrap();
+    let found: Vec<Bytes> = found.entries.into_iter().map(|entry| entry.key).collect();
+    assert_eq!(found, acknowledged);
+    let sum = store.get(b"sum").await.unwrap().unwrap().value;
+    assert_eq!(i64::from_le_bytes(sum[..].try_into().unwrap()), i64::try_from(acknowledged.len()).unwrap());
+}
+
+async fn administrator(server: &support::Server) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_connections_and_a_dying_server_lose_and_double_nothing() {
+    // A server of its own: the others' connections are not to be broken.
+    let server = Arc::new(support::Server::start());
+    let nodes = two_nodes(&server).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let working = tokio::spawn({
+        let (nodes, stop) = (nodes.clone(), Arc::clone(&stop));
+        async move { work(&nodes, &stop).await }
+    });
+    // At whatever step of a commit each connection is just then.
+    let admin = administrator(&server).await;
+    for _ in 0..40 {
+        let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'dunlin'";
+        admin.query_one(ended, &[]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    for _ in 0..2 {
+        let dying = Arc::clone(&server);
+        tokio::task::spawn_blocking(move || dying.crash()).await.unwrap();
+        // Work goes on by itself: something new is committed on either node.
+        for node in &nodes {
+            node.commit(Txn::new().put("after a crash", "x")).await.unwrap();
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged = working.await.unwrap();
+    assert!(acknowledged.len() > 100, "only {} commits", acknowledged.len());
+    check(&*nodes[1], acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_node_has_finished_what_it_took_in() {
+    let [one, other] = two_nodes(support::shared()).await;
+    let commits: Vec<_> = (0..50)
+        .map(|number| {
+            let node = Arc::clone(&one);
+            tokio::spawn(
+                async move { node.commit(Txn::new().put(format!("record/{number:02}"), "x").add("sum", 1)).await },
+            )
+        })
+        .collect();
+    // The first of them is on its way.
+    while other.get(b"sum").await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    one.close().await.unwrap();
+    let mut acknowledged = Vec::new();
+    for (number, commit) in commits.into_iter().enumerate() {
+        match commit.await.unwrap() {
+            Ok(_) => acknowledged.push(Bytes::from(format!("record/{number:02}"))),
+            Err(Error::Closed) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    check(&*other, acknowledged).await;
+    assert!(matches!(one.commit(Txn::new()).await, Err(Error::Closed)));
+    assert!(matches!(one.get(b"sum").await, Err(Error::Closed)));
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_says_why() {
+    let refused = async |change: &dyn Fn(&mut PostgresConfig)| {
+        let mut config = config(support::shared(), "dunlin_refused");
+        change(&mut config);
+        postgres::open(config).await.err().unwrap().to_string()
+    };
+    assert!(refused(&|config| config.schema = "Drop Table".into()).await.contains("cannot name a schema"));
+    assert!(refused(&|config| config.url = "postgres://%zz".into()).await.contains("address"));
+    assert!(refused(&|config| config.url += " sslmode=require").await.contains("sslmode"));
+    let nobody_there = refused(&|config| config.url = "host=/nowhere user=x".into()).await;
+    assert!(nobody_there.contains("cannot be reached"), "{nobody_there}");
+    let admin = administrator(support::shared()).await;
+    drop(postgres::open(config(support::shared(), "dunlin_newer")).await.unwrap());
+    admin.execute("UPDATE dunlin_newer.meta SET format = 99", &[]).await.unwrap();
+    assert!(refused(&|config| config.schema = "dunlin_newer".into()).await.contains("newer release"));
+}
