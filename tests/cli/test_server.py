@@ -101,7 +101,7 @@ def test_a_port_that_is_taken(dev, own_server):
 def test_a_data_folder_that_is_in_use(dev):
     done = start("dev", "--listen", "127.0.0.1:0", "--data-dir", dev.data_dir)
     assert done.returncode == 1
-    assert str(dev.data_dir) in done.stderr
+    assert str(dev.data_dir) in done.stderr and "choose another folder with --data-dir" in done.stderr
     assert invoke(dev, dev.function("def handler(e, c): return 1\n"))["json"] == 1
 
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use aws::auth::Mode as AuthMode;
 use aws::dispatch::Dispatcher;
 use base::{Clock, Random, SystemClock, SystemRandom};
@@ -28,7 +28,7 @@ use services::logs::Logs;
 use services::sts::Sts;
 use services::usage::Usage;
 use store::Store;
-use store::embedded::{self, Embedded, EmbeddedConfig};
+use store::embedded::{self, Embedded, EmbeddedConfig, OpenError};
 use store::transfer::check_finished;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::SetOnce;
@@ -147,7 +147,12 @@ struct Base {
 async fn open(ground: &Ground) -> Result<Base> {
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
     let data = &ground.data;
-    let embedded = Arc::new(embedded::open(EmbeddedConfig::new(data.path("store"), clock.clone()))?);
+    let embedded =
+        embedded::open(EmbeddedConfig::new(data.path("store"), clock.clone())).map_err(|error| match error {
+            OpenError::InUse { .. } => anyhow!("{error}: stop that server, or choose another folder with --data-dir"),
+            other => other.into(),
+        })?;
+    let embedded = Arc::new(embedded);
     check_finished(&*embedded).await?;
     let kept = Kept { store: embedded.clone(), blobs: places::blobs(&ground.config.serve, data)? };
     let masters = ground.masters.as_ref();
