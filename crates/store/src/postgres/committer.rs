@@ -4,7 +4,7 @@
 //! learns what other nodes wrote since the last batch, and reads what the transactions expect. Then they are decided by
 //! the same pure code as in the embedded engine. The second writes the winners' net effect, a row of `batches`, and
 //! commits. The lock is held to the end of the flush, so batches of all nodes happen one after another: versions are
-//! consecutive, in commit order, and a decision holds until it is written. What one node merges is what makes it quick.
+//! consecutive, in commit order, and a decision holds until it is written. What one node merges shares the price of that.
 //!
 //! **Lost answers.** When the connection breaks after the second part was sent, the batch may or may not have happened.
 //! Another connection takes the lock, which the old one held until it ended, and looks which batch follows the version

@@ -4,7 +4,7 @@
 //! them, and gives the one lock that makes batches of all nodes happen one after another. That one lock is the whole
 //! discipline of isolation: every writer takes it first and holds it to the end of its flush, so decisions need no
 //! help of the server's isolation levels, and versions are consecutive over all nodes. Each node merges what waits into
-//! one transaction, which is what makes one lock quick enough: a commit costs its share of a batch.
+//! one transaction, so that a commit costs its share of a lock, two round trips and a flush.
 //!
 //! The way of a commit: `Postgres::commit` → `committer` → answer, `Watchers`. Other nodes hear of it by `listener`.
 //! The way of a read: `reader`.
