@@ -131,6 +131,26 @@ async fn a_closed_node_has_finished_what_it_took_in() {
     assert!(matches!(one.get(b"sum").await, Err(Error::Closed)));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_database_s_own_isolation_level_does_not_matter() {
+    let server = Arc::new(support::Server::start());
+    let admin = administrator(&server).await;
+    admin.batch_execute("ALTER DATABASE postgres SET default_transaction_isolation = 'repeatable read'").await.unwrap();
+    let nodes = two_nodes(&server).await;
+    let adders = (0..8).map(|adder: usize| {
+        let node = Arc::clone(&nodes[adder % 2]);
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                node.commit(Txn::new().add("sum", 1)).await.unwrap();
+            }
+        })
+    });
+    for adder in adders.collect::<Vec<_>>() {
+        adder.await.unwrap();
+    }
+    assert_eq!(nodes[0].get(b"sum").await.unwrap().unwrap().value[..], 160_i64.to_le_bytes());
+}
+
 #[tokio::test]
 async fn what_cannot_be_opened_says_why() {
     let refused = async |change: &dyn Fn(&mut PostgresConfig)| {

@@ -37,9 +37,13 @@ use crate::contract::{Error, Expect, Op, Txn, Version};
 const BATCH_JOBS_MAX: usize = 1_024;
 /// A batch is full when it has this many bytes.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Statements must see what was committed until they had the lock, whatever the database's default is.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 /// How long transactions wait for a server that cannot be reached before they are refused.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the end of a batch may stay unknown: less than its row is kept.
+/// Longest round trip. A server that takes in what is sent and then is silent counts as gone.
+const ROUND_TRIP: Duration = Duration::from_secs(10);
+/// How long the end of a batch may stay unknown: with its round trip less than its row is kept.
 const RESOLVE: Duration = Duration::from_secs(40);
 /// Pauses between attempts to connect grow from the first to the second.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(1_000)];
@@ -209,7 +213,7 @@ impl Committer {
                 Err(reason) => return Attempt::Again(jobs, reason),
             },
         };
-        let found = match read(&connected, self.seen, &jobs).await {
+        let found = match in_time(read(&connected, self.seen, &jobs)).await {
             Ok(found) => found,
             // Nothing is written yet; the server ends the transaction with the connection.
             Err(reason) => return Attempt::Again(jobs, reason),
@@ -221,7 +225,7 @@ impl Committer {
             }
             return Attempt::Done;
         };
-        match self.write(&connected, &decided).await {
+        match in_time(self.write(&connected, &decided)).await {
             Ok(()) => {
                 self.connected = Some(connected);
                 self.publish(decided);
@@ -345,7 +349,7 @@ impl Committer {
         let deadline = Instant::now() + RESOLVE;
         let mut pause = PAUSES[0];
         while Instant::now() < deadline {
-            match self.look_up(decided).await {
+            match in_time(self.look_up(decided)).await {
                 Ok(happened) => return Some(happened),
                 Err(reason) => tracing::warn!(reason = %Error::from(reason), "the end of a commit is not known yet"),
             }
@@ -359,7 +363,7 @@ impl Committer {
         let session = Session::open(&self.shared.config, || ()).await?;
         let schema = &self.shared.schema;
         let first = (decided.base + 1).cast_signed();
-        session.client.batch_execute("BEGIN").await.map_err(fault)?;
+        session.client.batch_execute(BEGIN).await.map_err(fault)?;
         // The lock: the broken connection held it until it had committed or rolled back.
         let sql = format!("SELECT version FROM {schema}.meta FOR UPDATE");
         let version: i64 = session.client.query_one(&sql, &[]).await.map_err(fault)?.get(0);
@@ -399,6 +403,12 @@ impl Decided {
     }
 }
 
+/// Waits for a round trip, within its time.
+async fn in_time<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let late = || Fault::Disconnected(format!("no answer within {} s", ROUND_TRIP.as_secs()));
+    tokio::time::timeout(ROUND_TRIP, work).await.unwrap_or_else(|_| Err(late()))
+}
+
 /// Takes the lock and reads all that the batch is decided by: one round trip.
 async fn read(connected: &Connected, seen: Version, jobs: &[Job]) -> Result<Found, Fault> {
     let (mut expected, mut added): (Vec<&[u8]>, Vec<&[u8]>) = (Vec::new(), Vec::new());
@@ -413,7 +423,7 @@ async fn read(connected: &Connected, seen: Version, jobs: &[Job]) -> Result<Foun
     let news: [&(dyn ToSql + Sync); 1] = [&seen];
     let points: [&(dyn ToSql + Sync); 1] = [&expected];
     let counters: [&(dyn ToSql + Sync); 1] = [&added];
-    let begun = connected.simple("BEGIN");
+    let begun = connected.simple(BEGIN);
     let mut reads: Vec<Step<'_, Vec<Row>>> = vec![
         Box::pin(async { begun.await.map(|()| Vec::new()) }),
         Box::pin(connected.rows(&connected.lock, &[])),

@@ -84,6 +84,11 @@ impl PostgresConfig {
         }
         config.ssl_mode(SslMode::Disable).application_name("dunlin").connect_timeout(Duration::from_secs(5));
         config.target_session_attrs(TargetSessionAttrs::ReadWrite).tcp_user_timeout(Duration::from_secs(10));
+        // A server that has vanished without a word is noticed by these.
+        config
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3);
         Ok(config)
     }
 }

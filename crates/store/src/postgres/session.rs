@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
 
 use crate::contract::Error;
@@ -41,7 +41,13 @@ impl From<Fault> for Error {
 #[expect(clippy::needless_pass_by_value, reason = "it is made for map_err")]
 pub(super) fn fault(error: tokio_postgres::Error) -> Fault {
     let words = words(&error);
-    let Some(code) = error.code() else { return Fault::Disconnected(words) };
+    let Some(db) = error.as_db_error() else { return Fault::Disconnected(words) };
+    // A server that fails within COMMIT ends the session; what it logged may be done by its recovery all the same. Only
+    // an error of the statement alone says that nothing happened.
+    if !matches!(db.parsed_severity(), Some(Severity::Error)) {
+        return Fault::Disconnected(words);
+    }
+    let code = db.code();
     // Classes 08 (connection), 57P (shut down), 25006 (a standby), and what a crashed or overfull server says.
     let gone = code.code().starts_with("08")
         || code.code().starts_with("57P")

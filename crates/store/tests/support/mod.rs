@@ -114,7 +114,6 @@ fn keep(programs: &Path, folder: &Path, root: bool) -> (Child, ChildStdin) {
         end() { trap - TERM; kill -QUIT "$server" 2>/dev/null; wait "$server"; rm -rf "$FOLDER"; exit 0; }
         trap end TERM
         run() {
-            rm -f "$FOLDER/data/postmaster.pid"
             "$PROGRAMS/postgres" -D "$FOLDER/data" -k "$FOLDER" -c listen_addresses= -c max_connections=200 \
                 -c shared_buffers=32MB </dev/null >>"$FOLDER/log" 2>&1 &
             server=$!
