@@ -44,7 +44,8 @@ fn main() -> Result<(), Failure> {
             run(&format!("flushed commits, {committers:2} committers"), committers, time, &store, commit).await?;
         }
         run("relaxed commits, 64 committers", 64, time, &store, commit_relaxed).await?;
-        println!("log: {} MB", std::fs::metadata(folder.join("store/store.db-wal"))?.len() / 1_048_576);
+        println!("memory: {}", memory());
+        println!("log: {} MB", std::fs::metadata(folder.join("store/log.0"))?.len() / 1_048_576);
         for readers in [1, 2, 16] {
             run(&format!("gets, {readers:2} readers"), readers, time, &store, get).await?;
         }

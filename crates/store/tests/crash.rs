@@ -180,6 +180,8 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
 async fn a_failed_write_ends_the_process_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut acknowledged = Acknowledged::default();
+    // The log's room is taken when it is made.
+    check(folder.path(), &mut acknowledged).await;
     for kilobytes in [300, 1_000] {
         // Files end at this size; a write beyond fails, with an error that is not that of a full disk.
         let limit = format!("trap '' XFSZ; ulimit -f {}", kilobytes * 2);

@@ -1,23 +1,26 @@
-//! The committer: the one thread that writes. It turns what waits in the queue into one flushed SQLite transaction.
+//! The committer: the one thread that decides and commits. It turns what waits in the queue into one flushed record.
 //!
-//! A batch goes: take what waits, decide each transaction (`commit::decide`), write the winners' net effect, COMMIT with a
-//! flush, remember the writes, answer, wake the watches. Losers are answered at once, except those that lost to a
-//! transaction of their own batch: until it is committed a retry would read the old state and lose again.
+//! A batch goes: take what waits, decide each transaction (`decide`), append the winners' net effect to the log with a
+//! flush, make it readable (`overlay`), answer, wake the watches. The tree learns of it later (`applier`). Losers are
+//! answered at once, except those that lost to a transaction of their own batch: until it is committed a retry would
+//! read the old state and lose again.
 //!
-//! **Relaxed** transactions ride along with the next flushed one. A batch of only relaxed ones is committed without a
+//! **Relaxed** transactions ride along with the next flushed one. A batch of only relaxed ones is written without a
 //! flush: it then lies in the kernel's page cache, where the death of the process does not touch it, and is flushed by
-//! the next flushed batch (the log is one file), or after `FLUSH_AFTER` when none comes.
+//! the next flushed batch, or after `FLUSH_AFTER` when none comes.
 //!
-//! **Checkpoints** copy the log into the file. The janitor does most of it beside the commits; when the log has
-//! reached its size, the committer copies the small rest between two batches, and the log starts anew.
+//! **Full disks** are met before the commit point: the log's room is taken beforehand, and a transaction by which the
+//! tree might outgrow its room is refused before it is decided. When that is only a guess, because the tree has yet to
+//! take over commits that may free some, the tree takes them over first.
 //!
 //! Invariants
-//!   1. Nothing is answered with success, or readable, before its COMMIT has returned.
-//!   2. A full disk refuses a batch and leaves no trace of it; the next batch tries again.
+//!   1. Nothing is answered with success, or readable, before its record is as durable as asked.
+//!   2. A full disk refuses a transaction and leaves no trace of it; the next one tries again.
 //!   3. Damage that the decision of a transaction reads refuses that transaction and no other.
 //!   4. Any other failure of a write, flush or read ends the store: nothing is answered, `on_fatal` is called, no flush
 //!      is tried again. What was acknowledged is in the log and is found by the next open.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,37 +29,30 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::Shared;
+use super::applier::Drained;
+use super::log::Writer;
+use super::overlay::{Pinned, growth};
 use super::queue::{Job, Taken};
-use super::schema::{self, Fault, LOG_BYTES_MAX, PAGE_BYTES};
+use super::schema::{self, Fault};
 use crate::commit::decide::{Batch, Refusal, Tree};
 use crate::commit::recent::Recent;
-use crate::contract::{Durability, Error, Version};
+use crate::contract::{Durability, Error, Op, Txn, Version};
 
 /// Relaxed commits are flushed after this time at the latest; the contract says a second.
 const FLUSH_AFTER: Duration = Duration::from_millis(500);
-/// After this time without a commit the log is emptied, so that an idle store opens at once and takes no room.
-const EMPTY_LOG_AFTER: Duration = Duration::from_secs(3);
-/// A log of this length is due to start anew.
-const LOG_PAGES_MAX: u64 = LOG_BYTES_MAX / PAGE_BYTES;
-/// When readers keep the log from starting anew, the next attempt waits for this many more pages.
-const RETRY_PAGES: u64 = 16 * 1024 * 1024 / PAGE_BYTES;
 
 type Answer = oneshot::Sender<Result<Version, Error>>;
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
+    /// Reads what decisions need of the tree.
     connection: Connection,
+    log: Writer,
     recent: Recent,
     /// The last commit.
     version: Version,
-    /// Whether a COMMIT flushes now.
-    flushing: bool,
     /// Since when there are relaxed commits that are not flushed.
     relaxed_since: Option<Instant>,
-    /// Whether the log holds anything.
-    log_used: bool,
-    /// At this length of the log, in pages, it is due to start anew.
-    restart_at: u64,
 }
 
 /// How a batch ended.
@@ -65,20 +61,13 @@ struct Decided {
     winners: Vec<(Answer, Version)>,
     /// Those that lost to a winner.
     losers: Vec<Answer>,
+    /// Whether a winner wants its flush.
+    flush: bool,
 }
 
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>, connection: Connection, version: Version) -> Self {
-        Self {
-            shared,
-            connection,
-            recent: Recent::after(version),
-            version,
-            flushing: true,
-            relaxed_since: None,
-            log_used: true,
-            restart_at: LOG_PAGES_MAX,
-        }
+    pub(super) fn new(shared: Arc<Shared>, connection: Connection, log: Writer, version: Version) -> Self {
+        Self { shared, connection, log, recent: Recent::after(version), version, relaxed_since: None }
     }
 
     /// Works until the queue is closed and empty.
@@ -86,8 +75,7 @@ impl Committer {
         loop {
             match self.shared.queue.take(self.patience()) {
                 Taken::Batch(jobs) => self.commit(jobs)?,
-                Taken::Idle if self.relaxed_since.is_some() => self.flush_relaxed()?,
-                Taken::Idle => self.empty_log()?,
+                Taken::Idle => {}
                 Taken::Closed => break,
             }
             // Relaxed commits that never pause still are flushed in time.
@@ -95,56 +83,70 @@ impl Committer {
                 self.flush_relaxed()?;
             }
         }
-        if self.relaxed_since.is_some() {
-            self.flush_relaxed()?;
-        }
-        self.shared.readers.close();
-        self.empty_log()
+        self.flush_relaxed()?;
+        self.shared.applier.stop();
+        Ok(())
     }
 
     /// How long to wait for the next transaction before something else is due.
     fn patience(&self) -> Option<Duration> {
-        match self.relaxed_since {
-            Some(since) => Some(FLUSH_AFTER.saturating_sub(since.elapsed())),
-            None => self.log_used.then_some(EMPTY_LOG_AFTER),
-        }
+        self.relaxed_since.map(|since| FLUSH_AFTER.saturating_sub(since.elapsed()))
+    }
+
+    fn flush_relaxed(&mut self) -> Result<(), Fault> {
+        self.relaxed_since = None;
+        self.log.sync()
     }
 
     fn commit(&mut self, jobs: Vec<Job>) -> Result<(), Fault> {
-        let flush = jobs.iter().any(|job| job.txn.durability == Durability::Flushed);
-        self.set_flushing(flush)?;
-        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        if !self.make_room(&jobs)? {
+            jobs.into_iter().for_each(|job| reply(job.answer, Err(Error::DiskFull)));
+            return Ok(());
+        }
         let decided = self.decide(jobs)?;
         if decided.winners.is_empty() {
-            return self.roll_back();
+            return Ok(());
         }
-        match self.write(&decided.batch) {
-            Ok(()) => {}
-            Err(Fault::DiskFull) => {
-                self.roll_back()?;
-                tracing::error!(commits = decided.winners.len(), "refused: the disk of the data folder is full");
-                decided.winners.into_iter().for_each(|(answer, _)| reply(answer, Err(Error::DiskFull)));
-                decided.losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
-                return Ok(());
+        self.publish(decided)
+    }
+
+    /// Makes sure that the log can take the batch; false if that needs room on the disk that there is not.
+    fn make_room(&mut self, jobs: &[Job]) -> Result<bool, Fault> {
+        let bytes = jobs.iter().map(|job| job.bytes).sum();
+        loop {
+            let fits = self.log.make_room(bytes)?;
+            if fits && !self.shared.overlay.pressure().wait {
+                return Ok(true);
             }
-            Err(fault) => return Err(fault),
+            match self.shared.applier.drain() {
+                Drained::All => {}
+                Drained::DiskFull => return Ok(false),
+                Drained::Ended => return Err(Fault::Broken("the store has failed".to_owned())),
+            }
         }
-        if flush {
-            self.relaxed_since = None;
-        } else {
-            self.relaxed_since.get_or_insert_with(Instant::now);
-        }
-        self.publish(decided);
-        self.tend_log()
     }
 
     /// Decides every transaction, in order.
     fn decide(&self, jobs: Vec<Job>) -> Result<Decided, Fault> {
-        let mut decided =
-            Decided { batch: Batch::after(self.version), winners: Vec::with_capacity(jobs.len()), losers: Vec::new() };
+        let mut decided = Decided {
+            batch: Batch::after(self.version),
+            winners: Vec::with_capacity(jobs.len()),
+            losers: Vec::new(),
+            flush: false,
+        };
+        let mut room = Room::new(&self.shared);
+        let state = State { overlay: self.shared.overlay.peek(), tree: &self.connection, begun: Cell::new(false) };
         for Job { txn, answer, .. } in jobs {
-            match decided.batch.decide(txn, &self.recent, &SqliteTree(&self.connection)) {
-                Ok(version) => decided.winners.push((answer, version)),
+            let flush = txn.durability == Durability::Flushed;
+            if !room.take(&txn)? {
+                reply(answer, Err(Error::DiskFull));
+                continue;
+            }
+            match decided.batch.decide(txn, &self.recent, &state) {
+                Ok(version) => {
+                    decided.flush |= flush;
+                    decided.winners.push((answer, version));
+                }
                 Err(Refusal::ConflictInBatch) => decided.losers.push(answer),
                 Err(Refusal::Conflict) => reply(answer, Err(Error::Conflict)),
                 Err(Refusal::Refused(error)) => reply(answer, Err(error)),
@@ -153,125 +155,32 @@ impl Committer {
                 Err(Refusal::Fault(fault)) => return Err(fault),
             }
         }
+        state.end()?;
         Ok(decided)
     }
 
-    /// Writes the batch and commits it.
-    fn write(&self, batch: &Batch) -> Result<(), Fault> {
-        for (key, slot) in batch.slots() {
-            match &slot.value {
-                Some(value) => schema::put(&self.connection, key, slot.version, value)?,
-                None => schema::delete(&self.connection, key)?,
-            }
+    /// Writes the batch to the log, and makes known what is committed then.
+    fn publish(&mut self, decided: Decided) -> Result<(), Fault> {
+        let last = decided.batch.last();
+        let writes = self.log.append(decided.batch.slots(), last, decided.flush)?;
+        if decided.flush {
+            self.relaxed_since = None;
+        } else {
+            self.relaxed_since.get_or_insert_with(Instant::now);
         }
-        schema::set_version(&self.connection, batch.last())?;
-        Ok(self.connection.prepare_cached("COMMIT")?.execute([]).map(drop)?)
-    }
-
-    /// Makes known what is committed.
-    fn publish(&mut self, decided: Decided) {
-        self.version = decided.batch.last();
+        self.version = last;
+        self.shared.overlay.publish(writes, last, self.log.last_bytes());
         decided.winners.into_iter().for_each(|(answer, version)| reply(answer, Ok(version)));
         decided.losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
         let writes = decided.batch.into_writes();
-        self.shared.watchers.touched(writes.iter().map(|(_, key, _)| &key[..]), self.version);
+        self.shared.watchers.touched(writes.iter().map(|(_, key, _)| &key[..]), last);
         for (version, key, present) in writes {
             self.recent.push(version, &key, present);
         }
-    }
-
-    fn roll_back(&self) -> Result<(), Fault> {
-        // Some failures have rolled back already.
-        if !self.connection.is_autocommit() {
-            self.connection.prepare_cached("ROLLBACK")?.execute([])?;
+        if self.shared.overlay.pressure().due || self.shared.log.wants_segment() {
+            self.shared.applier.kick();
         }
         Ok(())
-    }
-}
-
-/// The log: flushes, and what keeps it short.
-impl Committer {
-    /// Says whether the next COMMIT waits for the disk. Not allowed within a transaction.
-    fn set_flushing(&mut self, flushing: bool) -> Result<(), Fault> {
-        if self.flushing != flushing {
-            self.flushing = flushing;
-            let mode = if flushing { "FULL" } else { "NORMAL" };
-            self.connection.execute_batch(&format!("PRAGMA synchronous = {mode}"))?;
-        }
-        Ok(())
-    }
-
-    /// Flushes the relaxed commits by a flushed one of our own. It changes one number, as an unchanged page is not
-    /// written, and what is not written is not flushed.
-    fn flush_relaxed(&mut self) -> Result<(), Fault> {
-        self.set_flushing(true)?;
-        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let flushed = schema::set_flushed(&self.connection, self.version)
-            .and_then(|()| self.connection.prepare_cached("COMMIT")?.execute([]));
-        match flushed.map_err(Fault::from) {
-            Ok(_) => {}
-            Err(Fault::DiskFull) => {
-                self.roll_back()?;
-                // A checkpoint begins with a flush of the log, and that needs no room.
-                self.shared.checkpoint(&self.connection)?;
-            }
-            Err(fault) => return Err(fault),
-        }
-        self.relaxed_since = None;
-        Ok(())
-    }
-
-    /// After a commit: lets the janitor copy what has gathered, and makes the log start anew when it is long.
-    fn tend_log(&mut self) -> Result<(), Fault> {
-        self.log_used = true;
-        let log = LogLength::of(&self.connection)?;
-        self.shared.janitor.note_backlog(log.pages.saturating_sub(log.copied));
-        if log.pages < LOG_PAGES_MAX {
-            self.restart_at = LOG_PAGES_MAX;
-        } else if log.pages >= self.restart_at {
-            // With all of it copied and no reader within, the next commit writes to its beginning.
-            self.shared.checkpoint(&self.connection)?;
-            self.restart_at = log.pages + RETRY_PAGES;
-        }
-        Ok(())
-    }
-
-    /// Copies all of the log and cuts it to nothing, if no reader stands in the way.
-    fn empty_log(&mut self) -> Result<(), Fault> {
-        let _alone = self.shared.checkpoints.lock();
-        let emptied = checkpoint(&self.connection, "TRUNCATE")?;
-        self.log_used = !emptied;
-        Ok(())
-    }
-}
-
-/// How long the log is and how much of it is in the file already, in pages.
-struct LogLength {
-    pages: u64,
-    copied: u64,
-}
-
-impl LogLength {
-    fn of(connection: &Connection) -> Result<Self, Fault> {
-        let mut statement = connection.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?;
-        let number =
-            |row: &rusqlite::Row<'_>, index| Ok::<_, rusqlite::Error>(row.get::<_, i64>(index)?.max(0).cast_unsigned());
-        Ok(statement.query_row([], |row| Ok(Self { pages: number(row, 1)?, copied: number(row, 2)? }))?)
-    }
-}
-
-/// Runs a checkpoint; true if nothing stood in its way. A full disk only puts it off: the log keeps what it has.
-pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<bool, Fault> {
-    let run = connection
-        .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
-        .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
-    match run.map_err(Fault::from) {
-        Ok(busy) => Ok(busy == 0),
-        Err(Fault::DiskFull) => {
-            tracing::warn!("the log of the store cannot be emptied: the disk of the data folder is full");
-            Ok(false)
-        }
-        Err(fault) => Err(fault),
     }
 }
 
@@ -280,17 +189,87 @@ fn reply(answer: Answer, outcome: Result<Version, Error>) {
     let _ = answer.send(outcome);
 }
 
-/// The committed state, as the writing connection sees it before it writes.
-struct SqliteTree<'a>(&'a Connection);
+/// What is left of the tree's room while a batch is decided.
+struct Room<'a> {
+    shared: &'a Shared,
+    left: u64,
+}
 
-impl Tree for SqliteTree<'_> {
+impl<'a> Room<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, left: Self::left(shared) }
+    }
+
+    fn left(shared: &Shared) -> u64 {
+        // In this order: what the tree takes over in between counts twice, not never.
+        let waiting = shared.overlay.pressure().growth;
+        shared.applier.room().saturating_sub(waiting)
+    }
+
+    /// Takes what a transaction may need. What only removes needs nothing.
+    fn take(&mut self, txn: &Txn) -> Result<bool, Fault> {
+        let need: u64 = txn.ops.iter().map(growth_of).sum();
+        if need > self.left {
+            self.left = match self.shared.applier.drain() {
+                Drained::Ended => return Err(Fault::Broken("the store has failed".to_owned())),
+                Drained::DiskFull => 0,
+                Drained::All => Self::left(self.shared),
+            };
+        }
+        let fits = need <= self.left;
+        self.left -= if fits { need } else { 0 };
+        Ok(fits)
+    }
+}
+
+fn growth_of(op: &Op) -> u64 {
+    match op {
+        Op::Put(key, value) => growth(key.len(), value.len()),
+        Op::Delete(_) => 0,
+        Op::Add(key, _) => growth(key.len(), size_of::<i64>()),
+        Op::PutNumbered { prefix, suffix, value } => {
+            growth(prefix.len() + size_of::<Version>() + suffix.len(), value.len())
+        }
+    }
+}
+
+/// The committed state beneath a batch: the overlay, then the tree, in one transaction that begins with its first use.
+struct State<'a> {
+    overlay: Pinned,
+    tree: &'a Connection,
+    begun: Cell<bool>,
+}
+
+impl State<'_> {
+    fn tree(&self) -> Result<&Connection, Fault> {
+        if !self.begun.replace(true) {
+            self.tree.prepare_cached("BEGIN")?.execute([])?;
+        }
+        Ok(self.tree)
+    }
+
+    fn end(&self) -> Result<(), Fault> {
+        if self.begun.replace(false) {
+            self.tree.prepare_cached("COMMIT")?.execute([])?;
+        }
+        Ok(())
+    }
+}
+
+impl Tree for State<'_> {
     type Fault = Fault;
 
     fn version(&self, key: &[u8]) -> Result<Option<Version>, Fault> {
-        schema::get_version(self.0, key)
+        match self.overlay.get(key) {
+            Some(slot) => Ok(slot.value.is_some().then_some(slot.version)),
+            None => schema::get_version(self.tree()?, key),
+        }
     }
 
     fn value(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        Ok(schema::get(self.0, key)?.map(|entry| entry.value))
+        match self.overlay.get(key) {
+            Some(slot) => Ok(slot.value),
+            None => Ok(schema::get(self.tree()?, key)?.map(|entry| entry.value)),
+        }
     }
 }

@@ -1,26 +1,29 @@
-//! The embedded engine: SQLite in WAL mode behind one committer thread that commits in groups.
+//! The embedded engine: one append-only log before a tree in SQLite, and one thread that commits in groups.
 //!
-//! SQLite keeps the tree, its log and crash recovery; conflict detection, versions, batching, watches and limits are
-//! ours, so that every engine answers alike. Measured beside redb, LMDB and fjall it wins no column and has no bad one:
-//! opens in milliseconds after a crash, does not degrade under queues, no limit on keys, a format promised for decades.
+//! A commit is one flushed write to the log, which many commits share. It is readable at once, through the overlay in
+//! memory; the tree takes it over behind, sorted, thousands at a time, without a flush for each. A store that was killed
+//! reads its log and goes on.
 //!
-//! The way of a commit: `Embedded::commit` → `queue` → `committer` (`commit::decide`, then SQLite) → answer, `Watchers`.
-//! The way of a read: `reader`, on a connection of its own, beside every commit. `janitor` keeps the log short.
+//! The way of a commit: `Embedded::commit` → `queue` → `committer` (`commit::decide`, `log`, `overlay`) → answer, `Watchers`.
+//! Behind it: `overlay` → `applier` → the tree (`schema`) → the log's segments are free again.
+//! The way of a read: `reader`: the overlay, then the tree, on a connection of its own, beside every commit.
 //!
 //! Invariants
-//!   1. One process per folder (`lock`), one writing connection, one thread that uses it.
+//!   1. One process per folder (`lock`), one thread that commits, one that writes into the tree.
 //!   2. What is answered with success is durable as asked; what is readable is committed.
 //!   3. A failed flush ends the process (`EmbeddedConfig::on_fatal`); the next open recovers from the log.
 //!
-//! Start reading at `committer`.
+//! Start reading at `committer`, then `overlay`.
 
+mod applier;
 mod committer;
-
-mod janitor;
+pub mod disk;
 mod lock;
+mod log;
+mod overlay;
 mod queue;
 mod reader;
-
+mod record;
 mod schema;
 
 use std::fs::{self, File};
@@ -28,17 +31,20 @@ use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use async_trait::async_trait;
 use base::Clock;
 use parking_lot::Mutex;
-use rusqlite::Connection;
 use tokio::sync::{SetOnce, oneshot};
 
+use self::applier::{Applier, Worker};
 use self::committer::Committer;
-use self::janitor::Janitor;
+use self::disk::{Disk, FolderDisk};
 use self::lock::FolderLock;
+use self::log::Log;
+use self::overlay::Overlay;
 use self::queue::{Job, Queue};
 use self::reader::Readers;
 use self::schema::Fault;
@@ -55,11 +61,13 @@ pub struct EmbeddedConfig {
     pub folder: PathBuf,
     /// Tells the age of snapshots.
     pub clock: Arc<dyn Clock>,
-    /// Most bytes of the file, rounded down to pages of 4 KB; beyond, commits are `Error::DiskFull`. None: the disk's.
+    /// Most bytes of the tree's file, rounded down to pages of 4 KB; beyond, commits are `Error::DiskFull`. None: the disk's.
     pub size_bytes_max: Option<u64>,
     /// The next commit comes after this one at least: for a store that is filled from another, whose numbered keys must
     /// stay before all later ones.
     pub version_min: Version,
+    /// Where the files of the log are; the folder by default.
+    pub log_disk: Option<Arc<dyn Disk>>,
     /// What is done when the store cannot go on. Nothing that was not answered by then is ever answered with success.
     pub on_fatal: OnFatal,
 }
@@ -68,7 +76,7 @@ impl EmbeddedConfig {
     /// A store in `folder`, as large as the disk, that ends the process (status 70) when it cannot go on.
     pub fn new(folder: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
         let on_fatal: OnFatal = Arc::new(|_| std::process::exit(70));
-        Self { folder: folder.into(), clock, size_bytes_max: None, version_min: 0, on_fatal }
+        Self { folder: folder.into(), clock, size_bytes_max: None, version_min: 0, log_disk: None, on_fatal }
     }
 }
 
@@ -110,7 +118,13 @@ impl From<std::io::Error> for OpenError {
 
 impl From<rusqlite::Error> for OpenError {
     fn from(error: rusqlite::Error) -> Self {
-        match Fault::from(error) {
+        Fault::from(error).into()
+    }
+}
+
+impl From<Fault> for OpenError {
+    fn from(fault: Fault) -> Self {
+        match fault {
             Fault::Corrupt(text) => Self::Damaged(text),
             Fault::Broken(text) => Self::Io(text),
             Fault::DiskFull => Self::Io("the disk is full".to_owned()),
@@ -127,12 +141,13 @@ pub struct Embedded {
 /// What the threads and the callers share.
 struct Shared {
     queue: Queue,
+    overlay: Arc<Overlay>,
+    log: Arc<Log>,
+    applier: Applier,
     readers: Arc<Readers>,
     watchers: Watchers,
-    janitor: Janitor,
-    /// Held during a checkpoint: two at once would only be in each other's way.
-    checkpoints: Mutex<()>,
     on_fatal: OnFatal,
+    failing: AtomicBool,
     /// Why the store could not go on; set after `on_fatal`.
     failed: SetOnce<Error>,
 }
@@ -140,37 +155,48 @@ struct Shared {
 /// What ends with the store; the lock last.
 struct Running {
     committer: JoinHandle<()>,
-    janitor: JoinHandle<()>,
+    applier: JoinHandle<()>,
     _lock: FolderLock,
 }
 
 /// Opens the store of a folder, recovering from its log what an earlier process left there.
-/// Blocks for some milliseconds. Needs a tokio runtime from the first read on.
+/// Blocks for some milliseconds, after a crash for as long as reading a log of 36 MB takes. Needs a tokio runtime from the first read on.
 pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
     make_folder(&config.folder)?;
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
-    let (connection, version) = schema::open_writer(&file, config.size_bytes_max)?;
-    if version < config.version_min {
-        schema::set_version(&connection, config.version_min)?;
-    }
-    let version = version.max(config.version_min);
-    let checkpointer = schema::open_checkpointer(&file)?;
+    let (connection, applied) = schema::open_writer(&file, config.size_bytes_max)?;
+    let reader = schema::open_reader(&file)?;
+    let disk = config.log_disk.unwrap_or_else(|| FolderDisk::shared(&config.folder));
+    let log::Opened { log, mut writer, chain } = Log::open(disk, applied)?;
     // The entries of new files, too, must survive a power loss.
     File::open(&config.folder)?.sync_all()?;
+    let overlay = Arc::new(Overlay::after(applied));
+    for record in chain {
+        overlay.publish(record.writes, record.last, record.log_bytes);
+    }
+    let mut version = overlay.published();
     let shared = Arc::new(Shared {
         queue: Queue::default(),
-        readers: Arc::new(Readers::new(file, config.clock)),
+        readers: Arc::new(Readers::new(file, Arc::clone(&overlay), config.clock)),
+        overlay,
+        log,
+        applier: Applier::default(),
         watchers: Watchers::default(),
-        janitor: Janitor::default(),
-        checkpoints: Mutex::default(),
         on_fatal: config.on_fatal,
+        failing: AtomicBool::new(false),
         failed: SetOnce::new(),
     });
-    let committer = Committer::new(Arc::clone(&shared), connection, version);
+    let mut worker = Worker::new(Arc::clone(&shared), connection)?;
+    if version < config.version_min {
+        version = config.version_min;
+        worker.jump(version)?;
+        writer.jump(version);
+    }
+    let committer = Committer::new(Arc::clone(&shared), reader, writer, version);
+    let applier = start(&shared, "store-applier", |_| worker.run())?;
     let committer = start(&shared, "store-committer", |_| committer.run())?;
-    let janitor = start(&shared, "store-janitor", move |shared| Janitor::run(shared, &checkpointer))?;
-    let running = Mutex::new(Some(Running { committer, janitor, _lock: lock }));
+    let running = Mutex::new(Some(Running { committer, applier, _lock: lock }));
     Ok(Embedded { shared, running })
 }
 
@@ -201,29 +227,26 @@ fn start(
 }
 
 impl Shared {
-    /// Copies the log into the file, as far as no reader needs it.
-    fn checkpoint(&self, connection: &Connection) -> Result<(), Fault> {
-        let _alone = self.checkpoints.lock();
-        committer::checkpoint(connection, "PASSIVE").map(drop)
-    }
-
     /// Ends the store for good.
     fn fatal(&self, reason: &str) {
         tracing::error!(reason, "the store cannot go on");
+        // One thread may fail because the other one has.
+        if self.failing.swap(true, Ordering::SeqCst) {
+            return;
+        }
         // First this, which should not return: whose commit is in doubt must not be told that it failed.
         (self.on_fatal)(reason);
-        let reason = Error::Io(reason.to_owned());
-        self.queue.poison(reason.clone());
-        // The second of two failures tells nothing new.
-        let _ = self.failed.set(reason);
-        self.janitor.stop();
+        self.applier.abort();
         self.watchers.close();
         self.readers.close();
+        let reason = Error::Io(reason.to_owned());
+        self.queue.poison(reason.clone());
+        let _ = self.failed.set(reason);
     }
 }
 
 impl Embedded {
-    /// Finishes the commits that wait, flushes, empties the log, and lets the folder go. Later calls are
+    /// Finishes the commits that wait, writes all of them into the tree, and lets the folder go. Later calls are
     /// `Error::Closed`; watches end. Returns when all of it is done; a second call does nothing.
     pub async fn close(&self) -> Result<(), Error> {
         let Some(running) = self.begin_close() else { return Ok(()) };
@@ -238,7 +261,6 @@ impl Embedded {
     fn begin_close(&self) -> Option<Running> {
         let running = self.running.lock().take()?;
         self.shared.queue.close(Error::Closed);
-        self.shared.janitor.stop();
         self.shared.watchers.close();
         Some(running)
     }
@@ -247,8 +269,8 @@ impl Embedded {
 impl Running {
     fn join(self) {
         // A thread that failed has said so through `Shared::fatal`.
-        let _ = self.janitor.join();
         let _ = self.committer.join();
+        let _ = self.applier.join();
     }
 }
 
@@ -266,7 +288,8 @@ impl Store for Embedded {
         self.shared.readers.snapshot(SNAPSHOT_LIFE_MS).await
     }
 
-    /// Takes one of the places for snapshots. While it lives the log cannot start anew, and grows by what is written.
+    /// Takes one of the places for snapshots. While it lives the tree's log cannot start anew, and grows by what is
+    /// written.
     async fn long_snapshot(&self, life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
         self.shared.readers.snapshot(life_ms).await
     }
@@ -274,7 +297,7 @@ impl Store for Embedded {
     async fn commit(&self, txn: Txn) -> Result<Version, Error> {
         let bytes = txn.bytes_within_limits()?;
         let (answer, outcome) = oneshot::channel();
-        self.shared.queue.push(Job { txn, bytes, answer })?;
+        self.shared.queue.push(Job::new(txn, bytes, answer))?;
         match outcome.await {
             Ok(outcome) => outcome,
             // Only a failing store drops a transaction without an answer: whether it happened, the next open will tell.
@@ -288,25 +311,5 @@ impl Store for Embedded {
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         self.shared.readers.get(key)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use base::SystemClock;
-
-    #[tokio::test]
-    async fn the_log_starts_anew_even_if_the_janitor_never_comes() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(EmbeddedConfig::new(folder.path(), SystemClock::shared())).unwrap();
-        store.shared.janitor.stop();
-        for round in 0..40u8 {
-            let txn =
-                Txn::new().put(vec![round % 4, 0], vec![round; 2_000_000]).put(vec![round % 4, 1], vec![0; 2_000_000]);
-            store.commit(txn).await.unwrap();
-        }
-        let log = fs::metadata(folder.path().join("store.db-wal")).unwrap().len();
-        assert!(log > 0 && log < schema::LOG_BYTES_MAX + 10_000_000, "the log is {log} bytes long");
     }
 }

@@ -8,12 +8,16 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use crate::contract::{Error, Txn, Version};
+use crate::contract::{Error, TXN_BYTES_MAX, TXN_PARTS_MAX, Txn, Version};
 
 /// Most transactions in one batch.
 const BATCH_JOBS_MAX: usize = 1_024;
 /// A batch is full when it has this many bytes.
-const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What a part of a transaction takes in the log beside its key and value, at most.
+const PART_BYTES: usize = 24;
+/// No batch has as many bytes in the log.
+pub(super) const BATCH_BYTES_END: usize = BATCH_BYTES_MAX + TXN_BYTES_MAX + TXN_PARTS_MAX * PART_BYTES;
 /// Most transactions that wait.
 const WAITING_JOBS_MAX: usize = 8_192;
 /// Most bytes that wait.
@@ -22,9 +26,17 @@ const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A transaction and who waits for it.
 pub(super) struct Job {
     pub(super) txn: Txn,
-    /// Of keys and values.
+    /// That it takes in the log, at most.
     pub(super) bytes: usize,
     pub(super) answer: oneshot::Sender<Result<Version, Error>>,
+}
+
+impl Job {
+    /// A transaction with keys and values of `bytes` bytes.
+    pub(super) fn new(txn: Txn, bytes: usize, answer: oneshot::Sender<Result<Version, Error>>) -> Self {
+        let bytes = bytes + (txn.expects.len() + txn.ops.len()) * PART_BYTES;
+        Self { txn, bytes, answer }
+    }
 }
 
 /// What `take` found.

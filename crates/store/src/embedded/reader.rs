@@ -1,49 +1,62 @@
 //! Reading: connections that read, snapshots that hold one each, and scans that do not hold up the runtime.
 //!
-//! A `get` runs where it is called, on the runtime's own thread: it takes some 10 µs, which is about what handing it to
+//! Everything is looked for in the overlay first, then in the tree; a scan merges both. See `overlay` for why that shows
+//! one state although the tree is written behind.
+//!
+//! A `get` runs where it is called, on the runtime's own thread: it takes less than 10 µs, which is about what handing it to
 //! another thread and back costs. A range runs there for its first 64 entries or 64 KB; only what is longer goes to a
 //! blocking thread. A read that misses the page cache holds up its thread for one disk access: a price for all others.
 //!
 //! Invariants
 //!   1. At most `SNAPSHOTS_MAX` snapshots live; who wants another one waits for it.
 //!   2. A snapshot whose life is over reads nothing more, and `reap` takes its connection, whether its holder
-//!      still reads or not: no reader keeps the log from starting anew for long.
+//!      still reads or not: no reader keeps the tree's log from starting anew, or a generation of the overlay in memory, for long.
 //!   3. A ticket is given out once, so a reaped snapshot never reads through the lease of a later one.
 
+use std::cmp::Ordering;
+use std::iter::Peekable;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{self, AtomicU64};
 
 use async_trait::async_trait;
 use base::Clock;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::Connection;
+use rusqlite::fallible_streaming_iterator::FallibleStreamingIterator;
+use rusqlite::{Connection, Row, Rows};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::overlay::{Overlay, Pinned};
+use super::record::Write;
 use super::schema::{self, Fault};
-use crate::contract::{Entry, Error, Page, Range, Snapshot, Version};
+use crate::commit::decide::Slot;
+use crate::contract::{Entry, Error, Page, Range, SNAPSHOT_LIFE_MS, Snapshot, Version};
 
 /// Most snapshots at a time.
 const SNAPSHOTS_MAX: usize = 32;
 /// How much of a range is read on the caller's thread.
-const INLINE: Chunk = Chunk { rows: 64, bytes: 64 * 1024 };
+const INLINE: Chunk = Chunk { rows: 64, bytes: 64 * 1024, deletions: 512 };
 /// How much is read at a time on a blocking thread; between two chunks others may use the snapshot.
-const BLOCKING: Chunk = Chunk { rows: 512, bytes: 1024 * 1024 };
+const BLOCKING: Chunk = Chunk { rows: 512, bytes: 1024 * 1024, deletions: 4_096 };
 
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
     rows: usize,
     bytes: usize,
+    /// Keys that are stepped over, since they are deleted but the tree still has them.
+    deletions: usize,
 }
 
 /// All reading connections of a store.
 pub(super) struct Readers {
     file: PathBuf,
+    overlay: Arc<Overlay>,
     clock: Arc<dyn Clock>,
     permits: Arc<Semaphore>,
     tickets: AtomicU64,
-    slots: Vec<Mutex<Slot>>,
+    slots: Vec<Mutex<Slotted>>,
     free: Mutex<Vec<usize>>,
     /// For gets of the current state; none when the store is closed.
     idle: Mutex<Option<Vec<Connection>>>,
@@ -53,22 +66,24 @@ pub(super) struct Readers {
 
 /// A place for one snapshot. The connection stays when the lease ends.
 #[derive(Default)]
-struct Slot {
+struct Slotted {
     connection: Option<Connection>,
     lease: Option<Lease>,
 }
 
 struct Lease {
     ticket: u64,
+    pinned: Pinned,
     /// On the monotonic clock.
     ends_us: u64,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(file: PathBuf, overlay: Arc<Overlay>, clock: Arc<dyn Clock>) -> Self {
         Self {
             file,
+            overlay,
             clock,
             permits: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             tickets: AtomicU64::new(0),
@@ -81,6 +96,12 @@ impl Readers {
 
     /// Reads one key of the current state.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        if self.permits.is_closed() {
+            return Err(Error::Closed);
+        }
+        if let Some(slot) = self.overlay.get(key) {
+            return Ok(entry_of(key, slot));
+        }
         let idle = self.idle.lock().as_mut().ok_or(Error::Closed)?.pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -100,27 +121,44 @@ impl Readers {
         let Some(index) = self.free.lock().pop() else {
             unreachable!("there are as many places as permits, and a place is given back before its permit");
         };
-        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let ticket = self.tickets.fetch_add(1, atomic::Ordering::Relaxed);
         let mut slot = self.slots[index].lock();
-        slot.lease =
-            Some(Lease { ticket, ends_us: self.clock.monotonic_us().saturating_add(life_ms * 1_000), _permit: permit });
         let began = self.begin(&mut slot);
+        let pinned = match began {
+            Ok(pinned) => pinned,
+            Err(fault) => {
+                // A connection in an unknown state is not used again.
+                slot.connection = None;
+                self.free.lock().push(index);
+                return Err(fault.into());
+            }
+        };
+        let version = pinned.version;
+        let ends_us = self.clock.monotonic_us().saturating_add(life_ms * 1_000);
+        slot.lease = Some(Lease { ticket, pinned, ends_us, _permit: permit });
         drop(slot);
-        let mut place = Place { readers: Arc::clone(self), index, ticket, version: 0 };
-        // On an error the place is dropped and with it the lease.
-        place.version = began?;
-        Ok(Box::new(EmbeddedSnapshot { place: Arc::new(place) }))
+        let place = Arc::new(Place { readers: Arc::clone(self), index, ticket, version });
+        Ok(Box::new(EmbeddedSnapshot { place }))
     }
 
-    fn begin(&self, slot: &mut Slot) -> Result<Version, Fault> {
+    /// Begins a transaction over the tree, then takes the overlay that goes with it.
+    fn begin(&self, slot: &mut Slotted) -> Result<Pinned, Fault> {
         let connection = match slot.connection.take() {
             Some(connection) => connection,
             None => schema::open_reader(&self.file)?,
         };
         let connection = slot.connection.insert(connection);
-        connection.prepare_cached("BEGIN")?.execute([])?;
-        // The first read is what fixes the state.
-        Ok(schema::version_of(connection)?)
+        loop {
+            connection.prepare_cached("BEGIN")?.execute([])?;
+            // The first read is what fixes the state.
+            let applied = schema::version_of(connection)?;
+            let pinned = self.overlay.pin();
+            if pinned.base() <= applied {
+                return Ok(pinned);
+            }
+            // The tree took over a generation in between, which this state of it lacks.
+            connection.prepare_cached("COMMIT")?.execute([])?;
+        }
     }
 
     /// Ends the snapshots that have lived too long.
@@ -131,6 +169,12 @@ impl Readers {
                 self.end(index, &mut slot);
             }
         }
+    }
+
+    /// Whether a snapshot has longer to live than usual ones ever have.
+    pub(super) fn has_long(&self) -> bool {
+        let usual = self.clock.monotonic_us().saturating_add(SNAPSHOT_LIFE_MS * 1_000);
+        self.slots.iter().any(|slot| slot.lock().lease.as_ref().is_some_and(|lease| lease.ends_us > usual))
     }
 
     /// Ends everything: nothing can be read any more, all connections are closed.
@@ -150,7 +194,7 @@ impl Readers {
         self.clock.monotonic_us() > lease.ends_us
     }
 
-    fn end(&self, index: usize, slot: &mut Slot) {
+    fn end(&self, index: usize, slot: &mut Slotted) {
         let ended = slot.connection.as_ref().map(|connection| connection.prepare_cached("COMMIT")?.execute([]));
         if !matches!(ended, Some(Ok(_))) || self.permits.is_closed() {
             // A connection in an unknown state is not used again.
@@ -170,8 +214,8 @@ struct Place {
 }
 
 impl Place {
-    /// Reads with the snapshot's connection, if it still has one.
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Error> {
+    /// Reads with what the snapshot holds, if it still does.
+    fn read<T>(&self, read: impl FnOnce(&Connection, &Pinned) -> Result<T, Fault>) -> Result<T, Error> {
         let mut slot = self.readers.slots[self.index].lock();
         let Some(lease) = slot.lease.as_ref().filter(|lease| lease.ticket == self.ticket) else {
             return Err(if self.readers.permits.is_closed() { Error::Closed } else { Error::TooOld });
@@ -181,7 +225,7 @@ impl Place {
             return Err(Error::TooOld);
         }
         let Some(connection) = &slot.connection else { return Err(Error::Closed) };
-        Ok(read(connection)?)
+        Ok(read(connection, &lease.pinned)?)
     }
 }
 
@@ -205,24 +249,34 @@ impl Snapshot for EmbeddedSnapshot {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        self.place.read(|connection| schema::get(connection, key))
+        self.place.read(|connection, pinned| match pinned.get(key) {
+            Some(slot) => Ok(entry_of(key, slot)),
+            None => schema::get(connection, key),
+        })
     }
 
     async fn range(&self, range: &Range) -> Result<Page, Error> {
         let mut scan = Scan::new(range.clone());
-        self.place.read(|connection| scan.advance(connection, INLINE))?;
+        self.place.read(|connection, pinned| scan.advance(connection, pinned, INLINE))?;
         if scan.done {
             return Ok(scan.page);
         }
         let place = Arc::clone(&self.place);
         let rest = tokio::task::spawn_blocking(move || {
             while !scan.done {
-                place.read(|connection| scan.advance(connection, BLOCKING))?;
+                place.read(|connection, pinned| scan.advance(connection, pinned, BLOCKING))?;
             }
             Ok(scan.page)
         });
         rest.await.map_err(|error| Error::Io(format!("a range was not read to its end: {error}")))?
     }
+}
+
+/// The entry that a write left; none if it deleted it.
+fn entry_of(key: &[u8], slot: Slot) -> Option<Entry> {
+    // Copies, as the slot's bytes are a small part of a batch that would stay in memory as a whole.
+    let value = Bytes::copy_from_slice(&slot.value?);
+    Some(Entry { key: Bytes::copy_from_slice(key), value, version: slot.version })
 }
 
 /// A range being read, chunk by chunk.
@@ -239,37 +293,100 @@ impl Scan {
     }
 
     /// Reads on, about as far as `chunk` allows.
-    fn advance(&mut self, connection: &Connection, chunk: Chunk) -> Result<(), Fault> {
-        let (start, end) = self.range.half_open();
-        let sql = if self.range.reverse {
-            "SELECT key, version, checksum, value FROM kv WHERE key >= ?1 AND key < ?2 ORDER BY key DESC"
-        } else {
-            "SELECT key, version, checksum, value FROM kv WHERE key >= ?1 AND key < ?2 ORDER BY key"
+    fn advance(&mut self, connection: &Connection, pinned: &Pinned, chunk: Chunk) -> Result<(), Fault> {
+        let slice = pinned.slice(&self.range, chunk.rows + chunk.deletions);
+        let part = match &slice.up_to {
+            Some(key) if self.range.reverse => Range { start: Bound::Included(key.clone()), ..self.range.clone() },
+            Some(key) => Range { end: Bound::Included(key.clone()), ..self.range.clone() },
+            None => self.range.clone(),
         };
-        let mut statement = connection.prepare_cached(sql)?;
-        let mut rows = statement.query([start, end])?;
-        let (mut read_rows, mut read_bytes) = (0, 0);
+        let mut statement = connection.prepare_cached(if part.reverse { BACKWARD } else { FORWARD })?;
+        let (start, end) = part.half_open();
+        let rows = statement.query([start, end])?;
+        let mut merge = Merge { rows, row: false, writes: slice.writes.into_iter().peekable(), reverse: part.reverse };
+        let (mut read_rows, mut read_bytes, mut deletions) = (0, 0, 0);
+        let mut at = None;
         self.page.more = false;
-        while let Some(row) = rows.next()? {
-            let last = self.page.entries.last();
-            if self.range.rows == 0 || (self.range.bytes == 0 && last.is_some()) {
+        while read_rows < chunk.rows && read_bytes < chunk.bytes && deletions < chunk.deletions {
+            let Some(next) = merge.next()? else {
+                at = slice.up_to;
+                self.done = at.is_none();
+                break;
+            };
+            let entry = match next {
+                Next::Deleted(key) => {
+                    deletions += 1;
+                    at = Some(key);
+                    continue;
+                }
+                Next::Entry(entry) => entry,
+            };
+            if self.range.rows == 0 || (self.range.bytes == 0 && !self.page.entries.is_empty()) {
                 self.page.more = true;
+                self.done = true;
                 break;
             }
-            if read_rows >= chunk.rows || read_bytes >= chunk.bytes {
-                let beyond = last.map_or_else(Bytes::new, |entry| entry.key.clone());
-                self.range = self.range.clone().beyond(beyond);
-                return Ok(());
-            }
-            let entry = schema::entry(row)?;
             let bytes = entry.key.len() + entry.value.len();
             self.range.rows -= 1;
             self.range.bytes = self.range.bytes.saturating_sub(bytes);
             read_rows += 1;
             read_bytes += bytes;
+            at = Some(entry.key.clone());
             self.page.entries.push(entry);
         }
-        self.done = true;
+        if let Some(at) = at.filter(|_| !self.done) {
+            self.range = self.range.clone().beyond(at);
+        }
         Ok(())
     }
+}
+
+const FORWARD: &str = "SELECT key, version, checksum, value FROM kv WHERE key >= ?1 AND key < ?2 ORDER BY key";
+const BACKWARD: &str = "SELECT key, version, checksum, value FROM kv WHERE key >= ?1 AND key < ?2 ORDER BY key DESC";
+
+/// The overlay over the tree, in the order of a range.
+struct Merge<'a> {
+    rows: Rows<'a>,
+    /// Whether `rows` stands on a row that is not given out yet.
+    row: bool,
+    writes: Peekable<std::vec::IntoIter<Write>>,
+    reverse: bool,
+}
+
+enum Next {
+    Entry(Entry),
+    Deleted(Bytes),
+}
+
+impl Merge<'_> {
+    fn next(&mut self) -> Result<Option<Next>, Fault> {
+        if !self.row {
+            self.rows.advance()?;
+            self.row = true;
+        }
+        let row = self.rows.get();
+        let Some((written, _)) = self.writes.peek() else {
+            self.row = row.is_none();
+            return Ok(row.map(schema::entry).transpose()?.map(Next::Entry));
+        };
+        let order = match row {
+            None => Ordering::Greater,
+            Some(row) if self.reverse => written[..].cmp(key_of(row)?),
+            Some(row) => key_of(row)?.cmp(written),
+        };
+        // A row that the overlay hides is not looked at: whatever is wrong with it, it has been replaced.
+        self.row = order == Ordering::Greater;
+        if let (Ordering::Less, Some(row)) = (order, row) {
+            return Ok(Some(Next::Entry(schema::entry(row)?)));
+        }
+        let Some((key, slot)) = self.writes.next() else { return Ok(None) };
+        Ok(Some(match entry_of(&key, slot) {
+            Some(entry) => Next::Entry(entry),
+            None => Next::Deleted(key),
+        }))
+    }
+}
+
+fn key_of<'a>(row: &'a Row<'_>) -> Result<&'a [u8], Fault> {
+    row.get_ref(0)?.as_blob().map_err(|error| Fault::Corrupt(error.to_string()))
 }

@@ -1,11 +1,11 @@
-//! The file: its tables, its settings, and how an entry lies in it.
+//! The tree's file: its tables, its settings, and how an entry lies in it.
 //!
-//! | table  | columns                                             | holds                                        |
-//! |--------|-----------------------------------------------------|----------------------------------------------|
-//! | `kv`   | key, version, checksum, value; in the order of keys | the entries                                  |
-//! | `meta` | name, number                                        | `format`, `version` (last commit), `flushed` |
+//! | table  | columns                                             | holds                                           |
+//! |--------|-----------------------------------------------------|-------------------------------------------------|
+//! | `kv`   | key, version, checksum, value; in the order of keys | the entries                                     |
+//! | `meta` | name, number                                        | `format`, `version`: the last commit wholly within |
 //!
-//! `flushed` is rewritten when only relaxed commits are to be flushed, since a flush needs something to write.
+//! Format 1 had no log beside the file, so its tree is complete: it is opened with an empty log, and format 2 it is.
 //!
 //! Invariants
 //!   1. Every entry carries a CRC-32 over key, version and value; none is given out without it being right.
@@ -25,13 +25,13 @@ use super::OpenError;
 use crate::contract::{Entry, Error, Version};
 
 /// The newest format that this code knows. Changes with the meaning of anything in the file.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 2;
 /// Says in the file's header whose it is ("dunl").
 const APPLICATION_ID: i32 = 0x6475_6e6c;
 /// Bytes of a page of the file and of its log.
 pub(super) const PAGE_BYTES: u64 = 4_096;
-/// The log is cut back to this size when it starts anew.
-pub(super) const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The library's own log is cut back to this size when it starts anew.
+pub(super) const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Why a statement failed, as far as somebody acts on it.
 #[derive(Debug)]
@@ -49,6 +49,15 @@ impl From<rusqlite::Error> for Fault {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(error.to_string()),
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
             _ => Self::Broken(error.to_string()),
         }
     }
@@ -75,15 +84,22 @@ pub(super) fn open_writer(file: &Path, size_bytes_max: Option<u64>) -> Result<(C
     }
     connection.execute_batch(&format!(
         // Checkpoints are run by hand, where they do not stand in the way of a commit.
-        "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {LOG_BYTES_MAX};
+        "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {WAL_BYTES_MAX};
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA cell_size_check = ON;"
     ))?;
     if let Some(bytes) = size_bytes_max {
         connection.execute_batch(&format!("PRAGMA max_page_count = {}", bytes / PAGE_BYTES))?;
     }
-    if format.is_none() {
-        create(&connection)?;
+    match format {
+        None => create(&connection)?,
+        Some(FORMAT) => {}
+        Some(_) => connection.execute_batch(&format!(
+            "PRAGMA synchronous = FULL;
+             BEGIN IMMEDIATE; DELETE FROM meta WHERE name = 'flushed';
+             UPDATE meta SET number = {FORMAT} WHERE name = 'format'; COMMIT;
+             PRAGMA synchronous = NORMAL;"
+        ))?,
     }
     // The writer never waits for a reader: what it cannot do now, it does later.
     connection.busy_timeout(Duration::ZERO)?;
@@ -95,13 +111,6 @@ pub(super) fn open_writer(file: &Path, size_bytes_max: Option<u64>) -> Result<(C
 pub(super) fn open_reader(file: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
     connection.execute_batch("PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;")?;
-    Ok(connection)
-}
-
-/// Opens the file for checkpoints.
-pub(super) fn open_checkpointer(file: &Path) -> Result<Connection, rusqlite::Error> {
-    let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -64;")?;
     Ok(connection)
 }
 
@@ -130,27 +139,28 @@ fn create(connection: &Connection) -> Result<(), rusqlite::Error> {
          CREATE TABLE meta (name TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
          CREATE TABLE kv (key BLOB PRIMARY KEY, version INTEGER NOT NULL, checksum INTEGER NOT NULL,
                           value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-         INSERT INTO meta VALUES ('format', {FORMAT}), ('version', 0), ('flushed', 0);
+         INSERT INTO meta VALUES ('format', {FORMAT}), ('version', 0);
          COMMIT;"
     ))
 }
 
-/// The last commit that the connection's current state contains.
+/// The last commit up to which the connection's current state is whole.
 pub(super) fn version_of(connection: &Connection) -> Result<Version, rusqlite::Error> {
     let mut statement = connection.prepare_cached("SELECT number FROM meta WHERE name = 'version'")?;
     statement.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
-/// Sets the last commit; part of every batch.
+/// Sets it.
 pub(super) fn set_version(connection: &Connection, version: Version) -> Result<(), rusqlite::Error> {
     let mut statement = connection.prepare_cached("UPDATE meta SET number = ?1 WHERE name = 'version'")?;
     statement.execute([version.cast_signed()]).map(drop)
 }
 
-/// Notes up to which commit all is flushed.
-pub(super) fn set_flushed(connection: &Connection, version: Version) -> Result<(), rusqlite::Error> {
-    let mut statement = connection.prepare_cached("UPDATE meta SET number = ?1 WHERE name = 'flushed'")?;
-    statement.execute([version.cast_signed()]).map(drop)
+/// How many bytes the file may still grow by, free pages within it included.
+pub(super) fn free_bytes(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let pages = number("max_page_count")? - number("page_count")? + number("freelist_count")?;
+    Ok(pages.max(0).cast_unsigned() * PAGE_BYTES)
 }
 
 /// Writes an entry.

@@ -1,0 +1,265 @@
+//! The log: segments of fixed length that are made once, written in turn, and used again.
+//!
+//! The committer owns the `Writer`; the applier makes segments and gives back those whose commits the tree has (`Log`).
+//! A segment is made with its room taken and its blocks written, so that a flush has nothing but data to write. The
+//! first of a new store is only taken, since writing it would make a new store wait; its flushes take a little longer.
+//!
+//! Invariants
+//!   1. A record that is acknowledged as flushed is on disk, with all before it.
+//!   2. A segment is written anew only when all its commits are on disk in the tree.
+//!   3. A write or flush that failed is never tried again: the store ends and recovers from what is there.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::OpenError;
+use super::disk::{Disk, DiskFile};
+use super::queue::BATCH_BYTES_END;
+use super::record::{self, BLOCK, HEADER, Head, Record, Write, padded};
+use super::schema::Fault;
+use crate::commit::decide::Slot;
+use crate::contract::Version;
+
+/// Bytes of a segment: any batch fits into one.
+pub(super) const SEGMENT_BYTES: usize = 12 * 1024 * 1024;
+/// Most segments: one is written, one waits for the tree, one is made ready.
+pub(super) const SEGMENTS_MAX: usize = 3;
+/// How much is written at once when a segment is made.
+const FILL_BYTES: usize = 1024 * 1024;
+
+const _: () = assert!(BATCH_BYTES_END + HEADER + BLOCK <= SEGMENT_BYTES, "a batch must fit into a segment");
+
+type Segment = Arc<dyn DiskFile>;
+
+/// The segments that are not being written.
+pub(super) struct Log {
+    disk: Arc<dyn Disk>,
+    segments: Mutex<Segments>,
+}
+
+#[derive(Default)]
+struct Segments {
+    /// Free to be written.
+    spare: Vec<Segment>,
+    /// Written, oldest first, each with its last version.
+    written: VecDeque<(Version, Segment)>,
+    made: usize,
+    /// Whether the writer will soon need one that there is not.
+    wanted: bool,
+}
+
+/// What a log held when it was opened.
+pub(super) struct Opened {
+    pub(super) log: Arc<Log>,
+    pub(super) writer: Writer,
+    /// The commits that the tree does not have.
+    pub(super) chain: Vec<Record>,
+}
+
+fn name(number: usize) -> String {
+    format!("log.{number}")
+}
+
+impl Log {
+    /// Reads what is there; the chain that it returns is on disk.
+    pub(super) fn open(disk: Arc<dyn Disk>, applied: Version) -> Result<Opened, OpenError> {
+        let mut segments = Segments::default();
+        let (mut found, mut epoch, mut synced) = (Vec::new(), 0, 0);
+        let mut buffer = Vec::new();
+        let mut written = Vec::new();
+        while segments.made < SEGMENTS_MAX && disk.exists(&name(segments.made))? {
+            let file = disk.open(&name(segments.made))?;
+            segments.made += 1;
+            // Shorter where the process died while it made it: then nothing is in it yet.
+            file.reserve(SEGMENT_BYTES as u64)?;
+            buffer.resize(SEGMENT_BYTES, 0);
+            file.read_at(&mut buffer, 0)?;
+            let scanned = record::scan(&buffer, applied);
+            epoch = epoch.max(scanned.epoch);
+            synced = synced.max(scanned.synced);
+            match scanned.records.iter().map(|record| record.last).max() {
+                None => segments.spare.push(file),
+                Some(last) => {
+                    // What a killed process wrote may be in the page cache only.
+                    file.sync()?;
+                    written.push((last, file));
+                }
+            }
+            found.extend(scanned.records);
+        }
+        drop(buffer);
+        written.sort_by_key(|(last, _)| *last);
+        segments.written = written.into();
+        let chain = record::recover(found, synced, applied).map_err(OpenError::Damaged)?;
+        let last = chain.last().map_or(applied, |record| record.last);
+        if segments.made == 0 {
+            let file = disk.open(&name(0))?;
+            file.reserve(SEGMENT_BYTES as u64)?;
+            file.sync()?;
+            segments.spare.push(file);
+            segments.made = 1;
+        }
+        let log = Arc::new(Self { disk, segments: Mutex::new(segments) });
+        let writer = Writer {
+            log: Arc::clone(&log),
+            active: None,
+            at: 0,
+            epoch: epoch + 1,
+            last,
+            synced: last,
+            buffer: Vec::new(),
+        };
+        Ok(Opened { log, writer, chain })
+    }
+
+    /// Whether a segment is to be made.
+    pub(super) fn wants_segment(&self) -> bool {
+        let segments = self.segments.lock();
+        segments.wanted && segments.spare.is_empty() && segments.made < SEGMENTS_MAX
+    }
+
+    /// Makes a segment. Without room, nothing is left of it.
+    pub(super) fn make_segment(&self) -> Result<(), Fault> {
+        let name = name(self.segments.lock().made);
+        match self.fill_segment(&name).map_err(Fault::from) {
+            Ok(file) => {
+                let mut segments = self.segments.lock();
+                segments.made += 1;
+                segments.spare.push(file);
+                segments.wanted = false;
+                Ok(())
+            }
+            Err(Fault::DiskFull) => {
+                self.disk.remove(&name)?;
+                Err(Fault::DiskFull)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn fill_segment(&self, name: &str) -> std::io::Result<Segment> {
+        let file = self.disk.open(name)?;
+        file.reserve(SEGMENT_BYTES as u64)?;
+        let zeros = vec![0; FILL_BYTES];
+        for at in (0..SEGMENT_BYTES).step_by(FILL_BYTES) {
+            // Flushed piece by piece, so that no flush of the log has to wait for all of it.
+            file.write_synced_at(&zeros, at as u64)?;
+        }
+        file.sync()?;
+        self.disk.sync_names()?;
+        Ok(file)
+    }
+
+    /// Gives back the segments whose commits all are in the tree, on disk.
+    pub(super) fn recycle(&self, applied: Version) {
+        let mut segments = self.segments.lock();
+        while segments.written.front().is_some_and(|(last, _)| *last <= applied) {
+            let freed = segments.written.pop_front();
+            segments.spare.extend(freed.map(|(_, segment)| segment));
+        }
+    }
+
+    /// How many more bytes the disk can take.
+    pub(super) fn free_bytes(&self) -> Result<u64, Fault> {
+        Ok(self.disk.free_bytes()?)
+    }
+}
+
+/// The end of the log, where the committer writes.
+pub(super) struct Writer {
+    log: Arc<Log>,
+    active: Option<Segment>,
+    /// Where the next record goes.
+    at: usize,
+    epoch: u64,
+    last: Version,
+    synced: Version,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    /// Makes sure that a record with writes of at most `bytes` bytes fits, by going on to the next segment if need be.
+    /// False if there is none: the tree has to take over what is in the written ones first.
+    pub(super) fn make_room(&mut self, bytes: usize) -> Result<bool, Fault> {
+        if self.active.is_some() && self.at + padded(HEADER + bytes) <= SEGMENT_BYTES {
+            return Ok(true);
+        }
+        // What is relaxed and not flushed yet must not be left behind in a segment that nobody flushes any more.
+        self.sync()?;
+        let mut segments = self.log.segments.lock();
+        let Some(next) = segments.spare.pop() else {
+            segments.wanted = true;
+            return Ok(false);
+        };
+        if let Some(before) = self.active.replace(next) {
+            segments.written.push_back((self.last, before));
+        }
+        self.at = 0;
+        Ok(true)
+    }
+
+    /// Appends the winners of a batch, up to version `last`, and returns their writes. Room was made before.
+    pub(super) fn append(
+        &mut self,
+        slots: &BTreeMap<Bytes, Slot>,
+        last: Version,
+        flush: bool,
+    ) -> Result<Vec<Write>, Fault> {
+        let head = Head { epoch: self.epoch, before: self.last, last, synced: self.synced };
+        let writes = record::encode(head, slots, &mut self.buffer);
+        let Some(active) = self.active.as_ref().filter(|_| self.at + self.buffer.len() <= SEGMENT_BYTES) else {
+            return Err(Fault::Broken(format!("no room in the log for {} bytes", self.buffer.len())));
+        };
+        let at = self.at as u64;
+        let written = if !flush {
+            active.write_at(&self.buffer, at)
+        } else if self.is_synced() {
+            active.write_synced_at(&self.buffer, at)
+        } else {
+            active.write_at(&self.buffer, at).and_then(|()| active.sync())
+        };
+        // Beyond the point where a full disk could still be met: the room was taken before.
+        written.map_err(|error| Fault::Broken(format!("the log cannot be written: {error}")))?;
+        self.at += self.buffer.len();
+        self.last = last;
+        if flush {
+            self.synced = last;
+        }
+        self.want_next();
+        Ok(writes)
+    }
+
+    /// Bytes that the last record takes.
+    pub(super) fn last_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Counts from `version` on. Before the first record, when the tree has all that the log held, and counts from there.
+    pub(super) fn jump(&mut self, version: Version) {
+        (self.last, self.synced) = (version, version);
+    }
+
+    /// Whether all that was appended is on disk.
+    fn is_synced(&self) -> bool {
+        self.synced == self.last
+    }
+
+    /// Flushes what is not flushed yet.
+    pub(super) fn sync(&mut self) -> Result<(), Fault> {
+        if let Some(active) = self.active.as_ref().filter(|_| !self.is_synced()) {
+            active.sync().map_err(|error| Fault::Broken(format!("the log cannot be flushed: {error}")))?;
+        }
+        self.synced = self.last;
+        Ok(())
+    }
+
+    fn want_next(&self) {
+        if self.at > SEGMENT_BYTES / 2 {
+            let mut segments = self.log.segments.lock();
+            segments.wanted = segments.spare.is_empty() && segments.made < SEGMENTS_MAX;
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The overlay: committed writes that the tree does not have yet, in memory, readable at every version that is in use.
+//!
+//! It is a list of generations. Commits go into the last one; the applier freezes it, writes it into the tree, and drops
+//! it. A reader takes what it needs of the overlay (`Pinned`) *after* its transaction over the tree has begun:
+//!
+//!   - what the tree shows it was published before, so the tree never is ahead of the reader's version;
+//!   - what is dropped since is missing in its list, which begins with a version beyond the tree's: then it begins anew;
+//!   - a generation that is half written into the tree is whole in the list, and the list is asked first.
+//!
+//! Invariants
+//!   1. A generation holds the last write of each key that was written in it, and every earlier one that a snapshot
+//!      may still ask for; nothing is removed from one.
+//!   2. `published` and the writes up to it appear at once.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Place;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::record::Write;
+use crate::commit::decide::Slot;
+use crate::contract::{Range, Version};
+
+/// So many bytes of log are worth writing into the tree.
+const DUE_LOG_BYTES: usize = 6 * 1024 * 1024;
+/// So many deletions are: a scan has to step over each.
+const DUE_DELETES: usize = 2_048;
+/// Above this, commits wait for the tree.
+const WEIGHT_MAX: usize = 24 * 1024 * 1024;
+/// What an entry takes beside its key and value.
+const ENTRY_BYTES: usize = 160;
+
+/// Some commits that follow each other.
+#[derive(Debug)]
+pub(super) struct Generation {
+    /// The version before its first.
+    base: Version,
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: BTreeMap<Bytes, Versions>,
+    /// The version of its last commit.
+    last: Version,
+    sizes: Sizes,
+}
+
+/// What a generation weighs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sizes {
+    log_bytes: usize,
+    memory: usize,
+    deletes: usize,
+    /// Most bytes by which the tree grows.
+    growth: u64,
+}
+
+/// The writes of a key.
+#[derive(Debug)]
+struct Versions {
+    newest: Slot,
+    /// Oldest first.
+    older: Vec<Slot>,
+}
+
+impl Versions {
+    fn at(&self, version: Version) -> Option<&Slot> {
+        if self.newest.version <= version {
+            return Some(&self.newest);
+        }
+        self.older.iter().rev().find(|slot| slot.version <= version)
+    }
+
+    /// `seen`: the newest version that any snapshot has.
+    fn push(&mut self, slot: Slot, seen: Version) {
+        // Later snapshots begin at this write or beyond it; only an earlier one can want the write before.
+        let before = std::mem::replace(&mut self.newest, slot);
+        if before.version <= seen {
+            self.older.push(before);
+        }
+    }
+}
+
+impl Generation {
+    fn after(base: Version) -> Self {
+        Self { base, inner: RwLock::new(Inner { last: base, ..Inner::default() }) }
+    }
+
+    fn get(&self, key: &[u8], version: Version) -> Option<Slot> {
+        self.inner.read().entries.get(key)?.at(version).cloned()
+    }
+
+    fn insert(&self, writes: Vec<Write>, last: Version, seen: Version, log_bytes: usize) {
+        let mut inner = self.inner.write();
+        inner.last = last;
+        inner.sizes.log_bytes += log_bytes;
+        for (key, slot) in writes {
+            inner.sizes.memory += ENTRY_BYTES + key.len() + slot.value.as_ref().map_or(0, Bytes::len);
+            inner.sizes.growth += slot.value.as_ref().map_or(0, |value| growth(key.len(), value.len()));
+            inner.sizes.deletes += usize::from(slot.value.is_none());
+            match inner.entries.entry(key) {
+                Place::Vacant(place) => drop(place.insert(Versions { newest: slot, older: Vec::new() })),
+                Place::Occupied(mut place) => place.get_mut().push(slot, seen),
+            }
+        }
+    }
+
+    /// The version of its last commit.
+    pub(super) fn last(&self) -> Version {
+        self.inner.read().last
+    }
+
+    /// The next writes beyond `after`, as many as fit into one transaction over the tree: the newest of each key.
+    pub(super) fn portion(&self, after: Option<&Bytes>, writes_max: usize, bytes_max: usize) -> Vec<Write> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let inner = self.inner.read();
+        let mut bytes = 0;
+        let rest = inner.entries.range::<Bytes, _>((after.map_or(Unbounded, Excluded), Unbounded));
+        let mut portion = Vec::with_capacity(writes_max.min(inner.entries.len()));
+        for (key, versions) in rest.take(writes_max) {
+            if bytes >= bytes_max {
+                break;
+            }
+            bytes += key.len() + versions.newest.value.as_ref().map_or(0, Bytes::len);
+            portion.push((key.clone(), versions.newest.clone()));
+        }
+        portion
+    }
+}
+
+/// Most bytes by which the tree grows when an entry is written: its overflow pages, and twice what lies in a leaf, as
+/// leaves that split are half empty.
+pub(super) fn growth(key: usize, value: usize) -> u64 {
+    /// Above the first size, all but the second goes to overflow pages with so many bytes each.
+    const LOCAL_MAX: usize = 1_002;
+    const LOCAL_MIN: usize = 489;
+    const OVERFLOW: usize = 4_092;
+    let bytes = key + value + 32;
+    let overflow = if bytes > LOCAL_MAX { (bytes - LOCAL_MIN).div_ceil(OVERFLOW) } else { 0 };
+    (overflow * 4_096 + 2 * bytes.min(LOCAL_MAX)) as u64
+}
+
+/// The state of the overlay at one version.
+#[derive(Debug, Clone)]
+pub(super) struct Pinned {
+    pub(super) version: Version,
+    /// Oldest first.
+    generations: Vec<Arc<Generation>>,
+}
+
+impl Pinned {
+    /// The version from which the tree has to go on.
+    pub(super) fn base(&self) -> Version {
+        self.generations.first().map_or(self.version, |generation| generation.base)
+    }
+
+    /// The last write of a key, if the overlay has it.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Slot> {
+        self.generations.iter().rev().find_map(|generation| generation.get(key, self.version))
+    }
+
+    /// The first writes within a range, in its direction: at most about `most` of each generation.
+    pub(super) fn slice(&self, range: &Range, most: usize) -> Slice {
+        let mut found: BTreeMap<Bytes, Slot> = BTreeMap::new();
+        if range.is_empty() {
+            return Slice::default();
+        }
+        let mut whole = true;
+        let mut cut: Option<Bytes> = None;
+        for generation in &self.generations {
+            let inner = generation.inner.read();
+            let entries = inner.entries.range((range.start.clone(), range.end.clone()));
+            let mut entries: Box<dyn Iterator<Item = _>> =
+                if range.reverse { Box::new(entries.rev()) } else { Box::new(entries) };
+            for (number, (key, versions)) in entries.by_ref().enumerate() {
+                if number >= most {
+                    whole = false;
+                    break;
+                }
+                if let Some(slot) = versions.at(self.version) {
+                    // Later generations come later and replace.
+                    found.insert(key.clone(), slot.clone());
+                }
+                if number + 1 == most {
+                    // Nearest of the places where a generation was cut off.
+                    let nearer = cut.as_ref().is_none_or(|cut| if range.reverse { key > cut } else { key < cut });
+                    cut = if nearer { Some(key.clone()) } else { cut };
+                }
+            }
+        }
+        let up_to = cut.filter(|_| !whole);
+        if let Some(cut) = &up_to {
+            found.retain(|key, _| if range.reverse { key >= cut } else { key <= cut });
+        }
+        let mut writes: Vec<Write> = found.into_iter().collect();
+        if range.reverse {
+            writes.reverse();
+        }
+        Slice { writes, up_to }
+    }
+}
+
+/// A part of the overlay.
+#[derive(Debug, Default)]
+pub(super) struct Slice {
+    /// In the range's direction, deletions among them.
+    pub(super) writes: Vec<Write>,
+    /// Nothing is said of keys beyond this one; none if the slice is the whole.
+    pub(super) up_to: Option<Bytes>,
+}
+
+/// The overlay of a store.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    list: RwLock<List>,
+    /// The newest version that any snapshot has.
+    seen: AtomicU64,
+}
+
+#[derive(Debug)]
+struct List {
+    published: Version,
+    /// Oldest first, at least one.
+    generations: Vec<Arc<Generation>>,
+}
+
+impl Overlay {
+    /// Nothing beyond the tree.
+    pub(super) fn after(version: Version) -> Self {
+        let generations = vec![Arc::new(Generation::after(version))];
+        Self { list: RwLock::new(List { published: version, generations }), seen: AtomicU64::new(0) }
+    }
+
+    /// Counts from `version` on; the tree does so already, and has everything.
+    pub(super) fn jump(&self, version: Version) {
+        let mut list = self.list.write();
+        *list = List { published: version, generations: vec![Arc::new(Generation::after(version))] };
+    }
+
+    /// The last write of a key, if the tree does not have it yet. Who finds nothing reads the tree *after* this.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Slot> {
+        let list = self.list.read();
+        list.generations.iter().rev().find_map(|generation| generation.get(key, Version::MAX))
+    }
+
+    /// The state now, for a snapshot.
+    pub(super) fn pin(&self) -> Pinned {
+        let list = self.list.read();
+        self.seen.fetch_max(list.published, Ordering::SeqCst);
+        Pinned { version: list.published, generations: list.generations.clone() }
+    }
+
+    /// The state now, for the committer, which is done with it before it publishes.
+    pub(super) fn peek(&self) -> Pinned {
+        let list = self.list.read();
+        Pinned { version: list.published, generations: list.generations.clone() }
+    }
+
+    /// Makes the writes of commits up to `last` readable.
+    pub(super) fn publish(&self, writes: Vec<Write>, last: Version, log_bytes: usize) {
+        let mut list = self.list.write();
+        if let Some(active) = list.generations.last() {
+            active.insert(writes, last, self.seen.load(Ordering::SeqCst), log_bytes);
+        }
+        list.published = last;
+    }
+
+    /// Begins a new generation, if the last one holds anything.
+    pub(super) fn freeze(&self) {
+        let mut list = self.list.write();
+        let published = list.published;
+        if list.generations.last().is_some_and(|active| active.base < published) {
+            list.generations.push(Arc::new(Generation::after(published)));
+        }
+    }
+
+    /// The oldest frozen generation.
+    pub(super) fn oldest(&self) -> Option<Arc<Generation>> {
+        let list = self.list.read();
+        (list.generations.len() > 1).then(|| Arc::clone(&list.generations[0]))
+    }
+
+    /// Drops the oldest generation: the tree has it.
+    pub(super) fn drop_oldest(&self) {
+        let oldest = self.list.write().generations.remove(0);
+        // Freed outside of the lock, as it can be large.
+        drop(oldest);
+    }
+
+    /// Whether the last generation is worth writing into the tree, and whether commits should wait for that.
+    pub(super) fn pressure(&self) -> Pressure {
+        let list = self.list.read();
+        let mut sum = Sizes::default();
+        let mut due = false;
+        for generation in &list.generations {
+            let sizes = generation.inner.read().sizes;
+            // At the end of the loop, that of the last one.
+            due = sizes.log_bytes >= DUE_LOG_BYTES || sizes.deletes >= DUE_DELETES;
+            sum.memory += sizes.memory;
+            sum.growth += sizes.growth;
+        }
+        Pressure { due, wait: sum.memory > WEIGHT_MAX, growth: sum.growth }
+    }
+
+    /// The last commit that is readable.
+    pub(super) fn published(&self) -> Version {
+        self.list.read().published
+    }
+}
+
+/// How much waits for the tree.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pressure {
+    /// There is enough to be written.
+    pub(super) due: bool,
+    /// There is too much: commits wait.
+    pub(super) wait: bool,
+    /// Most bytes by which the tree will grow.
+    pub(super) growth: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn write(key: &str, version: Version, value: Option<&str>) -> Write {
+        (key.to_owned().into(), Slot { version, value: value.map(|value| value.to_owned().into()) })
+    }
+
+    fn value(slot: Option<Slot>) -> Option<Option<Bytes>> {
+        slot.map(|slot| slot.value)
+    }
+
+    #[test]
+    fn a_snapshot_keeps_what_it_saw_while_later_commits_replace_it() {
+        let overlay = Overlay::after(0);
+        overlay.publish(vec![write("a", 1, Some("1"))], 1, 0);
+        let first = overlay.pin();
+        overlay.publish(vec![write("a", 2, Some("2"))], 2, 0);
+        overlay.publish(vec![write("a", 3, None), write("b", 3, Some("3"))], 3, 0);
+        overlay.freeze();
+        overlay.publish(vec![write("a", 4, Some("4"))], 4, 0);
+        overlay.drop_oldest();
+        assert_eq!(value(first.get(b"a")), Some(Some("1".into())));
+        assert_eq!(value(first.get(b"b")), None);
+        assert_eq!(value(overlay.get(b"a")), Some(Some("4".into())));
+        assert_eq!(overlay.pin().base(), 3, "a reader whose tree is older must begin anew");
+    }
+
+    #[test]
+    fn writes_that_no_snapshot_can_ask_for_are_not_kept() {
+        let overlay = Overlay::after(0);
+        for version in 1..=100 {
+            overlay.publish(vec![write("a", version, Some("x"))], version, 0);
+        }
+        overlay.pin();
+        overlay.publish(vec![write("a", 101, Some("x"))], 101, 0);
+        overlay.publish(vec![write("a", 102, Some("x"))], 102, 0);
+        overlay.freeze();
+        let oldest = overlay.oldest().unwrap();
+        assert_eq!(oldest.inner.read().entries[&b"a"[..]].older.len(), 1);
+        assert_eq!(oldest.portion(None, 10, 10), [write("a", 102, Some("x"))]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A slice is the first part of all writes that are visible, and says rightly whether it is the whole.
+        #[test]
+        fn a_slice_is_a_prefix_of_what_is_visible(
+            commits in prop::collection::vec((0u8..20, any::<bool>(), 0u8..8), 0..60),
+            pinned_at in 0usize..60, most in 1usize..8, reverse: bool, ends in (0u8..20, 0u8..20),
+        ) {
+            let overlay = Overlay::after(0);
+            let (mut model, mut pinned) = (BTreeMap::new(), None);
+            for (number, (key, present, action)) in commits.iter().enumerate() {
+                if number == pinned_at {
+                    pinned = Some((overlay.pin(), model.clone()));
+                }
+                let (name, version) = (format!("{key:02}"), number as Version + 1);
+                let written = write(&name, version, present.then_some("v"));
+                model.insert(written.0.clone(), written.1.clone());
+                overlay.publish(vec![written], version, 0);
+                if *action == 0 {
+                    overlay.freeze();
+                }
+            }
+            let (pinned, model) = pinned.unwrap_or_else(|| (overlay.pin(), model));
+            let range = Range::between(format!("{:02}", ends.0), format!("{:02}", ends.1));
+            let range = if reverse { range.reversed() } else { range };
+            let Slice { writes, up_to } = pinned.slice(&range, most);
+            let mut expected: Vec<Write> = model.into_iter().filter(|(key, _)| range.contains(key)).collect();
+            if reverse {
+                expected.reverse();
+            }
+            if let Some(last) = up_to {
+                expected.retain(|(key, _)| if reverse { *key >= last } else { *key <= last });
+            }
+            prop_assert_eq!(writes, expected);
+        }
+    }
+}
