@@ -26,6 +26,8 @@ use super::overlay::Generation;
 use super::schema::{self, Fault, PAGE_BYTES, WAL_BYTES_MAX};
 use crate::contract::Version;
 
+/// By how much the thread is nicer than the others.
+const NICE: i32 = 5;
 /// How often snapshots are looked at, and commits that came slowly are written into the tree.
 const TICK: Duration = Duration::from_secs(1);
 /// After this time without a commit the library's log is emptied, so that an idle store takes no room for it.
@@ -168,6 +170,8 @@ impl Worker {
 
     /// Works until told to stop.
     pub(super) fn run(mut self) -> Result<(), Fault> {
+        // Where processors are few, commits go first. It concerns this thread only, and need not succeed.
+        let _ = rustix::process::nice(NICE);
         loop {
             let (stop, asked) = match self.wait() {
                 Some(orders) => orders,
