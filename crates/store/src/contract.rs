@@ -19,6 +19,12 @@ pub const TXN_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const TXN_PARTS_MAX: usize = 65_536;
 /// Longest life of a snapshot, in milliseconds; after it, its reads answer `Error::TooOld`.
 pub const SNAPSHOT_LIFE_MS: u64 = 5_000;
+/// Most bytes of the value of an offered entry. Larger things lie at keys of their own.
+pub const OFFER_BYTES_MAX: usize = 16 * 1024;
+/// Most entries of one claim.
+pub const CLAIM_ENTRIES_MAX: usize = 1_000;
+/// A claim takes no further entry when it has this many bytes.
+pub(crate) const CLAIM_BYTES: usize = 64 * 1024;
 
 /// A store of ordered keys.
 #[async_trait]
@@ -29,6 +35,10 @@ pub trait Store: Send + Sync + 'static {
     /// Writes all of `txn` or nothing, and returns its version when it is as durable as asked.
     /// Dropping the future does not take the commit back: it may still happen.
     async fn commit(&self, txn: Txn) -> Result<Version, Error>;
+
+    /// Takes the first entries under a prefix that are due, for a time: they were put there by `Op::Offer`. No two
+    /// claims take an entry at once; one that nobody deletes is due again when its lease ends, by the store's clock.
+    async fn claim(&self, claim: Claim) -> Result<Claims, Error>;
 
     /// A hint channel for everything under `prefix`.
     fn watch(&self, prefix: &[u8]) -> Watch;
@@ -248,6 +258,60 @@ pub enum Op {
         /// The value.
         value: Bytes,
     },
+    /// Sets the key `prefix ++ due ++ id` (see `due`), for `Store::claim` to take when it is due.
+    Offer {
+        /// The queue: everything under it is offered.
+        prefix: Bytes,
+        /// Names it within the queue.
+        id: Bytes,
+        /// It is due so many milliseconds after the commit, by the store's clock.
+        delay_ms: u64,
+        /// How often it was taken before: zero, or what `Claimed` said when it is offered anew.
+        attempts: u16,
+        /// The value, at most 16 KB.
+        value: Bytes,
+    },
+}
+
+/// What is to be taken, for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The queue.
+    pub prefix: Bytes,
+    /// Most entries; fewer are taken when they are large (64 KB in sum).
+    pub entries: usize,
+    /// So many milliseconds after the commit they are due again.
+    pub lease_ms: u64,
+    /// How safe it must be that they are taken. A relaxed claim that a loss of power undoes leaves them due, as if it had
+    /// never been.
+    pub durability: Durability,
+}
+
+/// What a claim has taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// The entries, those that were due first first.
+    pub entries: Vec<Claimed>,
+    /// In so many milliseconds the next entry of the queue is due, if nothing happens before. None if there is no other.
+    pub next_in_ms: Option<u64>,
+}
+
+/// An entry under a lease. Who is done with it deletes `key`, on condition of `version`; both together are the token
+/// that nobody else has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Where it lies now.
+    pub key: Bytes,
+    /// Its name within the queue.
+    pub id: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// How often it was taken, this time included. Stays at its greatest.
+    pub attempts: u16,
+    /// When the lease ends, in milliseconds since the epoch, by the store's clock.
+    pub lease_ends_ms: u64,
+    /// The commit that took it.
+    pub version: Version,
 }
 
 /// Writes that happen together or not at all.
@@ -332,11 +396,62 @@ impl Txn {
         self
     }
 
+    /// Offers an entry to claims, due after `delay_ms` milliseconds.
+    #[must_use]
+    pub fn offer(self, prefix: impl Into<Bytes>, id: impl Into<Bytes>, delay_ms: u64, value: impl Into<Bytes>) -> Self {
+        self.offer_again(prefix, id, delay_ms, 0, value)
+    }
+
+    /// The same for an entry that was taken `attempts` times before.
+    #[must_use]
+    pub fn offer_again(
+        mut self,
+        prefix: impl Into<Bytes>,
+        id: impl Into<Bytes>,
+        delay_ms: u64,
+        attempts: u16,
+        value: impl Into<Bytes>,
+    ) -> Self {
+        let (prefix, id, value) = (prefix.into(), id.into(), value.into());
+        self.ops.push(Op::Offer { prefix, id, delay_ms, attempts, value });
+        self
+    }
+
+    /// Deletes an entry that was claimed, if it still is under that lease: otherwise the commit is `Error::Conflict`.
+    #[must_use]
+    pub fn settle(self, claimed: &Claimed) -> Self {
+        self.expect_version(claimed.key.clone(), claimed.version).delete(claimed.key.clone())
+    }
+
     /// Answer before the flush.
     #[must_use]
     pub fn relaxed(mut self) -> Self {
         self.durability = Durability::Relaxed;
         self
+    }
+}
+
+impl Claim {
+    /// At most `entries` entries under `prefix`, for `lease_ms` milliseconds.
+    pub fn new(prefix: impl Into<Bytes>, entries: usize, lease_ms: u64) -> Self {
+        Self { prefix: prefix.into(), entries, lease_ms, durability: Durability::default() }
+    }
+
+    /// Answer before the flush.
+    #[must_use]
+    pub fn relaxed(mut self) -> Self {
+        self.durability = Durability::Relaxed;
+        self
+    }
+
+    /// The most bytes of keys and values that it writes, if it keeps the limits; otherwise `Error::TooLarge`.
+    pub fn bytes_within_limits(&self) -> Result<usize, Error> {
+        key_bytes(self.prefix.len() + size_of::<u64>())?;
+        if self.entries > CLAIM_ENTRIES_MAX {
+            return Err(Error::TooLarge(format!("a claim takes at most {CLAIM_ENTRIES_MAX} entries")));
+        }
+        // Each entry is deleted in one place and put in another; the last one may pass the limit.
+        Ok(CLAIM_BYTES + 2 * KEY_BYTES_MAX + OFFER_BYTES_MAX)
     }
 }
 
@@ -360,6 +475,14 @@ impl Txn {
                 Op::Add(key, _) => key_bytes(key.len())? + size_of::<i64>(),
                 Op::PutNumbered { prefix, suffix, value } => {
                     key_bytes(prefix.len() + size_of::<Version>() + suffix.len())? + value_bytes(value.len())?
+                }
+                Op::Offer { prefix, id, value, .. } => {
+                    if value.len() > OFFER_BYTES_MAX {
+                        let bytes = value.len();
+                        let words = format!("an offered value of {bytes} bytes; at most {OFFER_BYTES_MAX} are allowed");
+                        return Err(Error::TooLarge(words));
+                    }
+                    key_bytes(prefix.len() + size_of::<u64>() + id.len())? + value.len()
                 }
             };
         }

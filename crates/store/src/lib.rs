@@ -10,6 +10,7 @@
 //!      each thing that a caller read, its commits are serialisable.
 //!   4. A snapshot shows the state after exactly the commits up to its version.
 //!   5. A watch that was made before a commit wakes after it. It is a hint: read again, nothing is told.
+//!   6. An entry of a queue is under at most one lease at a time, whoever claims; a claim is a commit like others.
 //!
 //! Engines: `embedded` (SQLite behind a thread that commits in groups) with `blobs` (files), `postgres` (any number of
 //! nodes over one database), and `memory` for tests. What a batch of transactions comes to is decided in `commit`.
@@ -20,6 +21,7 @@
 pub mod blobs;
 mod commit;
 pub mod contract;
+pub mod due;
 pub mod embedded;
 pub mod encrypted;
 pub mod keys;
@@ -32,7 +34,9 @@ mod watchers;
 mod writes;
 
 pub use blobs::{BlobInfo, BlobReader, BlobWriter, Blobs, FileBlobs, MemoryBlobs};
-pub use contract::{Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch};
+pub use contract::{
+    Claim, Claimed, Claims, Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch,
+};
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use memory::MemoryStore;
 pub use postgres::{Postgres, PostgresConfig};

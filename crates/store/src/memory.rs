@@ -11,20 +11,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base::{Clock, SystemClock};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::contract::{Entry, Error, Expect, Page, Range, Snapshot, Store, Txn, Version, Watch};
+use crate::contract::{
+    CLAIM_BYTES, Claim, Claimed, Claims, Entry, Error, Expect, Page, Range, Snapshot, Store, Txn, Version, Watch,
+};
+use crate::due::Due;
 use crate::watchers::Watchers;
 use crate::writes;
 
 type Map = BTreeMap<Bytes, (Bytes, Version)>;
 
 /// A store in memory.
-#[derive(Debug, Default)]
 pub struct MemoryStore {
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
     watchers: Watchers,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::with_clock(SystemClock::shared())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +48,11 @@ impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty store whose leases end by `clock`.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, state: Mutex::default(), watchers: Watchers::default() }
     }
 
     /// An empty store whose next commit comes after `version`.
@@ -73,18 +88,40 @@ impl Store for MemoryStore {
         let version = state.version + 1;
         // Gathered apart first: a write that is refused must leave nothing of the earlier ones.
         let before = |key: &Bytes| Ok::<_, Error>(state.map.get(key).map(|(value, _)| value.clone()));
-        let writes = writes::of_ops(txn.ops, version, before)?;
-        state.version = version;
-        let map = Arc::make_mut(&mut state.map);
-        for (key, value) in &writes {
-            match value {
-                Some(value) => map.insert(key.clone(), (value.clone(), version)),
-                None => map.remove(key),
-            };
-        }
-        state.changed.extend(writes.keys().map(|key| (key.clone(), version)));
+        let writes = writes::of_ops(txn.ops, version, self.clock.now_ms(), before)?;
+        state.write(version, &writes);
         self.watchers.touched(writes.keys().map(|key| &key[..]), version);
         Ok(version)
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claims, Error> {
+        claim.bytes_within_limits()?;
+        let mut state = self.state.lock();
+        let (now_ms, version) = (self.clock.now_ms(), state.version + 1);
+        let lease_ends_ms = now_ms.saturating_add(claim.lease_ms);
+        let mut claims = Claims::default();
+        let mut writes = writes::Writes::new();
+        let (mut bytes, mut next_ms) = (0, None);
+        for (key, (value, _)) in slice(&state.map, &Range::prefix(claim.prefix.clone())).into_iter().flatten() {
+            let (due, id) = Due::of(claim.prefix.len(), key)?;
+            if due.at_ms > now_ms || claims.entries.len() == claim.entries || bytes >= CLAIM_BYTES {
+                next_ms = Some(due.at_ms);
+                break;
+            }
+            let attempts = due.attempts.saturating_add(1);
+            let moved = Due { at_ms: lease_ends_ms, attempts }.key(&claim.prefix, &id);
+            bytes += key.len() + moved.len() + value.len();
+            writes.insert(key.clone(), None);
+            writes.insert(moved.clone(), Some(value.clone()));
+            claims.entries.push(Claimed { key: moved, id, value: value.clone(), attempts, lease_ends_ms, version });
+        }
+        if !claims.entries.is_empty() {
+            state.write(version, &writes);
+            self.watchers.touched(writes.keys().map(|key| &key[..]), version);
+            next_ms = next_ms.into_iter().chain([lease_ends_ms]).min();
+        }
+        claims.next_in_ms = next_ms.map(|next| next.saturating_sub(now_ms));
+        Ok(claims)
     }
 
     fn watch(&self, prefix: &[u8]) -> Watch {
@@ -93,6 +130,18 @@ impl Store for MemoryStore {
 }
 
 impl State {
+    fn write(&mut self, version: Version, writes: &writes::Writes) {
+        self.version = version;
+        let map = Arc::make_mut(&mut self.map);
+        for (key, value) in writes {
+            match value {
+                Some(value) => map.insert(key.clone(), (value.clone(), version)),
+                None => map.remove(key),
+            };
+        }
+        self.changed.extend(writes.keys().map(|key| (key.clone(), version)));
+    }
+
     fn holds(&self, expect: &Expect) -> bool {
         match expect {
             Expect::Version(key, version) => self.map.get(key).is_some_and(|(_, written)| written == version),

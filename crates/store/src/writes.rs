@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::contract::{Error, Op, Version};
+use crate::due::Due;
 
 /// The keys that a transaction writes; no value where it deletes.
 pub(crate) type Writes = BTreeMap<Bytes, Option<Bytes>>;
 
-/// The writes of `ops` as commit `version`. `before` tells the value of a key before the transaction.
+/// The writes of `ops` as commit `version` at `now_ms`. `before` tells the value of a key before the transaction.
 pub(crate) fn of_ops<E: From<Error>>(
     ops: Vec<Op>,
     version: Version,
+    now_ms: u64,
     mut before: impl FnMut(&Bytes) -> Result<Option<Bytes>, E>,
 ) -> Result<Writes, E> {
     let mut writes = Writes::new();
@@ -34,6 +36,10 @@ pub(crate) fn of_ops<E: From<Error>>(
             Op::PutNumbered { prefix, suffix, value } => {
                 let key = [&prefix[..], &version.to_be_bytes(), &suffix[..]].concat();
                 writes.insert(key.into(), Some(value))
+            }
+            Op::Offer { prefix, id, delay_ms, attempts, value } => {
+                let due = Due { at_ms: now_ms.saturating_add(delay_ms), attempts };
+                writes.insert(due.key(&prefix, &id), Some(value))
             }
         };
     }
@@ -57,7 +63,7 @@ mod tests {
     use crate::contract::Txn;
 
     fn writes(txn: Txn, before: Option<i64>) -> Result<Writes, Error> {
-        of_ops(txn.ops, 7, |_| Ok(before.map(|value| Bytes::copy_from_slice(&value.to_le_bytes()))))
+        of_ops(txn.ops, 7, 1_000, |_| Ok(before.map(|value| Bytes::copy_from_slice(&value.to_le_bytes()))))
     }
 
     fn counter(value: i64) -> Option<Bytes> {
@@ -83,5 +89,12 @@ mod tests {
     fn a_numbered_key_carries_the_version_in_its_middle() {
         let writes = writes(Txn::new().put_numbered("p/", "/s", "v"), None).unwrap();
         assert_eq!(writes.keys().next().unwrap(), &b"p/\0\0\0\0\0\0\0\x07/s"[..]);
+    }
+
+    #[test]
+    fn an_offered_key_carries_the_time_in_its_middle() {
+        let writes = writes(Txn::new().offer("q/", "id", 24, "v").offer_again("q/", "id", u64::MAX, 2, ""), None);
+        let keys: Vec<_> = writes.unwrap().into_keys().collect();
+        assert_eq!(keys, [&b"q/\0\0\0\0\x04\0\0\0id"[..], b"q/\xff\xff\xff\xff\xff\xff\0\x02id"]);
     }
 }

@@ -11,49 +11,71 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, ManualClock, Random, SeededRandom, SystemRandom};
+use base::{ManualClock, Random, SeededRandom, SystemRandom};
 use bytes::Bytes;
 use proptest::prelude::*;
 use store::contract::{KEY_BYTES_MAX, TXN_BYTES_MAX, TXN_PARTS_MAX, VALUE_BYTES_MAX};
+use store::due::Due;
 use store::encrypted::{EncryptedStore, KeyRing, MasterKey};
 use store::{
-    EmbeddedConfig, Entry, Error, MemoryBlobs, MemoryStore, Page, PostgresConfig, Range, Store, Txn, Version, embedded,
-    postgres, transact,
+    Claim, Claimed, EmbeddedConfig, Entry, Error, MemoryBlobs, MemoryStore, Page, PostgresConfig, Range, Store, Txn,
+    Version, embedded, postgres, transact,
 };
 
+mod claims;
 mod support;
+
+use claims::{
+    a_claim_is_a_write_like_others, claims_take_what_is_due_for_a_time, everything_is_claimed_once_whoever_claims,
+    limits_of_queues_are_kept, what_is_given_back_keeps_its_number_of_attempts,
+};
 
 /// A store to test, and what must live as long.
 struct Subject {
     store: Arc<dyn Store>,
     /// Another node of the same store; the same one where there is only one.
     other: Arc<dyn Store>,
+    /// Its clock; none where it is the server's.
+    clock: Option<Arc<ManualClock>>,
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Subject {
-    fn of(store: Arc<dyn Store>, folder: Option<tempfile::TempDir>) -> Self {
-        Self { other: Arc::clone(&store), store, _folder: folder }
+    /// Lets time pass for the store.
+    async fn pass(&self, time: Duration) {
+        match &self.clock {
+            Some(clock) => clock.advance(time),
+            None => tokio::time::sleep(time).await,
+        }
     }
 }
 
+/// Not zero, so that some time is past already.
+fn clock() -> Arc<ManualClock> {
+    ManualClock::at_ms(1_000)
+}
+
 fn memory() -> Subject {
-    Subject::of(Arc::new(MemoryStore::new()), None)
+    let clock = clock();
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::with_clock(clock.clone()));
+    Subject { other: Arc::clone(&store), store, clock: Some(clock), _folder: None }
 }
 
 fn embedded() -> Subject {
-    let folder = tempfile::tempdir().unwrap();
-    let clock: Arc<dyn Clock> = ManualClock::at_ms(0);
-    let store = embedded::open(EmbeddedConfig::new(folder.path(), clock)).unwrap();
-    Subject::of(Arc::new(store), Some(folder))
+    let (folder, clock) = (tempfile::tempdir().unwrap(), clock());
+    let store = embedded::open(EmbeddedConfig::new(folder.path(), clock.clone())).unwrap();
+    let store: Arc<dyn Store> = Arc::new(store);
+    Subject { other: Arc::clone(&store), store, clock: Some(clock), _folder: Some(folder) }
 }
 
 /// A model under the layer that encrypts; its ring is the first commit.
 async fn encrypted() -> Subject {
-    let (inner, random) = (MemoryStore::shared(), SeededRandom::new(5));
+    let Subject { store: inner, clock, .. } = memory();
+    let random = SeededRandom::new(5);
     let master = MasterKey::parse(&"7a".repeat(32)).unwrap();
     let ring = KeyRing::open(&*inner, &MemoryBlobs::new(), &master, None, &*random).await.unwrap();
-    Subject::of(Arc::new(EncryptedStore::new(inner, Arc::new(ring), random)), None)
+    let store: Arc<dyn Store> = Arc::new(EncryptedStore::new(inner, Arc::new(ring), random));
+    Subject { other: Arc::clone(&store), store, clock, _folder: None }
 }
 
 async fn node(schema: &str) -> Arc<dyn Store> {
@@ -64,13 +86,14 @@ async fn node(schema: &str) -> Arc<dyn Store> {
 }
 
 async fn on_postgres() -> Subject {
-    Subject::of(node(&support::fresh_schema()).await, None)
+    let store = node(&support::fresh_schema()).await;
+    Subject { other: Arc::clone(&store), store, clock: None, _folder: None }
 }
 
 async fn on_two_nodes() -> Subject {
     let schema = support::fresh_schema();
     let (store, other) = tokio::join!(node(&schema), node(&schema));
-    Subject { store, other, _folder: None }
+    Subject { store, other, clock: None, _folder: None }
 }
 
 fn keys(page: &Page) -> Vec<&str> {
@@ -347,6 +370,18 @@ struct Observed {
     points: Vec<(Bytes, Option<Entry>)>,
     ranges: Vec<(Range, Page)>,
     txn: Txn,
+    claimed: Vec<Claimed>,
+}
+
+/// Entries of the queue that transactions put there are due before this time, those under a lease after it.
+const DUE_BEFORE_MS: u64 = 8;
+const CLAIMED_AT_ONCE: usize = 3;
+
+/// Takes some of the queue; nothing is observed if there was nothing.
+async fn one_claim(store: &dyn Store) -> Option<Observed> {
+    let claimed = store.claim(Claim::new("q/", CLAIMED_AT_ONCE, 600_000)).await.unwrap().entries;
+    let version = claimed.first()?.version;
+    Some(Observed { version, points: Vec::new(), ranges: Vec::new(), txn: Txn::new(), claimed })
 }
 
 fn some_key(random: &dyn Random) -> Bytes {
@@ -354,14 +389,21 @@ fn some_key(random: &dyn Random) -> Bytes {
 }
 
 fn some_range(random: &dyn Random) -> Range {
-    let range = Range::between(some_key(random), some_key(random));
+    let range = match random.next_u64() % 4 {
+        0 => Range::prefix("q/"),
+        _ => Range::between(some_key(random), some_key(random)),
+    };
     if random.next_u64().is_multiple_of(2) { range.reversed() } else { range }
 }
 
 /// Reads some things, writes what depends on nothing (the values are unique), and expects all that it read.
-async fn one_transaction(store: &dyn Store, random: &dyn Random, name: &str) -> Option<Observed> {
+async fn one_transaction(store: &dyn Store, random: &dyn Random, name: &str, queue: bool) -> Option<Observed> {
+    if queue && random.next_u64().is_multiple_of(6) {
+        return one_claim(store).await;
+    }
     let snapshot = store.snapshot().await.unwrap();
-    let mut observed = Observed { version: 0, points: Vec::new(), ranges: Vec::new(), txn: Txn::new() };
+    let mut observed =
+        Observed { version: 0, points: Vec::new(), ranges: Vec::new(), txn: Txn::new(), claimed: Vec::new() };
     let mut txn = Txn::new();
     for _ in 0..random.next_u64() % 3 {
         let key = some_key(random);
@@ -377,8 +419,12 @@ async fn one_transaction(store: &dyn Store, random: &dyn Random, name: &str) -> 
     }
     drop(snapshot);
     for part in 0..1 + random.next_u64() % 3 {
-        txn = match random.next_u64() % 8 {
-            0..4 => txn.put(some_key(random), format!("{name}/{part}")),
+        txn = match random.next_u64() % 10 {
+            8.. if queue => {
+                let due = Due { at_ms: random.next_u64() % DUE_BEFORE_MS, attempts: 0 };
+                txn.put(due.key(b"q/", name.as_bytes()), format!("{name}/{part}"))
+            }
+            0..4 | 8.. => txn.put(some_key(random), format!("{name}/{part}")),
             4..6 => txn.delete(some_key(random)),
             6 => txn.add("sum", 1),
             _ => txn.put_numbered("k05", format!("{part}"), "numbered"),
@@ -407,6 +453,7 @@ fn replay(state: &mut State, observed: &Observed) {
         assert_eq!(page.entries, expected, "commit {} read an old range", observed.version);
     }
     let version = observed.version;
+    replay_claim(state, observed);
     for op in observed.txn.ops.clone() {
         let (key, value) = match op {
             store::Op::Delete(key) => {
@@ -421,12 +468,34 @@ fn replay(state: &mut State, observed: &Observed) {
             store::Op::PutNumbered { prefix, suffix, value } => {
                 ([&prefix[..], &version.to_be_bytes(), &suffix].concat().into(), value)
             }
+            store::Op::Offer { .. } => unreachable!("its key would not be known"),
         };
         state.insert(key.clone(), Entry { key, value, version });
     }
 }
 
-fn serialisable(open: impl AsyncFnOnce() -> Subject, seed: u64) {
+/// What was claimed must have been the first of the queue, and as many as were due.
+fn replay_claim(state: &mut State, observed: &Observed) {
+    if observed.claimed.is_empty() {
+        return;
+    }
+    let due = |entry: &Entry| Due::of(2, &entry.key).unwrap();
+    let queue = Range::prefix("q/");
+    let queued: Vec<Entry> = state.values().filter(|entry| queue.contains(&entry.key)).cloned().collect();
+    let taken: Vec<_> =
+        queued.into_iter().filter(|entry| due(entry).0.at_ms < DUE_BEFORE_MS).take(CLAIMED_AT_ONCE).collect();
+    let expected: Vec<_> = taken.iter().map(|entry| (due(entry).1, entry.value.clone(), 1)).collect();
+    let claimed: Vec<_> =
+        observed.claimed.iter().map(|one| (one.id.clone(), one.value.clone(), one.attempts)).collect();
+    assert_eq!(claimed, expected, "claim {}", observed.version);
+    for (before, Claimed { key, value, version, .. }) in taken.iter().zip(observed.claimed.clone()) {
+        state.remove(&before.key);
+        state.insert(key.clone(), Entry { key, value, version });
+    }
+}
+
+/// With a `queue` whose entries are plain puts, so that their keys are known: not where values are bound to keys.
+fn serialisable(open: impl AsyncFnOnce() -> Subject, queue: bool, seed: u64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     runtime.block_on(async {
         let subject = open().await;
@@ -437,7 +506,7 @@ fn serialisable(open: impl AsyncFnOnce() -> Subject, seed: u64) {
                 let random = SeededRandom::new(seed.wrapping_mul(31).wrapping_add(worker));
                 let mut committed = Vec::new();
                 for number in 0..30 {
-                    committed.extend(one_transaction(&*store, &*random, &format!("{worker}/{number}")).await);
+                    committed.extend(one_transaction(&*store, &*random, &format!("{worker}/{number}"), queue).await);
                 }
                 committed
             })
@@ -465,22 +534,22 @@ proptest! {
 
     #[test]
     fn memory_is_serialisable(seed: u64) {
-        serialisable(async || memory(), seed);
+        serialisable(async || memory(), true, seed);
     }
 
     #[test]
     fn encrypted_is_serialisable(seed: u64) {
-        serialisable(encrypted, seed);
+        serialisable(encrypted, false, seed);
     }
 
     #[test]
     fn postgres_is_serialisable_over_two_nodes(seed: u64) {
-        serialisable(on_two_nodes, seed);
+        serialisable(on_two_nodes, true, seed);
     }
 
     #[test]
     fn embedded_is_serialisable(seed: u64) {
-        serialisable(async || embedded(), seed);
+        serialisable(async || embedded(), true, seed);
     }
 }
 
@@ -528,4 +597,9 @@ suite!(
     limits_are_kept_and_reached,
     a_watch_wakes_after_every_change_of_its_prefix,
     transact_repeats_until_nobody_comes_between,
+    claims_take_what_is_due_for_a_time,
+    what_is_given_back_keeps_its_number_of_attempts,
+    everything_is_claimed_once_whoever_claims,
+    a_claim_is_a_write_like_others,
+    limits_of_queues_are_kept,
 );

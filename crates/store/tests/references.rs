@@ -14,7 +14,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use store::references::{Holds, Mark, References, Step, decide};
 use store::{
-    BlobInfo, BlobReader, BlobWriter, Blobs, Error, MemoryBlobs, MemoryStore, Snapshot, Store, Txn, Version, Watch,
+    BlobInfo, BlobReader, BlobWriter, Blobs, Claim, Claims, Error, MemoryBlobs, MemoryStore, Snapshot, Store, Txn,
+    Version, Watch,
 };
 use tokio::sync::Semaphore;
 
@@ -52,6 +53,10 @@ impl Store for GatedStore {
     async fn commit(&self, txn: Txn) -> Result<Version, Error> {
         self.1.pass().await;
         self.0.commit(txn).await
+    }
+    async fn claim(&self, claim: Claim) -> Result<Claims, Error> {
+        self.1.pass().await;
+        self.0.claim(claim).await
     }
     fn watch(&self, prefix: &[u8]) -> Watch {
         self.0.watch(prefix)

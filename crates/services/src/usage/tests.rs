@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use base::ManualClock;
 use model::{AccountId, Ending, FunctionName, FunctionRef, Region, RequestId, Trigger};
-use store::{MemoryStore, Snapshot, Txn, Version, Watch};
+use store::{Claim, Claims, MemoryStore, Snapshot, Txn, Version, Watch};
 
 use super::keys::HOUR_MS;
 use super::*;
@@ -175,6 +175,10 @@ impl Store for Failing {
             return Err(store::Error::DiskFull);
         }
         self.inner.commit(txn).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claims, store::Error> {
+        self.inner.claim(claim).await
     }
 
     fn watch(&self, prefix: &[u8]) -> Watch {

@@ -3,4 +3,5 @@
 //! Start reading at `decide`.
 
 pub(crate) mod decide;
+pub(crate) mod job;
 pub(crate) mod recent;

@@ -24,30 +24,31 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::Clock;
 use bytes::Bytes;
 use rusqlite::Connection;
-use tokio::sync::oneshot;
 
 use super::Shared;
 use super::applier::Drained;
 use super::log::Writer;
 use super::overlay::{Pinned, growth};
-use super::queue::{Job, Taken};
+use super::queue::{Taken, log_bytes};
+use super::reader;
 use super::schema::{self, Fault};
 use crate::commit::decide::{Batch, Refusal, Tree};
+use crate::commit::job::{Answer, Done, Job, Work, reply};
 use crate::commit::recent::Recent;
-use crate::contract::{Durability, Error, Op, Txn, Version};
+use crate::contract::{Durability, Error, KEY_BYTES_MAX, OFFER_BYTES_MAX, Op, Page, Range, Version};
 
 /// Relaxed commits are flushed after this time at the latest; the contract says a second.
 const FLUSH_AFTER: Duration = Duration::from_millis(500);
-
-type Answer = oneshot::Sender<Result<Version, Error>>;
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
     /// Reads what decisions need of the tree.
     connection: Connection,
     log: Writer,
+    clock: Arc<dyn Clock>,
     recent: Recent,
     /// The last commit.
     version: Version,
@@ -58,7 +59,7 @@ pub(super) struct Committer {
 /// How a batch ended.
 struct Decided {
     batch: Batch,
-    winners: Vec<(Answer, Version)>,
+    winners: Vec<(Answer, Done)>,
     /// Those that lost to a winner.
     losers: Vec<Answer>,
     /// Whether a winner wants its flush.
@@ -66,8 +67,14 @@ struct Decided {
 }
 
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>, connection: Connection, log: Writer, version: Version) -> Self {
-        Self { shared, connection, log, recent: Recent::after(version), version, relaxed_since: None }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connection: Connection,
+        log: Writer,
+        clock: Arc<dyn Clock>,
+        version: Version,
+    ) -> Self {
+        Self { shared, connection, log, clock, recent: Recent::after(version), version, relaxed_since: None }
     }
 
     /// Works until the queue is closed and empty.
@@ -104,7 +111,8 @@ impl Committer {
             return Ok(());
         }
         let decided = self.decide(jobs)?;
-        if decided.winners.is_empty() {
+        if decided.batch.is_empty() {
+            decided.answer();
             return Ok(());
         }
         self.publish(decided)
@@ -112,7 +120,7 @@ impl Committer {
 
     /// Makes sure that the log can take the batch; false if that needs room on the disk that there is not.
     fn make_room(&mut self, jobs: &[Job]) -> Result<bool, Fault> {
-        let bytes = jobs.iter().map(|job| job.bytes).sum();
+        let bytes = jobs.iter().map(log_bytes).sum();
         loop {
             let fits = self.log.make_room(bytes)?;
             if fits && !self.shared.overlay.pressure().wait {
@@ -126,26 +134,26 @@ impl Committer {
         }
     }
 
-    /// Decides every transaction, in order.
+    /// Decides every job, in order.
     fn decide(&self, jobs: Vec<Job>) -> Result<Decided, Fault> {
         let mut decided = Decided {
-            batch: Batch::after(self.version),
+            batch: Batch::after(self.version, self.clock.now_ms()),
             winners: Vec::with_capacity(jobs.len()),
             losers: Vec::new(),
             flush: false,
         };
         let mut room = Room::new(&self.shared);
         let state = State { overlay: self.shared.overlay.peek(), tree: &self.connection, begun: Cell::new(false) };
-        for Job { txn, answer, .. } in jobs {
-            let flush = txn.durability == Durability::Flushed;
-            if !room.take(&txn)? {
+        for Job { work, answer, .. } in jobs {
+            let flush = work.durability() == Durability::Flushed;
+            if !room.take(&work)? {
                 reply(answer, Err(Error::DiskFull));
                 continue;
             }
-            match decided.batch.decide(txn, &self.recent, &state) {
-                Ok(version) => {
+            match decided.batch.decide(work, &self.recent, &state) {
+                Ok(done) => {
                     decided.flush |= flush;
-                    decided.winners.push((answer, version));
+                    decided.winners.push((answer, done));
                 }
                 Err(Refusal::ConflictInBatch) => decided.losers.push(answer),
                 Err(Refusal::Conflict) => reply(answer, Err(Error::Conflict)),
@@ -170,9 +178,7 @@ impl Committer {
         }
         self.version = last;
         self.shared.overlay.publish(writes, last, self.log.last_bytes());
-        decided.winners.into_iter().for_each(|(answer, version)| reply(answer, Ok(version)));
-        decided.losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
-        let writes = decided.batch.into_writes();
+        let writes = decided.answer().into_writes();
         self.shared.watchers.touched(writes.iter().map(|(_, key, _)| &key[..]), last);
         for (version, key, present) in writes {
             self.recent.push(version, &key, present);
@@ -184,9 +190,13 @@ impl Committer {
     }
 }
 
-fn reply(answer: Answer, outcome: Result<Version, Error>) {
-    // Who has stopped waiting does not want to know.
-    let _ = answer.send(outcome);
+impl Decided {
+    /// Tells all how it ended.
+    fn answer(self) -> Batch {
+        self.winners.into_iter().for_each(|(answer, done)| reply(answer, Ok(done)));
+        self.losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
+        self.batch
+    }
 }
 
 /// What is left of the tree's room while a batch is decided.
@@ -206,9 +216,13 @@ impl<'a> Room<'a> {
         shared.applier.room().saturating_sub(waiting)
     }
 
-    /// Takes what a transaction may need. What only removes needs nothing.
-    fn take(&mut self, txn: &Txn) -> Result<bool, Fault> {
-        let need: u64 = txn.ops.iter().map(growth_of).sum();
+    /// Takes what a job may need. What only removes needs nothing.
+    fn take(&mut self, work: &Work) -> Result<bool, Fault> {
+        let need: u64 = match work {
+            Work::Commit(txn) => txn.ops.iter().map(growth_of).sum(),
+            // What it puts it takes away elsewhere: little more than a leaf that splits is needed.
+            Work::Claim(_) => growth(KEY_BYTES_MAX, OFFER_BYTES_MAX),
+        };
         if need > self.left {
             self.left = match self.shared.applier.drain() {
                 Drained::Ended => return Err(Fault::Broken("the store has failed".to_owned())),
@@ -230,6 +244,7 @@ fn growth_of(op: &Op) -> u64 {
         Op::PutNumbered { prefix, suffix, value } => {
             growth(prefix.len() + size_of::<Version>() + suffix.len(), value.len())
         }
+        Op::Offer { prefix, id, value, .. } => growth(prefix.len() + size_of::<u64>() + id.len(), value.len()),
     }
 }
 
@@ -271,5 +286,9 @@ impl Tree for State<'_> {
             Some(slot) => Ok(slot.value),
             None => Ok(schema::get(self.tree()?, key)?.map(|entry| entry.value)),
         }
+    }
+
+    fn range(&self, range: &Range) -> Result<Page, Fault> {
+        reader::page(self.tree()?, &self.overlay, range)
     }
 }

@@ -37,7 +37,7 @@ use std::thread::{self, JoinHandle};
 use async_trait::async_trait;
 use base::Clock;
 use parking_lot::Mutex;
-use tokio::sync::{SetOnce, oneshot};
+use tokio::sync::SetOnce;
 
 use self::applier::{Applier, Worker};
 use self::committer::Committer;
@@ -45,10 +45,11 @@ use self::disk::{Disk, FolderDisk};
 use self::lock::FolderLock;
 use self::log::Log;
 use self::overlay::Overlay;
-use self::queue::{Job, Queue};
+use self::queue::Queue;
 use self::reader::Readers;
 use self::schema::Fault;
-use crate::contract::{Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
+use crate::commit::job::{Done, Job, Work};
+use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
 use crate::watchers::Watchers;
 
 /// What is done when the store cannot go on; told why. It should end the process.
@@ -59,7 +60,7 @@ pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct EmbeddedConfig {
     /// The folder of the store; made if there is none. Nothing else may lie in it.
     pub folder: PathBuf,
-    /// Tells the age of snapshots.
+    /// Tells the age of snapshots, and when leases end.
     pub clock: Arc<dyn Clock>,
     /// Most bytes of the tree's file, rounded down to pages of 4 KB; beyond, commits are `Error::DiskFull`. None: the disk's.
     pub size_bytes_max: Option<u64>,
@@ -178,7 +179,7 @@ pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
     let mut version = overlay.published();
     let shared = Arc::new(Shared {
         queue: Queue::default(),
-        readers: Arc::new(Readers::new(file, Arc::clone(&overlay), config.clock)),
+        readers: Arc::new(Readers::new(file, Arc::clone(&overlay), Arc::clone(&config.clock))),
         overlay,
         log,
         applier: Applier::default(),
@@ -193,7 +194,7 @@ pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
         worker.jump(version)?;
         writer.jump(version);
     }
-    let committer = Committer::new(Arc::clone(&shared), reader, writer, version);
+    let committer = Committer::new(Arc::clone(&shared), reader, writer, config.clock, version);
     let applier = start(&shared, "store-applier", |_| worker.run())?;
     let committer = start(&shared, "store-committer", |_| committer.run())?;
     let running = Mutex::new(Some(Running { committer, applier, _lock: lock }));
@@ -258,6 +259,16 @@ impl Embedded {
         }
     }
 
+    async fn done(&self, work: Work) -> Result<Done, Error> {
+        let (job, outcome) = Job::new(work)?;
+        self.shared.queue.push(job)?;
+        match outcome.await {
+            Ok(outcome) => outcome,
+            // Only a failing store drops a job without an answer: whether it happened, the next open will tell.
+            Err(_) => Err(self.shared.failed.wait().await.clone()),
+        }
+    }
+
     fn begin_close(&self) -> Option<Running> {
         let running = self.running.lock().take()?;
         self.shared.queue.close(Error::Closed);
@@ -295,14 +306,11 @@ impl Store for Embedded {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Version, Error> {
-        let bytes = txn.bytes_within_limits()?;
-        let (answer, outcome) = oneshot::channel();
-        self.shared.queue.push(Job::new(txn, bytes, answer))?;
-        match outcome.await {
-            Ok(outcome) => outcome,
-            // Only a failing store drops a transaction without an answer: whether it happened, the next open will tell.
-            Err(_) => Err(self.shared.failed.wait().await.clone()),
-        }
+        self.done(Work::Commit(txn)).await?.version()
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claims, Error> {
+        self.done(Work::Claim(claim)).await?.claims()
     }
 
     fn watch(&self, prefix: &[u8]) -> Watch {

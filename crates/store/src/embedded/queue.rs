@@ -1,16 +1,16 @@
 //! What waits for the committer: bounded in number and in bytes, taken in batches.
 //!
-//! There is no timer. While the committer flushes one batch, the next gathers here; a lone transaction is taken at once.
+//! There is no timer. While the committer flushes one batch, the next gathers here; a lone job is taken at once.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
 
-use crate::contract::{Error, TXN_BYTES_MAX, TXN_PARTS_MAX, Txn, Version};
+use crate::commit::job::Job;
+use crate::contract::{Error, TXN_BYTES_MAX, TXN_PARTS_MAX};
 
-/// Most transactions in one batch.
+/// Most jobs in one batch.
 const BATCH_JOBS_MAX: usize = 1_024;
 /// A batch is full when it has this many bytes.
 const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -18,25 +18,14 @@ const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 const PART_BYTES: usize = 24;
 /// No batch has as many bytes in the log.
 pub(super) const BATCH_BYTES_END: usize = BATCH_BYTES_MAX + TXN_BYTES_MAX + TXN_PARTS_MAX * PART_BYTES;
-/// Most transactions that wait.
+/// Most jobs that wait.
 const WAITING_JOBS_MAX: usize = 8_192;
 /// Most bytes that wait.
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// A transaction and who waits for it.
-pub(super) struct Job {
-    pub(super) txn: Txn,
-    /// That it takes in the log, at most.
-    pub(super) bytes: usize,
-    pub(super) answer: oneshot::Sender<Result<Version, Error>>,
-}
-
-impl Job {
-    /// A transaction with keys and values of `bytes` bytes.
-    pub(super) fn new(txn: Txn, bytes: usize, answer: oneshot::Sender<Result<Version, Error>>) -> Self {
-        let bytes = bytes + (txn.expects.len() + txn.ops.len()) * PART_BYTES;
-        Self { txn, bytes, answer }
-    }
+/// Bytes that a job takes in the log, at most.
+pub(super) fn log_bytes(job: &Job) -> usize {
+    job.bytes + job.work.parts() * PART_BYTES
 }
 
 /// What `take` found.
@@ -70,10 +59,10 @@ impl Queue {
         if let Some(reason) = &inner.closed {
             return Err(reason.clone());
         }
-        if inner.jobs.len() >= WAITING_JOBS_MAX || inner.bytes + job.bytes > WAITING_BYTES_MAX {
+        if inner.jobs.len() >= WAITING_JOBS_MAX || inner.bytes + log_bytes(&job) > WAITING_BYTES_MAX {
             return Err(Error::Busy);
         }
-        inner.bytes += job.bytes;
+        inner.bytes += log_bytes(&job);
         inner.jobs.push_back(job);
         drop(inner);
         self.changed.notify_one();
@@ -128,7 +117,7 @@ impl Inner {
         let mut bytes = 0;
         while batch.len() < BATCH_JOBS_MAX && bytes < BATCH_BYTES_MAX {
             let Some(job) = self.jobs.pop_front() else { break };
-            bytes += job.bytes;
+            bytes += log_bytes(&job);
             batch.push(job);
         }
         self.bytes -= bytes;
@@ -139,9 +128,12 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commit::job::Work;
+    use crate::contract::Txn;
+    use tokio::sync::oneshot;
 
     fn job(bytes: usize) -> Job {
-        Job { txn: Txn::new(), bytes, answer: oneshot::channel().0 }
+        Job { bytes, ..Job::new(Work::Commit(Txn::new())).unwrap().0 }
     }
 
     #[test]
@@ -172,11 +164,11 @@ mod tests {
     #[test]
     fn a_poisoned_queue_lets_its_waiters_go() {
         let queue = Queue::default();
-        let (answer, mut wait) = oneshot::channel();
-        queue.push(Job { txn: Txn::new(), bytes: 0, answer }).unwrap();
+        let (job, mut wait) = Job::new(Work::Commit(Txn::new())).unwrap();
+        queue.push(job).unwrap();
         queue.poison(Error::Io("broken".into()));
         assert!(matches!(wait.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
-        assert!(matches!(queue.push(job(0)), Err(Error::Io(_))));
+        assert!(matches!(queue.push(self::job(0)), Err(Error::Io(_))));
         assert!(matches!(queue.take(None), Taken::Closed));
     }
 }

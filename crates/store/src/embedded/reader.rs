@@ -279,6 +279,15 @@ fn entry_of(key: &[u8], slot: Slot) -> Option<Entry> {
     Some(Entry { key: Bytes::copy_from_slice(key), value, version: slot.version })
 }
 
+/// Reads a range to its end, where it is called.
+pub(super) fn page(connection: &Connection, pinned: &Pinned, range: &Range) -> Result<Page, Fault> {
+    let mut scan = Scan::new(range.clone());
+    while !scan.done {
+        scan.advance(connection, pinned, INLINE)?;
+    }
+    Ok(scan.page)
+}
+
 /// A range being read, chunk by chunk.
 struct Scan {
     /// What is left, with what is left of its limits.

@@ -10,7 +10,9 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::keyring::{KeyRing, RING};
 use super::sealing::{self, GROWTH, RANDOM_BYTES};
-use crate::contract::{Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, VALUE_BYTES_MAX, Version, Watch};
+use crate::contract::{
+    Claim, Claims, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, VALUE_BYTES_MAX, Version, Watch,
+};
 use crate::keys::OWN;
 use crate::writes;
 
@@ -65,7 +67,12 @@ impl EncryptedStore {
                     let value = self.seal(&[&prefix[..], &suffix].concat(), Some(prefix.len()), value)?;
                     Op::PutNumbered { prefix, suffix, value }
                 }
-                other => other,
+                // Bound to its key without the eight bytes that a claim changes.
+                Op::Offer { prefix, id, delay_ms, attempts, value } => {
+                    let value = self.seal(&[&prefix[..], &id].concat(), Some(prefix.len()), value)?;
+                    Op::Offer { prefix, id, delay_ms, attempts, value }
+                }
+                Op::Delete(_) | Op::Add(..) => op,
             });
         }
         Ok(sealed)
@@ -104,9 +111,9 @@ impl EncryptedStore {
             Ok::<_, Error>(found.map(|entry| entry.value.clone()))
         };
         let (numbered, plain): (Vec<Op>, Vec<Op>) =
-            txn.ops.into_iter().partition(|op| matches!(op, Op::PutNumbered { .. }));
-        // No number is needed: numbered keys are set apart.
-        let sums = writes::of_ops(plain, 0, value)?;
+            txn.ops.into_iter().partition(|op| matches!(op, Op::PutNumbered { .. } | Op::Offer { .. }));
+        // Neither number nor time is needed: the keys that carry one are set apart.
+        let sums = writes::of_ops(plain, 0, 0, value)?;
         let ops = sums.into_iter().map(|(key, value)| match value {
             Some(value) => Op::Put(key, value),
             None => Op::Delete(key),
@@ -165,6 +172,15 @@ impl Store for EncryptedStore {
             return self.commit_counters(txn).await;
         }
         self.inner.commit(self.sealed(txn)?).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claims, Error> {
+        let own = claim.prefix.first() == Some(&OWN);
+        let mut claims = self.inner.claim(claim).await?;
+        for claimed in claims.entries.iter_mut().filter(|_| !own) {
+            claimed.value = sealing::open(&claimed.key, &claimed.value, |id| self.ring.key(id))?;
+        }
+        Ok(claims)
     }
 
     fn watch(&self, prefix: &[u8]) -> Watch {

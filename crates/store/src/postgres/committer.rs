@@ -15,23 +15,25 @@
 //!   2. `recent` holds what was written up to `seen` by all nodes.
 //!   3. A batch whose end cannot be found out any more ends the process (`on_fatal`): nothing is told about it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::Shared;
+use super::reader::entry;
 use super::session::{Fault, Session, fault};
 use crate::commit::decide::{Batch, Refusal, Tree};
+use crate::commit::job::{Answer, Done, Job, Work, reply};
 use crate::commit::recent::Recent;
-use crate::contract::{Error, Expect, Op, Txn, Version};
+use crate::contract::{Entry, Error, Expect, Op, Page, Range, Version};
 
 /// Most transactions in one batch.
 const BATCH_JOBS_MAX: usize = 1_024;
@@ -50,15 +52,6 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(
 
 /// A statement on its way: those of one round trip are polled, and so sent, in order.
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
-type Answer = oneshot::Sender<Result<Version, Error>>;
-
-/// A transaction and who waits for it.
-pub(super) struct Job {
-    pub(super) txn: Txn,
-    /// Of keys and values.
-    pub(super) bytes: usize,
-    pub(super) answer: Answer,
-}
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
@@ -75,6 +68,7 @@ struct Connected {
     news: Statement,
     versions: Statement,
     values: Statement,
+    queue: Statement,
     put: Statement,
     delete: Statement,
     advance: Statement,
@@ -87,11 +81,14 @@ impl Connected {
         let schema = &shared.schema;
         let of = async |sql: &str| session.statement(&sql.replace("{}", schema)).await;
         Ok(Self {
-            lock: of("SELECT version FROM {}.meta FOR UPDATE").await?,
+            // The time is told when the lock is had.
+            lock: of("SELECT version, (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM {}.meta FOR UPDATE")
+                .await?,
             news: of("SELECT first, last, keys, versions, present FROM {}.batches WHERE first > $1 ORDER BY first")
                 .await?,
             versions: of("SELECT k, ver FROM {}.kv WHERE k = ANY($1)").await?,
             values: of("SELECT k, v FROM {}.kv WHERE k = ANY($1)").await?,
+            queue: of("SELECT k, v, ver FROM {}.kv WHERE k >= $1 AND k < $2 ORDER BY k LIMIT $3").await?,
             put: of("INSERT INTO {}.kv AS old (k, v, ver) SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[])
                      ON CONFLICT (k) DO UPDATE SET v = EXCLUDED.v, ver = EXCLUDED.ver")
             .await?,
@@ -129,9 +126,13 @@ enum Attempt {
 /// What the first round trip read.
 struct Found {
     version: Version,
+    /// The server's time.
+    now_ms: u64,
     news: Vec<Row>,
     versions: HashMap<Bytes, Version>,
     values: HashMap<Bytes, Bytes>,
+    /// The first entries of queues.
+    queued: BTreeMap<Bytes, Entry>,
 }
 
 /// The committed state, as far as a batch asks for it.
@@ -147,13 +148,20 @@ impl Tree for Read<'_> {
     fn value(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         Ok(self.0.values.get(key).cloned())
     }
+
+    /// Of a queue. So many of its entries were read that a claim never comes to the end of them before it has enough.
+    fn range(&self, range: &Range) -> Result<Page, Fault> {
+        let mut rest = self.0.queued.range((range.start.clone(), range.end.clone())).map(|(_, entry)| entry);
+        let entries = rest.by_ref().take(range.rows).cloned().collect();
+        Ok(Page { entries, more: rest.next().is_some() })
+    }
 }
 
 /// A decided batch, and who waits for what.
 struct Decided {
     batch: Batch,
     base: Version,
-    winners: Vec<(Job, Version)>,
+    winners: Vec<(Job, Done)>,
     losers: Vec<Answer>,
 }
 
@@ -277,22 +285,22 @@ impl Committer {
         }
     }
 
-    /// Decides every transaction, in order; nothing if none wins.
+    /// Decides every job, in order; nothing if none writes.
     fn decide(&self, jobs: Vec<Job>, found: &Found) -> Option<Decided> {
-        let batch = Batch::after(found.version);
+        let batch = Batch::after(found.version, found.now_ms);
         let mut decided =
             Decided { batch, base: found.version, winners: Vec::with_capacity(jobs.len()), losers: Vec::new() };
         for job in jobs {
-            match decided.batch.decide(job.txn.clone(), &self.recent, &Read(found)) {
-                Ok(version) => decided.winners.push((job, version)),
+            match decided.batch.decide(job.work.clone(), &self.recent, &Read(found)) {
+                Ok(done) => decided.winners.push((job, done)),
                 Err(Refusal::ConflictInBatch) => decided.losers.push(job.answer),
                 Err(Refusal::Conflict) => reply(job.answer, Err(Error::Conflict)),
                 Err(Refusal::Refused(error)) => reply(job.answer, Err(error)),
                 Err(Refusal::Fault(reason)) => reply(job.answer, Err(reason.into())),
             }
         }
-        if decided.winners.is_empty() {
-            decided.losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
+        if decided.batch.is_empty() {
+            decided.answer();
             return None;
         }
         Some(decided)
@@ -382,11 +390,8 @@ impl Committer {
 
     /// Makes known what is committed.
     fn publish(&mut self, decided: Decided) {
-        let Decided { batch, winners, losers, .. } = decided;
-        self.seen = batch.last();
-        winners.into_iter().for_each(|(job, version)| reply(job.answer, Ok(version)));
-        losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
-        let writes = batch.into_writes();
+        self.seen = decided.batch.last();
+        let writes = decided.answer().into_writes();
         self.shared.watchers.touched(writes.iter().map(|(_, key, _)| &key[..]), self.seen);
         for (version, key, present) in writes {
             self.recent.push(version, &key, present);
@@ -396,6 +401,13 @@ impl Committer {
 }
 
 impl Decided {
+    /// Tells all how it ended.
+    fn answer(self) -> Batch {
+        self.winners.into_iter().for_each(|(job, done)| reply(job.answer, Ok(done)));
+        self.losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
+        self.batch
+    }
+
     /// The jobs of a batch that did not happen. Its losers are answered: they may try again at once.
     fn undone(self) -> Vec<Job> {
         self.losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
@@ -409,20 +421,70 @@ async fn in_time<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, F
     tokio::time::timeout(ROUND_TRIP, work).await.unwrap_or_else(|_| Err(late()))
 }
 
+/// What a batch is decided by.
+#[derive(Default)]
+struct Wanted<'a> {
+    /// Keys whose version is expected.
+    expected: Vec<&'a [u8]>,
+    /// Keys that are added to.
+    added: Vec<&'a [u8]>,
+    /// The queues of claims, and how many of their first entries.
+    queues: BTreeMap<&'a Bytes, usize>,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(jobs: &'a [Job]) -> Self {
+        let mut wanted = Self::default();
+        for job in jobs {
+            match &job.work {
+                Work::Commit(txn) => {
+                    wanted.expected.extend(txn.expects.iter().filter_map(|expect| match expect {
+                        Expect::Version(key, _) | Expect::Absent(key) | Expect::Present(key) => Some(&key[..]),
+                        Expect::RangeUnchanged(..) => None,
+                    }));
+                    let added = |op: &'a Op| if let Op::Add(key, _) = op { Some(&key[..]) } else { None };
+                    wanted.added.extend(txn.ops.iter().filter_map(added));
+                }
+                // With the one after the last, which tells when to come again.
+                Work::Claim(claim) => *wanted.queues.entry(&claim.prefix).or_insert(1) += claim.entries,
+            }
+        }
+        if !wanted.queues.is_empty() {
+            wanted.add_hidden(jobs);
+        }
+        wanted
+    }
+
+    /// What the batch deletes or writes itself does not count among the entries that its claims are to have.
+    fn add_hidden(&mut self, jobs: &[Job]) {
+        for job in jobs {
+            let Work::Commit(txn) = &job.work else { continue };
+            for op in &txn.ops {
+                let (Op::Put(key, _) | Op::Delete(key) | Op::Add(key, _)) = op else { continue };
+                for (queue, entries) in &mut self.queues {
+                    *entries += usize::from(key.starts_with(queue));
+                }
+            }
+        }
+    }
+}
+
 /// Takes the lock and reads all that the batch is decided by: one round trip.
 async fn read(connected: &Connected, seen: Version, jobs: &[Job]) -> Result<Found, Fault> {
-    let (mut expected, mut added): (Vec<&[u8]>, Vec<&[u8]>) = (Vec::new(), Vec::new());
-    for job in jobs {
-        expected.extend(job.txn.expects.iter().filter_map(|expect| match expect {
-            Expect::Version(key, _) | Expect::Absent(key) | Expect::Present(key) => Some(&key[..]),
-            Expect::RangeUnchanged(..) => None,
-        }));
-        added.extend(job.txn.ops.iter().filter_map(|op| if let Op::Add(key, _) = op { Some(&key[..]) } else { None }));
-    }
+    let Wanted { expected, added, queues } = Wanted::of(jobs);
     let seen = seen.cast_signed();
+    let queues: Vec<(Vec<u8>, Vec<u8>, i64)> = queues
+        .into_iter()
+        .map(|(prefix, entries)| {
+            let (start, end) = Range::prefix(prefix.clone()).half_open();
+            (start, end, i64::try_from(entries).unwrap_or(i64::MAX))
+        })
+        .collect();
     let news: [&(dyn ToSql + Sync); 1] = [&seen];
     let points: [&(dyn ToSql + Sync); 1] = [&expected];
     let counters: [&(dyn ToSql + Sync); 1] = [&added];
+    let firsts: Vec<[&(dyn ToSql + Sync); 3]> =
+        queues.iter().map(|(start, end, entries)| [start as &(dyn ToSql + Sync), end, entries]).collect();
     let begun = connected.simple(BEGIN);
     let mut reads: Vec<Step<'_, Vec<Row>>> = vec![
         Box::pin(async { begun.await.map(|()| Vec::new()) }),
@@ -436,23 +498,24 @@ async fn read(connected: &Connected, seen: Version, jobs: &[Job]) -> Result<Foun
     if !added.is_empty() {
         reads.push(Box::pin(connected.rows(&connected.values, &counters)));
     }
+    for first in &firsts {
+        reads.push(Box::pin(connected.rows(&connected.queue, first)));
+    }
     let mut rows = try_join_all(reads).await?.into_iter().skip(1);
     let lock = rows.next().unwrap_or_default();
     let Some(lock) = lock.first() else { return Err(Fault::Broken("the row of meta is missing".into())) };
     let version = lock.get::<_, i64>(0).cast_unsigned();
+    let now_ms = lock.get::<_, i64>(1).cast_unsigned();
     let news = rows.next().unwrap_or_default();
     let key = |row: &Row| Bytes::copy_from_slice(row.get::<_, &[u8]>(0));
     let versions = if expected.is_empty() { Vec::new() } else { rows.next().unwrap_or_default() };
     let values = if added.is_empty() { Vec::new() } else { rows.next().unwrap_or_default() };
     Ok(Found {
         version,
+        now_ms,
         news,
         versions: versions.iter().map(|row| (key(row), row.get::<_, i64>(1).cast_unsigned())).collect(),
         values: values.iter().map(|row| (key(row), Bytes::copy_from_slice(row.get::<_, &[u8]>(1)))).collect(),
+        queued: rows.flatten().map(|row| (key(&row), entry(&row))).collect(),
     })
-}
-
-fn reply(answer: Answer, outcome: Result<Version, Error>) {
-    // Who has stopped waiting does not want to know.
-    let _ = answer.send(outcome);
 }

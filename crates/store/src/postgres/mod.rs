@@ -32,15 +32,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::Random;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
-use self::committer::{Committer, Job};
+use self::committer::Committer;
 use self::reader::Readers;
 use self::session::{Session, fault};
-use crate::contract::{Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
+use crate::commit::job::{Done, Job, Work};
+use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
 use crate::embedded::OnFatal;
 use crate::watchers::Watchers;
 
@@ -179,6 +180,27 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    async fn done(&self, work: Work) -> Result<Done, Error> {
+        let (job, outcome) = Job::new(work)?;
+        let bytes = job.bytes;
+        let jobs = self.jobs.lock().clone().filter(|_| !self.shared.is_closed()).ok_or(Error::Closed)?;
+        if self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Error::Busy);
+        }
+        if let Err(refused) = jobs.try_send(job) {
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(match refused {
+                mpsc::error::TrySendError::Full(_) => Error::Busy,
+                mpsc::error::TrySendError::Closed(_) => Error::Closed,
+            });
+        }
+        drop(jobs);
+        outcome.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         if let Some(running) = self.running.lock().take() {
@@ -200,22 +222,11 @@ impl Store for Postgres {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Version, Error> {
-        let bytes = txn.bytes_within_limits()?;
-        let jobs = self.jobs.lock().clone().filter(|_| !self.shared.is_closed()).ok_or(Error::Closed)?;
-        let (answer, outcome) = oneshot::channel();
-        if self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
-            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(Error::Busy);
-        }
-        if let Err(refused) = jobs.try_send(Job { txn, bytes, answer }) {
-            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(match refused {
-                mpsc::error::TrySendError::Full(_) => Error::Busy,
-                mpsc::error::TrySendError::Closed(_) => Error::Closed,
-            });
-        }
-        drop(jobs);
-        outcome.await.unwrap_or(Err(Error::Closed))
+        self.done(Work::Commit(txn)).await?.version()
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claims, Error> {
+        self.done(Work::Claim(claim)).await?.claims()
     }
 
     fn watch(&self, prefix: &[u8]) -> Watch {

@@ -101,7 +101,7 @@ impl Reader {
     }
 }
 
-fn entry(row: &Row) -> Entry {
+pub(super) fn entry(row: &Row) -> Entry {
     Entry {
         key: Bytes::copy_from_slice(row.get(0)),
         value: Bytes::copy_from_slice(row.get(1)),
