@@ -1,4 +1,4 @@
-//! How quick the embedded store is on this disk: commits a second with 1, 16 and 64 committers, gets and ranges.
+//! How quick the embedded store is on this disk: commits a second with 1, 16 and 64 committers, queues, gets and ranges.
 //!
 //! ```text
 //! cargo run --release -p store --example commit_rate -- [folder] [seconds per figure]
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use base::{Random, SeededRandom, SystemClock};
 use bytes::Bytes;
 use store::keys::Key;
-use store::{EmbeddedConfig, Error, Range, Store, Txn, embedded};
+use store::{Claim, EmbeddedConfig, Error, Range, Store, Txn, embedded};
 
 const KEYS: u64 = 100_000;
 
@@ -44,6 +44,11 @@ fn main() -> Result<(), Failure> {
             run(&format!("flushed commits, {committers:2} committers"), committers, time, &store, commit).await?;
         }
         run("relaxed commits, 64 committers", 64, time, &store, commit_relaxed).await?;
+        offer(&*store, 0, 5_000).await?;
+        for claimers in [1, 16, 64] {
+            let name = format!("ten messages through a queue, {claimers:2}");
+            run(&name, claimers, time, &store, ten_messages).await?;
+        }
         println!("memory: {}", memory());
         println!("log: {} MB", std::fs::metadata(folder.join("store/log.0"))?.len() / 1_048_576);
         for readers in [1, 2, 16] {
@@ -97,6 +102,18 @@ async fn commit(store: Arc<embedded::Embedded>, number: u64) -> Result<(), Error
 
 async fn commit_relaxed(store: Arc<embedded::Embedded>, number: u64) -> Result<(), Error> {
     commit_with(&*store, number, Txn::relaxed).await
+}
+
+/// Ten messages through a queue of its 5,000: offered, claimed, settled.
+async fn ten_messages(store: Arc<embedded::Embedded>, number: u64) -> Result<(), Error> {
+    offer(&*store, number, 10).await?;
+    let claims = store.claim(Claim::new("q", 10, 60_000)).await?;
+    store.commit(claims.entries.iter().fold(Txn::new(), Txn::settle)).await.map(drop)
+}
+
+async fn offer(store: &dyn Store, number: u64, messages: u64) -> Result<(), Error> {
+    let id = |part: u64| number.wrapping_add(part).to_be_bytes().to_vec();
+    store.commit((0..messages).fold(Txn::new(), |txn, part| txn.offer("q", id(part), 0, vec![3; 100]))).await.map(drop)
 }
 
 async fn get(store: Arc<embedded::Embedded>, number: u64) -> Result<(), Error> {

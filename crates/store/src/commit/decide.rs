@@ -15,6 +15,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::heads::Heads;
 use super::job::{Done, Work};
 use super::recent::{Recent, Unchanged};
 use crate::contract::{CLAIM_BYTES, Claim, Claimed, Claims, Entry, Error, Expect, Page, Range, Txn, Version};
@@ -73,12 +74,14 @@ pub(crate) struct Batch {
     slots: BTreeMap<Bytes, Slot>,
     /// Every write in the order of versions: what `Recent` learns when the batch is committed.
     writes: Vec<(Version, Bytes, bool)>,
+    /// Where the queues that were claimed from begin now.
+    heads: Heads,
 }
 
 impl Batch {
     /// An empty batch after commit `last`, at `now_ms` by the store's clock.
     pub(crate) fn after(last: Version, now_ms: u64) -> Self {
-        Self { before: last, last, now_ms, slots: BTreeMap::new(), writes: Vec::new() }
+        Self { before: last, last, now_ms, slots: BTreeMap::new(), writes: Vec::new(), heads: Heads::default() }
     }
 
     /// Whether nothing was committed: all have lost, or claimed nothing.
@@ -101,16 +104,19 @@ impl Batch {
         &self.writes
     }
 
-    /// All writes in the order of versions, and whether the key exists after each.
-    pub(crate) fn into_writes(self) -> Vec<(Version, Bytes, bool)> {
-        self.writes
+    /// Teaches `recent` what the batch has written, once it is committed.
+    pub(crate) fn teach(self, recent: &mut Recent) {
+        for (version, key, present) in self.writes {
+            recent.push(version, &key, present);
+        }
+        recent.learn_heads(self.heads);
     }
 
     /// Takes a job into the batch and returns what comes of it, or says why not.
     pub(crate) fn decide<T: Tree>(&mut self, work: Work, recent: &Recent, tree: &T) -> Result<Done, Refusal<T::Fault>> {
         match work {
             Work::Commit(txn) => self.commit(txn, recent, tree).map(Done::Committed),
-            Work::Claim(claim) => self.claim(&claim, tree).map(Done::Claimed),
+            Work::Claim(claim) => self.claim(&claim, recent, tree).map(Done::Claimed),
         }
     }
 
@@ -130,21 +136,25 @@ impl Batch {
     }
 
     fn write(&mut self, version: Version, key: Bytes, value: Option<Bytes>) {
+        if value.is_some() {
+            self.heads.wrote(&key);
+        }
         self.writes.push((version, key.clone(), value.is_some()));
         self.slots.insert(key, Slot { version, value });
     }
 
     /// Moves the first entries that are due to the end of their lease. One that takes nothing is no commit.
-    fn claim<T: Tree>(&mut self, claim: &Claim, tree: &T) -> Result<Claims, Refusal<T::Fault>> {
+    fn claim<T: Tree>(&mut self, claim: &Claim, recent: &Recent, tree: &T) -> Result<Claims, Refusal<T::Fault>> {
+        let queue = self.queue(&claim.prefix, recent);
         let version = self.last + 1;
         let lease_ends_ms = self.now_ms.saturating_add(claim.lease_ms);
         let mut claims = Claims::default();
-        let mut next_ms = None;
+        let mut next = None;
         let mut bytes = 0;
-        for Entry { key, value, .. } in self.first(Range::prefix(claim.prefix.clone()), claim.entries + 1, tree)? {
+        for Entry { key, value, .. } in self.first(queue, claim.entries + 1, tree)? {
             let (due, id) = Due::of(claim.prefix.len(), &key)?;
             if due.at_ms > self.now_ms || claims.entries.len() == claim.entries || bytes >= CLAIM_BYTES {
-                next_ms = Some(due.at_ms);
+                next = Some((due.at_ms, key));
                 break;
             }
             let attempts = due.attempts.saturating_add(1);
@@ -154,12 +164,31 @@ impl Batch {
             self.write(version, moved.clone(), Some(value.clone()));
             claims.entries.push(Claimed { key: moved, id, value, attempts, lease_ends_ms, version });
         }
-        if !claims.entries.is_empty() {
+        let mut next_ms = next.as_ref().map(|(at_ms, _)| *at_ms);
+        if let Some(taken) = claims.entries.first() {
             self.last = version;
-            next_ms = Some(next_ms.map_or(lease_ends_ms, |next| next.min(lease_ends_ms)));
+            // The first that is left: what was not taken, or what was, in its new place.
+            let head = next.map_or_else(|| taken.key.clone(), |(_, key)| key.min(taken.key.clone()));
+            self.heads.set(&claim.prefix, &head);
+            next_ms = next_ms.into_iter().chain([lease_ends_ms]).min();
         }
         claims.next_in_ms = next_ms.map(|next| next.saturating_sub(self.now_ms));
         Ok(claims)
+    }
+
+    /// The part of a queue in which there can be entries.
+    fn queue(&self, prefix: &Bytes, recent: &Recent) -> Range {
+        let mut queue = Range::prefix(prefix.clone());
+        let known = self.heads.get(prefix).or_else(|| {
+            let known = recent.heads().get(prefix)?;
+            // What the batch has put below it is told to nobody else yet.
+            let below = self.slots.range::<Bytes, _>((Bound::Included(prefix), Bound::Excluded(known)));
+            Some(below.filter(|(_, slot)| slot.value.is_some()).map(|(key, _)| key).next().unwrap_or(known))
+        });
+        if let Some(head) = known {
+            queue.start = Bound::Included(head.clone());
+        }
+        queue
     }
 
     /// The first entries of a range, as the batch leaves them: at least `rows`, or so many bytes that a claim takes not
@@ -331,14 +360,14 @@ mod tests {
         let (mut batch, recent) = (Batch::after(5, 1_000), Recent::after(5));
         let offered = Txn::new().offer("q/", "new", 0, "new").offer("q/", "later", 7, "later");
         assert_eq!(batch.commit(offered, &recent, &tree).unwrap(), 6);
-        let first = batch.claim(&Claim::new("q/", 2, 500), &tree).unwrap();
+        let first = batch.claim(&Claim::new("q/", 2, 500), &recent, &tree).unwrap();
         assert_eq!(ids(&first), [("a", 1), ("b", 4)]);
         assert_eq!((first.entries[1].version, first.entries[1].lease_ends_ms), (7, 1_500));
         assert_eq!(first.next_in_ms, Some(0), "more is due");
-        let second = batch.claim(&Claim::new("q/", 10, 3), &tree).unwrap();
+        let second = batch.claim(&Claim::new("q/", 10, 3), &recent, &tree).unwrap();
         assert_eq!(ids(&second), [("c", u16::MAX), ("d", 1), ("new", 1)]);
         assert_eq!(second.next_in_ms, Some(1), "the one that was late");
-        let third = batch.claim(&Claim::new("q/", 10, 3), &tree).unwrap();
+        let third = batch.claim(&Claim::new("q/", 10, 3), &recent, &tree).unwrap();
         assert_eq!((third.entries.len(), third.next_in_ms, batch.last()), (0, Some(1), 8));
         let settled = second.entries.iter().fold(Txn::new(), Txn::settle);
         assert_eq!(batch.commit(settled.clone(), &recent, &tree).unwrap(), 9);
@@ -348,11 +377,11 @@ mod tests {
     #[test]
     fn an_empty_queue_says_that_nothing_comes_and_a_foreign_key_is_told() {
         let mut batch = Batch::after(5, 1_000);
-        let none = batch.claim(&Claim::new("q/", 10, 3), &queue(&[])).unwrap();
+        let none = batch.claim(&Claim::new("q/", 10, 3), &Recent::after(5), &queue(&[])).unwrap();
         assert_eq!(none, Claims::default());
         assert!(batch.is_empty());
         let foreign = Fixed(BTreeMap::from([("q/short".into(), (1, Bytes::new()))]));
-        let refused = batch.claim(&Claim::new("q/", 10, 3), &foreign);
+        let refused = batch.claim(&Claim::new("q/", 10, 3), &Recent::after(5), &foreign);
         assert!(matches!(refused, Err(Refusal::Refused(Error::Invalid(_)))));
     }
 
@@ -369,7 +398,30 @@ mod tests {
             .take(40)
             .fold(Txn::new(), |txn, key| txn.delete(key.clone()));
         batch.commit(gone, &recent, &tree).unwrap();
-        let claims = batch.claim(&Claim::new("q/", 3, 500), &tree).unwrap();
+        let claims = batch.claim(&Claim::new("q/", 3, 500), &recent, &tree).unwrap();
         assert_eq!(ids(&claims), [("40", 1), ("41", 1), ("42", 1)]);
+    }
+
+    #[test]
+    fn a_remembered_head_hides_nothing_that_is_put_below_it() {
+        let tree = queue(&[(500, 0, "a"), (600, 0, "b")]);
+        let mut recent = Recent::after(5);
+        let (mut batch, take) = (Batch::after(5, 1_000), Claim::new("q/", 1, 500));
+        assert_eq!(ids(&batch.claim(&take, &recent, &tree).unwrap()), [("a", 1)]);
+        batch.teach(&mut recent);
+        let head = Due { at_ms: 600, attempts: 0 }.key(b"q/", b"b");
+        assert_eq!(recent.heads().get(b"q/"), Some(&head));
+        // In the next batch, before and after its first claim.
+        let early = |id: &'static str, at_ms| Txn::new().put(Due { at_ms, attempts: 0 }.key(b"q/", id.as_bytes()), id);
+        let mut batch = Batch::after(6, 1_000);
+        batch.commit(early("x", 550), &recent, &tree).unwrap();
+        assert_eq!(ids(&batch.claim(&take, &recent, &tree).unwrap()), [("x", 1)]);
+        batch.commit(early("y", 540), &recent, &tree).unwrap();
+        assert_eq!(ids(&batch.claim(&take, &recent, &tree).unwrap()), [("y", 1)]);
+        batch.commit(early("z", 530), &recent, &tree).unwrap();
+        batch.teach(&mut recent);
+        assert_eq!(recent.heads().get(b"q/"), Some(&Due { at_ms: 530, attempts: 0 }.key(b"q/", b"z")));
+        recent.push(20, b"q/", true);
+        assert_eq!(recent.heads().get(b"q/"), Some(&Bytes::from("q/")));
     }
 }

@@ -3,5 +3,6 @@
 //! Start reading at `decide`.
 
 pub(crate) mod decide;
+pub(crate) mod heads;
 pub(crate) mod job;
 pub(crate) mod recent;

@@ -3,12 +3,14 @@
 //! Invariants
 //!   1. Every write of every commit after `floor` is in `writes`, in the order of the commits.
 //!   2. `latest` holds exactly the keys of `writes`, each with its last write.
-//!   3. Its size is bounded: the oldest writes go first, and `floor` rises to the commit that they belong to.
+//!   3. `heads` are true for the last commit.
+//!   4. Its size is bounded: the oldest writes go first, and `floor` rises to the commit that they belong to.
 
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::heads::Heads;
 use crate::contract::{Range, Version};
 
 /// Most writes that are remembered.
@@ -43,12 +45,21 @@ pub(crate) struct Recent {
     latest: HashMap<Bytes, Latest>,
     key_bytes: usize,
     writes_max: usize,
+    /// Where queues begin.
+    heads: Heads,
 }
 
 impl Recent {
     /// Knows nothing of commits up to `floor`.
     pub(crate) fn after(floor: Version) -> Self {
-        Self { floor, writes: VecDeque::new(), latest: HashMap::new(), key_bytes: 0, writes_max: WRITES_MAX }
+        Self {
+            floor,
+            writes: VecDeque::new(),
+            latest: HashMap::new(),
+            key_bytes: 0,
+            writes_max: WRITES_MAX,
+            heads: Heads::default(),
+        }
     }
 
     /// The last write of a key, if it is remembered.
@@ -66,11 +77,24 @@ impl Recent {
         if changed { Unchanged::No } else { Unchanged::Yes }
     }
 
+    /// Where queues begin, as of the last commit.
+    pub(crate) fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// Learns where queues begin, after all writes of the commits that it is known from.
+    pub(crate) fn learn_heads(&mut self, heads: Heads) {
+        self.heads.extend(heads);
+    }
+
     /// Remembers a write. Versions never go back.
     pub(crate) fn push(&mut self, version: Version, key: &[u8], present: bool) {
         debug_assert!(self.writes.back().is_none_or(|(last, _)| *last <= version));
         // A copy, as the caller's bytes may be a small part of something large.
         let key = Bytes::copy_from_slice(key);
+        if present {
+            self.heads.wrote(&key);
+        }
         self.key_bytes += key.len();
         self.writes.push_back((version, key.clone()));
         self.latest.insert(key, Latest { version, present });

@@ -178,11 +178,9 @@ impl Committer {
         }
         self.version = last;
         self.shared.overlay.publish(writes, last, self.log.last_bytes());
-        let writes = decided.answer().into_writes();
-        self.shared.watchers.touched(writes.iter().map(|(_, key, _)| &key[..]), last);
-        for (version, key, present) in writes {
-            self.recent.push(version, &key, present);
-        }
+        let batch = decided.answer();
+        self.shared.watchers.touched(batch.writes().iter().map(|(_, key, _)| &key[..]), last);
+        batch.teach(&mut self.recent);
         if self.shared.overlay.pressure().due || self.shared.log.wants_segment() {
             self.shared.applier.kick();
         }

@@ -282,8 +282,10 @@ fn entry_of(key: &[u8], slot: Slot) -> Option<Entry> {
 /// Reads a range to its end, where it is called.
 pub(super) fn page(connection: &Connection, pinned: &Pinned, range: &Range) -> Result<Page, Fault> {
     let mut scan = Scan::new(range.clone());
+    // Little more than is wanted, as the overlay's part of a chunk is copied.
+    let chunk = Chunk { rows: range.rows.saturating_add(1).min(INLINE.rows), deletions: INLINE.rows, ..INLINE };
     while !scan.done {
-        scan.advance(connection, pinned, INLINE)?;
+        scan.advance(connection, pinned, chunk)?;
     }
     Ok(scan.page)
 }

@@ -391,11 +391,9 @@ impl Committer {
     /// Makes known what is committed.
     fn publish(&mut self, decided: Decided) {
         self.seen = decided.batch.last();
-        let writes = decided.answer().into_writes();
-        self.shared.watchers.touched(writes.iter().map(|(_, key, _)| &key[..]), self.seen);
-        for (version, key, present) in writes {
-            self.recent.push(version, &key, present);
-        }
+        let batch = decided.answer();
+        self.shared.watchers.touched(batch.writes().iter().map(|(_, key, _)| &key[..]), self.seen);
+        batch.teach(&mut self.recent);
         self.shared.committed.notify_one();
     }
 }
