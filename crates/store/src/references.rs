@@ -204,6 +204,34 @@ impl References {
         Ok(Some(txn.expect_version(entry.key, entry.version).put(self.reference(name, owner), Bytes::new())))
     }
 
+    /// Adds to `txn` that `owner` needs a blob that may have been written without `begin`. Said again, it changes nothing.
+    /// Nothing is returned if the blob is going.
+    pub async fn register(
+        &self,
+        snapshot: &dyn Snapshot,
+        txn: Txn,
+        name: &str,
+        owner: &[u8],
+    ) -> Result<Option<Txn>, Error> {
+        let key = self.mark_key(name);
+        if snapshot.get(&key).await?.is_some() {
+            return self.adopt(snapshot, txn, name, owner).await;
+        }
+        let mark = Mark::Idle(self.clock.now_ms()).encode();
+        let reference = self.reference(name, owner);
+        Ok(Some(txn.expect_absent(key.clone()).put(key, mark).put(reference, Bytes::new())))
+    }
+
+    /// Whether `owner` needs the blob.
+    pub async fn is_owner(&self, snapshot: &dyn Snapshot, name: &str, owner: &[u8]) -> Result<bool, Error> {
+        Ok(snapshot.get(&self.reference(name, owner)).await?.is_some())
+    }
+
+    /// Removes a blob now, without the grace, if no owner needs it: for who began an upload and has no use for it.
+    pub async fn abandon(&self, name: &str) -> Result<bool, Error> {
+        self.look(name, 0).await
+    }
+
     /// Adds to `txn` that `owner`, which has the blob, needs it no more. Said twice, the second is a conflict: it must
     /// not give a blob back its life that is condemned since the first.
     #[must_use]
@@ -224,7 +252,7 @@ impl References {
         let mut collected = Collected::default();
         for entry in &page.entries {
             let name = self.name_of(&entry.key)?;
-            collected.removed += usize::from(self.look(&name).await?);
+            collected.removed += usize::from(self.look(&name, self.grace_ms).await?);
             collected.after = page.more.then_some(name);
         }
         Ok(collected)
@@ -237,14 +265,14 @@ impl References {
     }
 
     /// Takes a blob to its end, as far as it may go; says whether it is gone.
-    async fn look(&self, name: &str) -> Result<bool, Error> {
+    async fn look(&self, name: &str, grace_ms: u64) -> Result<bool, Error> {
         loop {
             let snapshot = self.store.snapshot().await?;
             let Some(entry) = snapshot.get(&self.mark_key(name)).await? else { return Ok(false) };
             let has_owner = !snapshot.range(&self.owners(name).rows(1)).await?.entries.is_empty();
             let now_ms = self.clock.now_ms();
             let unheld = Holds::new(self.prefix).none(&*snapshot, now_ms).await?;
-            let step = decide(Mark::decode(&entry.value)?, has_owner, unheld.is_none(), now_ms, self.grace_ms);
+            let step = decide(Mark::decode(&entry.value)?, has_owner, unheld.is_none(), now_ms, grace_ms);
             let version = snapshot.version();
             drop(snapshot);
             let txn = match step {

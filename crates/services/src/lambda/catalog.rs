@@ -14,10 +14,11 @@ use model::{
     CodeDigest, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, Site, SiteKey,
     ports::{Catalog, Sites},
 };
+use store::references::References;
 use store::{Blobs, Store, Txn};
 
 use super::record::{FunctionRecord, LATEST, UrlOwner};
-use super::{decoded, encoded, error, keys};
+use super::{decoded, encoded, error, keys, packages};
 
 /// Answers remembered at most; beyond that they are read again.
 const REMEMBERED_MAX: usize = 50_000;
@@ -48,6 +49,8 @@ pub struct Functions {
     pub(super) blobs: Arc<dyn Blobs>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
+    /// Who owns the bytes of packages.
+    pub(super) references: References,
     pub(super) config: Config,
     pub(super) link_secret: OnceLock<Arc<[u8]>>,
     versions: Cache<FunctionRef, Arc<FunctionVersion>>,
@@ -63,7 +66,16 @@ impl Functions {
         random: Arc<dyn Random>,
         config: Config,
     ) -> Arc<Self> {
+        let references = References::new(
+            Arc::clone(&store),
+            Arc::clone(&blobs),
+            Arc::clone(&clock),
+            Arc::clone(&random),
+            (model::prefixes::BLOBS.byte, packages::UPLOADS),
+            packages::UPLOAD_MS,
+        );
         Arc::new(Self {
+            references,
             store,
             blobs,
             clock,

@@ -5,7 +5,7 @@
 //! | `f` | account, region, name    | `FunctionRecord`: all that belongs to a function  |
 //! | `u` | function URL id          | `UrlOwner`: whose URL it is                       |
 //! | `p` | package digest           | `PackageRecord`: where its bytes are, its users   |
-//! | `d` | due time, blob name      | `Doomed`: bytes that may be removed from then on  |
+//! | `d` | due time, blob name      | `Doomed`: a package that may end from then on     |
 //! | `s` |                          | 32 random bytes that sign package links           |
 //! | `v` | kept for versions: account, region, name, number | `VersionRecord`           |
 
@@ -37,7 +37,12 @@ pub(super) fn package(code: &CodeDigest) -> Bytes {
     under(b'p').text(code.as_str()).done()
 }
 
-/// Bytes to be removed at `due_ms`.
+/// All code packages.
+pub(super) fn packages() -> Bytes {
+    under(b'p').done()
+}
+
+/// The package with this blob ends at `due_ms`.
 pub(super) fn doomed(due_ms: u64, blob: &str) -> Bytes {
     under(b'd').number(due_ms).text(blob).done()
 }

@@ -1,16 +1,14 @@
 //! Code packages: checked before they are kept, kept once however many functions use them, removed when nobody does.
 //!
+//! A package has a record that counts its users; its bytes are a blob that the record owns (`store::references`, which
+//! sees to uploads that nobody came to own, to crashes and to backups under way).
+//!
 //! Invariants
-//!   1. A blob's name is used for one upload and never again, so removing it can never hit a later upload.
-//!   2. Every blob is named by a `PackageRecord` or by a `Doomed` key that was written before it: nothing leaks,
-//!      wherever a crash falls. What a power loss forgets is found at the next start.
-//!   3. An upload that took too long is condemned before it is removed, and a function is only stored with an upload that
-//!      is not: of the two transactions that race, one is a conflict.
-//!   4. While a hold lasts (a backup is running), nothing is removed.
-//!   5. A package that lost its last user stays readable for `GRACE_MS`: environments that are starting right now and
-//!      links that were handed out still reach it.
+//!   1. Of two that store one package at once, one becomes its record and the other one's upload is abandoned.
+//!   2. A package that lost its last user stays readable for `GRACE_MS`: environments that are starting right now and
+//!      links that were handed out still reach it. Until then a new user gives it its life back.
+//!   3. A package whose time is over is listed (`Doomed`) until its record is gone, in one transaction with the list.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use base::archive;
@@ -19,8 +17,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use hmac::{Hmac, Mac};
 use model::CodeDigest;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use store::references::Holds;
+use store::references::Collected;
 use store::{Range, Snapshot, Txn};
 
 use super::Functions;
@@ -35,10 +34,12 @@ const UNPACKED_BYTES_MAX: u64 = 262_144_000;
 const ENTRIES_MAX: usize = 100_000;
 /// How long a package without users, and a link to a package, last.
 pub(super) const GRACE_MS: u64 = 10 * 60 * 1_000;
-/// How long an upload may take until it counts as abandoned.
-const UPLOAD_MS: u64 = 60 * 60 * 1_000;
-/// What names of uploads begin with; the digest, `-` and random digits follow.
-const UPLOADS: &str = "lambda/code/";
+/// How long bytes may lie that no record owns: longer than any upload takes.
+pub(super) const UPLOAD_MS: u64 = 60 * 60 * 1_000;
+/// What names of blobs begin with; the digest, `-` and random digits follow.
+pub(super) const UPLOADS: &str = "lambda/code/";
+/// The owner of the bytes of a package is its record.
+const OWNER: &[u8] = b"package";
 /// Most removals of one round.
 const ROUND: usize = 256;
 
@@ -51,11 +52,10 @@ pub(super) struct Package {
     pub(super) zip: Bytes,
 }
 
-/// A blob that no record names yet.
+/// A blob that no record owns yet.
 #[derive(Debug, Clone)]
 pub(super) struct Upload {
     blob: String,
-    due_ms: u64,
 }
 
 /// Reads and checks the base64 text of a zip: its sizes, its names, its checksums.
@@ -97,26 +97,15 @@ fn inspected(zip: Bytes) -> Result<Package, aws::Error> {
 impl Functions {
     /// Keeps the bytes of a package that has no record yet.
     pub(super) async fn upload(&self, package: &Package) -> Result<Upload, aws::Error> {
-        let upload = Upload {
-            blob: format!("{UPLOADS}{}-{}", package.digest, self.random.hex(8)),
-            due_ms: self.clock.now_ms() + UPLOAD_MS,
-        };
-        let doomed = Doomed { package: None, blob: upload.blob.clone(), condemned: false };
-        let intent = Txn::new().put(keys::doomed(upload.due_ms, &upload.blob), super::encoded(&doomed)?).relaxed();
-        self.store.commit(intent).await.map_err(error::store)?;
-        self.blobs.put(&upload.blob, package.zip.clone()).await.map_err(error::store)?;
-        Ok(upload)
+        let blob = self.references.begin(package.digest.as_str()).await.map_err(error::store)?;
+        self.blobs.put(&blob, package.zip.clone()).await.map_err(error::store)?;
+        Ok(Upload { blob })
     }
 
-    /// Removes an upload that no record came to name. What fails here is removed when its time is over.
+    /// Removes an upload that no record came to own. What fails here is removed when its time is over.
     pub(super) async fn discard(&self, upload: &Upload) {
-        if let Err(problem) = self.blobs.delete(&upload.blob).await {
+        if let Err(problem) = self.references.abandon(&upload.blob).await {
             tracing::warn!(%problem, blob = upload.blob, "an upload that is not needed is left for later");
-            return;
-        }
-        let gone = Txn::new().delete(keys::doomed(upload.due_ms, &upload.blob)).relaxed();
-        if let Err(problem) = self.store.commit(gone).await {
-            tracing::warn!(%problem, blob = upload.blob, "a removed upload is still listed");
         }
     }
 
@@ -137,13 +126,9 @@ impl Functions {
                 (PackageRecord { users: record.users + 1, due_ms: None, ..record }, Claim::Shared, txn)
             }
             (None, Some(upload)) => {
-                let listed = keys::doomed(upload.due_ms, &upload.blob);
-                let Some(entry) = snapshot.get(&listed).await.map_err(error::store)? else { return Ok(None) };
-                if super::decoded::<Doomed>(&entry.value)?.condemned {
-                    return Ok(None);
-                }
-                let record = PackageRecord { blob: upload.blob.clone(), users: 1, due_ms: None };
-                (record, Claim::Uploaded, txn.expect_version(listed.clone(), entry.version).delete(listed))
+                let adopted = self.references.adopt(snapshot, txn, &upload.blob, OWNER).await.map_err(error::store)?;
+                let Some(txn) = adopted else { return Ok(None) };
+                (PackageRecord { blob: upload.blob.clone(), users: 1, due_ms: None }, Claim::Uploaded, txn)
             }
             (None, None) => return Ok(None),
         };
@@ -168,94 +153,92 @@ impl Functions {
         if record.users == 0 {
             let due_ms = self.clock.now_ms() + GRACE_MS;
             record.due_ms = Some(due_ms);
-            let doomed = Doomed { package: Some(code.clone()), blob: record.blob.clone(), condemned: false };
+            let doomed = Doomed { package: Some(code.clone()), blob: record.blob.clone() };
             txn = txn.put(keys::doomed(due_ms, &record.blob), super::encoded(&doomed)?);
         }
         Ok(txn.put(key, super::encoded(&record)?))
     }
 
-    /// Removes bytes that nobody uses and whose time is over; says how many blobs went.
+    /// Ends packages whose time without users is over, and removes bytes that nobody owns; says how many blobs went.
     pub async fn collect_garbage(&self) -> Result<usize, store::Error> {
         let (start, end) = keys::doomed_until(self.clock.now_ms());
-        let mut removed = 0;
         let page = self.store.range(&Range::between(start, end).rows(ROUND)).await?;
-        for entry in page.entries {
-            let Ok(doomed) = serde_json::from_slice::<Doomed>(&entry.value) else {
-                return Err(store::Error::Corrupt("a removal cannot be read".into()));
-            };
-            match self.unregister(doomed.clone(), &entry).await? {
-                Verdict::Free => {
-                    self.blobs.delete(&doomed.blob).await?;
-                    removed += 1;
-                }
-                Verdict::Kept => {}
-                Verdict::Later => continue,
-            }
-            self.store.commit(Txn::new().delete(entry.key).relaxed()).await?;
+        for listed in &page.entries {
+            self.end_package(listed).await?;
         }
-        Ok(removed)
+        let mut all = self.references.collect(None).await?;
+        while let Some(after) = all.after.take() {
+            let next = self.references.collect(Some(&after)).await?;
+            all = Collected { removed: all.removed + next.removed, after: next.after };
+        }
+        Ok(all.removed)
     }
 
-    /// Lists for removal the uploads that nothing names: a power loss can take the note of one that it leaves, and a
-    /// backup copies some that came after its state. Says how many there were.
-    pub(super) async fn find_strays(&self) -> Result<usize, store::Error> {
-        let (mut found, mut after) = (0, None::<String>);
-        loop {
-            let page = self.blobs.names(UPLOADS, after.as_deref(), ROUND).await?;
-            // Read after the names: whatever was there had been noted before it was.
-            let snapshot = self.store.snapshot().await?;
-            let doomed = doomed_blobs(&*snapshot).await?;
-            for blob in &page.names {
-                if doomed.contains(blob) || is_registered(&*snapshot, blob).await? {
-                    continue;
-                }
-                let due_ms = self.clock.now_ms() + UPLOAD_MS;
-                let stray = Doomed { package: None, blob: blob.clone(), condemned: false };
-                let stray = serde_json::to_vec(&stray).map_err(|problem| store::Error::Invalid(problem.to_string()))?;
-                self.store.commit(Txn::new().put(keys::doomed(due_ms, blob), stray)).await?;
-                found += 1;
-            }
-            after = page.names.into_iter().next_back().filter(|_| page.more);
-            if after.is_none() {
-                return Ok(found);
-            }
-        }
-    }
-
-    /// Makes sure that nobody can come to use doomed bytes any more. The removal stays listed until they are gone.
-    async fn unregister(&self, doomed: Doomed, listed: &store::Entry) -> Result<Verdict, store::Error> {
-        let snapshot = self.store.snapshot().await?;
-        let holds = Holds::new(model::prefixes::BLOBS.byte);
-        let Some(unheld) = holds.none(&*snapshot, self.clock.now_ms()).await? else { return Ok(Verdict::Later) };
-        let mut txn = match &doomed.package {
-            None if doomed.condemned => return Ok(Verdict::Free),
-            None => {
-                let condemned = serde_json::to_vec(&Doomed { condemned: true, ..doomed });
-                let condemned = condemned.map_err(|problem| store::Error::Invalid(problem.to_string()))?;
-                Txn::new().expect_version(listed.key.clone(), listed.version).put(listed.key.clone(), condemned)
-            }
-            Some(code) => {
-                let key = keys::package(code);
-                let Some(entry) = snapshot.get(&key).await? else { return Ok(Verdict::Free) };
-                let record: PackageRecord = serde_json::from_slice(&entry.value)
-                    .map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
-                if record.blob != doomed.blob {
-                    return Ok(Verdict::Free);
-                }
+    /// Takes a package off the list, with its record if nobody has come to use it.
+    async fn end_package(&self, listed: &store::Entry) -> Result<(), store::Error> {
+        let doomed: Doomed = parsed(&listed.value)?;
+        let mut txn = Txn::new().expect_version(listed.key.clone(), listed.version).delete(listed.key.clone());
+        // Earlier releases listed uploads too; these are found by their names.
+        if let Some(code) = &doomed.package {
+            let key = keys::package(code);
+            if let Some(entry) = self.store.get(&key).await? {
+                let record: PackageRecord = parsed(&entry.value)?;
                 let due = record.due_ms.is_some_and(|due_ms| keys::doomed(due_ms, &record.blob) == listed.key);
-                if record.users > 0 || !due {
-                    return Ok(Verdict::Kept);
+                if record.users == 0 && due {
+                    txn = txn.expect_version(key.clone(), entry.version).delete(key);
+                    txn = self.references.release(txn, &record.blob, OWNER);
                 }
-                Txn::new().expect_version(key.clone(), entry.version).delete(key)
             }
-        };
-        drop(snapshot);
-        txn.expects.push(unheld);
+        }
         match self.store.commit(txn).await {
-            Ok(_) => Ok(Verdict::Free),
-            // Somebody took it in this moment, or holds it: the next round sees what it was.
-            Err(store::Error::Conflict | store::Error::TooOld) => Ok(Verdict::Later),
+            // Somebody took it in this moment: the next round sees what it was.
+            Ok(_) | Err(store::Error::Conflict | store::Error::TooOld) => Ok(()),
             Err(other) => Err(other),
+        }
+    }
+
+    /// At start: makes the records that an earlier release left the owners of their bytes, then finds bytes that nobody
+    /// began to upload: a power loss can take the note of one that it leaves, and a backup copies some that came after
+    /// its state.
+    pub(super) async fn find_strays(&self) -> Result<(), store::Error> {
+        let mut range = Range::prefix(keys::packages()).rows(ROUND);
+        loop {
+            let page = self.store.range(&range).await?;
+            for entry in &page.entries {
+                self.own_bytes(&entry.key).await?;
+            }
+            match page.entries.into_iter().next_back() {
+                Some(last) if page.more => range = range.beyond(last.key),
+                _ => break,
+            }
+        }
+        let mut after = None;
+        loop {
+            after = self.references.find_unmarked(after.as_deref()).await?.after;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn own_bytes(&self, key: &Bytes) -> Result<(), store::Error> {
+        loop {
+            let snapshot = self.store.snapshot().await?;
+            let Some(entry) = snapshot.get(key).await? else { return Ok(()) };
+            let record: PackageRecord = parsed(&entry.value)?;
+            if self.references.is_owner(&*snapshot, &record.blob, OWNER).await? {
+                return Ok(());
+            }
+            let txn = Txn::new().expect_version(entry.key, entry.version);
+            let Some(txn) = self.references.register(&*snapshot, txn, &record.blob, OWNER).await? else {
+                return Err(store::Error::Corrupt(format!("the bytes of a package, {}, are gone", record.blob)));
+            };
+            drop(snapshot);
+            match self.store.commit(txn).await {
+                Ok(_) => return Ok(()),
+                Err(store::Error::Conflict | store::Error::TooOld) => {}
+                Err(other) => return Err(other),
+            }
         }
     }
 
@@ -289,8 +272,7 @@ impl Functions {
     /// The zip of a package that is registered.
     pub(super) async fn package_bytes(&self, code: &CodeDigest) -> Result<Option<Bytes>, store::Error> {
         let Some(entry) = self.store.get(&keys::package(code)).await? else { return Ok(None) };
-        let record: PackageRecord =
-            serde_json::from_slice(&entry.value).map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
+        let record: PackageRecord = parsed(&entry.value)?;
         self.blobs.get(&record.blob).await
     }
 
@@ -315,44 +297,8 @@ impl Functions {
     }
 }
 
-/// Every blob that is listed for removal.
-async fn doomed_blobs(snapshot: &dyn Snapshot) -> Result<HashSet<String>, store::Error> {
-    let mut all = HashSet::new();
-    let (start, end) = keys::doomed_until(u64::MAX - 1);
-    let mut range = Range::between(start, end).rows(ROUND);
-    loop {
-        let page = snapshot.range(&range).await?;
-        for entry in &page.entries {
-            let doomed: Doomed = serde_json::from_slice(&entry.value)
-                .map_err(|_| store::Error::Corrupt("a removal cannot be read".into()))?;
-            all.insert(doomed.blob);
-        }
-        match page.entries.into_iter().next_back() {
-            Some(last) if page.more => range = range.beyond(last.key),
-            _ => return Ok(all),
-        }
-    }
-}
-
-/// Whether a package has its bytes in this blob.
-async fn is_registered(snapshot: &dyn Snapshot, blob: &str) -> Result<bool, store::Error> {
-    let digest = blob.strip_prefix(UPLOADS).and_then(|rest| rest.split_once('-')).map(|(digest, _)| digest);
-    let Some(code) = digest.and_then(CodeDigest::parse) else { return Ok(false) };
-    let Some(entry) = snapshot.get(&keys::package(&code)).await? else { return Ok(false) };
-    let record: PackageRecord =
-        serde_json::from_slice(&entry.value).map_err(|problem| store::Error::Corrupt(problem.to_string()))?;
-    Ok(record.blob == blob)
-}
-
-/// What may be done with doomed bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Nobody has them or ever will: they go.
-    Free,
-    /// They have users again.
-    Kept,
-    /// It cannot be said now.
-    Later,
+fn parsed<T: DeserializeOwned>(value: &[u8]) -> Result<T, store::Error> {
+    serde_json::from_slice(value).map_err(|problem| store::Error::Corrupt(problem.to_string()))
 }
 
 /// Whether a claim used the upload that came with it.

@@ -116,16 +116,13 @@ pub(super) struct PackageRecord {
     pub(super) due_ms: Option<u64>,
 }
 
-/// Bytes that are removed after a time unless somebody uses them by then.
+/// A package that ends after a time unless somebody uses it by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Doomed {
-    /// The package, if it was registered; else an upload that never was.
+    /// The package. None in what earlier releases listed of uploads.
     pub(super) package: Option<CodeDigest>,
-    /// The blob.
+    /// Its blob.
     pub(super) blob: String,
-    /// Nobody may come to use it any more.
-    #[serde(default)]
-    pub(super) condemned: bool,
 }
 
 impl FunctionRecord {

@@ -15,10 +15,13 @@ impl Functions {
     pub async fn run(self: Arc<Self>) {
         let mut watch = self.store.watch(&keys::watched());
         let mut rounds = tokio::time::interval(ROUND);
-        match self.find_strays().await {
-            Ok(0) => {}
-            Ok(found) => tracing::info!(found, "uploads that nothing names will be removed"),
-            Err(problem) => tracing::warn!(%problem, "uploads that nothing names were not looked for"),
+        // Before the first round, which would take bytes whose owners have not said so yet for nobody's.
+        while let Err(problem) = self.find_strays().await {
+            if matches!(problem, store::Error::Closed) {
+                return;
+            }
+            tracing::warn!(%problem, "the owners of code packages could not be told; trying again");
+            tokio::time::sleep(ROUND).await;
         }
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

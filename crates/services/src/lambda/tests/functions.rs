@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use model::ports::Catalog;
 use sha2::{Digest, Sha256};
+use store::Txn;
 
 use super::*;
 
@@ -140,8 +141,8 @@ async fn of_concurrent_creations_exactly_one_wins() {
         assert_eq!((error.status, error.code.as_str()), (409, "ResourceConflictException"));
         assert_eq!(error.message, "Function already exist: f");
     }
-    // The function, its package, and no upload of those who lost.
-    assert_eq!(platform.everything().await, (2, 1));
+    // The function, its package with mark and owner of its bytes, and no upload of those who lost.
+    assert_eq!(platform.everything().await, (4, 1));
 }
 
 #[tokio::test]
@@ -149,7 +150,7 @@ async fn functions_with_one_package_share_its_bytes() {
     let platform = Platform::new();
     platform.create("a").await;
     platform.create("b").await;
-    assert_eq!(platform.everything().await, (3, 1));
+    assert_eq!(platform.everything().await, (5, 1));
     platform.ok("DeleteFunction", json!({"FunctionName": "a"})).await;
     platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
@@ -159,6 +160,9 @@ async fn functions_with_one_package_share_its_bytes() {
     assert!(platform.functions.package(&version.code).await.is_ok(), "still readable for those who are starting");
     assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
     platform.clock.advance(Duration::from_secs(600));
+    assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0, "nobody finds it any more, but it is there");
+    assert!(platform.functions.package(&version.code).await.is_err());
+    platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(platform.functions.collect_garbage().await.unwrap(), 1);
     assert_eq!(platform.everything().await, (0, 0));
 }
@@ -172,7 +176,7 @@ async fn a_package_that_is_used_again_in_time_stays() {
     platform.create("a").await;
     platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
-    assert_eq!(platform.everything().await, (2, 1));
+    assert_eq!(platform.everything().await, (4, 1));
     let version = platform.functions.version(&reference("a")).await.unwrap();
     assert!(platform.functions.package(&version.code).await.is_ok());
 }
@@ -196,13 +200,12 @@ async fn a_function_is_not_stored_with_an_upload_that_was_given_up() {
     let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
     let upload = functions.upload(&package).await.unwrap();
     let snapshot = platform.store.snapshot().await.unwrap();
-    let (claimed, _) =
-        functions.claim(&*snapshot, &package.digest, Some(&upload), store::Txn::new()).await.unwrap().unwrap();
+    let (claimed, _) = functions.claim(&*snapshot, &package.digest, Some(&upload), Txn::new()).await.unwrap().unwrap();
     platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(functions.collect_garbage().await.unwrap(), 1);
     assert!(!functions.committed(claimed).await.unwrap(), "its bytes are gone");
     let snapshot = platform.store.snapshot().await.unwrap();
-    let again = functions.claim(&*snapshot, &package.digest, Some(&upload), store::Txn::new()).await.unwrap();
+    let again = functions.claim(&*snapshot, &package.digest, Some(&upload), Txn::new()).await.unwrap();
     assert!(again.is_none(), "it is to be uploaded anew");
 }
 
@@ -212,16 +215,41 @@ async fn an_upload_that_nothing_names_is_found_and_removed() {
     platform.create("a").await;
     let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
     platform.functions.upload(&package).await.unwrap();
-    assert_eq!(platform.functions.find_strays().await.unwrap(), 0, "one is used, the other is noted");
+    platform.functions.find_strays().await.unwrap();
+    assert_eq!(platform.everything().await, (5, 2), "one is owned, the other has its mark");
     let stray = format!("lambda/code/{}-00", package.digest);
     for blob in [stray.as_str(), "lambda/code/unclear", "objects/of-others"] {
         platform.blobs.put(blob, bytes::Bytes::new()).await.unwrap();
     }
-    assert_eq!(platform.functions.find_strays().await.unwrap(), 2);
-    assert_eq!(platform.functions.find_strays().await.unwrap(), 0, "noted now");
+    for _ in 0..2 {
+        platform.functions.find_strays().await.unwrap();
+        assert_eq!(platform.everything().await, (7, 5), "the strays have marks now");
+    }
     platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(platform.functions.collect_garbage().await.unwrap(), 3);
     assert_eq!(platform.blobs.list("").await.unwrap().len(), 2, "the package in use, and what is not ours");
+    let version = platform.functions.version(&reference("a")).await.unwrap();
+    assert!(platform.functions.package(&version.code).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_an_earlier_release_kept_is_owned_from_the_next_start_on() {
+    let platform = Platform::new();
+    platform.create("a").await;
+    // It knew no owners, and listed its uploads for removal.
+    let marks = Range::prefix(vec![model::prefixes::BLOBS.byte]);
+    let without = platform.store.range(&marks).await.unwrap().entries;
+    let listed = crate::lambda::keys::doomed(0, "lambda/code/upload");
+    let txn = without.into_iter().fold(Txn::new(), |txn, entry| txn.delete(entry.key));
+    let upload = json!({"package": null, "blob": "lambda/code/upload", "condemned": true}).to_string();
+    platform.store.commit(txn.put(listed, upload)).await.unwrap();
+    platform.blobs.put("lambda/code/upload", bytes::Bytes::new()).await.unwrap();
+    platform.functions.find_strays().await.unwrap();
+    for removed in [0, 1, 0] {
+        assert_eq!(platform.functions.collect_garbage().await.unwrap(), removed);
+        platform.clock.advance(Duration::from_secs(3_600));
+    }
+    assert_eq!(platform.everything().await, (4, 1));
     let version = platform.functions.version(&reference("a")).await.unwrap();
     assert!(platform.functions.package(&version.code).await.is_ok());
 }
@@ -235,11 +263,11 @@ async fn nothing_is_removed_while_a_backup_holds() {
     platform.functions.upload(&package).await.unwrap();
     let holds = store::references::Holds::new(model::prefixes::BLOBS.byte);
     platform.clock.advance(Duration::from_secs(7_200));
-    holds.take(&*platform.store, "backup", platform.clock.now_ms() + 1_000).await.unwrap();
+    holds.take(&*platform.store, "backup", platform.clock.now_ms() + 3_600_000).await.unwrap();
     assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
     assert_eq!(platform.blobs.list("").await.unwrap().len(), 2);
     // A hold whose holder died ends by itself.
-    platform.clock.advance(Duration::from_secs(1));
+    platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(platform.functions.collect_garbage().await.unwrap(), 2);
     assert_eq!(platform.blobs.list("").await.unwrap().len(), 0);
 }
@@ -285,7 +313,7 @@ async fn a_revision_must_be_the_current_one_and_a_dry_run_changes_nothing() {
     let would = platform.ok("UpdateFunctionCode", dry.clone()).await;
     assert_ne!(would["CodeSha256"], shown["CodeSha256"]);
     assert_eq!(platform.ok("GetFunctionConfiguration", json!({"FunctionName": "f"})).await, shown);
-    assert_eq!(platform.everything().await, (2, 1));
+    assert_eq!(platform.everything().await, (4, 1));
     let real = with(dry, "DryRun", json!(false));
     platform.ok("UpdateFunctionCode", real).await;
     let refused = json!({"FunctionName": "f", "ZipFile": base64(&zip(&[("../x", b"")]))});
@@ -313,8 +341,10 @@ async fn deleting_takes_everything_with_it() {
             (404, "ResourceNotFoundException", format!("Function not found: {ARN}"))
         );
     }
-    platform.clock.advance(Duration::from_secs(3_600));
-    platform.functions.collect_garbage().await.unwrap();
+    for _ in 0..2 {
+        platform.clock.advance(Duration::from_secs(3_600));
+        platform.functions.collect_garbage().await.unwrap();
+    }
     assert_eq!(platform.everything().await, (0, 0));
 }
 

@@ -143,7 +143,7 @@ async fn a_function_url_lives_from_creation_to_deletion() {
         let got = platform.fails(operation, json!({"FunctionName": "f"})).await;
         assert_eq!((got.0, got.2.as_str()), (404, "The resource you requested does not exist."), "{operation}");
     }
-    assert_eq!(platform.everything().await, (2, 1));
+    assert_eq!(platform.everything().await, (4, 1));
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn function_urls_refuse_what_they_cannot_serve() {
     ] {
         assert_eq!(platform.fails("CreateFunctionUrlConfig", with(input.clone(), member, value)).await.0, status);
     }
-    assert_eq!(platform.everything().await, (2, 1));
+    assert_eq!(platform.everything().await, (4, 1));
 }
 
 #[tokio::test]
