@@ -25,6 +25,7 @@ mod queue;
 mod reader;
 mod record;
 mod schema;
+mod stepped;
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -37,17 +38,19 @@ use std::thread::{self, JoinHandle};
 use async_trait::async_trait;
 use base::Clock;
 use parking_lot::Mutex;
+use rusqlite::Connection;
 use tokio::sync::SetOnce;
 
-use self::applier::{Applier, Worker};
+use self::applier::{Applier, Behind, Worker};
 use self::committer::Committer;
 use self::disk::{Disk, FolderDisk};
 use self::lock::FolderLock;
-use self::log::Log;
+use self::log::{Log, Writer};
 use self::overlay::Overlay;
 use self::queue::Queue;
 use self::reader::Readers;
 use self::schema::Fault;
+pub use self::stepped::{Progress, Stepped, open_stepped};
 use crate::commit::job::{Done, Job, Work};
 use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
 use crate::watchers::Watchers;
@@ -60,7 +63,7 @@ pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct EmbeddedConfig {
     /// The folder of the store; made if there is none. Nothing else may lie in it.
     pub folder: PathBuf,
-    /// Tells the age of snapshots, and when leases end.
+    /// Tells the age of snapshots, when leases end, and when something is due.
     pub clock: Arc<dyn Clock>,
     /// Most bytes of the tree's file, rounded down to pages of 4 KB; beyond, commits are `Error::DiskFull`. None: the disk's.
     pub size_bytes_max: Option<u64>,
@@ -141,6 +144,7 @@ pub struct Embedded {
 
 /// What the threads and the callers share.
 struct Shared {
+    clock: Arc<dyn Clock>,
     queue: Queue,
     overlay: Arc<Overlay>,
     log: Arc<Log>,
@@ -155,14 +159,33 @@ struct Shared {
 
 /// What ends with the store; the lock last.
 struct Running {
-    committer: JoinHandle<()>,
-    applier: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
     _lock: FolderLock,
+}
+
+/// A store that nobody works for yet.
+struct Parts {
+    shared: Arc<Shared>,
+    worker: Worker,
+    /// What a committer is made of.
+    reader: Connection,
+    writer: Writer,
+    version: Version,
+    lock: FolderLock,
 }
 
 /// Opens the store of a folder, recovering from its log what an earlier process left there.
 /// Blocks for some milliseconds, after a crash for as long as reading a log of 36 MB takes. Needs a tokio runtime from the first read on.
 pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
+    let Parts { shared, worker, reader, writer, version, lock } = prepare(config, true)?;
+    let committer = Committer::new(Behind::thread(Arc::clone(&shared)), Arc::clone(&shared), reader, writer, version);
+    let threads =
+        vec![start(&shared, "store-committer", || committer.run())?, start(&shared, "store-applier", || worker.run())?];
+    Ok(Embedded { shared, running: Mutex::new(Some(Running { threads, _lock: lock })) })
+}
+
+/// Recovers a store; `threads` says whether its readers may use some.
+fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
     make_folder(&config.folder)?;
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
@@ -178,8 +201,9 @@ pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
     }
     let mut version = overlay.published();
     let shared = Arc::new(Shared {
+        clock: Arc::clone(&config.clock),
         queue: Queue::default(),
-        readers: Arc::new(Readers::new(file, Arc::clone(&overlay), Arc::clone(&config.clock))),
+        readers: Arc::new(Readers::new(file, Arc::clone(&overlay), config.clock, threads)),
         overlay,
         log,
         applier: Applier::default(),
@@ -194,11 +218,7 @@ pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
         worker.jump(version)?;
         writer.jump(version);
     }
-    let committer = Committer::new(Arc::clone(&shared), reader, writer, config.clock, version);
-    let applier = start(&shared, "store-applier", |_| worker.run())?;
-    let committer = start(&shared, "store-committer", |_| committer.run())?;
-    let running = Mutex::new(Some(Running { committer, applier, _lock: lock }));
-    Ok(Embedded { shared, running })
+    Ok(Parts { shared, worker, reader, writer, version, lock })
 }
 
 fn make_folder(folder: &Path) -> Result<(), OpenError> {
@@ -216,18 +236,23 @@ fn make_folder(folder: &Path) -> Result<(), OpenError> {
 fn start(
     shared: &Arc<Shared>,
     name: &str,
-    work: impl FnOnce(&Arc<Shared>) -> Result<(), Fault> + Send + 'static,
+    work: impl FnOnce() -> Result<(), Fault> + Send + 'static,
 ) -> Result<JoinHandle<()>, OpenError> {
     let shared = Arc::clone(shared);
-    let body = move || match catch_unwind(AssertUnwindSafe(|| work(&shared))) {
+    let body = move || match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => {}
-        Ok(Err(fault)) => shared.fatal(&Error::from(fault).to_string()),
+        Ok(Err(fault)) => shared.fail(fault),
         Err(_) => shared.fatal("a thread of the store panicked"),
     };
     Ok(thread::Builder::new().name(name.to_owned()).spawn(body)?)
 }
 
 impl Shared {
+    /// Ends the store for good.
+    fn fail(&self, fault: Fault) {
+        self.fatal(&Error::from(fault).to_string());
+    }
+
     /// Ends the store for good.
     fn fatal(&self, reason: &str) {
         tracing::error!(reason, "the store cannot go on");
@@ -279,9 +304,10 @@ impl Embedded {
 
 impl Running {
     fn join(self) {
-        // A thread that failed has said so through `Shared::fatal`.
-        let _ = self.committer.join();
-        let _ = self.applier.join();
+        for thread in self.threads {
+            // One that failed has said so through `Shared::fatal`.
+            let _ = thread.join();
+        }
     }
 }
 
