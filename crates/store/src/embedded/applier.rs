@@ -25,7 +25,7 @@ use rusqlite::Connection;
 
 use super::Shared;
 use super::overlay::Generation;
-use super::schema::{self, Fault, PAGE_BYTES, WAL_BYTES_MAX};
+use super::schema::{self, Fault, PAGE_BYTES};
 use crate::contract::Version;
 
 /// By how much the thread is nicer than the others.
@@ -36,20 +36,14 @@ const TICK_US: u64 = TICK.as_micros() as u64;
 /// After this time without a commit the library's log is emptied, so that an idle store takes no room for it.
 const EMPTY_WAL_AFTER_US: u64 = 3 * TICK_US;
 /// Most writes of one portion.
-const PORTION_WRITES: usize = 2_048;
+pub(super) const PORTION_WRITES: usize = 2_048;
 /// A portion is full at so many bytes.
 const PORTION_BYTES: usize = 2 * 1024 * 1024;
-/// At this length of its log, in pages, the library copies it into the file.
-const WAL_PAGES: u64 = WAL_BYTES_MAX / PAGE_BYTES;
-/// When readers keep that log from starting anew, the next attempt waits for this many more pages.
-const RETRY_PAGES: u64 = WAL_PAGES / 4;
 /// How long readers are waited for then, and how often they are looked at.
 const READERS_PATIENCE_US: u64 = 500_000;
 const READERS_POLL: Duration = Duration::from_millis(2);
 /// Pages of the file that only what makes room may use.
 const RESERVE_BYTES: u64 = 16 * PAGE_BYTES;
-/// Bytes of the disk that are left for the library's log.
-const DISK_RESERVE_BYTES: u64 = 2 * WAL_BYTES_MAX;
 
 /// How a wait for the applier ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +208,9 @@ pub(super) struct Worker {
     connection: Connection,
     /// Whether a COMMIT flushes now.
     flushing: bool,
-    /// At this length of its log, in pages, the library copies it.
+    /// At this length of its log, in pages, the library copies it into the file.
+    wal_pages_max: u64,
+    /// At this one it tries again, when readers kept that log from starting anew.
     checkpoint_at: u64,
     /// When something was last written into the tree; none once its log is empty. On the monotonic clock.
     wrote_us: Option<u64>,
@@ -230,11 +226,13 @@ impl Worker {
     pub(super) fn new(shared: Arc<Shared>, connection: Connection) -> Result<Self, Fault> {
         // An earlier process may have left something.
         let wrote_us = Some(shared.clock.monotonic_us());
+        let wal_pages_max = shared.limits.wal_bytes / PAGE_BYTES;
         let worker = Self {
             shared,
             connection,
             flushing: false,
-            checkpoint_at: WAL_PAGES,
+            checkpoint_at: wal_pages_max,
+            wal_pages_max,
             wrote_us,
             round: None,
             after: None,
@@ -351,7 +349,7 @@ impl Worker {
                 self.shared.log.recycle(generation.last());
                 let now = self.shared.clock.monotonic_us();
                 self.wrote_us = Some(now);
-                if self.wal_pages()? >= 2 * WAL_PAGES {
+                if self.wal_pages()? >= 2 * self.wal_pages_max {
                     self.readers_until_us = Some(now + READERS_PATIENCE_US);
                 }
             }
@@ -370,7 +368,7 @@ impl Worker {
 
     /// Writes the next portion of a generation; true if that was the last.
     fn apply(&mut self, generation: &Generation) -> Result<bool, Fault> {
-        let portion = generation.portion(self.after.as_ref(), PORTION_WRITES, PORTION_BYTES);
+        let portion = generation.portion(self.after.as_ref(), self.shared.limits.portion_writes, PORTION_BYTES);
         let last = portion.last().map(|(key, _)| key.clone());
         // The empty portion at the end brings the version, and the flush.
         self.set_flushing(last.is_none())?;
@@ -417,7 +415,8 @@ impl Worker {
     /// Finds out by how much the tree can still grow.
     fn measure_room(&self) -> Result<(), Fault> {
         let file = schema::free_bytes(&self.connection)?.saturating_sub(RESERVE_BYTES);
-        let disk = self.shared.log.free_bytes()?.saturating_sub(DISK_RESERVE_BYTES);
+        // The library's log needs some too.
+        let disk = self.shared.log.free_bytes()?.saturating_sub(2 * self.shared.limits.wal_bytes);
         self.shared.applier.room.bytes.store(file.min(disk), Ordering::SeqCst);
         Ok(())
     }
@@ -425,11 +424,11 @@ impl Worker {
     /// After a transaction: copies the library's log into the file when it is long; the next one then starts it anew.
     fn tend_wal(&mut self) -> Result<(), Fault> {
         let pages = self.wal_pages()?;
-        if pages < WAL_PAGES {
-            self.checkpoint_at = WAL_PAGES;
+        if pages < self.wal_pages_max {
+            self.checkpoint_at = self.wal_pages_max;
         } else if pages >= self.checkpoint_at {
             checkpoint(&self.connection, "PASSIVE")?;
-            self.checkpoint_at = pages + RETRY_PAGES;
+            self.checkpoint_at = pages + self.wal_pages_max / 4;
         }
         Ok(())
     }

@@ -85,7 +85,8 @@ impl Committer {
         log: Writer,
         version: Version,
     ) -> Self {
-        Self { shared, connection, log, behind, recent: Recent::after(version), version, relaxed_since_us: None }
+        let recent = Recent::after(version).at_most(shared.limits.recent_writes);
+        Self { shared, connection, log, behind, recent, version, relaxed_since_us: None }
     }
 
     /// Works until the queue is closed and empty.

@@ -18,6 +18,7 @@
 mod applier;
 mod committer;
 pub mod disk;
+mod limits;
 mod lock;
 mod log;
 mod overlay;
@@ -44,6 +45,7 @@ use tokio::sync::SetOnce;
 use self::applier::{Applier, Behind, Worker};
 use self::committer::Committer;
 use self::disk::{Disk, FolderDisk};
+pub use self::limits::Limits;
 use self::lock::FolderLock;
 use self::log::{Log, Writer};
 use self::overlay::Overlay;
@@ -72,6 +74,8 @@ pub struct EmbeddedConfig {
     pub version_min: Version,
     /// Where the files of the log are; the folder by default.
     pub log_disk: Option<Arc<dyn Disk>>,
+    /// The sizes at which the engine acts.
+    pub limits: Limits,
     /// What is done when the store cannot go on. Nothing that was not answered by then is ever answered with success.
     pub on_fatal: OnFatal,
 }
@@ -80,7 +84,15 @@ impl EmbeddedConfig {
     /// A store in `folder`, as large as the disk, that ends the process (status 70) when it cannot go on.
     pub fn new(folder: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
         let on_fatal: OnFatal = Arc::new(|_| std::process::exit(70));
-        Self { folder: folder.into(), clock, size_bytes_max: None, version_min: 0, log_disk: None, on_fatal }
+        Self {
+            folder: folder.into(),
+            clock,
+            size_bytes_max: None,
+            version_min: 0,
+            log_disk: None,
+            limits: Limits::default(),
+            on_fatal,
+        }
     }
 }
 
@@ -145,6 +157,7 @@ pub struct Embedded {
 /// What the threads and the callers share.
 struct Shared {
     clock: Arc<dyn Clock>,
+    limits: Limits,
     queue: Queue,
     overlay: Arc<Overlay>,
     log: Arc<Log>,
@@ -189,20 +202,22 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
     make_folder(&config.folder)?;
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
-    let (connection, applied) = schema::open_writer(&file, config.size_bytes_max)?;
+    let (connection, applied) = schema::open_writer(&file, config.size_bytes_max, config.limits.wal_bytes)?;
     let reader = schema::open_reader(&file)?;
     let disk = config.log_disk.unwrap_or_else(|| FolderDisk::shared(&config.folder));
-    let log::Opened { log, mut writer, chain } = Log::open(disk, applied)?;
-    // The entries of new files, too, must survive a power loss.
+    let log::Opened { log, mut writer, chain } = Log::open(Arc::clone(&disk), config.limits.segment_bytes, applied)?;
+    // The entries of new files, too, must survive a power loss: those of the log, and those beside it.
+    disk.sync_names()?;
     File::open(&config.folder)?.sync_all()?;
-    let overlay = Arc::new(Overlay::after(applied));
+    let overlay = Arc::new(Overlay::after(applied, config.limits));
     for record in chain {
         overlay.publish(record.writes, record.last, record.log_bytes);
     }
     let mut version = overlay.published();
     let shared = Arc::new(Shared {
         clock: Arc::clone(&config.clock),
-        queue: Queue::default(),
+        limits: config.limits,
+        queue: Queue::new(config.limits.batch_bytes),
         readers: Arc::new(Readers::new(file, Arc::clone(&overlay), config.clock, threads)),
         overlay,
         log,
