@@ -14,7 +14,7 @@ use super::heads::Heads;
 use crate::contract::{Range, Version};
 
 /// Most writes that are remembered.
-const WRITES_MAX: usize = 32_768;
+pub(crate) const WRITES_MAX: usize = 32_768;
 /// Most bytes of keys that are remembered.
 const KEY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -60,6 +60,13 @@ impl Recent {
             writes_max: WRITES_MAX,
             heads: Heads::default(),
         }
+    }
+
+    /// Remembers at most so many writes.
+    #[must_use]
+    pub(crate) fn at_most(mut self, writes: usize) -> Self {
+        self.writes_max = writes;
+        self
     }
 
     /// The last write of a key, if it is remembered.

@@ -5,7 +5,8 @@
 //! flushed, and all before it with it, as they lie in one file. Then the overlay drops the generation and the log gives
 //! its segments back. So however random the writes are, a page of the tree is written once per generation.
 //!
-//! It works when there is enough, when a second has passed, and when somebody waits for it (`Applier::drain`).
+//! It works in rounds: when there is enough, when a second has passed, and when somebody waits for it (`Behind::drain`).
+//! `Worker::step` is the smallest part of a round that others can come in between; the thread only repeats it.
 //!
 //! Invariants
 //!   1. `version` in the tree never runs ahead of what the tree wholly holds, on disk.
@@ -16,37 +17,33 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
 use super::Shared;
 use super::overlay::Generation;
-use super::schema::{self, Fault, PAGE_BYTES, WAL_BYTES_MAX};
+use super::schema::{self, Fault, PAGE_BYTES};
 use crate::contract::Version;
 
 /// By how much the thread is nicer than the others.
 const NICE: i32 = 5;
 /// How often snapshots are looked at, and commits that came slowly are written into the tree.
 const TICK: Duration = Duration::from_secs(1);
+const TICK_US: u64 = TICK.as_micros() as u64;
 /// After this time without a commit the library's log is emptied, so that an idle store takes no room for it.
-const EMPTY_WAL_AFTER: Duration = Duration::from_secs(3);
+const EMPTY_WAL_AFTER_US: u64 = 3 * TICK_US;
 /// Most writes of one portion.
-const PORTION_WRITES: usize = 2_048;
+pub(super) const PORTION_WRITES: usize = 2_048;
 /// A portion is full at so many bytes.
 const PORTION_BYTES: usize = 2 * 1024 * 1024;
-/// At this length of its log, in pages, the library copies it into the file.
-const WAL_PAGES: u64 = WAL_BYTES_MAX / PAGE_BYTES;
-/// When readers keep that log from starting anew, the next attempt waits for this many more pages.
-const RETRY_PAGES: u64 = WAL_PAGES / 4;
 /// How long readers are waited for then, and how often they are looked at.
-const READERS_PATIENCE: Duration = Duration::from_millis(500);
+const READERS_PATIENCE_US: u64 = 500_000;
 const READERS_POLL: Duration = Duration::from_millis(2);
 /// Pages of the file that only what makes room may use.
 const RESERVE_BYTES: u64 = 16 * PAGE_BYTES;
-/// Bytes of the disk that are left for the library's log.
-const DISK_RESERVE_BYTES: u64 = 2 * WAL_BYTES_MAX;
 
 /// How a wait for the applier ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +76,17 @@ struct Orders {
     ended: bool,
 }
 
+impl Orders {
+    fn answer(&self, asked: u64) -> Option<Drained> {
+        match (self.ended, self.full) {
+            (true, _) => Some(Drained::Ended),
+            _ if self.answered < asked => None,
+            (_, true) => Some(Drained::DiskFull),
+            _ => Some(Drained::All),
+        }
+    }
+}
+
 /// How much the tree can still grow, as of its last transaction.
 #[derive(Default)]
 struct Room {
@@ -92,19 +100,27 @@ impl Applier {
         self.told.notify_one();
     }
 
-    /// Waits until the tree has all that is published now.
-    pub(super) fn drain(&self) -> Drained {
+    /// Asks for all that is published now to be written into the tree, and returns the number of the question.
+    fn ask(&self) -> u64 {
         let mut orders = self.orders.lock();
         orders.asked += 1;
-        let mine = orders.asked;
         self.told.notify_one();
-        while orders.answered < mine && !orders.ended {
-            self.done.wait(&mut orders);
-        }
-        match (orders.ended, orders.full) {
-            (true, _) => Drained::Ended,
-            (_, true) => Drained::DiskFull,
-            _ => Drained::All,
+        orders.asked
+    }
+
+    /// What came of a question; none while it is not answered.
+    fn answer(&self, asked: u64) -> Option<Drained> {
+        self.orders.lock().answer(asked)
+    }
+
+    /// Waits for the answer.
+    fn wait_for_answer(&self, asked: u64) -> Drained {
+        let mut orders = self.orders.lock();
+        loop {
+            match orders.answer(asked) {
+                Some(drained) => return drained,
+                None => self.done.wait(&mut orders),
+            }
         }
     }
 
@@ -133,27 +149,94 @@ impl Applier {
     }
 }
 
+/// The applier as the committer sees it: a thread, or a worker that it drives itself.
+pub(super) struct Behind {
+    shared: Arc<Shared>,
+    inline: Option<Arc<Mutex<Worker>>>,
+}
+
+impl Behind {
+    pub(super) fn thread(shared: Arc<Shared>) -> Self {
+        Self { shared, inline: None }
+    }
+
+    pub(super) fn inline(shared: Arc<Shared>, worker: Arc<Mutex<Worker>>) -> Self {
+        Self { shared, inline: Some(worker) }
+    }
+
+    /// Returns when the tree has all that is published now, or why it has not.
+    pub(super) fn drain(&self) -> Drained {
+        let applier = &self.shared.applier;
+        let asked = applier.ask();
+        let Some(worker) = &self.inline else { return applier.wait_for_answer(asked) };
+        let mut worker = worker.lock();
+        loop {
+            if let Some(drained) = applier.answer(asked) {
+                return drained;
+            }
+            if let Err(fault) = worker.step() {
+                self.shared.fail(fault);
+            }
+        }
+    }
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The next step.
+    More,
+    /// The next step, after this time: a reader stands in the way.
+    Pause(Duration),
+    /// Nothing until something is ordered or some time has passed.
+    Wait,
+    /// Nothing any more.
+    End,
+}
+
+/// Why a round is made.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    stop: bool,
+    /// Up to which number questions are answered by it.
+    asked: Option<u64>,
+}
+
 /// What the thread itself has.
 pub(super) struct Worker {
     shared: Arc<Shared>,
     connection: Connection,
     /// Whether a COMMIT flushes now.
     flushing: bool,
-    /// At this length of its log, in pages, the library copies it.
+    /// At this length of its log, in pages, the library copies it into the file.
+    wal_pages_max: u64,
+    /// At this one it tries again, when readers kept that log from starting anew.
     checkpoint_at: u64,
-    /// When something was last written into the tree; none once its log is empty.
-    wrote: Option<Instant>,
+    /// When something was last written into the tree; none once its log is empty. On the monotonic clock.
+    wrote_us: Option<u64>,
+    /// The round that is being made.
+    round: Option<Round>,
+    /// The last key of the oldest generation that is in the tree.
+    after: Option<Bytes>,
+    /// Until when readers are waited for.
+    readers_until_us: Option<u64>,
 }
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, connection: Connection) -> Result<Self, Fault> {
+        // An earlier process may have left something.
+        let wrote_us = Some(shared.clock.monotonic_us());
+        let wal_pages_max = shared.limits.wal_bytes / PAGE_BYTES;
         let worker = Self {
             shared,
             connection,
             flushing: false,
-            checkpoint_at: WAL_PAGES,
-            // An earlier process may have left something.
-            wrote: Some(Instant::now()),
+            checkpoint_at: wal_pages_max,
+            wal_pages_max,
+            wrote_us,
+            round: None,
+            after: None,
+            readers_until_us: None,
         };
         worker.measure_room()?;
         Ok(worker)
@@ -161,7 +244,8 @@ impl Worker {
 
     /// Before anything is committed: writes all there is into the tree, which from then on counts from `version`.
     pub(super) fn jump(&mut self, version: Version) -> Result<(), Fault> {
-        self.round(true)?;
+        self.shared.overlay.freeze();
+        while self.advance()? != Step::Wait {}
         self.set_flushing(true)?;
         schema::set_version(&self.connection, version)?;
         self.shared.overlay.jump(version);
@@ -173,34 +257,70 @@ impl Worker {
         // Where processors are few, commits go first. It concerns this thread only, and need not succeed.
         let _ = rustix::process::nice(NICE);
         loop {
-            let (stop, asked) = match self.wait() {
-                Some(orders) => orders,
-                None => return Ok(()),
-            };
-            self.shared.readers.reap();
-            let full = match self.round(stop || asked.is_some()) {
-                Ok(()) => false,
-                Err(Fault::DiskFull) => true,
-                Err(fault) => return Err(fault),
-            };
-            self.answer(full, asked);
-            if stop {
-                self.shared.readers.close();
-                return self.empty_wal();
+            match self.step()? {
+                Step::More => {}
+                Step::Pause(time) => thread::sleep(time),
+                Step::Wait => self.wait(),
+                Step::End => return Ok(()),
             }
         }
     }
 
-    /// Waits for something to do: whether to stop, and up to which number waits are to be answered.
-    fn wait(&self) -> Option<(bool, Option<u64>)> {
+    /// Does the next part of a round, or begins one.
+    pub(super) fn step(&mut self) -> Result<Step, Fault> {
+        let round = match self.round {
+            Some(round) => round,
+            None => match self.begin() {
+                Some(round) => *self.round.insert(round),
+                None => return Ok(Step::End),
+            },
+        };
+        let full = match self.advance() {
+            Ok(Step::Wait) => false,
+            Err(Fault::DiskFull) => true,
+            unfinished => return unfinished,
+        };
+        self.round = None;
+        self.answer(full, round.asked);
+        if round.stop {
+            self.shared.readers.close();
+            self.empty_wal()?;
+            return Ok(Step::End);
+        }
+        Ok(Step::Wait)
+    }
+
+    /// Waits for something to do.
+    fn wait(&self) {
         let applier = &self.shared.applier;
         let mut orders = applier.orders.lock();
         if !orders.kicked && !orders.stop && !orders.ended && orders.asked == orders.answered {
             applier.told.wait_for(&mut orders, TICK);
         }
-        orders.kicked = false;
-        let asked = (orders.asked != orders.answered).then_some(orders.asked);
-        (!orders.ended).then_some((orders.stop, asked))
+    }
+
+    /// Begins a round with what is ordered; none once the store has failed.
+    fn begin(&self) -> Option<Round> {
+        let round = {
+            let mut orders = self.shared.applier.orders.lock();
+            if orders.ended {
+                return None;
+            }
+            orders.kicked = false;
+            Round { stop: orders.stop, asked: (orders.asked != orders.answered).then_some(orders.asked) }
+        };
+        self.shared.readers.reap();
+        let tick = self.is_idle_for(TICK_US);
+        if round.stop || round.asked.is_some() || tick || self.shared.overlay.pressure().due {
+            self.shared.overlay.freeze();
+        }
+        Some(round)
+    }
+
+    /// Whether nothing was written into the tree for so long.
+    fn is_idle_for(&self, time_us: u64) -> bool {
+        let now = self.shared.clock.monotonic_us();
+        self.wrote_us.is_none_or(|wrote| now.saturating_sub(wrote) >= time_us)
     }
 
     fn answer(&self, full: bool, asked: Option<u64>) {
@@ -216,63 +336,62 @@ impl Worker {
         self.shared.applier.done.notify_all();
     }
 
-    /// Writes what there is into the tree.
-    fn round(&mut self, all: bool) -> Result<(), Fault> {
-        let tick = self.wrote.is_none_or(|wrote| wrote.elapsed() >= TICK);
-        if all || tick || self.shared.overlay.pressure().due {
-            self.shared.overlay.freeze();
+    /// Writes the next portion of what is frozen into the tree; when there is none, tidies up.
+    fn advance(&mut self) -> Result<Step, Fault> {
+        if self.readers_until_us.is_some() && !self.is_wal_anew()? {
+            return Ok(Step::Pause(READERS_POLL));
         }
-        while let Some(generation) = self.shared.overlay.oldest() {
-            self.apply(&generation)?;
-            // In this order: what the tree has taken over counts twice for a moment, not never.
-            self.measure_room()?;
-            self.shared.overlay.drop_oldest();
-            self.shared.log.recycle(generation.last());
-            self.wrote = Some(Instant::now());
-            if self.wal_pages()? >= 2 * WAL_PAGES {
-                self.wait_for_readers()?;
+        if let Some(generation) = self.shared.overlay.oldest() {
+            if self.apply(&generation)? {
+                // In this order: what the tree has taken over counts twice for a moment, not never.
+                self.measure_room()?;
+                self.shared.overlay.drop_oldest();
+                self.shared.log.recycle(generation.last());
+                let now = self.shared.clock.monotonic_us();
+                self.wrote_us = Some(now);
+                if self.wal_pages()? >= 2 * self.wal_pages_max {
+                    self.readers_until_us = Some(now + READERS_PATIENCE_US);
+                }
             }
+            return Ok(Step::More);
         }
         // Not before: what was just written into the tree may have freed one.
         if self.shared.log.wants_segment() {
             self.shared.log.make_segment()?;
         }
-        if self.wrote.is_some_and(|wrote| wrote.elapsed() >= EMPTY_WAL_AFTER) {
+        if self.wrote_us.is_some() && self.is_idle_for(EMPTY_WAL_AFTER_US) {
             self.empty_wal()?;
         }
-        self.measure_room()
+        self.measure_room()?;
+        Ok(Step::Wait)
     }
 
-    fn apply(&mut self, generation: &Generation) -> Result<(), Fault> {
-        let mut after = None;
-        loop {
-            let portion = generation.portion(after.as_ref(), PORTION_WRITES, PORTION_BYTES);
-            let last = portion.last().map(|(key, _)| key.clone());
-            // The empty portion at the end brings the version, and the flush.
-            self.set_flushing(last.is_none())?;
-            let written = self.connection.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
-            let written = written.map_err(Fault::from).and_then(|_| {
-                for (key, slot) in &portion {
-                    match &slot.value {
-                        Some(value) => schema::put(&self.connection, key, slot.version, value)?,
-                        None => schema::delete(&self.connection, key)?,
-                    }
+    /// Writes the next portion of a generation; true if that was the last.
+    fn apply(&mut self, generation: &Generation) -> Result<bool, Fault> {
+        let portion = generation.portion(self.after.as_ref(), self.shared.limits.portion_writes, PORTION_BYTES);
+        let last = portion.last().map(|(key, _)| key.clone());
+        // The empty portion at the end brings the version, and the flush.
+        self.set_flushing(last.is_none())?;
+        let written = self.connection.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
+        let written = written.map_err(Fault::from).and_then(|_| {
+            for (key, slot) in &portion {
+                match &slot.value {
+                    Some(value) => schema::put(&self.connection, key, slot.version, value)?,
+                    None => schema::delete(&self.connection, key)?,
                 }
-                if last.is_none() {
-                    schema::set_version(&self.connection, generation.last())?;
-                }
-                Ok(self.connection.prepare_cached("COMMIT")?.execute([]).map(drop)?)
-            });
-            if let Err(fault) = written {
-                self.roll_back()?;
-                return Err(fault);
             }
-            self.tend_wal()?;
             if last.is_none() {
-                return Ok(());
+                schema::set_version(&self.connection, generation.last())?;
             }
-            after = last;
+            Ok(self.connection.prepare_cached("COMMIT")?.execute([]).map(drop)?)
+        });
+        if let Err(fault) = written {
+            self.roll_back()?;
+            return Err(fault);
         }
+        self.after = last;
+        self.tend_wal()?;
+        Ok(self.after.is_none())
     }
 
     fn roll_back(&self) -> Result<(), Fault> {
@@ -296,7 +415,8 @@ impl Worker {
     /// Finds out by how much the tree can still grow.
     fn measure_room(&self) -> Result<(), Fault> {
         let file = schema::free_bytes(&self.connection)?.saturating_sub(RESERVE_BYTES);
-        let disk = self.shared.log.free_bytes()?.saturating_sub(DISK_RESERVE_BYTES);
+        // The library's log needs some too.
+        let disk = self.shared.log.free_bytes()?.saturating_sub(2 * self.shared.limits.wal_bytes);
         self.shared.applier.room.bytes.store(file.min(disk), Ordering::SeqCst);
         Ok(())
     }
@@ -304,11 +424,11 @@ impl Worker {
     /// After a transaction: copies the library's log into the file when it is long; the next one then starts it anew.
     fn tend_wal(&mut self) -> Result<(), Fault> {
         let pages = self.wal_pages()?;
-        if pages < WAL_PAGES {
-            self.checkpoint_at = WAL_PAGES;
+        if pages < self.wal_pages_max {
+            self.checkpoint_at = self.wal_pages_max;
         } else if pages >= self.checkpoint_at {
             checkpoint(&self.connection, "PASSIVE")?;
-            self.checkpoint_at = pages + RETRY_PAGES;
+            self.checkpoint_at = pages + self.wal_pages_max / 4;
         }
         Ok(())
     }
@@ -321,20 +441,22 @@ impl Worker {
 
     /// Where there always is a reader, the library's log can start anew only if for a moment nothing is written: then
     /// new readers need nothing of it, and the old ones end. Not where one reads for minutes, and not when commits wait.
-    fn wait_for_readers(&self) -> Result<(), Fault> {
-        let deadline = Instant::now() + READERS_PATIENCE;
+    /// True when it has, or is not waited for any longer.
+    fn is_wal_anew(&mut self) -> Result<bool, Fault> {
+        let in_time = self.readers_until_us.is_some_and(|until| self.shared.clock.monotonic_us() < until);
         let in_vain = || self.shared.readers.has_long() || self.shared.applier.is_awaited();
-        while !checkpoint(&self.connection, "RESTART")? && Instant::now() < deadline && !in_vain() {
+        if !checkpoint(&self.connection, "RESTART")? && in_time && !in_vain() {
             self.shared.readers.reap();
-            thread::sleep(READERS_POLL);
+            return Ok(false);
         }
-        Ok(())
+        self.readers_until_us = None;
+        Ok(true)
     }
 
     /// Copies all of the library's log and cuts it to nothing, if no reader stands in the way.
     fn empty_wal(&mut self) -> Result<(), Fault> {
         if checkpoint(&self.connection, "TRUNCATE")? {
-            self.wrote = None;
+            self.wrote_us = None;
         }
         Ok(())
     }

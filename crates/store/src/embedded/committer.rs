@@ -7,7 +7,7 @@
 //!
 //! **Relaxed** transactions ride along with the next flushed one. A batch of only relaxed ones is written without a
 //! flush: it then lies in the kernel's page cache, where the death of the process does not touch it, and is flushed by
-//! the next flushed batch, or after `FLUSH_AFTER` when none comes.
+//! the next flushed batch, or after `FLUSH_AFTER_US` when none comes.
 //!
 //! **Full disks** are met before the commit point: the log's room is taken beforehand, and a transaction by which the
 //! tree might outgrow its room is refused before it is decided. When that is only a guess, because the tree has yet to
@@ -22,14 +22,13 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use base::Clock;
 use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::Shared;
-use super::applier::Drained;
+use super::applier::{Behind, Drained};
 use super::log::Writer;
 use super::overlay::{Pinned, growth};
 use super::queue::{Taken, log_bytes};
@@ -41,19 +40,31 @@ use crate::commit::recent::Recent;
 use crate::contract::{Durability, Error, KEY_BYTES_MAX, OFFER_BYTES_MAX, Op, Page, Range, Version};
 
 /// Relaxed commits are flushed after this time at the latest; the contract says a second.
-const FLUSH_AFTER: Duration = Duration::from_millis(500);
+const FLUSH_AFTER_US: u64 = 500_000;
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
     /// Reads what decisions need of the tree.
     connection: Connection,
     log: Writer,
-    clock: Arc<dyn Clock>,
+    /// Writes into the tree what is committed.
+    behind: Behind,
     recent: Recent,
     /// The last commit.
     version: Version,
-    /// Since when there are relaxed commits that are not flushed.
-    relaxed_since: Option<Instant>,
+    /// Since when there are relaxed commits that are not flushed; on the monotonic clock.
+    relaxed_since_us: Option<u64>,
+}
+
+/// What a step of the committer did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It decided a batch.
+    Batch,
+    /// Nothing came within the time.
+    Idle,
+    /// All that will ever come is decided.
+    End,
 }
 
 /// How a batch ended.
@@ -68,40 +79,56 @@ struct Decided {
 
 impl Committer {
     pub(super) fn new(
+        behind: Behind,
         shared: Arc<Shared>,
         connection: Connection,
         log: Writer,
-        clock: Arc<dyn Clock>,
         version: Version,
     ) -> Self {
-        Self { shared, connection, log, clock, recent: Recent::after(version), version, relaxed_since: None }
+        let recent = Recent::after(version).at_most(shared.limits.recent_writes);
+        Self { shared, connection, log, behind, recent, version, relaxed_since_us: None }
     }
 
     /// Works until the queue is closed and empty.
     pub(super) fn run(mut self) -> Result<(), Fault> {
-        loop {
-            match self.shared.queue.take(self.patience()) {
-                Taken::Batch(jobs) => self.commit(jobs)?,
-                Taken::Idle => {}
-                Taken::Closed => break,
-            }
-            // Relaxed commits that never pause still are flushed in time.
-            if self.relaxed_since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER) {
-                self.flush_relaxed()?;
-            }
-        }
-        self.flush_relaxed()?;
-        self.shared.applier.stop();
+        while self.step(self.patience())? != Step::End {}
         Ok(())
+    }
+
+    /// Takes one batch, for which it waits at most `patience`, and does what is due.
+    pub(super) fn step(&mut self, patience: Option<Duration>) -> Result<Step, Fault> {
+        let step = match self.shared.queue.take(patience) {
+            Taken::Batch(jobs) => {
+                self.commit(jobs)?;
+                Step::Batch
+            }
+            Taken::Idle => Step::Idle,
+            Taken::Closed => {
+                self.flush_relaxed()?;
+                self.shared.applier.stop();
+                return Ok(Step::End);
+            }
+        };
+        // Relaxed commits that never pause still are flushed in time.
+        if self.flush_in_us() == Some(0) {
+            self.flush_relaxed()?;
+        }
+        Ok(step)
     }
 
     /// How long to wait for the next transaction before something else is due.
     fn patience(&self) -> Option<Duration> {
-        self.relaxed_since.map(|since| FLUSH_AFTER.saturating_sub(since.elapsed()))
+        self.flush_in_us().map(Duration::from_micros)
+    }
+
+    /// In which time relaxed commits are to be flushed.
+    fn flush_in_us(&self) -> Option<u64> {
+        let since = self.relaxed_since_us?;
+        Some((since + FLUSH_AFTER_US).saturating_sub(self.shared.clock.monotonic_us()))
     }
 
     fn flush_relaxed(&mut self) -> Result<(), Fault> {
-        self.relaxed_since = None;
+        self.relaxed_since_us = None;
         self.log.sync()
     }
 
@@ -126,7 +153,7 @@ impl Committer {
             if fits && !self.shared.overlay.pressure().wait {
                 return Ok(true);
             }
-            match self.shared.applier.drain() {
+            match self.behind.drain() {
                 Drained::All => {}
                 Drained::DiskFull => return Ok(false),
                 Drained::Ended => return Err(Fault::Broken("the store has failed".to_owned())),
@@ -137,12 +164,12 @@ impl Committer {
     /// Decides every job, in order.
     fn decide(&self, jobs: Vec<Job>) -> Result<Decided, Fault> {
         let mut decided = Decided {
-            batch: Batch::after(self.version, self.clock.now_ms()),
+            batch: Batch::after(self.version, self.shared.clock.now_ms()),
             winners: Vec::with_capacity(jobs.len()),
             losers: Vec::new(),
             flush: false,
         };
-        let mut room = Room::new(&self.shared);
+        let mut room = Room::new(&self.shared, &self.behind);
         let state = State { overlay: self.shared.overlay.peek(), tree: &self.connection, begun: Cell::new(false) };
         for Job { work, answer, .. } in jobs {
             let flush = work.durability() == Durability::Flushed;
@@ -172,9 +199,9 @@ impl Committer {
         let last = decided.batch.last();
         let writes = self.log.append(decided.batch.slots(), last, decided.flush)?;
         if decided.flush {
-            self.relaxed_since = None;
+            self.relaxed_since_us = None;
         } else {
-            self.relaxed_since.get_or_insert_with(Instant::now);
+            self.relaxed_since_us.get_or_insert_with(|| self.shared.clock.monotonic_us());
         }
         self.version = last;
         self.shared.overlay.publish(writes, last, self.log.last_bytes());
@@ -200,12 +227,13 @@ impl Decided {
 /// What is left of the tree's room while a batch is decided.
 struct Room<'a> {
     shared: &'a Shared,
+    behind: &'a Behind,
     left: u64,
 }
 
 impl<'a> Room<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        Self { shared, left: Self::left(shared) }
+    fn new(shared: &'a Shared, behind: &'a Behind) -> Self {
+        Self { shared, behind, left: Self::left(shared) }
     }
 
     fn left(shared: &Shared) -> u64 {
@@ -222,7 +250,7 @@ impl<'a> Room<'a> {
             Work::Claim(_) => growth(KEY_BYTES_MAX, OFFER_BYTES_MAX),
         };
         if need > self.left {
-            self.left = match self.shared.applier.drain() {
+            self.left = match self.behind.drain() {
                 Drained::Ended => return Err(Fault::Broken("the store has failed".to_owned())),
                 Drained::DiskFull => 0,
                 Drained::All => Self::left(self.shared),

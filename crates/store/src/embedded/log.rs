@@ -37,6 +37,7 @@ type Segment = Arc<dyn DiskFile>;
 /// The segments that are not being written.
 pub(super) struct Log {
     disk: Arc<dyn Disk>,
+    segment_bytes: usize,
     segments: Mutex<Segments>,
 }
 
@@ -65,7 +66,7 @@ fn name(number: usize) -> String {
 
 impl Log {
     /// Reads what is there; the chain that it returns is on disk.
-    pub(super) fn open(disk: Arc<dyn Disk>, applied: Version) -> Result<Opened, OpenError> {
+    pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: usize, applied: Version) -> Result<Opened, OpenError> {
         let mut segments = Segments::default();
         let (mut found, mut epoch, mut synced) = (Vec::new(), 0, 0);
         let mut buffer = Vec::new();
@@ -74,8 +75,8 @@ impl Log {
             let file = disk.open(&name(segments.made))?;
             segments.made += 1;
             // Shorter where the process died while it made it: then nothing is in it yet.
-            file.reserve(SEGMENT_BYTES as u64)?;
-            buffer.resize(SEGMENT_BYTES, 0);
+            file.reserve(segment_bytes as u64)?;
+            buffer.resize(segment_bytes, 0);
             file.read_at(&mut buffer, 0)?;
             let scanned = record::scan(&buffer, applied);
             epoch = epoch.max(scanned.epoch);
@@ -97,12 +98,12 @@ impl Log {
         let last = chain.last().map_or(applied, |record| record.last);
         if segments.made == 0 {
             let file = disk.open(&name(0))?;
-            file.reserve(SEGMENT_BYTES as u64)?;
+            file.reserve(segment_bytes as u64)?;
             file.sync()?;
             segments.spare.push(file);
             segments.made = 1;
         }
-        let log = Arc::new(Self { disk, segments: Mutex::new(segments) });
+        let log = Arc::new(Self { disk, segment_bytes, segments: Mutex::new(segments) });
         let writer = Writer {
             log: Arc::clone(&log),
             active: None,
@@ -142,11 +143,11 @@ impl Log {
 
     fn fill_segment(&self, name: &str) -> std::io::Result<Segment> {
         let file = self.disk.open(name)?;
-        file.reserve(SEGMENT_BYTES as u64)?;
-        let zeros = vec![0; FILL_BYTES];
-        for at in (0..SEGMENT_BYTES).step_by(FILL_BYTES) {
+        file.reserve(self.segment_bytes as u64)?;
+        let zeros = vec![0; FILL_BYTES.min(self.segment_bytes)];
+        for at in (0..self.segment_bytes).step_by(zeros.len()) {
             // Flushed piece by piece, so that no flush of the log has to wait for all of it.
-            file.write_synced_at(&zeros, at as u64)?;
+            file.write_synced_at(&zeros[..zeros.len().min(self.segment_bytes - at)], at as u64)?;
         }
         file.sync()?;
         self.disk.sync_names()?;
@@ -184,7 +185,7 @@ impl Writer {
     /// Makes sure that a record with writes of at most `bytes` bytes fits, by going on to the next segment if need be.
     /// False if there is none: the tree has to take over what is in the written ones first.
     pub(super) fn make_room(&mut self, bytes: usize) -> Result<bool, Fault> {
-        if self.active.is_some() && self.at + padded(HEADER + bytes) <= SEGMENT_BYTES {
+        if self.active.is_some() && self.at + padded(HEADER + bytes) <= self.log.segment_bytes {
             return Ok(true);
         }
         // What is relaxed and not flushed yet must not be left behind in a segment that nobody flushes any more.
@@ -210,7 +211,8 @@ impl Writer {
     ) -> Result<Vec<Write>, Fault> {
         let head = Head { epoch: self.epoch, before: self.last, last, synced: self.synced };
         let writes = record::encode(head, slots, &mut self.buffer);
-        let Some(active) = self.active.as_ref().filter(|_| self.at + self.buffer.len() <= SEGMENT_BYTES) else {
+        let Some(active) = self.active.as_ref().filter(|_| self.at + self.buffer.len() <= self.log.segment_bytes)
+        else {
             return Err(Fault::Broken(format!("no room in the log for {} bytes", self.buffer.len())));
         };
         let at = self.at as u64;
@@ -257,7 +259,7 @@ impl Writer {
     }
 
     fn want_next(&self) {
-        if self.at > SEGMENT_BYTES / 2 {
+        if self.at > self.log.segment_bytes / 2 {
             let mut segments = self.log.segments.lock();
             segments.wanted = segments.spare.is_empty() && segments.made < SEGMENTS_MAX;
         }

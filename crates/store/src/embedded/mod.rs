@@ -18,6 +18,7 @@
 mod applier;
 mod committer;
 pub mod disk;
+mod limits;
 mod lock;
 mod log;
 mod overlay;
@@ -25,6 +26,7 @@ mod queue;
 mod reader;
 mod record;
 mod schema;
+mod stepped;
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -37,17 +39,20 @@ use std::thread::{self, JoinHandle};
 use async_trait::async_trait;
 use base::Clock;
 use parking_lot::Mutex;
+use rusqlite::Connection;
 use tokio::sync::SetOnce;
 
-use self::applier::{Applier, Worker};
+use self::applier::{Applier, Behind, Worker};
 use self::committer::Committer;
 use self::disk::{Disk, FolderDisk};
+pub use self::limits::Limits;
 use self::lock::FolderLock;
-use self::log::Log;
+use self::log::{Log, Writer};
 use self::overlay::Overlay;
 use self::queue::Queue;
 use self::reader::Readers;
 use self::schema::Fault;
+pub use self::stepped::{Progress, Stepped, open_stepped};
 use crate::commit::job::{Done, Job, Work};
 use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
 use crate::watchers::Watchers;
@@ -60,7 +65,7 @@ pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct EmbeddedConfig {
     /// The folder of the store; made if there is none. Nothing else may lie in it.
     pub folder: PathBuf,
-    /// Tells the age of snapshots, and when leases end.
+    /// Tells the age of snapshots, when leases end, and when something is due.
     pub clock: Arc<dyn Clock>,
     /// Most bytes of the tree's file, rounded down to pages of 4 KB; beyond, commits are `Error::DiskFull`. None: the disk's.
     pub size_bytes_max: Option<u64>,
@@ -69,6 +74,8 @@ pub struct EmbeddedConfig {
     pub version_min: Version,
     /// Where the files of the log are; the folder by default.
     pub log_disk: Option<Arc<dyn Disk>>,
+    /// The sizes at which the engine acts.
+    pub limits: Limits,
     /// What is done when the store cannot go on. Nothing that was not answered by then is ever answered with success.
     pub on_fatal: OnFatal,
 }
@@ -77,7 +84,15 @@ impl EmbeddedConfig {
     /// A store in `folder`, as large as the disk, that ends the process (status 70) when it cannot go on.
     pub fn new(folder: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
         let on_fatal: OnFatal = Arc::new(|_| std::process::exit(70));
-        Self { folder: folder.into(), clock, size_bytes_max: None, version_min: 0, log_disk: None, on_fatal }
+        Self {
+            folder: folder.into(),
+            clock,
+            size_bytes_max: None,
+            version_min: 0,
+            log_disk: None,
+            limits: Limits::default(),
+            on_fatal,
+        }
     }
 }
 
@@ -141,6 +156,8 @@ pub struct Embedded {
 
 /// What the threads and the callers share.
 struct Shared {
+    clock: Arc<dyn Clock>,
+    limits: Limits,
     queue: Queue,
     overlay: Arc<Overlay>,
     log: Arc<Log>,
@@ -155,31 +172,53 @@ struct Shared {
 
 /// What ends with the store; the lock last.
 struct Running {
-    committer: JoinHandle<()>,
-    applier: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
     _lock: FolderLock,
+}
+
+/// A store that nobody works for yet.
+struct Parts {
+    shared: Arc<Shared>,
+    worker: Worker,
+    /// What a committer is made of.
+    reader: Connection,
+    writer: Writer,
+    version: Version,
+    lock: FolderLock,
 }
 
 /// Opens the store of a folder, recovering from its log what an earlier process left there.
 /// Blocks for some milliseconds, after a crash for as long as reading a log of 36 MB takes. Needs a tokio runtime from the first read on.
 pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
+    let Parts { shared, worker, reader, writer, version, lock } = prepare(config, true)?;
+    let committer = Committer::new(Behind::thread(Arc::clone(&shared)), Arc::clone(&shared), reader, writer, version);
+    let threads =
+        vec![start(&shared, "store-committer", || committer.run())?, start(&shared, "store-applier", || worker.run())?];
+    Ok(Embedded { shared, running: Mutex::new(Some(Running { threads, _lock: lock })) })
+}
+
+/// Recovers a store; `threads` says whether its readers may use some.
+fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
     make_folder(&config.folder)?;
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
-    let (connection, applied) = schema::open_writer(&file, config.size_bytes_max)?;
+    let (connection, applied) = schema::open_writer(&file, config.size_bytes_max, config.limits.wal_bytes)?;
     let reader = schema::open_reader(&file)?;
     let disk = config.log_disk.unwrap_or_else(|| FolderDisk::shared(&config.folder));
-    let log::Opened { log, mut writer, chain } = Log::open(disk, applied)?;
-    // The entries of new files, too, must survive a power loss.
+    let log::Opened { log, mut writer, chain } = Log::open(Arc::clone(&disk), config.limits.segment_bytes, applied)?;
+    // The entries of new files, too, must survive a power loss: those of the log, and those beside it.
+    disk.sync_names()?;
     File::open(&config.folder)?.sync_all()?;
-    let overlay = Arc::new(Overlay::after(applied));
+    let overlay = Arc::new(Overlay::after(applied, config.limits));
     for record in chain {
         overlay.publish(record.writes, record.last, record.log_bytes);
     }
     let mut version = overlay.published();
     let shared = Arc::new(Shared {
-        queue: Queue::default(),
-        readers: Arc::new(Readers::new(file, Arc::clone(&overlay), Arc::clone(&config.clock))),
+        clock: Arc::clone(&config.clock),
+        limits: config.limits,
+        queue: Queue::new(config.limits.batch_bytes),
+        readers: Arc::new(Readers::new(file, Arc::clone(&overlay), config.clock, threads)),
         overlay,
         log,
         applier: Applier::default(),
@@ -194,11 +233,7 @@ pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
         worker.jump(version)?;
         writer.jump(version);
     }
-    let committer = Committer::new(Arc::clone(&shared), reader, writer, config.clock, version);
-    let applier = start(&shared, "store-applier", |_| worker.run())?;
-    let committer = start(&shared, "store-committer", |_| committer.run())?;
-    let running = Mutex::new(Some(Running { committer, applier, _lock: lock }));
-    Ok(Embedded { shared, running })
+    Ok(Parts { shared, worker, reader, writer, version, lock })
 }
 
 fn make_folder(folder: &Path) -> Result<(), OpenError> {
@@ -216,18 +251,23 @@ fn make_folder(folder: &Path) -> Result<(), OpenError> {
 fn start(
     shared: &Arc<Shared>,
     name: &str,
-    work: impl FnOnce(&Arc<Shared>) -> Result<(), Fault> + Send + 'static,
+    work: impl FnOnce() -> Result<(), Fault> + Send + 'static,
 ) -> Result<JoinHandle<()>, OpenError> {
     let shared = Arc::clone(shared);
-    let body = move || match catch_unwind(AssertUnwindSafe(|| work(&shared))) {
+    let body = move || match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => {}
-        Ok(Err(fault)) => shared.fatal(&Error::from(fault).to_string()),
+        Ok(Err(fault)) => shared.fail(fault),
         Err(_) => shared.fatal("a thread of the store panicked"),
     };
     Ok(thread::Builder::new().name(name.to_owned()).spawn(body)?)
 }
 
 impl Shared {
+    /// Ends the store for good.
+    fn fail(&self, fault: Fault) {
+        self.fatal(&Error::from(fault).to_string());
+    }
+
     /// Ends the store for good.
     fn fatal(&self, reason: &str) {
         tracing::error!(reason, "the store cannot go on");
@@ -279,9 +319,10 @@ impl Embedded {
 
 impl Running {
     fn join(self) {
-        // A thread that failed has said so through `Shared::fatal`.
-        let _ = self.committer.join();
-        let _ = self.applier.join();
+        for thread in self.threads {
+            // One that failed has said so through `Shared::fatal`.
+            let _ = thread.join();
+        }
     }
 }
 

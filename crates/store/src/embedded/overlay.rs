@@ -20,16 +20,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::limits::Limits;
 use super::record::Write;
 use crate::commit::decide::Slot;
 use crate::contract::{Range, Version};
 
 /// So many bytes of log are worth writing into the tree.
-const DUE_LOG_BYTES: usize = 6 * 1024 * 1024;
+pub(super) const DUE_LOG_BYTES: usize = 6 * 1024 * 1024;
 /// So many deletions are: a scan has to step over each.
-const DUE_DELETES: usize = 2_048;
+pub(super) const DUE_DELETES: usize = 2_048;
 /// Above this, commits wait for the tree.
-const WEIGHT_MAX: usize = 24 * 1024 * 1024;
+pub(super) const WEIGHT_MAX: usize = 24 * 1024 * 1024;
 /// What an entry takes beside its key and value.
 const ENTRY_BYTES: usize = 160;
 
@@ -219,6 +220,7 @@ pub(super) struct Overlay {
     list: RwLock<List>,
     /// The newest version that any snapshot has.
     seen: AtomicU64,
+    limits: Limits,
 }
 
 #[derive(Debug)]
@@ -230,9 +232,9 @@ struct List {
 
 impl Overlay {
     /// Nothing beyond the tree.
-    pub(super) fn after(version: Version) -> Self {
+    pub(super) fn after(version: Version, limits: Limits) -> Self {
         let generations = vec![Arc::new(Generation::after(version))];
-        Self { list: RwLock::new(List { published: version, generations }), seen: AtomicU64::new(0) }
+        Self { list: RwLock::new(List { published: version, generations }), seen: AtomicU64::new(0), limits }
     }
 
     /// Counts from `version` on; the tree does so already, and has everything.
@@ -299,11 +301,11 @@ impl Overlay {
         for generation in &list.generations {
             let sizes = generation.inner.read().sizes;
             // At the end of the loop, that of the last one.
-            due = sizes.log_bytes >= DUE_LOG_BYTES || sizes.deletes >= DUE_DELETES;
+            due = sizes.log_bytes >= self.limits.due_log_bytes || sizes.deletes >= self.limits.due_deletes;
             sum.memory += sizes.memory;
             sum.growth += sizes.growth;
         }
-        Pressure { due, wait: sum.memory > WEIGHT_MAX, growth: sum.growth }
+        Pressure { due, wait: sum.memory > self.limits.overlay_bytes, growth: sum.growth }
     }
 
     /// The last commit that is readable.
@@ -338,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_keeps_what_it_saw_while_later_commits_replace_it() {
-        let overlay = Overlay::after(0);
+        let overlay = Overlay::after(0, Limits::default());
         overlay.publish(vec![write("a", 1, Some("1"))], 1, 0);
         let first = overlay.pin();
         overlay.publish(vec![write("a", 2, Some("2"))], 2, 0);
@@ -354,7 +356,7 @@ mod tests {
 
     #[test]
     fn writes_that_no_snapshot_can_ask_for_are_not_kept() {
-        let overlay = Overlay::after(0);
+        let overlay = Overlay::after(0, Limits::default());
         for version in 1..=100 {
             overlay.publish(vec![write("a", version, Some("x"))], version, 0);
         }
@@ -376,7 +378,7 @@ mod tests {
             commits in prop::collection::vec((0u8..20, any::<bool>(), 0u8..8), 0..60),
             pinned_at in 0usize..60, most in 1usize..8, reverse: bool, ends in (0u8..20, 0u8..20),
         ) {
-            let overlay = Overlay::after(0);
+            let overlay = Overlay::after(0, Limits::default());
             let (mut model, mut pinned) = (BTreeMap::new(), None);
             for (number, (key, present, action)) in commits.iter().enumerate() {
                 if number == pinned_at {

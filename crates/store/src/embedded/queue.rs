@@ -13,7 +13,7 @@ use crate::contract::{Error, TXN_BYTES_MAX, TXN_PARTS_MAX};
 /// Most jobs in one batch.
 const BATCH_JOBS_MAX: usize = 1_024;
 /// A batch is full when it has this many bytes.
-const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+pub(super) const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// What a part of a transaction takes in the log beside its key and value, at most.
 const PART_BYTES: usize = 24;
 /// No batch has as many bytes in the log.
@@ -38,10 +38,11 @@ pub(super) enum Taken {
     Closed,
 }
 
-#[derive(Default)]
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     changed: Condvar,
+    /// A batch is full when it has this many bytes.
+    batch_bytes: usize,
 }
 
 #[derive(Default)]
@@ -53,6 +54,10 @@ struct Inner {
 }
 
 impl Queue {
+    pub(super) fn new(batch_bytes: usize) -> Self {
+        Self { inner: Mutex::default(), changed: Condvar::new(), batch_bytes }
+    }
+
     /// Adds a job, or says why not: `Busy` when full, or why the queue was closed.
     pub(super) fn push(&self, job: Job) -> Result<(), Error> {
         let mut inner = self.inner.lock();
@@ -85,7 +90,7 @@ impl Queue {
                 }
             }
         }
-        Taken::Batch(inner.take_batch())
+        Taken::Batch(inner.take_batch(self.batch_bytes))
     }
 
     /// Takes nothing more in; what waits is still to be taken.
@@ -112,10 +117,10 @@ impl Queue {
 }
 
 impl Inner {
-    fn take_batch(&mut self) -> Vec<Job> {
+    fn take_batch(&mut self, bytes_max: usize) -> Vec<Job> {
         let mut batch = Vec::with_capacity(self.jobs.len().min(BATCH_JOBS_MAX));
         let mut bytes = 0;
-        while batch.len() < BATCH_JOBS_MAX && bytes < BATCH_BYTES_MAX {
+        while batch.len() < BATCH_JOBS_MAX && bytes < bytes_max {
             let Some(job) = self.jobs.pop_front() else { break };
             bytes += log_bytes(&job);
             batch.push(job);
@@ -138,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_batch_ends_at_its_number_and_at_its_bytes() {
-        let queue = Queue::default();
+        let queue = Queue::new(BATCH_BYTES_MAX);
         (0..BATCH_JOBS_MAX + 1).for_each(|_| queue.push(job(1)).unwrap());
         queue.push(job(BATCH_BYTES_MAX)).unwrap();
         queue.push(job(1)).unwrap();
@@ -152,10 +157,10 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_by_number_and_by_bytes() {
-        let queue = Queue::default();
+        let queue = Queue::new(BATCH_BYTES_MAX);
         (0..WAITING_JOBS_MAX).for_each(|_| queue.push(job(0)).unwrap());
         assert!(matches!(queue.push(job(0)), Err(Error::Busy)));
-        let queue = Queue::default();
+        let queue = Queue::new(BATCH_BYTES_MAX);
         queue.push(job(WAITING_BYTES_MAX - 1)).unwrap();
         assert!(matches!(queue.push(job(2)), Err(Error::Busy)));
         queue.push(job(1)).unwrap();
@@ -163,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_poisoned_queue_lets_its_waiters_go() {
-        let queue = Queue::default();
+        let queue = Queue::new(BATCH_BYTES_MAX);
         let (job, mut wait) = Job::new(Work::Commit(Txn::new())).unwrap();
         queue.push(job).unwrap();
         queue.poison(Error::Io("broken".into()));

@@ -54,6 +54,8 @@ pub(super) struct Readers {
     file: PathBuf,
     overlay: Arc<Overlay>,
     clock: Arc<dyn Clock>,
+    /// Whether long ranges go to a blocking thread.
+    threads: bool,
     permits: Arc<Semaphore>,
     tickets: AtomicU64,
     slots: Vec<Mutex<Slotted>>,
@@ -80,11 +82,12 @@ struct Lease {
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf, overlay: Arc<Overlay>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(file: PathBuf, overlay: Arc<Overlay>, clock: Arc<dyn Clock>, threads: bool) -> Self {
         Self {
             file,
             overlay,
             clock,
+            threads,
             permits: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             tickets: AtomicU64::new(0),
             slots: (0..SNAPSHOTS_MAX).map(|_| Mutex::default()).collect(),
@@ -262,12 +265,16 @@ impl Snapshot for EmbeddedSnapshot {
             return Ok(scan.page);
         }
         let place = Arc::clone(&self.place);
-        let rest = tokio::task::spawn_blocking(move || {
+        let rest = move || {
             while !scan.done {
                 place.read(|connection, pinned| scan.advance(connection, pinned, BLOCKING))?;
             }
             Ok(scan.page)
-        });
+        };
+        if !self.place.readers.threads {
+            return rest();
+        }
+        let rest = tokio::task::spawn_blocking(rest);
         rest.await.map_err(|error| Error::Io(format!("a range was not read to its end: {error}")))?
     }
 }

@@ -74,7 +74,11 @@ impl From<Fault> for Error {
 }
 
 /// Opens the file for writing, makes it when there is none, and returns the last commit in it.
-pub(super) fn open_writer(file: &Path, size_bytes_max: Option<u64>) -> Result<(Connection, Version), OpenError> {
+pub(super) fn open_writer(
+    file: &Path,
+    size_bytes_max: Option<u64>,
+    wal_bytes: u64,
+) -> Result<(Connection, Version), OpenError> {
     // Made here and not by the library, so that nobody else may ever read it. The log inherits these rights.
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)?;
     let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
@@ -85,7 +89,7 @@ pub(super) fn open_writer(file: &Path, size_bytes_max: Option<u64>) -> Result<(C
     connection.execute_batch(&format!(
         // Checkpoints are run by hand, where they do not stand in the way of a commit.
         "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {WAL_BYTES_MAX};
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {wal_bytes};
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA cell_size_check = ON;"
     ))?;
     if let Some(bytes) = size_bytes_max {
