@@ -42,7 +42,7 @@ use tokio::sync::SetOnce;
 use self::applier::{Applier, Worker};
 use self::committer::Committer;
 use self::disk::{Disk, FolderDisk};
-use self::lock::FolderLock;
+pub use self::lock::FolderLock;
 use self::log::Log;
 use self::overlay::Overlay;
 use self::queue::Queue;
