@@ -187,8 +187,8 @@ def test_a_stopped_server_is_backed_up_checked_and_moved(own_server, place):
     assert done.returncode == 1 and "half.migrating first" in done.stderr and "not empty" in done.stderr
     done = alone("migrate", "--from", server.data_dir, "--to", place / "moved")
     assert done.returncode == 1 and "is not empty" in done.stderr
-    done = alone("migrate", "--from", server.data_dir, "--to", "postgres://localhost/dunlin")
-    assert done.returncode == 1 and "no engine for postgres://" in done.stderr
+    done = alone("migrate", "--from", server.data_dir, "--to", "mysql://localhost/dunlin")
+    assert done.returncode == 2 and "no engine for mysql://" in done.stderr
 
     # Damage is found and named.
     blob = next((server.data_dir / "blobs/lambda/code").iterdir())

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{ApiError, Client, Connection};
-pub use operations::{Backup, KeyFlags, Migrate, Restore};
+pub use operations::{Backup, KeyFlags, Migrate, Place, Restore, StoreAddress};
 
 /// Run functions written for AWS Lambda on your own machine.
 #[derive(Debug, Parser)]
@@ -94,7 +94,10 @@ pub struct Serve {
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,
-    /// Bucket for blobs instead of the data folder: s3://BUCKET/PREFIX; the key is that of AWS_ACCESS_KEY_ID
+    /// Database to keep everything in that nodes share, instead of the data folder: postgres://USER:PASSWORD@HOST/DATABASE
+    #[arg(long, env = "DUNLIN_STORE", hide_env_values = true, value_name = "URL")]
+    pub store: Option<StoreAddress>,
+    /// Bucket for blobs instead of the data folder or the database: s3://BUCKET/PREFIX; the key is that of AWS_ACCESS_KEY_ID
     #[arg(long, env = "DUNLIN_BLOBS", value_name = "PLACE")]
     pub blobs: Option<String>,
     /// Address of the bucket's service [default: that of AWS]
@@ -114,9 +117,9 @@ pub struct Serve {
 /// Flags of `dunlin doctor`.
 #[derive(Debug, Clone, Args)]
 pub struct Doctor {
-    /// Read and verify everything that a running server holds, and say what takes room
-    #[arg(long)]
-    pub store: bool,
+    /// Read and verify everything that a running server holds, or the database postgres://…, and say what takes room
+    #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true)]
+    pub store: Option<Option<StoreAddress>>,
     /// With --store: check this data folder, whose server is stopped
     #[arg(long, requires = "store", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

@@ -1,8 +1,65 @@
 //! Flags of the commands on the store. What they do is the server's: it opens folders, and speaks for a running server.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
+
+/// The address of a PostgreSQL database. It may hold a password, so nothing prints it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreAddress(String);
+
+impl StoreAddress {
+    /// Whether a text is meant as one: `postgres://…`.
+    pub fn is(text: &str) -> bool {
+        text.starts_with("postgres://") || text.starts_with("postgresql://")
+    }
+
+    /// All of it, for whoever connects.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for StoreAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if Self::is(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err("a store is named as postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned())
+    }
+}
+
+impl std::fmt::Debug for StoreAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreAddress(…)")
+    }
+}
+
+/// Where a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a data folder.
+    Folder(PathBuf),
+    /// In a database.
+    Postgres(StoreAddress),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if StoreAddress::is(text) {
+            return Ok(Self::Postgres(text.parse()?));
+        }
+        match text.split_once("://") {
+            Some((scheme, _)) => Err(format!("there is no engine for {scheme}://: name a data folder or postgres://…")),
+            None => Ok(Self::Folder(text.into())),
+        }
+    }
+}
 
 /// Where the keys of encryption at rest come from.
 #[derive(Debug, Clone, Default, Args)]
@@ -55,12 +112,12 @@ pub struct Restore {
 /// Flags of `dunlin migrate`.
 #[derive(Debug, Clone, Args)]
 pub struct Migrate {
-    /// Data folder of a server that is stopped
+    /// Data folder of a server that is stopped, or postgres://… whose servers are
     #[arg(long, value_name = "PLACE")]
-    pub from: String,
-    /// Data folder to make; it must be empty or not there
+    pub from: Place,
+    /// Data folder to make, or postgres://… without a store in it
     #[arg(long, value_name = "PLACE")]
-    pub to: String,
+    pub to: Place,
     /// File with the encryption key of the source: its values are read in clear
     #[arg(long, value_name = "FILE")]
     pub from_key_file: Option<PathBuf>,
@@ -70,4 +127,19 @@ pub struct Migrate {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_folder_or_a_database() {
+        assert_eq!("/data".parse(), Ok(Place::Folder("/data".into())));
+        let Ok(Place::Postgres(address)) = "postgres://u:hush@h/d".parse() else { panic!("no database") };
+        assert_eq!(address.reveal(), "postgres://u:hush@h/d");
+        assert!(!format!("{:?}", Place::Postgres(address)).contains("hush"));
+        assert!("mysql://u:hush@h/d".parse::<Place>().unwrap_err().contains("mysql://"));
+        assert!(!"mysql://u:hush@h/d".parse::<StoreAddress>().unwrap_err().contains("hush"));
+    }
 }

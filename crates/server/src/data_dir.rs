@@ -2,7 +2,7 @@
 //!
 //! | entry       | is                                                        | kept by          |
 //! |-------------|-----------------------------------------------------------|------------------|
-//! | `store/`    | keys and values                                           | `store`          |
+//! | `store/`    | keys and values, or where else they are                   | `store`, `places`|
 //! | `blobs/`    | code packages                                             | `store`          |
 //! | `usage/`    | usage records that are not yet in the store               | `services::usage`|
 //! | `keys/`     | root key, session secret; files of mode 0600              | `services::iam`  |

@@ -8,7 +8,9 @@ fn main() -> ExitCode {
     let done = match cli::parse() {
         cli::Task::Done(code) => return code,
         cli::Task::Spawner => sandbox::process::spawner_main(),
-        cli::Task::Doctor(options, connection) if options.store => operations::check::run(&options, &connection),
+        cli::Task::Doctor(options, connection) if options.store.is_some() => {
+            operations::check::run(&options, &connection)
+        }
         cli::Task::Doctor(options, _) => server::doctor::run(&options),
         cli::Task::Backup(options, connection) => operations::backup::run(&options, &connection),
         cli::Task::Restore(options) => operations::restore::run(&options),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use aws::auth::Mode as AuthMode;
 use aws::dispatch::Dispatcher;
 use base::{Clock, Random, SystemClock, SystemRandom};
@@ -28,7 +28,6 @@ use services::logs::Logs;
 use services::sts::Sts;
 use services::usage::Usage;
 use store::Store;
-use store::embedded::{self, Embedded, EmbeddedConfig, OpenError};
 use store::transfer::check_finished;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::SetOnce;
@@ -42,14 +41,14 @@ use crate::data_dir::{DataDir, TRUST_FILE, write_public};
 use crate::doors::{AllSites, Door};
 use crate::encryption::layered;
 use crate::operations::served::{Kept, Served};
-use crate::places;
+use crate::places::{self, Engine as StoreEngine};
 
 /// A running server.
 pub struct Server {
     gateway: Arc<Gateway>,
     listening: Listening,
     engine: Arc<Engine>,
-    store: Arc<Embedded>,
+    store: places::Opened,
     backend: Arc<ProcessBackend>,
     stopping: CancellationToken,
     /// Loops that write out what they hold when they are stopped.
@@ -77,7 +76,7 @@ impl Server {
                 tracing::error!(%error, "a writer ended badly");
             }
         }
-        if let Err(error) = self.store.close().await {
+        if let Err(error) = self.store.engine.close().await {
             tracing::error!(%error, "the store was not closed cleanly; what was acknowledged is on disk");
         }
         tracing::info!("stopped");
@@ -133,7 +132,7 @@ impl GuestNetwork for LateNetwork {
 struct Base {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    embedded: Arc<Embedded>,
+    opened: places::Opened,
     store: Arc<dyn Store>,
     kept: Kept,
     keys: Arc<Keys>,
@@ -147,14 +146,9 @@ struct Base {
 async fn open(ground: &Ground) -> Result<Base> {
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
     let data = &ground.data;
-    let embedded =
-        embedded::open(EmbeddedConfig::new(data.path("store"), clock.clone())).map_err(|error| match error {
-            OpenError::InUse { .. } => anyhow!("{error}: stop that server, or choose another folder with --data-dir"),
-            other => other.into(),
-        })?;
-    let embedded = Arc::new(embedded);
-    check_finished(&*embedded).await?;
-    let kept = Kept { store: embedded.clone(), blobs: places::blobs(&ground.config.serve, data)? };
+    let opened = places::open(&ground.config.serve, data, clock.clone(), random.clone()).await?;
+    let kept = Kept { store: opened.engine.shared(), blobs: opened.blobs.clone() };
+    check_finished(&*kept.store).await?;
     let masters = ground.masters.as_ref();
     let (store, blobs) = layered(kept.store.clone(), kept.blobs.clone(), masters, &random).await?;
     let keys = data.path("keys");
@@ -173,7 +167,7 @@ async fn open(ground: &Ground) -> Result<Base> {
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());
     let usage = Usage::open(data.root(), &ground.boot_id, store.clone(), clock.clone()).await?;
     let tables = DynamoDb::new(store.clone(), clock.clone(), random.clone(), services::dynamodb::Config::default());
-    Ok(Base { clock, random, embedded, store, kept, keys: Arc::new(keys), functions, apis, logs, usage, tables })
+    Ok(Base { clock, random, opened, store, kept, keys: Arc::new(keys), functions, apis, logs, usage, tables })
 }
 
 fn gateway_config(config: &Config, port: u16) -> gateway::Config {
@@ -201,7 +195,9 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let walls = backend.walls();
     let has_network = walls.iter().any(|wall| wall.name == "network namespace" && wall.state == WallState::Hard);
     let network = Arc::new(LateNetwork::default());
-    let config = engine_config(&ground.data, has_network, port);
+    let mut config = engine_config(&ground.data, has_network, port);
+    // Over a database there may be other nodes, or have been: what they run is left to them until their leases end.
+    config.async_queue.sole_node = matches!(base.opened.engine, StoreEngine::Embedded(_));
     let engine = Engine::new(EngineParts {
         store: base.store.clone(),
         catalog: base.functions.clone(),
@@ -247,8 +243,8 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let stopping = CancellationToken::new();
     let writers = start_workers(&base, &stopping);
     let listening = gateway::listen(gateway.clone(), listener, ground.tls)?;
-    announce(&ground.config, listening.address(), ground.started.elapsed());
-    Ok(Server { gateway, listening, engine, store: base.embedded, backend, stopping, writers })
+    announce(&ground.config, &base.opened, listening.address(), ground.started.elapsed());
+    Ok(Server { gateway, listening, engine, store: base.opened, backend, stopping, writers })
 }
 
 fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
@@ -304,17 +300,17 @@ fn shown_interpreters(interpreters: &Interpreters) -> serde_json::Value {
     interpreters.usable.iter().map(shown).collect()
 }
 
-fn announce(config: &Config, address: std::net::SocketAddr, took: Duration) {
+fn announce(config: &Config, opened: &places::Opened, address: std::net::SocketAddr, took: Duration) {
     let scheme = if config.tls { "https" } else { "http" };
     let port = address.port();
-    tracing::info!(%address, ready_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "ready");
+    let store = &opened.place;
+    tracing::info!(%address, store, ready_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "ready");
     let words = match config.mode {
         Mode::Dev => format!(
-            "Dunlin is ready at {scheme}://localhost:{port} (any credentials; data in {}).\nTry:  dunlin deploy examples/items-api\nOr:   AWS_ENDPOINT_URL={scheme}://localhost:{port} aws lambda list-functions",
-            config.data_dir.display()
+            "Dunlin is ready at {scheme}://localhost:{port} (any credentials; data in {store}).\nTry:  dunlin deploy examples/items-api\nOr:   AWS_ENDPOINT_URL={scheme}://localhost:{port} aws lambda list-functions"
         ),
         Mode::Up => format!(
-            "Dunlin is ready at {scheme}://{address} (signed requests only).\nThe root key is in {}",
+            "Dunlin is ready at {scheme}://{address} (signed requests only; data in {store}).\nThe root key is in {}",
             config.data_dir.join("keys").join(services::iam::ROOT_KEY_FILE).display()
         ),
     };

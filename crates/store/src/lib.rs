@@ -33,7 +33,7 @@ pub mod transfer;
 mod watchers;
 mod writes;
 
-pub use blobs::{BlobInfo, BlobReader, BlobWriter, Blobs, FileBlobs, MemoryBlobs};
+pub use blobs::{BlobInfo, BlobReader, BlobWriter, Blobs, FileBlobs, MemoryBlobs, PostgresBlobs};
 pub use contract::{
     Claim, Claimed, Claims, Durability, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, Version, Watch,
 };

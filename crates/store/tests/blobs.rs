@@ -5,11 +5,13 @@
 
 #[cfg(feature = "bucket")]
 mod bucket_double;
+mod support;
 
 use std::sync::Arc;
 
+use base::SystemRandom;
 use bytes::Bytes;
-use store::{Blobs, Error, FileBlobs, MemoryBlobs};
+use store::{Blobs, Error, FileBlobs, MemoryBlobs, PostgresBlobs, PostgresConfig};
 
 async fn check(blobs: Arc<dyn Blobs>) {
     let content = Bytes::from(vec![7; 3_000_000]);
@@ -121,7 +123,11 @@ async fn any_part_of_any_length() {
 #[tokio::test]
 async fn engines_agree_on_digests_and_on_pages_of_names() {
     let folder = tempfile::tempdir().unwrap();
-    let engines: [Arc<dyn Blobs>; 2] = [MemoryBlobs::shared(), Arc::new(FileBlobs::open(folder.path()).unwrap())];
+    let engines: [Arc<dyn Blobs>; 3] = [
+        MemoryBlobs::shared(),
+        Arc::new(FileBlobs::open(folder.path()).unwrap()),
+        Arc::new(in_postgres::blobs(&support::fresh_schema()).await),
+    ];
     let mut names = ["a", "a-x", "a.b", "a/b", "a/b/c", "a/b-c", "a0", "b/a", "b/a/a", "b/b", "c"];
     for blobs in &engines {
         for name in names {
@@ -129,21 +135,118 @@ async fn engines_agree_on_digests_and_on_pages_of_names() {
         }
     }
     names.sort_unstable();
-    let [memory, files] = &engines;
+    let [memory, files, database] = &engines;
     for name in names {
         assert_eq!(memory.info(name).await.unwrap(), files.info(name).await.unwrap());
+        assert_eq!(memory.info(name).await.unwrap(), database.info(name).await.unwrap());
     }
     assert_ne!(memory.info("a").await.unwrap(), memory.info("c").await.unwrap());
     for prefix in ["", "a", "a/", "a/b", "b/a", "x"] {
         for rows in 1..5 {
             for after in names.iter().map(|name| Some(*name)).chain([None, Some("a/a"), Some("zz")]) {
                 let expected = memory.names(prefix, after, rows).await.unwrap();
-                assert_eq!(files.names(prefix, after, rows).await.unwrap(), expected, "{prefix:?} {after:?} {rows}");
+                for blobs in [files, database] {
+                    let found = blobs.names(prefix, after, rows).await.unwrap();
+                    assert_eq!(found, expected, "{prefix:?} {after:?} {rows}");
+                }
             }
         }
         assert_eq!(files.list(prefix).await.unwrap(), memory.list(prefix).await.unwrap());
     }
     assert_eq!(files.list("").await.unwrap(), names);
+}
+
+mod in_postgres {
+    use std::time::{Duration, Instant};
+
+    use tokio_postgres::{Client, NoTls};
+
+    use super::*;
+
+    pub async fn blobs(schema: &str) -> PostgresBlobs {
+        let mut config = PostgresConfig::new(support::shared().url(), SystemRandom::shared());
+        config.schema = schema.to_owned();
+        PostgresBlobs::open(&config).await.unwrap()
+    }
+
+    async fn administrator() -> Client {
+        let (client, connection) = tokio_postgres::connect(&support::shared().url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    async fn count(admin: &Client, table: &str) -> i64 {
+        admin.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap().get(0)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_contract_holds() {
+        check(Arc::new(blobs(&support::fresh_schema()).await)).await;
+        let schema = support::fresh_schema();
+        race(Arc::new(blobs(&schema).await)).await;
+        // Those that came second have left nothing, and another node sees what the first has kept.
+        let admin = administrator().await;
+        assert_eq!(count(&admin, &format!("{schema}.chunks")).await, 17);
+        assert_eq!(count(&admin, &format!("{schema}.uploads")).await, 0);
+        assert_eq!(blobs(&schema).await.list("").await.unwrap().len(), 17);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn any_part_of_any_length() {
+        for length in [0, 1, 262_144, 262_145, 3_000_000] {
+            ranges(Arc::new(blobs(&support::fresh_schema()).await), length, CUTS).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_is_given_up_leaves_nothing() {
+        let schema = support::fresh_schema();
+        let (blobs, admin) = (blobs(&schema).await, administrator().await);
+        let mut dropped = blobs.write("a").await.unwrap();
+        dropped.push(vec![0; 3_000_000].into()).await.unwrap();
+        assert!(count(&admin, &format!("{schema}.chunks")).await >= 8);
+        drop(dropped);
+        let started = Instant::now();
+        while count(&admin, &format!("{schema}.chunks")).await + count(&admin, &format!("{schema}.uploads")).await > 0 {
+            assert!(started.elapsed() < Duration::from_secs(30), "its chunks stay");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // What a node that died was writing goes with a later upload; whoever is only slow is told.
+        let mut slow = blobs.write("b").await.unwrap();
+        slow.push(vec![0; 2_000_000].into()).await.unwrap();
+        admin.execute(&format!("UPDATE {schema}.uploads SET at = at - interval '2 hours'"), &[]).await.unwrap();
+        blobs.put("c", Bytes::from_static(b"c")).await.unwrap();
+        assert_eq!(count(&admin, &format!("{schema}.chunks")).await, 1);
+        assert!(slow.finish().await.unwrap_err().to_string().contains("given up"));
+        assert_eq!(blobs.list("").await.unwrap(), ["c"]);
+    }
+
+    #[tokio::test]
+    async fn damage_is_noticed_and_a_broken_connection_is_not() {
+        let schema = support::fresh_schema();
+        let (blobs, admin) = (blobs(&schema).await, administrator().await);
+        blobs.put("a", content(600_000).into()).await.unwrap();
+        // Named by the schema that its last statement was about.
+        let ended = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'dunlin' AND query LIKE '%{schema}.%'"
+        );
+        assert!(admin.query_one(&ended, &[]).await.unwrap().get::<_, i64>(0) > 0);
+        assert_eq!(blobs.get("a").await.unwrap().unwrap(), content(600_000), "asked again");
+        for damage in [
+            "UPDATE {}.chunks SET content = set_byte(content, 7, 9) WHERE number = 1",
+            "UPDATE {}.chunks SET content = substr(content, 2) WHERE number = 2",
+            "DELETE FROM {}.chunks WHERE number = 0",
+            "UPDATE {}.blobs SET trailer = set_byte(trailer, 7, 9)",
+            "UPDATE {}.blobs SET name = 'b'",
+        ] {
+            blobs.delete("a").await.unwrap();
+            blobs.delete("b").await.unwrap();
+            blobs.put("a", content(600_000).into()).await.unwrap();
+            assert!(admin.execute(&damage.replace("{}", &schema), &[]).await.unwrap() > 0);
+            let name = if damage.contains("'b'") { "b" } else { "a" };
+            assert!(matches!(blobs.get(name).await, Err(Error::Corrupt(_))), "{damage}");
+        }
+    }
 }
 
 #[cfg(feature = "bucket")]

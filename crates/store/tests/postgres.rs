@@ -160,7 +160,9 @@ async fn what_cannot_be_opened_says_why() {
     };
     assert!(refused(&|config| config.schema = "Drop Table".into()).await.contains("cannot name a schema"));
     assert!(refused(&|config| config.url = "postgres://%zz".into()).await.contains("address"));
-    assert!(refused(&|config| config.url += " sslmode=require").await.contains("sslmode"));
+    assert!(refused(&|config| config.url += " sslmode=maybe").await.contains("sslmode"));
+    let no_database = refused(&|config| config.url += " dbname=nothing").await;
+    assert!(no_database.contains("\"nothing\" does not exist"), "{no_database}");
     let nobody_there = refused(&|config| config.url = "host=/nowhere user=x".into()).await;
     assert!(nobody_there.contains("cannot be reached"), "{nobody_there}");
     let admin = administrator(support::shared()).await;

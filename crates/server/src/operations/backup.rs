@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use store::transfer::{BlobPage, KeyPage, Local, Manifest, Repository, Source};
 use store::{BlobInfo, Error, Version};
 
-use super::{Opened, block_on, in_words, telling};
+use super::{block_on, existing, in_words, telling};
 
 /// Runs the command.
 ///
@@ -22,11 +22,12 @@ pub fn run(options: &cli::Backup, connection: &cli::Connection) -> Result<()> {
     repository.rereads = options.verify;
     let manifest = match &options.data_dir {
         Some(root) => block_on(async {
-            let Opened { store, blobs } = Opened::existing(root)?;
-            let mut source = Local::at_rest(&*store, &*blobs).await?;
+            let opened = existing(root)?;
+            let store = opened.engine.shared();
+            let mut source = Local::at_rest(&*store, &*opened.blobs).await?;
             let manifest = write(&repository, &mut source).await?;
             drop(source);
-            store.close().await?;
+            opened.engine.close().await?;
             Ok(manifest)
         })?,
         None => {

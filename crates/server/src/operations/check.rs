@@ -1,7 +1,6 @@
 //! `dunlin doctor --store`: reads every key and every blob once, verifies their checksums, and says what takes room.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
@@ -10,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{Blobs, Error, Range, Store};
 
-use super::{Opened, block_on, in_units};
+use super::{block_on, existing, in_units};
+use crate::places::Opened;
 
 /// Most entries of one report.
 const ROWS: usize = 20_000;
@@ -117,9 +117,13 @@ async fn read(blobs: &dyn Blobs, name: &str) -> Result<Option<u64>, Error> {
 /// # Errors
 /// Something is damaged, or cannot be read.
 pub fn run(options: &cli::Doctor, connection: &cli::Connection) -> Result<()> {
-    let (keys, blobs) = match &options.data_dir {
-        Some(root) => block_on(of_folder(root))?,
-        None => of_server(&cli::Client::open(connection)?)?,
+    let (keys, blobs) = match (&options.data_dir, options.store.as_ref().and_then(Option::as_ref)) {
+        (Some(_), Some(_)) => bail!("--store=URL and --data-dir name two stores: check one after the other"),
+        (Some(root), None) => block_on(async { of_opened(existing(root)?).await })?,
+        (None, Some(address)) => {
+            block_on(async { of_opened(Opened::database(address, 0, base::SystemRandom::shared()).await?).await })?
+        }
+        (None, None) => of_server(&cli::Client::open(connection)?)?,
     };
     if options.json {
         let shown = |(byte, sizes): (&u8, &Sizes)| {
@@ -139,8 +143,8 @@ pub fn run(options: &cli::Doctor, connection: &cli::Connection) -> Result<()> {
     Ok(())
 }
 
-async fn of_folder(root: &Path) -> Result<(KeyReport, BlobReport)> {
-    let Opened { store, blobs } = Opened::existing(root)?;
+async fn of_opened(opened: Opened) -> Result<(KeyReport, BlobReport)> {
+    let (store, blobs) = (opened.engine.shared(), opened.blobs.clone());
     let mut all = (KeyReport::default(), BlobReport::default());
     loop {
         let after = all.0.next.take().map(hex::decode).transpose()?.map(Bytes::from);
@@ -154,7 +158,7 @@ async fn of_folder(root: &Path) -> Result<(KeyReport, BlobReport)> {
             break;
         }
     }
-    store.close().await?;
+    opened.engine.close().await?;
     Ok(all)
 }
 

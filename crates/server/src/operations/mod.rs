@@ -12,40 +12,21 @@ pub mod served;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use base::SystemClock;
-use store::embedded::{self, Embedded, EmbeddedConfig};
+use store::Version;
 use store::transfer::Amount;
-use store::{FileBlobs, Version};
 
-/// The store and blobs of a data folder.
-pub struct Opened {
-    /// Keys.
-    pub store: Arc<Embedded>,
-    /// Blobs.
-    pub blobs: Arc<FileBlobs>,
-}
+use crate::places::Opened;
 
-impl Opened {
-    /// Opens, or makes, what lies in a data folder.
-    fn at(root: &Path, version_min: Version) -> Result<Self> {
-        let config = EmbeddedConfig { version_min, ..EmbeddedConfig::new(root.join("store"), SystemClock::shared()) };
-        let store = embedded::open(config)?;
-        let blobs = FileBlobs::open(root.join("blobs"))?;
-        Ok(Self { store: Arc::new(store), blobs: Arc::new(blobs) })
+/// Opens the data folder of a server that is stopped.
+pub fn existing(root: &Path) -> Result<Opened> {
+    if !root.join("store/store.db").is_file() {
+        bail!("{} is no data folder of Dunlin: there is no store/store.db in it", root.display());
     }
-
-    /// Opens the data folder of a server that is stopped.
-    pub fn existing(root: &Path) -> Result<Self> {
-        if !root.join("store/store.db").is_file() {
-            bail!("{} is no data folder of Dunlin: there is no store/store.db in it", root.display());
-        }
-        Self::at(root, 0).with_context(|| {
-            format!("opening {}; a server that runs there is asked without --data-dir", root.display())
-        })
-    }
+    Opened::folder(root, 0, SystemClock::shared())
+        .with_context(|| format!("opening {}; a server that runs there is asked without --data-dir", root.display()))
 }
 
 /// A place for a store that is being filled: beside its own, until it is whole.
@@ -72,6 +53,11 @@ impl Filling {
         Ok(Self { target, beside })
     }
 
+    /// Where it will be.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Where it lies until it is whole.
     pub fn beside(&self) -> &Path {
         &self.beside
@@ -90,12 +76,12 @@ impl Filling {
     /// Opens what is being filled.
     pub fn open(&self, version_min: Version) -> Result<Opened> {
         crate::data_dir::DataDir::open(&self.beside)?;
-        Opened::at(&self.beside, version_min)
+        Opened::folder(&self.beside, version_min, SystemClock::shared())
     }
 
     /// Closes it and gives it its name: from here on it is there, whole.
     pub async fn finish(self, opened: Opened) -> Result<()> {
-        opened.store.close().await?;
+        opened.engine.close().await?;
         drop(opened);
         if self.target.exists() {
             // Only an empty folder can be removed so.

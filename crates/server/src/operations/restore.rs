@@ -28,7 +28,7 @@ pub fn run(options: &cli::Restore) -> Result<()> {
         reader.verify().await.context("the backup cannot be used; nothing was restored")?;
         let opened = filling.open(reader.manifest().version)?;
         let mut tell = telling("restoring");
-        let amount = match import(&mut reader, &*opened.store, &*opened.blobs, &mut tell).await {
+        let amount = match import(&mut reader, &*opened.engine.shared(), &*opened.blobs, &mut tell).await {
             Ok(amount) => amount,
             Err(error) => {
                 drop(opened);

@@ -37,8 +37,10 @@ use super::check;
 const LIFE_MS: u64 = 6 * 60 * 60 * 1_000;
 /// A backup that asks nothing for this long has ended.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The name of the hold.
-const HOLD: &str = "backup";
+/// The hold of a backup. Each has its own: other nodes over the same database make backups too.
+fn hold(session: &str) -> String {
+    format!("backup-{session}")
+}
 
 /// A store and its blobs as they lie on the disk: encrypted, if they are.
 #[derive(Clone)]
@@ -130,21 +132,21 @@ impl Served {
         }
         check_finished(&*self.kept.store).await.map_err(failed)?;
         let holds = Holds::new(model::prefixes::BLOBS.byte);
-        holds.take(&*self.store, HOLD, self.clock.now_ms() + LIFE_MS).await.map_err(failed)?;
+        let id = self.random.hex(16);
+        holds.take(&*self.store, &hold(&id), self.clock.now_ms() + LIFE_MS).await.map_err(failed)?;
         let snapshot: Arc<dyn Snapshot> = match self.kept.store.long_snapshot(LIFE_MS).await {
             Ok(snapshot) => snapshot.into(),
             Err(error) => {
-                holds.end(&*self.store, HOLD).await.map_err(failed)?;
+                holds.end(&*self.store, &hold(&id)).await.map_err(failed)?;
                 return Err(failed(error));
             }
         };
-        let id = self.random.hex(16);
         let version = snapshot.version();
-        let mut session = self.session.lock();
-        if session.is_some() {
+        let new = Session { id: id.clone(), snapshot, used: Instant::now() };
+        if self.session.lock().get_or_insert(new).id != id {
+            holds.end(&*self.store, &hold(&id)).await.map_err(failed)?;
             return Err((StatusCode::CONFLICT, "another backup began in this moment".into()));
         }
-        *session = Some(Session { id: id.clone(), snapshot, used: Instant::now() });
         self.watch_silence(id.clone());
         Ok(json!({"session": id, "version": version}))
     }
@@ -164,7 +166,7 @@ impl Served {
                 if silent {
                     tracing::warn!("a backup was given up: its client has been silent");
                     session.lock().take();
-                    let ended = Holds::new(model::prefixes::BLOBS.byte).end(&*store, HOLD).await;
+                    let ended = Holds::new(model::prefixes::BLOBS.byte).end(&*store, &hold(&id)).await;
                     return ended.unwrap_or_else(|error| tracing::warn!(%error, "a hold is left to end by itself"));
                 }
             }
@@ -205,7 +207,7 @@ impl Served {
     async fn end(&self, question: &Question) -> Result<Response<Bytes>, Refusal> {
         self.source(question)?;
         self.session.lock().take();
-        Holds::new(model::prefixes::BLOBS.byte).end(&*self.store, HOLD).await.map_err(failed)?;
+        Holds::new(model::prefixes::BLOBS.byte).end(&*self.store, &hold(&question.session)).await.map_err(failed)?;
         Ok(document(&json!({})))
     }
 }

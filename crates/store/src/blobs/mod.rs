@@ -4,6 +4,7 @@
 //! |---------------|-----------------------------------------------------------------------------|
 //! | `FileBlobs`   | a folder of this machine                                                    |
 //! | `BucketBlobs` | an S3-compatible bucket (cargo feature `bucket`)                            |
+//! | `PostgresBlobs` | the database of a `postgres` store                                                |
 //! | `MemoryBlobs` | tests                                                                       |
 //!
 //! Every engine keeps a checksum for each chunk of 256 KiB, so that a part of a blob is verified without reading the
@@ -22,6 +23,7 @@ mod bucket;
 mod chunks;
 mod files;
 mod memory;
+mod postgres;
 
 use std::ops::Range;
 
@@ -33,6 +35,7 @@ pub use self::bucket::{BucketBlobs, BucketConfig};
 pub use self::chunks::CHUNK_BYTES;
 pub use self::files::FileBlobs;
 pub use self::memory::MemoryBlobs;
+pub use self::postgres::PostgresBlobs;
 use crate::contract::Error;
 
 /// Most bytes of a blob's name.

@@ -7,15 +7,18 @@ use std::path::Path;
 
 use super::OpenError;
 
-/// Held as long as the store is open.
+/// Held as long as the store is open, or whatever else may have the folder only once.
 #[derive(Debug)]
-pub(super) struct FolderLock {
+pub struct FolderLock {
     _file: File,
 }
 
 impl FolderLock {
-    /// Takes the lock of `folder`, or says who has it.
-    pub(super) fn take(folder: &Path) -> Result<Self, OpenError> {
+    /// Takes the lock of `folder`.
+    ///
+    /// # Errors
+    /// `InUse` says who has it.
+    pub fn take(folder: &Path) -> Result<Self, OpenError> {
         let path = folder.join("lock");
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
         match file.try_lock() {

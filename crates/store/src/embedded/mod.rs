@@ -46,7 +46,7 @@ use self::applier::{Applier, Behind, Worker};
 use self::committer::Committer;
 use self::disk::{Disk, FolderDisk};
 pub use self::limits::Limits;
-use self::lock::FolderLock;
+pub use self::lock::FolderLock;
 use self::log::{Log, Writer};
 use self::overlay::Overlay;
 use self::queue::Queue;

@@ -145,8 +145,20 @@ impl KeyRing {
         }
         let wrapped = vec![new_key(1, master, random)?];
         let record = Record { format: FORMAT, master: master.fingerprint(), active: 1, keys: wrapped };
-        store.commit(Txn::new().expect_absent(RING).put(RING, encoded(&record)?)).await?;
-        Self::unwrapped(&record, master)
+        match store.commit(Txn::new().expect_absent(RING).put(RING, encoded(&record)?)).await {
+            Ok(_) => Self::unwrapped(&record, master),
+            // Another node was first: its ring is the store's.
+            Err(Error::Conflict) => {
+                let entry = store.get(RING).await?.ok_or(Error::Conflict)?;
+                let record: Record = serde_json::from_slice(&entry.value)
+                    .map_err(|error| Error::Corrupt(format!("the ring of keys: {error}")))?;
+                if record.master != master.fingerprint() {
+                    return Err(Error::Invalid("another node has just encrypted the store with another key".into()));
+                }
+                Self::unwrapped(&record, master)
+            }
+            Err(other) => Err(other),
+        }
     }
 
     async fn rotate(

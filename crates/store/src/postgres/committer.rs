@@ -77,7 +77,7 @@ struct Connected {
 
 impl Connected {
     async fn open(shared: &Shared) -> Result<Self, Fault> {
-        let session = Session::open(&shared.config, || ()).await?;
+        let session = Session::open(&shared.connecting, || ()).await?;
         let schema = &shared.schema;
         let of = async |sql: &str| session.statement(&sql.replace("{}", schema)).await;
         Ok(Self {
@@ -368,7 +368,7 @@ impl Committer {
     }
 
     async fn look_up(&self, decided: &Decided) -> Result<bool, Fault> {
-        let session = Session::open(&self.shared.config, || ()).await?;
+        let session = Session::open(&self.shared.connecting, || ()).await?;
         let schema = &self.shared.schema;
         let first = (decided.base + 1).cast_signed();
         session.client.batch_execute(BEGIN).await.map_err(fault)?;

@@ -38,7 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut seen: Version) {
 async fn listen(shared: &Arc<Shared>, seen: &mut Version) -> Result<(), Fault> {
     let hint = Arc::new(tokio::sync::Notify::new());
     let told = Arc::clone(&hint);
-    let session = Session::open(&shared.config, move || told.notify_one()).await?;
+    let session = Session::open(&shared.connecting, move || told.notify_one()).await?;
     let channel = &shared.schema;
     session.client.batch_execute(&format!("LISTEN {channel}")).await.map_err(fault)?;
     let news = format!("SELECT first, last, node, keys FROM {channel}.batches WHERE first > $1 ORDER BY first");

@@ -19,11 +19,13 @@
 //!
 //! Start reading at `committer`.
 
+mod address;
 mod committer;
 mod listener;
 mod reader;
 mod schema;
 mod session;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,12 +36,11 @@ use base::Random;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio_postgres::Config;
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
+pub(crate) use self::address::Connecting;
 use self::committer::Committer;
 use self::reader::Readers;
-use self::session::{Session, fault};
+pub(crate) use self::session::{Session, fault};
 use crate::commit::job::{Done, Job, Work};
 use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
 use crate::embedded::OnFatal;
@@ -58,6 +59,11 @@ pub struct PostgresConfig {
     pub url: String,
     /// The schema that holds the tables; made if there is none. Nothing else may lie in it.
     pub schema: String,
+    /// Certificates (PEM) that the server's is verified with, where the address asks for that and names none.
+    pub roots_pem: String,
+    /// The next commit comes after this one at least: for a store that is filled from another, whose numbered keys must
+    /// stay before all later ones.
+    pub version_min: Version,
     /// Names this node.
     pub random: Arc<dyn Random>,
     /// What is done when the end of a commit cannot be found out. Nothing that was not answered by then is ever
@@ -69,28 +75,16 @@ impl PostgresConfig {
     /// The store in schema `dunlin` of a database; the process ends (status 70) when it cannot go on.
     pub fn new(url: impl Into<String>, random: Arc<dyn Random>) -> Self {
         let on_fatal: OnFatal = Arc::new(|_| std::process::exit(70));
-        Self { url: url.into(), schema: "dunlin".to_owned(), random, on_fatal }
+        let (schema, roots_pem) = ("dunlin".to_owned(), String::new());
+        Self { url: url.into(), schema, roots_pem, version_min: 0, random, on_fatal }
     }
 
-    /// What the client is told, or why the address cannot be used.
-    fn client(&self) -> Result<Config, Error> {
-        let mut config: Config = self
-            .url
-            .parse()
-            .map_err(|error| Error::Invalid(format!("the address of the PostgreSQL store cannot be read: {error}")))?;
-        if config.get_ssl_mode() == SslMode::Require {
-            let words =
-                "sslmode=require is not supported: reach PostgreSQL over a unix socket, loopback or a private network";
-            return Err(Error::Invalid(words.to_owned()));
-        }
-        config.ssl_mode(SslMode::Disable).application_name("dunlin").connect_timeout(Duration::from_secs(5));
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite).tcp_user_timeout(Duration::from_secs(10));
-        // A server that has vanished without a word is noticed by these.
-        config
-            .keepalives_idle(Duration::from_secs(5))
-            .keepalives_interval(Duration::from_secs(2))
-            .keepalives_retries(3);
-        Ok(config)
+    /// Where the database is, for people: `host:port/database`, without user and password.
+    ///
+    /// # Errors
+    /// `Invalid` if the address cannot be read.
+    pub fn described(&self) -> Result<String, Error> {
+        Ok(address::described(&address::parse(&self.url, &self.roots_pem)?.config))
     }
 }
 
@@ -105,7 +99,7 @@ pub struct Postgres {
 
 /// What the tasks and the callers share.
 struct Shared {
-    config: Config,
+    connecting: Connecting,
     schema: String,
     /// Tells this node's batches from others'.
     node: String,
@@ -124,14 +118,14 @@ struct Running {
 
 /// Connects, makes the tables if there are none, and starts this node's tasks.
 pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
-    schema::check_name(&config.schema)?;
-    let client = config.client()?;
-    let session = Session::open(&client, || ()).await?;
-    schema::prepare(&session.client, &config.schema).await?;
+    let connecting = prepare(&config).await?;
+    let session = Session::open(&connecting, || ()).await?;
+    let sql = format!("UPDATE {}.meta SET version = $1 WHERE version < $1", config.schema);
+    session.client.execute(&sql, &[&config.version_min.cast_signed()]).await.map_err(fault)?;
     let sql = format!("SELECT version FROM {}.meta", config.schema);
     let version = session.client.query_one(&sql, &[]).await.map_err(fault)?.get::<_, i64>(0).cast_unsigned();
     let shared = Arc::new(Shared {
-        config: client.clone(),
+        connecting: connecting.clone(),
         schema: config.schema.clone(),
         node: config.random.uuid(),
         watchers: Watchers::default(),
@@ -143,13 +137,22 @@ pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
     let (jobs, waiting) = mpsc::channel(WAITING_JOBS_MAX);
     let committer = tokio::spawn(Committer::new(Arc::clone(&shared), waiting, version).run());
     let listener = tokio::spawn(listener::run(Arc::clone(&shared), version));
-    let readers = Arc::new(Readers::new(client, config.schema));
+    let readers = Arc::new(Readers::new(connecting, config.schema));
     Ok(Postgres {
         shared,
         readers,
         jobs: Mutex::new(Some(jobs)),
         running: Mutex::new(Some(Running { committer, listener })),
     })
+}
+
+/// Reads the address, connects, and makes the tables if there are none.
+pub(crate) async fn prepare(config: &PostgresConfig) -> Result<Connecting, Error> {
+    schema::check_name(&config.schema)?;
+    let connecting = address::parse(&config.url, &config.roots_pem)?;
+    let session = Session::open(&connecting, || ()).await?;
+    schema::prepare(&session.client, &config.schema).await?;
+    Ok(connecting)
 }
 
 impl Shared {

@@ -17,8 +17,9 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_postgres::{Config, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
+use super::address::Connecting;
 use super::session::{Fault, Session, fault};
 use crate::contract::{Entry, Error, Page, Range, Snapshot, Version};
 
@@ -35,7 +36,7 @@ const CHUNK_ROWS_MAX: usize = 4_096;
 
 /// All reading connections of a node.
 pub(super) struct Readers {
-    config: Config,
+    connecting: Connecting,
     schema: String,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Reader>>,
@@ -53,8 +54,8 @@ struct Reader {
 }
 
 impl Reader {
-    async fn open(config: &Config, schema: &str) -> Result<Self, Fault> {
-        let session = Session::open(config, || ()).await?;
+    async fn open(connecting: &Connecting, schema: &str) -> Result<Self, Fault> {
+        let session = Session::open(connecting, || ()).await?;
         let of = async |sql: &str| session.statement(&sql.replace("{}", schema)).await;
         Ok(Self {
             get: of("SELECT k, v, ver FROM {}.kv WHERE k = $1").await?,
@@ -110,9 +111,9 @@ pub(super) fn entry(row: &Row) -> Entry {
 }
 
 impl Readers {
-    pub(super) fn new(config: Config, schema: String) -> Self {
+    pub(super) fn new(connecting: Connecting, schema: String) -> Self {
         Self {
-            config,
+            connecting,
             schema,
             permits: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             idle: Mutex::default(),
@@ -133,7 +134,7 @@ impl Readers {
                 let mut place = place.lock().await;
                 match &*place {
                     Some(reader) if !reader.session.client.is_closed() => Arc::clone(reader),
-                    _ => Arc::clone(place.insert(Arc::new(Reader::open(&self.config, &self.schema).await?))),
+                    _ => Arc::clone(place.insert(Arc::new(Reader::open(&self.connecting, &self.schema).await?))),
                 }
             };
             match reader.get(key).await {
@@ -155,7 +156,7 @@ impl Readers {
         };
         let (reader, version) = match begun {
             Some(begun) => begun,
-            None => begin(Reader::open(&self.config, &self.schema).await?).await?,
+            None => begin(Reader::open(&self.connecting, &self.schema).await?).await?,
         };
         let held = Arc::new(tokio::sync::Mutex::new(Some(Held { reader, _permit: permit })));
         let until = Instant::now() + life;

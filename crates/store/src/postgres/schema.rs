@@ -6,6 +6,8 @@
 //! | `meta`    | `one`, `format`, `version`                  | one row: the format, and the last commit; every writer locks it |
 //! | `batches` | `first`, `last`, `node`, `at`, `keys`, `versions`, `present` | what was written by the batches of the last minute |
 //!
+//! Those of blobs (`blobs`, `chunks`, `uploads`) are described where they are used: `crate::blobs::postgres`.
+//!
 //! All lie in a schema of their own, so that a database may hold several stores and other things.
 //!
 //! Invariants
@@ -56,6 +58,13 @@ async fn create(client: &Client, schema: &str) -> Result<(), Fault> {
              CREATE TABLE IF NOT EXISTS {schema}.batches (first bigint PRIMARY KEY, last bigint NOT NULL, node text NOT NULL,
                  at timestamptz NOT NULL DEFAULT clock_timestamp(), keys bytea[] NOT NULL, versions bigint[] NOT NULL,
                  present boolean[] NOT NULL);
+             CREATE TABLE IF NOT EXISTS {schema}.blobs (name text COLLATE \"C\" PRIMARY KEY, id text NOT NULL,
+                 trailer bytea NOT NULL);
+             CREATE TABLE IF NOT EXISTS {schema}.chunks (id text COLLATE \"C\", number bigint, content bytea NOT NULL,
+                 PRIMARY KEY (id, number));
+             ALTER TABLE {schema}.chunks ALTER content SET STORAGE EXTERNAL;
+             CREATE TABLE IF NOT EXISTS {schema}.uploads (id text COLLATE \"C\" PRIMARY KEY,
+                 at timestamptz NOT NULL DEFAULT now());
              COMMIT"
         ))
         .await

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::error::{Severity, SqlState};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, Statement};
 
+use super::address::Connecting;
 use crate::contract::Error;
 
 /// After this time without an answer a transaction of a node that hangs is ended by the server, so that its lock goes.
@@ -18,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Why something did not work, as far as somebody acts on it.
 #[derive(Debug, Clone)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The server or the way to it is gone; another connection may do better.
     Disconnected(String),
     /// The server's disk is full; nothing was written.
@@ -39,7 +40,7 @@ impl From<Fault> for Error {
 
 /// What an error of the client means.
 #[expect(clippy::needless_pass_by_value, reason = "it is made for map_err")]
-pub(super) fn fault(error: tokio_postgres::Error) -> Fault {
+pub(crate) fn fault(error: tokio_postgres::Error) -> Fault {
     let words = words(&error);
     let Some(db) = error.as_db_error() else { return Fault::Disconnected(words) };
     // A server that fails within COMMIT ends the session; what it logged may be done by its recovery all the same. Only
@@ -64,6 +65,12 @@ pub(super) fn fault(error: tokio_postgres::Error) -> Fault {
     }
 }
 
+/// What it means that a session was not opened. Whom the server does not know it will not know the next time either.
+fn refusal(error: tokio_postgres::Error) -> Fault {
+    let unknown = error.code().is_some_and(|code| code.code().starts_with("28") || code.code() == "3D000");
+    if unknown { Fault::Broken(words(&error)) } else { fault(error) }
+}
+
 /// The whole of what an error says: the client keeps the server's words beneath its own.
 fn words(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
@@ -84,8 +91,8 @@ fn words(error: &tokio_postgres::Error) -> String {
 }
 
 /// A connection that is served by a task of its own.
-pub(super) struct Session {
-    pub(super) client: Client,
+pub(crate) struct Session {
+    pub(crate) client: Client,
     task: JoinHandle<()>,
 }
 
@@ -98,10 +105,11 @@ impl Drop for Session {
 
 impl Session {
     /// Connects. `told` is called for each notification that comes.
-    pub(super) async fn open(config: &Config, told: impl Fn() + Send + 'static) -> Result<Self, Fault> {
-        let opened = tokio::time::timeout(CONNECT, config.connect(NoTls)).await;
+    pub(crate) async fn open(connecting: &Connecting, told: impl Fn() + Send + 'static) -> Result<Self, Fault> {
+        let Connecting { config, tls } = connecting;
+        let opened = tokio::time::timeout(CONNECT, config.connect(tls.clone())).await;
         let late = || Fault::Disconnected(format!("no connection within {} s", CONNECT.as_secs()));
-        let (client, mut connection) = opened.map_err(|_| late())?.map_err(fault)?;
+        let (client, mut connection) = opened.map_err(|_| late())?.map_err(refusal)?;
         let task = tokio::spawn(async move {
             let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
             while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {
@@ -114,7 +122,8 @@ impl Session {
         });
         let session = Self { client, task };
         let settings = format!(
-            "SET synchronous_commit = on; SET statement_timeout = '{STATEMENT}';
+            "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';
+             SET default_transaction_read_only = off; SET statement_timeout = '{STATEMENT}';
              SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION}'; SET client_min_messages = warning"
         );
         session.client.batch_execute(&settings).await.map_err(fault)?;
@@ -122,7 +131,7 @@ impl Session {
     }
 
     /// A statement, parsed once for the life of the session.
-    pub(super) async fn statement(&self, sql: &str) -> Result<Statement, Fault> {
+    pub(crate) async fn statement(&self, sql: &str) -> Result<Statement, Fault> {
         self.client.prepare(sql).await.map_err(fault)
     }
 }

@@ -17,6 +17,8 @@ const NOBODY: u32 = 65_534;
 /// A running server with its folder.
 pub struct Server {
     folder: PathBuf,
+    /// Of the unix socket too.
+    port: u16,
     programs: PathBuf,
     /// Closed when the test's process ends, however it ends: the server's keeper waits for that.
     _alive: ChildStdin,
@@ -24,23 +26,32 @@ pub struct Server {
 }
 
 /// The server that all tests of a program share. It ends after them.
+#[allow(dead_code, reason = "not every test program does this")]
 pub fn shared() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(Server::start)
 }
 
 /// The name of a schema that no other test uses.
+#[allow(dead_code, reason = "not every test program does this")]
 pub fn fresh_schema() -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     format!("dunlin_{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Server {
-    /// Makes a database cluster and starts a server on it.
+    /// Makes a database cluster and starts a server on it, which is reached by a unix socket alone.
+    #[allow(dead_code, reason = "not every test program does this")]
     pub fn start() -> Self {
+        Self::start_with("listen_addresses = ''", 5432, |_| ())
+    }
+
+    /// The same with settings (lines of `postgresql.conf`) and a port of its own. `prepare` puts what they name into the
+    /// folder of the cluster.
+    pub fn start_with(settings: &str, port: u16, prepare: impl FnOnce(&Path)) -> Self {
         let programs = programs();
         let folder = tempfile::Builder::new().prefix("dunlin-pg-").tempdir().unwrap().keep();
-        let root = rustix_is_root();
+        let root = is_root();
         if root {
             chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
         }
@@ -53,15 +64,28 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let common = "max_connections = 200\nshared_buffers = 32MB\n";
+        let sockets = format!("port = {port}\nunix_socket_directories = '{}'\n", folder.display());
+        fs::write(data.join("postgresql.auto.conf"), format!("{common}{sockets}{settings}\n")).unwrap();
+        prepare(&data);
+        for entry in fs::read_dir(&data).unwrap().flatten().filter(|_| root) {
+            chown(entry.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
         let (keeper, alive) = keep(&programs, &folder, root);
-        let server = Self { folder, programs, _alive: alive, keeper };
+        let server = Self { folder, port, programs, _alive: alive, keeper };
         server.wait_until_ready();
         server
     }
 
     /// The address of its database.
     pub fn url(&self) -> String {
-        format!("host={} user=dunlin dbname=postgres", self.folder.display())
+        format!("host={} port={} user=dunlin dbname=postgres", self.folder.display(), self.port)
+    }
+
+    /// The unix socket of the server.
+    #[allow(dead_code, reason = "not every test program does this")]
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(format!(".s.PGSQL.{}", self.port))
     }
 
     fn wait_until_ready(&self) {
@@ -74,7 +98,13 @@ impl Server {
 
     fn is_ready(&self) -> bool {
         let mut check = Command::new(self.programs.join("pg_isready"));
-        check.arg("-q").arg("-h").arg(&self.folder).status().is_ok_and(|status| status.success())
+        check
+            .arg("-q")
+            .arg("-h")
+            .arg(&self.folder)
+            .args(["-p", &self.port.to_string()])
+            .status()
+            .is_ok_and(|status| status.success())
     }
 
     fn log(&self) -> String {
@@ -114,8 +144,7 @@ fn keep(programs: &Path, folder: &Path, root: bool) -> (Child, ChildStdin) {
         end() { trap - TERM; kill -QUIT "$server" 2>/dev/null; wait "$server"; rm -rf "$FOLDER"; exit 0; }
         trap end TERM
         run() {
-            "$PROGRAMS/postgres" -D "$FOLDER/data" -k "$FOLDER" -c listen_addresses= -c max_connections=200 \
-                -c shared_buffers=32MB </dev/null >>"$FOLDER/log" 2>&1 &
+            "$PROGRAMS/postgres" -D "$FOLDER/data" </dev/null >>"$FOLDER/log" 2>&1 &
             server=$!
         }
         run
@@ -146,7 +175,13 @@ fn unprivileged(mut command: Command, root: bool) -> Command {
     command
 }
 
-fn rustix_is_root() -> bool {
+/// A port of this machine that nobody listens on.
+#[allow(dead_code, reason = "not every test program does this")]
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t"))
 }
 
