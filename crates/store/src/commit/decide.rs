@@ -165,11 +165,11 @@ impl Batch {
             claims.entries.push(Claimed { key: moved, id, value, attempts, lease_ends_ms, version });
         }
         let mut next_ms = next.as_ref().map(|(at_ms, _)| *at_ms);
-        if let Some(taken) = claims.entries.first() {
+        // The first that is left: what was not taken, or what was, in its new place, where the order may be another.
+        let left = claims.entries.iter().map(|claimed| &claimed.key).chain(next.as_ref().map(|(_, key)| key));
+        if let Some(head) = left.min().filter(|_| !claims.entries.is_empty()) {
             self.last = version;
-            // The first that is left: what was not taken, or what was, in its new place.
-            let head = next.map_or_else(|| taken.key.clone(), |(_, key)| key.min(taken.key.clone()));
-            self.heads.set(&claim.prefix, &head);
+            self.heads.set(&claim.prefix, head);
             next_ms = next_ms.into_iter().chain([lease_ends_ms]).min();
         }
         claims.next_in_ms = next_ms.map(|next| next.saturating_sub(self.now_ms));
@@ -400,6 +400,18 @@ mod tests {
         batch.commit(gone, &recent, &tree).unwrap();
         let claims = batch.claim(&Claim::new("q/", 3, 500), &recent, &tree).unwrap();
         assert_eq!(ids(&claims), [("40", 1), ("41", 1), ("42", 1)]);
+    }
+
+    #[test]
+    fn a_remembered_head_hides_nothing_of_what_was_taken_in_another_order() {
+        let tree = queue(&[(500, 0, "b"), (600, 0, "a")]);
+        let mut recent = Recent::after(5);
+        let mut batch = Batch::after(5, 1_000);
+        let claims = batch.claim(&Claim::new("q/", 9, 500), &recent, &tree).unwrap();
+        assert_eq!(ids(&claims), [("b", 1), ("a", 1)]);
+        batch.teach(&mut recent);
+        // Under one lease they lie in the order of their ids.
+        assert_eq!(recent.heads().get(b"q/"), Some(&Due { at_ms: 1_500, attempts: 1 }.key(b"q/", b"a")));
     }
 
     #[test]
