@@ -140,6 +140,13 @@ impl SimDisk {
         Arc::new(left)
     }
 
+    /// Loses a block of the first segment.
+    fn lose(&self, block: usize) {
+        let files = self.files.lock();
+        let mut content = files["log.0"].content.lock();
+        content.now[block * BLOCK..(block + 1) * BLOCK].fill(0);
+    }
+
     /// Flips one bit at `at` of the first segment.
     fn flip(&self, at: usize) {
         self.files.lock()["log.0"].content.lock().now[at] ^= 4;
@@ -259,6 +266,27 @@ async fn a_damaged_middle_of_the_log_is_an_error_and_not_an_older_state() {
         let Err(OpenError::Damaged(text)) = refused else { panic!("block {block} was not missed") };
         assert!(text.contains(&format!("after {block},")), "{text}");
     }
+}
+
+#[tokio::test]
+async fn what_a_power_cut_has_left_beyond_a_gap_does_not_come_back_when_the_tree_has_gone_on() {
+    let disk = Arc::new(SimDisk::default());
+    let opened = open(&disk);
+    opened.store.commit(Txn::new().put("kept", "1")).await.unwrap();
+    opened.store.commit(Txn::new().put("lost", "2").relaxed()).await.unwrap();
+    opened.store.commit(Txn::new().put("beyond", "3").relaxed()).await.unwrap();
+    let left = disk.cut(&*SeededRandom::new(1));
+    left.files.lock()["log.0"].content.lock().now = disk.files.lock()["log.0"].content.lock().now.clone();
+    left.lose(1);
+    let again = open(&left);
+    assert_eq!(again.store.snapshot().await.unwrap().version(), 1);
+    assert_eq!(again.store.commit(Txn::new().put("new", "2")).await.unwrap(), 2);
+    // The tree has it then, and does not know in which opening it came about.
+    again.store.close().await.unwrap();
+    let third = open_in(again.folder.path(), &left, never()).unwrap();
+    assert_eq!(third.snapshot().await.unwrap().version(), 2);
+    assert_eq!(third.get(b"beyond").await.unwrap(), None);
+    assert_eq!(third.get(b"new").await.unwrap().unwrap().value, "2");
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@
 //!   1. A record that is acknowledged as flushed is on disk, with all before it.
 //!   2. A segment is written anew only when all its commits are on disk in the tree.
 //!   3. A write or flush that failed is never tried again: the store ends and recovers from what is there.
+//!   4. When a log is opened, its chain is on disk, and records beyond it are nowhere any more.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -60,6 +61,52 @@ pub(super) struct Opened {
     pub(super) chain: Vec<Record>,
 }
 
+/// Where a record lies; epoch and version are those of no other.
+struct Place {
+    epoch: u64,
+    last: Version,
+    at: usize,
+    bytes: usize,
+}
+
+impl Place {
+    fn of(record: &Record) -> Self {
+        Self { epoch: record.epoch, last: record.last, at: record.at, bytes: record.log_bytes }
+    }
+}
+
+/// A segment as an earlier process has left it.
+struct Left {
+    file: Segment,
+    places: Vec<Place>,
+}
+
+impl Left {
+    /// Sees to it that what is part of the chain is on disk, and erases what is not: once the tree has gone on from where
+    /// the chain ends, it could be taken for what comes next. Returns the last version of the chain in it.
+    fn settle(&self, chain: &HashSet<(u64, Version)>, synced: Version) -> std::io::Result<Option<Version>> {
+        let mut last = None;
+        for place in &self.places {
+            if !chain.contains(&(place.epoch, place.last)) {
+                self.file.write_at(&[0; BLOCK], place.at as u64)?;
+                continue;
+            }
+            last = last.max(Some(place.last));
+            if place.last > synced {
+                // A flush that failed may have left it in the page cache as if it were on disk: only what is written
+                // again is flushed.
+                let mut bytes = vec![0; place.bytes];
+                self.file.read_at(&mut bytes, place.at as u64)?;
+                self.file.write_at(&bytes, place.at as u64)?;
+            }
+        }
+        if !self.places.is_empty() {
+            self.file.sync()?;
+        }
+        Ok(last)
+    }
+}
+
 fn name(number: usize) -> String {
     format!("log.{number}")
 }
@@ -70,7 +117,7 @@ impl Log {
         let mut segments = Segments::default();
         let (mut found, mut epoch, mut synced) = (Vec::new(), 0, 0);
         let mut buffer = Vec::new();
-        let mut written = Vec::new();
+        let mut left = Vec::new();
         while segments.made < SEGMENTS_MAX && disk.exists(&name(segments.made))? {
             let file = disk.open(&name(segments.made))?;
             segments.made += 1;
@@ -81,20 +128,20 @@ impl Log {
             let scanned = record::scan(&buffer, applied);
             epoch = epoch.max(scanned.epoch);
             synced = synced.max(scanned.synced);
-            match scanned.records.iter().map(|record| record.last).max() {
-                None => segments.spare.push(file),
-                Some(last) => {
-                    // What a killed process wrote may be in the page cache only.
-                    file.sync()?;
-                    written.push((last, file));
-                }
-            }
+            left.push(Left { file, places: scanned.records.iter().map(Place::of).collect() });
             found.extend(scanned.records);
         }
         drop(buffer);
+        let chain = record::recover(found, synced, applied).map_err(OpenError::Damaged)?;
+        let (kept, mut written) = (chain.iter().map(|record| (record.epoch, record.last)).collect(), Vec::new());
+        for left in left {
+            match left.settle(&kept, synced)? {
+                None => segments.spare.push(left.file),
+                Some(last) => written.push((last, left.file)),
+            }
+        }
         written.sort_by_key(|(last, _)| *last);
         segments.written = written.into();
-        let chain = record::recover(found, synced, applied).map_err(OpenError::Damaged)?;
         let last = chain.last().map_or(applied, |record| record.last);
         if segments.made == 0 {
             let file = disk.open(&name(0))?;

@@ -21,7 +21,7 @@
 //! Invariants
 //!   1. What `recover` returns is a gapless chain from the tree's version.
 //!   2. A chain never goes back to an earlier epoch: what an earlier recovery has cut off stays cut off, although its
-//!      versions are given out again.
+//!      versions are given out again. That recovery erases it, too (`log`): the tree knows no epochs.
 
 use std::collections::BTreeMap;
 
@@ -48,6 +48,8 @@ pub(super) struct Record {
     pub(super) last: Version,
     pub(super) synced: Version,
     pub(super) writes: Vec<Write>,
+    /// Where it begins in its segment.
+    pub(super) at: usize,
     /// Bytes that it takes in the log.
     pub(super) log_bytes: usize,
 }
@@ -138,7 +140,7 @@ fn parse(bytes: &[u8]) -> Option<Record> {
     let (epoch, before, last, synced) =
         (number64(bytes, 16)?, number64(bytes, 24)?, number64(bytes, 32)?, number64(bytes, 40)?);
     let writes = writes_of(&Bytes::copy_from_slice(&bytes[HEADER..length]), number32(bytes, 12)? as usize, before)?;
-    (before < last).then_some(Record { epoch, before, last, synced, writes, log_bytes: padded(length) })
+    (before < last).then_some(Record { epoch, before, last, synced, writes, at: 0, log_bytes: padded(length) })
 }
 
 /// What one segment of the log holds.
@@ -157,7 +159,7 @@ pub(super) fn scan(segment: &[u8], applied: Version) -> Scanned {
     let mut scanned = Scanned::default();
     let mut at = 0;
     while at < segment.len() {
-        let Some(record) = parse(&segment[at..]) else {
+        let Some(record) = parse(&segment[at..]).map(|record| Record { at, ..record }) else {
             at += BLOCK;
             continue;
         };
@@ -229,7 +231,7 @@ mod tests {
         let writes = encode(head, &slots, &mut buffer);
         assert_eq!(writes, slots.into_iter().collect::<Vec<_>>());
         assert_eq!(buffer.len(), BLOCK);
-        let expected = Record { epoch: 3, before: 7, last: 9, synced: 6, writes, log_bytes: BLOCK };
+        let expected = Record { epoch: 3, before: 7, last: 9, synced: 6, writes, at: 0, log_bytes: BLOCK };
         assert_eq!(scan(&buffer, 0).records, [expected]);
         assert!(scan(&buffer, 9).records.is_empty(), "what the tree has is not wanted");
     }
