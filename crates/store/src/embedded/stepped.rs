@@ -12,6 +12,7 @@ use super::applier::{Behind, Step as Applying, Worker};
 use super::committer::{Committer, Step as Committing};
 use super::schema::Fault;
 use super::{Embedded, EmbeddedConfig, OpenError, Running, prepare};
+use crate::contract::Version;
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,11 @@ impl Stepped {
     /// The store. Its calls only get on when the committer is stepped; `Embedded::close` is not for this use.
     pub fn store(&self) -> &Arc<Embedded> {
         &self.store
+    }
+
+    /// The last commit that the tree has, on disk.
+    pub fn applied(&self) -> Version {
+        self.store.shared.overlay.peek().base()
     }
 
     /// Decides and commits one batch: all that waits, up to a batch's limits. Flushes relaxed commits when it is time.

@@ -1,0 +1,74 @@
+//! The simulation over many seeds, and over variants that are broken on purpose.
+//!
+//! `DUNLIN_SEEDS=10000` runs that many; `DUNLIN_SEED=n` runs one and prints its events.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::panic::catch_unwind;
+
+use sim::{Broken, Outcome, Stats, run};
+
+/// Seeds of a usual run.
+const SEEDS: u64 = 150;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap())
+}
+
+fn replay(seed: u64) -> String {
+    format!("replay it: DUNLIN_SEED={seed} cargo test -p sim --test seeds a_store -- --nocapture")
+}
+
+/// Runs a seed; what panics is a failure like others.
+fn try_run(seed: u64, broken: Broken, keep: bool) -> Outcome {
+    catch_unwind(|| run(seed, broken, keep)).unwrap_or_else(|_| panic!("seed {seed} panicked; {}", replay(seed)))
+}
+
+#[test]
+fn a_store_that_is_cut_killed_and_filled_up_stays_what_the_model_says() {
+    let only = number("DUNLIN_SEED");
+    let mut sum = Stats::default();
+    let seeds = only.map_or(0..number("DUNLIN_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        let outcome = try_run(seed, Broken::Nothing, only.is_some());
+        outcome.events.iter().for_each(|event| println!("{event}"));
+        if let Some(violation) = outcome.violation {
+            panic!("seed {seed}: {violation}\n{}", replay(seed));
+        }
+        sum.add(&outcome.stats);
+    }
+    println!("{count} seeds passed, no commit lost: {sum:?}");
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in 0..10 {
+        let (first, second) = (try_run(seed, Broken::Nothing, false), try_run(seed, Broken::Nothing, true));
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.stats, second.stats, "seed {seed}");
+    }
+}
+
+/// Runs a variant until it is caught; it must be within so many seeds.
+fn caught(broken: Broken, seeds: u64) -> String {
+    (0..seeds)
+        .find_map(|seed| try_run(seed, broken, false).violation)
+        .unwrap_or_else(|| panic!("{broken:?} was not caught within {seeds} seeds"))
+}
+
+#[test]
+fn what_is_broken_on_purpose_is_caught() {
+    for (broken, words) in [
+        (Broken::LyingDisk, "lost commits|must have been kept"),
+        (Broken::ForgottenCommit, "the next one was"),
+        (Broken::IgnoredRanges, "did not hold"),
+        (Broken::IgnoredPoints, "did not hold"),
+        (Broken::LateWatches, "slept on"),
+        (Broken::EarlyLeases, "it should have|the store says"),
+    ] {
+        let violation = caught(broken, 60);
+        println!("{broken:?}: {violation}");
+        assert!(words.split('|').any(|words| violation.contains(words)), "{broken:?} was caught by: {violation}");
+    }
+}
