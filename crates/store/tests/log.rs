@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use base::{Random, SeededRandom, SystemClock};
+use base::{Clock, ManualClock, Random, SeededRandom, SystemClock};
 use parking_lot::Mutex;
 use store::embedded::disk::{Disk, DiskFile};
 use store::embedded::{self, Embedded, OpenError};
@@ -287,6 +287,29 @@ async fn what_a_power_cut_has_left_beyond_a_gap_does_not_come_back_when_the_tree
     assert_eq!(third.snapshot().await.unwrap().version(), 2);
     assert_eq!(third.get(b"beyond").await.unwrap(), None);
     assert_eq!(third.get(b"new").await.unwrap().unwrap().value, "2");
+}
+
+#[tokio::test]
+async fn the_tree_takes_over_nothing_that_the_log_has_not_flushed() {
+    let (disk, folder, clock) = (Arc::new(SimDisk::default()), tempfile::tempdir().unwrap(), ManualClock::at_ms(1));
+    let log_disk: Option<Arc<dyn Disk>> = Some(Arc::clone(&disk) as Arc<dyn Disk>);
+    let as_clock: Arc<dyn Clock> = clock.clone();
+    let config = EmbeddedConfig { log_disk, on_fatal: never(), ..EmbeddedConfig::new(folder.path(), as_clock) };
+    let mut stepped = embedded::open_stepped(config).unwrap();
+    let store = Arc::clone(stepped.store());
+    let commit = tokio::spawn(async move { store.commit(Txn::new().put("a", "1").relaxed()).await });
+    while !commit.is_finished() {
+        tokio::task::yield_now().await;
+        stepped.step_committer();
+    }
+    let before = disk.faults.flushes.load(Ordering::SeqCst);
+    // The applier's time has come before the committer's.
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(stepped.step_applier(), embedded::Progress::Worked);
+    assert_eq!(stepped.applied(), 0, "one portion is in the tree, and its version is not");
+    assert_eq!(disk.faults.flushes.load(Ordering::SeqCst), before + 1);
+    let left = open(&disk.cut(&*SeededRandom::new(1)));
+    assert_eq!(left.store.get(b"a").await.unwrap().unwrap().value, "1");
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@
 //! `Worker::step` is the smallest part of a round that others can come in between; the thread only repeats it.
 //!
 //! Invariants
-//!   1. `version` in the tree never runs ahead of what the tree wholly holds, on disk.
+//!   1. `version` in the tree never runs ahead of what the tree wholly holds, on disk; nothing in it runs ahead of what
+//!      the log has on disk.
 //!   2. A full disk loses nothing: the portion is undone, log and overlay keep the commits, and a later round tries
 //!      again. Meanwhile `Room` is none, so that nothing new is taken in.
 //!   3. Any other failure ends the store.
@@ -368,6 +369,7 @@ impl Worker {
 
     /// Writes the next portion of a generation; true if that was the last.
     fn apply(&mut self, generation: &Generation) -> Result<bool, Fault> {
+        self.shared.log.sync_up_to(generation.last())?;
         let portion = generation.portion(self.after.as_ref(), self.shared.limits.portion_writes, PORTION_BYTES);
         let last = portion.last().map(|(key, _)| key.clone());
         // The empty portion at the end brings the version, and the flush.

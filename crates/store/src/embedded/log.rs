@@ -6,12 +6,14 @@
 //!
 //! Invariants
 //!   1. A record that is acknowledged as flushed is on disk, with all before it.
-//!   2. A segment is written anew only when all its commits are on disk in the tree.
+//!   2. A segment is written anew only when all its commits are on disk in the tree. The tree takes over only what is
+//!      flushed (`sync_up_to`): otherwise a power cut could leave in it a part of a commit that the log has lost.
 //!   3. A write or flush that failed is never tried again: the store ends and recovers from what is there.
 //!   4. When a log is opened, its chain is on disk, and records beyond it are nowhere any more.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -40,10 +42,16 @@ pub(super) struct Log {
     disk: Arc<dyn Disk>,
     segment_bytes: usize,
     segments: Mutex<Segments>,
+    /// Up to this version all is on disk.
+    synced: AtomicU64,
+    /// Whether a flush has failed. Held while one runs: the system tells of a failure once, and only one of two threads.
+    failed: Mutex<bool>,
 }
 
 #[derive(Default)]
 struct Segments {
+    /// The one that is written.
+    active: Option<Segment>,
     /// Free to be written.
     spare: Vec<Segment>,
     /// Written, oldest first, each with its last version.
@@ -150,7 +158,8 @@ impl Log {
             segments.spare.push(file);
             segments.made = 1;
         }
-        let log = Arc::new(Self { disk, segment_bytes, segments: Mutex::new(segments) });
+        let (segments, synced) = (Mutex::new(segments), AtomicU64::new(last));
+        let log = Arc::new(Self { disk, segment_bytes, segments, synced, failed: Mutex::new(false) });
         let writer = Writer {
             log: Arc::clone(&log),
             active: None,
@@ -201,6 +210,25 @@ impl Log {
         Ok(file)
     }
 
+    /// Flushes what is not flushed yet of commits up to `version`, which have been appended.
+    pub(super) fn sync_up_to(&self, version: Version) -> Result<(), Fault> {
+        if self.synced.load(Ordering::SeqCst) >= version {
+            return Ok(());
+        }
+        // Those before it are flushed when the writer leaves them.
+        let active = self.segments.lock().active.clone();
+        active.map_or(Ok(()), |active| self.flush(&active)).map_err(unflushed)
+    }
+
+    /// Flushes a segment, unless an earlier flush has failed.
+    fn flush(&self, segment: &Segment) -> std::io::Result<()> {
+        let mut failed = self.failed.lock();
+        if *failed {
+            return Err(std::io::Error::other("an earlier flush has failed"));
+        }
+        segment.sync().inspect_err(|_| *failed = true)
+    }
+
     /// Gives back the segments whose commits all are in the tree, on disk.
     pub(super) fn recycle(&self, applied: Version) {
         let mut segments = self.segments.lock();
@@ -214,6 +242,10 @@ impl Log {
     pub(super) fn free_bytes(&self) -> Result<u64, Fault> {
         Ok(self.disk.free_bytes()?)
     }
+}
+
+fn unflushed(error: std::io::Error) -> Fault {
+    Fault::Broken(format!("the log cannot be flushed: {error}"))
 }
 
 /// The end of the log, where the committer writes.
@@ -242,6 +274,7 @@ impl Writer {
             segments.wanted = true;
             return Ok(false);
         };
+        segments.active = Some(Arc::clone(&next));
         if let Some(before) = self.active.replace(next) {
             segments.written.push_back((self.last, before));
         }
@@ -268,14 +301,14 @@ impl Writer {
         } else if self.is_synced() {
             active.write_synced_at(&self.buffer, at)
         } else {
-            active.write_at(&self.buffer, at).and_then(|()| active.sync())
+            active.write_at(&self.buffer, at).and_then(|()| self.log.flush(active))
         };
         // Beyond the point where a full disk could still be met: the room was taken before.
         written.map_err(|error| Fault::Broken(format!("the log cannot be written: {error}")))?;
         self.at += self.buffer.len();
         self.last = last;
         if flush {
-            self.synced = last;
+            self.is_now_synced();
         }
         self.want_next();
         Ok(writes)
@@ -299,10 +332,15 @@ impl Writer {
     /// Flushes what is not flushed yet.
     pub(super) fn sync(&mut self) -> Result<(), Fault> {
         if let Some(active) = self.active.as_ref().filter(|_| !self.is_synced()) {
-            active.sync().map_err(|error| Fault::Broken(format!("the log cannot be flushed: {error}")))?;
+            self.log.flush(active).map_err(unflushed)?;
         }
-        self.synced = self.last;
+        self.is_now_synced();
         Ok(())
+    }
+
+    fn is_now_synced(&mut self) {
+        self.synced = self.last;
+        self.log.synced.store(self.last, Ordering::SeqCst);
     }
 
     fn want_next(&self) {
