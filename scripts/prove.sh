@@ -28,7 +28,7 @@ proof() {
     echo "result: $result"
     echo
     echo '```'
-    grep -E 'acknowledged|killed|median|p50|max|passed|failed|lost|test result' "$log" | tail -20 || true
+    grep -E 'acknowledged|killed|claimed|median|p50|max|passed|failed|lost|test result' "$log" | tail -20 || true
     echo '```'
   } >"$file"
   rm -f "$log"
@@ -38,5 +38,8 @@ proof() {
 proof store-kills env DUNLIN_KILLS=200 cargo test -q --workspace --test crash -- --nocapture
 proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos -q -s
 proof fifty-callers env DUNLIN_LOAD_SECONDS=30 .cache/venv/bin/python -m pytest tests/load -q -s
+# Every message of a commit over PostgreSQL, cut in three ways; kills of its server and of its nodes.
+proof postgres-cuts env DUNLIN_CUTS=100000 cargo test -q -p store --test postgres_cut -- --nocapture
+proof postgres-kills env DUNLIN_KILLS=200 cargo test -q -p store --test postgres --test postgres_crash -- --nocapture
 # An engine that the tests' build leaves out, for the weight of its crates.
 proof bucket cargo test -q -p store --features bucket --test blobs

@@ -1,11 +1,14 @@
 //! What merging is worth over PostgreSQL: four nodes of 16 committers each, beside the same load with one transaction of
 //! the server for each commit; and how soon a watch on another node wakes.
 //!
+//! There are two such loads. One keeps the contract: the same engine with merging off. The other does not: bare statements
+//! over 64 connections, without the lock that makes commits one order, without versions in that order, ranges or watches.
+//!
 //! ```text
 //! cargo run --release -p store --example postgres_rate -- ADDRESS [seconds per figure]
 //! ```
 //! ADDRESS is that of a database which may be written to (schemas `dunlin_rate` and `rate_bare`). A commit puts two
-//! entries of 100 bytes on condition that one of 100,000 keys is unchanged. Both sides alternate, five rounds; medians.
+//! entries of 100 bytes on condition that one of 100,000 keys is unchanged. All sides alternate, five rounds; medians.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "figures are what this program is for")]
 
@@ -26,23 +29,22 @@ async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let address = arguments.first().expect("usage: postgres_rate ADDRESS [seconds]").clone();
     let seconds = Duration::from_secs_f64(arguments.get(1).map_or(3.0, |text| text.parse().unwrap()));
-    let mut nodes = Vec::new();
-    for _ in 0..NODES {
-        let mut config = PostgresConfig::new(&address, SystemRandom::shared());
-        config.schema = "dunlin_rate".into();
-        nodes.push(Arc::new(postgres::open(config).await.unwrap()));
-    }
+    let nodes = open(&address, true).await;
     prepare(&address).await;
-    let (mut merged, mut single) = (Vec::new(), Vec::new());
+    let (mut merged, mut single, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
-        merged.push(run(seconds, |worker| merged_commits(Arc::clone(&nodes[worker % NODES]), worker)).await);
-        single.push(run(seconds, |worker| single_commits(address.clone(), worker)).await);
+        merged.push(run(seconds, |worker| commits(Arc::clone(&nodes[worker % NODES]), worker)).await);
+        let alone = open(&address, false).await;
+        single.push(run(seconds, |worker| commits(Arc::clone(&alone[worker % NODES]), worker)).await);
+        for node in alone {
+            node.close().await.unwrap();
+        }
+        bare.push(run(seconds, |worker| bare_commits(address.clone(), worker)).await);
     }
-    let (merged, single) = (median(&mut merged), median(&mut single));
-    println!(
-        "merged: {merged:.0} commits/s; one transaction each: {single:.0} commits/s; ratio {:.2}",
-        merged / single
-    );
+    let (merged, single, bare) = (median(&mut merged), median(&mut single), median(&mut bare));
+    println!("merged: {merged:.0} commits/s");
+    println!("one transaction each, same contract: {single:.0} commits/s; ratio {:.2}", merged / single);
+    println!("one transaction each, bare, no order: {bare:.0} commits/s; ratio {:.2}", merged / bare);
     let mut woken: Vec<f64> = Vec::new();
     for number in 0..200_u32 {
         let mut watch = nodes[1].watch(b"woken");
@@ -53,6 +55,16 @@ async fn main() {
         woken.push(began.elapsed().as_secs_f64() * 1e3);
     }
     println!("a watch on another node wakes {:.1} ms after the commit's answer", median(&mut woken));
+}
+
+async fn open(address: &str, merging: bool) -> Vec<Arc<Postgres>> {
+    let mut nodes = Vec::new();
+    for _ in 0..NODES {
+        let mut config = PostgresConfig::new(address, SystemRandom::shared());
+        (config.schema, config.merging) = ("dunlin_rate".into(), merging);
+        nodes.push(Arc::new(postgres::open(config).await.unwrap()));
+    }
+    nodes
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -117,7 +129,7 @@ fn some_key(random: &dyn Random) -> Vec<u8> {
     u32::try_from(random.next_u64() % KEYS).unwrap().to_be_bytes().to_vec()
 }
 
-async fn merged_commits(node: Arc<Postgres>, worker: usize) -> Commit {
+async fn commits(node: Arc<Postgres>, worker: usize) -> Commit {
     let random = SeededRandom::new(worker as u64);
     Box::new(move || {
         let (node, key, beside) = (Arc::clone(&node), some_key(&*random), some_key(&*random));
@@ -134,7 +146,7 @@ async fn merged_commits(node: Arc<Postgres>, worker: usize) -> Commit {
 }
 
 /// A connection for each committer: read, then one transaction with the same condition.
-async fn single_commits(address: String, worker: usize) -> Commit {
+async fn bare_commits(address: String, worker: usize) -> Commit {
     let random = SeededRandom::new(1_000 + worker as u64);
     let (client, connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
     tokio::spawn(connection);

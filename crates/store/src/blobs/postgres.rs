@@ -93,7 +93,7 @@ impl Held {
         };
         let session = match kept {
             Some(session) => session,
-            None => Session::open(&inner.connecting, || ()).await?,
+            None => Session::open(&inner.connecting, |_| ()).await?,
         };
         Ok(Self { inner: Arc::clone(inner), session: Some(session), _permit: permit })
     }

@@ -10,7 +10,7 @@
 //!   2. Winners get consecutive versions in their order.
 //!   3. A point never is too old: the tree keeps the version of each entry. A range is when `Recent` has forgotten it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -102,6 +102,31 @@ impl Batch {
     /// The same writes, while the batch goes on.
     pub(crate) fn writes(&self) -> &[(Version, Bytes, bool)] {
         &self.writes
+    }
+
+    /// The same batch after another commit: for who decides before it is known which that will be. `numbered` tells where
+    /// in a key, counted from 1, the number of the commit is. Only of a batch without claims.
+    pub(crate) fn moved(mut self, before: Version, numbered: &HashMap<Bytes, i32>) -> Self {
+        let from = self.before;
+        let version_of = |version: Version| version - from + before;
+        let key_of = |key: Bytes, version: Version| match numbered.get(&key) {
+            Some(place) => {
+                let place = usize::try_from(place - 1).unwrap_or_default();
+                let rest = place + size_of::<Version>();
+                [&key[..place], &version_of(version).to_be_bytes(), &key[rest..]].concat().into()
+            }
+            None => key,
+        };
+        self.slots = std::mem::take(&mut self.slots)
+            .into_iter()
+            .map(|(key, slot)| (key_of(key, slot.version), Slot { version: version_of(slot.version), ..slot }))
+            .collect();
+        for (version, key, _) in &mut self.writes {
+            *key = key_of(std::mem::take(key), *version);
+            *version = version_of(*version);
+        }
+        (self.before, self.last) = (before, version_of(self.last));
+        self
     }
 
     /// Teaches `recent` what the batch has written, once it is committed.

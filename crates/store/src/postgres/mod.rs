@@ -2,9 +2,10 @@
 //!
 //! What every engine answers is decided by the same pure code (`commit::decide`); PostgreSQL keeps the entries, flushes
 //! them, and gives the one lock that makes batches of all nodes happen one after another. That one lock is the whole
-//! discipline of isolation: every writer takes it first and holds it to the end of its flush, so decisions need no
-//! help of the server's isolation levels, and versions are consecutive over all nodes. Each node merges what waits into
-//! one transaction, so that a commit costs its share of a lock, two round trips and a flush.
+//! discipline of isolation: every writer takes it before it looks at what it decides by, or has that compared under it,
+//! and holds it to the end of its flush. So decisions need no help of the server's isolation levels, and versions are
+//! consecutive over all nodes. Each node merges what waits into one transaction, so that a commit costs its share of a
+//! lock, a round trip and a flush.
 //!
 //! The way of a commit: `Postgres::commit` → `committer` → answer, `Watchers`. Other nodes hear of it by `listener`.
 //! The way of a read: `reader`.
@@ -22,13 +23,14 @@
 mod address;
 mod committer;
 mod listener;
+mod merge;
 mod reader;
 mod schema;
 mod session;
 mod tls;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -66,9 +68,31 @@ pub struct PostgresConfig {
     pub version_min: Version,
     /// Names this node.
     pub random: Arc<dyn Random>,
+    /// How long is waited for what.
+    pub deadlines: Deadlines,
+    /// Whether transactions that wait together become one of the server's. Off only to measure what that brings.
+    pub merging: bool,
     /// What is done when the end of a commit cannot be found out. Nothing that was not answered by then is ever
     /// answered with success.
     pub on_fatal: OnFatal,
+}
+
+/// How long a node waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// For a server that cannot be reached, before transactions are refused.
+    pub unreachable: Duration,
+    /// For the answers of one round trip. A server that takes in what is sent and then is silent counts as gone.
+    pub round_trip: Duration,
+    /// For the end of a batch whose answer was lost.
+    pub unknown: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let [unreachable, round_trip, unknown] = [10, 10, 40].map(Duration::from_secs);
+        Self { unreachable, round_trip, unknown }
+    }
 }
 
 impl PostgresConfig {
@@ -76,7 +100,16 @@ impl PostgresConfig {
     pub fn new(url: impl Into<String>, random: Arc<dyn Random>) -> Self {
         let on_fatal: OnFatal = Arc::new(|_| std::process::exit(70));
         let (schema, roots_pem) = ("dunlin".to_owned(), String::new());
-        Self { url: url.into(), schema, roots_pem, version_min: 0, random, on_fatal }
+        Self {
+            url: url.into(),
+            schema,
+            roots_pem,
+            version_min: 0,
+            random,
+            deadlines: Deadlines::default(),
+            merging: true,
+            on_fatal,
+        }
     }
 
     /// Where the database is, for people: `host:port/database`, without user and password.
@@ -103,7 +136,11 @@ struct Shared {
     schema: String,
     /// Tells this node's batches from others'.
     node: String,
+    deadlines: Deadlines,
+    merging: bool,
     watchers: Watchers,
+    /// Up to this commit of any node watches have been told.
+    told: AtomicU64,
     /// Wakes the listener after each batch, so that it tells the other nodes.
     committed: Notify,
     waiting_bytes: AtomicUsize,
@@ -119,7 +156,7 @@ struct Running {
 /// Connects, makes the tables if there are none, and starts this node's tasks.
 pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
     let connecting = prepare(&config).await?;
-    let session = Session::open(&connecting, || ()).await?;
+    let session = Session::open(&connecting, |_| ()).await?;
     let sql = format!("UPDATE {}.meta SET version = $1 WHERE version < $1", config.schema);
     session.client.execute(&sql, &[&config.version_min.cast_signed()]).await.map_err(fault)?;
     let sql = format!("SELECT version FROM {}.meta", config.schema);
@@ -128,7 +165,10 @@ pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
         connecting: connecting.clone(),
         schema: config.schema.clone(),
         node: config.random.uuid(),
+        deadlines: config.deadlines,
+        merging: config.merging,
         watchers: Watchers::default(),
+        told: AtomicU64::new(version),
         committed: Notify::new(),
         waiting_bytes: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
@@ -136,7 +176,7 @@ pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
     });
     let (jobs, waiting) = mpsc::channel(WAITING_JOBS_MAX);
     let committer = tokio::spawn(Committer::new(Arc::clone(&shared), waiting, version).run());
-    let listener = tokio::spawn(listener::run(Arc::clone(&shared), version));
+    let listener = tokio::spawn(listener::run(Arc::clone(&shared)));
     let readers = Arc::new(Readers::new(connecting, config.schema));
     Ok(Postgres {
         shared,
@@ -150,7 +190,7 @@ pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
 pub(crate) async fn prepare(config: &PostgresConfig) -> Result<Connecting, Error> {
     schema::check_name(&config.schema)?;
     let connecting = address::parse(&config.url, &config.roots_pem)?;
-    let session = Session::open(&connecting, || ()).await?;
+    let session = Session::open(&connecting, |_| ()).await?;
     schema::prepare(&session.client, &config.schema).await?;
     Ok(connecting)
 }

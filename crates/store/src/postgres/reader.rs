@@ -55,7 +55,7 @@ struct Reader {
 
 impl Reader {
     async fn open(connecting: &Connecting, schema: &str) -> Result<Self, Fault> {
-        let session = Session::open(connecting, || ()).await?;
+        let session = Session::open(connecting, |_| ()).await?;
         let of = async |sql: &str| session.statement(&sql.replace("{}", schema)).await;
         Ok(Self {
             get: of("SELECT k, v, ver FROM {}.kv WHERE k = $1").await?,

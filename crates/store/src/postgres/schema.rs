@@ -3,8 +3,12 @@
 //! | table     | columns                                     | holds                                                        |
 //! |-----------|---------------------------------------------|--------------------------------------------------------------|
 //! | `kv`      | `k`, `v`, `ver`                             | the entries                                                  |
-//! | `meta`    | `one`, `format`, `version`                  | one row: the format, and the last commit; every writer locks it |
-//! | `batches` | `first`, `last`, `node`, `at`, `keys`, `versions`, `present` | what was written by the batches of the last minute |
+//! | `meta`    | `one`, `format`, `version`                  | one row: the format, and the last commit                     |
+//! | `batches` | `first`, `last`, `node`, `number`, `at`, `keys`, `versions`, `present` | what was written by the batches of the last minute |
+//! | `fences`  | `node`, `number`, `at`                      | up to which number batches of a node are not written any more |
+//!
+//! Every writer holds one lock of the server from before it looks until its transaction ends (`lock_of`). The function
+//! `merge` is the quick way of a batch (`merge`): it compares what was supposed, writes, and tells what others wrote.
 //!
 //! Those of blobs (`blobs`, `chunks`, `uploads`) are described where they are used: `crate::blobs::postgres`.
 //!
@@ -22,6 +26,12 @@ use super::session::{Fault, fault};
 const FORMAT: i32 = 1;
 /// Taken while tables are made ("dunlin", store).
 const LOCK: i64 = 0x6475_6e6c_696e_0001;
+
+/// The number of the lock that every writer of a schema takes.
+pub(super) fn lock_of(schema: &str) -> i64 {
+    let digest = blake3::derive_key("dunlin 2026-11 lock of a PostgreSQL store", schema.as_bytes());
+    i64::from_le_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
+}
 
 /// Names of a schema: they are written into statements as they are.
 pub(super) fn check_name(name: &str) -> Result<(), Fault> {
@@ -55,9 +65,13 @@ async fn create(client: &Client, schema: &str) -> Result<(), Fault> {
              CREATE TABLE IF NOT EXISTS {schema}.meta (one boolean PRIMARY KEY DEFAULT true CHECK (one),
                  format integer NOT NULL, version bigint NOT NULL) WITH (fillfactor = 10);
              INSERT INTO {schema}.meta (format, version) VALUES ({FORMAT}, 0) ON CONFLICT DO NOTHING;
-             CREATE TABLE IF NOT EXISTS {schema}.batches (first bigint PRIMARY KEY, last bigint NOT NULL, node text NOT NULL,
+             CREATE TABLE IF NOT EXISTS {schema}.batches (first bigint PRIMARY KEY, last bigint NOT NULL, node text NOT NULL, number bigint NOT NULL,
                  at timestamptz NOT NULL DEFAULT clock_timestamp(), keys bytea[] NOT NULL, versions bigint[] NOT NULL,
                  present boolean[] NOT NULL);
+             ALTER TABLE {schema}.batches ALTER keys SET STORAGE EXTERNAL, ALTER versions SET STORAGE EXTERNAL,
+                 ALTER present SET STORAGE EXTERNAL;
+             CREATE TABLE IF NOT EXISTS {schema}.fences (node text PRIMARY KEY, number bigint NOT NULL,
+                 at timestamptz NOT NULL DEFAULT clock_timestamp());
              CREATE TABLE IF NOT EXISTS {schema}.blobs (name text COLLATE \"C\" PRIMARY KEY, id text NOT NULL,
                  trailer bytea NOT NULL);
              CREATE TABLE IF NOT EXISTS {schema}.chunks (id text COLLATE \"C\", number bigint, content bytea NOT NULL,
@@ -65,7 +79,9 @@ async fn create(client: &Client, schema: &str) -> Result<(), Fault> {
              ALTER TABLE {schema}.chunks ALTER content SET STORAGE EXTERNAL;
              CREATE TABLE IF NOT EXISTS {schema}.uploads (id text COLLATE \"C\" PRIMARY KEY,
                  at timestamptz NOT NULL DEFAULT now());
-             COMMIT"
+             {}
+             COMMIT",
+            merge(schema)
         ))
         .await
         .map_err(fault)?;
@@ -77,4 +93,67 @@ async fn create(client: &Client, schema: &str) -> Result<(), Fault> {
         return Err(Fault::Broken(words));
     }
     Ok(())
+}
+
+/// The function that commits a batch in one statement. One that does otherwise gets another number, since nodes of an
+/// earlier release may still call this one.
+///
+/// It answers with the batches of others that the node has not seen, and last with a row without keys: the commit that
+/// the batch follows, the last one now (the same if nothing was written), and in place of versions the time.
+/// Keys are compared by `held`: a version, 0 for no entry, -1 for any.
+fn merge(schema: &str) -> String {
+    let lock = lock_of(schema);
+    format!(
+        "CREATE OR REPLACE FUNCTION {schema}.merge_1(in_seen bigint, in_node text, in_number bigint, in_count bigint,
+             in_keys bytea[], in_held bigint[], in_starts bytea[], in_ends bytea[], in_since bigint[],
+             in_put bytea[], in_values bytea[], in_versions bigint[], in_places integer[], in_gone bytea[],
+             in_noted bytea[], in_noted_versions bigint[], in_noted_places integer[], in_present boolean[])
+         RETURNS TABLE (out_first bigint, out_last bigint, out_keys bytea[], out_versions bigint[], out_present boolean[])
+         LANGUAGE plpgsql AS $merge$
+         DECLARE
+             base bigint;
+             now_ms bigint;
+             holds boolean;
+         BEGIN
+             PERFORM pg_advisory_xact_lock({lock});
+             -- From here on each statement sees what all others have committed, and none commits before this one.
+             SELECT m.version, (extract(epoch FROM clock_timestamp()) * 1000)::bigint INTO STRICT base, now_ms
+                 FROM {schema}.meta AS m WHERE m.one;
+             RETURN QUERY SELECT b.first, b.last, b.keys, b.versions, b.present FROM {schema}.batches AS b
+                 WHERE b.first > in_seen ORDER BY b.first;
+             holds := NOT EXISTS (
+                 SELECT FROM unnest(in_keys, in_held) AS e(k, ver) LEFT JOIN {schema}.kv AS t ON t.k = e.k
+                 WHERE CASE e.ver WHEN -1 THEN t.k IS NULL ELSE coalesce(t.ver, 0) <> e.ver END);
+             IF holds AND cardinality(in_starts) > 0 THEN
+                 -- What was written so long ago that its row is gone is not known to have left the ranges alone.
+                 holds := (base = in_seen OR EXISTS (SELECT FROM {schema}.batches AS b WHERE b.first = in_seen + 1))
+                     AND NOT EXISTS (
+                         SELECT FROM {schema}.batches AS b, unnest(b.keys, b.versions) AS w(k, ver),
+                             unnest(in_starts, in_ends, in_since) AS r(s, e, ver)
+                         WHERE b.first > in_seen AND w.ver > r.ver AND w.k >= r.s AND w.k < r.e);
+             END IF;
+             IF holds THEN
+                 holds := NOT EXISTS (SELECT FROM {schema}.fences AS f WHERE f.node = in_node AND f.number >= in_number);
+             END IF;
+             IF holds THEN
+                 INSERT INTO {schema}.kv AS t (k, v, ver)
+                     SELECT CASE p.place WHEN 0 THEN p.k ELSE overlay(p.k PLACING int8send(base + p.ver) FROM p.place FOR 8) END,
+                         p.v, base + p.ver
+                     FROM unnest(in_put, in_values, in_versions, in_places) AS p(k, v, ver, place)
+                     ON CONFLICT (k) DO UPDATE SET v = EXCLUDED.v, ver = EXCLUDED.ver;
+                 IF cardinality(in_gone) > 0 THEN
+                     DELETE FROM {schema}.kv AS t WHERE t.k = ANY (in_gone);
+                 END IF;
+                 UPDATE {schema}.meta AS m SET version = base + in_count WHERE m.one;
+                 INSERT INTO {schema}.batches (first, last, node, number, keys, versions, present)
+                     SELECT base + 1, base + in_count, in_node, in_number,
+                         coalesce(array_agg(CASE n.place WHEN 0 THEN n.k
+                             ELSE overlay(n.k PLACING int8send(base + n.ver) FROM n.place FOR 8) END ORDER BY n.at), '{{}}'),
+                         coalesce(array_agg(base + n.ver ORDER BY n.at), '{{}}'), in_present
+                     FROM unnest(in_noted, in_noted_versions, in_noted_places) WITH ORDINALITY AS n(k, ver, place, at);
+             END IF;
+             RETURN QUERY SELECT base, CASE WHEN holds THEN base + in_count ELSE base END, NULL::bytea[], ARRAY[now_ms], NULL::boolean[];
+         END
+         $merge$;"
+    )
 }

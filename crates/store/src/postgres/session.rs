@@ -104,8 +104,8 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Connects. `told` is called for each notification that comes.
-    pub(crate) async fn open(connecting: &Connecting, told: impl Fn() + Send + 'static) -> Result<Self, Fault> {
+    /// Connects. `told` is called with what each notification says.
+    pub(crate) async fn open(connecting: &Connecting, told: impl Fn(&str) + Send + 'static) -> Result<Self, Fault> {
         let Connecting { config, tls } = connecting;
         let opened = tokio::time::timeout(CONNECT, config.connect(tls.clone())).await;
         let late = || Fault::Disconnected(format!("no connection within {} s", CONNECT.as_secs()));
@@ -114,7 +114,7 @@ impl Session {
             let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
             while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {
                 match message {
-                    AsyncMessage::Notification(_) => told(),
+                    AsyncMessage::Notification(hint) => told(hint.payload()),
                     AsyncMessage::Notice(notice) => tracing::debug!(%notice, "PostgreSQL"),
                     _ => {}
                 }
