@@ -25,7 +25,7 @@ use rusqlite::Connection;
 
 use super::Shared;
 use super::overlay::Generation;
-use super::schema::{self, Fault, PAGE_BYTES};
+use super::schema::{self, Applied, Fault, PAGE_BYTES};
 use crate::contract::Version;
 
 /// By how much the thread is nicer than the others.
@@ -206,6 +206,8 @@ struct Round {
 pub(super) struct Worker {
     shared: Arc<Shared>,
     connection: Connection,
+    /// That of the log's records now. Recovered ones of earlier epochs all are in the first generation.
+    epoch: u64,
     /// Whether a COMMIT flushes now.
     flushing: bool,
     /// At this length of its log, in pages, the library copies it into the file.
@@ -223,13 +225,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, connection: Connection) -> Result<Self, Fault> {
+    pub(super) fn new(shared: Arc<Shared>, connection: Connection, epoch: u64) -> Result<Self, Fault> {
         // An earlier process may have left something.
         let wrote_us = Some(shared.clock.monotonic_us());
         let wal_pages_max = shared.limits.wal_bytes / PAGE_BYTES;
         let worker = Self {
             shared,
             connection,
+            epoch,
             flushing: false,
             checkpoint_at: wal_pages_max,
             wal_pages_max,
@@ -247,7 +250,9 @@ impl Worker {
         self.shared.overlay.freeze();
         while self.advance()? != Step::Wait {}
         self.set_flushing(true)?;
-        schema::set_version(&self.connection, version)?;
+        let transaction = self.connection.unchecked_transaction()?;
+        schema::set_applied(&transaction, Applied { version, epoch: self.epoch })?;
+        transaction.commit()?;
         self.shared.overlay.jump(version);
         Ok(())
     }
@@ -381,7 +386,8 @@ impl Worker {
                 }
             }
             if last.is_none() {
-                schema::set_version(&self.connection, generation.last())?;
+                let applied = Applied { version: generation.last(), epoch: self.epoch };
+                schema::set_applied(&self.connection, applied)?;
             }
             Ok(self.connection.prepare_cached("COMMIT")?.execute([]).map(drop)?)
         });

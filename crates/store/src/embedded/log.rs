@@ -19,7 +19,7 @@ use super::OpenError;
 use super::disk::{Disk, DiskFile};
 use super::queue::BATCH_BYTES_END;
 use super::record::{self, BLOCK, HEADER, Head, Record, Write, padded};
-use super::schema::Fault;
+use super::schema::{Applied, Fault};
 use crate::commit::decide::Slot;
 use crate::contract::Version;
 
@@ -66,9 +66,9 @@ fn name(number: usize) -> String {
 
 impl Log {
     /// Reads what is there; the chain that it returns is on disk.
-    pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: usize, applied: Version) -> Result<Opened, OpenError> {
+    pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: usize, applied: Applied) -> Result<Opened, OpenError> {
         let mut segments = Segments::default();
-        let (mut found, mut epoch, mut synced) = (Vec::new(), 0, 0);
+        let (mut found, mut epoch, mut synced) = (Vec::new(), applied.epoch, 0);
         let mut buffer = Vec::new();
         let mut written = Vec::new();
         while segments.made < SEGMENTS_MAX && disk.exists(&name(segments.made))? {
@@ -78,7 +78,7 @@ impl Log {
             file.reserve(segment_bytes as u64)?;
             buffer.resize(segment_bytes, 0);
             file.read_at(&mut buffer, 0)?;
-            let scanned = record::scan(&buffer, applied);
+            let scanned = record::scan(&buffer, applied.version);
             epoch = epoch.max(scanned.epoch);
             synced = synced.max(scanned.synced);
             match scanned.records.iter().map(|record| record.last).max() {
@@ -95,7 +95,7 @@ impl Log {
         written.sort_by_key(|(last, _)| *last);
         segments.written = written.into();
         let chain = record::recover(found, synced, applied).map_err(OpenError::Damaged)?;
-        let last = chain.last().map_or(applied, |record| record.last);
+        let last = chain.last().map_or(applied.version, |record| record.last);
         if segments.made == 0 {
             let file = disk.open(&name(0))?;
             file.reserve(segment_bytes as u64)?;
@@ -232,6 +232,11 @@ impl Writer {
         }
         self.want_next();
         Ok(writes)
+    }
+
+    /// Which opening of the store this is.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Bytes that the last record takes.

@@ -20,13 +20,14 @@
 //!
 //! Invariants
 //!   1. What `recover` returns is a gapless chain from the tree's version.
-//!   2. A chain never goes back to an earlier epoch: what an earlier recovery has cut off stays cut off, although its
-//!      versions are given out again.
+//!   2. A chain never goes back to an earlier epoch, nor to one before the tree's: what an earlier recovery has cut off
+//!      stays cut off, although its versions are given out again.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::schema::Applied;
 use crate::commit::decide::Slot;
 use crate::contract::Version;
 
@@ -173,11 +174,11 @@ pub(super) fn scan(segment: &[u8], applied: Version) -> Scanned {
 
 /// Puts the chain together that goes on from the tree's version, out of the records of all segments; or says where it
 /// is broken.
-pub(super) fn recover(mut found: Vec<Record>, synced: Version, applied: Version) -> Result<Vec<Record>, String> {
+pub(super) fn recover(mut found: Vec<Record>, synced: Version, applied: Applied) -> Result<Vec<Record>, String> {
     let mut by_start: BTreeMap<Version, Vec<Record>> = BTreeMap::new();
     found.sort_by_key(|record| record.epoch);
     found.into_iter().for_each(|record| by_start.entry(record.before).or_default().push(record));
-    let (mut chain, mut last, mut epoch) = (Vec::new(), applied, 0);
+    let (mut chain, mut last, mut epoch) = (Vec::new(), applied.version, applied.epoch);
     // The newest epoch is at the end: where two say different things, the later opening has cut the earlier one.
     while let Some(record) = by_start.remove(&last).and_then(|mut records| records.pop()) {
         if record.epoch < epoch {
@@ -216,9 +217,9 @@ mod tests {
         bytes
     }
 
-    fn recovered(bytes: &[u8], applied: Version) -> Result<Vec<Record>, String> {
-        let scanned = scan(bytes, applied);
-        recover(scanned.records, scanned.synced, applied)
+    fn recovered(bytes: &[u8], version: Version) -> Result<Vec<Record>, String> {
+        let scanned = scan(bytes, version);
+        recover(scanned.records, scanned.synced, Applied { version, epoch: 0 })
     }
 
     #[test]
@@ -261,8 +262,19 @@ mod tests {
         let scanned = [scan(&first, 0), scan(&second, 0)];
         let synced = 1;
         let found = scanned.into_iter().flat_map(|scanned| scanned.records).collect();
-        let chain = recover(found, synced, 0).unwrap();
+        let chain = recover(found, synced, Applied::default()).unwrap();
         assert_eq!(chain.iter().map(|record| (record.epoch, record.last)).collect::<Vec<_>>(), [(1, 1), (2, 3)]);
+    }
+
+    #[test]
+    fn what_was_cut_off_does_not_follow_a_tree_that_has_passed_it() {
+        // Epoch 1: (0, 1] whole, (1, 3] torn, (3, 6] whole but unreachable. Epoch 2 went on to 3, all of it in the tree.
+        let mut first = log(3, 1, 0);
+        first[BLOCK] = 0;
+        let found = scan(&first, 3).records;
+        assert_eq!(found.iter().map(|record| record.before).collect::<Vec<_>>(), [3]);
+        assert_eq!(recover(found.clone(), 1, Applied { version: 3, epoch: 2 }), Ok(vec![]));
+        assert_eq!(recover(found, 1, Applied { version: 3, epoch: 1 }).unwrap().len(), 1);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! | table  | columns                                             | holds                                           |
 //! |--------|-----------------------------------------------------|-------------------------------------------------|
 //! | `kv`   | key, version, checksum, value; in the order of keys | the entries                                     |
-//! | `meta` | name, number                                        | `format`, `version`: the last commit wholly within |
+//! | `meta` | name, number                                        | `format`, `version`: the last commit wholly within, |
+//! |        |                                                     | `epoch`: the opening of the store that wrote it |
 //!
 //! Format 1 had no log beside the file, so its tree is complete: it is opened with an empty log, and format 2 it is.
 //!
@@ -32,6 +33,15 @@ const APPLICATION_ID: i32 = 0x6475_6e6c;
 pub(super) const PAGE_BYTES: u64 = 4_096;
 /// The library's own log is cut back to this size when it starts anew.
 pub(super) const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// How far the tree is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    /// The last commit that is wholly in it.
+    pub(super) version: Version,
+    /// The epoch that wrote it there: only records of this one or later ones follow.
+    pub(super) epoch: u64,
+}
 
 /// Why a statement failed, as far as somebody acts on it.
 #[derive(Debug)]
@@ -78,7 +88,7 @@ pub(super) fn open_writer(
     file: &Path,
     size_bytes_max: Option<u64>,
     wal_bytes: u64,
-) -> Result<(Connection, Version), OpenError> {
+) -> Result<(Connection, Applied), OpenError> {
     // Made here and not by the library, so that nobody else may ever read it. The log inherits these rights.
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)?;
     let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
@@ -107,8 +117,8 @@ pub(super) fn open_writer(
     }
     // The writer never waits for a reader: what it cannot do now, it does later.
     connection.busy_timeout(Duration::ZERO)?;
-    let version = version_of(&connection)?;
-    Ok((connection, version))
+    let applied = Applied { version: version_of(&connection)?, epoch: epoch_of(&connection)? };
+    Ok((connection, applied))
 }
 
 /// Opens the file for reading. The writer has opened it before.
@@ -154,10 +164,19 @@ pub(super) fn version_of(connection: &Connection) -> Result<Version, rusqlite::E
     statement.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
-/// Sets it.
-pub(super) fn set_version(connection: &Connection, version: Version) -> Result<(), rusqlite::Error> {
-    let mut statement = connection.prepare_cached("UPDATE meta SET number = ?1 WHERE name = 'version'")?;
-    statement.execute([version.cast_signed()]).map(drop)
+/// Which opening of the store wrote that.
+fn epoch_of(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let found = connection.query_row("SELECT number FROM meta WHERE name = 'epoch'", [], |row| row.get::<_, i64>(0));
+    found.optional().map(|epoch| epoch.unwrap_or(0).cast_unsigned())
+}
+
+/// Sets both.
+pub(super) fn set_applied(connection: &Connection, applied: Applied) -> Result<(), rusqlite::Error> {
+    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?;
+    for (name, number) in [("version", applied.version), ("epoch", applied.epoch)] {
+        statement.execute(params![name, number.cast_signed()])?;
+    }
+    Ok(())
 }
 
 /// How many bytes the file may still grow by, free pages within it included.
