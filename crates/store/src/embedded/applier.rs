@@ -9,10 +9,11 @@
 //! `Worker::step` is the smallest part of a round that others can come in between; the thread only repeats it.
 //!
 //! Invariants
-//!   1. `version` in the tree never runs ahead of what the tree wholly holds, on disk.
-//!   2. A full disk loses nothing: the portion is undone, log and overlay keep the commits, and a later round tries
+//!   1. Nothing goes into the tree that is not on disk in the log: what is half written there is written anew from it.
+//!   2. `version` in the tree never runs ahead of what the tree wholly holds, on disk.
+//!   3. A full disk loses nothing: the portion is undone, log and overlay keep the commits, and a later round tries
 //!      again. Meanwhile `Room` is none, so that nothing new is taken in.
-//!   3. Any other failure ends the store.
+//!   4. Any other failure ends the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -375,6 +376,10 @@ impl Worker {
     fn apply(&mut self, generation: &Generation) -> Result<bool, Fault> {
         let portion = generation.portion(self.after.as_ref(), self.shared.limits.portion_writes, PORTION_BYTES);
         let last = portion.last().map(|(key, _)| key.clone());
+        if self.after.is_none() {
+            // Relaxed commits may not be. If a loss of power took them, parts of them in the tree would have no rest.
+            self.shared.log.flush_up_to(generation.last())?;
+        }
         // The empty portion at the end brings the version, and the flush.
         self.set_flushing(last.is_none())?;
         let written = self.connection.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));

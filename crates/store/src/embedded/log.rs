@@ -48,6 +48,9 @@ struct Segments {
     /// Written, oldest first, each with its last version.
     written: VecDeque<(Version, Segment)>,
     made: usize,
+    /// The one that is being written, and up to which version all is on disk.
+    active: Option<Segment>,
+    synced: Version,
     /// Whether the writer will soon need one that there is not.
     wanted: bool,
 }
@@ -58,6 +61,10 @@ pub(super) struct Opened {
     pub(super) writer: Writer,
     /// The commits that the tree does not have.
     pub(super) chain: Vec<Record>,
+}
+
+fn unflushed(error: std::io::Error) -> Fault {
+    Fault::Broken(format!("the log cannot be flushed: {error}"))
 }
 
 fn name(number: usize) -> String {
@@ -96,6 +103,7 @@ impl Log {
         segments.written = written.into();
         let chain = record::recover(found, synced, applied).map_err(OpenError::Damaged)?;
         let last = chain.last().map_or(applied.version, |record| record.last);
+        segments.synced = last;
         if segments.made == 0 {
             let file = disk.open(&name(0))?;
             file.reserve(segment_bytes as u64)?;
@@ -163,6 +171,16 @@ impl Log {
         }
     }
 
+    /// Returns when everything up to `version` is on disk. The writer goes on meanwhile.
+    pub(super) fn flush_up_to(&self, version: Version) -> Result<(), Fault> {
+        let active = {
+            let segments = self.segments.lock();
+            segments.active.clone().filter(|_| segments.synced < version)
+        };
+        // What is in another segment was flushed when the writer left that one.
+        active.map_or(Ok(()), |active| active.sync().map_err(unflushed))
+    }
+
     /// How many more bytes the disk can take.
     pub(super) fn free_bytes(&self) -> Result<u64, Fault> {
         Ok(self.disk.free_bytes()?)
@@ -195,6 +213,7 @@ impl Writer {
             segments.wanted = true;
             return Ok(false);
         };
+        segments.active = Some(Arc::clone(&next));
         if let Some(before) = self.active.replace(next) {
             segments.written.push_back((self.last, before));
         }
@@ -228,7 +247,7 @@ impl Writer {
         self.at += self.buffer.len();
         self.last = last;
         if flush {
-            self.synced = last;
+            self.set_synced(last);
         }
         self.want_next();
         Ok(writes)
@@ -246,7 +265,8 @@ impl Writer {
 
     /// Counts from `version` on. Before the first record, when the tree has all that the log held, and counts from there.
     pub(super) fn jump(&mut self, version: Version) {
-        (self.last, self.synced) = (version, version);
+        self.last = version;
+        self.set_synced(version);
     }
 
     /// Whether all that was appended is on disk.
@@ -257,10 +277,15 @@ impl Writer {
     /// Flushes what is not flushed yet.
     pub(super) fn sync(&mut self) -> Result<(), Fault> {
         if let Some(active) = self.active.as_ref().filter(|_| !self.is_synced()) {
-            active.sync().map_err(|error| Fault::Broken(format!("the log cannot be flushed: {error}")))?;
+            active.sync().map_err(unflushed)?;
         }
-        self.synced = self.last;
+        self.set_synced(self.last);
         Ok(())
+    }
+
+    fn set_synced(&mut self, version: Version) {
+        self.synced = version;
+        self.log.segments.lock().synced = version;
     }
 
     fn want_next(&self) {
