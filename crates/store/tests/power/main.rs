@@ -45,13 +45,13 @@ fn child() {
 fn lives() -> Vec<(Phase, Vec<String>)> {
     let usual = Phase { commits: 10, relaxed: false, reopen: false, close: false };
     let slow = || vec!["pwritev2:delay_enter=100".to_owned(), "fsync:delay_enter=500".to_owned()];
-    let killed = |at: u32| [slow(), vec![format!("fdatasync:signal=KILL:when={at}")]].concat();
+    let killed = |call: &str, at: u32| [slow(), vec![format!("{call}:signal=KILL:when={at}")]].concat();
     let slower = || [slow(), vec!["fdatasync:delay_enter=5000".to_owned()]].concat();
     vec![
         (Phase { commits: 20, reopen: true, ..usual }, slower()),
-        (usual, killed(2)),
-        (Phase { relaxed: true, ..usual }, killed(3)),
-        (usual, killed(3)),
+        (usual, killed("fsync", 4)),
+        (Phase { relaxed: true, ..usual }, killed("fsync", 5)),
+        (usual, killed("fdatasync", 3)),
         (Phase { relaxed: true, commits: 16, ..usual }, slower()),
         (Phase { reopen: true, close: true, ..usual }, slower()),
     ]

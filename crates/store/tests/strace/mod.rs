@@ -29,7 +29,7 @@ pub fn recorded(command: &Command, trace: &Path, inject: &[String]) -> Command {
 /// Runs `command` under strace with failures injected, but only into calls on the files `of`. Without a record.
 pub fn injected(command: &Command, of: &[PathBuf], inject: &[String]) -> Command {
     let mut strace = base_command();
-    strace.args(["-o", "/dev/null", "--trace=none"]);
+    strace.args(["-o", "/dev/null"]).arg(format!("--trace={CALLS}"));
     for path in of {
         strace.arg("-P").arg(path);
     }
