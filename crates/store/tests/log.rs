@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use base::{Clock, ManualClock, Random, SeededRandom, SystemClock};
 use parking_lot::Mutex;
 use store::embedded::disk::{Disk, DiskFile};
-use store::embedded::{self, Embedded, OpenError};
+use store::embedded::{self, Embedded, Limits, OpenError};
 use store::{EmbeddedConfig, Error, Range, Store, Txn};
 
 const BLOCK: usize = 4_096;
@@ -329,6 +329,26 @@ async fn relaxed_commits_are_flushed_within_a_second() {
     opened.store.commit(Txn::new().relaxed()).await.unwrap();
     let left = open(&disk.cut(&*random));
     assert_eq!(left.store.get(b"log").await.unwrap().unwrap().value, "line");
+}
+
+#[tokio::test]
+async fn nothing_is_in_the_tree_that_is_not_flushed_in_the_log() {
+    let disk = Arc::new(SimDisk::default());
+    let folder = tempfile::tempdir().unwrap();
+    let log_disk: Option<Arc<dyn Disk>> = Some(Arc::clone(&disk) as Arc<dyn Disk>);
+    // Every commit is written into the tree at once, long before relaxed ones are flushed by themselves.
+    let limits = Limits { due_log_bytes: 1, ..Limits::default() };
+    let config = EmbeddedConfig { log_disk, limits, ..EmbeddedConfig::new(folder.path(), SystemClock::shared()) };
+    let store = embedded::open(config).unwrap();
+    let before = disk.faults.flushes.load(Ordering::SeqCst);
+    store.commit(Txn::new().put("log", "line").relaxed()).await.unwrap();
+    let tree = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+    let started = Instant::now();
+    while tree.query_row("SELECT count(*) FROM kv", [], |row| row.get::<_, i64>(0)).unwrap() == 0 {
+        assert!(started.elapsed() < Duration::from_secs(10), "not written into the tree");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(disk.faults.flushes.load(Ordering::SeqCst) > before, "a loss of power could leave half of it");
 }
 
 #[tokio::test]
