@@ -465,7 +465,7 @@ impl Worker {
 }
 
 /// Runs a checkpoint; true if nothing stood in its way. A full disk only puts it off: the log keeps what it has.
-fn checkpoint(connection: &Connection, mode: &str) -> Result<bool, Fault> {
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<bool, Fault> {
     let run = connection
         .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
         .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
