@@ -43,5 +43,7 @@ proof fifty-callers env DUNLIN_LOAD_SECONDS=30 .cache/venv/bin/python -m pytest 
 # Every message of a commit over PostgreSQL, cut in three ways; kills of its server and of its nodes.
 proof postgres-cuts env DUNLIN_CUTS=100000 cargo test -q -p store --test postgres_cut -- --nocapture
 proof postgres-kills env DUNLIN_KILLS=200 cargo test -q -p store --test postgres --test postgres_crash -- --nocapture
+# One seed after another, with cuts of the power, kills, and disks that fail and fill up.
+proof simulation env DUNLIN_SEEDS=10000 cargo test -q -p sim --test seeds -- --nocapture
 # An engine that the tests' build leaves out, for the weight of its crates.
 proof bucket cargo test -q -p store --features bucket --test blobs

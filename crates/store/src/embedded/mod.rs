@@ -187,7 +187,7 @@ struct Parts {
 }
 
 /// Opens the store of a folder, recovering from its log what an earlier process left there.
-/// Blocks for some milliseconds, after a crash for as long as reading a log of 36 MB takes. Needs a tokio runtime from the first read on.
+/// Blocks for some milliseconds, after a crash for as long as reading a log of 36 MB and copying the tree's takes. Needs a tokio runtime from the first read on.
 pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
     let Parts { shared, worker, reader, writer, version, lock } = prepare(config, true)?;
     let committer = Committer::new(Behind::thread(Arc::clone(&shared)), Arc::clone(&shared), reader, writer, version);
@@ -202,6 +202,12 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
     let (connection, applied) = schema::open_writer(&file, config.size_bytes_max, config.limits.wal_bytes)?;
+    // What a killed process has left in the library's log may be in the page cache only, and after a flush that failed
+    // the kernel may take it for clean. But where the tree has commits, the store's log is written anew. So all of it is
+    // copied into the file and flushed; where the disk is full, at least flushed.
+    if !applier::checkpoint(&connection, "TRUNCATE")? {
+        File::open(config.folder.join("store.db-wal"))?.sync_all()?;
+    }
     let reader = schema::open_reader(&file)?;
     // From here on the log is written over what the tree has, which may be in the page cache only: of a killed process,
     // or of one whose flush failed, and then only what is written again is flushed. With a full disk that has to wait.
