@@ -209,11 +209,6 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
         File::open(config.folder.join("store.db-wal"))?.sync_all()?;
     }
     let reader = schema::open_reader(&file)?;
-    // From here on the log is written over what the tree has, which may be in the page cache only: of a killed process,
-    // or of one whose flush failed, and then only what is written again is flushed. With a full disk that has to wait.
-    if !applier::checkpoint(&connection, "TRUNCATE")? {
-        File::open(config.folder.join("store.db-wal"))?.sync_data()?;
-    }
     let disk = config.log_disk.unwrap_or_else(|| FolderDisk::shared(&config.folder));
     let log::Opened { log, mut writer, chain } = Log::open(Arc::clone(&disk), config.limits.segment_bytes, applied)?;
     // The entries of new files, too, must survive a power loss: those of the log, and those beside it.
