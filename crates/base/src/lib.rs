@@ -1,4 +1,4 @@
-//! What the standard library could have had: time and randomness as arguments, safe archives, task supervision.
+//! What the standard library could have had: time and randomness as arguments, safe archives, folders that stay, task supervision.
 //!
 //! Invariants
 //!   1. No domain word: nothing here knows functions, tables or accounts.
@@ -7,6 +7,7 @@
 pub mod archive;
 pub mod cache;
 pub mod clock;
+pub mod folders;
 pub mod random;
 
 pub use cache::Cache;

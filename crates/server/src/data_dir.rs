@@ -51,12 +51,14 @@ impl DataDir {
     /// It belongs to somebody else, is no folder, or cannot be made.
     pub fn open(root: &Path) -> Result<Self> {
         let parent = root.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+        base::folders::make(parent, 0o777).with_context(|| format!("making {}", parent.display()))?;
         match fs::DirBuilder::new().mode(0o700).create(root) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => check(root)?,
             Err(error) => return Err(error).with_context(|| format!("making the data folder {}", root.display())),
         }
+        // Nothing below is safe before its name is.
+        base::folders::flush_name(root).with_context(|| format!("flushing the name of {}", root.display()))?;
         // The mode given at creation passed through the umask.
         fs::set_permissions(root, fs::Permissions::from_mode(0o700))?;
         let data = Self { root: root.to_owned() };

@@ -56,7 +56,9 @@ impl FileBlobs {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&error)),
             _ => {}
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(&temporary).map_err(|error| failed(&error))?;
+        // What is in it is only as safe as its own name.
+        base::folders::make(&folder, 0o700).map_err(|error| failed(&error))?;
+        DirBuilder::new().mode(0o700).create(&temporary).map_err(|error| failed(&error))?;
         Ok(Self { inner: Arc::new(Inner { folder, next: AtomicU64::new(0) }) })
     }
 

@@ -28,10 +28,9 @@ mod record;
 mod schema;
 mod stepped;
 
-use std::fs::{self, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -199,7 +198,7 @@ pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
 
 /// Recovers a store; `threads` says whether its readers may use some.
 fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
-    make_folder(&config.folder)?;
+    base::folders::make(&config.folder, 0o700)?;
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
     let (connection, applied) = schema::open_writer(&file, config.size_bytes_max, config.limits.wal_bytes)?;
@@ -234,17 +233,6 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
         writer.jump(version);
     }
     Ok(Parts { shared, worker, reader, writer, version, lock })
-}
-
-fn make_folder(folder: &Path) -> Result<(), OpenError> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(())
 }
 
 /// Starts a thread whose failure, by error or by panic, ends the store.

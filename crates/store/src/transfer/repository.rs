@@ -72,7 +72,7 @@ impl Repository {
     /// # Errors
     /// `Invalid` if something else lies in it, or another backup is running.
     pub fn for_backup(folder: &Path) -> Result<Self, Error> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| failed(folder, &error))?;
+        base::folders::make(folder, 0o700).map_err(|error| failed(folder, &error))?;
         let mark = folder.join(MARK);
         let empty = fs::read_dir(folder).map_err(|error| failed(folder, &error))?.next().is_none();
         if empty {
