@@ -15,6 +15,8 @@ have python3 || missing+=(python3)
 have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv python3-pip)
 have node || missing+=(nodejs)
 have npm || missing+=(npm)
+# Records and breaks what the store does to its files.
+have strace || missing+=(strace)
 
 if [ ${#missing[@]} -gt 0 ]; then
   echo "setup: installing ${missing[*]}" >&2
