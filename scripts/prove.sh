@@ -38,6 +38,7 @@ proof() {
 proof store-kills env DUNLIN_KILLS=200 cargo test -q --workspace --test crash -- --nocapture
 proof power-cuts env DUNLIN_CUTS=1000 cargo test -q -p store --test power -- --nocapture
 proof store-faults env DUNLIN_FAULTS=30 cargo test -q -p store --test faults -- --nocapture
+proof open-1-gb env DUNLIN_FILL_MB=1024 cargo test -q -p store --test large -- --nocapture
 proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos -q -s
 proof fifty-callers env DUNLIN_LOAD_SECONDS=30 .cache/venv/bin/python -m pytest tests/load -q -s
 # Every message of a commit over PostgreSQL, cut in three ways; kills of its server and of its nodes.
