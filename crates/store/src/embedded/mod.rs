@@ -203,7 +203,7 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
     let (connection, applied) = schema::open_writer(&file, config.size_bytes_max, config.limits.wal_bytes)?;
-    let reader = schema::open_reader(&file)?;
+    let reader = schema::open_reader(&file, reader::CACHE_KIB)?;
     let disk = config.log_disk.unwrap_or_else(|| FolderDisk::shared(&config.folder));
     let log::Opened { log, mut writer, chain } = Log::open(Arc::clone(&disk), config.limits.segment_bytes, applied)?;
     // The entries of new files, too, must survive a power loss: those of the log, and those beside it.
