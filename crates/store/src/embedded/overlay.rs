@@ -26,7 +26,7 @@ use crate::commit::decide::Slot;
 use crate::contract::{Range, Version};
 
 /// So many bytes of log are worth writing into the tree. The log holds two generations of that size, and a segment.
-pub(super) const DUE_LOG_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const DUE_LOG_BYTES: usize = 6 * 1024 * 1024;
 /// So many deletions are: a scan has to step over each.
 pub(super) const DUE_DELETES: usize = 2_048;
 /// Above this, commits wait for the tree.
