@@ -31,6 +31,8 @@ prove: setup
 bench: setup
 	cargo build --release -p server -p load
 	python3 benches/run.py
+	cargo build --release --manifest-path benches/store/Cargo.toml --target-dir target/store-bench
+	python3 benches/store.py
 
 lint: setup
 	cargo fmt --all --check

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //!   1. Every write of every commit after `floor` is in `writes`, in the order of the commits.
-//!   2. `latest` holds exactly the keys of `writes`, each with its last write.
+//!   2. `latest`, if there is one, holds exactly the keys of `writes`, each with its last write.
 //!   3. `heads` are true for the last commit.
 //!   4. Its size is bounded: the oldest writes go first, and `floor` rises to the commit that they belong to.
 
@@ -42,7 +42,7 @@ pub(crate) enum Unchanged {
 pub(crate) struct Recent {
     floor: Version,
     writes: VecDeque<(Version, Bytes)>,
-    latest: HashMap<Bytes, Latest>,
+    latest: Option<HashMap<Bytes, Latest>>,
     key_bytes: usize,
     writes_max: usize,
     /// Where queues begin.
@@ -52,10 +52,15 @@ pub(crate) struct Recent {
 impl Recent {
     /// Knows nothing of commits up to `floor`.
     pub(crate) fn after(floor: Version) -> Self {
+        Self { latest: Some(HashMap::new()), ..Self::for_ranges_after(floor) }
+    }
+
+    /// The same for a tree that is quick to tell a key's version: answers for ranges only, at half the cost of a write.
+    pub(crate) fn for_ranges_after(floor: Version) -> Self {
         Self {
             floor,
             writes: VecDeque::new(),
-            latest: HashMap::new(),
+            latest: None,
             key_bytes: 0,
             writes_max: WRITES_MAX,
             heads: Heads::default(),
@@ -71,7 +76,7 @@ impl Recent {
 
     /// The last write of a key, if it is remembered.
     pub(crate) fn latest(&self, key: &[u8]) -> Option<Latest> {
-        self.latest.get(key).copied()
+        self.latest.as_ref()?.get(key).copied()
     }
 
     /// Whether nothing of `range` was written after `version`. Costs as many steps as there were writes since then.
@@ -103,8 +108,10 @@ impl Recent {
             self.heads.wrote(&key);
         }
         self.key_bytes += key.len();
-        self.writes.push_back((version, key.clone()));
-        self.latest.insert(key, Latest { version, present });
+        if let Some(latest) = &mut self.latest {
+            latest.insert(key.clone(), Latest { version, present });
+        }
+        self.writes.push_back((version, key));
         while self.writes.len() > self.writes_max || self.key_bytes > KEY_BYTES_MAX {
             self.forget_oldest();
         }
@@ -115,8 +122,10 @@ impl Recent {
         self.key_bytes -= key.len();
         self.floor = version;
         // A key that was written again since stays, with its later write.
-        if self.latest.get(&key).is_some_and(|latest| latest.version == version) {
-            self.latest.remove(&key);
+        if let Some(latest) = &mut self.latest
+            && latest.get(&key).is_some_and(|latest| latest.version == version)
+        {
+            latest.remove(&key);
         }
     }
 }

@@ -5,7 +5,8 @@
 //! flushed, and all before it with it, as they lie in one file. Then the overlay drops the generation and the log gives
 //! its segments back. So however random the writes are, a page of the tree is written once per generation.
 //!
-//! It works in rounds: when there is enough, when a second has passed, and when somebody waits for it (`Behind::drain`).
+//! It works in rounds: when there is enough, when commits have paused for a second or waited for ten, and when somebody
+//! waits for it (`Behind::drain`). Not sooner: to write a page costs the same whether few commits share it or many.
 //! `Worker::step` is the smallest part of a round that others can come in between; the thread only repeats it.
 //!
 //! Invariants
@@ -31,9 +32,11 @@ use crate::contract::Version;
 
 /// By how much the thread is nicer than the others.
 const NICE: i32 = 5;
-/// How often snapshots are looked at, and commits that came slowly are written into the tree.
+/// How often snapshots are looked at. Commits that pause for so long are written into the tree.
 const TICK: Duration = Duration::from_secs(1);
 const TICK_US: u64 = TICK.as_micros() as u64;
+/// Commits that never pause are written into the tree after this time, however few they are.
+const LAG_US_MAX: u64 = 10 * TICK_US;
 /// After this time without a commit the library's log is emptied, so that an idle store takes no room for it.
 const EMPTY_WAL_AFTER_US: u64 = 3 * TICK_US;
 /// Most writes of one portion.
@@ -215,6 +218,10 @@ pub(super) struct Worker {
     checkpoint_at: u64,
     /// When something was last written into the tree; none once its log is empty. On the monotonic clock.
     wrote_us: Option<u64>,
+    /// What was published at a look, and when it had changed, on the monotonic clock: tells whether commits pause.
+    looked: (Version, u64),
+    /// When a round last began that takes all there is.
+    froze_us: u64,
     /// The round that is being made.
     round: Option<Round>,
     /// The last key of the oldest generation that is in the tree.
@@ -226,7 +233,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, connection: Connection) -> Result<Self, Fault> {
         // An earlier process may have left something.
-        let wrote_us = Some(shared.clock.monotonic_us());
+        let now = shared.clock.monotonic_us();
         let wal_pages_max = shared.limits.wal_bytes / PAGE_BYTES;
         let worker = Self {
             shared,
@@ -234,7 +241,9 @@ impl Worker {
             flushing: false,
             checkpoint_at: wal_pages_max,
             wal_pages_max,
-            wrote_us,
+            wrote_us: Some(now),
+            looked: (0, now),
+            froze_us: now,
             round: None,
             after: None,
             readers_until_us: None,
@@ -301,7 +310,7 @@ impl Worker {
     }
 
     /// Begins a round with what is ordered; none once the store has failed.
-    fn begin(&self) -> Option<Round> {
+    fn begin(&mut self) -> Option<Round> {
         let round = {
             let mut orders = self.shared.applier.orders.lock();
             if orders.ended {
@@ -311,11 +320,24 @@ impl Worker {
             Round { stop: orders.stop, asked: (orders.asked != orders.answered).then_some(orders.asked) }
         };
         self.shared.readers.reap();
-        let tick = self.is_idle_for(TICK_US);
-        if round.stop || round.asked.is_some() || tick || self.shared.overlay.pressure().due {
+        if round.stop || round.asked.is_some() || self.is_due() {
             self.shared.overlay.freeze();
+            self.froze_us = self.shared.clock.monotonic_us();
         }
         Some(round)
+    }
+
+    /// Whether what the tree does not have is enough to be written, or has waited for long enough.
+    fn is_due(&mut self) -> bool {
+        let now = self.shared.clock.monotonic_us();
+        let published = self.shared.overlay.published();
+        if published != self.looked.0 {
+            self.looked = (published, now);
+        }
+        let has_passed = |since: u64, time_us| now.saturating_sub(since) >= time_us;
+        self.shared.overlay.pressure().due
+            || has_passed(self.looked.1, TICK_US)
+            || has_passed(self.froze_us, LAG_US_MAX)
     }
 
     /// Whether nothing was written into the tree for so long.

@@ -85,7 +85,7 @@ impl Committer {
         log: Writer,
         version: Version,
     ) -> Self {
-        let recent = Recent::after(version).at_most(shared.limits.recent_writes);
+        let recent = Recent::for_ranges_after(version).at_most(shared.limits.recent_writes);
         Self { shared, connection, log, behind, recent, version, relaxed_since_us: None }
     }
 

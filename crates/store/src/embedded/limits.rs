@@ -11,7 +11,7 @@ pub struct Limits {
     pub segment_bytes: usize,
     /// A batch is full when it has this many bytes in the log.
     pub batch_bytes: usize,
-    /// So many bytes of log are worth writing into the tree.
+    /// So many bytes of log are worth writing into the tree, or two fifths of `overlay_bytes` of memory.
     pub due_log_bytes: usize,
     /// So many deletions are.
     pub due_deletes: usize,

@@ -28,7 +28,7 @@ use crate::contract::Version;
 
 /// Bytes of a segment: any batch fits into one.
 pub(super) const SEGMENT_BYTES: usize = 12 * 1024 * 1024;
-/// Most segments: one is written, one waits for the tree, one is made ready.
+/// Most segments: two generations of the overlay, one being written into the tree, and one segment that both are in.
 pub(super) const SEGMENTS_MAX: usize = 3;
 /// How much is written at once when a segment is made.
 const FILL_BYTES: usize = 1024 * 1024;

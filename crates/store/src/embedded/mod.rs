@@ -208,10 +208,7 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
     if !applier::checkpoint(&connection, "TRUNCATE")? {
         File::open(config.folder.join("store.db-wal"))?.sync_all()?;
     }
-    let reader = schema::open_reader(&file)?;
-    // What a killed process wrote into the tree may be in the page cache only, and the log of what the tree has is written
-    // over from here on.
-    File::open(config.folder.join("store.db-wal"))?.sync_data()?;
+    let reader = schema::open_reader(&file, reader::CACHE_KIB)?;
     let disk = config.log_disk.unwrap_or_else(|| FolderDisk::shared(&config.folder));
     let log::Opened { log, mut writer, chain } = Log::open(Arc::clone(&disk), config.limits.segment_bytes, applied)?;
     // The entries of new files, too, must survive a power loss: those of the log, and those beside it.

@@ -25,14 +25,16 @@ use super::record::Write;
 use crate::commit::decide::Slot;
 use crate::contract::{Range, Version};
 
-/// So many bytes of log are worth writing into the tree.
+/// So many bytes of log are worth writing into the tree. The log holds two generations of that size, and a segment.
 pub(super) const DUE_LOG_BYTES: usize = 6 * 1024 * 1024;
 /// So many deletions are: a scan has to step over each.
 pub(super) const DUE_DELETES: usize = 2_048;
 /// Above this, commits wait for the tree.
-pub(super) const WEIGHT_MAX: usize = 24 * 1024 * 1024;
-/// What an entry takes beside its key and value.
-const ENTRY_BYTES: usize = 160;
+pub(super) const WEIGHT_MAX: usize = 32 * 1024 * 1024;
+/// What an entry takes beside its key and value, in a tree whose nodes are two thirds full.
+const ENTRY_BYTES: usize = 3 * (size_of::<Bytes>() + size_of::<Versions>()) / 2;
+/// What the log has before each key and value, which lies in memory as well.
+const WRITE_BYTES: usize = 10;
 
 /// Some commits that follow each other.
 #[derive(Debug)]
@@ -99,15 +101,21 @@ impl Generation {
         let mut inner = self.inner.write();
         inner.last = last;
         inner.sizes.log_bytes += log_bytes;
+        let mut new = 0;
         for (key, slot) in writes {
-            inner.sizes.memory += ENTRY_BYTES + key.len() + slot.value.as_ref().map_or(0, Bytes::len);
+            // Of what is replaced, key and value stay: they are parts of a batch.
+            inner.sizes.memory += WRITE_BYTES + key.len() + slot.value.as_ref().map_or(0, Bytes::len);
             inner.sizes.growth += slot.value.as_ref().map_or(0, |value| growth(key.len(), value.len()));
             inner.sizes.deletes += usize::from(slot.value.is_none());
             match inner.entries.entry(key) {
-                Place::Vacant(place) => drop(place.insert(Versions { newest: slot, older: Vec::new() })),
+                Place::Vacant(place) => {
+                    place.insert(Versions { newest: slot, older: Vec::new() });
+                    new += 1;
+                }
                 Place::Occupied(mut place) => place.get_mut().push(slot, seen),
             }
         }
+        inner.sizes.memory += new * ENTRY_BYTES;
     }
 
     /// The version of its last commit.
@@ -301,7 +309,10 @@ impl Overlay {
         for generation in &list.generations {
             let sizes = generation.inner.read().sizes;
             // At the end of the loop, that of the last one.
-            due = sizes.log_bytes >= self.limits.due_log_bytes || sizes.deletes >= self.limits.due_deletes;
+            due = sizes.log_bytes >= self.limits.due_log_bytes
+                || sizes.deletes >= self.limits.due_deletes
+                // So that two of them and some more fit: one is filled while the other one is written into the tree.
+                || sizes.memory >= self.limits.overlay_bytes * 2 / 5;
             sum.memory += sizes.memory;
             sum.growth += sizes.growth;
         }

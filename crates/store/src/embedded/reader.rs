@@ -4,7 +4,7 @@
 //! one state although the tree is written behind.
 //!
 //! A `get` runs where it is called, on the runtime's own thread: it takes less than 10 µs, which is about what handing it to
-//! another thread and back costs. A range runs there for its first 64 entries or 64 KB; only what is longer goes to a
+//! another thread and back costs. A range runs there for its first 128 entries or 64 KB; only what is longer goes to a
 //! blocking thread. A read that misses the page cache holds up its thread for one disk access: a price for all others.
 //!
 //! Invariants
@@ -36,8 +36,13 @@ use crate::contract::{Entry, Error, Page, Range, SNAPSHOT_LIFE_MS, Snapshot, Ver
 
 /// Most snapshots at a time.
 const SNAPSHOTS_MAX: usize = 32;
+/// Memory for pages of each of as many connections as read at the same time. It holds the upper levels of a tree; the
+/// leaves are in the kernel's page cache, which is not this process's to keep.
+pub(super) const CACHE_KIB: u64 = 1_024;
+/// Of each further one.
+const CACHE_KIB_MORE: u64 = 256;
 /// How much of a range is read on the caller's thread.
-const INLINE: Chunk = Chunk { rows: 64, bytes: 64 * 1024, deletions: 512 };
+const INLINE: Chunk = Chunk { rows: 128, bytes: 64 * 1024, deletions: 512 };
 /// How much is read at a time on a blocking thread; between two chunks others may use the snapshot.
 const BLOCKING: Chunk = Chunk { rows: 512, bytes: 1024 * 1024, deletions: 4_096 };
 
@@ -108,7 +113,7 @@ impl Readers {
         let idle = self.idle.lock().as_mut().ok_or(Error::Closed)?.pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => schema::open_reader(&self.file).map_err(Fault::from)?,
+            None => schema::open_reader(&self.file, CACHE_KIB).map_err(Fault::from)?,
         };
         let entry = schema::get(&connection, key)?;
         let mut idle = self.idle.lock();
@@ -126,7 +131,7 @@ impl Readers {
         };
         let ticket = self.tickets.fetch_add(1, atomic::Ordering::Relaxed);
         let mut slot = self.slots[index].lock();
-        let began = self.begin(&mut slot);
+        let began = self.begin(index, &mut slot);
         let pinned = match began {
             Ok(pinned) => pinned,
             Err(fault) => {
@@ -145,10 +150,12 @@ impl Readers {
     }
 
     /// Begins a transaction over the tree, then takes the overlay that goes with it.
-    fn begin(&self, slot: &mut Slotted) -> Result<Pinned, Fault> {
+    fn begin(&self, index: usize, slot: &mut Slotted) -> Result<Pinned, Fault> {
         let connection = match slot.connection.take() {
             Some(connection) => connection,
-            None => schema::open_reader(&self.file)?,
+            // The places are given out from the first one on: those beyond are for the rare moments of many.
+            None if index < self.idle_max => schema::open_reader(&self.file, CACHE_KIB)?,
+            None => schema::open_reader(&self.file, CACHE_KIB_MORE)?,
         };
         let connection = slot.connection.insert(connection);
         loop {

@@ -33,6 +33,10 @@ pub(super) const PAGE_BYTES: u64 = 4_096;
 /// The library's own log is cut back to this size when it starts anew.
 pub(super) const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Memory for pages of the writing connection. It writes in the order of keys, so few pages are in use at a time, but those
+/// of a portion must fit: what does not is written into the log twice.
+const WRITER_CACHE_KIB: u64 = 8_192;
+
 /// Why a statement failed, as far as somebody acts on it.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -90,7 +94,7 @@ pub(super) fn open_writer(
         // Checkpoints are run by hand, where they do not stand in the way of a commit.
         "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {wal_bytes};
-         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA cell_size_check = ON;"
+         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{WRITER_CACHE_KIB}; PRAGMA cell_size_check = ON;"
     ))?;
     if let Some(bytes) = size_bytes_max {
         connection.execute_batch(&format!("PRAGMA max_page_count = {}", bytes / PAGE_BYTES))?;
@@ -111,10 +115,12 @@ pub(super) fn open_writer(
     Ok((connection, version))
 }
 
-/// Opens the file for reading. The writer has opened it before.
-pub(super) fn open_reader(file: &Path) -> Result<Connection, rusqlite::Error> {
+/// Opens the file for reading, with so much memory for its pages. The writer has opened it before.
+pub(super) fn open_reader(file: &Path, cache_kib: u64) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
-    connection.execute_batch("PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;")?;
+    connection.execute_batch(&format!(
+        "PRAGMA cache_size = -{cache_kib}; PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;"
+    ))?;
     Ok(connection)
 }
 
