@@ -53,6 +53,8 @@ def main():
         for part in PARTS:
             if part in options.only:
                 found[part] = getattr(bench, part)()
+                # At once, as a later part may fail or be stopped.
+                print(json.dumps({part: found[part]}), file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found["verdicts"] = verdicts(found)

@@ -30,7 +30,7 @@ pub(super) const DUE_LOG_BYTES: usize = 6 * 1024 * 1024;
 /// So many deletions are: a scan has to step over each.
 pub(super) const DUE_DELETES: usize = 2_048;
 /// Above this, commits wait for the tree.
-pub(super) const WEIGHT_MAX: usize = 32 * 1024 * 1024;
+pub(super) const WEIGHT_MAX: usize = 24 * 1024 * 1024;
 /// What an entry takes beside its key and value, in a tree whose nodes are two thirds full.
 const ENTRY_BYTES: usize = 3 * (size_of::<Bytes>() + size_of::<Versions>()) / 2;
 /// What the log has before each key and value, which lies in memory as well.

@@ -33,9 +33,9 @@ pub(super) const PAGE_BYTES: u64 = 4_096;
 /// The library's own log is cut back to this size when it starts anew.
 pub(super) const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Memory for pages of the writing connection. It writes in the order of keys, so few pages are in use at a time, but those
-/// of a portion must fit: what does not is written into the log twice.
-const WRITER_CACHE_KIB: u64 = 8_192;
+/// Memory for pages of the writing connection. Those of a portion must fit with room to spare: what does not is written
+/// into the library's log twice.
+const WRITER_CACHE_KIB: u64 = 16_384;
 
 /// Why a statement failed, as far as somebody acts on it.
 #[derive(Debug)]
