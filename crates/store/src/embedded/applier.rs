@@ -28,7 +28,7 @@ use rusqlite::Connection;
 use super::Shared;
 use super::overlay::Generation;
 use super::schema::{self, Fault, PAGE_BYTES};
-use crate::contract::Version;
+use crate::contract::{SNAPSHOT_LIFE_MS, Version};
 
 /// By how much the thread is nicer than the others.
 const NICE: i32 = 5;
@@ -46,6 +46,10 @@ const PORTION_BYTES: usize = 2 * 1024 * 1024;
 /// How long readers are waited for then, and how often they are looked at.
 const READERS_PATIENCE_US: u64 = 500_000;
 const READERS_POLL: Duration = Duration::from_millis(2);
+/// At so many times its usual length the library's log must start anew: commits wait until the oldest snapshot ends.
+const WAL_LENGTHS_MAX: u64 = 6;
+/// Longer than any usual snapshot lives.
+const SNAPSHOTS_PATIENCE_US: u64 = (SNAPSHOT_LIFE_MS + 500) * 1_000;
 /// Pages of the file that only what makes room may use.
 const RESERVE_BYTES: u64 = 16 * PAGE_BYTES;
 
@@ -133,6 +137,12 @@ impl Applier {
         self.room.bytes.load(Ordering::SeqCst)
     }
 
+    /// Whether the store is closed or has failed.
+    fn is_ending(&self) -> bool {
+        let orders = self.orders.lock();
+        orders.stop || orders.ended
+    }
+
     /// Whether somebody waits for it.
     fn is_awaited(&self) -> bool {
         let orders = self.orders.lock();
@@ -178,8 +188,11 @@ impl Behind {
             if let Some(drained) = applier.answer(asked) {
                 return drained;
             }
-            if let Err(fault) = worker.step() {
-                self.shared.fail(fault);
+            match worker.step() {
+                // Whoever reads and the clock stand still while this thread waits.
+                Ok(Step::Pause(_)) => worker.readers_until_us = None,
+                Ok(_) => {}
+                Err(fault) => self.shared.fail(fault),
             }
         }
     }
@@ -228,6 +241,8 @@ pub(super) struct Worker {
     after: Option<Bytes>,
     /// Until when readers are waited for.
     readers_until_us: Option<u64>,
+    /// Whether the library's log is so long that commits wait for that too.
+    overlong: bool,
 }
 
 impl Worker {
@@ -247,6 +262,7 @@ impl Worker {
             round: None,
             after: None,
             readers_until_us: None,
+            overlong: false,
         };
         worker.measure_room()?;
         Ok(worker)
@@ -372,8 +388,11 @@ impl Worker {
                 self.shared.log.recycle(generation.last());
                 let now = self.shared.clock.monotonic_us();
                 self.wrote_us = Some(now);
-                if self.wal_pages()? >= 2 * self.wal_pages_max {
-                    self.readers_until_us = Some(now + READERS_PATIENCE_US);
+                let lengths = self.wal_pages()? / self.wal_pages_max;
+                self.overlong = lengths >= WAL_LENGTHS_MAX;
+                if lengths >= 2 {
+                    let patience = if self.overlong { SNAPSHOTS_PATIENCE_US } else { READERS_PATIENCE_US };
+                    self.readers_until_us = Some(now + patience);
                 }
             }
             return Ok(Step::More);
@@ -464,11 +483,14 @@ impl Worker {
     }
 
     /// Where there always is a reader, the library's log can start anew only if for a moment nothing is written: then
-    /// new readers need nothing of it, and the old ones end. Not where one reads for minutes, and not when commits wait.
+    /// new readers need nothing of it, and the old ones end. Not where one reads for minutes, and not when commits wait,
+    /// unless it has become so long that they have to.
     /// True when it has, or is not waited for any longer.
     fn is_wal_anew(&mut self) -> Result<bool, Fault> {
         let in_time = self.readers_until_us.is_some_and(|until| self.shared.clock.monotonic_us() < until);
-        let in_vain = || self.shared.readers.has_long() || self.shared.applier.is_awaited();
+        let applier = &self.shared.applier;
+        let is_awaited = || if self.overlong { applier.is_ending() } else { applier.is_awaited() };
+        let in_vain = || self.shared.readers.has_long() || is_awaited();
         if !checkpoint(&self.connection, "RESTART")? && in_time && !in_vain() {
             self.shared.readers.reap();
             return Ok(false);
