@@ -48,5 +48,6 @@ proof postgres-cuts env DUNLIN_CUTS=100000 cargo test -q -p store --test postgre
 proof postgres-kills env DUNLIN_KILLS=200 cargo test -q -p store --test postgres --test postgres_crash -- --nocapture
 # One seed after another, with cuts of the power, kills, and disks that fail and fill up.
 proof simulation env DUNLIN_SEEDS=10000 cargo test -q -p sim --test seeds -- --nocapture
+proof postgres-claims env DUNLIN_CLAIMS=1000000 cargo test -q -p store --test postgres_claims -- --nocapture
 # An engine that the tests' build leaves out, for the weight of its crates.
 proof bucket cargo test -q -p store --features bucket --test blobs
