@@ -203,6 +203,10 @@ def test_doctor_of_a_running_server(server):
     done = dunlin(server, "doctor", "--store")
     assert done.code == 0, done.err
     assert "tables" in done.out and "services/dynamodb" in done.out and "all checksums are right" in done.err
+    assert "Commits since the start: " in done.out and "not yet in the tree" in done.out
+    pace = json.loads(dunlin(server, "doctor", "--store", "--json").out)["pace"]
+    assert pace["commits"] > 0 and pace["slowCommits"] <= pace["commits"]
+    assert 0 < pace["longestUs"] and pace["lagBytes"] >= 0
 
 
 def key_file(folder, name, digit):

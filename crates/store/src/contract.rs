@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::stats::Stats;
+
 /// Number of a commit. Grows by one with each; zero is the empty store.
 pub type Version = u64;
 
@@ -47,6 +49,11 @@ pub trait Store: Send + Sync + 'static {
     /// for it grows with what is written meanwhile, so there should be one at a time.
     async fn long_snapshot(&self, life_ms: u64) -> Result<Box<dyn Snapshot>, Error> {
         Err(Error::Invalid(format!("this engine has no snapshots of {life_ms} ms")))
+    }
+
+    /// How the engine keeps up; zeros where it does not count.
+    fn stats(&self) -> Stats {
+        Stats::default()
     }
 
     /// Reads one key of the current state.

@@ -28,6 +28,7 @@ pub mod keys;
 pub mod memory;
 pub mod postgres;
 pub mod references;
+pub mod stats;
 mod transact;
 pub mod transfer;
 mod watchers;
@@ -40,4 +41,5 @@ pub use contract::{
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use memory::MemoryStore;
 pub use postgres::{Postgres, PostgresConfig};
+pub use stats::Stats;
 pub use transact::transact;

@@ -278,3 +278,18 @@ async fn a_store_that_is_filled_counts_on_from_where_it_is_told() {
         store.close().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn the_engine_tells_how_it_keeps_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at_ms(1_000);
+    let store = embedded::open(EmbeddedConfig::new(folder.path(), clock)).unwrap();
+    store.commit(Txn::new().put("a", "1")).await.unwrap();
+    store.commit(Txn::new().expect_absent("a")).await.unwrap_err();
+    let stats = store.stats();
+    assert_eq!((stats.commits, stats.slow_commits, stats.longest_us), (2, 0, 0), "its clock stands");
+    let lag = stats.lag.unwrap();
+    assert_eq!((lag.versions, lag.log_bytes), (1, 4_096), "no time has passed in which the tree could take it over");
+    store.close().await.unwrap();
+    assert_eq!(store.stats().lag.unwrap().versions, 0);
+}

@@ -57,6 +57,47 @@ pub struct BlobReport {
     pub next: Option<String>,
 }
 
+/// How the store of a running server keeps up.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaceReport {
+    /// Commits since the server was started.
+    pub commits: u64,
+    /// Those that took more than 100 ms.
+    pub slow_commits: u64,
+    /// The longest, in microseconds.
+    pub longest_us: u64,
+    /// Commits that are durable in the log and not yet in the tree; none where there is no such log.
+    pub lag_commits: Option<u64>,
+    /// Their bytes.
+    pub lag_bytes: Option<u64>,
+}
+
+impl PaceReport {
+    /// The report of an engine.
+    pub fn of(stats: store::Stats) -> Self {
+        Self {
+            commits: stats.commits,
+            slow_commits: stats.slow_commits,
+            longest_us: stats.longest_us,
+            lag_commits: stats.lag.map(|lag| lag.versions),
+            lag_bytes: stats.lag.map(|lag| lag.log_bytes),
+        }
+    }
+
+    fn show(&self) {
+        cli::print_data(&format!(
+            "Commits since the start: {}; slower than 100 ms: {}; longest: {} ms",
+            self.commits,
+            self.slow_commits,
+            self.longest_us.div_ceil(1_000)
+        ));
+        if let (Some(commits), Some(bytes)) = (self.lag_commits, self.lag_bytes) {
+            cli::print_data(&format!("In the log, not yet in the tree: {commits} commits, {}", in_units(bytes)));
+        }
+    }
+}
+
 /// Checks the keys beyond `after`, some of them.
 pub async fn keys(store: &dyn Store, after: Option<&Bytes>) -> Result<KeyReport, Error> {
     let range = Range::prefix("").rows(ROWS).bytes(KEY_BYTES);
@@ -117,8 +158,9 @@ async fn read(blobs: &dyn Blobs, name: &str) -> Result<Option<u64>, Error> {
 /// # Errors
 /// Something is damaged, or cannot be read.
 pub fn run(options: &cli::Doctor, connection: &cli::Connection) -> Result<()> {
-    let (keys, blobs) = match (&options.data_dir, options.store.as_ref().and_then(Option::as_ref)) {
+    let (keys, blobs, pace) = match (&options.data_dir, options.store.as_ref().and_then(Option::as_ref)) {
         (Some(_), Some(_)) => bail!("--store=URL and --data-dir name two stores: check one after the other"),
+        // A store that was opened for this has done nothing yet.
         (Some(root), None) => block_on(async { of_opened(existing(root)?).await })?,
         (None, Some(address)) => {
             block_on(async { of_opened(Opened::database(address, 0, base::SystemRandom::shared()).await?).await })?
@@ -133,9 +175,9 @@ pub fn run(options: &cli::Doctor, connection: &cli::Connection) -> Result<()> {
         let damage: Vec<&String> = keys.damage.iter().chain(&blobs.damage).collect();
         let prefixes: Vec<_> = keys.prefixes.iter().map(shown).collect();
         let blobs = json!({"count": blobs.blobs, "bytes": blobs.bytes});
-        cli::print_data(&json!({"prefixes": prefixes, "blobs": blobs, "damage": damage}).to_string());
+        cli::print_data(&json!({"prefixes": prefixes, "blobs": blobs, "pace": pace, "damage": damage}).to_string());
     } else {
-        show(&keys, &blobs);
+        show(&keys, &blobs, pace.as_ref());
     }
     if keys.damage.is_some() || !blobs.damage.is_empty() {
         bail!("the store is damaged: stop the server and restore the last backup beside it with `dunlin restore`");
@@ -143,7 +185,10 @@ pub fn run(options: &cli::Doctor, connection: &cli::Connection) -> Result<()> {
     Ok(())
 }
 
-async fn of_opened(opened: Opened) -> Result<(KeyReport, BlobReport)> {
+/// All that is told: of a store that no server has open, nothing about its pace.
+type Told = (KeyReport, BlobReport, Option<PaceReport>);
+
+async fn of_opened(opened: Opened) -> Result<Told> {
     let (store, blobs) = (opened.engine.shared(), opened.blobs.clone());
     let mut all = (KeyReport::default(), BlobReport::default());
     loop {
@@ -159,10 +204,10 @@ async fn of_opened(opened: Opened) -> Result<(KeyReport, BlobReport)> {
         }
     }
     opened.engine.close().await?;
-    Ok(all)
+    Ok((all.0, all.1, None))
 }
 
-fn of_server(client: &cli::Client) -> Result<(KeyReport, BlobReport)> {
+fn of_server(client: &cli::Client) -> Result<Told> {
     let mut all = (KeyReport::default(), BlobReport::default());
     loop {
         let question = json!({"after": all.0.next.take()});
@@ -178,7 +223,8 @@ fn of_server(client: &cli::Client) -> Result<(KeyReport, BlobReport)> {
             break;
         }
     }
-    Ok(all)
+    let pace = client.admin_post("/_dunlin/store/pace", &json!({}))?;
+    Ok((all.0, all.1, Some(serde_json::from_slice(&pace)?)))
 }
 
 /// Adds a part; says whether there is another.
@@ -206,7 +252,7 @@ fn owner(byte: u8) -> (&'static str, &'static str) {
     prefixes::of(byte).map_or(("unknown", "nobody"), |prefix| (prefix.name, prefix.owner))
 }
 
-fn show(keys: &KeyReport, blobs: &BlobReport) {
+fn show(keys: &KeyReport, blobs: &BlobReport, pace: Option<&PaceReport>) {
     let row = |(byte, sizes): (&u8, &Sizes)| {
         let (name, owner) = owner(*byte);
         vec![
@@ -221,6 +267,9 @@ fn show(keys: &KeyReport, blobs: &BlobReport) {
     cli::print_table(&["KEYS OF", "KEPT BY", "COUNT", "KEYS", "VALUES"], &rows);
     cli::print_data("");
     cli::print_data(&format!("Blobs: {}, {}", blobs.blobs, in_units(blobs.bytes)));
+    if let Some(pace) = pace {
+        pace.show();
+    }
     for damage in keys.damage.iter().chain(&blobs.damage) {
         cli::print_words(&format!("DAMAGED: {damage}"));
     }

@@ -119,6 +119,7 @@ impl Served {
                 let report = check::blobs(&*self.kept.blobs, question.after.as_deref()).await.map_err(failed)?;
                 Ok(document(&json!(report)))
             }
+            "/_dunlin/store/pace" => Ok(document(&json!(check::PaceReport::of(self.kept.store.stats())))),
             other => Err((StatusCode::NOT_FOUND, format!("there is no {other}"))),
         }
     }

@@ -54,6 +54,7 @@ use self::schema::Fault;
 pub use self::stepped::{Progress, Stepped, open_stepped};
 use crate::commit::job::{Done, Job, Work};
 use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
+use crate::stats::{Pace, Stats};
 use crate::watchers::Watchers;
 
 /// What is done when the store cannot go on; told why. It should end the process.
@@ -163,6 +164,7 @@ struct Shared {
     applier: Applier,
     readers: Arc<Readers>,
     watchers: Watchers,
+    pace: Pace,
     on_fatal: OnFatal,
     failing: AtomicBool,
     /// Why the store could not go on; set after `on_fatal`.
@@ -228,6 +230,7 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
         log,
         applier: Applier::default(),
         watchers: Watchers::default(),
+        pace: Pace::default(),
         on_fatal: config.on_fatal,
         failing: AtomicBool::new(false),
         failed: SetOnce::new(),
@@ -295,8 +298,11 @@ impl Embedded {
 
     async fn done(&self, work: Work) -> Result<Done, Error> {
         let (job, outcome) = Job::new(work)?;
+        let began_us = self.shared.clock.monotonic_us();
         self.shared.queue.push(job)?;
-        match outcome.await {
+        let outcome = outcome.await;
+        self.shared.pace.took(self.shared.clock.monotonic_us().saturating_sub(began_us));
+        match outcome {
             Ok(outcome) => outcome,
             // Only a failing store drops a job without an answer: whether it happened, the next open will tell.
             Err(_) => Err(self.shared.failed.wait().await.clone()),
@@ -350,6 +356,10 @@ impl Store for Embedded {
 
     fn watch(&self, prefix: &[u8]) -> Watch {
         self.shared.watchers.watch(prefix)
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.pace.stats(Some(self.shared.overlay.lag()))
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {

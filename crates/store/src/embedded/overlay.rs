@@ -24,6 +24,7 @@ use super::limits::Limits;
 use super::record::Write;
 use crate::commit::decide::Slot;
 use crate::contract::{Range, Version};
+use crate::stats::Lag;
 
 /// So many bytes of log are worth writing into the tree. The log holds two generations of that size, and a segment.
 pub(super) const DUE_LOG_BYTES: usize = 6 * 1024 * 1024;
@@ -317,6 +318,14 @@ impl Overlay {
             sum.growth += sizes.growth;
         }
         Pressure { due, wait: sum.memory > self.limits.overlay_bytes, growth: sum.growth }
+    }
+
+    /// What the tree does not have yet.
+    pub(super) fn lag(&self) -> Lag {
+        let list = self.list.read();
+        let base = list.generations.first().map_or(list.published, |generation| generation.base);
+        let log_bytes = |generation: &Arc<Generation>| generation.inner.read().sizes.log_bytes as u64;
+        Lag { versions: list.published - base, log_bytes: list.generations.iter().map(log_bytes).sum() }
     }
 
     /// The last commit that is readable.

@@ -14,6 +14,7 @@ use crate::contract::{
     Claim, Claims, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, VALUE_BYTES_MAX, Version, Watch,
 };
 use crate::keys::OWN;
+use crate::stats::Stats;
 use crate::writes;
 
 /// Locks for counters, each for a part of them.
@@ -185,6 +186,10 @@ impl Store for EncryptedStore {
 
     fn watch(&self, prefix: &[u8]) -> Watch {
         self.inner.watch(prefix)
+    }
+
+    fn stats(&self) -> Stats {
+        self.inner.stats()
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {

@@ -38,6 +38,7 @@ use base::Random;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub(crate) use self::address::Connecting;
 use self::committer::Committer;
@@ -46,6 +47,7 @@ pub(crate) use self::session::{Session, fault};
 use crate::commit::job::{Done, Job, Work};
 use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
 use crate::embedded::OnFatal;
+use crate::stats::{Pace, Stats};
 use crate::watchers::Watchers;
 
 /// Most transactions that wait.
@@ -139,6 +141,7 @@ struct Shared {
     deadlines: Deadlines,
     merging: bool,
     watchers: Watchers,
+    pace: Pace,
     /// Up to this commit of any node watches have been told.
     told: AtomicU64,
     /// Wakes the listener after each batch, so that it tells the other nodes.
@@ -168,6 +171,7 @@ pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
         deadlines: config.deadlines,
         merging: config.merging,
         watchers: Watchers::default(),
+        pace: Pace::default(),
         told: AtomicU64::new(version),
         committed: Notify::new(),
         waiting_bytes: AtomicUsize::new(0),
@@ -226,7 +230,7 @@ impl Postgres {
 impl Postgres {
     async fn done(&self, work: Work) -> Result<Done, Error> {
         let (job, outcome) = Job::new(work)?;
-        let bytes = job.bytes;
+        let (bytes, began) = (job.bytes, Instant::now());
         let jobs = self.jobs.lock().clone().filter(|_| !self.shared.is_closed()).ok_or(Error::Closed)?;
         if self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
             self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -240,7 +244,9 @@ impl Postgres {
             });
         }
         drop(jobs);
-        outcome.await.unwrap_or(Err(Error::Closed))
+        let outcome = outcome.await.unwrap_or(Err(Error::Closed));
+        self.shared.pace.took(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        outcome
     }
 }
 
@@ -274,6 +280,10 @@ impl Store for Postgres {
 
     fn watch(&self, prefix: &[u8]) -> Watch {
         self.shared.watchers.watch(prefix)
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.pace.stats(None)
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
