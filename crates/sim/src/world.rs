@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, ManualClock};
+use base::{Clock, ManualClock, SeededRandom};
 use parking_lot::Mutex;
 use store::embedded::disk::Disk;
 use store::embedded::{OpenError, Progress, Stepped, open_stepped};
@@ -229,6 +229,7 @@ impl World {
         let clock: Arc<dyn Clock> =
             if self.env.is_broken(Broken::EarlyLeases) { Arc::new(Ahead(clock)) } else { clock };
         EmbeddedConfig {
+            random: SeededRandom::new(0),
             size_bytes_max: self.plan.tree_bytes_max,
             log_disk: Some(Arc::new(self.disk.clone()) as Arc<dyn Disk>),
             limits: self.plan.limits,

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use super::OpenError;
 use super::disk::{Disk, DiskFile};
 use super::queue::BATCH_BYTES_END;
-use super::record::{self, BLOCK, HEADER, Head, Record, Write, padded};
+use super::record::{self, BLOCK, HEADER, Head, Mark, Record, Write, padded};
 use super::schema::Fault;
 use crate::commit::decide::Slot;
 use crate::contract::Version;
@@ -121,7 +121,12 @@ fn name(number: usize) -> String {
 
 impl Log {
     /// Reads what is there; the chain that it returns is on disk.
-    pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: usize, applied: Version) -> Result<Opened, OpenError> {
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        segment_bytes: usize,
+        mark: Mark,
+        applied: Version,
+    ) -> Result<Opened, OpenError> {
         let mut segments = Segments::default();
         let (mut found, mut epoch, mut synced) = (Vec::new(), 0, 0);
         let mut buffer = Vec::new();
@@ -133,7 +138,7 @@ impl Log {
             file.reserve(segment_bytes as u64)?;
             buffer.resize(segment_bytes, 0);
             file.read_at(&mut buffer, 0)?;
-            let scanned = record::scan(&buffer, applied);
+            let scanned = record::scan(&buffer, &mark, applied);
             epoch = epoch.max(scanned.epoch);
             synced = synced.max(scanned.synced);
             left.push(Left { file, places: scanned.records.iter().map(Place::of).collect() });
@@ -164,6 +169,7 @@ impl Log {
             log: Arc::clone(&log),
             active: None,
             at: 0,
+            mark,
             epoch: epoch + 1,
             last,
             synced: last,
@@ -254,6 +260,7 @@ pub(super) struct Writer {
     active: Option<Segment>,
     /// Where the next record goes.
     at: usize,
+    mark: Mark,
     epoch: u64,
     last: Version,
     synced: Version,
@@ -289,7 +296,7 @@ impl Writer {
         last: Version,
         flush: bool,
     ) -> Result<Vec<Write>, Fault> {
-        let head = Head { epoch: self.epoch, before: self.last, last, synced: self.synced };
+        let head = Head { mark: self.mark, epoch: self.epoch, before: self.last, last, synced: self.synced };
         let writes = record::encode(head, slots, &mut self.buffer);
         let Some(active) = self.active.as_ref().filter(|_| self.at + self.buffer.len() <= self.log.segment_bytes)
         else {

@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use async_trait::async_trait;
-use base::Clock;
+use base::{Clock, Random, SystemRandom};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::SetOnce;
@@ -67,6 +67,8 @@ pub struct EmbeddedConfig {
     pub folder: PathBuf,
     /// Tells the age of snapshots, when leases end, and when something is due.
     pub clock: Arc<dyn Clock>,
+    /// Makes the mark of a new store's log.
+    pub random: Arc<dyn Random>,
     /// Most bytes of the tree's file, rounded down to pages of 4 KB; beyond, commits are `Error::DiskFull`. None: the disk's.
     pub size_bytes_max: Option<u64>,
     /// The next commit comes after this one at least: for a store that is filled from another, whose numbered keys must
@@ -87,6 +89,7 @@ impl EmbeddedConfig {
         Self {
             folder: folder.into(),
             clock,
+            random: SystemRandom::shared(),
             size_bytes_max: None,
             version_min: 0,
             log_disk: None,
@@ -204,6 +207,7 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
     let lock = FolderLock::take(&config.folder)?;
     let file = config.folder.join("store.db");
     let (connection, applied) = schema::open_writer(&file, config.size_bytes_max, config.limits.wal_bytes)?;
+    let mark = schema::mark(&connection, &*config.random)?;
     // What a killed process has left in the library's log may be in the page cache only, and after a flush that failed
     // the kernel may take it for clean. But where the tree has commits, the store's log is written anew. So all of it is
     // copied into the file and flushed; where the disk is full, at least flushed.
@@ -212,7 +216,8 @@ fn prepare(config: EmbeddedConfig, threads: bool) -> Result<Parts, OpenError> {
     }
     let reader = schema::open_reader(&file, reader::CACHE_KIB)?;
     let disk = config.log_disk.unwrap_or_else(|| FolderDisk::shared(&config.folder));
-    let log::Opened { log, mut writer, chain } = Log::open(Arc::clone(&disk), config.limits.segment_bytes, applied)?;
+    let log::Opened { log, mut writer, chain } =
+        Log::open(Arc::clone(&disk), config.limits.segment_bytes, mark, applied)?;
     // The entries of new files, too, must survive a power loss: those of the log, and those beside it.
     disk.sync_names()?;
     File::open(&config.folder)?.sync_all()?;

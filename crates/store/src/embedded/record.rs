@@ -11,7 +11,11 @@
 //! | 8     | epoch: which opening of the store wrote it                               |
 //! | 8, 8  | the version before its first commit, and that of its last                |
 //! | 8     | synced: up to this version everything was on disk when it was written    |
+//! | 16    | the store's mark                                                         |
 //! | then  | per write: length of key (2), length of value or all ones for a deletion (4), version less the one before (4), key, value |
+//!
+//! A stored value lies in the log as it is, and parts of records that were written over remain. The mark, random and
+//! never told, keeps a value that looks like a record from being taken for one.
 //!
 //! **Recovery** follows the chain: from the tree's version on, each record must begin where the last one ended. The chain
 //! ends at the first one that is missing. That is the torn tail of a crash, and was never acknowledged, unless some
@@ -33,9 +37,13 @@ use crate::contract::Version;
 /// Records begin on multiples of this.
 pub(super) const BLOCK: usize = 4_096;
 /// Bytes before the writes.
-pub(super) const HEADER: usize = 48;
+pub(super) const HEADER: usize = 64;
+const MARK_AT: usize = 48;
 const MAGIC: u32 = 0x316c_6e64;
 const DELETED: u32 = u32::MAX;
+
+/// What all records of a store have in common, and nothing else has.
+pub(super) type Mark = [u8; 16];
 
 /// One write: key, version, value or deletion.
 pub(super) type Write = (Bytes, Slot);
@@ -57,6 +65,7 @@ pub(super) struct Record {
 /// What is known of a record before its writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
+    pub(super) mark: Mark,
     pub(super) epoch: u64,
     pub(super) before: Version,
     pub(super) last: Version,
@@ -87,6 +96,7 @@ pub(super) fn encode(head: Head, slots: &BTreeMap<Bytes, Slot>, buffer: &mut Vec
     for (at, number) in [(16, head.epoch), (24, head.before), (32, head.last), (40, head.synced)] {
         buffer[at..at + 8].copy_from_slice(&number.to_le_bytes());
     }
+    buffer[MARK_AT..HEADER].copy_from_slice(&head.mark);
     let checksum = crc32fast::hash(&buffer[8..]);
     buffer[0..4].copy_from_slice(&MAGIC.to_le_bytes());
     buffer[4..8].copy_from_slice(&checksum.to_le_bytes());
@@ -127,9 +137,9 @@ fn number64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// The record at the beginning of `bytes`, if there is a whole one.
-fn parse(bytes: &[u8]) -> Option<Record> {
-    if number32(bytes, 0)? != MAGIC {
+/// The record at the beginning of `bytes`, if there is a whole one of this store.
+fn parse(bytes: &[u8], mark: &Mark) -> Option<Record> {
+    if number32(bytes, 0)? != MAGIC || bytes.get(MARK_AT..HEADER)? != mark {
         return None;
     }
     let length = number32(bytes, 8)? as usize;
@@ -155,11 +165,11 @@ pub(super) struct Scanned {
 }
 
 /// Finds the whole records in a segment, wherever they begin: one that is damaged must not hide those behind it.
-pub(super) fn scan(segment: &[u8], applied: Version) -> Scanned {
+pub(super) fn scan(segment: &[u8], mark: &Mark, applied: Version) -> Scanned {
     let mut scanned = Scanned::default();
     let mut at = 0;
     while at < segment.len() {
-        let Some(record) = parse(&segment[at..]).map(|record| Record { at, ..record }) else {
+        let Some(record) = parse(&segment[at..], mark).map(|record| Record { at, ..record }) else {
             at += BLOCK;
             continue;
         };
@@ -199,6 +209,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MARK: Mark = [7; 16];
+
     fn slots(of: &[(&str, Version, Option<&str>)]) -> BTreeMap<Bytes, Slot> {
         let slot = |version, value: Option<&str>| Slot { version, value: value.map(|v| v.to_owned().into()) };
         of.iter().map(|(key, version, value)| (key.to_string().into(), slot(*version, *value))).collect()
@@ -211,7 +223,7 @@ mod tests {
             let last = before + 1 + number % 3;
             let value = "v".repeat(1 + 1_700 * (number as usize % 5));
             let slots = slots(&[("a", last, Some(&value)), ("b", before + 1, None)]);
-            encode(Head { epoch, before, last, synced: before }, &slots, &mut buffer);
+            encode(Head { mark: MARK, epoch, before, last, synced: before }, &slots, &mut buffer);
             bytes.extend_from_slice(&buffer);
             before = last;
         }
@@ -219,7 +231,7 @@ mod tests {
     }
 
     fn recovered(bytes: &[u8], applied: Version) -> Result<Vec<Record>, String> {
-        let scanned = scan(bytes, applied);
+        let scanned = scan(bytes, &MARK, applied);
         recover(scanned.records, scanned.synced, applied)
     }
 
@@ -227,13 +239,14 @@ mod tests {
     fn a_record_is_read_as_it_was_written() {
         let mut buffer = Vec::new();
         let slots = slots(&[("", 8, Some("empty key")), ("k", 9, Some("")), ("x", 9, None)]);
-        let head = Head { epoch: 3, before: 7, last: 9, synced: 6 };
+        let head = Head { mark: MARK, epoch: 3, before: 7, last: 9, synced: 6 };
         let writes = encode(head, &slots, &mut buffer);
         assert_eq!(writes, slots.into_iter().collect::<Vec<_>>());
         assert_eq!(buffer.len(), BLOCK);
         let expected = Record { epoch: 3, before: 7, last: 9, synced: 6, writes, at: 0, log_bytes: BLOCK };
-        assert_eq!(scan(&buffer, 0).records, [expected]);
-        assert!(scan(&buffer, 9).records.is_empty(), "what the tree has is not wanted");
+        assert_eq!(scan(&buffer, &MARK, 0).records, [expected]);
+        assert!(scan(&buffer, &MARK, 9).records.is_empty(), "what the tree has is not wanted");
+        assert!(scan(&buffer, &[8; 16], 0).records.is_empty(), "what another store has written is no record");
     }
 
     #[test]
@@ -259,8 +272,8 @@ mod tests {
         first[BLOCK] = 0;
         let slots = slots(&[("new", 3, Some("x"))]);
         let mut second = Vec::new();
-        encode(Head { epoch: 2, before: 1, last: 3, synced: 1 }, &slots, &mut second);
-        let scanned = [scan(&first, 0), scan(&second, 0)];
+        encode(Head { mark: MARK, epoch: 2, before: 1, last: 3, synced: 1 }, &slots, &mut second);
+        let scanned = [scan(&first, &MARK, 0), scan(&second, &MARK, 0)];
         let synced = 1;
         let found = scanned.into_iter().flat_map(|scanned| scanned.records).collect();
         let chain = recover(found, synced, 0).unwrap();
@@ -302,7 +315,7 @@ mod tests {
                 let before = number as Version;
                 let slots = slots(&[("k", before + 1, Some("v"))]);
                 let on_disk = number.min(synced) as Version;
-                encode(Head { epoch: 1, before, last: before + 1, synced: on_disk }, &slots, &mut buffer);
+                encode(Head { mark: MARK, epoch: 1, before, last: before + 1, synced: on_disk }, &slots, &mut buffer);
                 if number >= synced && !kept {
                     buffer.fill(0);
                 }
@@ -320,6 +333,7 @@ mod tests {
             buffer[8..12].copy_from_slice(&length.to_le_bytes());
             buffer[12..16].copy_from_slice(&count.to_le_bytes());
             buffer[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+            buffer[MARK_AT..HEADER].copy_from_slice(&MARK);
             let end = (length as usize).clamp(8, buffer.len());
             let checksum = crc32fast::hash(&buffer[8..end]);
             buffer[4..8].copy_from_slice(&checksum.to_le_bytes());

@@ -3,7 +3,8 @@
 //! | table  | columns                                             | holds                                           |
 //! |--------|-----------------------------------------------------|-------------------------------------------------|
 //! | `kv`   | key, version, checksum, value; in the order of keys | the entries                                     |
-//! | `meta` | name, number                                        | `format`, `version`: the last commit wholly within |
+//! | `meta` | name, number                                        | `format`; `version`: the last commit wholly within; |
+//! |        |                                                     | `mark_1`, `mark_2`: the halves of the log's mark    |
 //!
 //! Format 1 had no log beside the file, so its tree is complete: it is opened with an empty log, and format 2 it is.
 //!
@@ -18,10 +19,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use base::Random;
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::OpenError;
+use super::record::Mark;
 use crate::contract::{Entry, Error, Version};
 
 /// The newest format that this code knows. Changes with the meaning of anything in the file.
@@ -158,6 +161,31 @@ fn create(connection: &Connection) -> Result<(), rusqlite::Error> {
 pub(super) fn version_of(connection: &Connection) -> Result<Version, rusqlite::Error> {
     let mut statement = connection.prepare_cached("SELECT number FROM meta WHERE name = 'version'")?;
     statement.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+}
+
+/// The mark of the records of the store's log, made when there is none; on disk when this returns.
+pub(super) fn mark(connection: &Connection, random: &dyn Random) -> Result<Mark, rusqlite::Error> {
+    let half = |name: &str| {
+        let sql = "SELECT number FROM meta WHERE name = ?1";
+        connection.query_row(sql, [name], |row| row.get::<_, i64>(0)).optional()
+    };
+    if let (Some(first), Some(second)) = (half("mark_1")?, half("mark_2")?) {
+        return Ok(joined(first, second));
+    }
+    let (first, second) = (random.next_u64().cast_signed(), random.next_u64().cast_signed());
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous = FULL;
+         BEGIN IMMEDIATE; INSERT OR REPLACE INTO meta VALUES ('mark_1', {first}), ('mark_2', {second}); COMMIT;
+         PRAGMA synchronous = NORMAL;"
+    ))?;
+    Ok(joined(first, second))
+}
+
+fn joined(first: i64, second: i64) -> Mark {
+    let mut mark = Mark::default();
+    mark[..8].copy_from_slice(&first.to_le_bytes());
+    mark[8..].copy_from_slice(&second.to_le_bytes());
+    mark
 }
 
 /// Sets it.
