@@ -28,6 +28,7 @@ mod support;
 use claims::{
     a_claim_is_a_write_like_others, claims_take_what_is_due_for_a_time, everything_is_claimed_once_whoever_claims,
     limits_of_queues_are_kept, what_is_given_back_keeps_its_number_of_attempts,
+    what_is_offered_before_all_that_is_left_is_found,
 };
 
 /// A store to test, and what must live as long.
@@ -599,6 +600,7 @@ suite!(
     transact_repeats_until_nobody_comes_between,
     claims_take_what_is_due_for_a_time,
     what_is_given_back_keeps_its_number_of_attempts,
+    what_is_offered_before_all_that_is_left_is_found,
     everything_is_claimed_once_whoever_claims,
     a_claim_is_a_write_like_others,
     limits_of_queues_are_kept,

@@ -37,6 +37,7 @@ use super::reader::entry;
 use super::schema::lock_of;
 use super::session::{Fault, Session, fault};
 use crate::commit::decide::{Batch, Refusal, Tree};
+use crate::commit::heads::Heads;
 use crate::commit::job::{Answer, Done, Job, Work, reply};
 use crate::commit::recent::Recent;
 use crate::contract::{Entry, Error, Expect, Op, Page, Range, Version};
@@ -186,6 +187,8 @@ struct Found {
     values: HashMap<Bytes, Bytes>,
     /// The first entries of queues.
     queued: BTreeMap<Bytes, Entry>,
+    /// How these were asked for.
+    queues: Vec<Queue>,
 }
 
 /// The committed state, as far as a batch asks for it.
@@ -298,12 +301,15 @@ impl Committer {
         };
         let Some(connected) = self.connected.take() else { return Attempt::Again(jobs, gone()) };
         let round_trip = self.shared.deadlines.round_trip;
-        let found = match in_time(round_trip, read(&connected, self.seen, &jobs)).await {
+        let mut found = match in_time(round_trip, read(&connected, self.seen, &jobs, self.recent.heads())).await {
             Ok(found) => found,
             // Nothing is written yet; the server ends the transaction with the connection.
             Err(reason) => return Attempt::Again(jobs, reason),
         };
         self.learn(&found.news, found.version);
+        if let Err(reason) = in_time(round_trip, found.read_lowered(&connected, self.recent.heads())).await {
+            return Attempt::Again(jobs, reason);
+        }
         self.clock = Some((found.now_ms, Instant::now()));
         let Some(decided) = self.decide(jobs, &found) else {
             self.give_back(connected).await;
@@ -739,21 +745,14 @@ impl<'a> Wanted<'a> {
 }
 
 /// Takes the lock and reads all that the batch is decided by: one round trip.
-async fn read(connected: &Connected, seen: Version, jobs: &[Job]) -> Result<Found, Fault> {
+async fn read(connected: &Connected, seen: Version, jobs: &[Job], heads: &Heads) -> Result<Found, Fault> {
     let Wanted { expected, added, queues } = Wanted::of(jobs);
     let seen = seen.cast_signed();
-    let queues: Vec<(Vec<u8>, Vec<u8>, i64)> = queues
-        .into_iter()
-        .map(|(prefix, entries)| {
-            let (start, end) = Range::prefix(prefix.clone()).half_open();
-            (start, end, i64::try_from(entries).unwrap_or(i64::MAX))
-        })
-        .collect();
+    let queues: Vec<Queue> = queues.into_iter().map(|(prefix, entries)| Queue::new(prefix, entries, heads)).collect();
     let news: [&(dyn ToSql + Sync); 1] = [&seen];
     let points: [&(dyn ToSql + Sync); 1] = [&expected];
     let counters: [&(dyn ToSql + Sync); 1] = [&added];
-    let firsts: Vec<[&(dyn ToSql + Sync); 3]> =
-        queues.iter().map(|(start, end, entries)| [start as &(dyn ToSql + Sync), end, entries]).collect();
+    let firsts: Vec<[&(dyn ToSql + Sync); 3]> = queues.iter().map(Queue::parameters).collect();
     let begun = connected.simple(BEGIN);
     let mut reads: Vec<Step<'_, Vec<Row>>> = vec![
         Box::pin(async { begun.await.map(|()| Vec::new()) }),
@@ -786,5 +785,47 @@ async fn read(connected: &Connected, seen: Version, jobs: &[Job]) -> Result<Foun
         versions: versions.iter().map(|row| (key_of(row), row.get::<_, i64>(1).cast_unsigned())).collect(),
         values: values.iter().map(|row| (key_of(row), Bytes::copy_from_slice(row.get::<_, &[u8]>(1)))).collect(),
         queued: rows.flatten().map(|row| (key_of(&row), entry(&row))).collect(),
+        queues,
     })
+}
+
+/// The beginning of a queue, as it is read. What was taken from there is in the server's index until it is vacuumed, so
+/// nothing is read that is known to be gone.
+struct Queue {
+    prefix: Bytes,
+    start: Vec<u8>,
+    end: Vec<u8>,
+    entries: i64,
+}
+
+impl Queue {
+    fn new(prefix: &Bytes, entries: usize, heads: &Heads) -> Self {
+        let (_, end) = Range::prefix(prefix.clone()).half_open();
+        let entries = i64::try_from(entries).unwrap_or(i64::MAX);
+        Self { prefix: prefix.clone(), start: Self::start(prefix, heads), end, entries }
+    }
+
+    fn start(prefix: &Bytes, heads: &Heads) -> Vec<u8> {
+        heads.get(prefix).unwrap_or(prefix).to_vec()
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 3] {
+        [&self.start, &self.end, &self.entries]
+    }
+}
+
+impl Found {
+    /// Reads queues again that, as it turned out, begin earlier: another node has put something there.
+    async fn read_lowered(&mut self, connected: &Connected, heads: &Heads) -> Result<(), Fault> {
+        for queue in &mut self.queues {
+            let start = Queue::start(&queue.prefix, heads);
+            if start < queue.start {
+                queue.start = start;
+                let rows = connected.rows(&connected.queue, &queue.parameters()).await?;
+                // What was read before lies beyond as many entries as were asked for, or among them.
+                self.queued.extend(rows.iter().map(|row| (key_of(row), entry(row))));
+            }
+        }
+        Ok(())
+    }
 }

@@ -72,6 +72,19 @@ pub async fn what_is_given_back_keeps_its_number_of_attempts(subject: Subject) {
     assert_eq!(claim(store, 10, LONG_MS).await, Claims::default());
 }
 
+pub async fn what_is_offered_before_all_that_is_left_is_found(subject: Subject) {
+    let store = &*subject.store;
+    store.commit(Txn::new().offer("q/", "a", 0, "1").offer("q/", "late", LONG_MS, "2")).await.unwrap();
+    for id in ["b", "c", "d"] {
+        let claims = claim(store, 1, 2 * LONG_MS).await;
+        assert_eq!(claims.entries.len(), 1, "before {id}");
+        store.commit(Txn::new().settle(&claims.entries[0])).await.unwrap();
+        // What is left is due later than this, and whoever has just claimed may know where the queue began.
+        subject.other.commit(Txn::new().offer("q/", id, 0, "3")).await.unwrap();
+    }
+    assert_eq!(ids(&claim(store, 10, LONG_MS).await), [("d", 1)]);
+}
+
 pub async fn everything_is_claimed_once_whoever_claims(subject: Subject) {
     const ENTRIES: u32 = 300;
     for part in 0..3 {
