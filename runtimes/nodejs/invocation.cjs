@@ -52,9 +52,9 @@ class Answer {
     return this.settle();
   }
 
-  stream(type, parts, bytes) {
-    if (bytes > errors.PAYLOAD_BYTES_MAX) return this.refuse(errors.tooLarge(bytes));
-    channel.writeParts(channel.kind.RESPONSE, typePrefix(type), parts);
+  /** Ends an answer whose pieces were sent. */
+  endStream() {
+    channel.write(channel.kind.END, null);
     return this.settle();
   }
 
