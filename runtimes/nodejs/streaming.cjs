@@ -155,4 +155,13 @@ function whenFinished(stream, succeed) {
   else stream.once('finish', succeed);
 }
 
-module.exports = { HttpResponseStream, PRELUDE_TYPE, ResponseStream, run };
+/** Resolves when nothing of a stream is left to write. */
+function settled(stream) {
+  return new Promise((resolve) => {
+    const idle = () => channel.whenIdle(resolve);
+    if (stream.cut || stream.writableFinished) idle();
+    else stream.once('finish', idle);
+  });
+}
+
+module.exports = { HttpResponseStream, ResponseStream, run, settled };

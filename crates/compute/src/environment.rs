@@ -183,15 +183,15 @@ impl Environment {
     /// Whether the runtime waits for the next call.
     pub(crate) fn is_ready(&self) -> bool {
         match &self.guest {
-            Guest::Frames(_) => true,
+            Guest::Frames(frames) => frames.is_ready(),
             Guest::Api(api) => api.is_ready(),
         }
     }
 
     /// Waits until the runtime is ready for the next call; false if it ended.
     pub(crate) async fn ready(&mut self) -> bool {
-        match &self.guest {
-            Guest::Frames(_) => true,
+        match &mut self.guest {
+            Guest::Frames(frames) => frames.ready().await,
             Guest::Api(api) => api.ready().await,
         }
     }

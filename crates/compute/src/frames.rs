@@ -22,6 +22,8 @@ use crate::stream::Outlet;
 pub(crate) struct Frames {
     channel: Channel,
     buffer: BytesMut,
+    /// The guest has answered and is not ready yet.
+    lingers: bool,
 }
 
 /// What came, if a frame did.
@@ -36,7 +38,7 @@ enum Incoming {
 impl Frames {
     /// Frames over a fresh channel.
     pub(crate) fn new(channel: UnixStream) -> std::io::Result<Self> {
-        Ok(Self { channel: Channel::new(channel)?, buffer: BytesMut::with_capacity(8 * 1024) })
+        Ok(Self { channel: Channel::new(channel)?, buffer: BytesMut::with_capacity(8 * 1024), lingers: false })
     }
 
     /// Asks the guest to load its handler and waits for the end of that.
@@ -102,6 +104,7 @@ impl Frames {
                 (Incoming::Frame(FromGuest::Begin(content_type)), none @ None) => {
                     *none = Some(Outlet::open(call, content_type));
                 }
+                (Incoming::Frame(FromGuest::Linger), _) => self.lingers = true,
                 (Incoming::Frame(FromGuest::Chunk(bytes)), Some(outlet)) => outlet.chunk(bytes).await,
                 (Incoming::Frame(FromGuest::End), some @ Some(_)) => {
                     return some.take().map_or(Answer::Exited, Outlet::end);
@@ -112,6 +115,19 @@ impl Frames {
                 (last, _) => return answer_of(last),
             }
         }
+    }
+
+    /// Whether the guest takes the next call.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.lingers
+    }
+
+    /// Waits until it does; false if it ended or broke the protocol.
+    pub(crate) async fn ready(&mut self) -> bool {
+        if self.lingers {
+            self.lingers = !matches!(self.incoming().await, Incoming::Frame(FromGuest::Ready));
+        }
+        !self.lingers
     }
 
     async fn incoming(&mut self) -> Incoming {

@@ -16,6 +16,8 @@
 //! | 20   | guest    | BEGIN      | content type: the answer comes in pieces                               |
 //! | 21   | guest    | CHUNK      | bytes of the answer                                                    |
 //! | 22   | guest    | END        | empty: all pieces were sent                                            |
+//! | 23   | guest    | LINGER     | empty, before an answer's last frame: READY follows it when the guest  |
+//! |      |          |            | has ended what it does after the answer                                |
 //!
 //! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?,"stream"?}`; absent keys
 //! are left out. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
@@ -48,6 +50,8 @@ pub mod kind {
     pub const CHUNK: u8 = 21;
     /// The last piece was sent.
     pub const END: u8 = 22;
+    /// The guest is busy after its answer.
+    pub const LINGER: u8 = 23;
 }
 
 /// Bytes before a frame's body.
@@ -77,6 +81,8 @@ pub enum FromGuest {
     Chunk(Bytes),
     /// Its end.
     End,
+    /// READY will follow the answer.
+    Linger,
 }
 
 /// A guest that does not keep to the protocol.
@@ -132,6 +138,7 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
             .map_err(|_| Error::Malformed(kind)),
         kind::CHUNK => Ok(Some(FromGuest::Chunk(body))),
         kind::END if body.is_empty() => Ok(Some(FromGuest::End)),
+        kind::LINGER if body.is_empty() => Ok(Some(FromGuest::Linger)),
         kind::RESPONSE => response(body).map(Some).ok_or(Error::Malformed(kind)),
         _ => Err(Error::Malformed(kind)),
     }

@@ -122,8 +122,8 @@ fn bare(file: &Path, folder: &Path, name: String, options: &Options) -> Result<P
     let name: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect();
     let mut project = bare_project(folder, name, &format!("{}.{export}", stem(file)), options);
-    // Who writes a streaming handler wants to see it stream.
-    let stream = source.contains("awslambda.streamifyResponse");
+    // Who writes a handler that may stream wants to see it stream; answers that come whole pass there too.
+    let stream = export == "default" || source.contains("awslambda.streamifyResponse");
     project.functions[0].url = Some(UrlConfig { stream, ..UrlConfig::default() });
     Ok(project)
 }

@@ -143,7 +143,7 @@ async fn init_errors_pass_unchanged() {
     })
     .await;
     assert_eq!(outcome.payload, "{\"errorType\":\"Runtime.Custom\",\"errorMessage\":\"m\"}");
-    assert!(world.lines.messages()[0].ends_with("Error Type: Runtime.Custom"));
+    assert!(world.lines.messages()[1].ends_with("Error Type: Runtime.Custom"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -252,6 +252,12 @@ impl FakeGuest {
             }
             ("meta", _) => self.respond(meta.to_string().as_bytes()).await,
             ("stream", end) => return self.stream(end, &event).await,
+            ("linger", ms) => {
+                self.say(kind::LINGER, &[]).await;
+                self.respond(&event).await;
+                tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+                self.say(kind::READY, &[]).await;
+            }
             ("flood", bytes) => self.flood(bytes.parse().unwrap()).await,
             ("once", _) => {
                 self.respond(&event).await;

@@ -139,3 +139,19 @@ async fn a_rate_can_be_set() {
     let took = began.elapsed().as_millis();
     assert!((900..1_100).contains(&took), "{took} ms");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_lingers_takes_the_next_call_when_it_is_ready() {
+    let world = World::new();
+    let began = tokio::time::Instant::now();
+    world.call_of("linger 500").await;
+    assert!(began.elapsed().as_millis() < 100, "the answer does not wait");
+    world.until("it is idle", |world| world.engine.environments()[0].state == crate::EnvironmentState::Idle).await;
+    assert!(began.elapsed().as_millis() >= 500);
+    world.call("f", "1").await.unwrap();
+    assert_eq!(world.guests.started(), 1);
+    let world = World::new();
+    world.call_of("linger 60000").await;
+    world.until("the sandbox is gone", |world| world.guests.alive() == 0).await;
+    assert!(began.elapsed().as_millis() < 10_000, "the function's own time bounds it");
+}
