@@ -68,6 +68,11 @@ function invoke(body) {
 }
 
 function die(title, error, code) {
+  // A frame of a stream that is half written is ended first.
+  channel.whenIdle(() => dieNow(title, error, code));
+}
+
+function dieNow(title, error, code) {
   if (state.phase === 'load') {
     logs.failure(title, error);
     channel.write(channel.kind.INIT_ERROR, errors.encode(errors.document(error)));

@@ -2,6 +2,9 @@
 //!
 //! It does not know what a frame means. One frame is one `write` where the socket takes it, and a small frame comes with
 //! one `read`. Large ones are read straight into a buffer of their size: nothing is copied twice.
+//!
+//! Frames of a stream may have to wait for a slow reader. They are written beside the event loop, which goes on meanwhile
+//! (`writeLater`); until such a frame is out nothing else may be written, see `whenIdle`.
 
 'use strict';
 
@@ -12,13 +15,15 @@ const CHUNK_BYTES = 64 * 1024;
 const HEADER_BYTES = 5;
 
 /** Kinds of frames, as in the table of `guest_protocol.rs`. */
-const kind = Object.freeze({ LOAD: 1, INVOKE: 2, READY: 16, INIT_ERROR: 17, RESPONSE: 18, ERROR: 19 });
+const kind = Object.freeze({ LOAD: 1, INVOKE: 2, READY: 16, INIT_ERROR: 17, RESPONSE: 18, ERROR: 19, BEGIN: 20, CHUNK: 21, END: 22, LINGER: 23 });
 
 const incoming = Buffer.allocUnsafeSlow(CHUNK_BYTES);
 const outgoing = Buffer.allocUnsafeSlow(CHUNK_BYTES);
 let start = 0;
 let end = 0;
 let sleeper = null;
+let busy = false;
+let idle = [];
 
 /** Waits a moment: for a descriptor that somebody made non-blocking. */
 function pause() {
@@ -98,12 +103,12 @@ function write(frameKind, text, prefix) {
   finish(frameKind, buffer, total);
 }
 
-/** Writes a frame whose body is `prefix` and then each of `parts`. */
-function writeParts(frameKind, prefix, parts) {
-  let total = HEADER_BYTES + prefix.length;
+/** Writes a frame whose body is each of `parts`. */
+function writeParts(frameKind, parts) {
+  let total = HEADER_BYTES;
   for (const part of parts) total += part.length;
   const buffer = total <= CHUNK_BYTES ? outgoing : Buffer.allocUnsafeSlow(total);
-  let at = HEADER_BYTES + prefix.copy(buffer, HEADER_BYTES);
+  let at = HEADER_BYTES;
   for (const part of parts) at += part.copy(buffer, at);
   finish(frameKind, buffer, total);
 }
@@ -114,4 +119,44 @@ function finish(frameKind, buffer, total) {
   writeAll(DESCRIPTOR, buffer, total);
 }
 
-module.exports = { kind, read, write, writeParts, writeAll };
+/** Writes a frame whose body is each of `parts` without holding the event loop; calls `done` when it is out. */
+function writeLater(frameKind, parts, done) {
+  const head = Buffer.allocUnsafe(HEADER_BYTES);
+  let length = 1;
+  for (const part of parts) length += part.length;
+  head.writeUInt32LE(length, 0);
+  head[4] = frameKind;
+  busy = true;
+  writeRest([head, ...parts], (error) => {
+    busy = false;
+    done(error);
+    const waiting = idle;
+    idle = [];
+    for (const act of waiting) act();
+  });
+}
+
+function writeRest(parts, done) {
+  fs.writev(DESCRIPTOR, parts, null, (error, written) => {
+    if (error && error.code !== 'EAGAIN' && error.code !== 'EINTR') return done(error);
+    let rest = parts;
+    let skip = error ? 0 : written;
+    while (rest.length > 0 && skip >= rest[0].length) {
+      skip -= rest[0].length;
+      rest = rest.slice(1);
+    }
+    if (rest.length === 0) return done(null);
+    rest = [rest[0].subarray(skip), ...rest.slice(1)];
+    // Somebody made the descriptor non-blocking: its room is looked for again and again.
+    if (error) setTimeout(writeRest, 1, rest, done);
+    else writeRest(rest, done);
+  });
+}
+
+/** Calls `act` when no frame is half written: at once, or after the one that is. */
+function whenIdle(act) {
+  if (busy) idle.push(act);
+  else act();
+}
+
+module.exports = { CHUNK_BYTES, kind, read, whenIdle, write, writeAll, writeLater, writeParts };

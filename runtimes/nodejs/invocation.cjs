@@ -10,6 +10,7 @@
 //! | throws                                        | at once                                                               |
 //! | none of these, and the event loop is empty    | `null`                                                                |
 //! | returns another value                         | ignored up to nodejs22.x; later runtimes answer with it               |
+//! | is an object with a method `fetch`            | see `fetch.cjs`                                                       |
 //!
 //! Invariant: the first of them wins, also between a callback and the promise of an `async` handler.
 
@@ -35,6 +36,12 @@ class Answer {
     this.next = next;
     this.done = false;
     this.whenEmpty = null;
+    this.after = null;
+  }
+
+  /** Has the guest take no call before `promise` has settled, whatever its outcome; asked again after it. */
+  linger(promise) {
+    this.after = promise;
   }
 
   succeed(value) {
@@ -48,14 +55,12 @@ class Answer {
     if (text === undefined) text = '';
     const bytes = text.length * 3 > errors.PAYLOAD_BYTES_MAX ? Buffer.byteLength(text) : 0;
     if (bytes > errors.PAYLOAD_BYTES_MAX) return this.refuse(errors.tooLarge(bytes));
-    channel.write(channel.kind.RESPONSE, text, JSON_PREFIX);
-    return this.settle();
+    return this.settle(() => channel.write(channel.kind.RESPONSE, text, JSON_PREFIX));
   }
 
-  stream(type, parts, bytes) {
-    if (bytes > errors.PAYLOAD_BYTES_MAX) return this.refuse(errors.tooLarge(bytes));
-    channel.writeParts(channel.kind.RESPONSE, typePrefix(type), parts);
-    return this.settle();
+  /** Ends an answer whose pieces were sent. */
+  endStream() {
+    return this.settle(() => channel.write(channel.kind.END, null));
   }
 
   fail(thrown) {
@@ -64,14 +69,23 @@ class Answer {
   }
 
   refuse(document) {
-    channel.write(channel.kind.ERROR, errors.encode(document));
-    return this.settle();
+    return this.settle(() => channel.write(channel.kind.ERROR, errors.encode(document)));
   }
 
-  settle() {
+  settle(write) {
     this.done = true;
     this.whenEmpty = null;
-    this.next();
+    if (this.after === null) {
+      write();
+      this.next();
+      return;
+    }
+    channel.write(channel.kind.LINGER, null);
+    write();
+    this.after.then(() => {
+      channel.write(channel.kind.READY, null);
+      this.next();
+    });
   }
 
   answered() {
@@ -96,7 +110,8 @@ function run(handler, meta, bytes, next) {
     return answer;
   }
   const context = contextOf(meta);
-  if (handler.streaming) require('./streaming.cjs').run(handler, event, context, answer);
+  if (handler.fetch) require('./fetch.cjs').run(handler, event, context, answer, meta.stream === true);
+  else if (handler.streaming) require('./streaming.cjs').run(handler, event, context, answer);
   else if (handler.callbacks) runWithCallbacks(handler, event, context, answer);
   else runPlain(handler, event, context, answer);
   return answer;

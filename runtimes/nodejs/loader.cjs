@@ -54,7 +54,7 @@ function takesCallbacks() {
   return major <= LAST_CALLBACK_MAJOR;
 }
 
-/** Resolves to `{ call, streaming, callbacks }`. */
+/** Resolves to `{ call, streaming, callbacks }`, or to `{ fetch }`, an object that has a method of this name. */
 async function load(root, name) {
   if (name.includes('..')) {
     throw new errors.MalformedHandlerName(
@@ -67,6 +67,8 @@ async function load(root, name) {
   const folder = name.slice(0, name.lastIndexOf(base));
   const found = await find(root, folder, base.slice(0, dot));
   const call = select(found, base.slice(dot + 1));
+  const web = webHandler(call, found, base.slice(dot + 1));
+  if (web) return { fetch: web };
   if (!call) throw new errors.HandlerNotFound(`${name} is undefined or not exported`);
   if (typeof call !== 'function') throw new errors.HandlerNotFound(`${name} is not a function`);
   const handler = { call, streaming: isStreaming(call), callbacks: takesCallbacks() };
@@ -132,6 +134,15 @@ function isModule(file) {
 function select(exported, name) {
   const walk = (from) => name.split('.').reduce((value, key) => (value ? value[key] : undefined), from);
   return walk(exported) || (exported && exported.default ? walk(exported.default) : undefined);
+}
+
+/** The object whose method `fetch` answers: what the handler string names, else the module's default export. */
+function webHandler(named, exported, name) {
+  const answers = (value) => typeof value === 'object' && value !== null && typeof value.fetch === 'function';
+  const web = [named, exported && exported.default, name === 'default' ? exported : null].find(answers);
+  if (!web || typeof named === 'function') return null;
+  if (typeof Request !== 'function') throw new errors.HandlerNotFound('Handlers with a fetch method need Node.js 18 or newer');
+  return web;
 }
 
 function isStreaming(call) {

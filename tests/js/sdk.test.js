@@ -15,7 +15,8 @@ import {
   waitUntilTableNotExists,
 } from "@aws-sdk/client-dynamodb";
 import {
-  CreateFunctionCommand, CreateFunctionUrlConfigCommand, DeleteFunctionCommand, GetFunctionCommand, InvokeCommand, LambdaClient,
+  CreateFunctionCommand, CreateFunctionUrlConfigCommand, DeleteFunctionCommand, GetFunctionCommand, InvokeCommand,
+  InvokeWithResponseStreamCommand, LambdaClient,
   paginateListFunctions, PublishVersionCommand, ResourceConflictException, UpdateFunctionCodeCommand,
   UpdateFunctionConfigurationCommand, waitUntilFunctionActiveV2, waitUntilFunctionUpdatedV2,
 } from "@aws-sdk/client-lambda";
@@ -95,6 +96,28 @@ test("lambda: failures, pages and what is not there", async () => {
   assert.ok(found.includes(name));
   assert.equal(new Set(found).size, found.length);
   await assert.rejects(lambda.send(new PublishVersionCommand({ FunctionName: name })), { name: "NotImplementedException" });
+});
+
+test("lambda: a streamed answer", async () => {
+  const name = named("js");
+  await created(name, code("stream"));
+  const streamed = async (payload) => {
+    const input = { FunctionName: name, Payload: JSON.stringify(payload), LogType: "Tail" };
+    const answer = await lambda.send(new InvokeWithResponseStreamCommand(input));
+    const pieces = [];
+    let complete;
+    for await (const event of answer.EventStream) {
+      if (event.PayloadChunk) pieces.push(event.PayloadChunk.Payload);
+      if (event.InvokeComplete) complete = event.InvokeComplete;
+    }
+    return { ...answer, text: Buffer.concat(pieces).toString(), complete };
+  };
+  const whole = await streamed({});
+  assert.deepEqual([whole.StatusCode, whole.ExecutedVersion, whole.text], [200, "$LATEST", "first last"]);
+  assert.match(Buffer.from(whole.complete.LogResult, "base64").toString(), /REPORT RequestId: /);
+  const failed = await streamed({ fail: true });
+  assert.deepEqual([failed.text, failed.complete.ErrorCode], ["first ", "TypeError"]);
+  assert.equal(JSON.parse(failed.complete.ErrorDetails).errorMessage, "half way");
 });
 
 test("lambda: a function URL", async () => {

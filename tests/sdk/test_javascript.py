@@ -13,12 +13,20 @@ exports.handler = async (event) => {
   return { said: "%s", event };
 };
 """
+STREAM = """
+exports.handler = awslambda.streamifyResponse(async (event, stream) => {
+  stream.write("first ");
+  if (event.fail) throw new TypeError("half way");
+  stream.end("last");
+});
+"""
 
 
 def test_sdk_for_javascript(server, tmp_path):
     assert (FOLDER / "node_modules").is_dir(), "the SDK is not installed: run tests/install.sh"
     for word in ["one", "two"]:
         (tmp_path / f"{word}.zip").write_bytes(zipped({"handler.js": HANDLER % word}))
+    (tmp_path / "stream.zip").write_bytes(zipped({"handler.js": STREAM}))
     environment = server.environment(ENDPOINT=server.url, SERVER_MODE=server.mode, PACKAGES=str(tmp_path))
     del environment["AWS_ENDPOINT_URL"]
     done = subprocess.run(
@@ -27,4 +35,4 @@ def test_sdk_for_javascript(server, tmp_path):
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     # A run that found no test also ends with 0.
-    assert "pass 7" in done.stdout, done.stdout
+    assert "pass 8" in done.stdout, done.stdout

@@ -145,6 +145,7 @@ const SERVICES: &[Service] = &[
             "GetFunctionUrlConfig",
             "GetPolicy",
             "Invoke",
+            "InvokeWithResponseStream",
             "ListAliases",
             "ListFunctionUrlConfigs",
             "ListFunctions",
@@ -331,14 +332,14 @@ impl<'a> Writer<'a> {
         let (mut input, mut input_payload) = (String::from("&[]"), "");
         if let Some(shape) = operation["input"]["shape"].as_str() {
             input = self.members(shape, false)?;
-            input_payload = self.blob_payload(shape)?;
+            input_payload = self.payload(shape)?;
         }
         let (mut output, mut output_payload) = (String::from("&[]"), "");
         if let Some(shape) = operation["output"]["shape"].as_str() {
             if self.metadata["protocol"] != "query" {
                 output = self.members(shape, true)?;
             }
-            output_payload = self.blob_payload(shape)?;
+            output_payload = self.payload(shape)?;
         }
         Ok(format!(
             "static IO_{name}: Io = Io {{\n    input: {input},\n    input_payload: {input_payload:?},\n    \
@@ -346,11 +347,11 @@ impl<'a> Writer<'a> {
         ))
     }
 
-    fn blob_payload(&self, shape: &str) -> Result<&'a str> {
+    fn payload(&self, shape: &str) -> Result<&'a str> {
         let Some(member) = self.shapes[shape]["payload"].as_str() else { return Ok("") };
         let target = self.shapes[shape]["members"][member]["shape"].as_str().unwrap_or_default();
-        if self.shapes[target]["type"] != "blob" {
-            bail!("{shape}: only blob payloads are supported, {member} is none");
+        if self.shapes[target]["type"] != "blob" && self.shapes[target]["eventstream"] != true {
+            bail!("{shape}: only blobs and event streams are supported as payloads, {member} is neither");
         }
         Ok(member)
     }

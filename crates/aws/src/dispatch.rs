@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
+use model::Body;
 use model::ports::Authorizer;
 
 use crate::apis::{self, Api, Protocol};
@@ -98,7 +99,7 @@ impl Dispatcher {
     }
 
     /// Answers an AWS call. `endpoint` is `scheme://host[:port]` as the client addressed the platform.
-    pub async fn handle(&self, parts: Parts, body: Bytes, endpoint: &str) -> Response<Bytes> {
+    pub async fn handle(&self, parts: Parts, body: Bytes, endpoint: &str) -> Response<Body> {
         let request_id = self.random.uuid();
         let claim = sigv4::claim(&parts);
         let service = self.identify_by(&claim, &parts).map(|identified| identified.service).unwrap_or_default();
@@ -107,7 +108,7 @@ impl Dispatcher {
         let request = Request { parts, body, endpoint, request_id: &request_id };
         match self.answer(&service, api, claim, request).await {
             Ok(response) => response,
-            Err(error) => encode::error(style, api, error, &request_id),
+            Err(error) => encode::error(style, api, error, &request_id).map(Body::from),
         }
     }
 
@@ -117,7 +118,7 @@ impl Dispatcher {
         api: Option<&'static Api>,
         claim: Result<Option<Claim>, Refusal>,
         request: Request<'_>,
-    ) -> Result<Response<Bytes>, Error> {
+    ) -> Result<Response<Body>, Error> {
         let caller = self.authenticator.caller_of(&request.parts, &request.body, name, claim).await;
         let caller = caller.map_err(|refusal| auth::refusal(api, &refusal))?;
         let Some(api) = api else {

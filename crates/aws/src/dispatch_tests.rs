@@ -28,7 +28,7 @@ impl Service for Echo {
         match call.operation {
             "Invoke" => {
                 let output = json!({ "StatusCode": 202, "ExecutedVersion": "7", "FunctionError": null });
-                Ok(Reply { payload: Some(call.payload), output, ..Reply::default() })
+                Ok(Reply { payload: Some(call.payload.into()), output, ..Reply::default() })
             }
             "DeleteFunction" => Err(Error::new(429, "TooManyRequestsException", "Rate Exceeded.").with("Reason", "X")),
             "PutItem" => Err(Error::new(400, "ConditionalCheckFailedException", "no")),
@@ -77,7 +77,7 @@ async fn send(mode: Mode, sent: Sent<'_>) -> (u16, http::HeaderMap, Value) {
     sigv4::sign(&mut parts, sent.body.as_bytes(), signing).unwrap();
     let body = Bytes::from(sent.body.to_owned());
     let (parts, body) = dispatcher(mode).handle(parts, body, "http://localhost:4566").await.into_parts();
-    let text = String::from_utf8(body.to_vec()).unwrap();
+    let text = String::from_utf8(body.into_bytes().unwrap().to_vec()).unwrap();
     let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
     (parts.status.as_u16(), parts.headers, value)
 }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
+use model::Body;
 use quick_xml::escape::escape;
 use serde_json::{Map, Value, json};
 
@@ -46,14 +47,20 @@ impl Style {
 }
 
 /// A success.
-pub(crate) fn reply(api: &Api, operation: &Operation, io: &Io, reply: Reply, request_id: &str) -> Response<Bytes> {
+pub(crate) fn reply(api: &Api, operation: &Operation, io: &Io, reply: Reply, request_id: &str) -> Response<Body> {
     let style = Style::from(api.protocol);
     let mut status = reply.status.unwrap_or(operation.status);
     let mut headers: Vec<(&'static str, String)> = Vec::new();
     let body = match (api.protocol, reply.payload) {
         (_, Some(payload)) => {
             placed(io, reply.output, &mut headers, &mut status);
-            payload
+            match payload {
+                Body::Whole(bytes) => bytes,
+                stream => {
+                    headers.extend(reply.headers);
+                    return finish(style, status, headers, Bytes::new(), request_id, false).map(|_| stream);
+                }
+            }
         }
         (Protocol::Query, None) => Bytes::from(xml(api, operation.name, &reply.output, request_id)),
         (_, None) => {
@@ -66,7 +73,7 @@ pub(crate) fn reply(api: &Api, operation: &Operation, io: &Io, reply: Reply, req
         }
     };
     headers.extend(reply.headers);
-    finish(style, status, headers, body, request_id, crc_of(api))
+    finish(style, status, headers, body, request_id, crc_of(api)).map(Body::from)
 }
 
 /// A failure.

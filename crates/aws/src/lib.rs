@@ -11,6 +11,7 @@ pub mod auth;
 mod decode;
 pub mod dispatch;
 mod encode;
+pub mod event_stream;
 mod generated;
 pub mod model_table;
 mod route;

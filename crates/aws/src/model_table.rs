@@ -56,7 +56,7 @@ pub struct Io {
     pub input_payload: &'static str,
     /// Members of the output that are not simply a body member of the same name.
     pub output: &'static [Member],
-    /// The output's blob member that is the whole body, if there is one.
+    /// The output's blob or event stream that is the whole body, if there is one.
     pub output_payload: &'static str,
 }
 

@@ -15,12 +15,12 @@
 //!   4. Presence, type, length, range, pattern and enumeration are checked before a service is called, with two
 //!      exceptions: DynamoDB gets its input with types checked only, because its own constraint messages differ; and
 //!      Lambda's `Runtime` is not held against the enumeration, because its message differs.
-//!   5. `Call::payload` is set for `Invoke` only. It is never parsed on the way.
+//!   5. `Call::payload` is set for `Invoke` and `InvokeWithResponseStream` only. It is never parsed on the way.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
-use model::{Principal, Region};
+use model::{Body, Principal, Region};
 use serde_json::Value;
 
 /// One decoded call: validated against the service's model, every member under its model name wherever it travelled
@@ -86,12 +86,12 @@ fn carries_something(value: &Value) -> bool {
 }
 
 /// A successful answer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Reply {
     /// Members of the output shape; those that the model places in headers or the status travel there.
     pub output: Value,
-    /// The blob payload of operations that have one.
-    pub payload: Option<Bytes>,
+    /// The blob or event stream that is the whole body, of operations that have one.
+    pub payload: Option<Body>,
     /// A status other than the model's, where AWS answers so.
     pub status: Option<u16>,
     /// Headers beyond the model's.

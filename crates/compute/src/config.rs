@@ -75,6 +75,8 @@ pub struct EngineConfig {
     pub guest_variables: Vec<(String, String)>,
     /// The asynchronous queue.
     pub async_queue: AsyncConfig,
+    /// Streamed answers.
+    pub streams: StreamConfig,
 }
 
 impl EngineConfig {
@@ -96,7 +98,27 @@ impl EngineConfig {
             init_cap: Duration::from_secs(10),
             guest_variables: Vec::new(),
             async_queue: AsyncConfig::default(),
+            streams: StreamConfig::default(),
         }
+    }
+}
+
+/// Limits of streamed answers.
+#[derive(Debug, Clone)]
+pub struct StreamConfig {
+    /// Most bytes of one answer.
+    pub bytes_max: u64,
+    /// Bytes that pass as quickly as they can.
+    pub bytes_unlimited: u64,
+    /// Bytes a second beyond that; nothing does not slow.
+    pub bytes_per_s: Option<u64>,
+}
+
+impl Default for StreamConfig {
+    /// Lambda's size. Its rate (2 MB a second after 6 MB) protects a network that is shared by everybody, which one's own
+    /// machine has not: it is off.
+    fn default() -> Self {
+        Self { bytes_max: 200 * 1024 * 1024, bytes_unlimited: 6 * 1024 * 1024, bytes_per_s: None }
     }
 }
 

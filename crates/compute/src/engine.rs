@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, Invoker, LogSink, Meter};
-use model::{FunctionRef, Invocation, InvokeError, Outcome};
+use model::{Answered, FunctionRef, Invocation, InvokeError, Outcome};
 use sandbox::{Backend, Interpreters};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +157,10 @@ impl Drop for Engine {
 impl Invoker for Engine {
     async fn invoke(&self, invocation: Invocation) -> Result<Outcome, InvokeError> {
         invoke::invoke(&self.core, invocation).await
+    }
+
+    async fn invoke_streaming(&self, invocation: Invocation) -> Result<Answered, InvokeError> {
+        invoke::invoke_streaming(&self.core, invocation).await
     }
 
     async fn accept(&self, invocation: Invocation) -> Result<(), InvokeError> {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::RequestId;
+use model::{FunctionVersion, RequestId};
 use sandbox::{Control, Exit, Usage};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::output::{Output, Read};
 use crate::pool::Pool;
 use crate::runtime_api::RuntimeApi;
 use crate::start::InitEnd;
+use crate::stream::StreamSink;
 use crate::variables::TASK_ROOT;
 
 /// How long a guest whose channel has closed gets to end by itself.
@@ -41,6 +42,10 @@ pub(crate) struct Call {
     pub(crate) function_arn: String,
     pub(crate) trace_id: Option<String>,
     pub(crate) client_context: Option<String>,
+    /// What runs.
+    pub(crate) version: Arc<FunctionVersion>,
+    /// Where pieces of the answer go, if the caller takes them.
+    pub(crate) sink: Option<Arc<StreamSink>>,
 }
 
 /// How a call ended inside the environment.
@@ -53,6 +58,8 @@ pub(crate) enum Answer {
         /// What the runtime says they are.
         content_type: Option<String>,
     },
+    /// The function answered in pieces, which the caller has got.
+    Streamed,
     /// The function failed, in its own words.
     Error(Bytes),
     /// The same, and the runtime's process ends with it.
@@ -176,15 +183,15 @@ impl Environment {
     /// Whether the runtime waits for the next call.
     pub(crate) fn is_ready(&self) -> bool {
         match &self.guest {
-            Guest::Frames(_) => true,
+            Guest::Frames(frames) => frames.is_ready(),
             Guest::Api(api) => api.is_ready(),
         }
     }
 
     /// Waits until the runtime is ready for the next call; false if it ended.
     pub(crate) async fn ready(&mut self) -> bool {
-        match &self.guest {
-            Guest::Frames(_) => true,
+        match &mut self.guest {
+            Guest::Frames(frames) => frames.ready().await,
             Guest::Api(api) => api.ready().await,
         }
     }

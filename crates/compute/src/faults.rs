@@ -85,6 +85,12 @@ impl Fault {
         Self::new("Function.ResponseSizeTooLarge", message, Ending::FunctionError)
     }
 
+    /// The streamed answer is longer than allowed.
+    pub(crate) fn stream_too_large(bytes_max: u64) -> Self {
+        let message = format!("Response payload size exceeded maximum allowed payload size ({bytes_max} bytes).");
+        Self::new("Function.ResponseSizeTooLarge", message, Ending::FunctionError)
+    }
+
     /// Whether the document names the request, as those do that the sandbox makes.
     fn names_request(&self) -> bool {
         self.error_type != "Function.ResponseSizeTooLarge"

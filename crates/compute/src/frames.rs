@@ -1,7 +1,7 @@
 //! The platform's side of the frame protocol of managed runtimes (see `guest_protocol`).
 //!
 //! Invariants
-//!   1. One invocation is one write and, where the answer is small, one read.
+//!   1. One invocation is one write and, where the answer is small and whole, one read.
 //!   2. Nothing that a guest sent before its INVOKE is ever taken for an answer to it.
 
 use std::time::Duration;
@@ -15,12 +15,15 @@ use crate::environment::{Answer, Call};
 use crate::faults::{ANSWER_BYTES_MAX, Fault};
 use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_BYTES, kind};
 use crate::start::InitEnd;
+use crate::stream::Outlet;
 
 /// The channel to one managed guest.
 #[derive(Debug)]
 pub(crate) struct Frames {
     channel: Channel,
     buffer: BytesMut,
+    /// The guest has answered and is not ready yet.
+    lingers: bool,
 }
 
 /// What came, if a frame did.
@@ -35,7 +38,7 @@ enum Incoming {
 impl Frames {
     /// Frames over a fresh channel.
     pub(crate) fn new(channel: UnixStream) -> std::io::Result<Self> {
-        Ok(Self { channel: Channel::new(channel)?, buffer: BytesMut::with_capacity(8 * 1024) })
+        Ok(Self { channel: Channel::new(channel)?, buffer: BytesMut::with_capacity(8 * 1024), lingers: false })
     }
 
     /// Asks the guest to load its handler and waits for the end of that.
@@ -90,20 +93,41 @@ impl Frames {
         {
             return Answer::Exited;
         }
-        match self.incoming().await {
-            Incoming::Frame(FromGuest::Response { payload, .. }) if payload.len() > ANSWER_BYTES_MAX => {
-                Answer::Fault { fault: Fault::answer_too_large(), sound: true }
+        self.answer(call).await
+    }
+
+    /// Reads up to the answer's end. A piece is read only when the one before it was taken: the guest waits meanwhile.
+    async fn answer(&mut self, call: &Call) -> Answer {
+        let mut outlet: Option<Outlet> = None;
+        loop {
+            match (self.incoming().await, &mut outlet) {
+                (Incoming::Frame(FromGuest::Begin(content_type)), none @ None) => {
+                    *none = Some(Outlet::open(call, content_type));
+                }
+                (Incoming::Frame(FromGuest::Linger), _) => self.lingers = true,
+                (Incoming::Frame(FromGuest::Chunk(bytes)), Some(outlet)) => outlet.chunk(bytes).await,
+                (Incoming::Frame(FromGuest::End), some @ Some(_)) => {
+                    return some.take().map_or(Answer::Exited, Outlet::end);
+                }
+                (Incoming::Frame(FromGuest::Response { .. }), Some(_)) => {
+                    return broken("it sent a whole answer after pieces of one");
+                }
+                (last, _) => return answer_of(last),
             }
-            Incoming::Frame(FromGuest::Response { content_type, payload }) => {
-                Answer::Response { payload, content_type: (!content_type.is_empty()).then_some(content_type) }
-            }
-            Incoming::Frame(FromGuest::Error(document)) => Answer::Error(document),
-            Incoming::Frame(FromGuest::InitError(document)) => Answer::LastError(document),
-            Incoming::Frame(_) => broken("it sent another frame instead of an answer"),
-            Incoming::TooLarge => Answer::Fault { fault: Fault::answer_too_large(), sound: false },
-            Incoming::Malformed(detail) => broken(&detail),
-            Incoming::Closed => Answer::Exited,
         }
+    }
+
+    /// Whether the guest takes the next call.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.lingers
+    }
+
+    /// Waits until it does; false if it ended or broke the protocol.
+    pub(crate) async fn ready(&mut self) -> bool {
+        if self.lingers {
+            self.lingers = !matches!(self.incoming().await, Incoming::Frame(FromGuest::Ready));
+        }
+        !self.lingers
     }
 
     async fn incoming(&mut self) -> Incoming {
@@ -133,6 +157,23 @@ impl Frames {
     }
 }
 
+fn answer_of(last: Incoming) -> Answer {
+    match last {
+        Incoming::Frame(FromGuest::Response { payload, .. }) if payload.len() > ANSWER_BYTES_MAX => {
+            Answer::Fault { fault: Fault::answer_too_large(), sound: true }
+        }
+        Incoming::Frame(FromGuest::Response { content_type, payload }) => {
+            Answer::Response { payload, content_type: (!content_type.is_empty()).then_some(content_type) }
+        }
+        Incoming::Frame(FromGuest::Error(document)) => Answer::Error(document),
+        Incoming::Frame(FromGuest::InitError(document)) => Answer::LastError(document),
+        Incoming::Frame(_) => broken("it sent another frame instead of an answer"),
+        Incoming::TooLarge => Answer::Fault { fault: Fault::answer_too_large(), sound: false },
+        Incoming::Malformed(detail) => broken(&detail),
+        Incoming::Closed => Answer::Exited,
+    }
+}
+
 fn broken(detail: &str) -> Answer {
     Answer::Fault { fault: Fault::protocol(detail), sound: false }
 }
@@ -148,6 +189,8 @@ fn meta(call: &Call) -> Bytes {
         trace_id: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         client_context: Option<&'a str>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        stream: bool,
     }
     let meta = Meta {
         request_id: &call.request_id.0,
@@ -155,6 +198,7 @@ fn meta(call: &Call) -> Bytes {
         function_arn: &call.function_arn,
         trace_id: call.trace_id.as_deref(),
         client_context: call.client_context.as_deref(),
+        stream: call.sink.is_some(),
     };
     // Strings and a number always serialise.
     serde_json::to_vec(&meta).unwrap_or_default().into()

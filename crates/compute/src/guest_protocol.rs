@@ -13,10 +13,17 @@
 //! |      |          |            | when an error that nobody caught ends the process                      |
 //! | 18   | guest    | RESPONSE   | `type_length: u32 le`, content type, then the answer's bytes           |
 //! | 19   | guest    | ERROR      | JSON error document                                                    |
+//! | 20   | guest    | BEGIN      | content type: the answer comes in pieces                               |
+//! | 21   | guest    | CHUNK      | bytes of the answer                                                    |
+//! | 22   | guest    | END        | empty: all pieces were sent                                            |
+//! | 23   | guest    | LINGER     | empty, before an answer's last frame: READY follows it when the guest  |
+//! |      |          |            | has ended what it does after the answer                                |
 //!
-//! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?}`; absent keys are
-//! left out. Exactly one RESPONSE, ERROR or INIT_ERROR answers each INVOKE; the next INVOKE comes after it. `environment` of LOAD
-//! is merged over the process's own, so that a process may be booted before its function is known.
+//! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?,"stream"?}`; absent keys
+//! are left out. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
+//! Exactly one RESPONSE, ERROR, INIT_ERROR or END answers each INVOKE; the next INVOKE comes after it. BEGIN and then any
+//! number of CHUNK come before END, or before the ERROR of an answer that fails half way. `environment` of LOAD is merged
+//! over the process's own, so that a process may be booted before its function is known.
 //!
 //! Invariant: a frame is written with one call where the socket takes it, so that one invocation is one write and one
 //! read on either side.
@@ -37,6 +44,14 @@ pub mod kind {
     pub const RESPONSE: u8 = 18;
     /// The handler failed.
     pub const ERROR: u8 = 19;
+    /// The handler answers in pieces.
+    pub const BEGIN: u8 = 20;
+    /// A piece.
+    pub const CHUNK: u8 = 21;
+    /// The last piece was sent.
+    pub const END: u8 = 22;
+    /// The guest is busy after its answer.
+    pub const LINGER: u8 = 23;
 }
 
 /// Bytes before a frame's body.
@@ -60,6 +75,14 @@ pub enum FromGuest {
     },
     /// The handler failed; an error document.
     Error(Bytes),
+    /// The answer comes in pieces of this content type; empty means none.
+    Begin(String),
+    /// A piece of it.
+    Chunk(Bytes),
+    /// Its end.
+    End,
+    /// READY will follow the answer.
+    Linger,
 }
 
 /// A guest that does not keep to the protocol.
@@ -110,6 +133,12 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
         kind::READY if body.is_empty() => Ok(Some(FromGuest::Ready)),
         kind::INIT_ERROR => Ok(Some(FromGuest::InitError(body))),
         kind::ERROR => Ok(Some(FromGuest::Error(body))),
+        kind::BEGIN => String::from_utf8(body.to_vec())
+            .map(|text| Some(FromGuest::Begin(text)))
+            .map_err(|_| Error::Malformed(kind)),
+        kind::CHUNK => Ok(Some(FromGuest::Chunk(body))),
+        kind::END if body.is_empty() => Ok(Some(FromGuest::End)),
+        kind::LINGER if body.is_empty() => Ok(Some(FromGuest::Linger)),
         kind::RESPONSE => response(body).map(Some).ok_or(Error::Malformed(kind)),
         _ => Err(Error::Malformed(kind)),
     }
@@ -134,6 +163,9 @@ mod tests {
     fn frames_come_out_whole_however_they_arrive() {
         let mut stream = encode(kind::READY, &[]).to_vec();
         stream.extend_from_slice(&encode(kind::RESPONSE, &[&4u32.to_le_bytes(), b"a/bc", b"{}"]));
+        stream.extend_from_slice(&encode(kind::BEGIN, &[b"a/b"]));
+        stream.extend_from_slice(&encode(kind::CHUNK, &[b"12"]));
+        stream.extend_from_slice(&encode(kind::END, &[]));
         let mut buffer = BytesMut::new();
         let mut seen = Vec::new();
         for byte in stream {
@@ -141,7 +173,9 @@ mod tests {
             seen.extend(decode(&mut buffer).unwrap());
         }
         let response = FromGuest::Response { content_type: "a/bc".into(), payload: Bytes::from_static(b"{}") };
-        assert_eq!(seen, [FromGuest::Ready, response]);
+        let pieces = [FromGuest::Begin("a/b".into()), FromGuest::Chunk(Bytes::from_static(b"12")), FromGuest::End];
+        assert_eq!(seen[..2], [FromGuest::Ready, response]);
+        assert_eq!(seen[2..], pieces);
     }
 
     #[test]
@@ -149,6 +183,8 @@ mod tests {
         assert_eq!(decode(&mut BytesMut::from(&u32::MAX.to_le_bytes()[..])), Err(Error::TooLong(u32::MAX as usize)));
         assert_eq!(decode(&mut BytesMut::from(&[1, 0, 0, 0, 99][..])), Err(Error::Malformed(99)));
         assert_eq!(decode(&mut BytesMut::from(&[5, 0, 0, 0, 18, 9, 0, 0, 0][..])), Err(Error::Malformed(18)));
+        assert_eq!(decode(&mut BytesMut::from(&[2, 0, 0, 0, 20, 0xff][..])), Err(Error::Malformed(20)));
+        assert_eq!(decode(&mut BytesMut::from(&[2, 0, 0, 0, 22, 0][..])), Err(Error::Malformed(22)));
     }
 
     proptest! {

@@ -9,7 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{FunctionVersion, Invocation, InvokeError, Outcome};
+use model::{Answered, FunctionVersion, Invocation, InvokeError, Outcome};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -24,6 +25,7 @@ use crate::pool::{Lease, Pool, Ready};
 use crate::report::{self, Phase, Status};
 use crate::settle::{self, Ended, micros};
 use crate::start::{self, FailedStart, StartEnd};
+use crate::stream::{self, StreamSink};
 
 /// Environments that are tried for one call: each one was gone before it got the event.
 const TRIES_MAX: u32 = 4;
@@ -32,6 +34,7 @@ const TRIES_MAX: u32 = 4;
 pub(crate) struct Job {
     pub(crate) invocation: Invocation,
     pub(crate) version: Arc<FunctionVersion>,
+    sink: Option<Arc<StreamSink>>,
     tries: u32,
     _permit: Permit,
     _running: TaskTrackerToken,
@@ -41,12 +44,32 @@ pub(crate) struct Job {
 type Tried = Result<Result<Outcome, InvokeError>, Box<Job>>;
 
 /// Runs one invocation.
-pub(crate) async fn invoke(core: &Arc<Core>, mut invocation: Invocation) -> Result<Outcome, InvokeError> {
+pub(crate) async fn invoke(core: &Arc<Core>, invocation: Invocation) -> Result<Outcome, InvokeError> {
+    run_whole(core, invocation, None).await
+}
+
+/// Runs one invocation as a task of its own and returns when its answer begins.
+pub(crate) async fn invoke_streaming(core: &Arc<Core>, invocation: Invocation) -> Result<Answered, InvokeError> {
+    let (sink, opened) = stream::open(&core.config.streams);
+    let (told, end) = oneshot::channel();
+    let core = core.clone();
+    tokio::spawn(async move {
+        // A caller that is gone hears nothing of the end.
+        let _ = told.send(run_whole(&core, invocation, Some(sink)).await);
+    });
+    opened.answered(end).await
+}
+
+async fn run_whole(
+    core: &Arc<Core>,
+    mut invocation: Invocation,
+    sink: Option<Arc<StreamSink>>,
+) -> Result<Outcome, InvokeError> {
     let running = core.enter()?;
     let version = core.catalog.version(&invocation.function).await?;
     invocation.payload = payload::checked(&invocation)?;
     let permit = core.admission.admit(&version).map_err(InvokeError::Throttled)?;
-    let mut job = Box::new(Job { invocation, version, tries: 0, _permit: permit, _running: running });
+    let mut job = Box::new(Job { invocation, version, sink, tries: 0, _permit: permit, _running: running });
     loop {
         let pool = core.fleet.pool(&job.version);
         let ready = pool.checkout(core).await?;
@@ -155,5 +178,7 @@ fn call(core: &Core, job: &Job, began: &Began) -> Call {
         function_arn: invocation.function.arn(),
         trace_id: invocation.trace_id.clone(),
         client_context: invocation.client_context.clone(),
+        version: job.version.clone(),
+        sink: job.sink.clone(),
     }
 }

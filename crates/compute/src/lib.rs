@@ -3,7 +3,8 @@
 //! Invariants
 //!   1. `invoke` is the only road into a sandbox.
 //!   2. No AWS protocol and no particular queue is known here; callers meet it through `model::ports`.
-//!   3. Every call that reached an environment is metered exactly once, before its answer leaves.
+//!   3. Every call that reached an environment is metered exactly once, before its answer leaves; a streamed one before
+//!      the end of its answer.
 //!
 //! Start reading at `invoke`; what it is made from is in `config`.
 
@@ -31,10 +32,13 @@ mod report;
 mod runtime_api;
 mod settle;
 mod start;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod variables;
 
-pub use config::{AsyncConfig, EngineConfig, EngineParts, GuestIdentity, GuestNetwork, NetworkGuard, NoNetwork};
+pub use config::{
+    AsyncConfig, EngineConfig, EngineParts, GuestIdentity, GuestNetwork, NetworkGuard, NoNetwork, StreamConfig,
+};
 pub use engine::Engine;
 pub use fleet::{EnvironmentInfo, EnvironmentState};

@@ -43,6 +43,8 @@ pub(crate) struct Stream {
     pub(crate) group: String,
     /// The stream of this environment.
     pub(crate) name: String,
+    /// The platform's line before everything else.
+    pub(crate) first_line: String,
 }
 
 /// The log of one environment.
@@ -67,14 +69,16 @@ pub(crate) enum Read {
 }
 
 impl Output {
-    /// The log of a new environment. `pipe` is absent where the guest never came to write.
+    /// The log of a new environment, its first line in it. `pipe` is absent where the guest never came to write.
     pub(crate) fn new(
-        stream: Stream,
+        mut stream: Stream,
         clock: Arc<dyn Clock>,
         sink: Arc<dyn LogSink>,
         pipe: Option<pipe::Receiver>,
     ) -> Self {
-        let lines = Mutex::new(Lines::new());
+        let mut lines = Lines::new();
+        lines.push(std::mem::take(&mut stream.first_line), clock.now_ms());
+        let lines = Mutex::new(lines);
         Self { stream, clock, sink, pipe, lines, flushing: tokio::sync::Mutex::new(()) }
     }
 
@@ -185,7 +189,7 @@ impl Output {
         if events.is_empty() {
             return;
         }
-        let Stream { account, region, group, name } = self.stream.clone();
+        let Stream { account, region, group, name, .. } = self.stream.clone();
         self.sink.append(LogBatch { account, region, group, stream: name, events }).await;
     }
 }

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use model::RequestId;
+use model::{Region, RequestId, Runtime};
 
 /// How an init or an invocation went, as far as a REPORT line tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,22 @@ pub(crate) struct Report<'a> {
     pub(crate) status: Status<'a>,
     /// The trace header, if the call carried one.
     pub(crate) trace_id: Option<&'a str>,
+}
+
+/// `INIT_START Runtime Version: …\tRuntime Version ARN: …`, the first line of an environment. The version is that of the
+/// interpreter that runs the function (major, minor, patch), so that a substitution shows; the ARN holds its name in place
+/// of AWS's digest.
+pub(crate) fn init_start_line(runtime: &Runtime, interpreter: Option<(u32, u32, u32)>, region: &Region) -> String {
+    let name = runtime.as_str();
+    let kind = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == 'x');
+    let version = match interpreter {
+        Some((major, minor, patch)) => format!("{kind}:{major}.{minor}.{patch}"),
+        None => name.replacen('.', ":", 1),
+    };
+    let digest: String = version.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!(
+        "INIT_START Runtime Version: {version}\tRuntime Version ARN: arn:aws:lambda:{region}::runtime:{digest:0<64}"
+    )
 }
 
 /// `START RequestId: … Version: …`
@@ -200,6 +216,22 @@ mod tests {
         assert!(!traced("Root=1-a-b;Parent=c;Sampled=0").contains("XRAY"));
         let line = traced("Root=1-a-b;Parent=c;Sampled=1");
         assert!(line.ends_with("\t\nXRAY TraceId: 1-a-b\tSegmentId: c\tSampled: true\t"), "{line}");
+    }
+
+    #[test]
+    fn the_first_line_names_what_runs() {
+        let line =
+            |runtime: &str, version| init_start_line(&Runtime::parse(runtime).unwrap(), version, &Region::default());
+        assert!(
+            line("nodejs18.x", Some((20, 1, 2)))
+                .starts_with("INIT_START Runtime Version: nodejs:20.1.2\tRuntime Version ARN: ")
+        );
+        assert!(line("python3.12", Some((3, 12, 1))).starts_with("INIT_START Runtime Version: python:3.12.1\t"));
+        let line = line("provided.al2023", None);
+        let (words, arn) = line.split_once("\tRuntime Version ARN: ").unwrap();
+        assert_eq!(words, "INIT_START Runtime Version: provided:al2023");
+        let digest = arn.strip_prefix("arn:aws:lambda:us-east-1::runtime:").unwrap();
+        assert!(digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{digest}");
     }
 
     #[test]

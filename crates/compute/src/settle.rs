@@ -102,6 +102,14 @@ fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
             ending: Ending::Success,
             fault_line: None,
         },
+        Answer::Streamed => Verdict {
+            payload: Bytes::new(),
+            content_type: None,
+            error_type: None,
+            report_type: None,
+            ending: Ending::Success,
+            fault_line: None,
+        },
         Answer::Error(document) | Answer::LastError(document) => Verdict {
             error_type: Some(error_type_of(&document)),
             payload: document,

@@ -132,6 +132,11 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) ->
         region: version.function.region.clone(),
         group: version.log_group.clone(),
         name: report::stream_name(core.clock.now_ms(), &version.version, &id),
+        first_line: report::init_start_line(
+            &version.runtime,
+            interpreter_of(core, &sandbox_guest),
+            &version.function.region,
+        ),
     };
     let spec = spec(core, version, sandbox_guest, &stream.name).await;
     let born_us = core.clock.monotonic_us();
@@ -179,6 +184,16 @@ pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox
                 interpreter::choose(&core.interpreters, &version.runtime).map_err(InvokeError::NotReady)?;
             Ok(sandbox::Guest::Interpreter { family, interpreter, memory_mb: version.memory_mb })
         }
+    }
+}
+
+/// The version of the interpreter that a guest runs on, if it runs on one.
+fn interpreter_of(core: &Core, guest: &sandbox::Guest) -> Option<(u32, u32, u32)> {
+    match guest {
+        sandbox::Guest::Interpreter { interpreter, .. } => {
+            core.interpreters.usable.get(*interpreter).map(|it| it.version)
+        }
+        sandbox::Guest::Bootstrap => None,
     }
 }
 

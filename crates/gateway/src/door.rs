@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
-use model::{FunctionRef, Principal};
+use model::{Body, FunctionRef, Principal};
 
 /// Which sandbox a connection comes from; known by the socket, not by anything the guest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub trait AwsDoor: Send + Sync + 'static {
     fn identify(&self, parts: &Parts) -> bool;
 
     /// Runs the call. `endpoint` is `scheme://host[:port]` as the client addressed the platform.
-    async fn handle(&self, parts: Parts, body: Bytes, endpoint: String) -> Response<Bytes>;
+    async fn handle(&self, parts: Parts, body: Bytes, endpoint: String) -> Response<Body>;
 
     /// Checks the signature of a request to a function URL (`service` is `lambda`) or an API (`execute-api`).
     async fn authorize(&self, parts: &Parts, body: &Bytes, service: &'static str) -> Result<Principal, AuthDenied>;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use base::{SystemClock, SystemRandom};
@@ -17,7 +18,7 @@ use model::http_api::{AuthKind, Cors, FunctionUrl, HttpApi, HttpRoute, HttpStage
 use model::http_api::{RestApi, RestMethod, RestStage};
 use model::ports::{Invoker, Sites};
 use model::{AccountId, FunctionError, FunctionName, FunctionRef, Invocation, InvokeError, Outcome, Region};
-use model::{Principal, Site, SiteKey, ThrottleReason};
+use model::{Answered, Body, Piece, Pieces, Principal, Site, SiteKey, StreamedAnswer, ThrottleReason};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,6 +39,26 @@ pub(crate) enum Behaviour {
     Busy,
     /// Waits for `Functions::go`, then answers 200.
     Wait,
+    /// Streams these bytes under this content type; then fails, if so said.
+    Stream(&'static str, &'static [&'static str], bool),
+}
+
+/// Pieces that come from a channel.
+struct FromChannel(tokio::sync::mpsc::Receiver<Piece>);
+
+impl Pieces for FromChannel {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        self.0.poll_recv(cx).map(|piece| piece.expect("the end comes before the channel's"))
+    }
+}
+
+fn outcome(payload: Bytes, error: Option<FunctionError>) -> Outcome {
+    Outcome { payload, error, content_type: None, executed_version: "$LATEST".into(), log_tail: None }
+}
+
+fn failed() -> Outcome {
+    let error = FunctionError { kind: "Unhandled", error_type: "Error".into() };
+    outcome(Bytes::from_static(b"{}"), Some(error))
 }
 
 /// Functions that record what they get.
@@ -65,19 +86,10 @@ impl Invoker for Functions {
     async fn invoke(&self, invocation: Invocation) -> Result<Outcome, InvokeError> {
         self.seen.lock().push(invocation);
         let behaviour = self.behaviour.lock().clone();
-        let outcome = |payload, error| Outcome {
-            payload,
-            error,
-            content_type: None,
-            executed_version: "$LATEST".into(),
-            log_tail: None,
-        };
         match behaviour {
             Behaviour::Payload(payload) => Ok(outcome(payload, None)),
-            Behaviour::Fail => {
-                let error = FunctionError { kind: "Unhandled", error_type: "Error".into() };
-                Ok(outcome(Bytes::from_static(b"{}"), Some(error)))
-            }
+            Behaviour::Fail => Ok(failed()),
+            Behaviour::Stream(..) => Err(InvokeError::Internal("asked for as a whole".into())),
             Behaviour::Throttle => Err(InvokeError::Throttled(ThrottleReason::ConcurrentInvocationLimitExceeded)),
             Behaviour::Busy => Err(InvokeError::NoCapacity("full".into())),
             Behaviour::Wait => {
@@ -87,6 +99,22 @@ impl Invoker for Functions {
                 Ok(outcome(Bytes::from_static(br#"{"statusCode":200,"body":"waited"}"#), None))
             }
         }
+    }
+
+    async fn invoke_streaming(&self, invocation: Invocation) -> Result<Answered, InvokeError> {
+        let Behaviour::Stream(content_type, chunks, fails) = *self.behaviour.lock() else {
+            return self.invoke(invocation).await.map(Answered::Whole);
+        };
+        self.seen.lock().push(invocation);
+        let (sender, receiver) = tokio::sync::mpsc::channel(8);
+        for chunk in chunks {
+            sender.try_send(Piece::Chunk(Bytes::from_static(chunk.as_bytes()))).unwrap();
+        }
+        let end = if fails { failed() } else { outcome(Bytes::new(), None) };
+        sender.try_send(Piece::End(Box::new(end))).unwrap();
+        let pieces = Box::new(FromChannel(receiver));
+        let content_type = Some(content_type.to_owned());
+        Ok(Answered::Streamed(StreamedAnswer { content_type, executed_version: "$LATEST".into(), pieces }))
     }
 
     async fn accept(&self, _: Invocation) -> Result<(), InvokeError> {
@@ -115,7 +143,7 @@ impl AwsDoor for Aws {
         parts.uri.path().starts_with("/2015-03-31/")
     }
 
-    async fn handle(&self, parts: Parts, body: Bytes, endpoint: String) -> Response<Bytes> {
+    async fn handle(&self, parts: Parts, body: Bytes, endpoint: String) -> Response<Body> {
         if parts.uri.path() == "/2015-03-31/wait" {
             self.0.entered.notify_one();
             self.0.go.notified().await;
@@ -123,7 +151,7 @@ impl AwsDoor for Aws {
         }
         let guest = parts.extensions.get::<Arc<GuestIdentity>>().map_or("nobody", |guest| guest.version.as_str());
         let text = format!("aws {} {endpoint} {} bytes from {guest}", parts.uri.path(), body.len());
-        let mut response = Response::new(Bytes::from(text));
+        let mut response = Response::new(Body::from(Bytes::from(text)));
         response.headers_mut().insert("access-control-allow-origin", "*".parse().unwrap());
         response
     }
@@ -170,6 +198,12 @@ fn integration(format: PayloadFormat, timeout_ms: u64) -> Integration {
 fn url(id: &str, auth: AuthKind, cors: Option<Cors>) -> (SiteKey, Site) {
     let url = FunctionUrl { id: id.into(), function: function(), auth, streaming: false, cors };
     (SiteKey::FunctionUrl(id.into()), Site::FunctionUrl(Arc::new(url)))
+}
+
+fn streaming_url(id: &str) -> (SiteKey, Site) {
+    let (key, site) = url(id, AuthKind::None, Some(cors()));
+    let Site::FunctionUrl(url) = site else { unreachable!("a URL") };
+    (key, Site::FunctionUrl(Arc::new(FunctionUrl { streaming: true, ..FunctionUrl::clone(&url) })))
 }
 
 fn cors() -> Cors {
@@ -226,7 +260,7 @@ fn rest_api() -> (SiteKey, Site) {
     (SiteKey::Api("restapi".into()), Site::Rest(Arc::new(api)))
 }
 
-/// A front door over doubles: URLs `open`, `signed`, `shared` (with CORS), a REST API `restapi`, an HTTP API `httpapi`.
+/// A front door over doubles: URLs `open`, `signed`, `shared` (with CORS), `stream`, a REST API `restapi`, an HTTP API `httpapi`.
 pub(crate) fn gateway(config: Config) -> (Arc<Gateway>, Arc<Functions>) {
     let functions = Arc::new(Functions {
         behaviour: Mutex::new(Behaviour::Payload(Bytes::from_static(br#"{"statusCode":200,"body":"hi"}"#))),
@@ -239,6 +273,7 @@ pub(crate) fn gateway(config: Config) -> (Arc<Gateway>, Arc<Functions>) {
         url("open", AuthKind::None, None),
         url("signed", AuthKind::AwsIam, None),
         url("shared", AuthKind::None, Some(cors())),
+        streaming_url("stream"),
         http_api(),
         rest_api(),
     ];

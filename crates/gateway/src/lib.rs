@@ -7,6 +7,7 @@
 //!   2. Decisions are pure (`route`, `browser`, `http_event`, `errors`, `egress`, `dns`) and apart from sockets.
 
 pub mod authority;
+mod body;
 pub mod browser;
 pub mod config;
 mod detached;

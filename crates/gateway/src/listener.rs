@@ -12,12 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use model::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::body::Outgoing;
 use crate::config::Config;
 use crate::door::Peer;
 use crate::service::Gateway;
@@ -153,7 +153,7 @@ where
         service_fn(move |request: http::Request<Incoming>| {
             begun.store(true, Ordering::Relaxed);
             let (gateway, peer) = (gateway.clone(), peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(answer(&gateway, request, &peer).await.map(Full::new)) }
+            async move { Ok::<_, std::convert::Infallible>(answer(&gateway, request, &peer).await.map(Outgoing)) }
         })
     };
     let io = TokioIo::new(Recorded::new(stream, recorder));
@@ -188,7 +188,7 @@ fn answer<'a>(
     gateway: &'a Gateway,
     request: http::Request<Incoming>,
     peer: &'a Peer,
-) -> impl Future<Output = http::Response<Bytes>> + Send + 'a {
+) -> impl Future<Output = http::Response<Body>> + Send + 'a {
     gateway.handle(request, peer)
 }
 

@@ -17,10 +17,9 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response};
-use http_body::Body;
 use http_body_util::BodyExt;
-use model::SiteKey;
 use model::ports::{Invoker, Sites};
+use model::{Body, SiteKey};
 use tokio_util::task::TaskTracker;
 
 use crate::browser::{self, Rules};
@@ -95,13 +94,13 @@ impl Gateway {
     }
 
     /// Answers one request.
-    pub async fn handle<B>(&self, request: Request<B>, peer: &Peer) -> Response<Bytes>
+    pub async fn handle<B>(&self, request: Request<B>, peer: &Peer) -> Response<Body>
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         let (mut parts, body) = request.into_parts();
-        let Some(authority) = authority(&parts) else { return errors::refused(browser::Refusal::NoHost) };
+        let Some(authority) = authority(&parts) else { return whole(errors::refused(browser::Refusal::NoHost)) };
         if let (false, Ok(host)) = (parts.headers.contains_key(HOST), HeaderValue::from_str(&authority)) {
             // HTTP/2 has no such header; events show it and signatures cover it all the same.
             parts.headers.insert(HOST, host);
@@ -128,12 +127,12 @@ impl Gateway {
             guest_host: peer.guest.as_ref().map(|_| GUEST_HOST),
         };
         if let Err(refusal) = browser::judge(&view, &target, &rules) {
-            return errors::refused(refusal);
+            return whole(errors::refused(refusal));
         }
         let policy = browser::content_policy(&target);
         let mut response = match target {
-            Target::Health => self.health(),
-            Target::Unknown => errors::not_served(),
+            Target::Health => whole(self.health()),
+            Target::Unknown => whole(errors::not_served()),
             Target::Site(site) => self.site(&site, &host, scheme, &parts, body, peer).await,
             Target::Aws => self.control(parts, body, Some(origin)).await,
             Target::Admin => self.control(parts, body, None).await,
@@ -152,9 +151,9 @@ impl Gateway {
     }
 
     /// The control plane: an AWS call (with the endpoint that the client used) or the admin handler.
-    async fn control<B>(&self, parts: Parts, body: B, endpoint: Option<String>) -> Response<Bytes>
+    async fn control<B>(&self, parts: Parts, body: B, endpoint: Option<String>) -> Response<Body>
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         let limit = self.config.control_body_bytes_max;
@@ -162,16 +161,16 @@ impl Gateway {
             Ok(body) => body,
             Err(Unread::TooLarge) => {
                 let text = format!("Request must be smaller than {limit} bytes");
-                return errors::message(413, "message", &text, Some("RequestEntityTooLargeException"));
+                return whole(errors::message(413, "message", &text, Some("RequestEntityTooLargeException")));
             }
-            Err(Unread::Broken) => return errors::message(400, "message", "The body did not arrive", None),
+            Err(Unread::Broken) => return whole(errors::message(400, "message", "The body did not arrive", None)),
         };
         let (aws, admin) = (self.aws.clone(), self.admin.clone());
         // A call whose caller is gone is done to its end all the same: nothing stays half done in the middle of it.
         let work = Detached::new(&self.background, async move {
             match endpoint {
                 Some(endpoint) => aws.handle(parts, body, endpoint).await,
-                None => admin.handle(Request::from_parts(parts, body)).await,
+                None => whole(admin.handle(Request::from_parts(parts, body)).await),
             }
         });
         let mut response = work.await;
@@ -192,9 +191,9 @@ impl Gateway {
         parts: &Parts,
         body: B,
         peer: &Peer,
-    ) -> Response<Bytes>
+    ) -> Response<Body>
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         type Shape = fn(&Fault) -> Response<Bytes>;
@@ -202,7 +201,7 @@ impl Gateway {
             SiteKey::FunctionUrl(id) => (id, FUNCTION_URL_BODY_BYTES_MAX, errors::of_function_url),
             SiteKey::Api(id) => (id, API_BODY_BYTES_MAX, errors::of_http_api),
         };
-        let Some(site) = self.sites.site(&request.key).await else { return unknown(&Fault::NoRoute) };
+        let Some(site) = self.sites.site(&request.key).await else { return whole(unknown(&Fault::NoRoute)) };
         let shape: Shape = match site {
             model::Site::FunctionUrl(_) => errors::of_function_url,
             model::Site::Http(_) => errors::of_http_api,
@@ -210,8 +209,8 @@ impl Gateway {
         };
         let body = match read(body, &parts.headers, limit, self.config.body_timeout).await {
             Ok(body) => body,
-            Err(Unread::TooLarge) => return shape(&Fault::TooLarge),
-            Err(Unread::Broken) => return shape(&Fault::BadRequest),
+            Err(Unread::TooLarge) => return whole(shape(&Fault::TooLarge)),
+            Err(Unread::Broken) => return whole(shape(&Fault::BadRequest)),
         };
         let (source_ip, forwarded_for) = self.client(&parts.headers, peer);
         let call = SiteCall {
@@ -249,6 +248,11 @@ impl Gateway {
     }
 }
 
+/// An answer that is there.
+pub(crate) fn whole(response: Response<Bytes>) -> Response<Body> {
+    response.map(Body::from)
+}
+
 /// The host that the client addressed; nothing if it named two.
 fn authority(parts: &Parts) -> Option<String> {
     let mut hosts = parts.headers.get_all(HOST).iter();
@@ -269,7 +273,7 @@ fn authority(parts: &Parts) -> Option<String> {
 /// The whole body, if it stays within `limit` and no pause is longer than `silence`.
 async fn read<B>(mut body: B, headers: &HeaderMap, limit: usize, silence: Duration) -> Result<Bytes, Unread>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     if body.is_end_stream() {
@@ -308,7 +312,7 @@ where
 }
 
 /// Takes in a part of what is refused, so that a client that writes before it reads still sees the answer.
-async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
+async fn drain<B: http_body::Body<Data = Bytes> + Unpin>(mut body: B) {
     const BYTES_MAX: usize = 32 * 1024 * 1024;
     let reading = async {
         let mut taken = 0;

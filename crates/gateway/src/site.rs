@@ -6,10 +6,11 @@
 //! Invariants
 //!   1. Every answer carries the id that the event carried.
 //!   2. A function whose caller is gone, or whose front's time is over, runs to its end.
-//!   3. `RESPONSE_STREAM` URLs answer buffered: the whole answer at once.
+//!   3. A streamed answer that breaks off after its head breaks the connection: its client can tell.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,14 +19,16 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use model::http_api::{AuthKind, FunctionUrl, HttpApi, Integration, PayloadFormat, RestApi};
+use model::{Answered, Body, BrokenOff, Chunks, Piece, Pieces, StreamedAnswer};
 use model::{FunctionRef, Invocation, InvocationKind, InvokeError, Principal, RequestId, Site, Trigger};
 
 use crate::config::EVENT_BYTES_MAX;
 use crate::detached::Detached;
 use crate::door::AuthDenied;
 use crate::errors::{self, Fault};
+use crate::http_event::stream::{PRELUDE_TYPE, Prelude};
 use crate::http_event::{Facts, Malformed, cors, http_router, rest_router, trace_id, v1, v2};
-use crate::service::Gateway;
+use crate::service::{Gateway, whole};
 use crate::spelling::{Recorder, Spelling};
 
 /// A whole request for a site, with what the listener and the router know about it.
@@ -54,25 +57,25 @@ struct Stamp {
 
 impl Gateway {
     /// Answers a request for a site.
-    pub(crate) async fn serve_site(&self, site: &Site, call: SiteCall<'_>) -> Response<Bytes> {
+    pub(crate) async fn serve_site(&self, site: &Site, call: SiteCall<'_>) -> Response<Body> {
         let now_ms = self.clock.now_ms();
         let trace_id = trace_id(&call.parts.headers, now_ms, &*self.random);
         let stamp = Stamp { now_ms, invocation_id: self.random.uuid(), trace_id };
         match site {
             Site::FunctionUrl(url) => self.function_url(url, &call, &stamp).await,
-            Site::Http(api) => self.http_api(api, &call, &stamp).await,
-            Site::Rest(api) => self.rest_api(api, &call, &stamp).await,
+            Site::Http(api) => whole(self.http_api(api, &call, &stamp).await),
+            Site::Rest(api) => whole(self.rest_api(api, &call, &stamp).await),
         }
     }
 
-    async fn function_url(&self, url: &FunctionUrl, call: &SiteCall<'_>, stamp: &Stamp) -> Response<Bytes> {
+    async fn function_url(&self, url: &FunctionUrl, call: &SiteCall<'_>, stamp: &Stamp) -> Response<Body> {
         let headers = &call.parts.headers;
         let preflight = |cors| cors::preflight(cors, call.parts.method.as_str(), headers, StatusCode::OK);
         let mut response = match url.cors.as_ref().and_then(preflight) {
-            Some(response) => response,
+            Some(response) => whole(response),
             None => {
                 let answer = self.function_url_answer(url, call, stamp).await;
-                let mut response = answer.unwrap_or_else(|fault| errors::of_function_url(&fault));
+                let mut response = answer.unwrap_or_else(|fault| whole(errors::of_function_url(&fault)));
                 if let Some(cors) = &url.cors {
                     cors::apply(cors, headers, response.headers_mut());
                 }
@@ -89,7 +92,7 @@ impl Gateway {
         url: &FunctionUrl,
         call: &SiteCall<'_>,
         stamp: &Stamp,
-    ) -> Result<Response<Bytes>, Fault> {
+    ) -> Result<Response<Body>, Fault> {
         let caller = self.caller(url.auth, call, "lambda").await?;
         let domain = call.host.map_or_else(
             || Cow::Owned(format!("{}.lambda-url.{}.localhost", call.id, url.function.region)),
@@ -100,8 +103,18 @@ impl Gateway {
         facts.request_id = &stamp.invocation_id;
         facts.caller = caller.as_ref();
         let event = v2::event(&facts, &v2::Route::DEFAULT);
-        let payload = self.invoke(&url.function, event, Trigger::FunctionUrl, None, stamp).await?;
-        v2::response(&payload, v2::Front::FunctionUrl).map_err(|error| malformed(error, &url.function, stamp))
+        let usable = |error| malformed(error, &url.function, stamp);
+        let payload = if url.streaming {
+            match self.invoke_streaming(&url.function, event, stamp).await? {
+                Answered::Whole(outcome) => outcome.payload,
+                Answered::Streamed(answer) => {
+                    return streamed(answer).await.map_err(|error| error.map_or(Fault::Function, usable));
+                }
+            }
+        } else {
+            self.invoke(&url.function, event, Trigger::FunctionUrl, None, stamp).await?
+        };
+        v2::response(&payload, v2::Front::FunctionUrl).map(whole).map_err(usable)
     }
 
     async fn http_api(&self, api: &HttpApi, call: &SiteCall<'_>, stamp: &Stamp) -> Response<Bytes> {
@@ -252,19 +265,7 @@ impl Gateway {
         timeout_ms: Option<u64>,
         stamp: &Stamp,
     ) -> Result<Bytes, Fault> {
-        if payload.len() > EVENT_BYTES_MAX {
-            return Err(Fault::TooLarge);
-        }
-        let invocation = Invocation {
-            function: function.clone(),
-            request_id: RequestId(stamp.invocation_id.clone()),
-            payload,
-            kind: InvocationKind::RequestResponse,
-            trigger,
-            client_context: None,
-            trace_id: Some(stamp.trace_id.clone()),
-            log_tail: false,
-        };
+        let invocation = invocation(function, payload, trigger, stamp)?;
         let invoker = self.invoker.clone();
         let work = Detached::new(&self.background, async move { invoker.invoke(invocation).await });
         let outcome = match timeout_ms {
@@ -280,6 +281,16 @@ impl Gateway {
         match outcome {
             Ok(outcome) if outcome.error.is_none() => Ok(outcome.payload),
             Ok(_) => Err(Fault::Function),
+            Err(error) => Err(fault_of(&error, function)),
+        }
+    }
+
+    /// Runs the function for a client that takes a stream; its failure before the begin of one is a fault.
+    async fn invoke_streaming(&self, function: &FunctionRef, payload: Bytes, stamp: &Stamp) -> Result<Answered, Fault> {
+        let invocation = invocation(function, payload, Trigger::FunctionUrl, stamp)?;
+        match self.invoker.invoke_streaming(invocation).await {
+            Ok(Answered::Whole(outcome)) if outcome.error.is_some() => Err(Fault::Function),
+            Ok(answered) => Ok(answered),
             Err(error) => Err(fault_of(&error, function)),
         }
     }
@@ -325,7 +336,80 @@ impl SiteCall<'_> {
     }
 }
 
-fn set(response: &mut Response<Bytes>, name: &'static str, value: &str) {
+fn invocation(function: &FunctionRef, payload: Bytes, trigger: Trigger, stamp: &Stamp) -> Result<Invocation, Fault> {
+    if payload.len() > EVENT_BYTES_MAX {
+        return Err(Fault::TooLarge);
+    }
+    Ok(Invocation {
+        function: function.clone(),
+        request_id: RequestId(stamp.invocation_id.clone()),
+        payload,
+        kind: InvocationKind::RequestResponse,
+        trigger,
+        client_context: None,
+        trace_id: Some(stamp.trace_id.clone()),
+        log_tail: false,
+    })
+}
+
+/// The response that a stream means, as soon as its head is known. Fails without a reason where the function failed.
+async fn streamed(mut answer: StreamedAnswer) -> Result<Response<Body>, Option<Malformed>> {
+    let content_type = answer.content_type.take().unwrap_or_default();
+    if content_type != PRELUDE_TYPE {
+        let mut response =
+            Response::new(Body::Stream(Box::new(Rest { first: None, pieces: answer.pieces, broken: false })));
+        let value = HeaderValue::from_str(&content_type).ok().filter(|value| !value.is_empty());
+        let value = value.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+        return Ok(response);
+    }
+    let mut prelude = Prelude::default();
+    loop {
+        let chunk = match answer.next().await {
+            Piece::Chunk(chunk) => chunk,
+            Piece::End(outcome) if outcome.error.is_some() => return Err(None),
+            Piece::End(_) => return Err(Some(Malformed("the stream ended within its prelude"))),
+        };
+        if let Some((head, rest)) = prelude.push(&chunk)? {
+            let first = Some(rest).filter(|rest| !rest.is_empty());
+            let body = Rest { first, pieces: answer.pieces, broken: false };
+            let none = v2::is_without_body(head.status());
+            return Ok(head.map(|()| if none { Body::from(Bytes::new()) } else { Body::Stream(Box::new(body)) }));
+        }
+    }
+}
+
+/// The body of a streamed answer.
+struct Rest {
+    /// What came together with the prelude.
+    first: Option<Bytes>,
+    pieces: Box<dyn Pieces>,
+    broken: bool,
+}
+
+impl Chunks for Rest {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        if self.broken {
+            return Poll::Ready(Some(Err(BrokenOff)));
+        }
+        match self.pieces.poll_piece(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Piece::Chunk(chunk)) => Poll::Ready(Some(Ok(chunk))),
+            Poll::Ready(Piece::End(outcome)) if outcome.error.is_none() => Poll::Ready(None),
+            Poll::Ready(Piece::End(_)) => {
+                // What came before leaves first: the connection writes when it has to wait.
+                self.broken = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn set<B>(response: &mut Response<B>, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(HeaderName::from_static(name), value);
     }

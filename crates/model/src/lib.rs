@@ -13,6 +13,7 @@ pub mod log;
 pub mod ports;
 pub mod prefixes;
 pub mod runtime;
+pub mod stream;
 pub mod usage;
 
 pub use function::{CodeDigest, FunctionArn, FunctionName, FunctionRef, FunctionVersion};
@@ -23,4 +24,5 @@ pub use invocation::{
 };
 pub use log::{LogBatch, LogEvent};
 pub use runtime::{Family, Runtime};
+pub use stream::{Answered, Body, BrokenOff, Chunks, Piece, Pieces, StreamedAnswer};
 pub use usage::{Ending, UsageRecord};

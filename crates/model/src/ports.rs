@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    CodeDigest, Credentials, FunctionRef, FunctionVersion, Invocation, InvokeError, LogBatch, Outcome, Principal, Site,
-    SiteKey, UsageRecord,
+    Answered, CodeDigest, Credentials, FunctionRef, FunctionVersion, Invocation, InvokeError, LogBatch, Outcome,
+    Principal, Site, SiteKey, UsageRecord,
 };
 
 /// The only road to a running function.
@@ -24,6 +24,12 @@ use crate::{
 pub trait Invoker: Send + Sync + 'static {
     /// Runs the function and waits for its end. A function's own failure is an `Outcome`, not an error.
     async fn invoke(&self, invocation: Invocation) -> Result<Outcome, InvokeError>;
+
+    /// Runs the function and returns as soon as it begins to stream, or has ended without. A caller that drops the answer
+    /// leaves the function to run to its end.
+    async fn invoke_streaming(&self, invocation: Invocation) -> Result<Answered, InvokeError> {
+        self.invoke(invocation).await.map(Answered::Whole)
+    }
 
     /// Accepts an event to be run later, at least once. When this returns, the event is on disk.
     async fn accept(&self, invocation: Invocation) -> Result<(), InvokeError>;

@@ -35,6 +35,7 @@ const RUNTIME_FILES: &[(&str, &str)] = &[
     ("nodejs/bootstrap.cjs", include_str!("../../../runtimes/nodejs/bootstrap.cjs")),
     ("nodejs/channel.cjs", include_str!("../../../runtimes/nodejs/channel.cjs")),
     ("nodejs/errors.cjs", include_str!("../../../runtimes/nodejs/errors.cjs")),
+    ("nodejs/fetch.cjs", include_str!("../../../runtimes/nodejs/fetch.cjs")),
     ("nodejs/invocation.cjs", include_str!("../../../runtimes/nodejs/invocation.cjs")),
     ("nodejs/loader.cjs", include_str!("../../../runtimes/nodejs/loader.cjs")),
     ("nodejs/logs.cjs", include_str!("../../../runtimes/nodejs/logs.cjs")),

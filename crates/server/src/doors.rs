@@ -14,7 +14,7 @@ use gateway::{AuthDenied, AwsDoor, GuestIdentity};
 use http::Response;
 use http::request::Parts;
 use model::ports::Sites;
-use model::{Principal, Site, SiteKey};
+use model::{Body, Principal, Site, SiteKey};
 
 /// Signing name of the platform's own interface.
 const ADMIN_SERVICE: &str = "dunlin";
@@ -58,7 +58,7 @@ impl AwsDoor for Door {
         self.dispatcher.identify(parts).is_some()
     }
 
-    async fn handle(&self, mut parts: Parts, body: Bytes, endpoint: String) -> Response<Bytes> {
+    async fn handle(&self, mut parts: Parts, body: Bytes, endpoint: String) -> Response<Body> {
         if let Some(confined) = confinement(&parts) {
             parts.extensions.insert(confined);
         }
@@ -158,8 +158,9 @@ mod tests {
         ] {
             let (parts, body) = signed(credentials, "sts", from);
             let response = door.handle(parts, body, "http://sts.us-east-1.amazonaws.com".into()).await;
-            let text = String::from_utf8_lossy(response.body()).into_owned();
-            assert_eq!(response.status(), status, "{from:?}: {text}");
+            let (parts, body) = response.into_parts();
+            let text = String::from_utf8_lossy(&body.into_bytes().unwrap()).into_owned();
+            assert_eq!(parts.status, status, "{from:?}: {text}");
             assert!(status == 200 || text.contains("<Code>AccessDenied</Code>"), "{text}");
             let (parts, body) = signed(credentials, "lambda", from);
             let forbidden = matches!(door.authorize(&parts, &body, "lambda").await, Err(AuthDenied::Forbidden));

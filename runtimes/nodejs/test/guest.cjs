@@ -10,7 +10,7 @@ const os = require('node:os');
 const path = require('node:path');
 
 const BOOTSTRAP = path.join(__dirname, '..', 'bootstrap.cjs');
-const KINDS = { 16: 'READY', 17: 'INIT_ERROR', 18: 'RESPONSE', 19: 'ERROR' };
+const KINDS = { 16: 'READY', 17: 'INIT_ERROR', 18: 'RESPONSE', 19: 'ERROR', 20: 'BEGIN', 21: 'CHUNK', 22: 'END', 23: 'LINGER' };
 
 function frame(kind, ...parts) {
   const body = Buffer.concat(parts);
@@ -87,7 +87,25 @@ class Guest {
 
   invoke(event, meta) {
     this.channel.write(this.invokeBytes(event, meta));
-    return this.next();
+    return this.answer();
+  }
+
+  /** The next frame, or a streamed answer with all its pieces; one that failed half way is its ERROR. */
+  async answer() {
+    const first = await this.next();
+    if (first !== null && first.kind === 'LINGER') return { ...(await this.answer()), lingers: true };
+    if (first === null || first.kind !== 'BEGIN') return first;
+    const pieces = [];
+    let lingers = false;
+    for (;;) {
+      const frame = await this.next();
+      if (frame !== null && frame.kind === 'CHUNK') pieces.push(frame.payload);
+      else if (frame !== null && frame.kind === 'LINGER') lingers = true;
+      else if (frame === null || frame.kind !== 'END') return frame && { ...frame, pieces, lingers };
+      else break;
+    }
+    const payload = Buffer.concat(pieces);
+    return { kind: 'STREAM', type: first.type, pieces, lingers, payload, text: payload.toString('utf8') };
   }
 
   /** Closes the channel; resolves to the exit code. */
@@ -104,6 +122,8 @@ function decode(kind, body) {
     const payload = Buffer.from(body.subarray(4 + length));
     return { kind: name, type: body.toString('utf8', 4, 4 + length), payload, text: payload.toString('utf8') };
   }
+  if (name === 'BEGIN') return { kind: name, type: body.toString('utf8') };
+  if (name === 'CHUNK') return { kind: name, payload: Buffer.from(body) };
   return { kind: name, document: body.length === 0 ? null : JSON.parse(body.toString('utf8')) };
 }
 

@@ -204,6 +204,51 @@ test('streams', async (t) => {
   assert.deepStrictEqual([piped.type, piped.text], ['application/octet-stream', 'xy']);
   assert.strictEqual((await answer('open')).document.errorMessage, 'Response stream is not finished.');
   assert.strictEqual((await answer('sync')).document.errorMessage, 'Streaming does not support non-async handlers.');
-  assert.strictEqual((await answer('fails')).document.errorMessage, 'mid');
+  const failed = await answer('fails');
+  assert.deepStrictEqual([failed.kind, failed.document.errorMessage, String(failed.pieces)], ['ERROR', 'mid', 'a']);
+  assert.deepStrictEqual([plain.kind, plain.pieces.map(String)], ['STREAM', ['a', 'b']]);
   assert.strictEqual((await answer('empty')).text, `{"statusCode":204}${'\0'.repeat(8)}`);
+});
+
+test('a piece is there before the handler ends, and a slow reader does not hold the event loop', async (t) => {
+  const source = `
+    const { setTimeout: sleep } = require('timers/promises');
+    exports.handler = awslambda.streamifyResponse(async (e, s) => {
+      s.write('first');
+      let turns = 0;
+      const timer = setInterval(() => { turns += 1; }, 1);
+      const block = Buffer.alloc(1 << 20, 'x');
+      for (let n = 0; n < 16; n++) if (!s.write(block)) await require('events').once(s, 'drain');
+      clearInterval(timer);
+      s.end('turns ' + turns);
+    });`;
+  const root = folder(t, js(source));
+  const guest = new Guest();
+  await guest.load(root, 'index.handler', { AWS_EXECUTION_ENV: 'AWS_Lambda_nodejs20.x' });
+  guest.channel.write(guest.invokeBytes({}));
+  assert.strictEqual((await guest.next()).kind, 'BEGIN');
+  assert.strictEqual(String((await guest.next()).payload), 'first');
+  guest.channel.pause();
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  guest.channel.resume();
+  let bytes = 0;
+  let last;
+  for (;;) {
+    const frame = await guest.next();
+    if (frame.kind === 'END') break;
+    bytes += frame.payload.length;
+    last = frame.payload;
+  }
+  assert.strictEqual(bytes - last.length, 16 << 20);
+  assert.ok(Number(String(last).split(' ')[1]) >= 20, String(last));
+  assert.strictEqual((await guest.close()), 0);
+});
+
+test('what nobody catches within a stream ends it with the error', async (t) => {
+  const source = `exports.handler = awslambda.streamifyResponse(async (e, s) => {
+    s.write(Buffer.alloc(100000)); setTimeout(() => { throw new Error('later'); }, 5); await new Promise(() => {});
+  });`;
+  const { answers, exit } = await run(t, { files: js(source) });
+  assert.deepStrictEqual([answers[0].kind, answers[0].document.errorMessage, exit], ['INIT_ERROR', 'later', 129]);
+  assert.strictEqual(Buffer.concat(answers[0].pieces).length, 100000);
 });

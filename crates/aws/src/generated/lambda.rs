@@ -57,7 +57,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "GetRuntimeManagementConfig", method: "GET", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, io: None },
     Operation { name: "Invoke", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/invocations", status: 200, io: Some(&IO_Invoke) },
     Operation { name: "InvokeAsync", method: "POST", uri: "/2014-11-13/functions/{FunctionName}/invoke-async", status: 202, io: None },
-    Operation { name: "InvokeWithResponseStream", method: "POST", uri: "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", status: 200, io: None },
+    Operation { name: "InvokeWithResponseStream", method: "POST", uri: "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", status: 200, io: Some(&IO_InvokeWithResponseStream) },
     Operation { name: "ListAliases", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 200, io: Some(&IO_ListAliases) },
     Operation { name: "ListCapacityProviders", method: "GET", uri: "/2025-11-30/capacity-providers", status: 200, io: None },
     Operation { name: "ListCodeSigningConfigs", method: "GET", uri: "/2020-04-22/code-signing-configs", status: 200, io: None },
@@ -278,6 +278,23 @@ static IO_Invoke: Io = Io {
     Member { name: "DurableExecutionArn", wire: "X-Amz-Durable-Execution-Arn", location: Location::Header, required: false, shape: &S_DurableExecutionArn },
 ],
     output_payload: "Payload",
+};
+static IO_InvokeWithResponseStream: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "LogType", wire: "X-Amz-Log-Type", location: Location::Header, required: false, shape: &S_LogType },
+    Member { name: "ClientContext", wire: "X-Amz-Client-Context", location: Location::Header, required: false, shape: &S_String },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+    Member { name: "TenantId", wire: "X-Amz-Tenant-Id", location: Location::Header, required: false, shape: &S_TenantId },
+    Member { name: "InvocationType", wire: "X-Amz-Invocation-Type", location: Location::Header, required: false, shape: &S_ResponseStreamingInvocationType },
+],
+    input_payload: "Payload",
+    output: &[
+    Member { name: "StatusCode", wire: "StatusCode", location: Location::Status, required: false, shape: &S_Integer },
+    Member { name: "ExecutedVersion", wire: "X-Amz-Executed-Version", location: Location::Header, required: false, shape: &S_Version },
+    Member { name: "ResponseStreamContentType", wire: "Content-Type", location: Location::Header, required: false, shape: &S_String },
+],
+    output_payload: "EventStream",
 };
 static IO_ListAliases: Io = Io {
     input: &[
@@ -602,6 +619,7 @@ static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P13)
 static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P23);
 static S_ReservedConcurrentExecutions: Shape = Shape::of(Kind::Integer).min(0);
 static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P15);
+static S_ResponseStreamingInvocationType: Shape = Shape::of(Kind::Text).values(&["RequestResponse","DryRun"]);
 static S_RetentionPeriodInDays: Shape = Shape::of(Kind::Integer).min(1).max(90);
 static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P24);
 static S_Runtime: Shape = Shape::of(Kind::Text);

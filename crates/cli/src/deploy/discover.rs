@@ -121,7 +121,11 @@ fn bare(file: &Path, folder: &Path, name: String, options: &Options) -> Result<P
         .with_context(|| format!("{} exports none of: {}", file.display(), EXPORTS.join(", ")))?;
     let name: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect();
-    Ok(bare_project(folder, name, &format!("{}.{export}", stem(file)), options))
+    let mut project = bare_project(folder, name, &format!("{}.{export}", stem(file)), options);
+    // Who writes a handler that may stream wants to see it stream; answers that come whole pass there too.
+    let stream = export == "default" || source.contains("awslambda.streamifyResponse");
+    project.functions[0].url = Some(UrlConfig { stream, ..UrlConfig::default() });
+    Ok(project)
 }
 
 fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -> Project {
@@ -138,7 +142,7 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
         tmp_mb: None,
         rest: Vec::new(),
         http: Vec::new(),
-        url: Some(UrlConfig { auth: "NONE".into(), cors: None }),
+        url: Some(UrlConfig::default()),
         patterns: Vec::new(),
     };
     Project {

@@ -238,14 +238,14 @@ fn url_step(
     let subject = format!("url of {}", function.name);
     let name = function.name.clone();
     let step = match (&live, &function.url) {
-        (None, Some(config)) => {
-            Some(("create", format!("auth {}", config.auth), Action::CreateUrl(name, url_input(config))))
-        }
+        (None, Some(config)) => Some(("create", shown(config), Action::CreateUrl(name, url_input(config)))),
         (Some(live), Some(config)) => {
             let wanted = url_input(config);
             let cors = |document: &Json| document.get("Cors").cloned().unwrap_or(Json::Null);
-            let same = live["AuthType"] == wanted["AuthType"] && sorted(&cors(live)) == sorted(&cors(&wanted));
-            (!same).then(|| ("update", format!("auth {}", config.auth), Action::UpdateUrl(name, wanted)))
+            let settings = ["AuthType", "InvokeMode"];
+            let same = settings.iter().all(|setting| live[setting] == wanted[setting])
+                && sorted(&cors(live)) == sorted(&cors(&wanted));
+            (!same).then(|| ("update", shown(config), Action::UpdateUrl(name, wanted)))
         }
         // A URL that somebody made by hand is not the project's to remove.
         (_, None) => None,
@@ -254,8 +254,13 @@ fn url_step(
     Ok(())
 }
 
+fn shown(config: &UrlConfig) -> String {
+    format!("auth {}{}", config.auth, if config.stream { ", streams" } else { "" })
+}
+
 fn url_input(config: &UrlConfig) -> Json {
-    let mut input = json!({"AuthType": config.auth});
+    let mode = if config.stream { "RESPONSE_STREAM" } else { "BUFFERED" };
+    let mut input = json!({"AuthType": config.auth, "InvokeMode": mode});
     if let Some(cors) = &config.cors {
         input["Cors"] = cors.clone();
     }

@@ -113,6 +113,15 @@ pub struct UrlConfig {
     pub auth: String,
     /// As CreateFunctionUrlConfig's `Cors`.
     pub cors: Option<Json>,
+    /// Whether answers are streamed (`RESPONSE_STREAM`).
+    pub stream: bool,
+}
+
+impl Default for UrlConfig {
+    /// Open to everybody, answers whole.
+    fn default() -> Self {
+        Self { auth: "NONE".into(), cors: None, stream: false }
+    }
 }
 
 /// A table.

@@ -268,10 +268,10 @@ fn url(node: &Node) -> Result<Option<UrlConfig>, Error> {
     let Some(url) = node.get("url") else { return Ok(None) };
     match &url.value {
         Value::Bool(false) => return Ok(None),
-        Value::Bool(true) => return Ok(Some(UrlConfig { auth: "NONE".into(), cors: None })),
+        Value::Bool(true) => return Ok(Some(UrlConfig::default())),
         _ => {}
     }
-    let mut config = UrlConfig { auth: "NONE".into(), cors: None };
+    let mut config = UrlConfig::default();
     for (key, value) in url.map("url")? {
         match (key.as_str(), &value.value) {
             ("authorizer", Value::Text(text)) if text == "aws_iam" => config.auth = "AWS_IAM".into(),
@@ -279,7 +279,14 @@ fn url(node: &Node) -> Result<Option<UrlConfig>, Error> {
                 config.cors = Some(json!({"AllowOrigins": ["*"], "AllowHeaders": ["*"], "AllowMethods": ["*"]}))
             }
             ("cors", Value::Bool(false)) => {}
-            _ => return Err(value.error(format!("url.{key}: supported are `authorizer: aws_iam` and `cors: true`"))),
+            ("invokeMode", Value::Text(text)) if text == "BUFFERED" || text == "RESPONSE_STREAM" => {
+                config.stream = text == "RESPONSE_STREAM";
+            }
+            _ => {
+                let words =
+                    "supported are `authorizer: aws_iam`, `cors: true` and `invokeMode: BUFFERED` or `RESPONSE_STREAM`";
+                return Err(value.error(format!("url.{key}: {words}")));
+            }
         }
     }
     Ok(Some(config))
@@ -503,6 +510,18 @@ mod tests {
         assert_eq!(function.environment["C"], json!({"Ref": "T"}));
         assert_eq!(project.tables[0].input["ProvisionedThroughput"]["WriteCapacityUnits"], 1);
         assert!(project.notes.iter().any(|note| note.contains("policies are not enforced")));
+    }
+
+    #[test]
+    fn urls_are_read() {
+        let url = |yaml: &str| {
+            read(&format!("functions:\n  f:\n    handler: a.b\n    url: {yaml}\n"))
+                .map(|project| project.functions[0].url.clone())
+        };
+        assert_eq!(url("true").unwrap(), Some(UrlConfig::default()));
+        let config = url("{authorizer: aws_iam, invokeMode: RESPONSE_STREAM}").unwrap().unwrap();
+        assert_eq!((config.auth.as_str(), config.stream), ("AWS_IAM", true));
+        assert!(url("{invokeMode: odd}").unwrap_err().message.contains("url.invokeMode: supported are"));
     }
 
     #[test]

@@ -1,18 +1,17 @@
-//! Request bodies of a runtime: read whole up to the payload limit, in pieces as they come.
+//! Request bodies of a runtime: read whole up to the payload limit, or passed on as they come.
 //!
-//! Streamed answers are collected here: their caller waits for the whole answer, as for a buffered one. What is beyond
-//! the limit is read and thrown away, so that the runtime gets to see its 413.
+//! What is beyond the limit is read and thrown away, so that the runtime gets to see its 413.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::faults::ANSWER_BYTES_MAX;
+use crate::stream::{Gathered, Outlet};
 
 const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
 const ERROR_BODY: &str = "lambda-runtime-function-error-body";
@@ -34,49 +33,31 @@ pub(super) enum Read {
 
 /// Reads a body.
 pub(super) async fn read(mut body: Incoming) -> Read {
-    let mut pieces = Pieces::default();
+    let mut gathered = Gathered::default();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Read::Truncated };
         match frame.into_data() {
-            Ok(data) => pieces.push(data),
+            Ok(data) => gathered.push(data),
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    match pieces.finish() {
+    match gathered.finish() {
         Some(bytes) => Read::Whole { bytes, trailers },
         None => Read::TooLarge,
     }
 }
 
-/// Collects pieces; one piece alone is not copied.
-#[derive(Default)]
-struct Pieces {
-    first: Bytes,
-    all: BytesMut,
-    length: usize,
-}
-
-impl Pieces {
-    fn push(&mut self, data: Bytes) {
-        self.length += data.len();
-        if self.length > ANSWER_BYTES_MAX {
-            self.first = Bytes::new();
-            self.all = BytesMut::new();
-        } else if self.first.is_empty() && self.all.is_empty() {
-            self.first = data;
-        } else {
-            self.all.extend_from_slice(&std::mem::take(&mut self.first));
-            self.all.extend_from_slice(&data);
+/// Passes a body on, as quickly as it is taken; its trailers, or nothing if the connection ended before the body did.
+pub(super) async fn pass(mut body: Incoming, outlet: &mut Outlet) -> Option<Option<HeaderMap>> {
+    let mut trailers = None;
+    while let Some(frame) = body.frame().await {
+        match frame.ok()?.into_data() {
+            Ok(data) => outlet.chunk(data).await,
+            Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-
-    fn finish(self) -> Option<Bytes> {
-        if self.length > ANSWER_BYTES_MAX {
-            return None;
-        }
-        Some(if self.all.is_empty() { self.first } else { self.all.freeze() })
-    }
+    Some(trailers)
 }
 
 /// The error document of a stream that failed half way, which its trailers tell.
@@ -109,21 +90,6 @@ pub(super) fn without_cause(document: &Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pieces_are_joined_up_to_the_limit() {
-        let mut pieces = Pieces::default();
-        for piece in ["a", "", "bc", "d"] {
-            pieces.push(Bytes::from_static(piece.as_bytes()));
-        }
-        assert_eq!(pieces.finish().unwrap(), "abcd");
-        for (more, fits) in [(0, true), (1, false)] {
-            let mut pieces = Pieces::default();
-            pieces.push(vec![0; ANSWER_BYTES_MAX].into());
-            pieces.push(vec![0; more].into());
-            assert_eq!(pieces.finish().is_some(), fits);
-        }
-    }
 
     #[test]
     fn causes_are_left_out() {

@@ -28,11 +28,13 @@ use super::body::{self, Read};
 use super::state::Refusal;
 use crate::environment::{Answer, Call};
 use crate::faults::{ANSWER_BYTES_MAX, Fault};
+use crate::stream::Outlet;
 
 type Reply = Response<Full<Bytes>>;
 
 const BASE: &str = "/2018-06-01/";
 const RESPONSE_MODE: &str = "lambda-runtime-function-response-mode";
+const STREAM_TYPE: &str = "application/octet-stream";
 const CAUSE_JSON: &str = "application/vnd.aws.lambda.error.cause+json";
 
 /// Serves one connection of the runtime until either side ends it.
@@ -71,9 +73,10 @@ async fn answer(api: &RuntimeApi, request: Request<Incoming>) -> Reply {
 }
 
 async fn response(api: &RuntimeApi, id: &str, request: Request<Incoming>) -> Reply {
-    if let Err(refusal) = api.expects(id) {
-        return refused(&refusal);
-    }
+    let call = match api.expects(id) {
+        Ok(call) => call,
+        Err(refusal) => return refused(&refusal),
+    };
     let mode = request.headers().get(RESPONSE_MODE);
     if mode.is_some_and(|mode| !mode.as_bytes().eq_ignore_ascii_case(b"streaming")) {
         let answer = Answer::Fault { fault: Fault::response_mode(), sound: true };
@@ -81,6 +84,11 @@ async fn response(api: &RuntimeApi, id: &str, request: Request<Incoming>) -> Rep
         return ended(api.end(id, answer), reply);
     }
     let content_type = text(request.headers(), CONTENT_TYPE);
+    if mode.is_some() {
+        let outlet = Outlet::open(&call, content_type.unwrap_or_else(|| STREAM_TYPE.to_owned()));
+        let (answer, reply) = stream(request.into_body(), outlet).await;
+        return ended(api.end(id, answer), reply);
+    }
     let (answer, reply) = match body::read(request.into_body()).await {
         Read::Whole { bytes, trailers } => match body::failure_of_stream(trailers.as_ref()) {
             Some(document) => (Answer::Error(document), accepted()),
@@ -90,6 +98,20 @@ async fn response(api: &RuntimeApi, id: &str, request: Request<Incoming>) -> Rep
         Read::Truncated => (Answer::Fault { fault: Fault::truncated(), sound: true }, truncated()),
     };
     ended(api.end(id, answer), reply)
+}
+
+/// A body that is passed on as it comes.
+async fn stream(body: Incoming, mut outlet: Outlet) -> (Answer, Reply) {
+    let Some(trailers) = body::pass(body, &mut outlet).await else {
+        return (Answer::Fault { fault: Fault::truncated(), sound: true }, truncated());
+    };
+    if let Some(document) = body::failure_of_stream(trailers.as_ref()) {
+        return (Answer::Error(document), accepted());
+    }
+    match outlet.end() {
+        answer @ Answer::Fault { .. } => (answer, too_large()),
+        answer => (answer, accepted()),
+    }
 }
 
 async fn function_error(api: &RuntimeApi, id: &str, request: Request<Incoming>) -> Reply {

@@ -41,6 +41,8 @@ struct Exchange {
     init_error: Option<InitEnd>,
     /// The call that was not taken yet.
     offer: Option<Arc<Call>>,
+    /// The call that runs.
+    taken: Option<Arc<Call>>,
     /// Who waits for the end of the call that was taken or is offered.
     answer: Option<oneshot::Sender<Answer>>,
 }
@@ -48,7 +50,7 @@ struct Exchange {
 impl RuntimeApi {
     /// Serves a new environment until `gone`.
     pub(crate) fn serve(listener: TcpListener, gone: CancellationToken) -> Arc<Self> {
-        let exchange = Exchange { phase: Phase::Started, init_error: None, offer: None, answer: None };
+        let exchange = Exchange { phase: Phase::Started, init_error: None, offer: None, taken: None, answer: None };
         let api = Arc::new(Self {
             exchange: Mutex::new(exchange),
             offered: Notify::new(),
@@ -135,6 +137,7 @@ impl RuntimeApi {
                 let mut exchange = self.exchange.lock();
                 if let Some(call) = exchange.offer.take() {
                     exchange.phase = Phase::Running(call.request_id.0.clone());
+                    exchange.taken = Some(call.clone());
                     return Ok(call);
                 }
             }
@@ -142,9 +145,11 @@ impl RuntimeApi {
         }
     }
 
-    /// Whether an end for this request would be taken now.
-    fn expects(&self, request_id: &str) -> Result<(), Refusal> {
-        self.exchange.lock().phase.end(request_id).map(drop)
+    /// The call of this request, if its end would be taken now.
+    fn expects(&self, request_id: &str) -> Result<Arc<Call>, Refusal> {
+        let exchange = self.exchange.lock();
+        exchange.phase.end(request_id)?;
+        exchange.taken.clone().ok_or(Refusal::RequestId)
     }
 
     /// The runtime ends the call that runs.
@@ -152,6 +157,7 @@ impl RuntimeApi {
         let waiting = {
             let mut exchange = self.exchange.lock();
             exchange.phase = exchange.phase.end(request_id)?;
+            exchange.taken = None;
             exchange.answer.take()
         };
         if let Some(waiting) = waiting {

@@ -143,7 +143,7 @@ async fn init_errors_pass_unchanged() {
     })
     .await;
     assert_eq!(outcome.payload, "{\"errorType\":\"Runtime.Custom\",\"errorMessage\":\"m\"}");
-    assert!(world.lines.messages()[0].ends_with("Error Type: Runtime.Custom"));
+    assert!(world.lines.messages()[1].ends_with("Error Type: Runtime.Custom"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,6 +214,44 @@ async fn streamed_answers_are_collected() {
     })
     .await;
     assert_eq!(error_type(&outcome), "Runtime.InvalidResponseModeHeader");
+}
+
+#[tokio::test(start_paused = true)]
+async fn streamed_answers_pass_as_they_come() {
+    use model::ports::Invoker;
+    use model::{Answered, Piece};
+    let world = world();
+    let head = "POST /2018-06-01/runtime/invocation/r-1/response HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                content-type: text/x\r\ntransfer-encoding: chunked\r\nlambda-runtime-function-response-mode: streaming\r\n\
+                trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n\r\n";
+    for (last, error_type) in [
+        ("0\r\n\r\n", None),
+        (
+            "0\r\nLambda-Runtime-Function-Error-Type: E\r\nLambda-Runtime-Function-Error-Body: eyJlcnJvclR5cGUiOiJFIn0=\r\n\r\n",
+            Some("E"),
+        ),
+        ("x", Some("Runtime.TruncatedResponse")),
+    ] {
+        let (answered, mut stream) = tokio::join!(world.engine.invoke_streaming(invocation("f", "r-1", "1")), async {
+            let address = address(&world).await;
+            next(address).await;
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(format!("{head}5\r\nfirst\r\n").as_bytes()).await.unwrap();
+            stream
+        });
+        let Answered::Streamed(mut answer) = answered.unwrap() else { panic!("it came whole") };
+        assert_eq!(answer.content_type.as_deref(), Some("text/x"));
+        let Piece::Chunk(first) = answer.next().await else { panic!("the end came first") };
+        assert_eq!(first, "first");
+        stream.write_all(format!("3\r\nend\r\n{last}").as_bytes()).await.unwrap();
+        if last == "x" {
+            stream.shutdown().await.unwrap();
+        }
+        let Piece::Chunk(second) = answer.next().await else { panic!("the end came too early") };
+        assert_eq!(second, "end");
+        let Piece::End(outcome) = answer.next().await else { panic!("a third piece") };
+        assert_eq!(outcome.error.map(|error| error.error_type).as_deref(), error_type);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +32,8 @@ pub(crate) struct Guests {
     pub(crate) runtime_api: Mutex<Option<std::net::SocketAddr>>,
     /// Calls that each request id was seen in.
     pub(crate) seen: Arc<Mutex<HashMap<String, usize>>>,
+    /// Bytes of pieces that guests got rid of.
+    pub(crate) streamed: Arc<AtomicU64>,
     controls: Mutex<Vec<Arc<FakeControl>>>,
 }
 
@@ -48,6 +50,7 @@ impl Guests {
             boot,
             runtime_api: Mutex::default(),
             seen: Arc::default(),
+            streamed: Arc::default(),
             controls: Mutex::default(),
         })
     }
@@ -140,6 +143,7 @@ impl Backend for Guests {
                 output: write,
                 control: control.clone(),
                 seen: self.seen.clone(),
+                streamed: self.streamed.clone(),
                 calls: 0,
             };
             let mut killed = control.exit.subscribe();
@@ -169,6 +173,7 @@ struct FakeGuest {
     output: pipe::Sender,
     control: Arc<FakeControl>,
     seen: Arc<Mutex<HashMap<String, usize>>>,
+    streamed: Arc<AtomicU64>,
     calls: usize,
 }
 
@@ -246,6 +251,14 @@ impl FakeGuest {
                 self.respond(b"\"stray\"").await;
             }
             ("meta", _) => self.respond(meta.to_string().as_bytes()).await,
+            ("stream", end) => return self.stream(end, &event).await,
+            ("linger", ms) => {
+                self.say(kind::LINGER, &[]).await;
+                self.respond(&event).await;
+                tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+                self.say(kind::READY, &[]).await;
+            }
+            ("flood", bytes) => self.flood(bytes.parse().unwrap()).await,
             ("once", _) => {
                 self.respond(&event).await;
                 self.control.end(Some(0), None, false);
@@ -258,6 +271,39 @@ impl FakeGuest {
 
     async fn respond(&mut self, payload: &[u8]) {
         self.say(kind::RESPONSE, &[&0u32.to_le_bytes(), payload]).await;
+    }
+
+    /// Two pieces a second apart, and then the end that is named; false if the guest has ended.
+    async fn stream(&mut self, end: &str, event: &[u8]) -> bool {
+        self.say(kind::BEGIN, &[b"text/x"]).await;
+        self.piece(b"first ").await;
+        // The test's clock moves on when nothing else can.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.piece(b"second").await;
+        match end {
+            "throw" => self.say(kind::ERROR, &[br#"{"errorType":"E","errorMessage":"mid"}"#]).await,
+            "exit" => {
+                self.control.end(Some(3), None, false);
+                return false;
+            }
+            "whole" => self.respond(event).await,
+            _ => self.say(kind::END, &[]).await,
+        }
+        true
+    }
+
+    async fn flood(&mut self, bytes: usize) {
+        self.say(kind::BEGIN, &[]).await;
+        let piece = vec![b'x'; 64 * 1024];
+        for _ in 0..bytes / piece.len() {
+            self.piece(&piece).await;
+        }
+        self.say(kind::END, &[]).await;
+    }
+
+    async fn piece(&mut self, bytes: &[u8]) {
+        self.say(kind::CHUNK, &[bytes]).await;
+        self.streamed.fetch_add(bytes.len() as u64, Ordering::SeqCst);
     }
 
     async fn say(&mut self, kind: u8, parts: &[&[u8]]) {

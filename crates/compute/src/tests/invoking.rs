@@ -25,11 +25,16 @@ async fn a_call_is_answered_logged_and_metered() {
     assert_eq!(outcome.executed_version, "$LATEST");
     assert_eq!(outcome.log_tail, None);
     let lines = world.lines.messages();
+    assert!(
+        lines[0].starts_with("INIT_START Runtime Version: nodejs:22.1.0\tRuntime Version ARN: arn:"),
+        "{}",
+        lines[0]
+    );
     let report = lines.last().unwrap();
     assert!(report.starts_with("REPORT RequestId: r-1\tDuration: 0.00 ms\tBilled Duration: 1 ms\t"), "{report}");
     assert!(report.ends_with("Max Memory Used: 10 MB\tInit Duration: 0.00 ms\t"), "{report}");
     assert_eq!(
-        lines[..lines.len() - 1],
+        lines[1..lines.len() - 1],
         ["loading", "START RequestId: r-1 Version: $LATEST", "line 0", "line 1", "unfinished", "END RequestId: r-1"]
     );
     let records = world.records.0.lock();
@@ -96,9 +101,9 @@ async fn a_timeout_ends_the_environment() {
         r#"{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: r-1 Error: Task timed out after 3.00 seconds"}"#
     );
     let lines = world.lines.messages();
-    assert_eq!(lines[2], "2023-11-14T22:13:23.000Z r-1 Task timed out after 3.00 seconds\n");
-    assert!(lines[4].contains("Duration: 3000.00 ms\tBilled Duration: 3000 ms\t"), "{}", lines[4]);
-    assert!(lines[4].ends_with("\tStatus: timeout"), "{}", lines[4]);
+    assert_eq!(lines[3], "2023-11-14T22:13:23.000Z r-1 Task timed out after 3.00 seconds\n");
+    assert!(lines[5].contains("Duration: 3000.00 ms\tBilled Duration: 3000 ms\t"), "{}", lines[5]);
+    assert!(lines[5].ends_with("\tStatus: timeout"), "{}", lines[5]);
     assert_eq!(world.records.0.lock()[0].ending, Ending::Timeout);
     world.until("the sandbox is gone", |world| world.guests.alive() == 0).await;
     world.deploy("f", "echo", |version| version.revision = "2".into());
@@ -115,9 +120,9 @@ async fn exits_are_reported_as_lambda_does() {
         r#"{"errorType":"Runtime.ExitError","errorMessage":"RequestId: r-1 Error: Runtime exited with error: exit status 1"}"#
     );
     let lines = world.lines.messages();
-    assert_eq!(lines[2], "last words");
-    assert_eq!(lines[3], "RequestId: r-1 Error: Runtime exited with error: exit status 1\nRuntime.ExitError");
-    assert!(lines[5].ends_with("Status: error\tError Type: Runtime.ExitError"));
+    assert_eq!(lines[3], "last words");
+    assert_eq!(lines[4], "RequestId: r-1 Error: Runtime exited with error: exit status 1\nRuntime.ExitError");
+    assert!(lines[6].ends_with("Status: error\tError Type: Runtime.ExitError"));
     assert_eq!(world.records.0.lock()[0].ending, Ending::Crash);
 }
 
@@ -168,12 +173,12 @@ async fn a_failed_init_is_the_answer() {
     assert_eq!(outcome.payload, r#"{"errorType":"Runtime.ImportModuleError","errorMessage":"no"}"#);
     assert_eq!(error_type(&outcome), "Runtime.ImportModuleError");
     let lines = world.lines.messages();
-    assert_eq!(lines[0], "loading");
+    assert_eq!(lines[1], "loading");
     assert_eq!(
-        lines[1],
+        lines[2],
         "INIT_REPORT Init Duration: 0.00 ms\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError"
     );
-    assert_eq!(lines[2], "START RequestId: r-1 Version: $LATEST");
+    assert_eq!(lines[3], "START RequestId: r-1 Version: $LATEST");
     world.call("f", "1").await.unwrap();
     assert_eq!(world.guests.started(), 2, "it is tried again for the next call");
     assert_eq!(world.records.0.lock().len(), 2);

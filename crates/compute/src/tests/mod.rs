@@ -9,3 +9,4 @@ pub(crate) mod fixtures;
 mod guests;
 mod invoking;
 mod scaling;
+mod streaming;

@@ -57,8 +57,8 @@ async fn fifty_callers_lose_nothing() {
         streams.entry(&batch.stream).or_default().extend(batch.events.iter().map(|event| event.message.as_str()));
     }
     for lines in streams.values() {
-        assert_eq!(lines[0], "loading");
-        for call in lines[1..].chunks(5) {
+        assert_eq!(lines[1], "loading");
+        for call in lines[2..].chunks(5) {
             let id = call[0].split(' ').nth(2).unwrap();
             assert_eq!(call[1..4], ["line 0", "unfinished", &format!("END RequestId: {id}")]);
             assert!(call[4].starts_with(&format!("REPORT RequestId: {id}\t")));
@@ -285,8 +285,8 @@ async fn a_log_flood_keeps_its_order_and_its_size() {
     world.deploy("f", "print 20000", |_| {});
     world.call("f", "1").await.unwrap();
     let lines = world.lines.messages();
-    assert_eq!(lines.len(), 20_000 + 5);
-    assert!(lines[2..20_002].iter().enumerate().all(|(number, line)| *line == format!("line {number}")));
+    assert_eq!(lines.len(), 20_000 + 6);
+    assert!(lines[3..20_003].iter().enumerate().all(|(number, line)| *line == format!("line {number}")));
     let largest = world.lines.0.lock().iter().map(|batch| batch.events.len()).max().unwrap();
     assert!(largest < 20_000, "it went out in parts");
 }

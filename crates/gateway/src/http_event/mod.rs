@@ -1,7 +1,7 @@
 //! HTTP requests as events for functions, and functions' answers as HTTP responses. Pure.
 //!
 //! `v2` is the format of HTTP APIs and function URLs, `v1` that of REST APIs (and `"version": "1.0"` of HTTP APIs);
-//! the routers pick a route, `cors` answers preflights. Source of behaviour: API Gateway's developer guide and
+//! the routers pick a route, `cors` answers preflights, `stream` reads the prelude of streamed answers. Source of behaviour: API Gateway's developer guide and
 //! recorded answers of AWS.
 //!
 //! Invariants
@@ -11,6 +11,7 @@
 pub mod cors;
 pub mod http_router;
 pub mod rest_router;
+pub mod stream;
 pub mod v1;
 pub mod v2;
 

@@ -284,10 +284,37 @@ fn structured_response(
     front: Front,
 ) -> Result<Response<Bytes>, Malformed> {
     let body = body_bytes(payload, parts, front)?;
-    let mut response = Response::new(body);
-    *response.status_mut() = status_of(status)?;
-    if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    let default = match front {
+        Front::FunctionUrl => "application/json",
+        Front::HttpApi => "text/plain;charset=UTF-8",
+    };
+    let mut response = head(Some(status), parts, default)?.map(|()| body);
+    if is_without_body(response.status()) {
         response.body_mut().clear();
+    }
+    Ok(response)
+}
+
+/// Whether answers of a status have no body.
+pub fn is_without_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The head of a streamed answer, from the JSON before its body.
+pub fn prelude(json: &[u8]) -> Result<Response<()>, Malformed> {
+    let parts = serde_json::from_slice::<Structured<'_>>(json);
+    let parts = parts.map_err(|_| Malformed("the stream's prelude is no JSON object"))?;
+    head(parts.status_code, &parts, "application/octet-stream")
+}
+
+fn head(
+    status: Option<&RawValue>,
+    parts: &Structured<'_>,
+    default_type: &'static str,
+) -> Result<Response<()>, Malformed> {
+    let mut response = Response::new(());
+    if let Some(status) = status {
+        *response.status_mut() = status_of(status)?;
     }
     let headers = response.headers_mut();
     if let Some(raw) = parts.headers {
@@ -309,11 +336,7 @@ fn structured_response(
             append_header(headers, "set-cookie", &cookie.0)?;
         }
     }
-    let default = match front {
-        Front::FunctionUrl => "application/json",
-        Front::HttpApi => "text/plain;charset=UTF-8",
-    };
-    headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(default));
+    headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(default_type));
     Ok(response)
 }
 

@@ -229,3 +229,44 @@ async fn a_trusted_proxy_names_the_client() {
     assert_eq!(event["headers"]["x-forwarded-for"], "198.51.100.1, 192.0.2.9, 127.0.0.1");
     assert_eq!(event["headers"]["x-forwarded-proto"], "http");
 }
+
+#[tokio::test]
+async fn a_streaming_url_passes_pieces_on() {
+    let front = Front::start(Config::default()).await;
+    let url = "/_dunlin/url/stream/";
+    let stream = |content_type, chunks, fails| {
+        *front.functions.behaviour.lock() = Behaviour::Stream(content_type, chunks, fails);
+    };
+    stream("text/x", &["one ", "two"], false);
+    let answer = front.call("GET", url, &[("origin", "https://shop.example")], b"").await;
+    assert_eq!((shown(&answer).as_str(), header(&answer, "content-type")), ("200 one two", "text/x"));
+    assert_eq!(header(&answer, "access-control-allow-origin"), "https://shop.example");
+    assert_eq!(header(&answer, "transfer-encoding"), "chunked");
+    assert_eq!(header(&answer, "x-amzn-requestid").len(), 36);
+
+    let prelude = "application/vnd.awslambda.http-integration-response";
+    stream(prelude, &["{\"statusCode\":201,\"cookies\":[\"a=b\"]}\0\0\0\0", "\0\0\0\0first ", "second"], false);
+    let answer = front.call("GET", url, &[], b"").await;
+    assert_eq!((shown(&answer).as_str(), header(&answer, "set-cookie")), ("201 first second", "a=b"));
+    stream(prelude, &["{\"statusCode\":204}\0\0\0\0\0\0\0\0"], false);
+    assert_eq!(shown(&front.call("GET", url, &[], b"").await), "204 ");
+
+    for (chunks, fails) in [(&["{"][..], false), (&["{\"statusCode\":200}"], true), (&["x\0\0\0\0\0\0\0\0"], false)] {
+        stream(prelude, chunks, fails);
+        assert_eq!(shown(&front.call("GET", url, &[], b"").await), "502 Internal Server Error", "{chunks:?}");
+    }
+    front.functions.answer(r#"{"statusCode":202,"body":"whole"}"#);
+    assert_eq!(shown(&front.call("GET", url, &[], b"").await), "202 whole");
+    *front.functions.behaviour.lock() = Behaviour::Fail;
+    assert_eq!(shown(&front.call("GET", url, &[], b"").await), "502 Internal Server Error");
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_breaks_its_connection() {
+    let front = Front::start(Config::default()).await;
+    *front.functions.behaviour.lock() = Behaviour::Stream("text/x", &["half"], true);
+    let stream = tokio::net::TcpStream::connect(front.address).await.unwrap();
+    let raw = "GET /_dunlin/url/stream/ HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answer = super::connections::exchange(stream, raw.as_bytes()).await;
+    assert!(answer.ends_with("4\r\nhalf\r\n"), "no last chunk: {answer}");
+}

@@ -1,7 +1,7 @@
 //! The `lambda` service: functions, their code and configuration, their URLs and policies, and the Invoke operation.
 //!
 //! Operations: Create/Get/List/Update/DeleteFunction, GetFunctionConfiguration, UpdateFunctionCode,
-//! UpdateFunctionConfiguration, ListVersionsByFunction, ListAliases, Invoke, function URLs, AddPermission, GetPolicy,
+//! UpdateFunctionConfiguration, ListVersionsByFunction, ListAliases, Invoke, InvokeWithResponseStream, function URLs, AddPermission, GetPolicy,
 //! RemovePermission, reserved concurrency, tags, GetAccountSettings. Every other operation, and every parameter that is
 //! not honoured, is refused loudly; `ACCEPTED_WITHOUT_EFFECT` lists the few that are taken and do nothing.
 //!
@@ -86,6 +86,7 @@ impl Service for LambdaService {
             "UpdateFunctionConfiguration" => ops::update::configuration(functions, &call).await,
             "DeleteFunction" => ops::delete::run(functions, &call).await,
             "Invoke" => ops::invoke::run(&*self.invoker, call).await,
+            "InvokeWithResponseStream" => ops::invoke_stream::run(&*self.invoker, call).await,
             "CreateFunctionUrlConfig" => ops::urls::create(functions, &call).await,
             "GetFunctionUrlConfig" => ops::urls::get(functions, &call).await,
             "UpdateFunctionUrlConfig" => ops::urls::update(functions, &call).await,

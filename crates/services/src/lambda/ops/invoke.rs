@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use model::ports::Invoker;
-use model::{Invocation, InvocationKind, Outcome, RequestId, Trigger};
+use model::{FunctionRef, Invocation, InvocationKind, Outcome, RequestId, Trigger};
 use serde_json::json;
 
 use crate::lambda::{error, name};
@@ -29,8 +29,18 @@ pub(in crate::lambda) async fn run(invoker: &dyn Invoker, call: Call) -> Result<
             return Err(error::constraint(other, "invocationType", rule));
         }
     };
+    let invocation = invocation(function, &call, waits)?;
+    if waits {
+        return Ok(answer(invoker.invoke(invocation).await.map_err(error::invoke)?));
+    }
+    invoker.accept(invocation).await.map_err(error::invoke)?;
+    Ok(status(202))
+}
+
+/// The call as an invocation. `waits` is whether somebody waits for the answer.
+pub(super) fn invocation(function: FunctionRef, call: &Call, waits: bool) -> Result<Invocation, Error> {
     let context = call.text("ClientContext").map(client_context).transpose()?;
-    let invocation = Invocation {
+    Ok(Invocation {
         function,
         request_id: RequestId(call.request_id.clone()),
         // An event without content is an empty document, as AWS hands it on.
@@ -41,16 +51,11 @@ pub(in crate::lambda) async fn run(invoker: &dyn Invoker, call: Call) -> Result<
         client_context: context.filter(|_| waits),
         trace_id: call.headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok()).map(str::to_owned),
         log_tail: waits && call.text("LogType") == Some("Tail"),
-    };
-    if waits {
-        return Ok(answer(invoker.invoke(invocation).await.map_err(error::invoke)?));
-    }
-    invoker.accept(invocation).await.map_err(error::invoke)?;
-    Ok(status(202))
+    })
 }
 
-fn status(status: u16) -> Reply {
-    Reply { status: Some(status), payload: Some(Bytes::new()), ..Reply::of(json!({"StatusCode": status})) }
+pub(super) fn status(status: u16) -> Reply {
+    Reply { status: Some(status), payload: Some(Bytes::new().into()), ..Reply::of(json!({"StatusCode": status})) }
 }
 
 fn answer(outcome: Outcome) -> Reply {
@@ -60,7 +65,7 @@ fn answer(outcome: Outcome) -> Reply {
         "FunctionError": outcome.error.map(|error| error.kind),
         "LogResult": outcome.log_tail.map(|tail| BASE64.encode(tail)),
     });
-    Reply { status: Some(200), payload: Some(outcome.payload), ..Reply::of(output) }
+    Reply { status: Some(200), payload: Some(outcome.payload.into()), ..Reply::of(output) }
 }
 
 /// The JSON text of `X-Amz-Client-Context`.

@@ -61,10 +61,8 @@ fn apply(call: &Call, record: &mut UrlRecord) -> Result<(), Error> {
         Some(_) => record.auth = AuthKind::None,
         None => {}
     }
-    match call.text("InvokeMode") {
-        Some("RESPONSE_STREAM") => return Err(Error::not_implemented("function URLs with InvokeMode RESPONSE_STREAM")),
-        Some(_) => record.streaming = false,
-        None => {}
+    if let Some(mode) = call.text("InvokeMode") {
+        record.streaming = mode == "RESPONSE_STREAM";
     }
     if let Some(cors) = call.input.get("Cors").filter(|value| value.is_object()) {
         record.cors = cors_of(cors);

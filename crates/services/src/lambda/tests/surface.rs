@@ -1,7 +1,7 @@
 //! Everything around functions: Invoke, function URLs, policies, concurrency, tags, account settings, refusals.
 
 use model::ports::Sites;
-use model::{FunctionError, InvocationKind, Site, SiteKey, ThrottleReason, http_api::AuthKind};
+use model::{Body, FunctionError, InvocationKind, Site, SiteKey, ThrottleReason, http_api::AuthKind};
 
 use super::*;
 
@@ -29,7 +29,7 @@ async fn a_call_that_is_waited_for_answers_what_the_function_said() {
     let context = json!({"LogType": "Tail", "ClientContext": base64(b"{\"custom\":{}}")});
     let reply = invoke(&platform, context, "").await.unwrap();
     assert_eq!(reply.status, Some(200));
-    assert_eq!(reply.payload.unwrap(), "{\"a\":1}");
+    assert_eq!(reply.payload.unwrap().into_bytes().unwrap(), "{\"a\":1}");
     assert_eq!(reply.output["ExecutedVersion"], json!("$LATEST"));
     assert_eq!(reply.output["FunctionError"], Value::Null);
     assert_eq!(reply.output["LogResult"], json!(base64(b"log")));
@@ -46,6 +46,31 @@ async fn a_call_that_is_waited_for_answers_what_the_function_said() {
     *platform.invoker.answer.lock() = Some(Ok(Outcome { error: Some(error), ..outcome("{}") }));
     let reply = invoke(&platform, json!({}), "{\"x\":1}").await.unwrap();
     assert_eq!((reply.status, &reply.output["FunctionError"]), (Some(200), &json!("Unhandled")));
+}
+
+#[tokio::test]
+async fn a_streaming_call_is_a_row_of_events() {
+    let platform = Platform::new();
+    let events = |body: Body| String::from_utf8_lossy(&body.into_bytes().unwrap()).into_owned();
+    let mut call = call("InvokeWithResponseStream", json!({"FunctionName": "f", "LogType": "Tail"}));
+    *platform.invoker.answer.lock() = Some(Ok(Outcome { log_tail: Some("log".into()), ..outcome("{\"a\":1}") }));
+    let reply = platform.service.call(call.clone()).await.unwrap();
+    assert_eq!(reply.output["ResponseStreamContentType"], json!("application/vnd.amazon.eventstream"));
+    assert_eq!(reply.output["ExecutedVersion"], json!("$LATEST"));
+    let text = events(reply.payload.unwrap());
+    assert!(text.contains("PayloadChunk") && text.contains("{\"a\":1}"), "{text}");
+    assert!(text.contains("InvokeComplete") && text.contains(r#"{"LogResult":"bG9n"}"#), "{text}");
+
+    let error = FunctionError { kind: "Unhandled", error_type: "TypeError".into() };
+    *platform.invoker.answer.lock() = Some(Ok(Outcome { error: Some(error), ..outcome("{}") }));
+    let text = events(platform.service.call(call.clone()).await.unwrap().payload.unwrap());
+    assert!(!text.contains("PayloadChunk"), "{text}");
+    assert!(text.contains(r#"{"ErrorCode":"TypeError","ErrorDetails":"{}"}"#), "{text}");
+
+    call.input = json!({"FunctionName": "f", "InvocationType": "DryRun"});
+    assert_eq!(platform.service.call(call.clone()).await.unwrap().status, Some(204));
+    call.input = json!({"FunctionName": "f", "InvocationType": "Event"});
+    assert_eq!(platform.service.call(call).await.unwrap_err().code, "ValidationException");
 }
 
 #[tokio::test]
@@ -152,7 +177,6 @@ async fn function_urls_refuse_what_they_cannot_serve() {
     platform.create("f").await;
     let input = json!({"FunctionName": "f", "AuthType": "NONE"});
     for (member, value, status) in [
-        ("InvokeMode", json!("RESPONSE_STREAM"), 501),
         ("Qualifier", json!("$LATEST"), 400),
         ("Qualifier", json!("3"), 400),
         ("Qualifier", json!("live"), 404),
