@@ -94,4 +94,5 @@ process.on('beforeExit', () => {
   if (state.current !== null) state.current.loopIsEmpty();
 });
 
+channel.write(channel.kind.BOOTED, null);
 serve();

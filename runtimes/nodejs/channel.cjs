@@ -15,7 +15,7 @@ const CHUNK_BYTES = 64 * 1024;
 const HEADER_BYTES = 5;
 
 /** Kinds of frames, as in the table of `guest_protocol.rs`. */
-const kind = Object.freeze({ LOAD: 1, INVOKE: 2, READY: 16, INIT_ERROR: 17, RESPONSE: 18, ERROR: 19, BEGIN: 20, CHUNK: 21, END: 22, LINGER: 23 });
+const kind = Object.freeze({ LOAD: 1, INVOKE: 2, BOOTED: 15, READY: 16, INIT_ERROR: 17, RESPONSE: 18, ERROR: 19, BEGIN: 20, CHUNK: 21, END: 22, LINGER: 23 });
 
 const incoming = Buffer.allocUnsafeSlow(CHUNK_BYTES);
 const outgoing = Buffer.allocUnsafeSlow(CHUNK_BYTES);

@@ -21,7 +21,7 @@ import time
 CHANNEL = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOAD, INVOKE = 1, 2
-READY, INIT_ERROR, RESPONSE, ERROR = 16, 17, 18, 19
+READY, INIT_ERROR, RESPONSE, ERROR, BOOTED = 16, 17, 18, 19, 20
 # 6 MiB, and what Lambda allows beyond.
 PAYLOAD_BYTES_MAX = 6291556
 JSON_PREFIX = len(b"application/json").to_bytes(4, "little") + b"application/json"
@@ -511,6 +511,7 @@ def serve(reader, handler, logs):
 def main():
     """Boots, loads and serves."""
     os.set_inheritable(CHANNEL, False)
+    send(BOOTED)
     reader = Reader()
     frame = reader.frame()
     if frame is None:

@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let backend = std::sync::Arc::new(ProcessBackend::new(handle)?);
         let spec = SandboxSpec {
             guest: Guest::Bootstrap,
-            code: digest.clone(),
+            code: Some(digest.clone()),
             layers: Vec::new(),
             memory_bytes: 128 << 20,
             tmp_bytes: 512 << 20,

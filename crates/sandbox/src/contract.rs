@@ -25,6 +25,19 @@ pub enum Guest {
     },
     /// `/var/task/bootstrap`, else `/opt/bootstrap`. It speaks the HTTP Runtime API at `127.0.0.1:9001`.
     Bootstrap,
+    /// An interpreter of the host that runs no function, but forks guests for sandboxes of their own (`Fork`). It speaks
+    /// frames on descriptor 3 as well.
+    Zygote {
+        /// Which family; only Python can be forked.
+        family: Family,
+        /// Index into the list of usable interpreters.
+        interpreter: usize,
+    },
+    /// A fork of a zygote, in a sandbox of its own.
+    Fork {
+        /// The zygote: `Control::id` of its sandbox.
+        zygote: u64,
+    },
 }
 
 /// Everything that a sandbox is made from.
@@ -32,8 +45,8 @@ pub enum Guest {
 pub struct SandboxSpec {
     /// What runs.
     pub guest: Guest,
-    /// Folder below the code root that becomes `/var/task`, read-only.
-    pub code: CodeDigest,
+    /// Folder below the code root that becomes `/var/task`, read-only. None: empty, until `Control::assign` says more.
+    pub code: Option<CodeDigest>,
     /// Folders below the code root that are merged into `/opt`, later ones first. Empty: an empty `/opt`.
     pub layers: Vec<CodeDigest>,
     /// Bytes of memory that may be used, `/tmp` apart where the host can tell them apart.
@@ -42,6 +55,19 @@ pub struct SandboxSpec {
     pub tmp_bytes: u64,
     /// Whole environment of the guest: nothing of the server's own environment is added.
     pub environment: Vec<(String, String)>,
+}
+
+/// What a sandbox gets that was started without a function.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// Folder below the code root that becomes `/var/task`.
+    pub code: CodeDigest,
+    /// Folders below the code root that are merged into `/opt`.
+    pub layers: Vec<CodeDigest>,
+    /// Bytes of memory that may be used.
+    pub memory_bytes: u64,
+    /// Bytes of `/tmp`.
+    pub tmp_bytes: u64,
 }
 
 /// A running sandbox, in parts that different tasks own.
@@ -72,6 +98,16 @@ pub struct GuestListeners {
 /// Handle of a running sandbox. Dropping the last one kills the sandbox.
 #[async_trait]
 pub trait Control: Send + Sync + std::fmt::Debug {
+    /// Names the sandbox among those of its backend; never given out twice.
+    fn id(&self) -> u64;
+
+    /// Gives code, layers and limits to a sandbox that was started without. At most once. After an error the sandbox is
+    /// of no use; kill it.
+    ///
+    /// # Errors
+    /// `CodeMissing`; `Host` for everything else, also when the guest has not given up what it must.
+    async fn assign(&self, assignment: &Assignment) -> Result<(), Error>;
+
     /// Kills every process of the sandbox. Returns at once; `wait` tells when it is gone.
     fn kill(&self);
 

@@ -13,6 +13,7 @@ pub mod privilege;
 pub mod process;
 
 pub use contract::{
-    Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall, WallState,
+    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall,
+    WallState,
 };
 pub use interpreter::{Interpreter, Interpreters, Skipped};

@@ -31,10 +31,13 @@ use super::cgroup::keyed;
 use super::config::FoundWall;
 use super::launch::SpawnerHandle;
 use super::protocol::{
-    self, Digest, ENVIRONMENT_BYTES_MAX, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply, Request, StartRequest, Step,
+    self, AssignRequest, Digest, ENVIRONMENT_BYTES_MAX, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply, Request,
+    StartRequest, Step,
 };
 use super::watch as measure;
-use crate::contract::{Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall};
+use crate::contract::{
+    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall,
+};
 
 /// Process sandboxes of this host.
 #[derive(Debug)]
@@ -60,6 +63,7 @@ struct Shared {
 struct State {
     gone: bool,
     starting: HashMap<u64, oneshot::Sender<Result<Parts, Failure>>>,
+    assigning: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
     running: HashMap<u64, watch::Sender<Option<Exit>>>,
 }
 
@@ -119,13 +123,18 @@ impl ProcessBackend {
                 let index = if let Guest::Interpreter { interpreter, .. } = spec.guest { interpreter } else { 0 };
                 entrypoint(&self.binaries.get(index).map(|path| path.display().to_string()).unwrap_or_default())
             }
-            Some(Step::Code) if errno == libc::ENOENT => Error::CodeMissing(spec.code.clone()),
-            Some(Step::Layers) if errno == libc::ENOENT && !spec.layers.is_empty() => {
-                Error::CodeMissing(spec.layers[0].clone())
-            }
-            Some(step) => Error::Host(format!("{step:?}: {words}").to_lowercase()),
-            None => Error::Host(format!("step {step}: {words}")),
+            _ => folder_error(step, errno, spec.code.as_ref(), &spec.layers),
         }
+    }
+}
+
+/// An error of what every sandbox gets, assigned or from its start.
+fn folder_error(step: u32, errno: i32, code: Option<&CodeDigest>, layers: &[CodeDigest]) -> Error {
+    match (Step::from_number(step), code, layers) {
+        (Some(Step::Code), Some(code), _) if errno == libc::ENOENT => Error::CodeMissing(code.clone()),
+        (Some(Step::Layers), _, [layer, ..]) if errno == libc::ENOENT => Error::CodeMissing(layer.clone()),
+        (Some(step), ..) => Error::Host(format!("{step:?}: {}", words(errno)).to_lowercase()),
+        (None, ..) => Error::Host(format!("step {step}: {}", words(errno))),
     }
 }
 
@@ -137,6 +146,19 @@ fn words(errno: i32) -> String {
 
 fn digits(digest: &CodeDigest) -> Result<Digest, Error> {
     Digest::try_from(digest.as_str().as_bytes()).map_err(|_| Error::CodeMissing(digest.clone()))
+}
+
+fn all_digits(layers: &[CodeDigest]) -> Result<Vec<Digest>, Error> {
+    if layers.len() > LAYERS_MAX {
+        return Err(Error::Host(format!("more than {LAYERS_MAX} layers")));
+    }
+    layers.iter().map(digits).collect()
+}
+
+/// Limits that the spawner takes.
+fn clamped(memory_bytes: u64, tmp_bytes: u64) -> (u64, u64) {
+    let clamp = |value: u64, range: std::ops::RangeInclusive<u64>| value.clamp(*range.start(), *range.end());
+    (clamp(memory_bytes, protocol::MEMORY_BYTES), clamp(tmp_bytes, protocol::TMP_BYTES))
 }
 
 /// `KEY=value` strings, each ended by a zero byte.
@@ -179,18 +201,18 @@ impl Backend for ProcessBackend {
             Guest::Interpreter { interpreter, memory_mb, .. } => {
                 GuestKind::Interpreter { index: interpreter as u32, heap_mb: memory_mb * 9 / 10 }
             }
+            Guest::Zygote { interpreter, .. } => GuestKind::Zygote { index: interpreter as u32 },
+            Guest::Fork { zygote } => GuestKind::Fork { zygote },
         };
-        if spec.layers.len() > LAYERS_MAX {
-            return Err(Error::Host(format!("more than {LAYERS_MAX} layers")));
-        }
         let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
+        let (memory_bytes, tmp_bytes) = clamped(spec.memory_bytes, spec.tmp_bytes);
         let request = Request::Start(StartRequest {
             token,
             guest,
-            memory_bytes: spec.memory_bytes.clamp(*protocol::MEMORY_BYTES.start(), *protocol::MEMORY_BYTES.end()),
-            tmp_bytes: spec.tmp_bytes.clamp(*protocol::TMP_BYTES.start(), *protocol::TMP_BYTES.end()),
-            code: digits(&spec.code)?,
-            layers: spec.layers.iter().map(digits).collect::<Result<_, _>>()?,
+            memory_bytes,
+            tmp_bytes,
+            code: spec.code.as_ref().map(digits).transpose()?,
+            layers: all_digits(&spec.layers)?,
         });
         let environment = environment_file(&environment_block(&spec.environment)?).map_err(host)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(host)?;
@@ -232,7 +254,9 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.shared.state.lock().starting.remove(&self.token);
+        let mut state = self.shared.state.lock();
+        state.starting.remove(&self.token);
+        state.assigning.remove(&self.token);
     }
 }
 
@@ -285,6 +309,9 @@ async fn read_replies(shared: Arc<Shared>) {
     for (_, sender) in state.starting.drain() {
         let _ = sender.send(Err(Failure::Gone));
     }
+    for (_, sender) in state.assigning.drain() {
+        let _ = sender.send(Err(Failure::Gone));
+    }
     for (_, sender) in state.running.drain() {
         let usage = Usage::default();
         sender.send_replace(Some(Exit { code: None, signal: Some(libc::SIGKILL), out_of_memory: false, usage }));
@@ -317,9 +344,21 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             }
         }
         Reply::Failed { token, step, errno } => {
-            let waiter = shared.state.lock().starting.remove(&token);
-            if let Some(waiter) = waiter {
+            let (start, assignment) = {
+                let mut state = shared.state.lock();
+                (state.starting.remove(&token), state.assigning.remove(&token))
+            };
+            if let Some(waiter) = start {
                 let _ = waiter.send(Err(Failure::Step { step, errno }));
+            }
+            if let Some(waiter) = assignment {
+                let _ = waiter.send(Err(Failure::Step { step, errno }));
+            }
+        }
+        Reply::Assigned { token } => {
+            let waiter = shared.state.lock().assigning.remove(&token);
+            if let Some(waiter) = waiter {
+                let _ = waiter.send(Ok(()));
             }
         }
         Reply::Exited { id, status, out_of_memory, cpu_ns, peak_bytes } => {
@@ -362,6 +401,40 @@ impl Drop for ProcessControl {
 
 #[async_trait]
 impl Control for ProcessControl {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    async fn assign(&self, assignment: &Assignment) -> Result<(), Error> {
+        let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
+        let (memory_bytes, tmp_bytes) = clamped(assignment.memory_bytes, assignment.tmp_bytes);
+        let request = Request::Assign(AssignRequest {
+            token,
+            id: self.id,
+            memory_bytes,
+            tmp_bytes,
+            code: digits(&assignment.code)?,
+            layers: all_digits(&assignment.layers)?,
+        });
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut state = self.shared.state.lock();
+            if state.gone {
+                return Err(Error::SpawnerGone);
+            }
+            state.assigning.insert(token, sender);
+        }
+        let _forget = Forget { shared: &self.shared, token };
+        self.shared.send(&request, &[]).await.map_err(|_| Error::SpawnerGone)?;
+        match answer.await.unwrap_or(Err(Failure::Gone)) {
+            Ok(()) => Ok(()),
+            Err(Failure::Gone) => Err(Error::SpawnerGone),
+            Err(Failure::Step { step, errno }) => {
+                Err(folder_error(step, errno, Some(&assignment.code), &assignment.layers))
+            }
+        }
+    }
+
     fn kill(&self) {
         self.shared.send_kill(self.id);
     }

@@ -248,6 +248,18 @@ impl Groups {
         Ok(group)
     }
 
+    /// Changes the limits of a sandbox that runs.
+    pub(crate) fn set_limits(&self, group: &Group, limits: Limits) -> io::Result<()> {
+        let mut folders = group.folders.iter().zip(&self.hierarchies);
+        folders.try_for_each(|(folder, hierarchy)| self.limit(hierarchy, Some(folder), limits))
+    }
+
+    /// The processes in a sandbox's groups, if a group holds them.
+    pub(crate) fn members(&self, group: &Group) -> Option<Vec<i32>> {
+        let text = group.folders.first().and_then(|folder| read_at(folder, "cgroup.procs"))?;
+        text.split_whitespace().map(|word| word.parse().ok()).collect()
+    }
+
     fn limit(&self, hierarchy: &Hierarchy, folder: Option<&OwnedFd>, limits: Limits) -> io::Result<()> {
         let Some(folder) = folder else { return Ok(()) };
         let memory = limits.memory_bytes.to_string();
@@ -258,6 +270,9 @@ impl Groups {
             let _ = write_at(folder, "memory.swap.max", "0");
             let _ = write_at(folder, "memory.oom.group", "1");
         } else if powers.memory {
+            // Neither may ever be on the wrong side of the other, whichever way they move; the second is absent without
+            // swap support in the kernel.
+            let _ = write_at(folder, "memory.memsw.limit_in_bytes", &memory);
             write_at(folder, "memory.limit_in_bytes", &memory)?;
             let _ = write_at(folder, "memory.memsw.limit_in_bytes", &memory);
             let _ = write_at(folder, "memory.swappiness", "0");
@@ -276,14 +291,15 @@ impl Groups {
         Ok(())
     }
 
-    /// The v1 files that a process writes "0" to in order to enter a sandbox's groups, each with whether it must. Only
+    /// The files that a process writes "0" to in order to enter a sandbox's groups, each with whether it must. In v1 only
     /// this way spares the lock over all process groups, which costs an RCU grace period: many milliseconds under load.
-    /// None in v2, where a process is cloned into its group.
+    /// In v2, where nothing spares it, whoever can be cloned into the group is.
     pub(crate) fn doors(&self, group: &Group) -> io::Result<Vec<Door>> {
-        let doors = group.folders.iter().zip(&self.hierarchies).filter(|_| !self.unified);
+        let name = if self.unified { "cgroup.procs" } else { "tasks" };
+        let doors = group.folders.iter().zip(&self.hierarchies);
         doors
             .map(|(folder, hierarchy)| {
-                let file = rustix::fs::openat(folder, "tasks", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+                let file = rustix::fs::openat(folder, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
                 // A platform with real-time priority cannot enter a processor group; that share is no wall.
                 Ok(Door { file, must: hierarchy.powers.memory || hierarchy.powers.tasks })
             })

@@ -7,8 +7,11 @@
 //! Invariants
 //!   1. Nothing here allocates, locks or panics; everything that it needs was made before, in `Plan`.
 //!   2. The guest starts after every wall stands; a wall that is asked for and fails ends the sandbox.
-//!   3. The guest inherits descriptors 0 to 3 only; this process keeps its status socket only and is not dumpable.
+//!   3. The guest inherits descriptors 0 to 3 only, a zygote 0 to 5; this process keeps its status socket only and is not dumpable.
 //!   4. It dies with the spawner (parent-death signal), and with it the whole process namespace.
+//!
+//! A zygote is a guest like any other, but for two more descriptors. A fork of one has no guest to start: its first
+//! process builds the walls, and the guest comes in from the zygote and is left to it as an orphan.
 //!
 //! Start reading at `run`.
 
@@ -30,12 +33,43 @@ pub(crate) const INNER_GID: u32 = 990;
 /// Most variables of an environment block.
 const VARIABLES_MAX: usize = 4096;
 /// Open files of a process, as in Lambda.
-const OPEN_FILES: u64 = 1024;
+pub(crate) const OPEN_FILES: u64 = 1024;
 /// Processes and threads of a sandbox, as in Lambda.
 pub(crate) const TASKS: u64 = 1024;
 
 /// How far guests stand back behind the platform, where only niceness can tell.
 const GUEST_NICENESS: c_int = 5;
+
+/// What a fork of a zygote is in its own process namespace: this process is 1, the one that forked it and ended is 2.
+const FORKED_GUEST: c_int = 3;
+
+/// Who runs behind the walls.
+#[derive(Clone, Copy)]
+pub(crate) enum Role<'a> {
+    /// Nobody: every wall is built, then the sandbox ends.
+    Trial,
+    /// A program.
+    Guest(&'a [Program]),
+    /// A program that forks.
+    Zygote {
+        programs: &'a [Program],
+        /// Socket to the spawner, for its orders: descriptor 4.
+        orders: c_int,
+        /// What its forks call to enter their sandboxes: descriptor 5.
+        entry: c_int,
+    },
+    /// A fork of a zygote, which comes in by itself.
+    Fork,
+}
+
+impl<'a> Role<'a> {
+    fn programs(self) -> &'a [Program] {
+        match self {
+            Self::Guest(programs) | Self::Zygote { programs, .. } => programs,
+            Self::Trial | Self::Fork => &[],
+        }
+    }
+}
 
 /// One way to start the guest; the next is tried when the file does not exist.
 pub(crate) struct Program {
@@ -54,7 +88,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) status: c_int,
     /// Detached tree of the template root.
     pub(crate) root: c_int,
-    /// Detached tree of the code.
+    /// Detached tree of the code, or -1.
     pub(crate) code: c_int,
     /// Detached tree of the layers, or -1.
     pub(crate) layers: c_int,
@@ -65,7 +99,7 @@ pub(crate) struct Plan<'a> {
     /// How to enter the sandbox's groups, where it was not cloned into them.
     pub(crate) doors: &'a [Door],
     pub(crate) tmp_options: &'a CStr,
-    pub(crate) programs: &'a [Program],
+    pub(crate) role: Role<'a>,
     pub(crate) rules: &'a Rules,
     pub(crate) seccomp: &'a [libc::sock_filter],
     /// Landlock's ABI; zero leaves it out.
@@ -90,7 +124,7 @@ pub(crate) struct Plan<'a> {
 /// Runs the sandbox's first process. Never returns.
 pub(crate) fn run(plan: &Plan<'_>) -> ! {
     let code = match prepare(plan) {
-        Ok((guest, sockets)) => supervise(plan, guest, &sockets),
+        Ok((guest, handover)) => supervise(plan, guest, &handover),
         Err(fault) => {
             let reply = Reply::Failed { token: plan.token, step: fault.step as u32, errno: fault.errno };
             let _ = sys::send(plan.status, &reply.encode());
@@ -105,13 +139,55 @@ fn exit(code: c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-struct Sockets {
-    fds: [c_int; SOCKETS_MAX],
+/// What the spawner gets: the sockets of the network, then the namespaces that others will enter.
+struct Handover {
+    fds: [c_int; SOCKETS_MAX + NAMESPACES_MAX],
+    sockets: usize,
     count: usize,
     features: u32,
 }
 
-fn prepare(plan: &Plan<'_>) -> Result<(c_int, Sockets), Fault> {
+impl Handover {
+    fn push(&mut self, fd: c_int) {
+        if let Some(place) = self.fds.get_mut(self.count) {
+            *place = fd;
+            self.count += 1;
+        }
+    }
+}
+
+/// Most namespaces that anybody enters.
+const NAMESPACES_MAX: usize = 7;
+const NETWORK_NAMESPACE: &CStr = c"/proc/self/ns/net";
+/// What a fork of a zygote enters: the user namespace first, which gives the right to the others.
+const FORK_NAMESPACES: [&CStr; NAMESPACES_MAX] = [
+    c"/proc/self/ns/user",
+    c"/proc/self/ns/mnt",
+    c"/proc/self/ns/ipc",
+    c"/proc/self/ns/uts",
+    c"/proc/self/ns/cgroup",
+    NETWORK_NAMESPACE,
+    c"/proc/self/ns/pid",
+];
+/// What the sandboxes of a zygote's forks are made in.
+const ZYGOTE_NAMESPACES: [&CStr; 2] = [c"/proc/self/ns/user", c"/proc/self/ns/pid"];
+/// What the spawner mounts code in later.
+const GUEST_NAMESPACES: [&CStr; 1] = [c"/proc/self/ns/mnt"];
+
+impl Role<'_> {
+    /// The namespaces that the spawner hands on or enters. This process opens them itself: an unprivileged spawner may not,
+    /// once this process has given everything up.
+    fn namespaces(self) -> &'static [&'static CStr] {
+        match self {
+            Self::Trial => &[],
+            Self::Guest(_) => &GUEST_NAMESPACES,
+            Self::Zygote { .. } => &ZYGOTE_NAMESPACES,
+            Self::Fork => &FORK_NAMESPACES,
+        }
+    }
+}
+
+fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
     enter_groups(plan.doors).at(Step::Cgroup)?;
     let mut gate = [0u8; 8];
     match sys::receive(plan.status, &mut gate) {
@@ -126,20 +202,30 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Sockets), Fault> {
     // The cgroup namespace starts at the sandbox's own group, which this process is in by now.
     sys::unshare(libc::CLONE_NEWCGROUP).at(Step::Cgroup)?;
     build_root(plan)?;
-    let mut sockets = Sockets { fds: [-1; SOCKETS_MAX], count: 0, features: 0 };
+    let mut handover = Handover { fds: [-1; SOCKETS_MAX + NAMESPACES_MAX], sockets: 0, count: 0, features: 0 };
     if plan.network {
         let built = netns::build(plan.rules, plan.tproxy).at(Step::Network)?;
-        sockets.fds = built.fds;
-        sockets.count = built.count;
-        sockets.features |= if built.tproxy { feature::TPROXY } else { 0 };
+        built.fds.iter().take(built.count).for_each(|fd| handover.push(*fd));
+        handover.features |= if built.tproxy { feature::TPROXY } else { 0 };
+    }
+    handover.sockets = handover.count;
+    for path in plan.role.namespaces() {
+        // Where it is not the sandbox's own, nobody can enter it, and everybody is in it.
+        if *path == NETWORK_NAMESPACE && !plan.network {
+            continue;
+        }
+        handover.push(sys::open(path, libc::O_RDONLY).at(Step::Zygote)?);
     }
     set_host_name();
     let environment = Environment::read(plan.environment).at(Step::Environment)?;
-    sockets.features |= lock_down(plan)?;
-    // A trial builds every wall and runs nothing.
-    let guest = if plan.programs.is_empty() { 0 } else { start_guest(plan, &environment)? };
+    handover.features |= lock_down(plan)?;
+    let guest = match plan.role {
+        Role::Trial => 0,
+        Role::Fork => FORKED_GUEST,
+        Role::Guest(_) | Role::Zygote { .. } => start_guest(plan, &environment)?,
+    };
     environment.forget();
-    Ok((guest, sockets))
+    Ok((guest, handover))
 }
 
 fn enter_groups(doors: &[Door]) -> sys::Call<()> {
@@ -165,14 +251,21 @@ fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
     sys::attach_tree(plan.root, libc::AT_FDCWD, c"/new").at(Step::Template)?;
     sys::chdir(c"/new").at(Step::Template)?;
     sys::mount(c"tmpfs", c"tmp", c"tmpfs", TMP_FLAGS, plan.tmp_options).at(Step::Tmp)?;
-    sys::set_tree_attributes(plan.code, read_only).at(Step::Task)?;
-    sys::attach_tree(plan.code, libc::AT_FDCWD, c"var/task").at(Step::Task)?;
+    if plan.code >= 0 {
+        sys::set_tree_attributes(plan.code, read_only).at(Step::Task)?;
+        sys::attach_tree(plan.code, libc::AT_FDCWD, c"var/task").at(Step::Task)?;
+    }
     if plan.layers >= 0 {
         sys::set_tree_attributes(plan.layers, read_only).at(Step::Opt)?;
         sys::attach_tree(plan.layers, libc::AT_FDCWD, c"opt").at(Step::Opt)?;
     }
     sys::mount(c"proc", c"proc", c"proc", TMP_FLAGS | libc::MS_NOEXEC, c"").at(Step::Proc)?;
     sys::pivot_here().at(Step::Pivot)
+}
+
+/// A guest's niceness.
+pub(crate) fn niceness(lower_priority: bool) -> c_int {
+    if lower_priority { GUEST_NICENESS } else { 0 }
 }
 
 /// Gives up everything. Answers the features that stand.
@@ -185,10 +278,14 @@ fn lock_down(plan: &Plan<'_>) -> Result<u32, Fault> {
     }
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::Capabilities)?;
     if plan.landlock_abi > 0 {
-        landlock::confine(plan.landlock_abi).at(Step::Landlock)?;
+        match plan.role {
+            Role::Zygote { .. } => landlock::confine_scopes(plan.landlock_abi),
+            _ => landlock::confine(plan.landlock_abi),
+        }
+        .at(Step::Landlock)?;
         features |= feature::LANDLOCK;
     }
-    sys::set_niceness(if plan.lower_priority { GUEST_NICENESS } else { 0 });
+    sys::set_niceness(niceness(plan.lower_priority));
     if plan.drop_groups {
         sys::drop_groups().at(Step::Ids)?;
     }
@@ -328,7 +425,12 @@ extern "C" fn become_guest(launch: *mut libc::c_void) -> c_int {
 
 fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
     let plan = launch.plan;
-    let first_closed = if plan.channel >= 0 { 4 } else { 3 };
+    let (orders, entry) = match plan.role {
+        Role::Zygote { orders, entry, .. } => (orders, entry),
+        _ => (-1, -1),
+    };
+    let first_closed = [(entry, 6), (orders, 5), (plan.channel, 4)];
+    let first_closed = first_closed.into_iter().find(|(fd, _)| *fd >= 0).map_or(3, |(_, next)| next);
     let null = sys::open(c"/dev/null", libc::O_RDONLY).at(Step::Fork)?;
     // SAFETY: plain calls. The plan's descriptors are all above 9, so that none of the targets is a source.
     unsafe {
@@ -340,7 +442,8 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::setsid();
         libc::umask(0o022);
-        for (source, target) in [(null, 0), (plan.output, 1), (plan.output, 2), (plan.channel, 3)] {
+        let targets = [(null, 0), (plan.output, 1), (plan.output, 2), (plan.channel, 3), (orders, 4), (entry, 5)];
+        for (source, target) in targets {
             if source >= 0 && libc::dup2(source, target) < 0 {
                 return Err(sys::errno()).at(Step::Fork);
             }
@@ -350,7 +453,7 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
     sys::chdir(c"/var/task").at(Step::Fork)?;
     // What the user is told is about the first place, unless the second has the file.
     let mut fault = Fault { step: Step::Fork, errno: libc::ENOENT };
-    for (index, program) in plan.programs.iter().enumerate() {
+    for (index, program) in plan.role.programs().iter().enumerate() {
         // SAFETY: path, arguments and environment are null-terminated and outlive the call.
         let (errno, exists) = unsafe {
             libc::execve(program.path.as_ptr(), program.argv.as_ptr(), launch.environment);
@@ -367,35 +470,64 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
     Err(fault)
 }
 
-/// Tells that the guest runs, then reaps until it ends.
-fn supervise(plan: &Plan<'_>, guest: c_int, sockets: &Sockets) -> c_int {
+/// Tells that the guest runs, or may come in, then reaps until it ends.
+fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
     let started = Reply::Started {
         token: plan.token,
         id: plan.id,
         pid: guest,
-        listeners: sockets.count as u32,
+        listeners: handover.sockets as u32,
         meters: 0,
-        features: sockets.features,
+        features: handover.features,
     };
-    let fds = sockets.fds.get(..sockets.count).unwrap_or(&[]);
+    let fds = handover.fds.get(..handover.count).unwrap_or(&[]);
     if sys::send_with_fds(plan.status, &started.encode(), fds).is_err() {
         return 1;
     }
     keep_only(plan.status);
-    if guest == 0 {
-        return 0;
+    match plan.role {
+        Role::Trial => return 0,
+        // Without a child there is nothing to wait for: the spawner says when there is one.
+        Role::Fork if !hears(plan.status) => return 1,
+        _ => {}
     }
+    let ended = reap_until(guest);
+    let Some(status) = ended else { return 1 };
+    let exited = Reply::Exited { id: plan.id, status, out_of_memory: false, cpu_ns: 0, peak_bytes: 0 };
+    let _ = sys::send(plan.status, &exited.encode());
+    if matches!(plan.role, Role::Zygote { .. }) {
+        // The sandboxes of its forks are below this process's namespaces, and end with them. Nobody waits for these, nor
+        // for orphans.
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        while hears(plan.status) {}
+    }
+    0
+}
+
+/// Waits for a word of the spawner's; false when it will say nothing more.
+fn hears(socket: c_int) -> bool {
+    let mut word = [0u8; 8];
+    loop {
+        match sys::receive(socket, &mut word) {
+            Ok(length) => return length > 0,
+            Err(libc::EINTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Reaps every child until `guest` ends; wait(2)'s status of it, or nothing if there is no such child.
+fn reap_until(guest: c_int) -> Option<c_int> {
     loop {
         let mut status = 0;
         // SAFETY: `status` outlives the call.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
         if pid == guest {
-            let exited = Reply::Exited { id: plan.id, status, out_of_memory: false, cpu_ns: 0, peak_bytes: 0 };
-            let _ = sys::send(plan.status, &exited.encode());
-            return 0;
+            return Some(status);
         }
         if pid < 0 && sys::errno() != libc::EINTR {
-            return 1;
+            return None;
         }
     }
 }

@@ -23,18 +23,14 @@ const ABI_1: u64 = (1 << 13) - 1;
 const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
 const SCOPE_SIGNAL: u64 = 2;
 
-#[repr(C)]
-struct RulesetAttr {
-    handled_access_fs: u64,
-    handled_access_net: u64,
-    scoped: u64,
-}
-
-#[repr(C, packed)]
-struct PathBeneath {
-    allowed_access: u64,
-    parent_fd: c_int,
-}
+/// How the kernel calls a rule about a folder and all below it.
+pub(crate) const RULE_PATH_BENEATH: i64 = 1;
+/// Bytes of `struct landlock_ruleset_attr`: accesses to files, to the network, scopes.
+pub(crate) const ATTRIBUTES_BYTES: usize = 24;
+/// Bytes of `struct landlock_path_beneath_attr`: access, folder.
+const RULE_BYTES: usize = 12;
+/// Where the folder's descriptor lies in it.
+pub(crate) const RULE_FOLDER_AT: usize = 8;
 
 fn check(result: libc::c_long) -> Call<c_int> {
     if result < 0 { Err(sys::errno()) } else { Ok(result as c_int) }
@@ -48,32 +44,67 @@ pub(crate) fn abi() -> u32 {
     u32::try_from(abi).unwrap_or(0)
 }
 
+fn handled(abi: u32) -> u64 {
+    ABI_1
+        | if abi >= 2 { REFER } else { 0 }
+        | if abi >= 3 { TRUNCATE } else { 0 }
+        | if abi >= 5 { IOCTL_DEV } else { 0 }
+}
+
+/// What a ruleset is about. Older kernels refuse a longer structure only if its tail is not zero.
+pub(crate) fn attributes(abi: u32) -> [u8; ATTRIBUTES_BYTES] {
+    let scoped = if abi >= 6 { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL } else { 0 };
+    let mut bytes = [0; ATTRIBUTES_BYTES];
+    bytes[..8].copy_from_slice(&handled(abi).to_ne_bytes());
+    bytes[16..].copy_from_slice(&scoped.to_ne_bytes());
+    bytes
+}
+
+/// What a guest may do below which folder.
+pub(crate) fn rules(abi: u32) -> [(&'static CStr, u64); 3] {
+    let handled = handled(abi);
+    let devices = (READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | IOCTL_DEV) & handled;
+    [(c"/", EXECUTE | READ_FILE | READ_DIR), (c"/tmp", handled), (c"/dev", devices)]
+}
+
+/// A rule whose folder is not filled in.
+pub(crate) fn rule(access: u64) -> [u8; RULE_BYTES] {
+    let mut bytes = [0; RULE_BYTES];
+    bytes[..RULE_FOLDER_AT].copy_from_slice(&access.to_ne_bytes());
+    bytes
+}
+
 fn allow(ruleset: c_int, path: &CStr, access: u64) -> Call<()> {
-    const RULE_PATH_BENEATH: u32 = 1;
-    let parent_fd = sys::open(path, libc::O_PATH)?;
-    let rule = PathBeneath { allowed_access: access, parent_fd };
+    let folder = sys::open(path, libc::O_PATH)?;
+    let mut rule = rule(access);
+    rule[RULE_FOLDER_AT..].copy_from_slice(&folder.to_ne_bytes());
     // SAFETY: `rule` lives through the call.
     let result =
-        check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &raw const rule, 0u32) });
-    sys::close(parent_fd);
+        check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, rule.as_ptr(), 0u32) });
+    sys::close(folder);
     result.map(drop)
 }
 
-/// Confines the calling process. `no_new_privs` must be set.
+/// Confines the calling process to `rules`. `no_new_privs` must be set.
 pub(crate) fn confine(abi: u32) -> Call<()> {
-    let handled = ABI_1
-        | if abi >= 2 { REFER } else { 0 }
-        | if abi >= 3 { TRUNCATE } else { 0 }
-        | if abi >= 5 { IOCTL_DEV } else { 0 };
-    let scoped = if abi >= 6 { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL } else { 0 };
-    let attr = RulesetAttr { handled_access_fs: handled, handled_access_net: 0, scoped };
-    // Older kernels refuse a longer structure only if its tail is not zero.
-    let size = size_of::<RulesetAttr>();
-    // SAFETY: `attr` lives through the call and `size` is its size.
-    let ruleset = check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size, 0u32) })?;
-    allow(ruleset, c"/", EXECUTE | READ_FILE | READ_DIR)?;
-    allow(ruleset, c"/tmp", handled)?;
-    allow(ruleset, c"/dev", (READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | IOCTL_DEV) & handled)?;
+    confine_to(abi, &rules(abi))
+}
+
+/// Confines the calling process to its own signals and sockets, and leaves files to the mounts: for a zygote, whose forks
+/// are confined once more, in roots of their own where no rule of the zygote's would hold.
+pub(crate) fn confine_scopes(abi: u32) -> Call<()> {
+    confine_to(abi, &[(c"/", handled(abi))])
+}
+
+fn confine_to(abi: u32, rules: &[(&CStr, u64)]) -> Call<()> {
+    let attributes = attributes(abi);
+    // SAFETY: `attributes` lives through the call and has the size that is said.
+    let ruleset = check(unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), ATTRIBUTES_BYTES, 0u32)
+    })?;
+    for (path, access) in rules {
+        allow(ruleset, path, *access)?;
+    }
     // SAFETY: no pointers.
     let result = check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0u32) });
     sys::close(ruleset);

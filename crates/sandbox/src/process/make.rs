@@ -5,6 +5,8 @@
 //! Invariants
 //!   1. A request names code by digest only; it is resolved beneath the code root, without links.
 //!   2. Host user ids come from `Ids` only: a request cannot name one.
+//!   3. A fork's sandbox lies below its zygote's namespaces, in a user namespace that belongs to the zygote's user: so the
+//!      zygote needs no capability to send a guest in, and has none.
 //!
 //! Start reading at `Maker::make`.
 
@@ -21,7 +23,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use model::Family;
 
 use super::cgroup::{Counts, Group, Groups, Limits};
-use super::child::{self, INNER_GID, INNER_UID, Plan, Program};
+use super::child::{self, INNER_GID, INNER_UID, Plan, Program, Role};
+use super::entry::{self, Entry};
 use super::netns::Rules;
 use super::protocol::{Digest, GuestKind, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
@@ -32,12 +35,35 @@ use crate::interpreter::{Interpreter, PYTHON_FLAGS};
 /// within the 65,536 ids of a container without privilege, above its users and below `nobody`.
 const ID_RANGES: [(u32, u32); 2] = [(0x7000_0000, 0x1_0000), (50_000, 10_000)];
 
-/// Host user ids, one per sandbox.
+/// Forks that one zygote makes. Each has a host id of its own, from the block that the zygote's user namespace maps.
+pub(crate) const FORKS_MAX: u32 = 255;
+/// Inside a zygote, the first of its forks' ids.
+const FORKS_ID: u32 = 100_000;
+
+/// Host user ids, one per sandbox, and blocks of them for zygotes with their forks.
 #[derive(Debug)]
 pub(crate) struct Ids {
     next: u32,
     end: u32,
     free: Vec<u32>,
+    free_blocks: Vec<u32>,
+}
+
+/// A host id, or a zygote's block that begins with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostId {
+    One(u32),
+    Block(u32),
+    /// Of a zygote's block, which is given back as a whole.
+    Within(u32),
+}
+
+impl HostId {
+    fn number(self) -> u32 {
+        match self {
+            Self::One(id) | Self::Block(id) | Self::Within(id) => id,
+        }
+    }
 }
 
 impl Ids {
@@ -46,19 +72,62 @@ impl Ids {
         let maps =
             ["/proc/self/uid_map", "/proc/self/gid_map"].map(|path| fs::read_to_string(path).unwrap_or_default());
         let (base, count) = ID_RANGES.into_iter().find(|range| maps.iter().all(|map| holds(map, *range)))?;
-        Some(Self { next: base, end: base + count, free: Vec::new() })
+        Some(Self { next: base, end: base + count, free: Vec::new(), free_blocks: Vec::new() })
     }
 
-    fn take(&mut self) -> Option<u32> {
-        self.free.pop().or_else(|| {
-            let id = (self.next < self.end).then_some(self.next)?;
-            self.next += 1;
-            Some(id)
+    fn take(&mut self) -> Option<HostId> {
+        self.free.pop().or_else(|| self.fresh(1)).map(HostId::One)
+    }
+
+    fn take_block(&mut self) -> Option<HostId> {
+        self.free_blocks.pop().or_else(|| self.fresh(FORKS_MAX + 1)).map(HostId::Block)
+    }
+
+    fn fresh(&mut self, count: u32) -> Option<u32> {
+        let id = self.next;
+        let next = id.checked_add(count).filter(|next| *next <= self.end)?;
+        self.next = next;
+        Some(id)
+    }
+
+    fn give_back(&mut self, id: HostId) {
+        match id {
+            HostId::One(id) => self.free.push(id),
+            HostId::Block(id) => self.free_blocks.push(id),
+            HostId::Within(_) => {}
+        }
+    }
+}
+
+/// Where a zygote's forks belong.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) user: OwnedFd,
+    pub(crate) processes: OwnedFd,
+    /// The zygote's own host id, where it has one.
+    host_id: Option<u32>,
+    forks: u32,
+}
+
+impl Home {
+    /// Of a zygote with these namespaces: the user's and the processes'.
+    pub(crate) fn new(namespaces: Vec<OwnedFd>, made: &Made) -> Result<Self, Fault> {
+        let wrong = Fault { step: Step::Zygote, errno: libc::EMFILE };
+        let [user, processes] = <[OwnedFd; 2]>::try_from(namespaces).map_err(|_| wrong)?;
+        Ok(Self { user, processes, host_id: made.host_id.map(HostId::number), forks: 0 })
+    }
+
+    /// The next fork's id: inside the zygote, and on the host where it has one of its own.
+    fn next_id(&mut self) -> Result<(u32, Option<HostId>), Fault> {
+        if self.forks == FORKS_MAX {
+            return Err(Fault { step: Step::Zygote, errno: libc::EAGAIN });
+        }
+        let number = self.forks;
+        self.forks += 1;
+        Ok(match self.host_id {
+            Some(host) => (FORKS_ID + number, Some(HostId::Within(host + 1 + number))),
+            None => (INNER_UID, None),
         })
-    }
-
-    pub(crate) fn give_back(&mut self, id: u32) {
-        self.free.push(id);
     }
 }
 
@@ -94,6 +163,7 @@ pub(crate) struct Maker {
     pub(crate) interpreters: Vec<Interpreter>,
     pub(crate) rules: Rules,
     pub(crate) seccomp: Vec<libc::sock_filter>,
+    pub(crate) zygote_seccomp: Vec<libc::sock_filter>,
     /// Nothing where sandboxes share the caller's id.
     pub(crate) ids: Option<Ids>,
 }
@@ -104,7 +174,9 @@ pub(crate) struct Made {
     pub(crate) pidfd: OwnedFd,
     pub(crate) status: OwnedFd,
     pub(crate) group: Option<Group>,
-    pub(crate) host_id: Option<u32>,
+    pub(crate) host_id: Option<HostId>,
+    /// Of a zygote: where it takes orders.
+    pub(crate) orders: Option<OwnedFd>,
 }
 
 /// The descriptors of a start request.
@@ -117,13 +189,34 @@ pub(crate) struct GuestFds {
 /// What the child gets besides the maker's own: held until it is cloned.
 struct Inputs {
     root: OwnedFd,
-    code: OwnedFd,
+    code: Option<OwnedFd>,
     layers: Option<OwnedFd>,
     fds: GuestFds,
     tmp_options: CString,
-    programs: Vec<Program>,
+    cast: Cast,
     token: u64,
     id: u64,
+}
+
+/// Who will run, with what it needs.
+enum Cast {
+    Trial,
+    Guest(Vec<Program>),
+    Zygote { programs: Vec<Program>, orders: OwnedFd, entry: OwnedFd },
+    Fork,
+}
+
+impl Cast {
+    fn role(&self) -> Role<'_> {
+        match self {
+            Self::Trial => Role::Trial,
+            Self::Guest(programs) => Role::Guest(programs),
+            Self::Zygote { programs, orders, entry } => {
+                Role::Zygote { programs, orders: orders.as_raw_fd(), entry: entry.as_raw_fd() }
+            }
+            Self::Fork => Role::Fork,
+        }
+    }
 }
 
 fn owned(fd: c_int) -> OwnedFd {
@@ -132,39 +225,65 @@ fn owned(fd: c_int) -> OwnedFd {
 }
 
 impl Maker {
-    /// Makes the sandbox `id`. What it makes before a failure is gone again when it returns.
-    pub(crate) fn make(&mut self, request: &StartRequest, fds: GuestFds, id: u64) -> Result<Made, Fault> {
-        let programs = self.programs(request.guest)?;
-        self.make_running(request, fds, id, programs)
-    }
-
-    /// The same with no guest: every wall is built, then the sandbox ends.
-    pub(crate) fn make_trial(&mut self, request: &StartRequest, fds: GuestFds) -> Result<Made, Fault> {
-        self.make_running(request, fds, 0, Vec::new())
-    }
-
-    fn make_running(
+    /// Makes the sandbox `id`; a fork's below the `home` of its zygote. What it makes before a failure is gone again when
+    /// it returns.
+    pub(crate) fn make(
         &mut self,
         request: &StartRequest,
         fds: GuestFds,
         id: u64,
-        programs: Vec<Program>,
+        home: Option<&mut Home>,
     ) -> Result<Made, Fault> {
-        let trial = programs.is_empty();
-        let code = if trial { self.template_folder()? } else { self.code_tree(&request.code)? };
+        let mut orders = None;
+        let cast = match request.guest {
+            GuestKind::Fork { .. } => Cast::Fork,
+            GuestKind::Zygote { .. } => {
+                let (own, theirs) = seqpacket_pair(Step::Zygote)?;
+                orders = Some(own);
+                Cast::Zygote { programs: self.programs(request.guest)?, orders: theirs, entry: self.entry()? }
+            }
+            GuestKind::Bootstrap | GuestKind::Interpreter { .. } => Cast::Guest(self.programs(request.guest)?),
+        };
+        let mut made = self.make_cast(request, fds, id, cast, home)?;
+        made.orders = orders;
+        Ok(made)
+    }
+
+    /// The same with no guest: every wall is built, then the sandbox ends.
+    pub(crate) fn make_trial(&mut self, request: &StartRequest, fds: GuestFds) -> Result<Made, Fault> {
+        self.make_cast(request, fds, 0, Cast::Trial, None)
+    }
+
+    fn make_cast(
+        &mut self,
+        request: &StartRequest,
+        fds: GuestFds,
+        id: u64,
+        cast: Cast,
+        home: Option<&mut Home>,
+    ) -> Result<Made, Fault> {
+        let code = match &cast {
+            Cast::Trial => Some(self.template_folder()?),
+            _ => request.code.as_ref().map(|code| self.code_tree(code)).transpose()?,
+        };
+        let zygote = matches!(cast, Cast::Zygote { .. });
         let inputs = Inputs {
             root: owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?),
             code,
             layers: self.layers_tree(&request.layers)?,
             fds,
             tmp_options: self.tmp_options(request.tmp_bytes),
-            programs,
+            cast,
             token: request.token,
             id,
         };
-        // No id left is a refusal: a sandbox must not get the platform's own for that.
-        let exhausted = Fault { step: Step::IdMap, errno: libc::EAGAIN };
-        let host_id = self.ids.as_mut().map(|ids| ids.take().ok_or(exhausted)).transpose()?;
+        let (nest, host_id) = match home {
+            Some(home) => {
+                let (inner_id, host_id) = home.next_id()?;
+                (Some((&*home, inner_id)), host_id)
+            }
+            None => (None, self.take_id(zygote)?),
+        };
         let group = match self.group(id, request.memory_bytes) {
             Ok(group) => group,
             Err(fault) => {
@@ -172,9 +291,9 @@ impl Maker {
                 return Err(fault);
             }
         };
-        let made = self.clone_child(&inputs, group.as_ref(), host_id);
+        let made = self.clone_child(&inputs, group.as_ref(), host_id, nest);
         match made {
-            Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id }),
+            Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id, orders: None }),
             Err(fault) => {
                 if let Some(group) = &group {
                     self.groups.remove(group);
@@ -185,11 +304,38 @@ impl Maker {
         }
     }
 
+    /// No id left is a refusal: a sandbox must not get the platform's own for that.
+    fn take_id(&mut self, block: bool) -> Result<Option<HostId>, Fault> {
+        let exhausted = Fault { step: Step::IdMap, errno: libc::EAGAIN };
+        let take = |ids: &mut Ids| if block { ids.take_block() } else { ids.take() };
+        self.ids.as_mut().map(|ids| take(ids).ok_or(exhausted)).transpose()
+    }
+
     /// Takes a sandbox's id back once it has ended.
-    pub(crate) fn give_back(&mut self, host_id: Option<u32>) {
+    pub(crate) fn give_back(&mut self, host_id: Option<HostId>) {
         if let (Some(ids), Some(id)) = (&mut self.ids, host_id) {
             ids.give_back(id);
         }
+    }
+
+    /// The file by which a zygote's forks enter their sandboxes.
+    fn entry(&self) -> Result<OwnedFd, Fault> {
+        if !self.settings.user_namespace {
+            return Err(Fault { step: Step::Zygote, errno: libc::EOPNOTSUPP });
+        }
+        let lower_priority = !self.groups.powers().cpu;
+        let text = entry::program(Entry {
+            landlock_abi: self.settings.landlock_abi,
+            limit_tasks: self.settings.limit_tasks && !self.groups.powers().tasks,
+            niceness: child::niceness(lower_priority),
+            seccomp: if self.settings.seccomp { &self.seccomp } else { &[] },
+        });
+        let file = rustix::fs::memfd_create("entry", rustix::fs::MemfdFlags::CLOEXEC).at(Step::Zygote)?;
+        let mut written = 0;
+        while written < text.len() {
+            written += rustix::io::pwrite(&file, &text.as_bytes()[written..], written as u64).at(Step::Zygote)?;
+        }
+        Ok(file)
     }
 
     fn programs(&self, guest: GuestKind) -> Result<Vec<Program>, Fault> {
@@ -199,25 +345,55 @@ impl Maker {
                 program(Step::ExecTask, c"/var/task/bootstrap".into(), Vec::new()),
                 program(Step::ExecOpt, c"/opt/bootstrap".into(), Vec::new()),
             ]),
-            GuestKind::Interpreter { index, heap_mb } => {
+            GuestKind::Interpreter { index, .. } | GuestKind::Zygote { index } => {
                 let interpreter = self.interpreters.get(index as usize).ok_or(refused)?;
                 let binary = CString::new(interpreter.binary.as_os_str().as_bytes()).map_err(|_| refused)?;
-                let arguments = match interpreter.family {
-                    Family::Node => vec![
+                let arguments = match (interpreter.family, guest) {
+                    (Family::Node, GuestKind::Interpreter { heap_mb, .. }) => vec![
                         CString::new(format!("--max-old-space-size={heap_mb}")).map_err(|_| refused)?,
                         c"/var/runtime/nodejs/bootstrap.cjs".into(),
                     ],
-                    Family::Python => {
-                        let flags = PYTHON_FLAGS.iter().map(|flag| CString::new(*flag).map_err(|_| refused));
-                        let mut all = flags.collect::<Result<Vec<_>, _>>()?;
-                        all.push(c"/var/runtime/python/bootstrap.py".into());
-                        all
-                    }
-                    Family::Provided => return Err(refused),
+                    (Family::Python, GuestKind::Interpreter { .. }) => python(c"/var/runtime/python/bootstrap.py"),
+                    (Family::Python, _) => python(c"/var/runtime/python/zygote.py"),
+                    _ => return Err(refused),
                 };
                 Ok(vec![program(Step::ExecInterpreter, binary, arguments)])
             }
+            GuestKind::Fork { .. } => Err(refused),
         }
+    }
+
+    /// The children of a sandbox's first process: its guest and orphans, of a zygote's also its forks' first processes.
+    pub(crate) fn children(&self, first: i32) -> Vec<i32> {
+        let text = self.read_proc(first, &format!("task/{first}/children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    }
+
+    /// Kills the children of a sandbox's first process that are in its own process namespace.
+    pub(crate) fn kill_children(&self, first: i32) {
+        // The number of a process in each namespace that has it.
+        let depth = |pid| {
+            let status = self.read_proc(pid, "status").unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            numbers.map_or(0, |numbers| numbers.split_whitespace().count())
+        };
+        let own = depth(first);
+        for pid in self.children(first) {
+            let Ok(child) = sys::pidfd_open(pid).map(owned) else { continue };
+            // What is still a child is what was opened: a number that is given out again is nobody's child here.
+            if self.children(first).contains(&pid) && depth(pid) == own {
+                let _ = rustix::process::pidfd_send_signal(&child, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
+    /// The beginning of a file about a process.
+    pub(crate) fn read_proc(&self, pid: i32, name: &str) -> io::Result<String> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.stage.proc, format!("{pid}/{name}"), flags, Mode::empty())?;
+        let mut text = [0u8; 4096];
+        let length = rustix::io::read(&file, &mut text)?;
+        Ok(String::from_utf8_lossy(&text[..length]).into_owned())
     }
 
     fn template_folder(&self) -> Result<OwnedFd, Fault> {
@@ -233,13 +409,13 @@ impl Maker {
         rustix::fs::openat2(&self.stage.code, name, flags, Mode::empty(), resolve).at(step)
     }
 
-    fn code_tree(&self, digest: &Digest) -> Result<OwnedFd, Fault> {
+    pub(crate) fn code_tree(&self, digest: &Digest) -> Result<OwnedFd, Fault> {
         let folder = self.code_folder(digest, Step::Code)?;
         Ok(owned(sys::clone_tree(folder.as_raw_fd(), c"").at(Step::Code)?))
     }
 
     /// What becomes `/opt`: nothing, the one layer, or an overlay of several, the last on top.
-    fn layers_tree(&self, layers: &[Digest]) -> Result<Option<OwnedFd>, Fault> {
+    pub(crate) fn layers_tree(&self, layers: &[Digest]) -> Result<Option<OwnedFd>, Fault> {
         let folders =
             layers.iter().map(|layer| self.code_folder(layer, Step::Layers)).collect::<Result<Vec<_>, _>>()?;
         match &folders[..] {
@@ -261,7 +437,7 @@ impl Maker {
         }
     }
 
-    fn tmp_options(&self, bytes: u64) -> CString {
+    pub(crate) fn tmp_options(&self, bytes: u64) -> CString {
         let options = if self.settings.limit_tmp {
             // Inodes are kernel memory as well: one for each page, and some for small sizes.
             format!("mode=1777,size={bytes},nr_inodes={}", (bytes / 4096).max(1024))
@@ -272,87 +448,124 @@ impl Maker {
     }
 
     fn group(&self, id: u64, memory_bytes: u64) -> Result<Option<Group>, Fault> {
+        self.groups.create(id, self.limits(memory_bytes)).at(Step::Cgroup).map(Some)
+    }
+
+    pub(crate) fn limits(&self, memory_bytes: u64) -> Limits {
         let unlimited = Limits { memory_bytes: 1 << 40, tasks: 1 << 20 };
         // One more task than the guest's for the sandbox's first process.
-        let limits = Limits {
+        Limits {
             memory_bytes: if self.settings.limit_memory { memory_bytes } else { unlimited.memory_bytes },
             tasks: if self.settings.limit_tasks { child::TASKS + 1 } else { unlimited.tasks },
-        };
-        self.groups.create(id, limits).at(Step::Cgroup).map(Some)
+        }
     }
 
     fn clone_child(
         &self,
         inputs: &Inputs,
         group: Option<&Group>,
-        host_id: Option<u32>,
+        host_id: Option<HostId>,
+        nest: Option<(&Home, u32)>,
     ) -> Result<(i32, OwnedFd, OwnedFd), Fault> {
         let settings = &self.settings;
-        let (status, inner) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .at(Step::Clone)?;
-        let doors = group.map(|group| self.groups.doors(group)).transpose().at(Step::Cgroup)?.unwrap_or_default();
+        let (status, inner) = seqpacket_pair(Step::Clone)?;
+        let role = inputs.cast.role();
+        // A child that is cloned into its group needs no door.
+        let target = group.and_then(|group| self.groups.clone_target(group)).filter(|_| nest.is_none());
+        let doors = group.filter(|_| target.is_none()).map(|group| self.groups.doors(group));
+        let doors = doors.transpose().at(Step::Cgroup)?.unwrap_or_default();
+        let seccomp = if matches!(role, Role::Zygote { .. }) { &self.zygote_seccomp } else { &self.seccomp };
         let plan = Plan {
             status: inner.as_raw_fd(),
             root: inputs.root.as_raw_fd(),
-            code: inputs.code.as_raw_fd(),
+            code: inputs.code.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             layers: inputs.layers.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             environment: inputs.fds.environment.as_raw_fd(),
             channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             output: inputs.fds.output.as_raw_fd(),
             doors: &doors,
             tmp_options: &inputs.tmp_options,
-            programs: &inputs.programs,
+            role,
             rules: &self.rules,
-            seccomp: if settings.seccomp { &self.seccomp } else { &[] },
+            seccomp: if settings.seccomp { seccomp } else { &[] },
             landlock_abi: settings.landlock_abi,
             limit_tasks: settings.limit_tasks && !self.groups.powers().tasks,
             lower_priority: !self.groups.powers().cpu,
             network: settings.network,
             tproxy: settings.tproxy,
             user_namespace: settings.user_namespace,
-            host_ids: if settings.user_namespace { None } else { host_id },
-            drop_groups: settings.privileged,
+            host_ids: if settings.user_namespace { None } else { host_id.map(HostId::number) },
+            drop_groups: settings.privileged && nest.is_none(),
             token: inputs.token,
             id: inputs.id,
         };
         if let Some(id) = host_id {
-            give_pipe(&inputs.fds.output, id).at(Step::Ids)?;
+            give_pipe(&inputs.fds.output, id.number()).at(Step::Ids)?;
         }
         let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         for (wanted, flag) in [(settings.user_namespace, libc::CLONE_NEWUSER), (settings.network, libc::CLONE_NEWNET)] {
             namespaces |= if wanted { flag } else { 0 };
         }
-        let target = group.and_then(|group| self.groups.clone_target(group));
-        // SAFETY: the spawner never starts a thread.
-        match unsafe { sys::clone_process(namespaces, target) }.at(Step::Clone)? {
-            Cloned::Child => child::run(&plan),
-            Cloned::Parent { pid, pidfd } => {
-                let pidfd = owned(pidfd);
-                match self.open_gate(pid, host_id, &status) {
-                    Ok(()) => Ok((pid, pidfd, status)),
-                    Err(fault) => {
-                        // The child ends when its socket closes; here it is reaped.
-                        drop((status, inner));
-                        reap(&pidfd);
-                        Err(fault)
-                    }
-                }
+        let (pid, pidfd) = match nest {
+            Some((home, _)) => clone_below(home, namespaces, &plan, &self.stage.proc)?,
+            // SAFETY: the spawner never starts a thread.
+            None => match unsafe { sys::clone_process(namespaces, target) }.at(Step::Clone)? {
+                Cloned::Child => child::run(&plan),
+                Cloned::Parent { pid, pidfd } => (pid, owned(pidfd)),
+            },
+        };
+        let opened = match nest {
+            Some((home, inner_id)) => self.map_below(home, pid, inner_id),
+            None => self.map_ids(pid, host_id),
+        };
+        match opened.and_then(|()| self.open_gate(pid, &status)) {
+            Ok(()) => Ok((pid, pidfd, status)),
+            Err(fault) => {
+                // The child ends when its socket closes; here it is reaped.
+                drop((status, inner));
+                reap(&pidfd);
+                Err(fault)
             }
         }
     }
 
-    /// Maps the child's ids and lets it go on.
-    fn open_gate(&self, pid: i32, host_id: Option<u32>, status: &OwnedFd) -> Result<(), Fault> {
-        if self.settings.user_namespace {
-            // Where sandboxes have no ids of their own, they have the spawner's, by whatever name it goes here.
-            let (uid, gid) = match host_id {
-                Some(id) => (id, id),
-                None => (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
-            };
-            self.write_proc(pid, "uid_map", &format!("{INNER_UID} {uid} 1")).at(Step::IdMap)?;
-            self.write_proc(pid, "gid_map", &format!("{INNER_GID} {gid} 1")).at(Step::IdMap)?;
+    /// Maps the child's ids: its own, and a zygote's forks' as well.
+    fn map_ids(&self, pid: i32, host_id: Option<HostId>) -> Result<(), Fault> {
+        if !self.settings.user_namespace {
+            return Ok(());
         }
+        // Where sandboxes have no ids of their own, they have the spawner's, by whatever name it goes here.
+        let (uid, gid) = match host_id {
+            Some(id) => (id.number(), id.number()),
+            None => (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
+        };
+        let forks = match host_id {
+            Some(HostId::Block(id)) => format!("\n{FORKS_ID} {} {FORKS_MAX}", id + 1),
+            _ => String::new(),
+        };
+        self.write_proc(pid, "uid_map", &format!("{INNER_UID} {uid} 1{forks}")).at(Step::IdMap)?;
+        self.write_proc(pid, "gid_map", &format!("{INNER_GID} {gid} 1{forks}")).at(Step::IdMap)
+    }
+
+    /// Maps the id of a fork's first process. Only who is in the zygote's user namespace may, and the zygote may not.
+    fn map_below(&self, home: &Home, pid: i32, inner_id: u32) -> Result<(), Fault> {
+        let group = if inner_id == INNER_UID { INNER_GID } else { inner_id };
+        let maps = [("uid_map", format!("{INNER_UID} {inner_id} 1")), ("gid_map", format!("{INNER_GID} {group} 1"))];
+        let user = home.user.as_raw_fd();
+        // SAFETY: the spawner never starts a thread; the closure keeps nothing.
+        unsafe {
+            sys::aside(&mut || {
+                sys::setns(user)?;
+                maps.iter().try_for_each(|(name, map)| {
+                    self.write_proc(pid, name, map).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+                })
+            })
+        }
+        .at(Step::IdMap)
+    }
+
+    /// Lets the child go on.
+    fn open_gate(&self, pid: i32, status: &OwnedFd) -> Result<(), Fault> {
         // When the host itself is out of memory, guests go before the platform.
         let _ = self.write_proc(pid, "oom_score_adj", "500");
         sys::send(status.as_raw_fd(), b"go").at(Step::Gate)
@@ -364,6 +577,47 @@ impl Maker {
         rustix::io::write(&file, value.as_bytes())?;
         Ok(())
     }
+}
+
+/// Clones a fork's first process below the zygote's namespaces: by a helper that belongs to the zygote's user, as the new
+/// user namespace then does, and by a child of it that is in the zygote's process namespace. Both end at once, and the
+/// zygote's first process is the new one's parent; here it is known by its descriptor.
+fn clone_below(home: &Home, namespaces: c_int, plan: &Plan<'_>, proc: &OwnedFd) -> Result<(i32, OwnedFd), Fault> {
+    let (user, processes) = (home.user.as_raw_fd(), home.processes.as_raw_fd());
+    let mut descriptor = -1;
+    // SAFETY: the spawner never starts a thread, and its helpers do not either; the closures leave a number only.
+    unsafe {
+        sys::aside(&mut || {
+            sys::setns(user)?;
+            sys::become_ids(INNER_UID, INNER_GID)?;
+            sys::setns(processes)?;
+            sys::aside(&mut || match sys::clone_process(namespaces, None)? {
+                Cloned::Child => child::run(plan),
+                Cloned::Parent { pidfd, .. } => {
+                    descriptor = pidfd;
+                    Ok(())
+                }
+            })
+        })
+    }
+    .at(Step::Clone)?;
+    let pidfd = owned(descriptor);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let info = rustix::fs::openat(proc, format!("self/fdinfo/{descriptor}"), flags, Mode::empty()).at(Step::Clone)?;
+    let mut text = [0u8; 1024];
+    let length = rustix::io::read(&info, &mut text).at(Step::Clone)?;
+    let text = String::from_utf8_lossy(&text[..length]);
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    Ok((pid.ok_or(Fault { step: Step::Clone, errno: libc::ESRCH })?, pidfd))
+}
+
+fn seqpacket_pair(step: Step) -> Result<(OwnedFd, OwnedFd), Fault> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).at(step)
+}
+
+fn python(script: &CStr) -> Vec<CString> {
+    let flags = PYTHON_FLAGS.iter().filter_map(|flag| CString::new(*flag).ok());
+    flags.chain([script.to_owned()]).collect()
 }
 
 /// Gives the output pipe to the guest's user: a guest that opens `/dev/stderr` opens it anew. Only a nameless pipe is
@@ -407,9 +661,17 @@ mod tests {
 
     #[test]
     fn ids_come_back_and_end() {
-        let mut ids = Ids { next: 7, end: 9, free: Vec::new() };
-        assert_eq!((ids.take(), ids.take(), ids.take()), (Some(7), Some(8), None));
-        ids.give_back(7);
-        assert_eq!((ids.take(), ids.take()), (Some(7), None));
+        let mut ids = Ids { next: 7, end: 9 + FORKS_MAX + 1, free: Vec::new(), free_blocks: Vec::new() };
+        let block = ids.take_block();
+        assert_eq!(block, Some(HostId::Block(7)));
+        let first = 8 + FORKS_MAX;
+        let one = |id| Some(HostId::One(id));
+        assert_eq!((ids.take(), ids.take(), ids.take()), (one(first), one(first + 1), None));
+        assert_eq!(ids.take_block(), None);
+        ids.give_back(HostId::One(first));
+        ids.give_back(HostId::Within(9));
+        assert_eq!((ids.take(), ids.take()), (one(first), None));
+        ids.give_back(HostId::Block(7));
+        assert_eq!(ids.take_block(), block);
     }
 }

@@ -9,8 +9,11 @@
 //! | `launch`    | starts the spawner                                                  |
 //! | `backend`   | the server's side: `Backend` over the socket                        |
 //! | `spawner`   | the loop of the spawner                                             |
+//! | `nursery`   | a zygote, as the spawner sees it                                    |
 //! | `make`      | one sandbox up to its open gate                                     |
 //! | `child`     | its first process: root, network, walls, guest                      |
+//! | `entry`     | the same walls for a guest that is forked from a zygote             |
+//! | `assign`    | gives a sandbox that runs its function                              |
 //! | `template`  | the root that all sandboxes are cloned from                         |
 //! | `netns`, `landlock`, `seccomp`, `cgroup`, `watch` | one wall each                  |
 //! | `probe`     | which walls stand on this host                                      |
@@ -19,14 +22,17 @@
 //! Invariant: nothing survives the spawner, and the spawner does not survive the server.
 #![allow(unsafe_code)]
 
+mod assign;
 mod backend;
 mod cgroup;
 mod child;
 mod config;
+mod entry;
 mod landlock;
 mod launch;
 mod make;
 mod netns;
+mod nursery;
 mod probe;
 mod protocol;
 mod seccomp;

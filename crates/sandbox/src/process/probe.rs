@@ -103,7 +103,7 @@ fn trial(maker: &mut Maker) -> Result<u32, Fault> {
         guest: GuestKind::Bootstrap,
         memory_bytes: 128 << 20,
         tmp_bytes: 1 << 20,
-        code: [b'0'; protocol::DIGEST_BYTES],
+        code: None,
         layers: Vec::new(),
     };
     let made = maker.make_trial(&request, trial_fds()?)?;

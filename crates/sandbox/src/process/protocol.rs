@@ -37,7 +37,17 @@ pub(crate) type Digest = [u8; DIGEST_BYTES];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GuestKind {
     Bootstrap,
-    Interpreter { index: u32, heap_mb: u32 },
+    Interpreter {
+        index: u32,
+        heap_mb: u32,
+    },
+    Zygote {
+        index: u32,
+    },
+    /// A fork of the zygote in the sandbox with this id.
+    Fork {
+        zygote: u64,
+    },
 }
 
 /// Asks for a sandbox. Beside it: the guest's channel end, the output pipe's write end, the environment memory file.
@@ -45,6 +55,19 @@ pub(crate) enum GuestKind {
 pub(crate) struct StartRequest {
     pub(crate) token: u64,
     pub(crate) guest: GuestKind,
+    pub(crate) memory_bytes: u64,
+    pub(crate) tmp_bytes: u64,
+    /// None: an empty folder.
+    pub(crate) code: Option<Digest>,
+    pub(crate) layers: Vec<Digest>,
+}
+
+/// Gives a running sandbox its function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AssignRequest {
+    pub(crate) token: u64,
+    /// The sandbox.
+    pub(crate) id: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) tmp_bytes: u64,
     pub(crate) code: Digest,
@@ -55,12 +78,14 @@ pub(crate) struct StartRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
     Start(StartRequest),
+    Assign(AssignRequest),
     /// Kill the sandbox with this id.
     Kill(u64),
 }
 
 const START: u32 = 1;
 const KILL: u32 = 2;
+const ASSIGN: u32 = 3;
 
 fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
     buffer[at..at + bytes.len()].copy_from_slice(bytes);
@@ -84,31 +109,78 @@ fn digest_at(buffer: &[u8], at: usize) -> Option<Digest> {
     digest.iter().all(fits).then_some(digest)
 }
 
+// Where the parts of a request lie.
+const AT_KIND: usize = 0;
+const AT_GUEST: usize = 4;
+const AT_TOKEN: usize = 8;
+/// An interpreter's index, a zygote's id, or the sandbox that is assigned to.
+const AT_SUBJECT: usize = 16;
+const AT_MEMORY: usize = 24;
+const AT_TMP: usize = 32;
+const AT_LAYERS: usize = 40;
+const AT_HEAP: usize = 44;
+const AT_HAS_CODE: usize = 48;
+const AT_CODE: usize = 56;
+
+fn put_folders(buffer: &mut [u8], code: Option<&Digest>, layers: &[Digest]) {
+    put(buffer, AT_LAYERS, &(layers.len() as u32).to_le_bytes());
+    if let Some(code) = code {
+        put(buffer, AT_HAS_CODE, &1u32.to_le_bytes());
+        put(buffer, AT_CODE, code);
+    }
+    for (index, layer) in layers.iter().take(LAYERS_MAX).enumerate() {
+        put(buffer, AT_CODE + DIGEST_BYTES * (index + 1), layer);
+    }
+}
+
+/// The limits, code and layers of a packet of right length, if all of them are allowed.
+fn folders(packet: &[u8]) -> Option<(u64, u64, Option<Digest>, Vec<Digest>)> {
+    let (memory_bytes, tmp_bytes) = (u64_at(packet, AT_MEMORY), u64_at(packet, AT_TMP));
+    let count = u32_at(packet, AT_LAYERS) as usize;
+    if !MEMORY_BYTES.contains(&memory_bytes) || !TMP_BYTES.contains(&tmp_bytes) || count > LAYERS_MAX {
+        return None;
+    }
+    let layers =
+        (0..count).map(|index| digest_at(packet, AT_CODE + DIGEST_BYTES * (index + 1))).collect::<Option<_>>()?;
+    let code = match u32_at(packet, AT_HAS_CODE) {
+        0 => None,
+        1 => Some(digest_at(packet, AT_CODE)?),
+        _ => return None,
+    };
+    Some((memory_bytes, tmp_bytes, code, layers))
+}
+
 impl Request {
     pub(crate) fn encode(&self) -> [u8; REQUEST_BYTES] {
         let mut buffer = [0; REQUEST_BYTES];
         match self {
             Self::Kill(id) => {
-                put(&mut buffer, 0, &KILL.to_le_bytes());
-                put(&mut buffer, 8, &id.to_le_bytes());
+                put(&mut buffer, AT_KIND, &KILL.to_le_bytes());
+                put(&mut buffer, AT_SUBJECT, &id.to_le_bytes());
             }
             Self::Start(start) => {
-                let (guest, index, heap) = match start.guest {
+                let (guest, subject, heap) = match start.guest {
                     GuestKind::Bootstrap => (0u32, 0, 0),
-                    GuestKind::Interpreter { index, heap_mb } => (1, index, heap_mb),
+                    GuestKind::Interpreter { index, heap_mb } => (1, u64::from(index), heap_mb),
+                    GuestKind::Zygote { index } => (2, u64::from(index), 0),
+                    GuestKind::Fork { zygote } => (3, zygote, 0),
                 };
-                put(&mut buffer, 0, &START.to_le_bytes());
-                put(&mut buffer, 4, &guest.to_le_bytes());
-                put(&mut buffer, 8, &start.token.to_le_bytes());
-                put(&mut buffer, 16, &index.to_le_bytes());
-                put(&mut buffer, 20, &heap.to_le_bytes());
-                put(&mut buffer, 24, &start.memory_bytes.to_le_bytes());
-                put(&mut buffer, 32, &start.tmp_bytes.to_le_bytes());
-                put(&mut buffer, 40, &(start.layers.len() as u32).to_le_bytes());
-                put(&mut buffer, 56, &start.code);
-                for (index, layer) in start.layers.iter().take(LAYERS_MAX).enumerate() {
-                    put(&mut buffer, 56 + DIGEST_BYTES * (index + 1), layer);
-                }
+                put(&mut buffer, AT_KIND, &START.to_le_bytes());
+                put(&mut buffer, AT_GUEST, &guest.to_le_bytes());
+                put(&mut buffer, AT_TOKEN, &start.token.to_le_bytes());
+                put(&mut buffer, AT_SUBJECT, &subject.to_le_bytes());
+                put(&mut buffer, AT_HEAP, &heap.to_le_bytes());
+                put(&mut buffer, AT_MEMORY, &start.memory_bytes.to_le_bytes());
+                put(&mut buffer, AT_TMP, &start.tmp_bytes.to_le_bytes());
+                put_folders(&mut buffer, start.code.as_ref(), &start.layers);
+            }
+            Self::Assign(assign) => {
+                put(&mut buffer, AT_KIND, &ASSIGN.to_le_bytes());
+                put(&mut buffer, AT_TOKEN, &assign.token.to_le_bytes());
+                put(&mut buffer, AT_SUBJECT, &assign.id.to_le_bytes());
+                put(&mut buffer, AT_MEMORY, &assign.memory_bytes.to_le_bytes());
+                put(&mut buffer, AT_TMP, &assign.tmp_bytes.to_le_bytes());
+                put_folders(&mut buffer, Some(&assign.code), &assign.layers);
             }
         }
         buffer
@@ -119,28 +191,29 @@ impl Request {
         if packet.len() != REQUEST_BYTES {
             return None;
         }
-        match u32_at(packet, 0) {
-            KILL => Some(Self::Kill(u64_at(packet, 8))),
+        match u32_at(packet, AT_KIND) {
+            KILL => Some(Self::Kill(u64_at(packet, AT_SUBJECT))),
             START => Self::decode_start(packet).map(Self::Start),
+            ASSIGN => {
+                let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
+                let (token, id) = (u64_at(packet, AT_TOKEN), u64_at(packet, AT_SUBJECT));
+                Some(Self::Assign(AssignRequest { token, id, memory_bytes, tmp_bytes, code: code?, layers }))
+            }
             _ => None,
         }
     }
 
     fn decode_start(packet: &[u8]) -> Option<StartRequest> {
-        let guest = match u32_at(packet, 4) {
+        let subject = u64_at(packet, AT_SUBJECT);
+        let guest = match u32_at(packet, AT_GUEST) {
             0 => GuestKind::Bootstrap,
-            1 => GuestKind::Interpreter { index: u32_at(packet, 16), heap_mb: u32_at(packet, 20) },
+            1 => GuestKind::Interpreter { index: u32::try_from(subject).ok()?, heap_mb: u32_at(packet, AT_HEAP) },
+            2 => GuestKind::Zygote { index: u32::try_from(subject).ok()? },
+            3 => GuestKind::Fork { zygote: subject },
             _ => return None,
         };
-        let (memory_bytes, tmp_bytes) = (u64_at(packet, 24), u64_at(packet, 32));
-        let count = u32_at(packet, 40) as usize;
-        if !MEMORY_BYTES.contains(&memory_bytes) || !TMP_BYTES.contains(&tmp_bytes) || count > LAYERS_MAX {
-            return None;
-        }
-        let layers =
-            (0..count).map(|index| digest_at(packet, 56 + DIGEST_BYTES * (index + 1))).collect::<Option<_>>()?;
-        let code = digest_at(packet, 56)?;
-        Some(StartRequest { token: u64_at(packet, 8), guest, memory_bytes, tmp_bytes, code, layers })
+        let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
+        Some(StartRequest { token: u64_at(packet, AT_TOKEN), guest, memory_bytes, tmp_bytes, code, layers })
     }
 }
 
@@ -185,10 +258,18 @@ pub(crate) enum Step {
     MemoryLimit,
     TaskLimit,
     CpuWeight,
+    /// The zygote is gone, or has given out all its forks.
+    Zygote,
+    /// A fork did not enter its sandbox.
+    Join,
+    /// The sandbox cannot be assigned to.
+    Assign,
+    /// The guest has kept what it must give up.
+    Verify,
 }
 
 impl Step {
-    const ALL: [Self; 34] = [
+    const ALL: [Self; 38] = [
         Self::Request,
         Self::Code,
         Self::Layers,
@@ -223,6 +304,10 @@ impl Step {
         Self::MemoryLimit,
         Self::TaskLimit,
         Self::CpuWeight,
+        Self::Zygote,
+        Self::Join,
+        Self::Assign,
+        Self::Verify,
     ];
 
     pub(crate) fn from_number(number: u32) -> Option<Self> {
@@ -237,6 +322,8 @@ pub(crate) enum Reply {
     Started { token: u64, id: u64, pid: i32, listeners: u32, meters: u32, features: u32 },
     /// No sandbox was made.
     Failed { token: u64, step: u32, errno: i32 },
+    /// A sandbox has what the assignment with this token asked for. A failed one is `Failed`.
+    Assigned { token: u64 },
     /// A sandbox has ended and everything of it is removed. `status` is wait(2)'s.
     Exited { id: u64, status: i32, out_of_memory: bool, cpu_ns: u64, peak_bytes: u64 },
 }
@@ -271,6 +358,7 @@ impl Reply {
             Self::Exited { id, status, out_of_memory, cpu_ns, peak_bytes } => {
                 words[..6].copy_from_slice(&[3, id, status as u64, u64::from(out_of_memory), cpu_ns, peak_bytes]);
             }
+            Self::Assigned { token } => words[..2].copy_from_slice(&[4, token]),
         }
         for (index, word) in words.iter().enumerate() {
             put(&mut buffer, index * 8, &word.to_le_bytes());
@@ -301,6 +389,7 @@ impl Reply {
                 cpu_ns: word(4),
                 peak_bytes: word(5),
             }),
+            4 => Some(Self::Assigned { token: word(1) }),
             _ => None,
         }
     }
@@ -339,14 +428,29 @@ mod tests {
             guest: GuestKind::Interpreter { index: 2, heap_mb: 115 },
             memory_bytes: 128 << 20,
             tmp_bytes: 512 << 20,
-            code: [b'a'; 64],
+            code: Some([b'a'; 64]),
             layers: vec![[b'0'; 64], [b'1'; 64]],
+        }
+    }
+
+    fn assign() -> AssignRequest {
+        AssignRequest {
+            token: 8,
+            id: u64::MAX - 1,
+            memory_bytes: 128 << 20,
+            tmp_bytes: 512 << 20,
+            code: [b'c'; 64],
+            layers: vec![[b'2'; 64]],
         }
     }
 
     #[test]
     fn requests_read_back() {
-        for request in [Request::Start(start()), Request::Kill(u64::MAX)] {
+        let mut requests = vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Assign(assign())];
+        for guest in [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }] {
+            requests.push(Request::Start(StartRequest { guest, code: None, ..start() }));
+        }
+        for request in requests {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
     }
@@ -357,6 +461,7 @@ mod tests {
             Reply::Started { token: 1, id: 2, pid: 3, listeners: 4, meters: 4, features: 1 },
             Reply::Failed { token: 9, step: Step::Code as u32, errno: 2 },
             Reply::Exited { id: 1, status: 9, out_of_memory: true, cpu_ns: 5, peak_bytes: 6 },
+            Reply::Assigned { token: 4 },
         ] {
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }
@@ -373,7 +478,12 @@ mod tests {
             Request::decode(&packet)
         };
         assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
-        assert_eq!(with(4, &2u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &4u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(20, &1u32.to_le_bytes()), None, "an interpreter beyond any list");
+        assert_eq!(with(48, &2u32.to_le_bytes()), None, "neither code nor none");
+        let mut nothing = Request::Assign(assign()).encode();
+        put(&mut nothing, AT_HAS_CODE, &0u32.to_le_bytes());
+        assert_eq!(Request::decode(&nothing), None, "an assignment of nothing");
         assert_eq!(with(24, &0u64.to_le_bytes()), None, "no memory");
         assert_eq!(with(24, &u64::MAX.to_le_bytes()), None, "all memory");
         assert_eq!(with(32, &0u64.to_le_bytes()), None, "no /tmp: tmpfs takes size=0 for unlimited");

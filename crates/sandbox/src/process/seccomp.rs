@@ -179,7 +179,7 @@ fn action_of(number: u32) -> Action {
 }
 
 /// Neighbouring numbers with the same action, as (first number, action).
-fn ranges() -> Vec<(u32, Action)> {
+fn ranges(action_of: impl Fn(u32) -> Action) -> Vec<(u32, Action)> {
     let mut ranges: Vec<(u32, Action)> = Vec::new();
     for number in 0..=REVIEWED_MAX {
         let action = action_of(number);
@@ -270,15 +270,28 @@ fn search(ranges: &[(u32, Action)]) -> Vec<sock_filter> {
     code
 }
 
-/// The whole program.
+/// The whole program of a guest.
 pub(crate) fn program() -> Vec<sock_filter> {
+    program_of(&ranges(action_of))
+}
+
+/// That of a zygote, whose forks enter namespaces that were made for them, and install the guest's program then.
+pub(crate) fn zygote_program() -> Vec<sock_filter> {
+    let action = |number| match c_long::from(number) {
+        libc::SYS_setns => Action::Return(ALLOW),
+        _ => action_of(number),
+    };
+    program_of(&ranges(action))
+}
+
+fn program_of(ranges: &[(u32, Action)]) -> Vec<sock_filter> {
     let mut code = vec![
         statement(LOAD, AT_ARCH),
         jump(JUMP_EQUAL, ARCH, 1, 0),
         statement(RETURN, KILL),
         statement(LOAD, AT_NUMBER),
     ];
-    code.extend(search(&ranges()));
+    code.extend(search(ranges));
     code
 }
 
@@ -375,6 +388,19 @@ mod tests {
         assert_eq!(call(libc::SYS_ioctl, &[0, TIOCSTI]), denied);
         assert_eq!(call(libc::SYS_ioctl, &[0, TIOCLINUX]), denied);
         assert_eq!(call(libc::SYS_ioctl, &[0, 0x5401]), ALLOW);
+    }
+
+    #[test]
+    fn a_zygote_may_enter_namespaces_and_nothing_else_more() {
+        let (guest, zygote) = (program(), zygote_program());
+        for number in 0..=REVIEWED_MAX {
+            let of = |program: &[sock_filter]| run(program, ARCH, number, [0; 6]);
+            if c_long::from(number) == libc::SYS_setns {
+                assert_eq!((of(&guest), of(&zygote)), (errno(libc::EPERM), ALLOW));
+            } else {
+                assert_eq!(of(&guest), of(&zygote), "call {number}");
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!      host; a packet that is no request is answered with a failure and nothing else happens.
 //!   2. When the server's end of the socket closes, for whatever reason, every sandbox is killed, reaped and removed.
 //!   3. A sandbox's end is told after its processes, mounts and cgroups are gone.
+//!   4. A zygote's sandbox outlives those of its forks, which lie below its namespaces.
 //!
 //! Start reading at `spawner_main`, then `Spawner::turn`.
 
@@ -18,13 +19,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::fs::MemfdFlags;
 
+use super::assign::{self, Inside};
 use super::cgroup::{Group, Groups, Remains};
 use super::config::{Report, SpawnerConfig, WallKind};
 use super::landlock;
-use super::make::{GuestFds, Ids, Made, Maker, Settings, reap};
+use super::make::{GuestFds, Home, Ids, Made, Maker, Settings, reap};
 use super::netns::Rules;
+use super::nursery::{Nursery, Order};
 use super::probe;
-use super::protocol::{self, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step};
+use super::protocol::{self, AssignRequest, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step};
 use super::seccomp;
 use super::sys::{self, At, Fault};
 use super::template;
@@ -44,11 +47,35 @@ struct Sandbox {
     made: Made,
     token: u64,
     memory_bytes: u64,
+    /// Whether it was asked for without code.
+    codeless: bool,
     started: bool,
     fault: Option<Fault>,
     /// wait(2)'s status of the guest, as the first process told it.
     status: Option<i32>,
     watched: Watched,
+    kind: Kind,
+}
+
+/// What is between a sandbox and others.
+enum Kind {
+    Plain {
+        /// Until it has a function, where it was asked for without.
+        inside: Option<Inside>,
+    },
+    Zygote(Nursery),
+    Fork {
+        zygote: u64,
+        /// What goes to the zygote once the sandbox stands; then what goes to the server once the guest is in it.
+        waiting: Option<Waiting>,
+        /// Until it has a function.
+        inside: Option<Inside>,
+    },
+}
+
+enum Waiting {
+    Order(Order),
+    Answer { reply: Reply, fds: Vec<OwnedFd> },
 }
 
 struct Spawner {
@@ -165,6 +192,7 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
         interpreters: config.interpreters.clone(),
         rules: Rules::new(),
         seccomp: seccomp::program(),
+        zygote_seccomp: seccomp::zygote_program(),
         ids: Ids::find().filter(|_| privileged && !off(WallKind::OwnUserId)),
     };
     let report = probe::probe(&mut maker, config);
@@ -172,6 +200,12 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
 }
 
 const CONTROL: u64 = 0;
+
+/// What an event is about, as the last digits of its key.
+const STATUS: u64 = 0;
+const END: u64 = 1;
+const ORDERS: u64 = 2;
+const EVENTS: u64 = 4;
 
 impl Spawner {
     /// Serves until the server is gone.
@@ -211,8 +245,14 @@ impl Spawner {
                         return Ok(false);
                     }
                 }
-                key if key % 2 == 0 => self.take_status(key / 2),
-                key => self.finish(key / 2),
+                key => {
+                    let id = key / EVENTS;
+                    match key % EVENTS {
+                        STATUS => self.take_status(id),
+                        ORDERS => self.take_delivery(id),
+                        _ => self.finish(id),
+                    }
+                }
             }
         }
         Ok(true)
@@ -241,6 +281,13 @@ impl Spawner {
                     self.reply(Reply::Failed { token: start.token, step, errno: fault.errno }, &[]);
                 }
             }
+            Some(Request::Assign(assign)) => {
+                let reply = match self.assign(&assign) {
+                    Ok(()) => Reply::Assigned { token: assign.token },
+                    Err(fault) => Reply::Failed { token: assign.token, step: fault.step as u32, errno: fault.errno },
+                };
+                self.reply(reply, &[]);
+            }
             None => self.reply(Reply::Failed { token: 0, step: Step::Request as u32, errno: libc::EBADMSG }, &[]),
         }
         Ok(true)
@@ -249,21 +296,44 @@ impl Spawner {
     fn start(&mut self, request: &StartRequest, fds: Vec<OwnedFd>) -> Result<(), Fault> {
         let refused = Fault { step: Step::Request, errno: libc::EBADF };
         let [channel, output, environment] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| refused)?;
-        let channel = matches!(request.guest, GuestKind::Interpreter { .. }).then_some(channel);
+        let channel = (request.guest != GuestKind::Bootstrap).then_some(channel);
         let id = self.next_id;
         self.next_id += 1;
-        let made = self.maker.make(request, GuestFds { channel, output, environment }, id)?;
-        let added = [(&made.status, id * 2), (&made.pidfd, id * 2 + 1)].into_iter().try_for_each(|(fd, key)| {
-            epoll::add(&self.epoll, fd, epoll::EventData::new_u64(key), epoll::EventFlags::IN).at(Step::Request)
+        let fds = GuestFds { channel, output, environment };
+        let (made, kind) = match request.guest {
+            GuestKind::Fork { zygote } => self.make_fork(request, fds, id, zygote)?,
+            GuestKind::Zygote { .. } => {
+                let mut made = self.maker.make(request, fds, id, None)?;
+                match Nursery::new(&mut made) {
+                    Ok(nursery) => (made, Kind::Zygote(nursery)),
+                    Err(fault) => {
+                        self.discard(made);
+                        return Err(fault);
+                    }
+                }
+            }
+            GuestKind::Bootstrap | GuestKind::Interpreter { .. } => {
+                (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None })
+            }
+        };
+        let mut watched = vec![(&made.status, STATUS), (&made.pidfd, END)];
+        if let Kind::Zygote(nursery) = &kind {
+            watched.push((nursery.socket(), ORDERS));
+        }
+        let added = watched.into_iter().try_for_each(|(fd, what)| {
+            let key = epoll::EventData::new_u64(id * EVENTS + what);
+            epoll::add(&self.epoll, fd, key, epoll::EventFlags::IN).at(Step::Request)
         });
         let sandbox = Sandbox {
             made,
             token: request.token,
             memory_bytes: request.memory_bytes,
+            codeless: request.code.is_none(),
             started: false,
             fault: added.err(),
             status: None,
             watched: Watched::default(),
+            kind,
         };
         let failed = sandbox.fault.is_some();
         self.sandboxes.insert(id, sandbox);
@@ -273,10 +343,161 @@ impl Spawner {
         Ok(())
     }
 
-    fn kill(&self, id: u64) {
-        if let Some(sandbox) = self.sandboxes.get(&id) {
+    /// Ends a sandbox that is on no list.
+    fn discard(&mut self, made: Made) {
+        reap(&made.pidfd);
+        if let Some(group) = made.group {
+            self.remove_group(group);
+        }
+        self.maker.give_back(made.host_id);
+    }
+
+    fn make_fork(
+        &mut self,
+        request: &StartRequest,
+        fds: GuestFds,
+        id: u64,
+        zygote: u64,
+    ) -> Result<(Made, Kind), Fault> {
+        let gone = Fault { step: Step::Zygote, errno: libc::ESRCH };
+        let parent = self.sandboxes.get_mut(&zygote).filter(|parent| parent.started).ok_or(gone)?;
+        let Kind::Zygote(nursery) = &mut parent.kind else { return Err(gone) };
+        let home = nursery.home().ok_or(gone)?;
+        let duplicate = |fd: &OwnedFd| fd.try_clone().at(Step::Zygote);
+        let channel = fds.channel.as_ref().map(duplicate).transpose()?;
+        let output = duplicate(&fds.output)?;
+        let made = self.maker.make(request, fds, id, Some(home))?;
+        nursery.forks += 1;
+        let order = Order { id, channel, output };
+        Ok((made, Kind::Fork { zygote, waiting: Some(Waiting::Order(order)), inside: None }))
+    }
+
+    fn assign(&mut self, request: &AssignRequest) -> Result<(), Fault> {
+        let refused = Fault { step: Step::Assign, errno: libc::ESRCH };
+        let sandbox = self.sandboxes.get_mut(&request.id).filter(|sandbox| sandbox.started).ok_or(refused)?;
+        let inside = match &mut sandbox.kind {
+            Kind::Plain { inside } | Kind::Fork { waiting: None, inside, .. } => inside.take(),
+            Kind::Fork { .. } | Kind::Zygote(_) => None,
+        };
+        let inside = inside.ok_or(refused)?;
+        sandbox.memory_bytes = request.memory_bytes;
+        assign::assign(&self.maker, &sandbox.made, &inside, request)
+    }
+
+    /// A fork's sandbox stands: its zygote may send the guest in. The server hears of it when that has happened.
+    fn order(&mut self, id: u64, reply: Reply, fds: Vec<OwnedFd>, namespaces: &[OwnedFd]) -> Result<(), Fault> {
+        let gone = Fault { step: Step::Zygote, errno: libc::ESRCH };
+        let sandbox = self.sandboxes.get_mut(&id).ok_or(gone)?;
+        let Kind::Fork { zygote, waiting, inside } = &mut sandbox.kind else { return Err(gone) };
+        *inside = Some(Inside::of_fork(namespaces)?);
+        let Some(Waiting::Order(order)) = waiting.replace(Waiting::Answer { reply, fds }) else { return Err(gone) };
+        let zygote = *zygote;
+        let groups = &self.maker.groups;
+        let doors = sandbox.made.group.as_ref().map(|group| groups.doors(group)).transpose().at(Step::Cgroup)?;
+        match self.sandboxes.get(&zygote).map(|parent| &parent.kind) {
+            Some(Kind::Zygote(nursery)) => nursery.send(&order, namespaces, &doors.unwrap_or_default()),
+            _ => Err(gone),
+        }
+    }
+
+    /// Hears from a zygote: a guest is in its sandbox, or not; or the zygote is gone.
+    fn take_delivery(&mut self, zygote: u64) {
+        let Some(Kind::Zygote(nursery)) = self.sandboxes.get(&zygote).map(|sandbox| &sandbox.kind) else { return };
+        match nursery.receive() {
+            Some((id, errno)) => {
+                let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+                let Kind::Fork { zygote: parent, waiting, .. } = &mut sandbox.kind else { return };
+                // A zygote speaks of its own forks only.
+                if *parent != zygote {
+                    return;
+                }
+                let Some(Waiting::Answer { reply, fds }) = waiting.take() else { return };
+                let told = sys::send(sandbox.made.status.as_raw_fd(), b"in");
+                if errno == 0 && told.is_ok() {
+                    sandbox.started = true;
+                    let all: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+                    self.reply(reply, &all);
+                } else {
+                    self.fail(id, Fault { step: Step::Join, errno });
+                }
+            }
+            None => self.close_nursery(zygote),
+        }
+    }
+
+    /// A zygote takes no more orders: forks that wait for it fail, and its sandbox ends once it has none left.
+    fn close_nursery(&mut self, zygote: u64) {
+        let Some(sandbox) = self.sandboxes.get_mut(&zygote) else { return };
+        let Kind::Zygote(nursery) = &mut sandbox.kind else { return };
+        if !nursery.close(&self.epoll) {
+            return;
+        }
+        let waiting: Vec<u64> = self
+            .sandboxes
+            .iter()
+            .filter(
+                |(_, sandbox)| matches!(&sandbox.kind, Kind::Fork { zygote: of, waiting: Some(_), .. } if *of == zygote),
+            )
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.fail(id, Fault { step: Step::Zygote, errno: libc::ESRCH });
+        }
+        self.end_childless(zygote);
+    }
+
+    /// Ends the sandbox of a zygote that is gone, unless forks of it live.
+    fn end_childless(&mut self, zygote: u64) {
+        if let Some(sandbox) = self.sandboxes.get(&zygote)
+            && let Kind::Zygote(nursery) = &sandbox.kind
+            && nursery.is_over()
+        {
             let _ = rustix::process::pidfd_send_signal(&sandbox.made.pidfd, rustix::process::Signal::KILL);
         }
+    }
+
+    fn fail(&mut self, id: u64, fault: Fault) {
+        if let Some(sandbox) = self.sandboxes.get_mut(&id) {
+            sandbox.fault = Some(fault);
+            let _ = rustix::process::pidfd_send_signal(&sandbox.made.pidfd, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// Kills a sandbox; a zygote only, while its forks live: theirs are below its own.
+    fn kill(&mut self, id: u64) {
+        let Some(sandbox) = self.sandboxes.get(&id) else { return };
+        if let Kind::Zygote(_) = &sandbox.kind {
+            self.maker.kill_children(sandbox.made.pid);
+            self.close_nursery(id);
+        } else {
+            let _ = rustix::process::pidfd_send_signal(&sandbox.made.pidfd, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// A sandbox stands: tells the server, or has the zygote send the guest in first.
+    fn stands(&mut self, id: u64, mut fds: Vec<OwnedFd>, sockets: usize, features: u32) -> Result<(), Fault> {
+        // The kernel drops descriptors that this process has no room for.
+        let full = Fault { step: Step::Network, errno: libc::EMFILE };
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return Ok(()) };
+        if fds.len() <= sockets {
+            return Err(full);
+        }
+        let namespaces = fds.split_off(sockets);
+        let meters = sandbox.made.group.as_ref().map(|group| self.maker.groups.meters(group)).unwrap_or_default();
+        let (token, pid) = (sandbox.token, sandbox.made.pid);
+        let reply = Reply::Started { token, id, pid, listeners: sockets as u32, meters: meters.len() as u32, features };
+        fds.extend(meters);
+        match &mut sandbox.kind {
+            Kind::Fork { .. } => return self.order(id, reply, fds, &namespaces),
+            Kind::Zygote(nursery) => nursery.settle(Home::new(namespaces, &sandbox.made)?),
+            Kind::Plain { inside } => {
+                *inside = namespaces.into_iter().next().filter(|_| sandbox.codeless).map(Inside::of_guest);
+            }
+        }
+        sandbox.started = true;
+        let all: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        self.reply(reply, &all);
+        Ok(())
     }
 
     /// Reads one message of a sandbox's first process.
@@ -292,26 +513,21 @@ impl Spawner {
             }
         };
         match Reply::decode(&packet[..length]) {
-            // The kernel drops descriptors that this process has no room for.
-            Some(Reply::Started { listeners, .. }) if fds.len() != listeners as usize => {
-                sandbox.fault = Some(Fault { step: Step::Network, errno: libc::EMFILE });
-                self.kill(id);
-            }
-            Some(Reply::Started { features, pid: _, listeners, .. }) => {
-                sandbox.started = true;
-                let meters =
-                    sandbox.made.group.as_ref().map(|group| self.maker.groups.meters(group)).unwrap_or_default();
-                let all: Vec<RawFd> = fds.iter().chain(&meters).map(AsRawFd::as_raw_fd).collect();
-                let pid = sandbox.made.pid;
-                let reply =
-                    Reply::Started { token: sandbox.token, id, pid, listeners, meters: meters.len() as u32, features };
-                self.reply(reply, &all);
+            Some(Reply::Started { features, listeners, .. }) => {
+                if let Err(fault) = self.stands(id, fds, listeners as usize, features) {
+                    self.fail(id, fault);
+                }
             }
             Some(Reply::Failed { step, errno, .. }) => {
                 sandbox.fault = Some(Fault { step: Step::from_number(step).unwrap_or(Step::Vanished), errno });
             }
-            Some(Reply::Exited { status, .. }) => sandbox.status = Some(status),
-            None => {}
+            Some(Reply::Exited { status, .. }) => {
+                sandbox.status = Some(status);
+                if let Kind::Zygote(_) = sandbox.kind {
+                    self.close_nursery(id);
+                }
+            }
+            Some(Reply::Assigned { .. }) | None => {}
         }
     }
 
@@ -328,8 +544,11 @@ impl Spawner {
         }
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
         let reaped = reap(&sandbox.made.pidfd);
-        let Sandbox { made, token, started, fault, status, watched, .. } = sandbox;
+        let Sandbox { made, token, started, fault, status, watched, kind, .. } = sandbox;
         drop((made.pidfd, made.status));
+        if let Kind::Zygote(nursery) = &kind {
+            nursery.forget(&self.epoll);
+        }
         // A group counts exactly; without one, what was seen while it ran and what was used when it was reaped.
         let mut counts = watched.counts().or(reaped);
         if let Some(group) = made.group {
@@ -348,6 +567,12 @@ impl Spawner {
             Reply::Failed { token, step: fault.step as u32, errno: fault.errno }
         };
         self.reply(reply, &[]);
+        if let Kind::Fork { zygote, .. } = kind {
+            if let Some(Sandbox { kind: Kind::Zygote(nursery), .. }) = self.sandboxes.get_mut(&zygote) {
+                nursery.forks -= 1;
+            }
+            self.end_childless(zygote);
+        }
     }
 
     fn remove_group(&mut self, group: Group) {
@@ -371,8 +596,8 @@ impl Spawner {
 
     /// Kills, reaps and removes everything.
     fn end(&mut self) {
-        for id in self.sandboxes.keys() {
-            self.kill(*id);
+        for sandbox in self.sandboxes.values() {
+            let _ = rustix::process::pidfd_send_signal(&sandbox.made.pidfd, rustix::process::Signal::KILL);
         }
         let ids: Vec<u64> = self.sandboxes.keys().copied().collect();
         for id in ids {

@@ -181,6 +181,65 @@ pub(crate) unsafe fn clone_process(namespaces: c_int, cgroup: Option<c_int>) -> 
     }
 }
 
+/// Runs `act` in a process of its own that shares this one's memory and descriptors, while this one stands still: for what
+/// changes a process for good. What `act` answers is answered.
+///
+/// # Safety
+/// The calling process must be single-threaded. `act` must not unwind, nor leave anything in memory that counts on the
+/// credentials of the process that it ran in.
+pub(crate) unsafe fn aside(act: &mut dyn FnMut() -> Call<()>) -> Call<()> {
+    const STACK_BYTES: usize = 512 * 1024;
+    struct Aside<'a> {
+        act: &'a mut dyn FnMut() -> Call<()>,
+        errno: c_int,
+    }
+    extern "C" fn run(aside: *mut c_void) -> c_int {
+        // SAFETY: `aside` passes its own structure and waits.
+        let aside = unsafe { &mut *aside.cast::<Aside<'_>>() };
+        let errno = (aside.act)().err().unwrap_or(0);
+        // SAFETY: as above; volatile, since the waiting parent reads it. The process ends without running anything else.
+        unsafe {
+            std::ptr::write_volatile(&raw mut aside.errno, errno);
+            libc::_exit(0)
+        }
+    }
+    let mut aside = Aside { act, errno: libc::ECHILD };
+    // SAFETY: the stack is a fresh mapping, used by the child alone; the child shares memory and this process waits
+    // (CLONE_VFORK) until it has ended, so `aside` outlives its use.
+    unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let stack = libc::mmap(std::ptr::null_mut(), STACK_BYTES, protection, flags, -1, 0);
+        if stack == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        let top = stack.cast::<u8>().add(STACK_BYTES).cast();
+        let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_VFORK | libc::SIGCHLD;
+        let pid = libc::clone(run, top, flags, (&raw mut aside).cast());
+        let failed = if pid < 0 { errno() } else { 0 };
+        if pid > 0 {
+            while libc::waitpid(pid, std::ptr::null_mut(), 0) < 0 && errno() == libc::EINTR {}
+        }
+        libc::munmap(stack, STACK_BYTES);
+        match (failed, std::ptr::read_volatile(&raw const aside.errno)) {
+            (0, 0) => Ok(()),
+            (0, errno) | (errno, _) => Err(errno),
+        }
+    }
+}
+
+/// Moves the caller into the namespace that a file stands for; of a process namespace, only its children to come.
+pub(crate) fn setns(namespace: c_int) -> Call<()> {
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::setns(namespace, 0) }).map(drop)
+}
+
+/// A descriptor of a process.
+pub(crate) fn pidfd_open(pid: i32) -> Call<c_int> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(|fd| fd as c_int)
+}
+
 /// Moves the caller into new namespaces.
 pub(crate) fn unshare(flags: c_int) -> Call<()> {
     // SAFETY: no pointers.

@@ -209,6 +209,8 @@ pub(crate) struct Stage {
     pub(crate) code: OwnedFd,
     /// The stage's `/proc`.
     pub(crate) proc: OwnedFd,
+    /// The spawner's own mount namespace.
+    pub(crate) mounts: OwnedFd,
 }
 
 /// Builds the stage and makes it the root of the caller's own mount namespace.
@@ -240,5 +242,5 @@ pub(crate) fn raise(config: &SpawnerConfig) -> Result<Stage, Fault> {
     sys::pivot_here().at(Step::Stage)?;
 
     let open = |path: &str| fs::File::open(path).map(OwnedFd::from).at(Step::Stage);
-    Ok(Stage { code: open("/code")?, proc: open("/proc")? })
+    Ok(Stage { code: open("/code")?, proc: open("/proc")?, mounts: open("/proc/self/ns/mnt")? })
 }

@@ -70,7 +70,7 @@ pub fn server() -> ExitCode {
         let backend = ProcessBackend::new(handle).unwrap();
         let spec = SandboxSpec {
             guest: Guest::Bootstrap,
-            code: digest('a'),
+            code: Some(digest('a')),
             layers: Vec::new(),
             memory_bytes: 128 << 20,
             tmp_bytes: 1 << 20,

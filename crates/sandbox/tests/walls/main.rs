@@ -15,6 +15,7 @@ mod hostile;
 mod remains;
 mod service;
 mod world;
+mod zygote;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -82,7 +83,13 @@ fn suite(filter: &str) -> ExitCode {
     for case in cases::CASES {
         run(case.name, &|| case.check(&world));
     }
-    for (name, check) in service::CHECKS.iter().chain(hostile::CHECKS).chain(remains::CHECKS).chain(dropped::CHECKS) {
+    for (name, check) in service::CHECKS
+        .iter()
+        .chain(hostile::CHECKS)
+        .chain(remains::CHECKS)
+        .chain(dropped::CHECKS)
+        .chain(zygote::CHECKS)
+    {
         run(name, &|| check(&world).map(|()| String::new()));
     }
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -58,7 +58,7 @@ fn after_a_sandbox(world: &World) -> Result<(), String> {
         let backend = ProcessBackend::new(handle).unwrap();
         // The spawner's report comes before its loop stands; after one refusal it does.
         let mut absent = world.spec(&[]);
-        absent.code = digest('8');
+        absent.code = Some(digest('8'));
         expect("absent code", backend.start(absent).await.is_err(), true)?;
         let (before, open_before) = (mounts(), open());
         for _ in 0..5 {
@@ -115,7 +115,7 @@ pub fn server() -> ExitCode {
         for _ in 0..3 {
             let spec = sandbox::SandboxSpec {
                 guest: sandbox::Guest::Bootstrap,
-                code: digest('a'),
+                code: Some(digest('a')),
                 layers: Vec::new(),
                 memory_bytes: 128 << 20,
                 tmp_bytes: 1 << 20,

@@ -177,7 +177,7 @@ fn opt_bootstrap(world: &World) -> Result<(), String> {
     let code = world.add_code('c', "index.txt", "code");
     let layer = world.add_code('d', "bootstrap", "#!/bin/sh\necho from-opt $0 $PWD\n");
     let mut spec = world.spec(&[]);
-    (spec.code, spec.layers) = (code, vec![layer]);
+    (spec.code, spec.layers) = (Some(code), vec![layer]);
     let outcome = world.run(&world.config(&[]), spec).map_err(|error| error.to_string())?;
     expect("output", outcome.output.trim(), "from-opt /opt/bootstrap /var/task")
 }
@@ -193,7 +193,7 @@ fn layers(world: &World) -> Result<(), String> {
     let second = world.add_code('e', "two", "two ");
     world.add_code('e', "both", "second ");
     let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
-    (spec.code, spec.layers) = (code, vec![first, second]);
+    (spec.code, spec.layers) = (Some(code), vec![first, second]);
     let outcome = world.run(&world.config(&[]), spec).map_err(|error| error.to_string())?;
     expect("output", outcome.output.contains("one two second "), true)?;
     expect("read-only", outcome.output.contains("read-only"), true)
@@ -207,7 +207,7 @@ fn missing(world: &World) -> Result<(), String> {
     let noise = world.add_code('3', "bootstrap", "\u{7f}no program");
     let words = |code| {
         let mut spec = world.spec(&[]);
-        spec.code = code;
+        spec.code = Some(code);
         world.run(&world.config(&[]), spec).err().map(|error| error.to_string()).unwrap_or_default()
     };
     expect("no bootstrap", words(empty), "fork/exec /var/task/bootstrap: no such file or directory".into())?;
@@ -215,14 +215,14 @@ fn missing(world: &World) -> Result<(), String> {
     expect("no program", words(noise), "fork/exec /var/task/bootstrap: exec format error".into())?;
     let absent = digest('f');
     let mut spec = world.spec(&[]);
-    spec.code = absent.clone();
+    spec.code = Some(absent.clone());
     match world.run(&world.config(&[]), spec) {
         Err(Error::CodeMissing(code)) => expect("code", code, absent),
         other => Err(format!("{:?}", other.err())),
     }
 }
 
-fn python() -> Interpreter {
+pub fn python() -> Interpreter {
     Interpreter {
         family: Family::Python,
         version: (3, 0, 0),
@@ -239,7 +239,7 @@ const ECHO: &str = "import socket, sys\n\
     s.sendall(s.recv(100).upper())\n";
 
 /// Says so where the machine has no Python of the distribution.
-fn no_python() -> bool {
+pub fn no_python() -> bool {
     let absent = !fs::exists("/usr/bin/python3").unwrap_or(false);
     if absent {
         println!("    no /usr/bin/python3 on this machine: not checked");
@@ -380,7 +380,7 @@ fn streams(world: &World) -> Result<(), String> {
     let script = "#!/bin/sh\necho one >/dev/stdout; echo two >/dev/stderr; mkfifo /tmp/p && echo three\n\
                   cat /dev/null; head -c 4 /dev/urandom | wc -c; echo x >/dev/full || echo full\n";
     let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
-    spec.code = world.add_code('6', "bootstrap", script);
+    spec.code = Some(world.add_code('6', "bootstrap", script));
     let outcome = world.run(&world.config(&[]), spec).map_err(|error| error.to_string())?;
     let words: Vec<&str> = outcome.output.lines().filter(|line| !line.contains(": ")).collect();
     expect("output", words, vec!["one", "two", "three", "4", "full"])
@@ -392,7 +392,7 @@ fn trust(world: &World) -> Result<(), String> {
     let mut config = world.config(&[]);
     config.trust_bundle = Some(world.path("bundle.pem"));
     let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
-    spec.code = world.add_code('7', "bootstrap", &format!("#!/bin/sh\ncat {place}\n"));
+    spec.code = Some(world.add_code('7', "bootstrap", &format!("#!/bin/sh\ncat {place}\n")));
     let outcome = world.run(&config, spec).map_err(|error| error.to_string())?;
     expect("bundle", outcome.output.as_str(), "the platform's")
 }
@@ -402,7 +402,7 @@ fn many(world: &World) -> Result<(), String> {
     world.with_backend(&world.config(&[]), async |backend| {
         let runs = (0..40).map(|number| {
             let mut spec = world.spec(&[("NUMBER", &number.to_string())]);
-            spec.code = code.clone();
+            spec.code = Some(code.clone());
             async move { finish(backend.start(spec).await.unwrap()).await.output.trim().to_owned() }
         });
         let mut set = Vec::new();
@@ -464,7 +464,7 @@ new Worker("require(\"worker_threads\").parentPort.postMessage(1)", { eval: true
 '; else echo node; fi
 "#;
     let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
-    spec.code = world.add_code('5', "bootstrap", script);
+    spec.code = Some(world.add_code('5', "bootstrap", script));
     spec.memory_bytes = 1 << 30;
     let outcome = world.run(&world.config(&[]), spec).map_err(|error| error.to_string())?;
     expect("output", outcome.output.as_str(), "python\nnode\n")

@@ -87,7 +87,7 @@ impl World {
     pub fn spec(&self, environment: &[(&str, &str)]) -> SandboxSpec {
         SandboxSpec {
             guest: Guest::Bootstrap,
-            code: self.code.clone(),
+            code: Some(self.code.clone()),
             layers: Vec::new(),
             memory_bytes: 256 << 20,
             tmp_bytes: 8 << 20,
@@ -180,4 +180,13 @@ pub fn groups() -> Vec<PathBuf> {
     let mut found = Vec::new();
     look(Path::new("/sys/fs/cgroup"), 4, &mut found);
     found
+}
+
+/// How many groups of sandboxes there are.
+pub fn group_folders() -> usize {
+    let inside = |folder: &PathBuf| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).count()
+    };
+    groups().iter().map(inside).sum()
 }

@@ -1,0 +1,368 @@
+//! Zygotes: guests that are forked into sandboxes of their own, and what each of them is left with.
+//!
+//! The guests are the platform's own Python guest (`runtimes/python`); what they try is written in Python as well.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use model::{CodeDigest, Family};
+use sandbox::process::{ProcessBackend, SpawnerConfig};
+use sandbox::{Assignment, Backend, Error, Guest, SandboxSpec, Started};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::Check;
+use super::service::{no_python, python};
+use super::world::{World, digest, expect, wait_until};
+
+pub const CHECKS: &[(&str, Check)] = &[
+    ("a zygote forks guests into sandboxes of their own", forks),
+    ("a fork has given up what every guest gives up", given_up),
+    ("forks know nothing of each other", apart),
+    ("a fork that keeps something gets nothing", kept),
+    ("the end of a zygote is not the end of its forks", outlived),
+    ("a fork's end is told, and nothing of it stays", ended),
+    ("a dead zygote forks no more", dead),
+    ("a zygote is no function", no_function),
+];
+
+const LOAD: u8 = 1;
+const INVOKE: u8 = 2;
+const READY: u8 = 16;
+const RESPONSE: u8 = 18;
+const BOOTED: u8 = 20;
+
+const FILES: &[(&str, &str)] = &[
+    ("dunlin_guest.py", include_str!("../../../../runtimes/python/dunlin_guest.py")),
+    ("dunlin_logs.py", include_str!("../../../../runtimes/python/dunlin_logs.py")),
+    ("dunlin_zygote.py", include_str!("../../../../runtimes/python/dunlin_zygote.py")),
+    ("bootstrap.py", include_str!("../../../../runtimes/python/bootstrap.py")),
+    ("zygote.py", include_str!("../../../../runtimes/python/zygote.py")),
+];
+
+/// A function that evaluates the event's text, after a definition of what attempts need.
+const EVALUATE: &str = r#"
+import os, sys, socket, json, ctypes, signal
+
+def status():
+    with open("/proc/self/status") as file:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+
+def errno_of(call):
+    try:
+        return ["done", call()]
+    except OSError as error:
+        return error.errno
+
+def handler(event, context):
+    return eval(event, globals())
+"#;
+
+fn config(world: &World) -> SpawnerConfig {
+    for (name, text) in FILES {
+        fs::write(world.path("runtime/python").join(name), text).unwrap();
+    }
+    let mut config = world.config(&[]);
+    config.interpreters.push(python());
+    config
+}
+
+fn spec(world: &World, guest: Guest) -> SandboxSpec {
+    SandboxSpec { guest, code: None, ..world.spec(&[("PATH", "/usr/bin:/bin")]) }
+}
+
+fn words(error: Error) -> String {
+    error.to_string()
+}
+
+/// A sandbox with a guest that speaks frames.
+struct Spoken {
+    started: Started,
+}
+
+impl Spoken {
+    async fn start(backend: &ProcessBackend, spec: SandboxSpec) -> Result<Self, String> {
+        let mut this = Self { started: backend.start(spec).await.map_err(words)? };
+        let (kind, _) = this.frame().await?;
+        expect("the first frame", kind, BOOTED)?;
+        Ok(this)
+    }
+
+    async fn zygote(world: &World, backend: &ProcessBackend) -> Result<Self, String> {
+        Self::start(backend, spec(world, Guest::Zygote { family: Family::Python, interpreter: 0 })).await
+    }
+
+    async fn fork(&self, world: &World, backend: &ProcessBackend) -> Result<Self, String> {
+        Self::start(backend, spec(world, Guest::Fork { zygote: self.started.control.id() })).await
+    }
+
+    async fn frame(&mut self) -> Result<(u8, Vec<u8>), String> {
+        let channel = &mut self.started.channel;
+        let length = match channel.read_u32_le().await {
+            Ok(length) => length,
+            Err(error) => return Err(format!("no frame: {error}; output: {}", self.output().await)),
+        };
+        let mut frame = vec![0; length as usize];
+        channel.read_exact(&mut frame).await.map_err(|error| error.to_string())?;
+        Ok((frame[0], frame.split_off(1)))
+    }
+
+    async fn output(&mut self) -> String {
+        let mut bytes = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.started.output.read_to_end(&mut bytes)).await;
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    async fn send(&mut self, kind: u8, body: &[u8]) {
+        let mut frame = (body.len() as u32 + 1).to_le_bytes().to_vec();
+        frame.push(kind);
+        frame.extend_from_slice(body);
+        self.started.channel.write_all(&frame).await.unwrap();
+    }
+
+    async fn assign(&self, code: &CodeDigest) -> Result<(), String> {
+        let assignment =
+            Assignment { code: code.clone(), layers: Vec::new(), memory_bytes: 200 << 20, tmp_bytes: 4 << 20 };
+        self.started.control.assign(&assignment).await.map_err(words)
+    }
+
+    /// Assigns the function that evaluates, and has it loaded.
+    async fn load(&mut self, code: &CodeDigest) -> Result<(), String> {
+        self.assign(code).await?;
+        let load = json!({"root": "/var/task", "handler": "index.handler", "environment": {"MARK": "its own"}});
+        self.send(LOAD, load.to_string().as_bytes()).await;
+        let (kind, body) = self.frame().await?;
+        if kind == READY { Ok(()) } else { Err(format!("{kind}: {}", String::from_utf8_lossy(&body))) }
+    }
+
+    async fn evaluate(&mut self, expression: &str) -> Result<Value, String> {
+        let meta = json!({"requestId": "1", "deadlineMs": 0, "functionArn": "arn"}).to_string();
+        let mut body = (meta.len() as u32).to_le_bytes().to_vec();
+        body.extend_from_slice(meta.as_bytes());
+        body.extend_from_slice(json!(expression).to_string().as_bytes());
+        self.send(INVOKE, &body).await;
+        let (kind, body) = self.frame().await?;
+        if kind != RESPONSE {
+            return Err(format!("{kind}: {}", String::from_utf8_lossy(&body)));
+        }
+        let (length, rest) = body.split_first_chunk::<4>().ok_or("a short answer")?;
+        serde_json::from_slice(&rest[u32::from_le_bytes(*length) as usize..]).map_err(|error| error.to_string())
+    }
+
+    async fn expect(&mut self, expression: &str, wanted: Value) -> Result<(), String> {
+        let found = self.evaluate(expression).await?;
+        expect(expression, found, wanted)
+    }
+}
+
+/// Runs a check with a zygote, and the digest of the function that evaluates.
+fn with_zygote(
+    world: &World,
+    check: impl AsyncFnOnce(&ProcessBackend, Spoken, CodeDigest) -> Result<(), String>,
+) -> Result<(), String> {
+    if no_python() {
+        return Ok(());
+    }
+    let code = world.add_code('9', "index.py", EVALUATE);
+    world.with_backend(&config(world), async |backend| {
+        let zygote = Spoken::zygote(world, backend).await?;
+        check(backend, zygote, code).await
+    })
+}
+
+fn forks(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, code| {
+        let mut took = Vec::new();
+        for _ in 0..10 {
+            let began = Instant::now();
+            let mut fork = zygote.fork(world, backend).await?;
+            let forked = began.elapsed();
+            fork.load(&code).await?;
+            took.push((forked, began.elapsed() - forked));
+            fork.expect("1 + 1", json!(2)).await?;
+            fork.expect("[os.getpid(), os.getppid()]", json!([3, 1])).await?;
+            fork.expect("[os.getuid(), os.getgid()]", json!([993, 990])).await?;
+            fork.expect("sorted(os.listdir('/var/task'))", json!(["index.py"])).await?;
+            fork.expect("os.environ['MARK']", json!("its own")).await?;
+            fork.expect("os.getcwd()", json!("/var/task")).await?;
+            fork.expect("open('/tmp/x', 'w').write('mine')", json!(4)).await?;
+            let room = "os.statvfs('/tmp').f_blocks * os.statvfs('/tmp').f_frsize";
+            fork.expect(room, json!(4 << 20)).await?;
+            let interfaces = "[name for _, name in socket.if_nameindex()]";
+            fork.expect(interfaces, json!(["lo"])).await?;
+        }
+        took.sort();
+        println!("    fork and load, medians: {:?}", took[5]);
+        Ok(())
+    })
+}
+
+fn given_up(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, code| {
+        let mut fork = zygote.fork(world, backend).await?;
+        fork.load(&code).await?;
+        let sets = "[int(status()[name], 16) for name in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb')]";
+        fork.expect(sets, json!([0, 0, 0, 0, 0])).await?;
+        fork.expect("[status()['NoNewPrivs'], status()['Seccomp']]", json!(["1", "2"])).await?;
+        fork.expect("sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:4]", json!([0, 1, 2, 3])).await?;
+        fork.expect("len(os.listdir('/proc/self/fd'))", json!(5)).await?;
+        let limits = "[__import__('resource').getrlimit(kind) for kind in (7, 4)]";
+        fork.expect(limits, json!([[1024, 1024], [0, 0]])).await?;
+        for (attempt, errno) in [
+            ("errno_of(lambda: open('/x', 'w'))", json!(libc::EROFS)),
+            ("errno_of(lambda: open('/var/task/x', 'w'))", json!(libc::EROFS)),
+            ("errno_of(lambda: os.kill(1, 9))", json!(libc::EPERM)),
+            ("errno_of(lambda: open('/proc/1/mem', 'rb'))", json!(libc::EACCES)),
+        ] {
+            fork.expect(attempt, errno).await?;
+        }
+        let calls = "[(ctypes.CDLL(None, use_errno=True).syscall(*call), ctypes.get_errno())[1] for call in %s]";
+        // setns, unshare, mount, clone of a user namespace, bpf: what a zygote may and more.
+        let attempted =
+            "[(308, 0, 0), (272, 0x10000000), (165, 0, 0, 0, 0, 0), (56, 0x10000011, 0, 0, 0, 0), (321, 0, 0, 0)]";
+        if cfg!(target_arch = "x86_64") {
+            fork.expect(&calls.replace("%s", attempted), json!([1, 1, 1, 1, 1])).await?;
+        }
+        Ok(())
+    })
+}
+
+fn apart(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, code| {
+        let mut one = zygote.fork(world, backend).await?;
+        let mut two = zygote.fork(world, backend).await?;
+        one.load(&code).await?;
+        two.load(&code).await?;
+        one.expect("open('/tmp/secret', 'w').write('one')", json!(3)).await?;
+        one.expect("globals().__setitem__('secret', 'one')", Value::Null).await?;
+        two.expect("os.listdir('/tmp')", json!([])).await?;
+        two.expect("globals().get('secret')", Value::Null).await?;
+        two.expect("sorted(int(pid) for pid in os.listdir('/proc') if pid.isdigit())", json!([1, 3])).await?;
+        for expression in ["os.urandom(8).hex()", "__import__('random').random()", "__import__('uuid').uuid4().hex"] {
+            let (first, second) = (one.evaluate(expression).await?, two.evaluate(expression).await?);
+            expect(expression, first == second, false)?;
+        }
+        for namespace in ["user", "mnt", "pid", "net", "ipc", "uts"] {
+            let link = format!("os.readlink('/proc/self/ns/{namespace}')");
+            let (first, second) = (one.evaluate(&link).await?, two.evaluate(&link).await?);
+            expect(&link, first == second, false)?;
+        }
+        let listen = "(globals().__setitem__('held', socket.socket(socket.AF_UNIX)), held.bind('\\0abstract'), held.listen())[0]";
+        one.expect(listen, Value::Null).await?;
+        let connect = "errno_of(lambda: socket.socket(socket.AF_UNIX).connect('\\0abstract'))";
+        two.expect(connect, json!(libc::ECONNREFUSED)).await
+    })
+}
+
+/// Zygotes whose forks leave something out, as code that was imported into one could make them.
+fn kept(world: &World) -> Result<(), String> {
+    if no_python() {
+        return Ok(());
+    }
+    let config = config(world);
+    let path = world.path("runtime/python/dunlin_zygote.py");
+    let text = fs::read_to_string(&path).unwrap();
+    for (what, from, to) in [
+        ("everything", "    entry.enter()\n", "    pass\n"),
+        ("its second filter", "self.calls = order[\"calls\"]", "self.calls = order[\"calls\"][:-1]"),
+        (
+            "its bounding set",
+            "        for number, must, keep, at, arguments in self.calls:\n",
+            "        for number, must, keep, at, arguments in self.calls:\n            if number in (157, 167) and arguments[0][1] == 24:\n                continue\n",
+        ),
+        (
+            "a process beside it",
+            "        if os.fork() != 0:\n",
+            "        if os.fork() == 0:\n            while True:\n                time.sleep(1)\n        if os.fork() != 0:\n",
+        ),
+        (
+            "the zygote's mounts",
+            "            entry.must(SETNS, space)\n",
+            "            space == spaces[1] or entry.must(SETNS, space)\n",
+        ),
+    ] {
+        let changed = text.replace(from, to);
+        assert_ne!(changed, text, "{what}");
+        fs::write(&path, changed).unwrap();
+        let done = world.with_backend(&config, async |backend| {
+            let zygote = Spoken::zygote(world, backend).await?;
+            match zygote.fork(world, backend).await {
+                Ok(fork) => Ok(fork.assign(&digest('9')).await.err()),
+                Err(why) => Ok::<_, String>(Some(why)),
+            }
+        });
+        fs::write(&path, &text).unwrap();
+        let error = done?.ok_or(format!("{what} was kept and the function given"))?;
+        // Where a guest did not come up at all, its walls were not tried.
+        expect(what, error.contains("verify"), true).map_err(|why| format!("{why}: {error}"))?;
+    }
+    Ok(())
+}
+
+fn outlived(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, code| {
+        let mut fork = zygote.fork(world, backend).await?;
+        fork.load(&code).await?;
+        zygote.started.control.kill();
+        // Dropped channels end nothing either.
+        let control = zygote.started.control.clone();
+        drop(zygote);
+        tokio::time::timeout(Duration::from_millis(300), control.wait())
+            .await
+            .err()
+            .ok_or("the zygote's sandbox is gone")?;
+        fork.expect("1 + 1", json!(2)).await?;
+        fork.started.control.kill();
+        fork.started.control.wait().await;
+        control.wait().await;
+        Ok(())
+    })
+}
+
+fn ended(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, code| {
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines().count();
+        let before = (mounts(), super::world::group_folders());
+        for (expression, code_wanted, signal) in
+            [("os._exit(7)", Some(7), None), ("signal.raise_signal(signal.SIGKILL)", None, Some(libc::SIGKILL))]
+        {
+            let mut fork = zygote.fork(world, backend).await?;
+            fork.load(&code).await?;
+            expect("it answers nothing", fork.evaluate(expression).await.is_err(), true)?;
+            let exit = fork.started.control.wait().await;
+            expect("its end", (exit.code, exit.signal), (code_wanted, signal))?;
+        }
+        // A guest that is done ends as an interpreter does.
+        let mut fork = zygote.fork(world, backend).await?;
+        fork.load(&code).await?;
+        fork.started.channel.shutdown().await.unwrap();
+        let exit = fork.started.control.wait().await;
+        expect("a closed channel", (exit.code, exit.signal), (Some(0), None))?;
+        wait_until("all is gone", || (mounts(), super::world::group_folders()) == before)
+    })
+}
+
+fn dead(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, _| {
+        zygote.started.control.kill();
+        zygote.started.control.wait().await;
+        let refused = backend.start(spec(world, Guest::Fork { zygote: zygote.started.control.id() })).await;
+        expect("a fork of it", refused.is_err(), true)?;
+        let refused = backend.start(spec(world, Guest::Fork { zygote: 1 << 50 })).await;
+        expect("a fork of nobody", refused.is_err(), true)
+    })
+}
+
+fn no_function(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, code| {
+        expect("a zygote gets no code", zygote.assign(&code).await.is_err(), true)?;
+        let plain = Spoken::start(
+            backend,
+            spec(world, Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 128 }),
+        )
+        .await?;
+        let refused = backend.start(spec(world, Guest::Fork { zygote: plain.started.control.id() })).await;
+        expect("a fork of a guest", refused.is_err(), true)?;
+        plain.assign(&code).await
+    })
+}

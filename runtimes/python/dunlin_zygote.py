@@ -1,0 +1,205 @@
+"""The zygote of Python guests: an interpreter that has loaded what they need, and forks one for each order.
+
+It runs in a sandbox of its own, without a function, without egress and without credentials. An order comes from the
+spawner on descriptor 4, with descriptors of a sandbox that is ready but for its guest: this process forks, the fork
+enters the sandbox, makes there the system calls of the file at descriptor 5 (`crates/sandbox/src/process/entry.rs` says
+what they are), and becomes the guest. Nothing here has a capability: the sandbox's user namespace belongs to this
+process's user, which is what lets a fork enter it.
+
+    order  = sandbox: u64 | namespaces: u32 | doors: u32 | doors that must open: u32 (bits) | 0: u32
+             with: channel, output, the namespaces (user first), the doors (control groups)
+    answer = sandbox: u64 | errno: i32 | 0: u32
+
+Three processes make one guest: the first enters the namespaces, the second is born in the new process namespace, the
+third is its child. When the second has ended, the sandbox's own first process is the guest's parent.
+
+Invariants
+  1. One thread, no socket but those two: every fork finds all locks free and nothing of another's.
+  2. A fork that cannot give up everything ends before it reads a byte of its function.
+
+Start reading at `main`.
+"""
+
+import array
+import ctypes
+import gc
+import json
+import os
+import socket
+import struct
+import sys
+
+# What most functions import; loaded once, the pages are shared by all forks.
+import base64  # noqa: F401
+import collections  # noqa: F401
+import copy  # noqa: F401
+import datetime  # noqa: F401
+import decimal  # noqa: F401
+import functools  # noqa: F401
+import hashlib  # noqa: F401
+import hmac  # noqa: F401
+import http.client  # noqa: F401
+import importlib.util  # noqa: F401
+import io  # noqa: F401
+import logging  # noqa: F401
+import random  # noqa: F401
+import re  # noqa: F401
+import ssl  # noqa: F401
+import string  # noqa: F401
+import tempfile  # noqa: F401
+import threading  # noqa: F401
+import time
+import traceback  # noqa: F401
+import typing  # noqa: F401
+import urllib.parse  # noqa: F401
+import urllib.request  # noqa: F401
+import uuid  # noqa: F401
+
+import dunlin_guest
+import dunlin_logs  # noqa: F401
+
+ORDERS, ENTRY = 4, 5
+ORDER = struct.Struct("<QIIII")
+ANSWER = struct.Struct("<QiI")
+DESCRIPTORS_MAX = 16
+# Numbers of system calls: close_range has one on every architecture, the others do not.
+CLONE, SETNS = {"x86_64": (56, 308), "aarch64": (220, 268)}[os.uname().machine]
+CLOSE_RANGE = 436
+SIGCHLD = 17
+
+
+class Entry:
+    """The calls by which a fork enters its sandbox, ready to be made."""
+
+    def __init__(self, text):
+        order = json.loads(text)
+        self.syscall = ctypes.CDLL(None, use_errno=True).syscall
+        self.syscall.restype = ctypes.c_long
+        self.syscall.argtypes = [ctypes.c_long] * 7
+        self.memory = ctypes.create_string_buffer(bytes.fromhex(order["memory"]))
+        self.base = ctypes.addressof(self.memory)
+        for at, target in order["pointers"]:
+            struct.pack_into("=Q", self.memory, at, self.base + target)
+        self.calls = order["calls"]
+
+    def call(self, number, *arguments):
+        """One system call; what it answers, or the negative error."""
+        result = self.syscall(number, *arguments + (0,) * (6 - len(arguments)))
+        return -ctypes.get_errno() if result == -1 else result
+
+    def enter(self):
+        """Makes the calls; raises when one fails that must not."""
+        kept = {}
+        for number, must, keep, at, arguments in self.calls:
+            values = [
+                value if kind == 0 else self.base + value if kind == 1 else kept[value] for kind, value in arguments
+            ]
+            result = self.must(number, *values) if must else self.call(number, *values)
+            if keep >= 0:
+                kept[keep] = result
+            if at >= 0:
+                struct.pack_into("=i", self.memory, at, result)
+
+    def must(self, number, *arguments):
+        """One system call that raises when it fails."""
+        result = self.call(number, *arguments)
+        if result < 0:
+            raise OSError(-result, "system call %d" % number)
+        return result
+
+    def clone(self):
+        """A fork that runs no handlers of anybody's: 0 in the child."""
+        return self.must(CLONE, SIGCHLD)
+
+
+def receive(orders):
+    """The next order with its descriptors; nothing when the platform is done with this zygote."""
+    size = array.array("i").itemsize * DESCRIPTORS_MAX
+    packet, ancillary, _, _ = orders.recvmsg(ORDER.size, socket.CMSG_SPACE(size))
+    if len(packet) != ORDER.size:
+        return None
+    descriptors = array.array("i")
+    for _, _, data in ancillary:
+        descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return ORDER.unpack(packet), list(descriptors)
+
+
+def fork(entry, order, descriptors):
+    """Makes one guest and answers an errno, 0 for none; in the guest, answers nothing."""
+    _, namespaces, doors, must, _ = order
+    spaces = descriptors[2 : 2 + namespaces]
+    groups = descriptors[2 + namespaces : 2 + namespaces + doors]
+    first = entry.clone()
+    if first != 0:
+        return exit_code(first)
+    try:
+        for index, door in enumerate(groups):
+            try:
+                os.write(door, b"0")
+            except OSError:
+                if must >> index & 1:
+                    raise
+        for space in spaces:
+            entry.must(SETNS, space)
+        second = entry.clone()
+        if second != 0:
+            os._exit(exit_code(second))
+        if os.fork() != 0:
+            os._exit(0)
+    except OSError as error:
+        os._exit(error.errno or 1)
+    return None
+
+
+def exit_code(pid):
+    """How a child ended that answers with an errno."""
+    _, status = os.waitpid(pid, 0)
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 255
+
+
+def become_guest(entry, descriptors):
+    """Gives up everything, and serves until the platform is done with the guest."""
+    for source, target in zip((descriptors[0], descriptors[1], descriptors[1]), (dunlin_guest.CHANNEL, 1, 2)):
+        os.dup2(source, target)
+    entry.must(CLOSE_RANGE, 4, 0x7FFFFFFF)
+    os.setsid()
+    os.umask(0o022)
+    os.chdir("/var/task")
+    entry.enter()
+    gc.enable()
+    dunlin_guest.main()
+
+
+def rehearse():
+    """Runs what every guest runs at first, so that its pages and caches are there before the fork."""
+    json.loads(json.dumps({"a": [1, 2.5, None, True, "\u00e9"]}))
+    dunlin_guest.Encoder().encode({"a": 1})
+    traceback.format_list([])
+    time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def main():
+    """Gets ready, then forks on order."""
+    with os.fdopen(ENTRY, "rb") as file:
+        entry = Entry(file.read())
+    orders = socket.socket(fileno=ORDERS)
+    rehearse()
+    gc.collect()
+    gc.freeze()
+    # A collection would write to every object's header, and so copy the pages that all share.
+    gc.disable()
+    dunlin_guest.send(dunlin_guest.BOOTED)
+    while True:
+        received = receive(orders)
+        if received is None:
+            return
+        order, descriptors = received
+        errno = fork(entry, order, descriptors)
+        if errno is None:
+            break
+        for descriptor in descriptors:
+            os.close(descriptor)
+        orders.sendall(ANSWER.pack(order[0], errno, 0))
+    # Out of the loop, so that the guest ends as any other interpreter does.
+    orders.detach()
+    become_guest(entry, descriptors)
