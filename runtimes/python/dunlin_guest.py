@@ -21,7 +21,7 @@ import time
 CHANNEL = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOAD, INVOKE = 1, 2
-READY, INIT_ERROR, RESPONSE, ERROR, BOOTED = 16, 17, 18, 19, 20
+BOOTED, READY, INIT_ERROR, RESPONSE, ERROR = 15, 16, 17, 18, 19
 # 6 MiB, and what Lambda allows beyond.
 PAYLOAD_BYTES_MAX = 6291556
 JSON_PREFIX = len(b"application/json").to_bytes(4, "little") + b"application/json"

@@ -60,6 +60,8 @@ pub struct EngineConfig {
     pub memory_available_mb: fn() -> Option<u64>,
     /// Environments that may be in their start at once.
     pub starts_max: usize,
+    /// Guests of one kind that are booted ahead of calls, at most. Zero: none.
+    pub ready_max: usize,
     /// Processors that functions may use.
     pub cores: usize,
     /// How long a call may wait for an environment before it is refused.
@@ -91,6 +93,7 @@ impl EngineConfig {
             memory_low_mb: pressure::default_low_mb(),
             memory_available_mb: pressure::host_available_mb,
             starts_max: cores * 4,
+            ready_max: cores * 8,
             cores,
             capacity_wait: Duration::from_secs(30),
             keep_alive: Duration::from_secs(600),

@@ -6,6 +6,7 @@
 //!   1. After `closing` is cancelled no call is let in; after `cut` none waits and no sandbox stays alive.
 //!   2. Dropping the engine ends every sandbox and every background task.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::config::{EngineConfig, EngineParts, GuestNetwork};
 use crate::fleet::{EnvironmentInfo, Fleet};
 use crate::invoke;
 use crate::package::Packages;
+use crate::ready::Ready;
 
 /// How long sandboxes get to be gone after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -45,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) admission: Arc<Admission>,
     pub(crate) fleet: Fleet,
     pub(crate) packages: Packages,
+    pub(crate) ready: Ready,
     pub(crate) async_queue: AsyncQueue,
     /// Starts and ends of environments that go on beside the calls.
     pub(crate) tasks: TaskTracker,
@@ -89,6 +92,7 @@ impl Engine {
         let core = Arc::new(Core {
             admission: Admission::new(config.account_concurrency),
             fleet: Fleet::new(&config),
+            ready: Ready::new(config.ready_max),
             packages: Packages::open(config.code_root.clone(), catalog.clone(), random.clone())?,
             async_queue: AsyncQueue::new(store, config.async_queue.clone(), random.hex(8)),
             catalog,
@@ -108,6 +112,7 @@ impl Engine {
             cut: CancellationToken::new(),
         });
         tokio::spawn(expire_idle(core.clone()));
+        tokio::spawn(follow_uses(core.clone()));
         tokio::spawn(async_queue::work(core.clone()));
         Ok(Arc::new(Self { core }))
     }
@@ -139,8 +144,14 @@ impl Engine {
         self.core.fleet.pools_len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn ready(&self) -> (usize, usize) {
+        self.core.ready.counts()
+    }
+
     fn end_environments(&self) {
         self.core.cut.cancel();
+        self.core.ready.clear();
         self.core.fleet.retire_all();
         self.core.fleet.kill_all();
     }
@@ -172,6 +183,16 @@ impl Invoker for Engine {
     }
 }
 
+/// Has guests ready for the functions that there are.
+async fn follow_uses(core: Arc<Core>) {
+    let mut known = BTreeSet::new();
+    let cancelled = core.closing.clone();
+    while let Some(uses) = cancelled.run_until_cancelled(core.catalog.uses(&known)).await {
+        core.ready.set_uses(&core, &uses);
+        known = uses;
+    }
+}
+
 /// Ends environments that nobody has called for the time of keep-alive.
 async fn expire_idle(core: Arc<Core>) {
     let keep_alive = core.config.keep_alive;
@@ -180,6 +201,11 @@ async fn expire_idle(core: Arc<Core>) {
     while timeout(every, core.closing.cancelled()).await.is_err() {
         if let Some(before_us) = core.clock.monotonic_us().checked_sub(keep_alive_us) {
             core.fleet.expire(before_us);
+        }
+        if core.fleet.is_short() {
+            core.ready.clear();
+        } else {
+            core.ready.tend(&core);
         }
         core.fleet.relieve();
     }

@@ -86,10 +86,10 @@ pub(crate) enum Guest {
 }
 
 impl Guest {
-    /// Waits for the end of the init phase.
-    pub(crate) async fn initialise(&mut self, handler: &str) -> InitEnd {
+    /// Waits for the end of the init phase; `variables` are those that the guest was not started with.
+    pub(crate) async fn initialise(&mut self, handler: &str, variables: &[(String, String)]) -> InitEnd {
         match self {
-            Self::Frames(frames) => frames.load(TASK_ROOT, handler).await,
+            Self::Frames(frames) => frames.load(TASK_ROOT, handler, variables).await,
             Self::Api(api) => api.initialised().await,
         }
     }
@@ -113,14 +113,16 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
+    /// `cpu_before` is what the guest had used before it was anybody's.
     pub(crate) fn new(
         guest: Guest,
         output: Arc<Output>,
         control: Arc<dyn Control>,
         card: Arc<Card>,
         gone: CancellationToken,
+        cpu_before: Duration,
     ) -> Self {
-        Self { output, control, guest, card, gone, cpu_seen: Duration::ZERO }
+        Self { output, control, guest, card, gone, cpu_seen: cpu_before }
     }
 
     /// 32 hexadecimal digits.

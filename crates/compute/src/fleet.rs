@@ -115,6 +115,7 @@ pub(crate) struct Fleet {
     memory_available_mb: fn() -> Option<u64>,
     /// Starts that may go on at once.
     pub(crate) starts: Arc<Semaphore>,
+    starts_max: usize,
     hungry: AtomicUsize,
     /// When room was last given, asked for by the first, or made by a call's end: monotonic microseconds.
     fed_us: AtomicU64,
@@ -135,6 +136,7 @@ impl Fleet {
             memory_low_mb: config.memory_low_mb,
             memory_available_mb: config.memory_available_mb,
             starts: Arc::new(Semaphore::new(config.starts_max.max(1))),
+            starts_max: config.starts_max.max(1),
             hungry: AtomicUsize::new(0),
             fed_us: AtomicU64::new(0),
             busy_milli: AtomicU64::new(0),
@@ -223,8 +225,13 @@ impl Fleet {
         Some(if pool.evict_oldest() { pool.version.memory_mb } else { 0 })
     }
 
+    /// Whether an environment is being started.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.starts.available_permits() < self.starts_max
+    }
+
     /// Whether the host's memory is short. One environment is always tried: others than functions may use the memory.
-    fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.memory_low_mb > 0
             && !self.cards.lock().is_empty()
             && (self.memory_available_mb)().is_some_and(|left_mb| left_mb < self.memory_low_mb)

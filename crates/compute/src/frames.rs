@@ -4,6 +4,7 @@
 //!   1. One invocation is one write and, where the answer is small and whole, one read.
 //!   2. Nothing that a guest sent before its INVOKE is ever taken for an answer to it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -24,6 +25,7 @@ pub(crate) struct Frames {
     buffer: BytesMut,
     /// The guest has answered and is not ready yet.
     lingers: bool,
+    booted: bool,
 }
 
 /// What came, if a frame did.
@@ -38,31 +40,46 @@ enum Incoming {
 impl Frames {
     /// Frames over a fresh channel.
     pub(crate) fn new(channel: UnixStream) -> std::io::Result<Self> {
-        Ok(Self { channel: Channel::new(channel)?, buffer: BytesMut::with_capacity(8 * 1024), lingers: false })
+        let buffer = BytesMut::with_capacity(8 * 1024);
+        Ok(Self { channel: Channel::new(channel)?, buffer, booted: false, lingers: false })
     }
 
-    /// Asks the guest to load its handler and waits for the end of that.
-    pub(crate) async fn load(&mut self, root: &str, handler: &str) -> InitEnd {
+    /// Waits until the guest is up; false if it ends before.
+    pub(crate) async fn booted(&mut self) -> bool {
+        if !self.booted {
+            self.booted = matches!(self.incoming().await, Incoming::Frame(FromGuest::Booted));
+        }
+        self.booted
+    }
+
+    /// Asks the guest to load its handler, with variables that it was not started with, and waits for the end of that.
+    pub(crate) async fn load(&mut self, root: &str, handler: &str, variables: &[(String, String)]) -> InitEnd {
         #[derive(Serialize)]
         struct Load<'a> {
             root: &'a str,
             handler: &'a str,
-            environment: serde_json::Map<String, serde_json::Value>,
+            environment: BTreeMap<&'a str, &'a str>,
             cold: bool,
         }
-        // The guest was started with its whole environment, so there is none to add.
-        let load = Load { root, handler, environment: serde_json::Map::new(), cold: true };
+        let environment = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let load = Load { root, handler, environment, cold: true };
         let body = serde_json::to_vec(&load).unwrap_or_default();
         if self.channel.write(&mut protocol::encode(kind::LOAD, &[&body]).as_ref()).await.is_err() {
             return InitEnd::Exited;
         }
-        match self.incoming().await {
-            Incoming::Frame(FromGuest::Ready) => InitEnd::Ready,
-            Incoming::Frame(FromGuest::InitError(document)) => InitEnd::Error(document),
-            Incoming::Frame(_) => InitEnd::Fault(Fault::protocol("it answered before it was asked")),
-            Incoming::TooLarge => InitEnd::Fault(Fault::protocol("its first frame is too long")),
-            Incoming::Malformed(detail) => InitEnd::Fault(Fault::protocol(&detail)),
-            Incoming::Closed => InitEnd::Exited,
+        loop {
+            return match self.incoming().await {
+                Incoming::Frame(FromGuest::Booted) if !self.booted => {
+                    self.booted = true;
+                    continue;
+                }
+                Incoming::Frame(FromGuest::Ready) => InitEnd::Ready,
+                Incoming::Frame(FromGuest::InitError(document)) => InitEnd::Error(document),
+                Incoming::Frame(_) => InitEnd::Fault(Fault::protocol("it answered before it was asked")),
+                Incoming::TooLarge => InitEnd::Fault(Fault::protocol("its first frame is too long")),
+                Incoming::Malformed(detail) => InitEnd::Fault(Fault::protocol(&detail)),
+                Incoming::Closed => InitEnd::Exited,
+            };
         }
     }
 

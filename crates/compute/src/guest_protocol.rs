@@ -8,6 +8,7 @@
 //! |------|----------|------------|------------------------------------------------------------------------|
 //! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true}`                |
 //! | 2    | platform | INVOKE     | `meta_length: u32 le`, JSON meta, then the event's bytes               |
+//! | 15   | guest    | BOOTED     | empty: the guest is up and waits for LOAD                              |
 //! | 16   | guest    | READY      | empty: the handler is loaded                                           |
 //! | 17   | guest    | INIT_ERROR | JSON error document; the guest exits after it. Also answers an INVOKE   |
 //! |      |          |            | when an error that nobody caught ends the process                      |
@@ -20,7 +21,7 @@
 //! |      |          |            | has ended what it does after the answer                                |
 //!
 //! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?,"stream"?}`; absent keys
-//! are left out. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
+//! are left out. BOOTED is the first frame of a guest, whether it was asked already or not. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
 //! Exactly one RESPONSE, ERROR, INIT_ERROR or END answers each INVOKE; the next INVOKE comes after it. BEGIN and then any
 //! number of CHUNK come before END, or before the ERROR of an answer that fails half way. `environment` of LOAD is merged
 //! over the process's own, so that a process may be booted before its function is known.
@@ -36,6 +37,8 @@ pub mod kind {
     pub const LOAD: u8 = 1;
     /// Run the handler.
     pub const INVOKE: u8 = 2;
+    /// The guest is up.
+    pub const BOOTED: u8 = 15;
     /// The handler is loaded.
     pub const READY: u8 = 16;
     /// The handler could not be loaded.
@@ -62,6 +65,8 @@ pub const BODY_BYTES_MAX: usize = 6 * 1024 * 1024 + 64 * 1024;
 /// What a guest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromGuest {
+    /// The guest is up.
+    Booted,
     /// The handler is loaded.
     Ready,
     /// The handler could not be loaded; an error document.
@@ -130,6 +135,7 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
     let mut body = buffer.split_to(length).freeze();
     let kind = body.get_u8();
     match kind {
+        kind::BOOTED if body.is_empty() => Ok(Some(FromGuest::Booted)),
         kind::READY if body.is_empty() => Ok(Some(FromGuest::Ready)),
         kind::INIT_ERROR => Ok(Some(FromGuest::InitError(body))),
         kind::ERROR => Ok(Some(FromGuest::Error(body))),

@@ -28,6 +28,7 @@ mod patience;
 mod payload;
 mod pool;
 mod pressure;
+mod ready;
 mod report;
 mod runtime_api;
 mod settle;

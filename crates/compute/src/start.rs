@@ -24,13 +24,14 @@ use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::Frames;
 use crate::output::{Output, Stream};
 use crate::pool::Pool;
+use crate::ready::Parts;
 use crate::report;
 use crate::runtime_api::RuntimeApi;
 use crate::variables;
 
 /// How long a start may keep others from starting; a slow init beyond that mostly waits.
 const SLOT_HELD: Duration = Duration::from_millis(500);
-const MIB: u64 = 1024 * 1024;
+pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// How a start ended.
 pub(crate) enum StartEnd {
@@ -122,7 +123,7 @@ pub(crate) async fn in_invocation(core: &Arc<Core>, pool: &Arc<Pool>, cap: Durat
 
 async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) -> StartEnd {
     let version = &pool.version;
-    let sandbox_guest = match prepare(core, version).await {
+    let guest = match prepare(core, version).await {
         Ok(guest) => guest,
         Err(error) => return StartEnd::refused(error),
     };
@@ -132,16 +133,12 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) ->
         region: version.function.region.clone(),
         group: version.log_group.clone(),
         name: report::stream_name(core.clock.now_ms(), &version.version, &id),
-        first_line: report::init_start_line(
-            &version.runtime,
-            interpreter_of(core, &sandbox_guest),
-            &version.function.region,
-        ),
+        first_line: report::init_start_line(&version.runtime, interpreter_of(core, &guest), &version.function.region),
     };
-    let spec = spec(core, version, sandbox_guest, &stream.name).await;
+    let variables = variables(core, version, &stream.name).await;
     let born_us = core.clock.monotonic_us();
-    let started = match core.backend.start(spec).await {
-        Ok(started) => started,
+    let origin = match originate(core, version, guest, variables).await {
+        Ok(origin) => origin,
         Err(sandbox::Error::Entrypoint(words)) => {
             let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), None));
             let failure = InitFailure::Fault(Fault::entrypoint(&words));
@@ -155,15 +152,48 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) ->
             return StartEnd::refused(InvokeError::Internal(error.to_string()));
         }
     };
-    if version.runtime.family() == Family::Provided && started.listeners.runtime_api.is_none() {
-        started.control.kill();
+    if version.runtime.family() == Family::Provided && origin.parts.listeners.runtime_api.is_none() {
+        origin.parts.control.kill();
         let words = "custom runtimes need a network namespace, which this machine does not give; see `dunlin doctor`";
         return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
     }
-    match Starting::enter(core, pool, room, id, stream, started) {
-        Ok(starting) => starting.initialise(cap).await,
-        Err(error) => StartEnd::refused(InvokeError::Internal(format!("the guest's channel: {error}"))),
+    Starting::enter(core, pool, room, id, stream, born_us, origin).initialise(cap).await
+}
+
+/// What an environment comes from.
+struct Origin {
+    parts: Parts,
+    /// Variables that the guest was not started with.
+    variables: Vec<(String, String)>,
+}
+
+/// A guest that is ready, or one that is started now.
+async fn originate(
+    core: &Arc<Core>,
+    version: &FunctionVersion,
+    guest: sandbox::Guest,
+    variables: Vec<(String, String)>,
+) -> Result<Origin, sandbox::Error> {
+    if let Some(booted) = core.ready.take(core, version).await {
+        match booted.assign(version).await {
+            Ok(parts) => return Ok(Origin { parts, variables }),
+            Err(sandbox::Error::CodeMissing(code)) => return Err(sandbox::Error::CodeMissing(code)),
+            Err(error) => tracing::warn!(%error, "a booted guest could not be given its function"),
+        }
     }
+    let spec = SandboxSpec {
+        guest,
+        code: Some(version.code.clone()),
+        layers: version.layers.clone(),
+        memory_bytes: u64::from(version.memory_mb) * MIB,
+        tmp_bytes: u64::from(version.tmp_mb) * MIB,
+        environment: variables,
+    };
+    let Started { channel, output, listeners, control } = core.backend.start(spec).await?;
+    let frames = Frames::new(channel).inspect_err(|_| control.kill());
+    let frames = frames.map_err(|error| sandbox::Error::Host(format!("the guest's channel: {error}")))?;
+    let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO };
+    Ok(Origin { parts, variables: Vec::new() })
 }
 
 fn failed(init: FailedInit) -> StartEnd {
@@ -193,21 +223,14 @@ fn interpreter_of(core: &Core, guest: &sandbox::Guest) -> Option<(u32, u32, u32)
         sandbox::Guest::Interpreter { interpreter, .. } => {
             core.interpreters.usable.get(*interpreter).map(|it| it.version)
         }
-        sandbox::Guest::Bootstrap => None,
+        _ => None,
     }
 }
 
-async fn spec(core: &Core, version: &FunctionVersion, guest: sandbox::Guest, log_stream: &str) -> SandboxSpec {
+async fn variables(core: &Core, version: &FunctionVersion, log_stream: &str) -> Vec<(String, String)> {
     let ttl_s = core.config.environment_age_max.as_secs() * 2;
     let credentials = core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await;
-    SandboxSpec {
-        guest,
-        code: version.code.clone(),
-        layers: version.layers.clone(),
-        memory_bytes: u64::from(version.memory_mb) * MIB,
-        tmp_bytes: u64::from(version.tmp_mb) * MIB,
-        environment: variables::guest_variables(version, &credentials, log_stream, &core.config.guest_variables),
-    }
+    variables::guest_variables(version, &credentials, log_stream, &core.config.guest_variables)
 }
 
 /// A guest in its init phase.
@@ -219,6 +242,9 @@ struct Starting<'a> {
     card: Arc<Card>,
     gone: CancellationToken,
     guest: Guest,
+    variables: Vec<(String, String)>,
+    /// Processor time that was used before the guest was anybody's.
+    cpu_before: Duration,
 }
 
 impl<'a> Starting<'a> {
@@ -229,16 +255,16 @@ impl<'a> Starting<'a> {
         room: Room,
         id: String,
         stream: Stream,
-        started: Started,
-    ) -> std::io::Result<Self> {
+        born_us: u64,
+        origin: Origin,
+    ) -> Self {
         let version = &pool.version;
-        let Started { channel, output, listeners, control } = started;
-        let frames = Frames::new(channel).inspect_err(|_| control.kill())?;
+        let Origin { parts: Parts { frames, output, listeners, control, cpu }, variables } = origin;
         let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Some(output)));
         let card = Arc::new(Card {
             id: id.clone(),
             version: version.clone(),
-            born_us: core.clock.monotonic_us(),
+            born_us,
             control: Arc::downgrade(&control),
             state: AtomicU8::new(EnvironmentState::Starting as u8),
             served: AtomicU64::new(0),
@@ -274,18 +300,18 @@ impl<'a> Starting<'a> {
             }
             _ => Guest::Frames(frames),
         };
-        Ok(Self { core, version, output, control, card, gone, guest })
+        Self { core, version, output, control, card, gone, guest, variables, cpu_before: cpu }
     }
 
     /// Runs the init phase.
     async fn initialise(mut self, cap: Duration) -> StartEnd {
-        let end = timeout(cap, self.guest.initialise(&self.version.handler)).await;
+        let end = timeout(cap, self.guest.initialise(&self.version.handler, &self.variables)).await;
         let init_us = self.core.clock.monotonic_us() - self.card.born_us;
         let failure = match end {
             Ok(InitEnd::Ready) => {
                 self.card.init_us.store(init_us, Ordering::Relaxed);
-                let Self { output, control, card, gone, guest, .. } = self;
-                return StartEnd::Ready(Box::new(Environment::new(guest, output, control, card, gone)));
+                let Self { output, control, card, gone, guest, cpu_before, .. } = self;
+                return StartEnd::Ready(Box::new(Environment::new(guest, output, control, card, gone, cpu_before)));
             }
             Ok(InitEnd::Error(document)) => InitFailure::Document(document),
             Ok(InitEnd::Fault(fault)) => InitFailure::Fault(fault),

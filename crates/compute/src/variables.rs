@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Credentials, Family, FunctionVersion};
+use model::{Credentials, Family, FunctionVersion, Runtime};
 
 /// Where the Runtime API answers inside every sandbox.
 pub(crate) const RUNTIME_API: &str = "127.0.0.1:9001";
@@ -34,7 +34,7 @@ pub(crate) fn guest_variables(
     host: &[(String, String)],
 ) -> Vec<(String, String)> {
     let mut all: BTreeMap<String, String> = BTreeMap::new();
-    all.extend(defaults(version));
+    all.extend(defaults(&version.runtime));
     all.extend(host.iter().cloned());
     let user = version.environment.iter().filter(|(name, _)| !RESERVED_UNSET.contains(&name.as_str()));
     all.extend(user.map(|(name, value)| (name.clone(), value.clone())));
@@ -42,8 +42,21 @@ pub(crate) fn guest_variables(
     all.into_iter().collect()
 }
 
-fn defaults(version: &FunctionVersion) -> Vec<(String, String)> {
-    let family = version.runtime.family();
+/// The variables of a guest that has no function yet: what every function of a runtime gets.
+pub(crate) fn boot_variables(runtime: &Runtime, host: &[(String, String)]) -> Vec<(String, String)> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    all.extend(defaults(runtime));
+    all.extend(host.iter().cloned());
+    all.extend(fixed());
+    all.into_iter().collect()
+}
+
+fn fixed() -> Vec<(String, String)> {
+    vec![pair("LAMBDA_TASK_ROOT", TASK_ROOT), pair("LAMBDA_RUNTIME_DIR", "/var/runtime"), pair("TZ", ":UTC")]
+}
+
+fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
+    let family = runtime.family();
     let mut all = vec![
         pair("LANG", "en_US.UTF-8"),
         pair(
@@ -58,7 +71,7 @@ fn defaults(version: &FunctionVersion) -> Vec<(String, String)> {
         Family::Node | Family::Python => "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
     };
     all.push(pair("PATH", path));
-    match (family, version.runtime.version()) {
+    match (family, runtime.version()) {
         (Family::Node, Some((major, _))) => all.push(pair(
             "NODE_PATH",
             &format!(
@@ -90,10 +103,8 @@ fn platform(version: &FunctionVersion, credentials: &Credentials, log_stream: &s
         pair("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
         pair("AWS_ACCESS_KEY_ID", &credentials.access_key),
         pair("AWS_SECRET_ACCESS_KEY", &credentials.secret_key),
-        pair("LAMBDA_TASK_ROOT", TASK_ROOT),
-        pair("LAMBDA_RUNTIME_DIR", "/var/runtime"),
-        pair("TZ", ":UTC"),
     ];
+    all.extend(fixed());
     if let Some(token) = &credentials.session_token {
         all.push(pair("AWS_SESSION_TOKEN", token));
     }

@@ -96,6 +96,17 @@ impl fmt::Display for CodeDigest {
     }
 }
 
+/// What functions of an account run on: what a host can prepare for before one of them is called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuntimeUse {
+    /// Whose functions.
+    pub account: AccountId,
+    /// Their runtime.
+    pub runtime: Runtime,
+    /// Megabytes (MiB) of their memory.
+    pub memory_mb: u32,
+}
+
 /// One version of a function: everything that an environment is started from. Never changes; a change of code or
 /// configuration makes another one with another `revision`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +145,11 @@ impl FunctionVersion {
     /// The ARN with this version's number, `…:$LATEST` included.
     pub fn qualified_arn(&self) -> FunctionArn {
         format!("{}:{}", self.function.arn(), self.version)
+    }
+
+    /// What it runs on.
+    pub fn runtime_use(&self) -> RuntimeUse {
+        RuntimeUse { account: self.function.account.clone(), runtime: self.runtime.clone(), memory_mb: self.memory_mb }
     }
 }
 

@@ -16,7 +16,7 @@ pub mod runtime;
 pub mod stream;
 pub mod usage;
 
-pub use function::{CodeDigest, FunctionArn, FunctionName, FunctionRef, FunctionVersion};
+pub use function::{CodeDigest, FunctionArn, FunctionName, FunctionRef, FunctionVersion, RuntimeUse};
 pub use http_api::{FunctionUrl, HttpApi, RestApi, Site, SiteKey};
 pub use identity::{AccountId, Credentials, Principal, Region};
 pub use invocation::{

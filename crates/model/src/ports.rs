@@ -9,6 +9,7 @@
 //! | `Meter`      | keep this usage record                      | services/usage; recorder      | compute              |
 //! | `LogSink`    | keep these log lines                        | services/logs; recorder       | compute              |
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 
 use crate::{
     Answered, CodeDigest, Credentials, FunctionRef, FunctionVersion, Invocation, InvokeError, LogBatch, Outcome,
-    Principal, Site, SiteKey, UsageRecord,
+    Principal, RuntimeUse, Site, SiteKey, UsageRecord,
 };
 
 /// The only road to a running function.
@@ -46,6 +47,11 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// The zip of a code package.
     async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError>;
+
+    /// What the functions run on, as soon as it is other than `known`. A catalog that does not say never answers.
+    async fn uses(&self, _known: &BTreeSet<RuntimeUse>) -> BTreeSet<RuntimeUse> {
+        std::future::pending().await
+    }
 }
 
 /// What answers HTTP under an id.

@@ -43,6 +43,8 @@ const RUNTIME_FILES: &[(&str, &str)] = &[
     ("python/bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
     ("python/dunlin_guest.py", include_str!("../../../runtimes/python/dunlin_guest.py")),
     ("python/dunlin_logs.py", include_str!("../../../runtimes/python/dunlin_logs.py")),
+    ("python/dunlin_zygote.py", include_str!("../../../runtimes/python/dunlin_zygote.py")),
+    ("python/zygote.py", include_str!("../../../runtimes/python/zygote.py")),
 ];
 
 impl DataDir {

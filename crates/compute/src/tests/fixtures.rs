@@ -2,7 +2,7 @@
 //!
 //! `World` is an engine with everything around it, one recorder per port; start reading there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{Cursor, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,13 @@ use bytes::Bytes;
 use model::ports::{Authorizer, Catalog, Invoker, KnownKey, LogSink, Meter, MeterError};
 use model::{
     AccountId, CodeDigest, Credentials, Family, FunctionName, FunctionRef, FunctionVersion, Invocation, InvocationKind,
-    InvokeError, LogBatch, Outcome, Region, RequestId, Runtime, Trigger, UsageRecord,
+    InvokeError, LogBatch, Outcome, Region, RequestId, Runtime, RuntimeUse, Trigger, UsageRecord,
 };
 use parking_lot::Mutex;
 use sandbox::{Interpreter, Interpreters};
 use store::{MemoryStore, Store};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::guests::Guests;
@@ -88,10 +89,16 @@ impl Clock for TestClock {
 pub(crate) struct FixedCatalog {
     pub(crate) versions: Mutex<HashMap<FunctionRef, Arc<FunctionVersion>>>,
     pub(crate) fetched: Mutex<usize>,
+    /// What the catalog says of what functions run on.
+    pub(crate) uses: watch::Sender<BTreeSet<RuntimeUse>>,
 }
 
 #[async_trait]
 impl Catalog for FixedCatalog {
+    async fn uses(&self, known: &BTreeSet<RuntimeUse>) -> BTreeSet<RuntimeUse> {
+        self.uses.subscribe().wait_for(|uses| uses != known).await.unwrap().clone()
+    }
+
     async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
         let found = self.versions.lock().get(function).cloned();
         found.ok_or_else(|| InvokeError::NotFound(function.arn()))
@@ -182,6 +189,7 @@ impl World {
         config.cores = 2;
         config.memory_low_mb = 0;
         config.starts_max = 8;
+        config.ready_max = 0;
         set(&mut config);
         let (catalog, records, lines) = <(Arc<FixedCatalog>, Arc<Records>, Arc<Lines>)>::default();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
@@ -204,6 +212,7 @@ impl World {
         let mut version = version(name);
         version.handler = handler.into();
         change(&mut version);
+        self.catalog.uses.send_modify(|uses| drop(uses.insert(version.runtime_use())));
         self.catalog.versions.lock().insert(version.function.clone(), Arc::new(version));
     }
 
@@ -239,13 +248,15 @@ fn parts(
     config: &EngineConfig,
     seed: u64,
 ) -> EngineParts {
-    let interpreter = Interpreter {
-        family: Family::Node,
-        version: (22, 1, 0),
-        binary: "/usr/bin/node".into(),
+    let interpreter = |family, version| Interpreter {
+        family,
+        version,
+        binary: "/usr/bin/interpreter".into(),
         prefix: "/usr".into(),
         library_paths: Vec::new(),
     };
+    let mut usable = vec![interpreter(Family::Node, (22, 1, 0)), interpreter(Family::Python, (3, 12, 1))];
+    usable.truncate(if guests.python { 2 } else { 1 });
     EngineParts {
         store: store.clone(),
         catalog: catalog.clone(),
@@ -253,7 +264,7 @@ fn parts(
         log_sink: lines.clone(),
         authorizer: Arc::new(Keys),
         backend: guests.clone(),
-        interpreters: Interpreters { usable: vec![interpreter], skipped: Vec::new() },
+        interpreters: Interpreters { usable, skipped: Vec::new() },
         network: Arc::new(NoNetwork),
         clock: clock.clone(),
         random: SeededRandom::new(seed),

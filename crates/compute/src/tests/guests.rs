@@ -4,19 +4,24 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
-use sandbox::{Backend, Control, Error, Exit, GuestListeners, Held, SandboxSpec, Started, Usage, Wall};
+use sandbox::{
+    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::guest_protocol::{self as protocol, kind};
+
+/// A function of this memory cannot be given to a guest that is booted already.
+pub(crate) const UNASSIGNABLE_MB: u64 = 777;
 
 /// What a fake guest does when its function is loaded or called. The handler's name selects it.
 pub(crate) struct Guests {
@@ -28,6 +33,8 @@ pub(crate) struct Guests {
     pub(crate) specs: Mutex<Vec<SandboxSpec>>,
     /// Time that a boot takes.
     pub(crate) boot: Duration,
+    /// Whether the host has a Python.
+    pub(crate) python: bool,
     /// The address of the last Runtime API listener.
     pub(crate) runtime_api: Mutex<Option<std::net::SocketAddr>>,
     /// Calls that each request id was seen in.
@@ -43,7 +50,16 @@ impl Guests {
     }
 
     pub(crate) fn booting(boot: Duration) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::with(boot, true))
+    }
+
+    pub(crate) fn without_python() -> Arc<Self> {
+        Arc::new(Self::with(Duration::ZERO, false))
+    }
+
+    fn with(boot: Duration, python: bool) -> Self {
+        Self {
+            python,
             started: AtomicUsize::new(0),
             alive: Arc::default(),
             specs: Mutex::default(),
@@ -52,7 +68,7 @@ impl Guests {
             seen: Arc::default(),
             streamed: Arc::default(),
             controls: Mutex::default(),
-        })
+        }
     }
 
     pub(crate) fn started(&self) -> usize {
@@ -61,6 +77,22 @@ impl Guests {
 
     pub(crate) fn alive(&self) -> usize {
         self.alive.load(Ordering::SeqCst)
+    }
+
+    /// Guests that were given a function after their start.
+    pub(crate) fn assigned(&self) -> usize {
+        self.controls.lock().iter().filter(|control| control.assigned.load(Ordering::SeqCst)).count()
+    }
+
+    /// Sandboxes of each kind that are there now: processes, zygotes, forks.
+    pub(crate) fn kinds(&self) -> (usize, usize, usize) {
+        let (specs, controls) = (self.specs.lock(), self.controls.lock());
+        let alive = specs.iter().zip(controls.iter()).filter(|(_, control)| control.exit.borrow().is_none());
+        alive.fold((0, 0, 0), |(processes, zygotes, forks), (spec, _)| match spec.guest {
+            Guest::Zygote { .. } => (processes, zygotes + 1, forks),
+            Guest::Fork { .. } => (processes, zygotes, forks + 1),
+            _ => (processes + 1, zygotes, forks),
+        })
     }
 
     /// Ends every guest as a crash would.
@@ -73,6 +105,8 @@ impl Guests {
 
 #[derive(Debug)]
 pub(crate) struct FakeControl {
+    id: u64,
+    assigned: AtomicBool,
     exit: watch::Sender<Option<Exit>>,
     usage: Mutex<Usage>,
     alive: Arc<AtomicUsize>,
@@ -94,6 +128,18 @@ impl FakeControl {
 
 #[async_trait]
 impl Control for FakeControl {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    async fn assign(&self, assignment: &Assignment) -> Result<(), Error> {
+        if assignment.memory_bytes == UNASSIGNABLE_MB << 20 || self.exit.borrow().is_some() {
+            return Err(Error::Host("verify".into()));
+        }
+        assert!(!self.assigned.swap(true, Ordering::SeqCst), "assigned twice");
+        Ok(())
+    }
+
     fn kill(&self) {
         self.end(None, Some(9), false);
     }
@@ -119,19 +165,32 @@ impl Backend for Guests {
         if handler == "missing" {
             return Err(Error::Entrypoint("fork/exec /var/task/bootstrap: no such file or directory".into()));
         }
-        tokio::time::sleep(self.boot).await;
-        self.started.fetch_add(1, Ordering::SeqCst);
+        if let Guest::Fork { zygote } = spec.guest {
+            let known = self.controls.lock().iter().any(|of| of.id == zygote && of.exit.borrow().is_none());
+            if !known {
+                return Err(Error::Host("zygote: no such process".into()));
+            }
+        } else {
+            tokio::time::sleep(self.boot).await;
+        }
+        let number = self.started.fetch_add(1, Ordering::SeqCst);
         self.alive.fetch_add(1, Ordering::SeqCst);
         let (channel, guest_channel) = UnixStream::pair().unwrap();
         let (write, output) = pipe::pipe().unwrap();
         let control = Arc::new(FakeControl {
+            id: number as u64 + 1,
+            assigned: AtomicBool::new(false),
             exit: watch::Sender::new(None),
             usage: Mutex::new(Usage { memory_peak_bytes: 10 << 20, ..Usage::default() }),
             alive: self.alive.clone(),
         });
-        self.controls.lock().push(control.clone());
+        {
+            let (mut specs, mut controls) = (self.specs.lock(), self.controls.lock());
+            specs.push(spec.clone());
+            controls.push(control.clone());
+        }
         let mut listeners = GuestListeners::default();
-        if spec.guest == sandbox::Guest::Bootstrap {
+        if spec.guest == Guest::Bootstrap {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             *self.runtime_api.lock() = Some(listener.local_addr().unwrap());
             listeners.runtime_api = Some(listener);
@@ -154,7 +213,6 @@ impl Backend for Guests {
                 }
             });
         }
-        self.specs.lock().push(spec);
         Ok(Started { channel, output, listeners, control })
     }
 
@@ -179,6 +237,7 @@ struct FakeGuest {
 
 impl FakeGuest {
     async fn live(mut self) {
+        self.say(kind::BOOTED, &[]).await;
         let (kind, body) = self.frame().await;
         assert_eq!(kind, kind::LOAD);
         let load: serde_json::Value = serde_json::from_slice(&body).unwrap();

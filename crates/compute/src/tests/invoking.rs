@@ -236,7 +236,7 @@ async fn the_tail_holds_the_calls_lines() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_calls_reach_no_environment() {
-    let world = World::new();
+    let world = World::with(Guests::without_python(), |_| {});
     world.deploy("f", "echo", |_| {});
     assert!(matches!(world.call("nobody", "1").await, Err(InvokeError::NotFound(_))));
     assert!(matches!(world.call("f", "{").await, Err(InvokeError::PayloadNotJson(_))));

@@ -8,5 +8,6 @@ mod events;
 pub(crate) mod fixtures;
 mod guests;
 mod invoking;
+mod ready;
 mod scaling;
 mod streaming;

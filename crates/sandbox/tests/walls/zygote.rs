@@ -30,7 +30,7 @@ const LOAD: u8 = 1;
 const INVOKE: u8 = 2;
 const READY: u8 = 16;
 const RESPONSE: u8 = 18;
-const BOOTED: u8 = 20;
+const BOOTED: u8 = 15;
 
 const FILES: &[(&str, &str)] = &[
     ("dunlin_guest.py", include_str!("../../../../runtimes/python/dunlin_guest.py")),

@@ -5,19 +5,21 @@
 //!      it returns, and writes of other nodes empty it through the store's watch.
 //!   2. A look-up that is remembered reads nothing.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use base::{Cache, Clock, Random};
 use bytes::Bytes;
 use model::{
-    CodeDigest, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, Site, SiteKey,
+    CodeDigest, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, RuntimeUse, Site, SiteKey,
     ports::{Catalog, Sites},
 };
 use store::references::References;
 use store::{Blobs, Store, Txn};
 
 use super::record::{FunctionRecord, LATEST, UrlOwner};
+use super::uses::Uses;
 use super::{decoded, encoded, error, keys, packages};
 
 /// Answers remembered at most; beyond that they are read again.
@@ -55,6 +57,7 @@ pub struct Functions {
     pub(super) link_secret: OnceLock<Arc<[u8]>>,
     versions: Cache<FunctionRef, Arc<FunctionVersion>>,
     urls: Cache<String, Arc<FunctionUrl>>,
+    pub(super) uses: Uses,
 }
 
 impl Functions {
@@ -84,6 +87,7 @@ impl Functions {
             link_secret: OnceLock::new(),
             versions: Cache::new(REMEMBERED_MAX),
             urls: Cache::new(REMEMBERED_MAX),
+            uses: Uses::new(),
         })
     }
 
@@ -195,6 +199,10 @@ impl Catalog for Functions {
             Ok(None) => Err(InvokeError::NotReady(format!("The code package {code} is no longer there."))),
             Err(problem) => Err(InvokeError::Internal(problem.to_string())),
         }
+    }
+
+    async fn uses(&self, known: &BTreeSet<RuntimeUse>) -> BTreeSet<RuntimeUse> {
+        self.uses.other_than(known).await
     }
 }
 

@@ -24,6 +24,7 @@ mod packages;
 mod policy;
 mod record;
 mod settings;
+mod uses;
 mod view;
 mod worker;
 

@@ -1,10 +1,11 @@
-//! What runs beside the API: following other nodes' changes, and removing packages that nobody uses.
+//! What runs beside the API: following changes, own and of other nodes, and removing packages that nobody uses.
 //!
 //! Not here: what may be removed; `packages` decides that. One task per process is enough; several do no harm.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::uses::EVERY;
 use super::{Functions, keys};
 
 /// How often removals are looked for.
@@ -24,15 +25,32 @@ impl Functions {
             tokio::time::sleep(ROUND).await;
         }
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut listings = tokio::time::interval(EVERY);
+        listings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut listed = false;
         loop {
             tokio::select! {
-                () = watch.changed() => self.forget(),
+                () = watch.changed() => {
+                    self.forget();
+                    listed = false;
+                    continue;
+                }
                 _ = rounds.tick() => self.round().await,
+                _ = listings.tick(), if !listed => listed = self.listed().await,
             }
             if matches!(self.store.snapshot().await, Err(store::Error::Closed)) {
                 return;
             }
         }
+    }
+
+    /// True when what functions run on is known.
+    async fn listed(&self) -> bool {
+        let listed = self.list_uses().await;
+        if let Err(problem) = &listed {
+            tracing::warn!(%problem, "what functions run on could not be listed; trying again");
+        }
+        listed.is_ok()
     }
 
     async fn round(&self) {

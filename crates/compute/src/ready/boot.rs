@@ -1,0 +1,165 @@
+//! Boots a guest without a function, makes a zygote, and gives a booted guest its function.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use model::{Family, FunctionVersion};
+use sandbox::{Assignment, Control, Guest, GuestListeners, SandboxSpec, Started, interpreter};
+use tokio::net::unix::pipe;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use super::Kind;
+use crate::engine::Core;
+use crate::frames::Frames;
+use crate::start::MIB;
+use crate::variables;
+
+/// How long a boot may take.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Memory of a guest until it has a function's: the least that a function can have.
+const BOOT_MEMORY_MB: u64 = 128;
+/// Memory of a zygote, MiB.
+const ZYGOTE_MEMORY_MB: u64 = 512;
+/// `/tmp` of a booted guest, MiB: what a function has that does not ask for more.
+const TMP_MB: u64 = 512;
+/// A zygote is replaced after so many forks, well before it can make no more, so that a burst does not wait for the next.
+const FORKS: u32 = 128;
+/// And after this time, so that functions do not share its address layout for ever.
+const ZYGOTE_AGE: Duration = Duration::from_secs(3_600);
+
+/// A guest that has no function yet. Dropped, it ends.
+pub(crate) struct Booted {
+    parts: Option<Parts>,
+    control: Arc<dyn Control>,
+    watcher: Option<AbortHandle>,
+    /// Whether its parts are somebody's, who ends it.
+    given: bool,
+}
+
+/// What an environment is made of.
+pub(crate) struct Parts {
+    pub(crate) frames: Frames,
+    pub(crate) output: pipe::Receiver,
+    pub(crate) listeners: GuestListeners,
+    pub(crate) control: Arc<dyn Control>,
+    /// Processor time that was used before it was anybody's.
+    pub(crate) cpu: Duration,
+}
+
+impl Booted {
+    /// Names it among all.
+    pub(super) fn id(&self) -> u64 {
+        self.control.id()
+    }
+
+    pub(super) fn control(&self) -> Arc<dyn Control> {
+        self.control.clone()
+    }
+
+    /// Watched by a task that ends with it.
+    pub(super) fn watched_by(&mut self, watcher: AbortHandle) {
+        self.watcher = Some(watcher);
+    }
+
+    fn give(&mut self) -> Option<Parts> {
+        let parts = self.parts.take();
+        self.given = parts.is_some();
+        parts
+    }
+
+    /// Gives it a version's code, layers and limits.
+    pub(crate) async fn assign(mut self, version: &FunctionVersion) -> Result<Parts, sandbox::Error> {
+        let assignment = Assignment {
+            code: version.code.clone(),
+            layers: version.layers.clone(),
+            memory_bytes: u64::from(version.memory_mb) * MIB,
+            tmp_bytes: u64::from(version.tmp_mb) * MIB,
+        };
+        self.control.assign(&assignment).await?;
+        let mut parts = self.give().ok_or(sandbox::Error::SpawnerGone)?;
+        parts.cpu = parts.control.usage().cpu;
+        Ok(parts)
+    }
+}
+
+impl Drop for Booted {
+    fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
+        if !self.given {
+            self.control.kill();
+        }
+    }
+}
+
+/// A process that Python guests are forked from. Dropped, it ends; its forks live on.
+pub(crate) struct Zygote {
+    kind: Kind,
+    parts: Parts,
+    born: Instant,
+    forks: AtomicU32,
+}
+
+impl Zygote {
+    /// Whether the next one should be made.
+    pub(super) fn is_spent(&self) -> bool {
+        self.forks.load(Ordering::Relaxed) >= FORKS || self.born.elapsed() >= ZYGOTE_AGE
+    }
+
+    /// Forks a guest into a sandbox of its own.
+    pub(super) async fn fork(&self, core: &Core) -> Result<Booted, String> {
+        self.forks.fetch_add(1, Ordering::Relaxed);
+        let guest = Guest::Fork { zygote: self.parts.control.id() };
+        boot(core, spec(core, &self.kind, guest, BOOT_MEMORY_MB, TMP_MB)).await
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        self.parts.control.kill();
+    }
+}
+
+/// Makes a zygote.
+pub(super) async fn zygote(core: &Core, kind: &Kind) -> Result<Zygote, String> {
+    let interpreter = interpreter::choose(&core.interpreters, &kind.runtime)?;
+    let guest = Guest::Zygote { family: Family::Python, interpreter };
+    let mut booted = boot(core, spec(core, kind, guest, ZYGOTE_MEMORY_MB, 1)).await?;
+    let parts = booted.give().ok_or("it has no parts")?;
+    Ok(Zygote { kind: kind.clone(), parts, born: Instant::now(), forks: AtomicU32::new(0) })
+}
+
+/// Boots a guest in a process of its own.
+pub(super) async fn guest(core: &Core, kind: &Kind) -> Result<Booted, String> {
+    let interpreter = interpreter::choose(&core.interpreters, &kind.runtime)?;
+    let (family, memory_mb) = (kind.runtime.family(), kind.memory_mb.unwrap_or(BOOT_MEMORY_MB as u32));
+    let guest = Guest::Interpreter { family, interpreter, memory_mb };
+    boot(core, spec(core, kind, guest, u64::from(memory_mb), TMP_MB)).await
+}
+
+fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> SandboxSpec {
+    SandboxSpec {
+        guest,
+        code: None,
+        layers: Vec::new(),
+        memory_bytes: memory_mb * MIB,
+        tmp_bytes: tmp_mb * MIB,
+        environment: variables::boot_variables(&kind.runtime, &core.config.guest_variables),
+    }
+}
+
+async fn boot(core: &Core, spec: SandboxSpec) -> Result<Booted, String> {
+    let up = async {
+        let started = core.backend.start(spec).await.map_err(|error| error.to_string())?;
+        let Started { channel, output, listeners, control } = started;
+        // From here on whatever ends early ends the guest.
+        let mut booted = Booted { parts: None, control: control.clone(), watcher: None, given: false };
+        let frames = Frames::new(channel).map_err(|error| error.to_string())?;
+        let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO };
+        if booted.parts.insert(parts).frames.booted().await { Ok(booted) } else { Err("it ended".to_owned()) }
+    };
+    timeout(BOOT_TIMEOUT, up).await.unwrap_or_else(|_| Err("it did not come up in time".to_owned()))
+}

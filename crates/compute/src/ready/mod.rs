@@ -1,0 +1,298 @@
+//! Guests that are booted before anybody calls: what a cold start takes instead of starting a process.
+//!
+//! A booted guest is an interpreter in a sandbox of its own that has no function yet. Node.js guests are processes that were
+//! started ahead; Python guests are forked from a zygote, which is nearly free, so that a call that finds none ready has
+//! one forked at once. Where a zygote cannot be had, Python guests are started ahead as well.
+//!
+//! | file     | is                                                                |
+//! |----------|-------------------------------------------------------------------|
+//! | `kind`   | which guests can serve which function                             |
+//! | `demand` | how many to have ready                                            |
+//! | `boot`   | boots a guest, makes a zygote, gives a guest its function         |
+//! | `mod`    | the shelves: what is ready, and when it is made                   |
+//!
+//! Invariants
+//!   1. Nothing is booted for a kind before a function of it exists or is called.
+//!   2. A booted guest serves one function, once; it is never put back.
+//!   3. Guests are booted one after another, and processes only while no call waits for a start.
+//!   4. Under memory pressure all of them end.
+//!
+//! Start reading at `Ready::take`.
+
+mod boot;
+mod demand;
+mod kind;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Family, FunctionVersion, RuntimeUse};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use crate::engine::Core;
+use boot::Zygote;
+use demand::Demand;
+
+pub(crate) use boot::{Booted, Parts};
+pub(crate) use kind::Kind;
+
+/// How long a kind stays ready that no function of this host's has any more.
+const UNUSED_FOR: Duration = Duration::from_secs(600);
+/// How long nothing is booted after it failed.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How often it is looked whether a start is under way.
+const BUSY_POLL: Duration = Duration::from_millis(5);
+/// How long a boot stands back behind starts at most.
+const STANDS_BACK: Duration = Duration::from_secs(2);
+
+/// All booted guests of this host.
+pub(crate) struct Ready {
+    max: usize,
+    began: Instant,
+    shelves: Mutex<HashMap<Kind, Shelf>>,
+    /// What the functions that exist run on.
+    uses: Mutex<BTreeSet<RuntimeUse>>,
+    /// Held by the one boot that goes on.
+    boots: tokio::sync::Mutex<()>,
+}
+
+struct Shelf {
+    booted: Vec<Booted>,
+    /// Whether somebody fills it.
+    filling: bool,
+    zygote: Option<Arc<Zygote>>,
+    demand: Demand,
+    /// When something was last taken, or a function of this kind was first seen.
+    used: Instant,
+    /// Until when nothing is tried.
+    failed_until: Option<Instant>,
+}
+
+impl Shelf {
+    fn new() -> Self {
+        Self {
+            booted: Vec::new(),
+            filling: false,
+            zygote: None,
+            demand: Demand::default(),
+            used: Instant::now(),
+            failed_until: None,
+        }
+    }
+}
+
+impl Ready {
+    /// Shelves with at most `max` guests of each kind; none at all if that is zero.
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            began: Instant::now(),
+            shelves: Mutex::default(),
+            uses: Mutex::default(),
+            boots: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn now_s(&self) -> u64 {
+        self.began.elapsed().as_secs()
+    }
+
+    /// A booted guest for a version: one that is ready, or a fork that is made now. None: start one.
+    pub(crate) async fn take(&self, core: &Arc<Core>, version: &FunctionVersion) -> Option<Booted> {
+        let kind = Kind::for_version(version).filter(|_| self.max > 0)?;
+        let (found, zygote) = {
+            let mut shelves = self.shelves.lock();
+            let shelf = shelves.entry(kind.clone()).or_insert_with(Shelf::new);
+            shelf.used = Instant::now();
+            shelf.demand.take(self.now_s());
+            (shelf.booted.pop(), shelf.zygote.clone())
+        };
+        self.fill(core, &kind);
+        if found.is_some() {
+            return found;
+        }
+        let zygote = zygote?;
+        match zygote.fork(core).await {
+            Ok(booted) => Some(booted),
+            Err(error) => {
+                tracing::debug!(%error, "a zygote forks no more");
+                self.retire(&kind, &zygote);
+                None
+            }
+        }
+    }
+
+    /// Takes a zygote out of use. Its forks live on.
+    fn retire(&self, kind: &Kind, zygote: &Arc<Zygote>) {
+        let mut shelves = self.shelves.lock();
+        let taken = shelves.get_mut(kind).and_then(|shelf| shelf.zygote.take_if(|of| Arc::ptr_eq(of, zygote)));
+        drop(shelves);
+        drop(taken);
+    }
+
+    /// Prepares for the functions that exist now, and no longer for those that do not.
+    pub(crate) fn set_uses(&self, core: &Arc<Core>, uses: &BTreeSet<RuntimeUse>) {
+        if self.max == 0 {
+            return;
+        }
+        self.uses.lock().clone_from(uses);
+        for kind in uses.iter().filter_map(Kind::of) {
+            self.shelves.lock().entry(kind.clone()).or_insert_with(Shelf::new);
+            self.fill(core, &kind);
+        }
+    }
+
+    /// Ends what nobody needs, and replaces zygotes that are old; called every now and then.
+    pub(crate) fn tend(&self, core: &Arc<Core>) {
+        let wanted: Vec<Kind> = self.uses.lock().iter().filter_map(Kind::of).collect();
+        let mut ended = Vec::new();
+        self.shelves.lock().retain(|kind, shelf| {
+            let keep = shelf.filling || wanted.contains(kind) || shelf.used.elapsed() < UNUSED_FOR;
+            if !keep {
+                ended.append(&mut shelf.booted);
+            }
+            let most = shelf.demand.wanted(self.now_s(), self.max);
+            // The oldest first: what was booted last is warm in the caches.
+            let surplus = shelf.booted.len().saturating_sub(most);
+            ended.extend(shelf.booted.drain(..surplus));
+            keep
+        });
+        drop(ended);
+        let kinds: Vec<Kind> = self.shelves.lock().keys().cloned().collect();
+        for kind in kinds {
+            self.fill(core, &kind);
+        }
+    }
+
+    /// Ends everything: the host's memory is short, or the engine stops.
+    pub(crate) fn clear(&self) {
+        let shelves = std::mem::take(&mut *self.shelves.lock());
+        drop(shelves);
+    }
+
+    /// How many guests are ready, and how many zygotes there are.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let shelves = self.shelves.lock();
+        (
+            shelves.values().map(|shelf| shelf.booted.len()).sum(),
+            shelves.values().filter(|shelf| shelf.zygote.is_some()).count(),
+        )
+    }
+
+    /// Has a shelf filled in the background, if something is missing on it and nobody does it already.
+    fn fill(&self, core: &Arc<Core>, kind: &Kind) {
+        let mut shelves = self.shelves.lock();
+        let Some(shelf) = shelves.get_mut(kind) else { return };
+        if shelf.filling || self.missing(kind, shelf).is_none() || core.closing.is_cancelled() {
+            return;
+        }
+        shelf.filling = true;
+        core.tasks.spawn(fill(core.clone(), kind.clone()));
+    }
+
+    fn missing(&self, kind: &Kind, shelf: &mut Shelf) -> Option<Missing> {
+        if shelf.failed_until.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let forks = kind.runtime.family() == Family::Python;
+        if forks && shelf.zygote.as_ref().is_none_or(|zygote| zygote.is_spent()) {
+            return Some(Missing::Zygote);
+        }
+        (shelf.booted.len() < shelf.demand.wanted(self.now_s(), self.max)).then(|| Missing::Guest(shelf.zygote.clone()))
+    }
+
+    /// Forgets a booted guest that has ended.
+    fn forget(&self, kind: &Kind, id: u64) {
+        let found = {
+            let mut shelves = self.shelves.lock();
+            let Some(shelf) = shelves.get_mut(kind) else { return };
+            let at = shelf.booted.iter().position(|booted| booted.id() == id);
+            at.map(|at| shelf.booted.remove(at))
+        };
+        drop(found);
+    }
+}
+
+/// What a shelf lacks.
+enum Missing {
+    Zygote,
+    Guest(Option<Arc<Zygote>>),
+}
+
+/// Fills a shelf until nothing is missing on it.
+async fn fill(core: Arc<Core>, kind: Kind) {
+    let ready = &core.ready;
+    loop {
+        let _one = ready.boots.lock().await;
+        if kind.runtime.family() != Family::Python {
+            stand_back(&core).await;
+        }
+        let missing = {
+            let mut shelves = ready.shelves.lock();
+            let Some(shelf) = shelves.get_mut(&kind) else { return };
+            let missing = if core.closing.is_cancelled() { None } else { ready.missing(&kind, shelf) };
+            if missing.is_none() {
+                shelf.filling = false;
+                return;
+            }
+            missing
+        };
+        match missing {
+            Some(Missing::Zygote) => match boot::zygote(&core, &kind).await {
+                Ok(zygote) => put(&core, &kind, |shelf| shelf.zygote = Some(Arc::new(zygote))),
+                Err(error) => failed(&core, &kind, &error),
+            },
+            Some(Missing::Guest(zygote)) => {
+                let booted = match &zygote {
+                    Some(zygote) => zygote.fork(&core).await,
+                    None => boot::guest(&core, &kind).await,
+                };
+                match (booted, zygote) {
+                    (Ok(mut booted), _) => {
+                        watch(&core, &kind, &mut booted);
+                        put(&core, &kind, |shelf| shelf.booted.push(booted));
+                    }
+                    (Err(_), Some(zygote)) => ready.retire(&kind, &zygote),
+                    (Err(error), None) => failed(&core, &kind, &error),
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// A shelf that was cleared meanwhile takes nothing: what was made for it ends.
+fn put(core: &Core, kind: &Kind, act: impl FnOnce(&mut Shelf)) {
+    if let Some(shelf) = core.ready.shelves.lock().get_mut(kind) {
+        act(shelf);
+    }
+}
+
+fn failed(core: &Core, kind: &Kind, error: &str) {
+    tracing::warn!(runtime = %kind.runtime, %error, "no guest could be booted ahead; functions start from nothing");
+    put(core, kind, |shelf| shelf.failed_until = Some(Instant::now() + RETRY_AFTER));
+}
+
+/// Waits while calls wait for starts, within reason.
+async fn stand_back(core: &Core) {
+    let until = Instant::now() + STANDS_BACK;
+    while core.fleet.is_starting() && Instant::now() < until {
+        sleep(BUSY_POLL).await;
+    }
+}
+
+/// Takes a guest off its shelf when it ends.
+fn watch(core: &Arc<Core>, kind: &Kind, booted: &mut Booted) {
+    let (core, kind, control) = (Arc::downgrade(core), kind.clone(), booted.control());
+    let id = booted.id();
+    let watcher = tokio::spawn(async move {
+        control.wait().await;
+        if let Some(core) = core.upgrade() {
+            core.ready.forget(&kind, id);
+        }
+    });
+    booted.watched_by(watcher.abort_handle());
+}

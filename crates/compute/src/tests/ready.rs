@@ -1,0 +1,133 @@
+//! Guests that are booted ahead: when they are made, who gets them, and what happens when they fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::ports::Invoker;
+use model::{FunctionVersion, Runtime};
+use tokio::task::JoinSet;
+
+use super::fixtures::{World, invocation};
+use super::guests::{Guests, UNASSIGNABLE_MB};
+
+fn world(guests: Arc<Guests>) -> World {
+    World::with(guests, |config| config.ready_max = 4)
+}
+
+fn python(version: &mut FunctionVersion) {
+    version.runtime = Runtime::parse("python3.12").unwrap();
+}
+
+async fn until_ready(world: &World, kinds: (usize, usize, usize)) {
+    world.until(&format!("{kinds:?} are ready"), |world| world.guests.kinds() == kinds).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_booted_before_there_is_a_function() {
+    let world = world(Guests::new());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.guests.started(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_is_ready_before_the_first_call() {
+    let world = world(Guests::booting(Duration::from_millis(80)));
+    world.deploy("f", "meta", |version| drop(version.environment.insert("COLOUR".into(), "blue".into())));
+    until_ready(&world, (1, 0, 0)).await;
+    let boot = world.guests.specs.lock()[0].clone();
+    assert_eq!((boot.code, boot.layers.len(), boot.memory_bytes), (None, 0, 128 << 20));
+    let names: Vec<&str> = boot.environment.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(names.contains(&"NODE_PATH") && names.contains(&"TZ"), "{names:?}");
+    for secret in ["COLOUR", "AWS_SECRET_ACCESS_KEY", "_HANDLER", "AWS_LAMBDA_FUNCTION_NAME"] {
+        assert!(!names.contains(&secret), "{secret}");
+    }
+    assert!(world.call("f", "{}").await.unwrap().error.is_none());
+    assert_eq!(world.guests.assigned(), 1);
+    assert_eq!(world.records.0.lock()[0].init_us, Some(0), "time is paused: nothing was waited for");
+    // It is replaced, and the next may come at once.
+    until_ready(&world, (3, 0, 0)).await;
+    assert_eq!(world.guests.assigned(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn python_is_forked_from_one_zygote() {
+    let world = world(Guests::booting(Duration::from_millis(80)));
+    world.deploy("f", "sleep 10", python);
+    until_ready(&world, (0, 1, 1)).await;
+    let mut calls = JoinSet::new();
+    for call in 0..20 {
+        let engine = world.engine.clone();
+        calls.spawn(async move { engine.invoke(invocation("f", &call.to_string(), "1")).await.unwrap() });
+    }
+    assert!(calls.join_all().await.iter().all(|outcome| outcome.error.is_none()));
+    let (processes, zygotes, _) = world.guests.kinds();
+    assert_eq!((processes, zygotes), (0, 1), "no call had to start a process");
+    // What was taken at once is kept ready, within the limit.
+    world.until("four are ready", |world| world.engine.ready() == (4, 1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_zygote_is_replaced() {
+    let world = world(Guests::booting(Duration::from_millis(80)));
+    world.deploy("f", "echo", python);
+    until_ready(&world, (0, 1, 1)).await;
+    world.guests.crash_all(1);
+    assert!(world.call("f", "1").await.unwrap().error.is_none(), "it is started from nothing");
+    world.until("another zygote", |world| world.guests.kinds().1 == 1).await;
+    world.until("forks of it", |world| world.guests.kinds().2 >= 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_assigned_is_started() {
+    let world = world(Guests::new());
+    world.deploy("f", "echo", |version| version.memory_mb = UNASSIGNABLE_MB as u32);
+    until_ready(&world, (1, 0, 0)).await;
+    assert!(world.call("f", "1").await.unwrap().error.is_none());
+    assert_eq!(world.guests.assigned(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn variables_of_the_start_are_there_from_the_start() {
+    let world = world(Guests::new());
+    world
+        .deploy("f", "echo", |version| drop(version.environment.insert("NODE_OPTIONS".into(), "--no-warnings".into())));
+    assert!(world.call("f", "1").await.unwrap().error.is_none());
+    assert_eq!(world.guests.assigned(), 0);
+    let specs = world.guests.specs.lock();
+    let started = specs.iter().find(|spec| spec.code.is_some()).unwrap();
+    assert!(started.environment.iter().any(|(name, _)| name == "NODE_OPTIONS"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_ends_on_its_shelf_is_replaced() {
+    let world = world(Guests::new());
+    world.deploy("f", "echo", |_| {});
+    until_ready(&world, (1, 0, 0)).await;
+    world.guests.crash_all(1);
+    until_ready(&world, (1, 0, 0)).await;
+    assert!(world.call("f", "1").await.unwrap().error.is_none());
+    assert_eq!(world.guests.assigned(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_has_any_more_ends_after_a_while() {
+    let world = world(Guests::new());
+    world.deploy("f", "echo", |_| {});
+    world.deploy("g", "echo", python);
+    until_ready(&world, (1, 1, 1)).await;
+    world.catalog.uses.send_modify(std::collections::BTreeSet::clear);
+    until_ready(&world, (0, 0, 0)).await;
+    assert_eq!(world.engine.ready(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_of_them_end_with_the_engine() {
+    let world = world(Guests::new());
+    world.deploy("f", "echo", |_| {});
+    world.deploy("g", "echo", python);
+    until_ready(&world, (1, 1, 1)).await;
+    world.engine.drain(Duration::from_secs(1)).await;
+    until_ready(&world, (0, 0, 0)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.guests.kinds(), (0, 0, 0));
+}
