@@ -212,7 +212,7 @@ impl World {
         let mut version = version(name);
         version.handler = handler.into();
         change(&mut version);
-        self.catalog.uses.send_modify(|uses| drop(uses.insert(version.runtime_use())));
+        self.catalog.uses.send_if_modified(|uses| uses.insert(version.runtime_use()));
         self.catalog.versions.lock().insert(version.function.clone(), Arc::new(version));
     }
 
