@@ -22,6 +22,7 @@ mod faults;
 mod fleet;
 mod frames;
 mod invoke;
+mod keepalive;
 mod output;
 mod package;
 mod patience;

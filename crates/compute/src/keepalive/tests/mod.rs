@@ -1,0 +1,4 @@
+//! Policies of keeping environments, compared over generated days. Start reading at `replay`.
+
+mod replay;
+mod trace;
