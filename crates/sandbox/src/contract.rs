@@ -78,6 +78,14 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.
     async fn wait(&self) -> Exit;
 
+    /// Gives the sandbox other limits than it was made with: bytes of memory (and the processor share that follows from
+    /// them) and bytes of `/tmp`. What lies in `/tmp` stays. For a sandbox that is made before it is known what runs in
+    /// it.
+    ///
+    /// # Errors
+    /// When the sandbox has ended or the host refuses; memory that is used already cannot be taken away.
+    async fn resize(&self, memory_bytes: u64, tmp_bytes: u64) -> Result<(), Error>;
+
     /// What was used so far. Asked for by every invocation, so it is no more than that needs.
     fn usage(&self) -> Usage;
 

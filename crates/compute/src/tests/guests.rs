@@ -100,6 +100,10 @@ impl Control for FakeControl {
         exit.wait_for(Option::is_some).await.unwrap().unwrap()
     }
 
+    async fn resize(&self, _: u64, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn usage(&self) -> Usage {
         *self.usage.lock()
     }

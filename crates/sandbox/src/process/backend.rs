@@ -27,11 +27,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UdpSocket, UnixStream, unix::pipe};
 use tokio::sync::{SetOnce, oneshot, watch};
 
-use super::cgroup::keyed;
+use super::cgroup::read_meter;
 use super::config::FoundWall;
 use super::launch::SpawnerHandle;
 use super::protocol::{
     self, Digest, ENVIRONMENT_BYTES_MAX, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply, Request, StartRequest, Step,
+    feature,
 };
 use super::watch as measure;
 use crate::contract::{Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall};
@@ -60,6 +61,7 @@ struct Shared {
 struct State {
     gone: bool,
     starting: HashMap<u64, oneshot::Sender<Result<Parts, Failure>>>,
+    resizing: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
     running: HashMap<u64, watch::Sender<Option<Exit>>>,
 }
 
@@ -67,6 +69,8 @@ struct State {
 struct Parts {
     listeners: Vec<OwnedFd>,
     control: Arc<ProcessControl>,
+    /// The group counts `/tmp` as well.
+    tmp_in_group: bool,
 }
 
 enum Failure {
@@ -123,9 +127,16 @@ impl ProcessBackend {
             Some(Step::Layers) if errno == libc::ENOENT && !spec.layers.is_empty() => {
                 Error::CodeMissing(spec.layers[0].clone())
             }
-            Some(step) => Error::Host(format!("{step:?}: {words}").to_lowercase()),
-            None => Error::Host(format!("step {step}: {words}")),
+            _ => step_error(step, errno),
         }
+    }
+}
+
+fn step_error(step: u32, errno: i32) -> Error {
+    let words = words(errno);
+    match Step::from_number(step) {
+        Some(step) => Error::Host(format!("{step:?}: {words}").to_lowercase()),
+        None => Error::Host(format!("step {step}: {words}")),
     }
 }
 
@@ -214,6 +225,9 @@ impl Backend for ProcessBackend {
             Ok(parts) => parts,
             Err(failure) => return Err(self.error(&spec, &failure)),
         };
+        if parts.tmp_in_group {
+            parts.control.ceiling.store(spec.memory_bytes, Ordering::Relaxed);
+        }
         let listeners = guest_listeners(parts.listeners).map_err(host)?;
         let channel = UnixStream::from_std(ours).map_err(host)?;
         Ok(Started { channel, output, listeners, control: parts.control })
@@ -285,6 +299,9 @@ async fn read_replies(shared: Arc<Shared>) {
     for (_, sender) in state.starting.drain() {
         let _ = sender.send(Err(Failure::Gone));
     }
+    for (_, sender) in state.resizing.drain() {
+        let _ = sender.send(Err(Failure::Gone));
+    }
     for (_, sender) in state.running.drain() {
         let usage = Usage::default();
         sender.send_replace(Some(Exit { code: None, signal: Some(libc::SIGKILL), out_of_memory: false, usage }));
@@ -296,14 +313,22 @@ async fn read_replies(shared: Arc<Shared>) {
 
 fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
     match reply {
-        Reply::Started { token, id, pid, listeners, meters, features: _ } => {
+        Reply::Started { token, id, pid, listeners, meters, features } => {
             // The kernel drops descriptors that this process has no room for.
             let whole = fds.len() == (listeners + meters) as usize;
             let files = fds.split_off((listeners as usize).min(fds.len()));
             let meters = <[OwnedFd; 4]>::try_from(files).ok().filter(|_| meters == 4);
             let (sender, exit) = watch::channel(None);
-            let control =
-                Arc::new(ProcessControl { shared: Arc::clone(shared), id, pid, meters, peak: AtomicU64::new(0), exit });
+            let control = Arc::new(ProcessControl {
+                shared: Arc::clone(shared),
+                id,
+                pid,
+                meters,
+                peak: AtomicU64::new(0),
+                ceiling: AtomicU64::new(u64::MAX),
+                exit,
+            });
+            let tmp_in_group = features & feature::TMP_IN_GROUP != 0;
             let waiter = {
                 let mut state = shared.state.lock();
                 state.running.insert(id, sender);
@@ -313,12 +338,21 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             if let Some(waiter) = waiter {
                 let step = Step::Network as u32;
                 let full = Failure::Step { step, errno: libc::EMFILE };
-                let _ = waiter.send(if whole { Ok(Parts { listeners: fds, control }) } else { Err(full) });
+                let _ =
+                    waiter.send(if whole { Ok(Parts { listeners: fds, control, tmp_in_group }) } else { Err(full) });
+            }
+        }
+        Reply::Resized { token } => {
+            if let Some(waiter) = shared.state.lock().resizing.remove(&token) {
+                let _ = waiter.send(Ok(()));
             }
         }
         Reply::Failed { token, step, errno } => {
-            let waiter = shared.state.lock().starting.remove(&token);
-            if let Some(waiter) = waiter {
+            let mut state = shared.state.lock();
+            // A token is of one or the other.
+            if let Some(waiter) = state.starting.remove(&token) {
+                let _ = waiter.send(Err(Failure::Step { step, errno }));
+            } else if let Some(waiter) = state.resizing.remove(&token) {
                 let _ = waiter.send(Err(Failure::Step { step, errno }));
             }
         }
@@ -343,12 +377,20 @@ struct ProcessControl {
     /// Memory now, peak, processor time, tasks.
     meters: Option<[OwnedFd; 4]>,
     peak: AtomicU64,
+    /// What the group counts beyond this is its `/tmp`.
+    ceiling: AtomicU64,
     exit: watch::Receiver<Option<Exit>>,
 }
 
 impl fmt::Debug for ProcessControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProcessControl").field("id", &self.id).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl ProcessControl {
+    fn bounded(&self, counted: u64) -> u64 {
+        counted.min(self.ceiling.load(Ordering::Relaxed))
     }
 }
 
@@ -376,13 +418,42 @@ impl Control for ProcessControl {
         ended
     }
 
+    async fn resize(&self, memory_bytes: u64, tmp_bytes: u64) -> Result<(), Error> {
+        let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut state = self.shared.state.lock();
+            if state.gone {
+                return Err(Error::SpawnerGone);
+            }
+            state.resizing.insert(token, sender);
+        }
+        let memory_bytes = memory_bytes.clamp(*protocol::MEMORY_BYTES.start(), *protocol::MEMORY_BYTES.end());
+        let tmp_bytes = tmp_bytes.clamp(*protocol::TMP_BYTES.start(), *protocol::TMP_BYTES.end());
+        let request = Request::Resize { token, id: self.id, memory_bytes, tmp_bytes };
+        if self.shared.send(&request, &[]).await.is_err() {
+            self.shared.state.lock().resizing.remove(&token);
+            return Err(Error::SpawnerGone);
+        }
+        match answer.await {
+            Ok(Ok(())) => {
+                if self.ceiling.load(Ordering::Relaxed) != u64::MAX {
+                    self.ceiling.store(memory_bytes, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            Ok(Err(Failure::Step { step, errno })) => Err(step_error(step, errno)),
+            Ok(Err(Failure::Gone)) | Err(_) => Err(Error::SpawnerGone),
+        }
+    }
+
     fn usage(&self) -> Usage {
         if let Some(exit) = *self.exit.borrow() {
             return exit.usage;
         }
         let mut usage = match &self.meters {
             Some([_, peak, cpu, _]) => {
-                Usage { cpu: Duration::from_nanos(read_meter(cpu)), memory_peak_bytes: read_meter(peak) }
+                Usage { cpu: Duration::from_nanos(read_meter(cpu)), memory_peak_bytes: self.bounded(read_meter(peak)) }
             }
             None => {
                 let seen = measure::measure(&self.shared.proc, self.pid);
@@ -401,7 +472,7 @@ impl Control for ProcessControl {
         match &self.meters {
             // The sandbox's first process is the platform's.
             Some([now, _, _, tasks]) => Held {
-                memory_bytes: read_meter(now),
+                memory_bytes: self.bounded(read_meter(now)),
                 tasks: u32::try_from(read_meter(tasks).saturating_sub(1)).unwrap_or(0),
             },
             None => {
@@ -410,15 +481,6 @@ impl Control for ProcessControl {
             }
         }
     }
-}
-
-/// The number in a file of a control group.
-fn read_meter(file: &OwnedFd) -> u64 {
-    let mut buffer = [0u8; 512];
-    let length = rustix::io::pread(file, &mut buffer, 0).unwrap_or(0);
-    let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
-    // A plain number, but for v2's processor time, which is one line of several, in microseconds.
-    text.trim().parse::<u64>().ok().or_else(|| keyed(text, "usage_usec").map(|us| us * 1000)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -84,6 +84,8 @@ pub struct SpawnerConfig {
     pub code_root: PathBuf,
     /// Folder that becomes `/var/runtime`. Its content must be readable by all.
     pub runtime_root: PathBuf,
+    /// Folder on whose disk `/tmp` of sandboxes lies, where the host allows it; nothing is seen in it. None: in memory.
+    pub tmp_root: Option<PathBuf>,
     /// Interpreters, in the order that `Guest::Interpreter` counts.
     pub interpreters: Vec<Interpreter>,
     /// Names this start of the platform; letters, digits and hyphens.
@@ -104,6 +106,7 @@ impl SpawnerConfig {
         Self {
             code_root,
             runtime_root,
+            tmp_root: None,
             interpreters: Vec::new(),
             boot_id: boot_id.into(),
             trust_bundle: None,

@@ -26,6 +26,7 @@ use super::netns::Rules;
 use super::protocol::{Digest, GuestKind, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
+use super::tmp::{Tmp, Tmps};
 use crate::interpreter::{Interpreter, PYTHON_FLAGS};
 
 /// Ranges of host ids, the preferred one first: above everything that distributions and container tools give out;
@@ -83,13 +84,13 @@ pub(crate) struct Settings {
     pub(crate) privileged: bool,
     pub(crate) limit_memory: bool,
     pub(crate) limit_tasks: bool,
-    pub(crate) limit_tmp: bool,
 }
 
 /// Everything that outlives one sandbox.
 pub(crate) struct Maker {
     pub(crate) stage: Stage,
     pub(crate) groups: Groups,
+    pub(crate) tmps: Tmps,
     pub(crate) settings: Settings,
     pub(crate) interpreters: Vec<Interpreter>,
     pub(crate) rules: Rules,
@@ -105,6 +106,7 @@ pub(crate) struct Made {
     pub(crate) status: OwnedFd,
     pub(crate) group: Option<Group>,
     pub(crate) host_id: Option<u32>,
+    pub(crate) tmp: Tmp,
 }
 
 /// The descriptors of a start request.
@@ -120,7 +122,7 @@ struct Inputs {
     code: OwnedFd,
     layers: Option<OwnedFd>,
     fds: GuestFds,
-    tmp_options: CString,
+    tmp: OwnedFd,
     programs: Vec<Program>,
     token: u64,
     id: u64,
@@ -152,44 +154,52 @@ impl Maker {
     ) -> Result<Made, Fault> {
         let trial = programs.is_empty();
         let code = if trial { self.template_folder()? } else { self.code_tree(&request.code)? };
-        let inputs = Inputs {
-            root: owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?),
-            code,
-            layers: self.layers_tree(&request.layers)?,
-            fds,
-            tmp_options: self.tmp_options(request.tmp_bytes),
-            programs,
-            token: request.token,
-            id,
-        };
+        let root = owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?);
+        let layers = self.layers_tree(&request.layers)?;
+        let (tmp, mount) = self.tmps.take(request.tmp_bytes)?;
+        let inputs = Inputs { root, code, layers, fds, tmp: mount, programs, token: request.token, id };
         // No id left is a refusal: a sandbox must not get the platform's own for that.
         let exhausted = Fault { step: Step::IdMap, errno: libc::EAGAIN };
-        let host_id = self.ids.as_mut().map(|ids| ids.take().ok_or(exhausted)).transpose()?;
-        let group = match self.group(id, request.memory_bytes) {
+        let host_id = match self.ids.as_mut().map(|ids| ids.take().ok_or(exhausted)).transpose() {
+            Ok(host_id) => host_id,
+            Err(fault) => {
+                self.give_back(None, tmp);
+                return Err(fault);
+            }
+        };
+        let group = match self.group(id, request.memory_bytes, tmp.bytes_in_memory()) {
             Ok(group) => group,
             Err(fault) => {
-                self.give_back(host_id);
+                self.give_back(host_id, tmp);
                 return Err(fault);
             }
         };
         let made = self.clone_child(&inputs, group.as_ref(), host_id);
         match made {
-            Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id }),
+            Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id, tmp }),
             Err(fault) => {
                 if let Some(group) = &group {
                     self.groups.remove(group);
                 }
-                self.give_back(host_id);
+                self.give_back(host_id, tmp);
                 Err(fault)
             }
         }
     }
 
-    /// Takes a sandbox's id back once it has ended.
-    pub(crate) fn give_back(&mut self, host_id: Option<u32>) {
+    /// Takes a sandbox's id and `/tmp` back once it has ended.
+    pub(crate) fn give_back(&mut self, host_id: Option<u32>, tmp: Tmp) {
         if let (Some(ids), Some(id)) = (&mut self.ids, host_id) {
             ids.give_back(id);
         }
+        self.tmps.give_back(tmp);
+    }
+
+    /// Gives a sandbox other limits than it was made with: its memory, its share of the processors, its `/tmp`.
+    pub(crate) fn resize(&mut self, made: &mut Made, memory_bytes: u64, tmp_bytes: u64) -> Result<(), Fault> {
+        self.tmps.resize(&mut made.tmp, tmp_bytes)?;
+        let limits = self.limits(memory_bytes, made.tmp.bytes_in_memory());
+        made.group.as_ref().map_or(Ok(()), |group| self.groups.set_limits(group, limits)).at(Step::Resize)
     }
 
     fn programs(&self, guest: GuestKind) -> Result<Vec<Program>, Fault> {
@@ -261,24 +271,18 @@ impl Maker {
         }
     }
 
-    fn tmp_options(&self, bytes: u64) -> CString {
-        let options = if self.settings.limit_tmp {
-            // Inodes are kernel memory as well: one for each page, and some for small sizes.
-            format!("mode=1777,size={bytes},nr_inodes={}", (bytes / 4096).max(1024))
-        } else {
-            "mode=1777".to_owned()
-        };
-        CString::new(options).unwrap_or_default()
+    fn group(&self, id: u64, memory_bytes: u64, tmp_bytes: u64) -> Result<Option<Group>, Fault> {
+        self.groups.create(id, self.limits(memory_bytes, tmp_bytes)).at(Step::Cgroup).map(Some)
     }
 
-    fn group(&self, id: u64, memory_bytes: u64) -> Result<Option<Group>, Fault> {
-        let unlimited = Limits { memory_bytes: 1 << 40, tasks: 1 << 20 };
+    fn limits(&self, memory_bytes: u64, tmp_bytes: u64) -> Limits {
+        let unlimited = Limits { memory_bytes: 1 << 40, tmp_bytes: 0, tasks: 1 << 20 };
         // One more task than the guest's for the sandbox's first process.
-        let limits = Limits {
+        Limits {
             memory_bytes: if self.settings.limit_memory { memory_bytes } else { unlimited.memory_bytes },
+            tmp_bytes,
             tasks: if self.settings.limit_tasks { child::TASKS + 1 } else { unlimited.tasks },
-        };
-        self.groups.create(id, limits).at(Step::Cgroup).map(Some)
+        }
     }
 
     fn clone_child(
@@ -301,7 +305,7 @@ impl Maker {
             channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             output: inputs.fds.output.as_raw_fd(),
             doors: &doors,
-            tmp_options: &inputs.tmp_options,
+            tmp: inputs.tmp.as_raw_fd(),
             programs: &inputs.programs,
             rules: &self.rules,
             seccomp: if settings.seccomp { &self.seccomp } else { &[] },

@@ -12,6 +12,7 @@
 //! | `make`      | one sandbox up to its open gate                                     |
 //! | `child`     | its first process: root, network, walls, guest                      |
 //! | `template`  | the root that all sandboxes are cloned from                         |
+//! | `tmp`, `images` | the size and place of `/tmp`                                   |
 //! | `netns`, `landlock`, `seccomp`, `cgroup`, `watch` | one wall each                  |
 //! | `probe`     | which walls stand on this host                                      |
 //! | `sys`       | system calls                                                        |
@@ -23,6 +24,7 @@ mod backend;
 mod cgroup;
 mod child;
 mod config;
+mod images;
 mod landlock;
 mod launch;
 mod make;
@@ -33,6 +35,7 @@ mod seccomp;
 mod spawner;
 pub(crate) mod sys;
 mod template;
+mod tmp;
 mod watch;
 
 pub use backend::ProcessBackend;

@@ -116,7 +116,7 @@ fn trial(maker: &mut Maker) -> Result<u32, Fault> {
             std::thread::sleep(std::time::Duration::from_micros(200));
         }
     }
-    maker.give_back(made.host_id);
+    maker.give_back(made.host_id, made.tmp);
     match answer {
         Some(Reply::Started { features, .. }) => Ok(features),
         Some(Reply::Failed { step, errno, .. }) => {
@@ -214,6 +214,6 @@ fn walls(maker: &Maker, config: &SpawnerConfig, features: u32, lost: &[(WallKind
         judge.limit(WallKind::Memory, powers.memory, "watched every 12 ms, killed above the limit"),
         judge.limit(WallKind::Tasks, powers.tasks, tasks),
         judge.limit(WallKind::Cpu, powers.cpu, "niceness only"),
-        judge.stands(WallKind::Tmp, settings.limit_tmp, "tmpfs of fixed size, counted as the function's memory", ""),
+        judge.stands(WallKind::Tmp, !config.off.contains(&WallKind::Tmp), &maker.tmps.describe(), ""),
     ]
 }

@@ -57,10 +57,18 @@ pub(crate) enum Request {
     Start(StartRequest),
     /// Kill the sandbox with this id.
     Kill(u64),
+    /// Give the sandbox with this id other limits.
+    Resize {
+        token: u64,
+        id: u64,
+        memory_bytes: u64,
+        tmp_bytes: u64,
+    },
 }
 
 const START: u32 = 1;
 const KILL: u32 = 2;
+const RESIZE: u32 = 3;
 
 fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
     buffer[at..at + bytes.len()].copy_from_slice(bytes);
@@ -92,6 +100,12 @@ impl Request {
                 put(&mut buffer, 0, &KILL.to_le_bytes());
                 put(&mut buffer, 8, &id.to_le_bytes());
             }
+            Self::Resize { token, id, memory_bytes, tmp_bytes } => {
+                put(&mut buffer, 0, &RESIZE.to_le_bytes());
+                for (place, word) in [token, id, memory_bytes, tmp_bytes].into_iter().enumerate() {
+                    put(&mut buffer, 8 + 8 * place, &word.to_le_bytes());
+                }
+            }
             Self::Start(start) => {
                 let (guest, index, heap) = match start.guest {
                     GuestKind::Bootstrap => (0u32, 0, 0),
@@ -122,6 +136,15 @@ impl Request {
         match u32_at(packet, 0) {
             KILL => Some(Self::Kill(u64_at(packet, 8))),
             START => Self::decode_start(packet).map(Self::Start),
+            RESIZE => {
+                let [token, id, memory_bytes, tmp_bytes] = [8, 16, 24, 32].map(|at| u64_at(packet, at));
+                (MEMORY_BYTES.contains(&memory_bytes) && TMP_BYTES.contains(&tmp_bytes)).then_some(Self::Resize {
+                    token,
+                    id,
+                    memory_bytes,
+                    tmp_bytes,
+                })
+            }
             _ => None,
         }
     }
@@ -185,10 +208,11 @@ pub(crate) enum Step {
     MemoryLimit,
     TaskLimit,
     CpuWeight,
+    Resize,
 }
 
 impl Step {
-    const ALL: [Self; 34] = [
+    const ALL: [Self; 35] = [
         Self::Request,
         Self::Code,
         Self::Layers,
@@ -223,6 +247,7 @@ impl Step {
         Self::MemoryLimit,
         Self::TaskLimit,
         Self::CpuWeight,
+        Self::Resize,
     ];
 
     pub(crate) fn from_number(number: u32) -> Option<Self> {
@@ -235,7 +260,9 @@ impl Step {
 pub(crate) enum Reply {
     /// The guest runs. Beside it: `listeners` sockets (Runtime API, DNS, then TCP), then `meters` usage files.
     Started { token: u64, id: u64, pid: i32, listeners: u32, meters: u32, features: u32 },
-    /// No sandbox was made.
+    /// A sandbox has other limits.
+    Resized { token: u64 },
+    /// No sandbox was made, or it has no other limits.
     Failed { token: u64, step: u32, errno: i32 },
     /// A sandbox has ended and everything of it is removed. `status` is wait(2)'s.
     Exited { id: u64, status: i32, out_of_memory: bool, cpu_ns: u64, peak_bytes: u64 },
@@ -247,6 +274,8 @@ pub(crate) mod feature {
     pub(crate) const TPROXY: u32 = 1;
     /// Landlock confines the guest.
     pub(crate) const LANDLOCK: u32 = 2;
+    /// `/tmp` is memory and counted by the group; what the group counts is no measure of the function's memory alone.
+    pub(crate) const TMP_IN_GROUP: u32 = 4;
 }
 
 impl Reply {
@@ -265,6 +294,7 @@ impl Reply {
                     u64::from(features),
                 ]);
             }
+            Self::Resized { token } => words[..2].copy_from_slice(&[4, token]),
             Self::Failed { token, step, errno } => {
                 words[..4].copy_from_slice(&[2, token, u64::from(step), errno as u64]);
             }
@@ -301,6 +331,7 @@ impl Reply {
                 cpu_ns: word(4),
                 peak_bytes: word(5),
             }),
+            4 => Some(Self::Resized { token: word(1) }),
             _ => None,
         }
     }
@@ -346,7 +377,8 @@ mod tests {
 
     #[test]
     fn requests_read_back() {
-        for request in [Request::Start(start()), Request::Kill(u64::MAX)] {
+        let resize = Request::Resize { token: 1, id: 2, memory_bytes: 128 << 20, tmp_bytes: 10 << 30 };
+        for request in [Request::Start(start()), Request::Kill(u64::MAX), resize] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
     }
@@ -355,6 +387,7 @@ mod tests {
     fn replies_read_back() {
         for reply in [
             Reply::Started { token: 1, id: 2, pid: 3, listeners: 4, meters: 4, features: 1 },
+            Reply::Resized { token: 8 },
             Reply::Failed { token: 9, step: Step::Code as u32, errno: 2 },
             Reply::Exited { id: 1, status: 9, out_of_memory: true, cpu_ns: 5, peak_bytes: 6 },
         ] {
@@ -373,6 +406,11 @@ mod tests {
             Request::decode(&packet)
         };
         assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
+        assert_eq!(
+            Request::decode(&Request::Resize { token: 1, id: 2, memory_bytes: 0, tmp_bytes: 512 << 20 }.encode()),
+            None,
+            "no memory"
+        );
         assert_eq!(with(4, &2u32.to_le_bytes()), None, "unknown guest");
         assert_eq!(with(24, &0u64.to_le_bytes()), None, "no memory");
         assert_eq!(with(24, &u64::MAX.to_le_bytes()), None, "all memory");

@@ -18,16 +18,18 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::fs::MemfdFlags;
 
-use super::cgroup::{Group, Groups, Remains};
+use super::cgroup::{Group, Groups, Remains, read_meter};
 use super::config::{Report, SpawnerConfig, WallKind};
+use super::images::Images;
 use super::landlock;
 use super::make::{GuestFds, Ids, Made, Maker, Settings, reap};
 use super::netns::Rules;
 use super::probe;
-use super::protocol::{self, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step};
+use super::protocol::{self, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step, feature};
 use super::seccomp;
 use super::sys::{self, At, Fault};
 use super::template;
+use super::tmp::{Tmp, Tmps, used_bytes};
 use super::watch::Watched;
 
 /// Longest configuration message.
@@ -49,6 +51,8 @@ struct Sandbox {
     /// wait(2)'s status of the guest, as the first process told it.
     status: Option<i32>,
     watched: Watched,
+    /// What its group holds, where that is more than its memory.
+    meter: Option<OwnedFd>,
 }
 
 struct Spawner {
@@ -100,7 +104,8 @@ fn run() -> io::Result<()> {
     // A server that was killed while it started hears nothing; what was made for it goes all the same.
     let told = protocol::send(&control, &serde_json::to_vec(&report)?, &[]);
     if told.is_ok() && !refused {
-        let watching = !maker.groups.powers().memory && maker.settings.limit_memory;
+        let alone = maker.groups.powers().memory && maker.tmps.are_on_disk();
+        let watching = !alone && maker.settings.limit_memory;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let sandboxes = HashMap::new();
         let mut spawner = Spawner { control, epoll, maker, sandboxes, next_id: 1, lingering: Vec::new(), watching };
@@ -146,6 +151,7 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
     let groups = Groups::find(&config.boot_id, server);
     let remains = groups.remains();
     let privileged = probe::enter_namespaces()?;
+    let tmps = Tmps::new(images(config, privileged), !off(WallKind::Tmp));
     let stage = template::raise(config).map_err(|fault| probe::explain(&fault))?;
     let settings = Settings {
         user_namespace: !off(WallKind::UserNamespace),
@@ -156,19 +162,32 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
         privileged,
         limit_memory: !off(WallKind::Memory),
         limit_tasks: !off(WallKind::Tasks),
-        limit_tmp: !off(WallKind::Tmp),
     };
+    let seccomp = seccomp::program(groups.powers().memory);
     let mut maker = Maker {
         stage,
         groups,
+        tmps,
         settings,
         interpreters: config.interpreters.clone(),
         rules: Rules::new(),
-        seccomp: seccomp::program(),
+        seccomp,
         ids: Ids::find().filter(|_| privileged && !off(WallKind::OwnUserId)),
     };
     let report = probe::probe(&mut maker, config);
     Ok((maker, report, remains))
+}
+
+/// Images for `/tmp`, or why there are none.
+fn images(config: &SpawnerConfig, privileged: bool) -> Result<Images, String> {
+    if config.off.contains(&WallKind::Tmp) {
+        return Err("turned off".to_owned());
+    }
+    let folder = config.tmp_root.as_deref().ok_or("no folder on a disk was named")?;
+    if !privileged {
+        return Err("start as root for one on the disk".to_owned());
+    }
+    Images::launch(folder)
 }
 
 const CONTROL: u64 = 0;
@@ -235,6 +254,13 @@ impl Spawner {
         };
         match Request::decode(packet.get(..length).unwrap_or(&packet)) {
             Some(Request::Kill(id)) => self.kill(id),
+            Some(Request::Resize { token, id, memory_bytes, tmp_bytes }) => {
+                let reply = match self.resize(id, memory_bytes, tmp_bytes) {
+                    Ok(()) => Reply::Resized { token },
+                    Err(fault) => Reply::Failed { token, step: fault.step as u32, errno: fault.errno },
+                };
+                self.reply(reply, &[]);
+            }
             Some(Request::Start(start)) => {
                 if let Err(fault) = self.start(&start, fds) {
                     let step = fault.step as u32;
@@ -256,6 +282,8 @@ impl Spawner {
         let added = [(&made.status, id * 2), (&made.pidfd, id * 2 + 1)].into_iter().try_for_each(|(fd, key)| {
             epoll::add(&self.epoll, fd, epoll::EventData::new_u64(key), epoll::EventFlags::IN).at(Step::Request)
         });
+        let counted = made.group.as_ref().filter(|_| self.watching && made.tmp.bytes_in_memory() > 0);
+        let meter = counted.and_then(|group| self.maker.groups.usage_file(group));
         let sandbox = Sandbox {
             made,
             token: request.token,
@@ -264,12 +292,21 @@ impl Spawner {
             fault: added.err(),
             status: None,
             watched: Watched::default(),
+            meter,
         };
         let failed = sandbox.fault.is_some();
         self.sandboxes.insert(id, sandbox);
         if failed {
             self.finish(id);
         }
+        Ok(())
+    }
+
+    fn resize(&mut self, id: u64, memory_bytes: u64, tmp_bytes: u64) -> Result<(), Fault> {
+        let absent = Fault { step: Step::Resize, errno: libc::ESRCH };
+        let sandbox = self.sandboxes.get_mut(&id).filter(|sandbox| sandbox.started).ok_or(absent)?;
+        self.maker.resize(&mut sandbox.made, memory_bytes, tmp_bytes)?;
+        sandbox.memory_bytes = memory_bytes;
         Ok(())
     }
 
@@ -303,6 +340,7 @@ impl Spawner {
                     sandbox.made.group.as_ref().map(|group| self.maker.groups.meters(group)).unwrap_or_default();
                 let all: Vec<RawFd> = fds.iter().chain(&meters).map(AsRawFd::as_raw_fd).collect();
                 let pid = sandbox.made.pid;
+                let features = features | if sandbox.meter.is_some() { feature::TMP_IN_GROUP } else { 0 };
                 let reply =
                     Reply::Started { token: sandbox.token, id, pid, listeners, meters: meters.len() as u32, features };
                 self.reply(reply, &all);
@@ -311,7 +349,7 @@ impl Spawner {
                 sandbox.fault = Some(Fault { step: Step::from_number(step).unwrap_or(Step::Vanished), errno });
             }
             Some(Reply::Exited { status, .. }) => sandbox.status = Some(status),
-            None => {}
+            Some(Reply::Resized { .. }) | None => {}
         }
     }
 
@@ -328,7 +366,7 @@ impl Spawner {
         }
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
         let reaped = reap(&sandbox.made.pidfd);
-        let Sandbox { made, token, started, fault, status, watched, .. } = sandbox;
+        let Sandbox { made, token, memory_bytes, started, fault, status, watched, meter } = sandbox;
         drop((made.pidfd, made.status));
         // A group counts exactly; without one, what was seen while it ran and what was used when it was reaped.
         let mut counts = watched.counts().or(reaped);
@@ -336,9 +374,14 @@ impl Spawner {
             if self.maker.groups.powers().memory {
                 counts = self.maker.groups.counts(&group);
             }
+            if meter.is_some() {
+                // The group's peak may be that of `/tmp`; beyond the limit nothing else is held for long.
+                counts.peak_bytes = counts.peak_bytes.min(memory_bytes);
+                counts.out_of_memory |= watched.counts().out_of_memory;
+            }
             self.remove_group(group);
         }
-        self.maker.give_back(made.host_id);
+        self.maker.give_back(made.host_id, made.tmp);
         let reply = if started {
             let status = status.unwrap_or(libc::SIGKILL);
             let out_of_memory = counts.out_of_memory;
@@ -362,9 +405,18 @@ impl Spawner {
 
     /// Looks at every sandbox's memory and kills what is above its limit.
     fn watch(&mut self) {
+        let maker = &self.maker;
         for sandbox in self.sandboxes.values_mut().filter(|sandbox| sandbox.started) {
-            if sandbox.watched.look(&self.maker.stage.proc, sandbox.made.pid, sandbox.memory_bytes) {
-                let _ = rustix::process::pidfd_send_signal(&sandbox.made.pidfd, rustix::process::Signal::KILL);
+            let Sandbox { made, memory_bytes, watched, meter, .. } = sandbox;
+            let over = match (meter, &made.group) {
+                (Some(meter), Some(group)) => {
+                    let shares = || maker.groups.shares(group);
+                    watched.look_at_group(read_meter(meter), *memory_bytes, shares, || tmp_bytes(&made.tmp))
+                }
+                _ => watched.look(&maker.stage.proc, made.pid, *memory_bytes),
+            };
+            if over {
+                let _ = rustix::process::pidfd_send_signal(&made.pidfd, rustix::process::Signal::KILL);
             }
         }
     }
@@ -389,6 +441,14 @@ impl Spawner {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// Bytes that lie in a `/tmp` of memory.
+fn tmp_bytes(tmp: &Tmp) -> u64 {
+    match tmp {
+        Tmp::Memory { mount, .. } => used_bytes(mount),
+        Tmp::Image { .. } => 0,
     }
 }
 

@@ -80,7 +80,7 @@ pub const CASES: &[Case] = &[
     // A watcher would count the memory of so many processes.
     case("forks without end", "fork-bomb", &[], Without(&[WallKind::Tasks, WallKind::Memory])),
     case("fills /tmp", "fill-tmp", &[], Without(&[WallKind::Tmp])),
-    case("fills /tmp with empty files", "inodes", &[], Without(&[WallKind::Tmp])),
+    case("fills /tmp with empty folders", "inodes", &[], Without(&[WallKind::Tmp])),
     case("takes more memory than it has", "memory-bomb", &[("MEGABYTES", "400")], Outside),
     case("takes more memory in children", "memory-bomb-in-children", &[("MEGABYTES", "400")], Outside),
     case("puts a key into a kernel keyring", "keyring", &[], Without(SECCOMP)),

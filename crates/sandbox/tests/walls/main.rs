@@ -14,6 +14,7 @@ mod dropped;
 mod hostile;
 mod remains;
 mod service;
+mod tmp;
 mod world;
 
 use std::os::unix::process::CommandExt;
@@ -82,7 +83,9 @@ fn suite(filter: &str) -> ExitCode {
     for case in cases::CASES {
         run(case.name, &|| case.check(&world));
     }
-    for (name, check) in service::CHECKS.iter().chain(hostile::CHECKS).chain(remains::CHECKS).chain(dropped::CHECKS) {
+    for (name, check) in
+        service::CHECKS.iter().chain(hostile::CHECKS).chain(remains::CHECKS).chain(dropped::CHECKS).chain(tmp::CHECKS)
+    {
         run(name, &|| check(&world).map(|()| String::new()));
     }
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }

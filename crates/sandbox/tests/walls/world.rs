@@ -81,6 +81,7 @@ impl World {
     pub fn config(&self, off: &[WallKind]) -> SpawnerConfig {
         let mut config = SpawnerConfig::new(self.path("code"), self.path("runtime"), "test");
         config.off = off.to_vec();
+        config.tmp_root = Some(self.folder.path().to_owned());
         config
     }
 
