@@ -78,6 +78,9 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.
     async fn wait(&self) -> Exit;
 
+    /// The start is over: where a processor quota is asked for, it holds from now on.
+    fn settle(&self);
+
     /// Gives the sandbox other limits than it was made with: bytes of memory (and the processor share that follows from
     /// them) and bytes of `/tmp`. What lies in `/tmp` stays. For a sandbox that is made before it is known what runs in
     /// it.

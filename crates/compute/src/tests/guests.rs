@@ -100,6 +100,8 @@ impl Control for FakeControl {
         exit.wait_for(Option::is_some).await.unwrap().unwrap()
     }
 
+    fn settle(&self) {}
+
     async fn resize(&self, _: u64, _: u64) -> Result<(), Error> {
         Ok(())
     }

@@ -268,8 +268,7 @@ impl Shared {
     }
 
     /// Sends now, or from a task of its own while the socket is full.
-    fn send_kill(self: &Arc<Self>, id: u64) {
-        let request = Request::Kill(id);
+    fn send_soon(self: &Arc<Self>, request: Request) {
         if let Err(error) = protocol::send(self.socket.get_ref(), &request.encode(), &[])
             && error.kind() == io::ErrorKind::WouldBlock
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -397,7 +396,7 @@ impl ProcessControl {
 impl Drop for ProcessControl {
     fn drop(&mut self) {
         if self.exit.borrow().is_none() {
-            self.shared.send_kill(self.id);
+            self.shared.send_soon(Request::Kill(self.id));
         }
     }
 }
@@ -405,7 +404,7 @@ impl Drop for ProcessControl {
 #[async_trait]
 impl Control for ProcessControl {
     fn kill(&self) {
-        self.shared.send_kill(self.id);
+        self.shared.send_soon(Request::Kill(self.id));
     }
 
     async fn wait(&self) -> Exit {
@@ -416,6 +415,10 @@ impl Control for ProcessControl {
         let peak = ended.usage.memory_peak_bytes.max(self.peak.load(Ordering::Relaxed));
         ended.usage.memory_peak_bytes = peak;
         ended
+    }
+
+    fn settle(&self) {
+        self.shared.send_soon(Request::Settle(self.id));
     }
 
     async fn resize(&self, memory_bytes: u64, tmp_bytes: u64) -> Result<(), Error> {

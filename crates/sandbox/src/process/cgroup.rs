@@ -262,6 +262,19 @@ impl Groups {
             .try_for_each(|(hierarchy, folder)| self.limit(hierarchy, folder, limits))
     }
 
+    /// Holds a sandbox to the processor time of its memory size, whether or not others want the rest.
+    pub(crate) fn set_quota(&self, group: &Group, memory_bytes: u64) -> io::Result<()> {
+        let folder = self.hierarchies.iter().zip(&group.folders).find(|(hierarchy, _)| hierarchy.powers.cpu);
+        let (_, folder) = folder.ok_or(io::ErrorKind::Unsupported)?;
+        let quota = cpu_quota_us(memory_bytes);
+        if self.unified {
+            write_at(folder, "cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
+        } else {
+            write_at(folder, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+            write_at(folder, "cpu.cfs_quota_us", &quota.to_string())
+        }
+    }
+
     fn limit(&self, hierarchy: &Hierarchy, folder: &OwnedFd, limits: Limits) -> io::Result<()> {
         let memory = (limits.memory_bytes + limits.tmp_bytes).to_string();
         let powers = hierarchy.powers;
@@ -426,6 +439,15 @@ fn remove_stale(parent: &Path) {
     }
 }
 
+/// Period of the processor quota: the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// Microseconds of one processor in each period that a memory size gives: 1,769 MiB make one processor in Lambda. The
+/// kernel takes no less than one millisecond.
+fn cpu_quota_us(memory_bytes: u64) -> u64 {
+    ((memory_bytes >> 20) * CPU_PERIOD_US / 1769).max(1_000)
+}
+
 /// Processor weight of a memory size: 1,769 MiB make one processor in Lambda, 100 is the kernel's default weight.
 fn cpu_weight(memory_bytes: u64) -> u64 {
     ((memory_bytes >> 20) * 100 / 1769).max(1)
@@ -501,5 +523,9 @@ mod tests {
         assert_eq!(cpu_weight(1769 << 20), 100);
         assert_eq!(cpu_weight(128 << 20), 7);
         assert_eq!(cpu_weight(1 << 20), 1);
+        assert_eq!(cpu_quota_us(1769 << 20), CPU_PERIOD_US);
+        assert_eq!(cpu_quota_us(10_240 << 20), 578_858);
+        assert_eq!(cpu_quota_us(128 << 20), 7_235);
+        assert_eq!(cpu_quota_us(1 << 20), 1_000);
     }
 }

@@ -92,6 +92,9 @@ pub struct SpawnerConfig {
     pub boot_id: String,
     /// Certificates that guests trust, in PEM: mounted at the distribution's paths and at `TRUST_PATH`. Readable by all.
     pub trust_bundle: Option<PathBuf>,
+    /// Whether processor time ends at the share of a sandbox's memory even where nobody else wants the rest. Without it,
+    /// shares decide only between those who want more than there is.
+    pub cpu_quota: bool,
     /// Walls that must stand hard, else the spawner refuses to start.
     pub require: Vec<WallKind>,
     /// Walls that are left out, for tests that show what each of them holds. `walls` calls them missing.
@@ -110,6 +113,7 @@ impl SpawnerConfig {
             interpreters: Vec::new(),
             boot_id: boot_id.into(),
             trust_bundle: None,
+            cpu_quota: false,
             require: Vec::new(),
             off: Vec::new(),
             program: None,

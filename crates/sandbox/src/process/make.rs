@@ -84,6 +84,8 @@ pub(crate) struct Settings {
     pub(crate) privileged: bool,
     pub(crate) limit_memory: bool,
     pub(crate) limit_tasks: bool,
+    /// Processor time ends at the share of the memory, also where nobody else wants it.
+    pub(crate) cpu_quota: bool,
 }
 
 /// Everything that outlives one sandbox.
@@ -202,6 +204,12 @@ impl Maker {
         made.group.as_ref().map_or(Ok(()), |group| self.groups.set_limits(group, limits)).at(Step::Resize)
     }
 
+    /// Holds a sandbox whose start is over to its processor share, where that is wanted.
+    pub(crate) fn settle(&self, made: &Made, memory_bytes: u64) -> Result<(), Fault> {
+        let group = made.group.as_ref().filter(|_| self.settings.cpu_quota);
+        group.map_or(Ok(()), |group| self.groups.set_quota(group, memory_bytes)).at(Step::CpuWeight)
+    }
+
     fn programs(&self, guest: GuestKind) -> Result<Vec<Program>, Fault> {
         let refused = Fault { step: Step::Request, errno: libc::EINVAL };
         match guest {
@@ -256,12 +264,11 @@ impl Maker {
             [] => Ok(None),
             [one] => Ok(Some(owned(sys::clone_tree(one.as_raw_fd(), c"").at(Step::Layers)?))),
             _ => {
-                let mut options = b"lowerdir=".to_vec();
-                for (index, layer) in layers.iter().rev().enumerate() {
-                    options.extend_from_slice(if index == 0 { b"/code/" } else { b":/code/" });
-                    options.extend_from_slice(layer);
-                }
-                let options = CString::new(options).map_err(|_| Fault { step: Step::Layers, errno: libc::EINVAL })?;
+                // By descriptor: a name could stand for something else by now.
+                let place = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
+                let places: Vec<String> = folders.iter().rev().map(place).collect();
+                let options = CString::new(format!("lowerdir={}", places.join(":")))
+                    .map_err(|_| Fault { step: Step::Layers, errno: libc::EINVAL })?;
                 let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
                 sys::mount(c"overlay", c"/merge", c"overlay", flags, &options).at(Step::Layers)?;
                 let tree = sys::clone_tree(libc::AT_FDCWD, c"/merge").at(Step::Layers).map(owned);

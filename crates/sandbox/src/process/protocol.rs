@@ -57,6 +57,8 @@ pub(crate) enum Request {
     Start(StartRequest),
     /// Kill the sandbox with this id.
     Kill(u64),
+    /// The start of the sandbox with this id is over: hold it to its processor share.
+    Settle(u64),
     /// Give the sandbox with this id other limits.
     Resize {
         token: u64,
@@ -69,6 +71,7 @@ pub(crate) enum Request {
 const START: u32 = 1;
 const KILL: u32 = 2;
 const RESIZE: u32 = 3;
+const SETTLE: u32 = 4;
 
 fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
     buffer[at..at + bytes.len()].copy_from_slice(bytes);
@@ -96,8 +99,9 @@ impl Request {
     pub(crate) fn encode(&self) -> [u8; REQUEST_BYTES] {
         let mut buffer = [0; REQUEST_BYTES];
         match self {
-            Self::Kill(id) => {
-                put(&mut buffer, 0, &KILL.to_le_bytes());
+            Self::Kill(id) | Self::Settle(id) => {
+                let kind = if matches!(self, Self::Kill(_)) { KILL } else { SETTLE };
+                put(&mut buffer, 0, &kind.to_le_bytes());
                 put(&mut buffer, 8, &id.to_le_bytes());
             }
             Self::Resize { token, id, memory_bytes, tmp_bytes } => {
@@ -135,6 +139,7 @@ impl Request {
         }
         match u32_at(packet, 0) {
             KILL => Some(Self::Kill(u64_at(packet, 8))),
+            SETTLE => Some(Self::Settle(u64_at(packet, 8))),
             START => Self::decode_start(packet).map(Self::Start),
             RESIZE => {
                 let [token, id, memory_bytes, tmp_bytes] = [8, 16, 24, 32].map(|at| u64_at(packet, at));
@@ -378,7 +383,7 @@ mod tests {
     #[test]
     fn requests_read_back() {
         let resize = Request::Resize { token: 1, id: 2, memory_bytes: 128 << 20, tmp_bytes: 10 << 30 };
-        for request in [Request::Start(start()), Request::Kill(u64::MAX), resize] {
+        for request in [Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5), resize] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
     }

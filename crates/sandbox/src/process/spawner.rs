@@ -47,6 +47,8 @@ struct Sandbox {
     token: u64,
     memory_bytes: u64,
     started: bool,
+    /// Held to its processor share.
+    settled: bool,
     fault: Option<Fault>,
     /// wait(2)'s status of the guest, as the first process told it.
     status: Option<i32>,
@@ -162,6 +164,7 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
         privileged,
         limit_memory: !off(WallKind::Memory),
         limit_tasks: !off(WallKind::Tasks),
+        cpu_quota: config.cpu_quota,
     };
     let seccomp = seccomp::program(groups.powers().memory);
     let mut maker = Maker {
@@ -254,6 +257,7 @@ impl Spawner {
         };
         match Request::decode(packet.get(..length).unwrap_or(&packet)) {
             Some(Request::Kill(id)) => self.kill(id),
+            Some(Request::Settle(id)) => self.settle(id),
             Some(Request::Resize { token, id, memory_bytes, tmp_bytes }) => {
                 let reply = match self.resize(id, memory_bytes, tmp_bytes) {
                     Ok(()) => Reply::Resized { token },
@@ -289,6 +293,7 @@ impl Spawner {
             token: request.token,
             memory_bytes: request.memory_bytes,
             started: false,
+            settled: false,
             fault: added.err(),
             status: None,
             watched: Watched::default(),
@@ -307,7 +312,15 @@ impl Spawner {
         let sandbox = self.sandboxes.get_mut(&id).filter(|sandbox| sandbox.started).ok_or(absent)?;
         self.maker.resize(&mut sandbox.made, memory_bytes, tmp_bytes)?;
         sandbox.memory_bytes = memory_bytes;
-        Ok(())
+        if sandbox.settled { self.maker.settle(&sandbox.made, memory_bytes) } else { Ok(()) }
+    }
+
+    fn settle(&mut self, id: u64) {
+        if let Some(sandbox) = self.sandboxes.get_mut(&id).filter(|sandbox| sandbox.started && !sandbox.settled) {
+            sandbox.settled = true;
+            // The trial has shown that the kernel takes it.
+            let _ = self.maker.settle(&sandbox.made, sandbox.memory_bytes);
+        }
     }
 
     fn kill(&self, id: u64) {
@@ -366,7 +379,7 @@ impl Spawner {
         }
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
         let reaped = reap(&sandbox.made.pidfd);
-        let Sandbox { made, token, memory_bytes, started, fault, status, watched, meter } = sandbox;
+        let Sandbox { made, token, memory_bytes, started, fault, status, watched, meter, .. } = sandbox;
         drop((made.pidfd, made.status));
         // A group counts exactly; without one, what was seen while it ran and what was used when it was reaped.
         let mut counts = watched.counts().or(reaped);

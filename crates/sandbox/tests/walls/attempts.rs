@@ -33,6 +33,9 @@ pub fn run(name: &str) -> ! {
         "fill-tmp" => fill_tmp(),
         "inodes" => inodes(),
         "shared-memory-bomb" => shared_memory_bomb(),
+        "burn" => burn(),
+        "open-files" => open_files(),
+        "core-files" => core_files(),
         "fill-tmp-when-larger" => fill_tmp_when_larger(),
         "fill-tmp-to-the-last-byte" => fill_tmp_to_the_last_byte(),
         "keyring" => keyring(),
@@ -270,6 +273,32 @@ fn fill_tmp_to_the_last_byte() -> Attempt {
     fs::remove_file("/tmp/dunlin-test-full").map_err(words)?;
     fs::write("/tmp/dunlin-test-again", vec![1u8; 1 << 20]).map_err(words)?;
     Ok(written.to_string())
+}
+
+/// Keeps all processors busy for a while.
+fn burn() -> Attempt {
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(number("MILLISECONDS") as u64);
+    println!("READY");
+    let spin = move || while std::time::Instant::now() < end {};
+    let threads: Vec<_> = (0..8).map(|_| std::thread::spawn(spin)).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    Ok(String::new())
+}
+
+/// More files than a process may have open; the limit may be raised where that is allowed.
+fn open_files() -> Attempt {
+    let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+    let _ = system(libc::SYS_prlimit64, &[0, libc::RLIMIT_NOFILE.into(), (&raw const limit) as i64, 0]);
+    let files: Result<Vec<_>, _> = (0..1500).map(|_| fs::File::open("/dev/null")).collect();
+    files.map(|files| files.len().to_string()).map_err(words)
+}
+
+/// Whether a process that crashes may leave its memory behind.
+fn core_files() -> Attempt {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    system(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE.into(), 0, memory(&mut limit)])?;
+    let wanted = libc::rlimit { rlim_cur: 4096, rlim_max: limit.rlim_max.max(4096) };
+    system(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE.into(), (&raw const wanted) as i64, 0])
 }
 
 /// Waits until more than the default may be written, then fills it.

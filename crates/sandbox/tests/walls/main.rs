@@ -12,6 +12,7 @@ mod attempts;
 mod cases;
 mod dropped;
 mod hostile;
+mod limits;
 mod remains;
 mod service;
 mod tmp;
@@ -83,8 +84,13 @@ fn suite(filter: &str) -> ExitCode {
     for case in cases::CASES {
         run(case.name, &|| case.check(&world));
     }
-    for (name, check) in
-        service::CHECKS.iter().chain(hostile::CHECKS).chain(remains::CHECKS).chain(dropped::CHECKS).chain(tmp::CHECKS)
+    for (name, check) in service::CHECKS
+        .iter()
+        .chain(hostile::CHECKS)
+        .chain(remains::CHECKS)
+        .chain(dropped::CHECKS)
+        .chain(tmp::CHECKS)
+        .chain(limits::CHECKS)
     {
         run(name, &|| check(&world).map(|()| String::new()));
     }
