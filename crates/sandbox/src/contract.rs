@@ -57,11 +57,11 @@ pub struct SandboxSpec {
     pub environment: Vec<(String, String)>,
 }
 
-/// What a sandbox gets that was started without a function.
+/// What a sandbox gets after its start.
 #[derive(Debug, Clone)]
 pub struct Assignment {
-    /// Folder below the code root that becomes `/var/task`.
-    pub code: CodeDigest,
+    /// Folder below the code root that becomes `/var/task`. None: code and layers stay, only the limits change.
+    pub code: Option<CodeDigest>,
     /// Folders below the code root that are merged into `/opt`.
     pub layers: Vec<CodeDigest>,
     /// Bytes of memory that may be used.
@@ -101,11 +101,13 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// Names the sandbox among those of its backend; never given out twice.
     fn id(&self) -> u64;
 
-    /// Gives code, layers and limits to a sandbox that was started without. At most once. After an error the sandbox is
-    /// of no use; kill it.
+    /// Gives other limits to a sandbox: memory with the processor share that follows from it, and `/tmp`, whose content
+    /// stays; to one that was started without code, code and layers as well, once. After an error a sandbox without code
+    /// is of no use; kill it.
     ///
     /// # Errors
-    /// `CodeMissing`; `Host` for everything else, also when the guest has not given up what it must.
+    /// `CodeMissing`; `Host` for everything else, also when a forked guest has not given up what it must. Memory that is
+    /// used already cannot be taken away.
     async fn assign(&self, assignment: &Assignment) -> Result<(), Error>;
 
     /// Kills every process of the sandbox. Returns at once; `wait` tells when it is gone.
@@ -113,6 +115,9 @@ pub trait Control: Send + Sync + std::fmt::Debug {
 
     /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.
     async fn wait(&self) -> Exit;
+
+    /// The start is over: where a processor quota is asked for, it holds from now on.
+    fn settle(&self);
 
     /// What was used so far. Asked for by every invocation, so it is no more than that needs.
     fn usage(&self) -> Usage;

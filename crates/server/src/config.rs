@@ -52,7 +52,8 @@ fn may_listen(mode: Mode, listen: SocketAddr, tls: bool, behind_proxy: bool) -> 
     }
 }
 
-fn default_data_dir() -> Result<PathBuf> {
+/// Where a production server keeps its data unless it is told otherwise.
+pub(crate) fn default_data_dir() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/dunlin"));
     }

@@ -1,5 +1,7 @@
 //! `dunlin doctor`: which walls stand on this machine, which interpreters are usable, and why others are not.
 
+use std::path::Path;
+
 use anyhow::Result;
 use sandbox::process::{SpawnerConfig, launch_spawner};
 use sandbox::{Interpreters, Wall, WallState};
@@ -33,6 +35,10 @@ fn inspect(data: &DataDir) -> Result<(Vec<Wall>, Interpreters)> {
     let mut config =
         SpawnerConfig::new(data.path("code"), data.path("runtime"), format!("doctor-{}", std::process::id()));
     config.interpreters = interpreters.usable.clone();
+    // The disk that a server's data folder would be on.
+    config.tmp_root = crate::config::default_data_dir()
+        .ok()
+        .and_then(|folder| folder.ancestors().find(|above| above.is_dir()).map(Path::to_owned));
     let spawner = launch_spawner(&config)?;
     Ok((spawner.walls(), interpreters))
 }

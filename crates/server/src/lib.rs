@@ -75,7 +75,9 @@ pub fn run(mode: Mode, serve: Serve) -> Result<()> {
     let boot_id = base::SystemRandom.hex(8);
     let mut spawner = SpawnerConfig::new(data.path("code"), data.path("runtime"), boot_id.clone());
     spawner.interpreters = interpreters.usable.clone();
+    spawner.tmp_root = Some(data.root().to_owned());
     spawner.trust_bundle = Some(data.path(data_dir::TRUST_FILE));
+    spawner.cpu_quota = config.serve.cpu_quota;
     if config.serve.require_hard_walls {
         spawner.require = WallKind::ALL.to_vec();
     }

@@ -72,7 +72,7 @@ impl Booted {
     /// Gives it a version's code, layers and limits.
     pub(crate) async fn assign(mut self, version: &FunctionVersion) -> Result<Parts, sandbox::Error> {
         let assignment = Assignment {
-            code: version.code.clone(),
+            code: Some(version.code.clone()),
             layers: version.layers.clone(),
             memory_bytes: u64::from(version.memory_mb) * MIB,
             tmp_bytes: u64::from(version.tmp_mb) * MIB,

@@ -149,6 +149,8 @@ impl Control for FakeControl {
         exit.wait_for(Option::is_some).await.unwrap().unwrap()
     }
 
+    fn settle(&self) {}
+
     fn usage(&self) -> Usage {
         *self.usage.lock()
     }

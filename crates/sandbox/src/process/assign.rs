@@ -1,4 +1,4 @@
-//! Gives a sandbox that runs without a function its code, its layers and its limits.
+//! Gives a sandbox that runs without a function its code and its layers.
 //!
 //! The mounts are made by the spawner itself, in the sandbox's own mount namespace, for which it goes there and back: it
 //! has one thread, and no way into a sandbox is left open for it. A fork of a zygote is looked at first, from outside.
@@ -8,14 +8,14 @@
 //!      the sandbox's own namespaces, and no other process beside it.
 //!   2. The spawner comes back to its own mount namespace, or ends.
 //!
-//! Start reading at `assign`.
+//! Start reading at `furnish`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::AtFlags;
 
 use super::make::{Made, Maker};
-use super::protocol::{AssignRequest, Step};
+use super::protocol::{Digest, Step};
 use super::sys::{self, At, Fault};
 
 /// Filters of a guest that was forked: the zygote's and its own.
@@ -44,29 +44,30 @@ impl Inside {
     }
 }
 
-/// Assigns.
-pub(crate) fn assign(maker: &Maker, made: &Made, inside: &Inside, request: &AssignRequest) -> Result<(), Fault> {
+/// Mounts code and layers in a sandbox that has none.
+pub(crate) fn furnish(
+    maker: &Maker,
+    made: &Made,
+    inside: &Inside,
+    code: &Digest,
+    layers: &[Digest],
+) -> Result<(), Fault> {
     if let Some(namespaces) = &inside.namespaces {
         verify(maker, made, namespaces)?;
     }
     let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
-    let code = maker.code_tree(&request.code)?;
+    let code = maker.code_tree(code)?;
     sys::set_tree_attributes(code.as_raw_fd(), read_only).at(Step::Task)?;
-    let layers = maker.layers_tree(&request.layers)?;
+    let layers = maker.layers_tree(layers)?;
     if let Some(layers) = &layers {
         sys::set_tree_attributes(layers.as_raw_fd(), read_only).at(Step::Opt)?;
     }
-    if let Some(group) = &made.group {
-        maker.groups.set_limits(group, maker.limits(request.memory_bytes)).at(Step::Cgroup)?;
-    }
-    let tmp_options = maker.tmp_options(request.tmp_bytes);
     within(&inside.mounts, &maker.stage.mounts, || {
         sys::attach_tree(code.as_raw_fd(), libc::AT_FDCWD, c"/var/task").at(Step::Task)?;
-        if let Some(layers) = &layers {
-            sys::attach_tree(layers.as_raw_fd(), libc::AT_FDCWD, c"/opt").at(Step::Opt)?;
+        match &layers {
+            Some(layers) => sys::attach_tree(layers.as_raw_fd(), libc::AT_FDCWD, c"/opt").at(Step::Opt),
+            None => Ok(()),
         }
-        let flags = libc::MS_REMOUNT | libc::MS_NOSUID | libc::MS_NODEV;
-        sys::mount(c"tmpfs", c"/tmp", c"tmpfs", flags, &tmp_options).at(Step::Tmp)
     })
 }
 

@@ -27,12 +27,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UdpSocket, UnixStream, unix::pipe};
 use tokio::sync::{SetOnce, oneshot, watch};
 
-use super::cgroup::keyed;
+use super::cgroup::read_meter;
 use super::config::FoundWall;
 use super::launch::SpawnerHandle;
 use super::protocol::{
     self, AssignRequest, Digest, ENVIRONMENT_BYTES_MAX, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply, Request,
-    StartRequest, Step,
+    StartRequest, Step, feature,
 };
 use super::watch as measure;
 use crate::contract::{
@@ -71,6 +71,8 @@ struct State {
 struct Parts {
     listeners: Vec<OwnedFd>,
     control: Arc<ProcessControl>,
+    /// The group counts `/tmp` as well.
+    tmp_in_group: bool,
 }
 
 enum Failure {
@@ -236,6 +238,9 @@ impl Backend for ProcessBackend {
             Ok(parts) => parts,
             Err(failure) => return Err(self.error(&spec, &failure)),
         };
+        if parts.tmp_in_group {
+            parts.control.ceiling.store(spec.memory_bytes, Ordering::Relaxed);
+        }
         let listeners = guest_listeners(parts.listeners).map_err(host)?;
         let channel = UnixStream::from_std(ours).map_err(host)?;
         Ok(Started { channel, output, listeners, control: parts.control })
@@ -278,8 +283,7 @@ impl Shared {
     }
 
     /// Sends now, or from a task of its own while the socket is full.
-    fn send_kill(self: &Arc<Self>, id: u64) {
-        let request = Request::Kill(id);
+    fn send_soon(self: &Arc<Self>, request: Request) {
         if let Err(error) = protocol::send(self.socket.get_ref(), &request.encode(), &[])
             && error.kind() == io::ErrorKind::WouldBlock
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -323,14 +327,22 @@ async fn read_replies(shared: Arc<Shared>) {
 
 fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
     match reply {
-        Reply::Started { token, id, pid, listeners, meters, features: _ } => {
+        Reply::Started { token, id, pid, listeners, meters, features } => {
             // The kernel drops descriptors that this process has no room for.
             let whole = fds.len() == (listeners + meters) as usize;
             let files = fds.split_off((listeners as usize).min(fds.len()));
             let meters = <[OwnedFd; 4]>::try_from(files).ok().filter(|_| meters == 4);
             let (sender, exit) = watch::channel(None);
-            let control =
-                Arc::new(ProcessControl { shared: Arc::clone(shared), id, pid, meters, peak: AtomicU64::new(0), exit });
+            let control = Arc::new(ProcessControl {
+                shared: Arc::clone(shared),
+                id,
+                pid,
+                meters,
+                peak: AtomicU64::new(0),
+                ceiling: AtomicU64::new(u64::MAX),
+                exit,
+            });
+            let tmp_in_group = features & feature::TMP_IN_GROUP != 0;
             let waiter = {
                 let mut state = shared.state.lock();
                 state.running.insert(id, sender);
@@ -340,7 +352,8 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             if let Some(waiter) = waiter {
                 let step = Step::Network as u32;
                 let full = Failure::Step { step, errno: libc::EMFILE };
-                let _ = waiter.send(if whole { Ok(Parts { listeners: fds, control }) } else { Err(full) });
+                let _ =
+                    waiter.send(if whole { Ok(Parts { listeners: fds, control, tmp_in_group }) } else { Err(full) });
             }
         }
         Reply::Failed { token, step, errno } => {
@@ -382,6 +395,8 @@ struct ProcessControl {
     /// Memory now, peak, processor time, tasks.
     meters: Option<[OwnedFd; 4]>,
     peak: AtomicU64,
+    /// What the group counts beyond this is its `/tmp`.
+    ceiling: AtomicU64,
     exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -391,10 +406,16 @@ impl fmt::Debug for ProcessControl {
     }
 }
 
+impl ProcessControl {
+    fn bounded(&self, counted: u64) -> u64 {
+        counted.min(self.ceiling.load(Ordering::Relaxed))
+    }
+}
+
 impl Drop for ProcessControl {
     fn drop(&mut self) {
         if self.exit.borrow().is_none() {
-            self.shared.send_kill(self.id);
+            self.shared.send_soon(Request::Kill(self.id));
         }
     }
 }
@@ -413,7 +434,7 @@ impl Control for ProcessControl {
             id: self.id,
             memory_bytes,
             tmp_bytes,
-            code: digits(&assignment.code)?,
+            code: assignment.code.as_ref().map(digits).transpose()?,
             layers: all_digits(&assignment.layers)?,
         });
         let (sender, answer) = oneshot::channel();
@@ -427,16 +448,21 @@ impl Control for ProcessControl {
         let _forget = Forget { shared: &self.shared, token };
         self.shared.send(&request, &[]).await.map_err(|_| Error::SpawnerGone)?;
         match answer.await.unwrap_or(Err(Failure::Gone)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if self.ceiling.load(Ordering::Relaxed) != u64::MAX {
+                    self.ceiling.store(memory_bytes, Ordering::Relaxed);
+                }
+                Ok(())
+            }
             Err(Failure::Gone) => Err(Error::SpawnerGone),
             Err(Failure::Step { step, errno }) => {
-                Err(folder_error(step, errno, Some(&assignment.code), &assignment.layers))
+                Err(folder_error(step, errno, assignment.code.as_ref(), &assignment.layers))
             }
         }
     }
 
     fn kill(&self) {
-        self.shared.send_kill(self.id);
+        self.shared.send_soon(Request::Kill(self.id));
     }
 
     async fn wait(&self) -> Exit {
@@ -449,13 +475,17 @@ impl Control for ProcessControl {
         ended
     }
 
+    fn settle(&self) {
+        self.shared.send_soon(Request::Settle(self.id));
+    }
+
     fn usage(&self) -> Usage {
         if let Some(exit) = *self.exit.borrow() {
             return exit.usage;
         }
         let mut usage = match &self.meters {
             Some([_, peak, cpu, _]) => {
-                Usage { cpu: Duration::from_nanos(read_meter(cpu)), memory_peak_bytes: read_meter(peak) }
+                Usage { cpu: Duration::from_nanos(read_meter(cpu)), memory_peak_bytes: self.bounded(read_meter(peak)) }
             }
             None => {
                 let seen = measure::measure(&self.shared.proc, self.pid);
@@ -474,7 +504,7 @@ impl Control for ProcessControl {
         match &self.meters {
             // The sandbox's first process is the platform's.
             Some([now, _, _, tasks]) => Held {
-                memory_bytes: read_meter(now),
+                memory_bytes: self.bounded(read_meter(now)),
                 tasks: u32::try_from(read_meter(tasks).saturating_sub(1)).unwrap_or(0),
             },
             None => {
@@ -483,15 +513,6 @@ impl Control for ProcessControl {
             }
         }
     }
-}
-
-/// The number in a file of a control group.
-fn read_meter(file: &OwnedFd) -> u64 {
-    let mut buffer = [0u8; 512];
-    let length = rustix::io::pread(file, &mut buffer, 0).unwrap_or(0);
-    let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
-    // A plain number, but for v2's processor time, which is one line of several, in microseconds.
-    text.trim().parse::<u64>().ok().or_else(|| keyed(text, "usage_usec").map(|us| us * 1000)).unwrap_or(0)
 }
 
 #[cfg(test)]

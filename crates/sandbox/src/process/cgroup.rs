@@ -16,6 +16,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::watch::Shares;
+
 /// The kinds of limits that a group gives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Powers {
@@ -60,6 +62,8 @@ pub(crate) struct Door {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) memory_bytes: u64,
+    /// What `/tmp` may hold beside it, where that is memory.
+    pub(crate) tmp_bytes: u64,
     pub(crate) tasks: u64,
 }
 
@@ -237,8 +241,9 @@ impl Groups {
                 })
                 .map_err(io::Error::from)
                 .and_then(|folder| {
+                    let limited = self.limit(hierarchy, &folder, limits);
                     group.folders.push(folder);
-                    self.limit(hierarchy, group.folders.last(), limits)
+                    limited
                 });
             if let Err(error) = made {
                 self.remove(&group);
@@ -248,21 +253,36 @@ impl Groups {
         Ok(group)
     }
 
-    /// Changes the limits of a sandbox that runs.
-    pub(crate) fn set_limits(&self, group: &Group, limits: Limits) -> io::Result<()> {
-        let mut folders = group.folders.iter().zip(&self.hierarchies);
-        folders.try_for_each(|(folder, hierarchy)| self.limit(hierarchy, Some(folder), limits))
-    }
-
     /// The processes in a sandbox's groups, if a group holds them.
     pub(crate) fn members(&self, group: &Group) -> Option<Vec<i32>> {
         let text = group.folders.first().and_then(|folder| read_at(folder, "cgroup.procs"))?;
         text.split_whitespace().map(|word| word.parse().ok()).collect()
     }
 
-    fn limit(&self, hierarchy: &Hierarchy, folder: Option<&OwnedFd>, limits: Limits) -> io::Result<()> {
-        let Some(folder) = folder else { return Ok(()) };
-        let memory = limits.memory_bytes.to_string();
+    /// Gives a sandbox's groups other limits. A memory limit below what is used is refused by v1, and makes v2 reclaim
+    /// or kill.
+    pub(crate) fn set_limits(&self, group: &Group, limits: Limits) -> io::Result<()> {
+        self.hierarchies
+            .iter()
+            .zip(&group.folders)
+            .try_for_each(|(hierarchy, folder)| self.limit(hierarchy, folder, limits))
+    }
+
+    /// Holds a sandbox to the processor time of its memory size, whether or not others want the rest.
+    pub(crate) fn set_quota(&self, group: &Group, memory_bytes: u64) -> io::Result<()> {
+        let folder = self.hierarchies.iter().zip(&group.folders).find(|(hierarchy, _)| hierarchy.powers.cpu);
+        let (_, folder) = folder.ok_or(io::ErrorKind::Unsupported)?;
+        let quota = cpu_quota_us(memory_bytes);
+        if self.unified {
+            write_at(folder, "cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
+        } else {
+            write_at(folder, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+            write_at(folder, "cpu.cfs_quota_us", &quota.to_string())
+        }
+    }
+
+    fn limit(&self, hierarchy: &Hierarchy, folder: &OwnedFd, limits: Limits) -> io::Result<()> {
+        let memory = (limits.memory_bytes + limits.tmp_bytes).to_string();
         let powers = hierarchy.powers;
         if powers.memory && self.unified {
             write_at(folder, "memory.max", &memory)?;
@@ -270,11 +290,10 @@ impl Groups {
             let _ = write_at(folder, "memory.swap.max", "0");
             let _ = write_at(folder, "memory.oom.group", "1");
         } else if powers.memory {
-            // Neither may ever be on the wrong side of the other, whichever way they move; the second is absent without
-            // swap support in the kernel.
-            let _ = write_at(folder, "memory.memsw.limit_in_bytes", &memory);
+            // With swap counted, neither limit may pass the other: whichever way they change, one of two orders fits.
+            let swap = write_at(folder, "memory.memsw.limit_in_bytes", &memory);
             write_at(folder, "memory.limit_in_bytes", &memory)?;
-            let _ = write_at(folder, "memory.memsw.limit_in_bytes", &memory);
+            let _ = swap.or_else(|_| write_at(folder, "memory.memsw.limit_in_bytes", &memory));
             let _ = write_at(folder, "memory.swappiness", "0");
         }
         if powers.tasks {
@@ -326,6 +345,21 @@ impl Groups {
             })
         };
         names.iter().map(open).collect::<Option<Vec<_>>>().unwrap_or_default()
+    }
+
+    /// The file that tells how much memory a sandbox's group holds now.
+    pub(crate) fn usage_file(&self, group: &Group) -> Option<OwnedFd> {
+        let name = if self.unified { "memory.current" } else { "memory.usage_in_bytes" };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        group.folders.iter().find_map(|folder| rustix::fs::openat(folder, name, flags, Mode::empty()).ok())
+    }
+
+    /// What a sandbox's group holds that the kernel cannot let go of.
+    pub(crate) fn shares(&self, group: &Group) -> Shares {
+        let text = group.folders.iter().find_map(|folder| read_at(folder, "memory.stat")).unwrap_or_default();
+        let (anonymous, shared) = if self.unified { ("anon", "shmem") } else { ("total_rss", "total_shmem") };
+        let field = |key| keyed(&text, key).unwrap_or(0);
+        Shares { anonymous: field(anonymous), shared: field(shared) }
     }
 
     /// What was used, read before removal.
@@ -412,6 +446,15 @@ fn remove_stale(parent: &Path) {
     }
 }
 
+/// Period of the processor quota: the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// Microseconds of one processor in each period that a memory size gives: 1,769 MiB make one processor in Lambda. The
+/// kernel takes no less than one millisecond.
+fn cpu_quota_us(memory_bytes: u64) -> u64 {
+    ((memory_bytes >> 20) * CPU_PERIOD_US / 1769).max(1_000)
+}
+
 /// Processor weight of a memory size: 1,769 MiB make one processor in Lambda, 100 is the kernel's default weight.
 fn cpu_weight(memory_bytes: u64) -> u64 {
     ((memory_bytes >> 20) * 100 / 1769).max(1)
@@ -429,7 +472,8 @@ fn write_at(folder: &OwnedFd, name: &str, value: &str) -> io::Result<()> {
 
 fn read_at(folder: &OwnedFd, name: &str) -> Option<String> {
     let file = rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut buffer = [0u8; 2048];
+    // The longest is v2's memory.stat, of some three thousand bytes.
+    let mut buffer = [0u8; 8192];
     let length = rustix::io::read(&file, &mut buffer).ok()?;
     Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
@@ -437,6 +481,15 @@ fn read_at(folder: &OwnedFd, name: &str) -> Option<String> {
 /// The number after `key` in lines of `key number`.
 pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// The number in a file of a control group.
+pub(crate) fn read_meter(file: &OwnedFd) -> u64 {
+    let mut buffer = [0u8; 512];
+    let length = rustix::io::pread(file, &mut buffer, 0).unwrap_or(0);
+    let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
+    // A plain number, but for v2's processor time, which is one line of several, in microseconds.
+    text.trim().parse::<u64>().ok().or_else(|| keyed(text, "usage_usec").map(|us| us * 1000)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -477,5 +530,9 @@ mod tests {
         assert_eq!(cpu_weight(1769 << 20), 100);
         assert_eq!(cpu_weight(128 << 20), 7);
         assert_eq!(cpu_weight(1 << 20), 1);
+        assert_eq!(cpu_quota_us(1769 << 20), CPU_PERIOD_US);
+        assert_eq!(cpu_quota_us(10_240 << 20), 578_858);
+        assert_eq!(cpu_quota_us(128 << 20), 7_235);
+        assert_eq!(cpu_quota_us(1 << 20), 1_000);
     }
 }

@@ -98,7 +98,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) output: c_int,
     /// How to enter the sandbox's groups, where it was not cloned into them.
     pub(crate) doors: &'a [Door],
-    pub(crate) tmp_options: &'a CStr,
+    /// Detached mount of `/tmp`.
+    pub(crate) tmp: c_int,
     pub(crate) role: Role<'a>,
     pub(crate) rules: &'a Rules,
     pub(crate) seccomp: &'a [libc::sock_filter],
@@ -245,12 +246,12 @@ fn set_host_name() {
 }
 
 fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
-    const TMP_FLAGS: c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
+    const PROC_FLAGS: c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
     sys::mount(c"", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"").at(Step::Mount)?;
     sys::attach_tree(plan.root, libc::AT_FDCWD, c"/new").at(Step::Template)?;
     sys::chdir(c"/new").at(Step::Template)?;
-    sys::mount(c"tmpfs", c"tmp", c"tmpfs", TMP_FLAGS, plan.tmp_options).at(Step::Tmp)?;
+    sys::attach_tree(plan.tmp, libc::AT_FDCWD, c"tmp").at(Step::Tmp)?;
     if plan.code >= 0 {
         sys::set_tree_attributes(plan.code, read_only).at(Step::Task)?;
         sys::attach_tree(plan.code, libc::AT_FDCWD, c"var/task").at(Step::Task)?;
@@ -259,7 +260,7 @@ fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
         sys::set_tree_attributes(plan.layers, read_only).at(Step::Opt)?;
         sys::attach_tree(plan.layers, libc::AT_FDCWD, c"opt").at(Step::Opt)?;
     }
-    sys::mount(c"proc", c"proc", c"proc", TMP_FLAGS | libc::MS_NOEXEC, c"").at(Step::Proc)?;
+    sys::mount(c"proc", c"proc", c"proc", PROC_FLAGS, c"").at(Step::Proc)?;
     sys::pivot_here().at(Step::Pivot)
 }
 

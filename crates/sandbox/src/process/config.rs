@@ -84,12 +84,17 @@ pub struct SpawnerConfig {
     pub code_root: PathBuf,
     /// Folder that becomes `/var/runtime`. Its content must be readable by all.
     pub runtime_root: PathBuf,
+    /// Folder on whose disk `/tmp` of sandboxes lies, where the host allows it; nothing is seen in it. None: in memory.
+    pub tmp_root: Option<PathBuf>,
     /// Interpreters, in the order that `Guest::Interpreter` counts.
     pub interpreters: Vec<Interpreter>,
     /// Names this start of the platform; letters, digits and hyphens.
     pub boot_id: String,
     /// Certificates that guests trust, in PEM: mounted at the distribution's paths and at `TRUST_PATH`. Readable by all.
     pub trust_bundle: Option<PathBuf>,
+    /// Whether processor time ends at the share of a sandbox's memory even where nobody else wants the rest. Without it,
+    /// shares decide only between those who want more than there is.
+    pub cpu_quota: bool,
     /// Walls that must stand hard, else the spawner refuses to start.
     pub require: Vec<WallKind>,
     /// Walls that are left out, for tests that show what each of them holds. `walls` calls them missing.
@@ -104,9 +109,11 @@ impl SpawnerConfig {
         Self {
             code_root,
             runtime_root,
+            tmp_root: None,
             interpreters: Vec::new(),
             boot_id: boot_id.into(),
             trust_bundle: None,
+            cpu_quota: false,
             require: Vec::new(),
             off: Vec::new(),
             program: None,

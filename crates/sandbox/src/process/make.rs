@@ -29,6 +29,7 @@ use super::netns::Rules;
 use super::protocol::{Digest, GuestKind, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
+use super::tmp::{Tmp, Tmps};
 use crate::interpreter::{Interpreter, PYTHON_FLAGS};
 
 /// Ranges of host ids, the preferred one first: above everything that distributions and container tools give out;
@@ -152,13 +153,15 @@ pub(crate) struct Settings {
     pub(crate) privileged: bool,
     pub(crate) limit_memory: bool,
     pub(crate) limit_tasks: bool,
-    pub(crate) limit_tmp: bool,
+    /// Processor time ends at the share of the memory, also where nobody else wants it.
+    pub(crate) cpu_quota: bool,
 }
 
 /// Everything that outlives one sandbox.
 pub(crate) struct Maker {
     pub(crate) stage: Stage,
     pub(crate) groups: Groups,
+    pub(crate) tmps: Tmps,
     pub(crate) settings: Settings,
     pub(crate) interpreters: Vec<Interpreter>,
     pub(crate) rules: Rules,
@@ -177,6 +180,7 @@ pub(crate) struct Made {
     pub(crate) host_id: Option<HostId>,
     /// Of a zygote: where it takes orders.
     pub(crate) orders: Option<OwnedFd>,
+    pub(crate) tmp: Tmp,
 }
 
 /// The descriptors of a start request.
@@ -192,7 +196,7 @@ struct Inputs {
     code: Option<OwnedFd>,
     layers: Option<OwnedFd>,
     fds: GuestFds,
-    tmp_options: CString,
+    tmp: OwnedFd,
     cast: Cast,
     token: u64,
     id: u64,
@@ -266,39 +270,38 @@ impl Maker {
             Cast::Trial => Some(self.template_folder()?),
             _ => request.code.as_ref().map(|code| self.code_tree(code)).transpose()?,
         };
-        let zygote = matches!(cast, Cast::Zygote { .. });
-        let inputs = Inputs {
-            root: owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?),
-            code,
-            layers: self.layers_tree(&request.layers)?,
-            fds,
-            tmp_options: self.tmp_options(request.tmp_bytes),
-            cast,
-            token: request.token,
-            id,
-        };
+        let root = owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?);
+        let layers = self.layers_tree(&request.layers)?;
         let (nest, host_id) = match home {
             Some(home) => {
                 let (inner_id, host_id) = home.next_id()?;
                 (Some((&*home, inner_id)), host_id)
             }
-            None => (None, self.take_id(zygote)?),
+            None => (None, self.take_id(matches!(cast, Cast::Zygote { .. }))?),
         };
-        let group = match self.group(id, request.memory_bytes) {
+        let (tmp, mount) = match self.tmps.take(request.tmp_bytes) {
+            Ok(taken) => taken,
+            Err(fault) => {
+                self.give_id_back(host_id);
+                return Err(fault);
+            }
+        };
+        let inputs = Inputs { root, code, layers, fds, tmp: mount, cast, token: request.token, id };
+        let group = match self.group(id, request.memory_bytes, tmp.bytes_in_memory()) {
             Ok(group) => group,
             Err(fault) => {
-                self.give_back(host_id);
+                self.give_back(host_id, tmp);
                 return Err(fault);
             }
         };
         let made = self.clone_child(&inputs, group.as_ref(), host_id, nest);
         match made {
-            Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id, orders: None }),
+            Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id, tmp, orders: None }),
             Err(fault) => {
                 if let Some(group) = &group {
                     self.groups.remove(group);
                 }
-                self.give_back(host_id);
+                self.give_back(host_id, tmp);
                 Err(fault)
             }
         }
@@ -311,11 +314,29 @@ impl Maker {
         self.ids.as_mut().map(|ids| take(ids).ok_or(exhausted)).transpose()
     }
 
-    /// Takes a sandbox's id back once it has ended.
-    pub(crate) fn give_back(&mut self, host_id: Option<HostId>) {
+    /// Takes a sandbox's id and `/tmp` back once it has ended.
+    pub(crate) fn give_back(&mut self, host_id: Option<HostId>, tmp: Tmp) {
+        self.give_id_back(host_id);
+        self.tmps.give_back(tmp);
+    }
+
+    fn give_id_back(&mut self, host_id: Option<HostId>) {
         if let (Some(ids), Some(id)) = (&mut self.ids, host_id) {
             ids.give_back(id);
         }
+    }
+
+    /// Gives a sandbox other limits: its memory, its share of the processors, its `/tmp`.
+    pub(crate) fn resize(&mut self, made: &mut Made, memory_bytes: u64, tmp_bytes: u64) -> Result<(), Fault> {
+        self.tmps.resize(&mut made.tmp, tmp_bytes)?;
+        let limits = self.limits(memory_bytes, made.tmp.bytes_in_memory());
+        made.group.as_ref().map_or(Ok(()), |group| self.groups.set_limits(group, limits)).at(Step::Assign)
+    }
+
+    /// Holds a sandbox whose start is over to its processor share, where that is wanted.
+    pub(crate) fn settle(&self, made: &Made, memory_bytes: u64) -> Result<(), Fault> {
+        let group = made.group.as_ref().filter(|_| self.settings.cpu_quota);
+        group.map_or(Ok(()), |group| self.groups.set_quota(group, memory_bytes)).at(Step::CpuWeight)
     }
 
     /// The file by which a zygote's forks enter their sandboxes.
@@ -422,12 +443,11 @@ impl Maker {
             [] => Ok(None),
             [one] => Ok(Some(owned(sys::clone_tree(one.as_raw_fd(), c"").at(Step::Layers)?))),
             _ => {
-                let mut options = b"lowerdir=".to_vec();
-                for (index, layer) in layers.iter().rev().enumerate() {
-                    options.extend_from_slice(if index == 0 { b"/code/" } else { b":/code/" });
-                    options.extend_from_slice(layer);
-                }
-                let options = CString::new(options).map_err(|_| Fault { step: Step::Layers, errno: libc::EINVAL })?;
+                // By descriptor: a name could stand for something else by now.
+                let place = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
+                let places: Vec<String> = folders.iter().rev().map(place).collect();
+                let options = CString::new(format!("lowerdir={}", places.join(":")))
+                    .map_err(|_| Fault { step: Step::Layers, errno: libc::EINVAL })?;
                 let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
                 sys::mount(c"overlay", c"/merge", c"overlay", flags, &options).at(Step::Layers)?;
                 let tree = sys::clone_tree(libc::AT_FDCWD, c"/merge").at(Step::Layers).map(owned);
@@ -437,25 +457,16 @@ impl Maker {
         }
     }
 
-    pub(crate) fn tmp_options(&self, bytes: u64) -> CString {
-        let options = if self.settings.limit_tmp {
-            // Inodes are kernel memory as well: one for each page, and some for small sizes.
-            format!("mode=1777,size={bytes},nr_inodes={}", (bytes / 4096).max(1024))
-        } else {
-            "mode=1777".to_owned()
-        };
-        CString::new(options).unwrap_or_default()
+    fn group(&self, id: u64, memory_bytes: u64, tmp_bytes: u64) -> Result<Option<Group>, Fault> {
+        self.groups.create(id, self.limits(memory_bytes, tmp_bytes)).at(Step::Cgroup).map(Some)
     }
 
-    fn group(&self, id: u64, memory_bytes: u64) -> Result<Option<Group>, Fault> {
-        self.groups.create(id, self.limits(memory_bytes)).at(Step::Cgroup).map(Some)
-    }
-
-    pub(crate) fn limits(&self, memory_bytes: u64) -> Limits {
-        let unlimited = Limits { memory_bytes: 1 << 40, tasks: 1 << 20 };
+    fn limits(&self, memory_bytes: u64, tmp_bytes: u64) -> Limits {
+        let unlimited = Limits { memory_bytes: 1 << 40, tmp_bytes: 0, tasks: 1 << 20 };
         // One more task than the guest's for the sandbox's first process.
         Limits {
             memory_bytes: if self.settings.limit_memory { memory_bytes } else { unlimited.memory_bytes },
+            tmp_bytes,
             tasks: if self.settings.limit_tasks { child::TASKS + 1 } else { unlimited.tasks },
         }
     }
@@ -484,7 +495,7 @@ impl Maker {
             channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             output: inputs.fds.output.as_raw_fd(),
             doors: &doors,
-            tmp_options: &inputs.tmp_options,
+            tmp: inputs.tmp.as_raw_fd(),
             role,
             rules: &self.rules,
             seccomp: if settings.seccomp { seccomp } else { &[] },

@@ -15,6 +15,7 @@
 //! | `entry`     | the same walls for a guest that is forked from a zygote             |
 //! | `assign`    | gives a sandbox that runs its function                              |
 //! | `template`  | the root that all sandboxes are cloned from                         |
+//! | `tmp`, `images` | the size and place of `/tmp`                                   |
 //! | `netns`, `landlock`, `seccomp`, `cgroup`, `watch` | one wall each                  |
 //! | `probe`     | which walls stand on this host                                      |
 //! | `sys`       | system calls                                                        |
@@ -28,6 +29,7 @@ mod cgroup;
 mod child;
 mod config;
 mod entry;
+mod images;
 mod landlock;
 mod launch;
 mod make;
@@ -39,6 +41,7 @@ mod seccomp;
 mod spawner;
 pub(crate) mod sys;
 mod template;
+mod tmp;
 mod watch;
 
 pub use backend::ProcessBackend;

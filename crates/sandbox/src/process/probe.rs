@@ -49,6 +49,10 @@ pub(crate) fn explain(fault: &Fault) -> String {
             "{words}. Parts of /proc are hidden here, as container engines do; start the container with an unmasked \
              /proc (--security-opt systempaths=unconfined)"
         ),
+        Step::CpuWeight => format!(
+            "{words}. A processor quota needs a control group: start as root, or in a systemd unit or session with \
+             Delegate=yes (cgroup v2), or do without --cpu-quota"
+        ),
         Step::Clone => format!("{words}. Look at the sysctls user.max_user_namespaces and user.max_net_namespaces"),
         _ => words,
     }
@@ -110,13 +114,15 @@ fn trial(maker: &mut Maker) -> Result<u32, Fault> {
     let mut packet = [0; REPLY_BYTES];
     let answer =
         protocol::receive(&made.status, &mut packet).ok().and_then(|(length, _)| Reply::decode(&packet[..length]));
+    let quota = maker.settle(&made, request.memory_bytes);
     reap(&made.pidfd);
     if let Some(group) = &made.group {
         while !maker.groups.remove(group) {
             std::thread::sleep(std::time::Duration::from_micros(200));
         }
     }
-    maker.give_back(made.host_id);
+    maker.give_back(made.host_id, made.tmp);
+    quota?;
     match answer {
         Some(Reply::Started { features, .. }) => Ok(features),
         Some(Reply::Failed { step, errno, .. }) => {
@@ -214,6 +220,6 @@ fn walls(maker: &Maker, config: &SpawnerConfig, features: u32, lost: &[(WallKind
         judge.limit(WallKind::Memory, powers.memory, "watched every 12 ms, killed above the limit"),
         judge.limit(WallKind::Tasks, powers.tasks, tasks),
         judge.limit(WallKind::Cpu, powers.cpu, "niceness only"),
-        judge.stands(WallKind::Tmp, settings.limit_tmp, "tmpfs of fixed size, counted as the function's memory", ""),
+        judge.stands(WallKind::Tmp, !config.off.contains(&WallKind::Tmp), &maker.tmps.describe(), ""),
     ]
 }

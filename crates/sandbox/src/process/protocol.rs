@@ -62,7 +62,7 @@ pub(crate) struct StartRequest {
     pub(crate) layers: Vec<Digest>,
 }
 
-/// Gives a running sandbox its function.
+/// Gives a running sandbox its function, or other limits only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AssignRequest {
     pub(crate) token: u64,
@@ -70,7 +70,8 @@ pub(crate) struct AssignRequest {
     pub(crate) id: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) tmp_bytes: u64,
-    pub(crate) code: Digest,
+    /// None: only the limits are others.
+    pub(crate) code: Option<Digest>,
     pub(crate) layers: Vec<Digest>,
 }
 
@@ -81,11 +82,14 @@ pub(crate) enum Request {
     Assign(AssignRequest),
     /// Kill the sandbox with this id.
     Kill(u64),
+    /// The start of the sandbox with this id is over: hold it to its processor share.
+    Settle(u64),
 }
 
 const START: u32 = 1;
 const KILL: u32 = 2;
 const ASSIGN: u32 = 3;
+const SETTLE: u32 = 4;
 
 fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
     buffer[at..at + bytes.len()].copy_from_slice(bytes);
@@ -154,8 +158,9 @@ impl Request {
     pub(crate) fn encode(&self) -> [u8; REQUEST_BYTES] {
         let mut buffer = [0; REQUEST_BYTES];
         match self {
-            Self::Kill(id) => {
-                put(&mut buffer, AT_KIND, &KILL.to_le_bytes());
+            Self::Kill(id) | Self::Settle(id) => {
+                let kind = if matches!(self, Self::Kill(_)) { KILL } else { SETTLE };
+                put(&mut buffer, AT_KIND, &kind.to_le_bytes());
                 put(&mut buffer, AT_SUBJECT, &id.to_le_bytes());
             }
             Self::Start(start) => {
@@ -180,7 +185,7 @@ impl Request {
                 put(&mut buffer, AT_SUBJECT, &assign.id.to_le_bytes());
                 put(&mut buffer, AT_MEMORY, &assign.memory_bytes.to_le_bytes());
                 put(&mut buffer, AT_TMP, &assign.tmp_bytes.to_le_bytes());
-                put_folders(&mut buffer, Some(&assign.code), &assign.layers);
+                put_folders(&mut buffer, assign.code.as_ref(), &assign.layers);
             }
         }
         buffer
@@ -193,11 +198,12 @@ impl Request {
         }
         match u32_at(packet, AT_KIND) {
             KILL => Some(Self::Kill(u64_at(packet, AT_SUBJECT))),
+            SETTLE => Some(Self::Settle(u64_at(packet, AT_SUBJECT))),
             START => Self::decode_start(packet).map(Self::Start),
             ASSIGN => {
                 let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
                 let (token, id) = (u64_at(packet, AT_TOKEN), u64_at(packet, AT_SUBJECT));
-                Some(Self::Assign(AssignRequest { token, id, memory_bytes, tmp_bytes, code: code?, layers }))
+                Some(Self::Assign(AssignRequest { token, id, memory_bytes, tmp_bytes, code, layers }))
             }
             _ => None,
         }
@@ -320,7 +326,7 @@ impl Step {
 pub(crate) enum Reply {
     /// The guest runs. Beside it: `listeners` sockets (Runtime API, DNS, then TCP), then `meters` usage files.
     Started { token: u64, id: u64, pid: i32, listeners: u32, meters: u32, features: u32 },
-    /// No sandbox was made.
+    /// No sandbox was made, or it does not have what it should.
     Failed { token: u64, step: u32, errno: i32 },
     /// A sandbox has what the assignment with this token asked for. A failed one is `Failed`.
     Assigned { token: u64 },
@@ -334,6 +340,8 @@ pub(crate) mod feature {
     pub(crate) const TPROXY: u32 = 1;
     /// Landlock confines the guest.
     pub(crate) const LANDLOCK: u32 = 2;
+    /// `/tmp` is memory and counted by the group; what the group counts is no measure of the function's memory alone.
+    pub(crate) const TMP_IN_GROUP: u32 = 4;
 }
 
 impl Reply {
@@ -439,16 +447,19 @@ mod tests {
             id: u64::MAX - 1,
             memory_bytes: 128 << 20,
             tmp_bytes: 512 << 20,
-            code: [b'c'; 64],
+            code: Some([b'c'; 64]),
             layers: vec![[b'2'; 64]],
         }
     }
 
     #[test]
     fn requests_read_back() {
-        let mut requests = vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Assign(assign())];
+        let mut requests = vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5)];
         for guest in [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }] {
             requests.push(Request::Start(StartRequest { guest, code: None, ..start() }));
+        }
+        for code in [Some([b'c'; 64]), None] {
+            requests.push(Request::Assign(AssignRequest { code, ..assign() }));
         }
         for request in requests {
             assert_eq!(Request::decode(&request.encode()), Some(request));
@@ -481,9 +492,8 @@ mod tests {
         assert_eq!(with(4, &4u32.to_le_bytes()), None, "unknown guest");
         assert_eq!(with(20, &1u32.to_le_bytes()), None, "an interpreter beyond any list");
         assert_eq!(with(48, &2u32.to_le_bytes()), None, "neither code nor none");
-        let mut nothing = Request::Assign(assign()).encode();
-        put(&mut nothing, AT_HAS_CODE, &0u32.to_le_bytes());
-        assert_eq!(Request::decode(&nothing), None, "an assignment of nothing");
+        let none = AssignRequest { memory_bytes: 0, ..assign() };
+        assert_eq!(Request::decode(&Request::Assign(none).encode()), None, "no memory");
         assert_eq!(with(24, &0u64.to_le_bytes()), None, "no memory");
         assert_eq!(with(24, &u64::MAX.to_le_bytes()), None, "all memory");
         assert_eq!(with(32, &0u64.to_le_bytes()), None, "no /tmp: tmpfs takes size=0 for unlimited");

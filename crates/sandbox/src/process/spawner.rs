@@ -20,17 +20,21 @@ use rustix::event::{Timespec, epoll};
 use rustix::fs::MemfdFlags;
 
 use super::assign::{self, Inside};
-use super::cgroup::{Group, Groups, Remains};
+use super::cgroup::{Group, Groups, Remains, read_meter};
 use super::config::{Report, SpawnerConfig, WallKind};
+use super::images::Images;
 use super::landlock;
 use super::make::{GuestFds, Home, Ids, Made, Maker, Settings, reap};
 use super::netns::Rules;
 use super::nursery::{Nursery, Order};
 use super::probe;
-use super::protocol::{self, AssignRequest, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step};
+use super::protocol::{
+    self, AssignRequest, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step, feature,
+};
 use super::seccomp;
 use super::sys::{self, At, Fault};
 use super::template;
+use super::tmp::{Tmp, Tmps, used_bytes};
 use super::watch::Watched;
 
 /// Longest configuration message.
@@ -50,10 +54,14 @@ struct Sandbox {
     /// Whether it was asked for without code.
     codeless: bool,
     started: bool,
+    /// Held to its processor share.
+    settled: bool,
     fault: Option<Fault>,
     /// wait(2)'s status of the guest, as the first process told it.
     status: Option<i32>,
     watched: Watched,
+    /// What its group holds, where that is more than its memory.
+    meter: Option<OwnedFd>,
     kind: Kind,
 }
 
@@ -127,7 +135,8 @@ fn run() -> io::Result<()> {
     // A server that was killed while it started hears nothing; what was made for it goes all the same.
     let told = protocol::send(&control, &serde_json::to_vec(&report)?, &[]);
     if told.is_ok() && !refused {
-        let watching = !maker.groups.powers().memory && maker.settings.limit_memory;
+        let alone = maker.groups.powers().memory && maker.tmps.are_on_disk();
+        let watching = !alone && maker.settings.limit_memory;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let sandboxes = HashMap::new();
         let mut spawner = Spawner { control, epoll, maker, sandboxes, next_id: 1, lingering: Vec::new(), watching };
@@ -173,6 +182,7 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
     let groups = Groups::find(&config.boot_id, server);
     let remains = groups.remains();
     let privileged = probe::enter_namespaces()?;
+    let tmps = Tmps::new(images(config, privileged), !off(WallKind::Tmp));
     let stage = template::raise(config).map_err(|fault| probe::explain(&fault))?;
     let settings = Settings {
         user_namespace: !off(WallKind::UserNamespace),
@@ -183,20 +193,34 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
         privileged,
         limit_memory: !off(WallKind::Memory),
         limit_tasks: !off(WallKind::Tasks),
-        limit_tmp: !off(WallKind::Tmp),
+        cpu_quota: config.cpu_quota,
     };
+    let counted = groups.powers().memory;
     let mut maker = Maker {
         stage,
         groups,
+        tmps,
         settings,
         interpreters: config.interpreters.clone(),
         rules: Rules::new(),
-        seccomp: seccomp::program(),
-        zygote_seccomp: seccomp::zygote_program(),
+        zygote_seccomp: seccomp::zygote_program(counted),
+        seccomp: seccomp::program(counted),
         ids: Ids::find().filter(|_| privileged && !off(WallKind::OwnUserId)),
     };
     let report = probe::probe(&mut maker, config);
     Ok((maker, report, remains))
+}
+
+/// Images for `/tmp`, or why there are none.
+fn images(config: &SpawnerConfig, privileged: bool) -> Result<Images, String> {
+    if config.off.contains(&WallKind::Tmp) {
+        return Err("turned off".to_owned());
+    }
+    let folder = config.tmp_root.as_deref().ok_or("no folder on a disk was named")?;
+    if !privileged {
+        return Err("start as root for one on the disk".to_owned());
+    }
+    Images::launch(folder)
 }
 
 const CONTROL: u64 = 0;
@@ -275,6 +299,7 @@ impl Spawner {
         };
         match Request::decode(packet.get(..length).unwrap_or(&packet)) {
             Some(Request::Kill(id)) => self.kill(id),
+            Some(Request::Settle(id)) => self.settle(id),
             Some(Request::Start(start)) => {
                 if let Err(fault) = self.start(&start, fds) {
                     let step = fault.step as u32;
@@ -324,16 +349,20 @@ impl Spawner {
             let key = epoll::EventData::new_u64(id * EVENTS + what);
             epoll::add(&self.epoll, fd, key, epoll::EventFlags::IN).at(Step::Request)
         });
+        let counted = made.group.as_ref().filter(|_| self.watching && made.tmp.bytes_in_memory() > 0);
+        let meter = counted.and_then(|group| self.maker.groups.usage_file(group));
         let sandbox = Sandbox {
             made,
             token: request.token,
             memory_bytes: request.memory_bytes,
             codeless: request.code.is_none(),
             started: false,
+            settled: false,
             fault: added.err(),
             status: None,
             watched: Watched::default(),
             kind,
+            meter,
         };
         let failed = sandbox.fault.is_some();
         self.sandboxes.insert(id, sandbox);
@@ -349,7 +378,7 @@ impl Spawner {
         if let Some(group) = made.group {
             self.remove_group(group);
         }
-        self.maker.give_back(made.host_id);
+        self.maker.give_back(made.host_id, made.tmp);
     }
 
     fn make_fork(
@@ -375,13 +404,24 @@ impl Spawner {
     fn assign(&mut self, request: &AssignRequest) -> Result<(), Fault> {
         let refused = Fault { step: Step::Assign, errno: libc::ESRCH };
         let sandbox = self.sandboxes.get_mut(&request.id).filter(|sandbox| sandbox.started).ok_or(refused)?;
-        let inside = match &mut sandbox.kind {
-            Kind::Plain { inside } | Kind::Fork { waiting: None, inside, .. } => inside.take(),
-            Kind::Fork { .. } | Kind::Zygote(_) => None,
-        };
-        let inside = inside.ok_or(refused)?;
+        if let Some(code) = &request.code {
+            let inside = match &mut sandbox.kind {
+                Kind::Plain { inside } | Kind::Fork { waiting: None, inside, .. } => inside.take(),
+                Kind::Fork { .. } | Kind::Zygote(_) => None,
+            };
+            assign::furnish(&self.maker, &sandbox.made, &inside.ok_or(refused)?, code, &request.layers)?;
+        }
+        self.maker.resize(&mut sandbox.made, request.memory_bytes, request.tmp_bytes)?;
         sandbox.memory_bytes = request.memory_bytes;
-        assign::assign(&self.maker, &sandbox.made, &inside, request)
+        if sandbox.settled { self.maker.settle(&sandbox.made, request.memory_bytes) } else { Ok(()) }
+    }
+
+    fn settle(&mut self, id: u64) {
+        if let Some(sandbox) = self.sandboxes.get_mut(&id).filter(|sandbox| sandbox.started && !sandbox.settled) {
+            sandbox.settled = true;
+            // The trial has shown that the kernel takes it.
+            let _ = self.maker.settle(&sandbox.made, sandbox.memory_bytes);
+        }
     }
 
     /// A fork's sandbox stands: its zygote may send the guest in. The server hears of it when that has happened.
@@ -485,6 +525,7 @@ impl Spawner {
         let namespaces = fds.split_off(sockets);
         let meters = sandbox.made.group.as_ref().map(|group| self.maker.groups.meters(group)).unwrap_or_default();
         let (token, pid) = (sandbox.token, sandbox.made.pid);
+        let features = features | if sandbox.meter.is_some() { feature::TMP_IN_GROUP } else { 0 };
         let reply = Reply::Started { token, id, pid, listeners: sockets as u32, meters: meters.len() as u32, features };
         fds.extend(meters);
         match &mut sandbox.kind {
@@ -544,7 +585,7 @@ impl Spawner {
         }
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
         let reaped = reap(&sandbox.made.pidfd);
-        let Sandbox { made, token, started, fault, status, watched, kind, .. } = sandbox;
+        let Sandbox { made, token, memory_bytes, started, fault, status, watched, meter, kind, .. } = sandbox;
         drop((made.pidfd, made.status));
         if let Kind::Zygote(nursery) = &kind {
             nursery.forget(&self.epoll);
@@ -555,9 +596,14 @@ impl Spawner {
             if self.maker.groups.powers().memory {
                 counts = self.maker.groups.counts(&group);
             }
+            if meter.is_some() {
+                // The group's peak may be that of `/tmp`; beyond the limit nothing else is held for long.
+                counts.peak_bytes = counts.peak_bytes.min(memory_bytes);
+                counts.out_of_memory |= watched.counts().out_of_memory;
+            }
             self.remove_group(group);
         }
-        self.maker.give_back(made.host_id);
+        self.maker.give_back(made.host_id, made.tmp);
         let reply = if started {
             let status = status.unwrap_or(libc::SIGKILL);
             let out_of_memory = counts.out_of_memory;
@@ -587,9 +633,18 @@ impl Spawner {
 
     /// Looks at every sandbox's memory and kills what is above its limit.
     fn watch(&mut self) {
+        let maker = &self.maker;
         for sandbox in self.sandboxes.values_mut().filter(|sandbox| sandbox.started) {
-            if sandbox.watched.look(&self.maker.stage.proc, sandbox.made.pid, sandbox.memory_bytes) {
-                let _ = rustix::process::pidfd_send_signal(&sandbox.made.pidfd, rustix::process::Signal::KILL);
+            let Sandbox { made, memory_bytes, watched, meter, .. } = sandbox;
+            let over = match (meter, &made.group) {
+                (Some(meter), Some(group)) => {
+                    let shares = || maker.groups.shares(group);
+                    watched.look_at_group(read_meter(meter), *memory_bytes, shares, || tmp_bytes(&made.tmp))
+                }
+                _ => watched.look(&maker.stage.proc, made.pid, *memory_bytes),
+            };
+            if over {
+                let _ = rustix::process::pidfd_send_signal(&made.pidfd, rustix::process::Signal::KILL);
             }
         }
     }
@@ -614,6 +669,14 @@ impl Spawner {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// Bytes that lie in a `/tmp` of memory.
+fn tmp_bytes(tmp: &Tmp) -> u64 {
+    match tmp {
+        Tmp::Memory { mount, .. } => used_bytes(mount),
+        Tmp::Image { .. } => 0,
     }
 }
 

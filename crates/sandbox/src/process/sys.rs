@@ -70,6 +70,7 @@ struct MountAttr {
 pub(crate) const ATTR_RDONLY: u64 = 0x1;
 pub(crate) const ATTR_NOSUID: u64 = 0x2;
 pub(crate) const ATTR_NODEV: u64 = 0x4;
+pub(crate) const ATTR_NOATIME: u64 = 0x10;
 
 /// libc's constant of this name does not fit its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -108,6 +109,106 @@ pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, d
     let data = if data.is_empty() { std::ptr::null() } else { data.as_ptr().cast::<c_void>() };
     // SAFETY: all pointers are null or valid C strings for the call's duration.
     check_int(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, data) }).map(drop)
+}
+
+const FSCONFIG_SET_STRING: c_ulong = 1;
+const FSCONFIG_CMD_CREATE: c_ulong = 6;
+const FSCONFIG_CMD_RECONFIGURE: c_ulong = 7;
+
+/// Begins a new file system of this kind.
+pub(crate) fn open_file_system(kind: &CStr) -> Call<c_int> {
+    const FSOPEN_CLOEXEC: c_ulong = 1;
+    // SAFETY: `kind` is a valid C string for the call's duration.
+    check(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) }).map(|fd| fd as c_int)
+}
+
+/// Begins to change the file system of a mount.
+pub(crate) fn pick_file_system(mount: c_int) -> Call<c_int> {
+    const FSPICK_CLOEXEC: c_ulong = 1;
+    const FSPICK_EMPTY_PATH: c_ulong = 8;
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: a constant string.
+    check(unsafe { libc::syscall(libc::SYS_fspick, mount, c"".as_ptr(), flags) }).map(|fd| fd as c_int)
+}
+
+/// Sets a parameter of a file system that was begun or picked.
+pub(crate) fn configure(context: c_int, key: &CStr, value: &CStr) -> Call<()> {
+    // SAFETY: both are valid C strings for the call's duration.
+    let result = unsafe {
+        libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0 as c_ulong)
+    };
+    check(result).map(drop)
+}
+
+/// Sets a parameter that has no value.
+pub(crate) fn configure_flag(context: c_int, key: &CStr) -> Call<()> {
+    const FSCONFIG_SET_FLAG: c_ulong = 0;
+    let none = std::ptr::null::<u8>();
+    // SAFETY: `key` is a valid C string for the call's duration; a flag takes no value.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_SET_FLAG, key.as_ptr(), none, 0 as c_ulong) })
+        .map(drop)
+}
+
+fn command(context: c_int, command: c_ulong) -> Call<()> {
+    let none = std::ptr::null::<u8>();
+    // SAFETY: these commands take no key and no value.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, context, command, none, none, 0 as c_ulong) }).map(drop)
+}
+
+/// Makes the file system and a detached mount of it.
+pub(crate) fn mount_file_system(context: c_int, attributes: u64) -> Call<c_int> {
+    const FSMOUNT_CLOEXEC: c_ulong = 1;
+    command(context, FSCONFIG_CMD_CREATE)?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes) }).map(|fd| fd as c_int)
+}
+
+/// Applies what was set to a picked file system.
+pub(crate) fn reconfigure_file_system(context: c_int) -> Call<()> {
+    command(context, FSCONFIG_CMD_RECONFIGURE)
+}
+
+/// The number of a loop device that nobody uses, by the control device.
+pub(crate) fn free_loop_device(control: c_int) -> Call<c_int> {
+    const LOOP_CTL_GET_FREE: c_ulong = 0x4C82;
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::ioctl(control, LOOP_CTL_GET_FREE as _) })
+}
+
+/// Puts a file behind a loop device, which lets go of it by itself when nobody uses the device any more.
+pub(crate) fn configure_loop_device(device: c_int, file: c_int) -> Call<()> {
+    const LOOP_CONFIGURE: c_ulong = 0x4C0A;
+    const AUTOCLEAR: u32 = 4;
+    /// `struct loop_config` of linux/loop.h; what stays zero has no names here.
+    #[repr(C)]
+    struct Config {
+        fd: u32,
+        block_size: u32,
+        info: [u64; 5],
+        numbers: [u32; 3],
+        flags: u32,
+        rest: [u64; 30],
+    }
+    const { assert!(size_of::<Config>() == 304) };
+    let config =
+        Config { fd: file as u32, block_size: 0, info: [0; 5], numbers: [0; 3], flags: AUTOCLEAR, rest: [0; 30] };
+    // SAFETY: `config` lives through the call and has the structure's size.
+    check_int(unsafe { libc::ioctl(device, LOOP_CONFIGURE as _, &raw const config) }).map(drop)
+}
+
+/// Drops what the kernel keeps of a block device's content.
+pub(crate) fn forget_device_pages(device: c_int) -> Call<()> {
+    const BLKFLSBUF: c_ulong = 0x1261;
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::ioctl(device, BLKFLSBUF as _, 0) }).map(drop)
+}
+
+/// Ends a file system at once, without writing what it still holds in memory. A refusal costs that writing.
+pub(crate) fn shut_down_file_system(root: c_int) {
+    const FS_IOC_SHUTDOWN: c_ulong = 0x8004_587D;
+    let without_flush: u32 = 2;
+    // SAFETY: the value lives through the call, which reads a word.
+    unsafe { libc::ioctl(root, FS_IOC_SHUTDOWN as _, &raw const without_flush) };
 }
 
 /// Makes the current folder the root of the mount namespace and drops the old root.
@@ -423,6 +524,18 @@ pub(crate) fn wait(pidfd: c_int) -> (u64, u64) {
         }
         let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
         (ns(usage.ru_utime) + ns(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
+    }
+}
+
+/// Reaps a child if it has ended; whether it has.
+pub(crate) fn has_ended(pidfd: c_int) -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG;
+    // SAFETY: all-zero is valid for the structure, which outlives the call. Without a child that has ended, the process
+    // id in it stays zero.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let none = std::ptr::null::<u8>();
+        libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd, &raw mut info, flags, none) < 0 || info.si_pid() != 0
     }
 }
 

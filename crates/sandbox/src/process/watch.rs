@@ -1,4 +1,7 @@
-//! Measures a sandbox by `/proc`, where no cgroup counts for it.
+//! Watches a sandbox's memory where no cgroup alone can hold it to its limit.
+//!
+//! Where no cgroup counts, it is measured by `/proc`. Where one counts and `/tmp` is memory too, the group holds both
+//! together hard, and the memory without `/tmp` is held to its limit here.
 //!
 //! The processes of a sandbox are the descendants of its first process: an orphan's new parent is that process too.
 //! Memory is resident memory, in which shared pages count once for each process; before anything is killed, the exact
@@ -35,9 +38,37 @@ impl Watched {
         self.out_of_memory
     }
 
+    /// The same for a sandbox whose group counts its `/tmp` as well. `group_bytes` is what the group holds; only where
+    /// that is above the limit are its parts asked for.
+    pub(crate) fn look_at_group(
+        &mut self,
+        group_bytes: u64,
+        limit_bytes: u64,
+        shares: impl FnOnce() -> Shares,
+        mut tmp: impl FnMut() -> u64,
+    ) -> bool {
+        if group_bytes > limit_bytes {
+            // What is written to `/tmp` or removed from it between two readings must not look like memory.
+            let before = tmp();
+            let shares = shares();
+            let in_tmp = before.max(tmp());
+            self.out_of_memory = shares.anonymous + shares.shared.saturating_sub(in_tmp) > limit_bytes;
+        }
+        self.out_of_memory
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         Counts { cpu_ns: self.cpu_ns, peak_bytes: self.peak_bytes, out_of_memory: self.out_of_memory }
     }
+}
+
+/// What a group holds that the kernel cannot let go of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// Memory of processes.
+    pub(crate) anonymous: u64,
+    /// Files in memory: what lies in `/tmp`, and memory that processes share.
+    pub(crate) shared: u64,
 }
 
 /// One measurement of a whole sandbox.
@@ -146,6 +177,24 @@ mod tests {
         let stat = format!("7 (a) b (c) S {}", numbers.join(" "));
         assert_eq!((field(&stat, 14), field(&stat, 20), field(&stat, 24)), (14, 20, 24));
         assert_eq!(field("", 14), 0);
+    }
+
+    #[test]
+    fn what_lies_in_tmp_is_not_the_functions_memory() {
+        let over = |anonymous, shared, tmp| {
+            let group = anonymous + shared + 50;
+            Watched::default().look_at_group(group, 100, || Shares { anonymous, shared }, || tmp)
+        };
+        assert!(!over(100, 0, 0), "what is neither is the kernel's");
+        assert!(over(101, 0, 0));
+        assert!(!over(100, 500, 500), "the rest is /tmp");
+        assert!(over(100, 501, 500), "memory in a file elsewhere");
+        let never = || unreachable!("nothing is asked for below the limit");
+        assert!(!Watched::default().look_at_group(50, 100, never, || 0));
+        let shares = || Shares { anonymous: 10, shared: 500 };
+        let (mut emptied, mut filled) = ([500, 0].into_iter(), [0, 500].into_iter());
+        assert!(!Watched::default().look_at_group(510, 100, shares, || emptied.next().unwrap()), "removed meanwhile");
+        assert!(!Watched::default().look_at_group(510, 100, shares, || filled.next().unwrap()), "written meanwhile");
     }
 
     #[test]

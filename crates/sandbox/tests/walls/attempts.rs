@@ -32,6 +32,12 @@ pub fn run(name: &str) -> ! {
         "memory-bomb-in-children" => memory_bomb_in_children(),
         "fill-tmp" => fill_tmp(),
         "inodes" => inodes(),
+        "shared-memory-bomb" => shared_memory_bomb(),
+        "burn" => burn(),
+        "open-files" => open_files(),
+        "core-files" => core_files(),
+        "fill-tmp-when-larger" => fill_tmp_when_larger(),
+        "fill-tmp-to-the-last-byte" => fill_tmp_to_the_last_byte(),
         "keyring" => keyring(),
         "io-uring" => io_uring(),
         "bpf" => bpf(),
@@ -240,9 +246,80 @@ fn fill_tmp() -> Attempt {
 fn inodes() -> Attempt {
     let folder = "/tmp/dunlin-test-inodes";
     fs::create_dir_all(folder).map_err(words)?;
-    let made = (0..10_000).try_for_each(|index| fs::File::create(format!("{folder}/{index}")).map(drop));
+    let made = (0..10_000).try_for_each(|index| fs::create_dir(format!("{folder}/{index}")));
     let _ = fs::remove_dir_all(folder);
     made.map(|()| String::new()).map_err(words)
+}
+
+/// Writes until it may not, in small pieces at the end. `DID` tells how much that was, and with what words it ended.
+fn fill_tmp_to_the_last_byte() -> Attempt {
+    let mut file = fs::File::create("/tmp/dunlin-test-full").map_err(words)?;
+    let mut written = 0;
+    for piece in [1 << 20, 4096, 1] {
+        let bytes = vec![1u8; piece];
+        let refused = loop {
+            match file.write(&bytes) {
+                Ok(length) => written += length as u64,
+                Err(error) => break error,
+            }
+        };
+        if refused.raw_os_error() != Some(libc::ENOSPC) {
+            return Err(format!("after {written} bytes: {refused}"));
+        }
+    }
+    // What was accepted reaches the disk, and what is removed is free again.
+    file.sync_all().map_err(words)?;
+    drop(file);
+    fs::remove_file("/tmp/dunlin-test-full").map_err(words)?;
+    fs::write("/tmp/dunlin-test-again", vec![1u8; 1 << 20]).map_err(words)?;
+    Ok(written.to_string())
+}
+
+/// Keeps all processors busy for a while.
+fn burn() -> Attempt {
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(number("MILLISECONDS") as u64);
+    println!("READY");
+    let spin = move || while std::time::Instant::now() < end {};
+    let threads: Vec<_> = (0..8).map(|_| std::thread::spawn(spin)).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    Ok(String::new())
+}
+
+/// More files than a process may have open; the limit may be raised where that is allowed.
+fn open_files() -> Attempt {
+    let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+    let _ = system(libc::SYS_prlimit64, &[0, libc::RLIMIT_NOFILE.into(), (&raw const limit) as i64, 0]);
+    let files: Result<Vec<_>, _> = (0..1500).map(|_| fs::File::open("/dev/null")).collect();
+    files.map(|files| files.len().to_string()).map_err(words)
+}
+
+/// Whether a process that crashes may leave its memory behind.
+fn core_files() -> Attempt {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    system(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE.into(), 0, memory(&mut limit)])?;
+    let wanted = libc::rlimit { rlim_cur: 4096, rlim_max: limit.rlim_max.max(4096) };
+    system(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE.into(), (&raw const wanted) as i64, 0])
+}
+
+/// Waits until more than the default may be written, then fills it.
+fn fill_tmp_when_larger() -> Attempt {
+    println!("READY");
+    let free = || rustix::fs::statvfs("/tmp").map(|about| about.f_bavail * about.f_frsize);
+    while free().map_err(|error| error.to_string())? < 600 << 20 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    fill_tmp_to_the_last_byte()
+}
+
+/// Memory in a file that has no name and lies in no `/tmp`.
+fn shared_memory_bomb() -> Attempt {
+    let file = rustix::fs::memfd_create("bomb", rustix::fs::MemfdFlags::CLOEXEC).map_err(|error| error.to_string())?;
+    let mut file = fs::File::from(file);
+    for _ in 0..number("MEGABYTES") {
+        file.write_all(&vec![1; 1 << 20]).map_err(words)?;
+    }
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    Ok(String::new())
 }
 
 fn keyring() -> Attempt {

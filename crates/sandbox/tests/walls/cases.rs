@@ -80,9 +80,11 @@ pub const CASES: &[Case] = &[
     // A watcher would count the memory of so many processes.
     case("forks without end", "fork-bomb", &[], Without(&[WallKind::Tasks, WallKind::Memory])),
     case("fills /tmp", "fill-tmp", &[], Without(&[WallKind::Tmp])),
-    case("fills /tmp with empty files", "inodes", &[], Without(&[WallKind::Tmp])),
+    case("fills /tmp with empty folders", "inodes", &[], Without(&[WallKind::Tmp])),
     case("takes more memory than it has", "memory-bomb", &[("MEGABYTES", "400")], Outside),
     case("takes more memory in children", "memory-bomb-in-children", &[("MEGABYTES", "400")], Outside),
+    case("opens more files than it may", "open-files", &[], OutsideAsRoot),
+    case("allows itself core files", "core-files", &[], Outside),
     case("puts a key into a kernel keyring", "keyring", &[], Without(SECCOMP)),
     case("uses io_uring", "io-uring", &[], WithoutIfOffered(SECCOMP)),
     case("loads into the kernel (bpf)", "bpf", &[], OutsideAsRoot),

@@ -86,6 +86,7 @@ fn start_packet(code: &[u8; 64]) -> Vec<u8> {
     packet[8] = 42;
     packet[24..32].copy_from_slice(&(128u64 << 20).to_le_bytes());
     packet[32..40].copy_from_slice(&(1u64 << 20).to_le_bytes());
+    packet[48] = 1;
     packet[56..120].copy_from_slice(code);
     packet
 }
@@ -109,7 +110,12 @@ fn garbage(world: &World) -> Result<(), String> {
         vec![1; 60_000],
         good[..REQUEST_BYTES - 1].to_vec(),
         start_packet(&climbing),
+        // An assignment to no sandbox, a fork of no zygote, a zygote of no interpreter, code that is neither there nor not.
         with(0, &[3]),
+        with(4, &[3]),
+        with(4, &[2]),
+        with(48, &[2]),
+        with(0, &[9]),
         with(4, &[9]),
         with(24, &u64::MAX.to_le_bytes()),
         with(24, &0u64.to_le_bytes()),
@@ -132,7 +138,7 @@ fn garbage(world: &World) -> Result<(), String> {
     // Killing what is not there does nothing.
     let mut kill = vec![0; REQUEST_BYTES];
     kill[0] = 2;
-    kill[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+    kill[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     spawner.send(&kill, &[]);
     // And it still serves.
     spawner.send(&good, &fds);

@@ -12,8 +12,10 @@ mod attempts;
 mod cases;
 mod dropped;
 mod hostile;
+mod limits;
 mod remains;
 mod service;
+mod tmp;
 mod world;
 mod zygote;
 
@@ -89,6 +91,8 @@ fn suite(filter: &str) -> ExitCode {
         .chain(remains::CHECKS)
         .chain(dropped::CHECKS)
         .chain(zygote::CHECKS)
+        .chain(tmp::CHECKS)
+        .chain(limits::CHECKS)
     {
         run(name, &|| check(&world).map(|()| String::new()));
     }

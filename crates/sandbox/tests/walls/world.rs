@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use model::CodeDigest;
 use sandbox::process::{ProcessBackend, SpawnerConfig, WallKind, launch_spawner};
-use sandbox::{Backend, Error, Exit, Guest, SandboxSpec, Started};
+use sandbox::{Assignment, Backend, Error, Exit, Guest, SandboxSpec, Started};
 use tokio::io::AsyncReadExt;
 
 /// A test may take this long before it counts as hung.
@@ -81,6 +81,7 @@ impl World {
     pub fn config(&self, off: &[WallKind]) -> SpawnerConfig {
         let mut config = SpawnerConfig::new(self.path("code"), self.path("runtime"), "test");
         config.off = off.to_vec();
+        config.tmp_root = Some(self.folder.path().to_owned());
         config
     }
 
@@ -135,6 +136,11 @@ impl World {
             tokio::time::timeout(PATIENCE, body(&backend)).await.expect("hung")
         })
     }
+}
+
+/// An assignment of limits only.
+pub fn limits(memory_bytes: u64, tmp_bytes: u64) -> Assignment {
+    Assignment { code: None, layers: Vec::new(), memory_bytes, tmp_bytes }
 }
 
 /// Reads a sandbox's output to its end and waits for it.

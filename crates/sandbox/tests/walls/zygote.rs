@@ -122,7 +122,7 @@ impl Spoken {
 
     async fn assign(&self, code: &CodeDigest) -> Result<(), String> {
         let assignment =
-            Assignment { code: code.clone(), layers: Vec::new(), memory_bytes: 200 << 20, tmp_bytes: 4 << 20 };
+            Assignment { code: Some(code.clone()), layers: Vec::new(), memory_bytes: 200 << 20, tmp_bytes: 4 << 20 };
         self.started.control.assign(&assignment).await.map_err(words)
     }
 
@@ -163,7 +163,7 @@ fn with_zygote(
     if no_python() {
         return Ok(());
     }
-    let code = world.add_code('9', "index.py", EVALUATE);
+    let code = world.add_code('0', "index.py", EVALUATE);
     world.with_backend(&config(world), async |backend| {
         let zygote = Spoken::zygote(world, backend).await?;
         check(backend, zygote, code).await
@@ -287,7 +287,7 @@ fn kept(world: &World) -> Result<(), String> {
         let done = world.with_backend(&config, async |backend| {
             let zygote = Spoken::zygote(world, backend).await?;
             match zygote.fork(world, backend).await {
-                Ok(fork) => Ok(fork.assign(&digest('9')).await.err()),
+                Ok(fork) => Ok(fork.assign(&digest('0')).await.err()),
                 Err(why) => Ok::<_, String>(Some(why)),
             }
         });
