@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
-# in tests/js/node_modules.
+# in tests/js/node_modules, packages with native code in .cache/native.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -37,4 +37,26 @@ mark=tests/js/node_modules/.installed
 if ! cmp -s tests/js/package-lock.json "$mark"; then
     (cd tests/js && npm ci --no-audit --no-fund --loglevel=error)
     cp tests/js/package-lock.json "$mark"
+fi
+
+# Native code that functions bring: wheels, a Node.js addon, a static ffmpeg. What a registry lacks is skipped by its test.
+native=.cache/native
+if [ ! -e "$native/.python" ]; then
+    rm -rf "$native/python"
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --target "$native/python" Pillow numpy; then
+        touch "$native/.python"
+    else
+        echo "Pillow and numpy could not be installed: the tests of native wheels are skipped" >&2
+    fi
+fi
+if [ ! -e "$native/.node" ]; then
+    mkdir -p "$native/node"
+    echo '{"private": true}' > "$native/node/package.json"
+    for package in sharp@0.34 @ffmpeg-installer/ffmpeg@1.1; do
+        if (cd "$native/node" && npm install --no-audit --no-fund --loglevel=error "$package"); then
+            touch "$native/.node"
+        else
+            echo "$package could not be installed: its test is skipped" >&2
+        fi
+    done
 fi
