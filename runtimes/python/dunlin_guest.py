@@ -251,7 +251,8 @@ def prepare(order):
     root = order["root"]
     os.chdir(root)
     version = "python%d.%d" % sys.version_info[:2]
-    layers = ["/opt/python/lib/%s/site-packages" % version, "/opt/python", "/var/runtime"]
+    packs = "/var/runtime/%s/site-packages" % version
+    layers = ["/opt/python/lib/%s/site-packages" % version, "/opt/python", packs, "/var/runtime"]
     named = os.environ.get("PYTHONPATH", "").split(":")
     paths = [root]
     for entry in [entry for entry in named if entry not in layers] + layers + sys.path:

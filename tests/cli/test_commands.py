@@ -65,7 +65,7 @@ def test_logs(server, name):
         return "REPORT" in done.out and done.out
 
     lines = wait_for(shown, "the log").splitlines()
-    assert [line.split("  ", 1)[1].split(" ")[0] for line in lines] == ["START", "called", "END", "REPORT"]
+    assert [line.split("  ", 1)[1].split(" ")[0] for line in lines] == ["INIT_START", "START", "called", "END", "REPORT"]
     done = dunlin(server, "logs", name, "--json", "--filter", "called")
     assert json.loads(done.out)["message"] == "called with m1\n"
     assert dunlin(server, "logs", name, "--since", "0s").out == ""

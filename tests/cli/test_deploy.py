@@ -54,7 +54,7 @@ def test_the_example(server, tmp_path):
     assert planned.code == 0, planned.err
     assert f"+     create function {service}-dev-items: nodejs" in planned.err
     assert "+     create table ExampleTable: key id" in planned.err
-    assert "aws-sdk is supplied from a runtime pack" in planned.err
+    assert "aws-sdk is added to the package" in planned.err
     assert f"{service}-dev-items" not in str(server.client("lambda").list_functions()["Functions"])
     first = dunlin(server, "deploy", "--json", example)
     assert first.code == 0, first.err

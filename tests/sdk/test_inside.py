@@ -94,7 +94,7 @@ def test_sdks_for_javascript_that_deploy_supplies(server, tmp_path, file, source
     folder.mkdir()
     (folder / file).write_text(source)
     deployment = deployed(server, folder)
-    assert any("supplied from a runtime pack" in note for note in deployment["notes"]), deployment
+    assert any("is added to the package" in note for note in deployment["notes"]), deployment
     table = make(server)
     client = server.client("lambda")
     client.update_function_configuration(FunctionName=deployment["functions"][0], Timeout=60, MemorySize=512)

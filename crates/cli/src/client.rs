@@ -108,6 +108,11 @@ impl Client {
         document(answer).map(|_| Vec::new())
     }
 
+    /// A change of something of the platform's own.
+    pub fn admin_change(&self, method: Method, path: &str, body: &[u8]) -> Result<Json> {
+        document(self.send("dunlin", "us-east-1", method, path, &[("content-type", "application/zip")], body)?)
+    }
+
     /// Sends one signed request and takes whatever comes back.
     pub fn send(
         &self,

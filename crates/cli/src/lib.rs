@@ -49,6 +49,8 @@ enum Command {
     Logs(commands::logs::Args),
     /// List running environments
     Ps(commands::ps::Args),
+    /// Show what serves each runtime; install the SDKs that Lambda provides
+    Runtimes(commands::runtimes::Args),
     /// Show what functions used and what that costs
     Bill(commands::bill::Args),
     /// Say which walls stand on this machine and which interpreters are usable; with --store, check what is stored
@@ -179,6 +181,9 @@ pub fn parse() -> Task {
         }
         Command::Ps(args) => {
             Client::open(&connection).and_then(|client| commands::ps::run(&client, &args)).map(|()| true)
+        }
+        Command::Runtimes(args) => {
+            Client::open(&connection).and_then(|client| commands::runtimes::run(&client, &args)).map(|()| true)
         }
         Command::Bill(args) => {
             Client::open(&connection).and_then(|client| commands::bill::run(&client, &args)).map(|()| true)

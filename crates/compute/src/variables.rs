@@ -75,8 +75,10 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
         (Family::Node, Some((major, _))) => all.push(pair(
             "NODE_PATH",
             &format!(
-                "/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:\
-                 /var/runtime:/var/task"
+                "/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/{}node_modules:\
+                 /var/runtime:/var/task",
+                // Before this version Lambda's SDK is another one.
+                if major < 18 { "nodejs16/" } else { "" }
             ),
         )),
         (Family::Python, Some((major, minor))) => all.push(pair(
@@ -160,6 +162,9 @@ mod tests {
         assert_eq!(all["AWS_SESSION_TOKEN"], "token");
         assert_eq!(all["AWS_EXECUTION_ENV"], "AWS_Lambda_nodejs22.x");
         assert!(all["NODE_PATH"].starts_with("/opt/nodejs/node22/node_modules:"));
+        assert!(all["NODE_PATH"].contains(":/var/runtime/node_modules:"));
+        version.runtime = Runtime::parse("nodejs16.x").unwrap();
+        assert!(variables(&version)["NODE_PATH"].contains(":/var/runtime/nodejs16/node_modules:"));
     }
 
     #[test]

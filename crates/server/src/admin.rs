@@ -5,7 +5,8 @@
 //! | `GET /_dunlin/ps`        | running environments                                       |
 //! | `GET /_dunlin/bill`      | sums per function from `from` to `to` (milliseconds)       |
 //! | `GET /_dunlin/usage`     | single usage records of `function`, newest first           |
-//! | `GET /_dunlin/runtimes`  | usable interpreters                                        |
+//! | `GET /_dunlin/runtimes`  | usable interpreters, what serves each runtime, packs       |
+//! | `PUT`, `DELETE /_dunlin/runtimes/NAME` | takes a runtime pack (`packs.rs`), or takes it away |
 //! | `GET /_dunlin/walls`     | walls of the sandboxes                                     |
 //! | `POST /_dunlin/backup/…` | what a backup copies (`operations/served.rs`)              |
 //! | `POST /_dunlin/store/…`  | a check of what is stored (the same file)                  |
@@ -29,6 +30,7 @@ use services::usage::Usage;
 
 use crate::doors::Door;
 use crate::operations::served::Served;
+use crate::packs::{self, Packs};
 
 /// Answers the platform's own calls.
 pub struct Admin {
@@ -44,8 +46,10 @@ pub struct Admin {
     pub functions: Arc<Functions>,
     /// Walls, as the spawner found them.
     pub walls: Vec<Wall>,
-    /// Usable interpreters, as `/_dunlin/runtimes` shows them.
+    /// Usable interpreters and what each serves, as `/_dunlin/runtimes` shows them.
     pub interpreters: Json,
+    /// Runtime packs.
+    pub packs: Arc<Packs>,
 }
 
 /// An answer that is not the asked thing.
@@ -65,7 +69,10 @@ impl AdminDoor for Admin {
                 .unwrap_or_else(|(status, message)| json_response(status, &json!({"message": message})));
         }
         let answer = match self.door.admin_principal(&parts, &body).await {
-            Ok(principal) => self.answer(&parts, &principal).await,
+            Ok(principal) => match parts.uri.path().strip_prefix("/_dunlin/runtimes/") {
+                Some(name) => self.change_pack(&parts, &principal, name.to_owned(), body).await,
+                None => self.answer(&parts, &principal).await,
+            },
             Err(refusal) => Err((StatusCode::FORBIDDEN, refusal.to_string())),
         };
         match answer {
@@ -110,7 +117,11 @@ impl Admin {
         };
         match parts.uri.path() {
             "/_dunlin/ps" => Ok(json!({"environments": self.environments()})),
-            "/_dunlin/runtimes" => Ok(json!({"interpreters": self.interpreters})),
+            "/_dunlin/runtimes" => {
+                let mut shown = self.interpreters.clone();
+                shown["packs"] = self.packs.list().map_err(failed)?;
+                Ok(shown)
+            }
             "/_dunlin/walls" => Ok(json!({"walls": self.walls})),
             "/_dunlin/bill" => self.bill(number("from", 0)?, number("to", u64::MAX)?).await,
             "/_dunlin/usage" => {
@@ -126,6 +137,32 @@ impl Admin {
 }
 
 impl Admin {
+    async fn change_pack(
+        &self,
+        parts: &http::request::Parts,
+        principal: &Principal,
+        name: String,
+        zip: Bytes,
+    ) -> Result<Json, Refusal> {
+        // In `dev` any key is taken: what all functions run on is no function's business there either.
+        if parts.extensions.get::<Arc<gateway::GuestIdentity>>().is_some() {
+            return Err((StatusCode::FORBIDDEN, "this is not for functions".into()));
+        }
+        operator(principal)?;
+        let (packs, method) = (self.packs.clone(), parts.method.clone());
+        let work = tokio::task::spawn_blocking(move || match method {
+            Method::PUT => packs.put(&name, &zip).map(|()| true),
+            Method::DELETE => packs.remove(&name),
+            _ => Err(packs::Error::Content("it is changed with PUT and DELETE".into())),
+        });
+        match work.await.map_err(failed)? {
+            Ok(true) => Ok(json!({})),
+            Ok(false) => Err((StatusCode::NOT_FOUND, "this runtime pack is not installed".into())),
+            Err(error @ packs::Error::Io(_)) => Err(failed(error)),
+            Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
+        }
+    }
+
     fn environments(&self) -> Vec<Json> {
         let shown = |info: compute::EnvironmentInfo| {
             json!({

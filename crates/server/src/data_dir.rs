@@ -9,6 +9,7 @@
 //! | `authority/`| certificate authority; its key has mode 0600              | `gateway`        |
 //! | `code/`     | unpacked packages, made anew when missing                 | `compute`        |
 //! | `runtime/`  | guest side of managed runtimes, written at each start     | this file        |
+//! | `runtime/packs/` | SDKs for functions, and links to them beside it      | `packs`          |
 //! | `trust.pem` | certificates that guests trust, written at each start     | `wire`           |
 //!
 //! Invariant: the folder has mode 0700 and belongs to whoever runs the server. What sandboxes read below it is readable

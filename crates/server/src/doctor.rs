@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use sandbox::process::{SpawnerConfig, launch_spawner};
-use sandbox::{Interpreters, Wall, WallState};
+use sandbox::{Interpreters, Wall, WallState, interpreter};
 use serde_json::json;
 
 use crate::data_dir::DataDir;
@@ -22,7 +22,7 @@ pub fn run(options: &cli::Doctor) -> Result<()> {
     let (walls, interpreters) = seen?;
     if options.json {
         let soft = walls.iter().filter(|wall| wall.state != WallState::Hard).count();
-        cli::print_data(&json!({"walls": walls, "interpreters": interpreters, "softOrMissing": soft}).to_string());
+        cli::print_data(&json!({"walls": walls, "interpreters": interpreters, "substitutions": substitutions(&interpreters), "softOrMissing": soft}).to_string());
         return Ok(());
     }
     show(&walls, &interpreters);
@@ -41,6 +41,12 @@ fn inspect(data: &DataDir) -> Result<(Vec<Wall>, Interpreters)> {
         .and_then(|folder| folder.ancestors().find(|above| above.is_dir()).map(Path::to_owned));
     let spawner = launch_spawner(&config)?;
     Ok((spawner.walls(), interpreters))
+}
+
+/// The managed runtimes that another version than the one asked for serves.
+fn substitutions(interpreters: &Interpreters) -> Vec<String> {
+    let runtimes = model::runtime::ACCEPTED.iter().filter_map(|identifier| model::Runtime::parse(identifier));
+    runtimes.filter_map(|runtime| interpreter::substitution(interpreters, &runtime)).collect()
 }
 
 fn show(walls: &[Wall], interpreters: &Interpreters) {
@@ -73,6 +79,13 @@ fn show(walls: &[Wall], interpreters: &Interpreters) {
     }
     cli::print_table(&["INTERPRETER", "VERSION", "STATE", "WHERE"], &rows);
     cli::print_data("");
+    let substitutions = substitutions(interpreters);
+    for note in &substitutions {
+        cli::print_data(note);
+    }
+    if !substitutions.is_empty() {
+        cli::print_data("");
+    }
     cli::print_data(
         "Policies of roles are stored and not enforced yet: a function may do in its account whatever the services offer.",
     );

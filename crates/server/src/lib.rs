@@ -11,7 +11,8 @@ pub mod doors;
 pub mod encryption;
 pub mod interpreters;
 pub mod operations;
-pub mod places;
+pub mod packs;
+mod places;
 pub mod wire;
 
 use std::time::{Duration, Instant};

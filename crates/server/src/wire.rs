@@ -18,7 +18,7 @@ use gateway::{Gateway, GatewayParts, Listening};
 use model::FunctionRef;
 use model::ports::{Authorizer, Sites};
 use sandbox::process::{ProcessBackend, TRUST_PATH};
-use sandbox::{Backend, Interpreters, WallState};
+use sandbox::{Backend, Interpreters, WallState, interpreter};
 use serde_json::json;
 use services::apigateway::{ApiGatewayService, Apis};
 use services::dynamodb::DynamoDb;
@@ -41,6 +41,7 @@ use crate::data_dir::{DataDir, TRUST_FILE, write_public};
 use crate::doors::{AllSites, Door};
 use crate::encryption::layered;
 use crate::operations::served::{Kept, Served};
+use crate::packs::Packs;
 use crate::places::{self, Engine as StoreEngine};
 
 /// A running server.
@@ -221,6 +222,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
         functions: base.functions.clone(),
         walls,
         interpreters: shown_interpreters(&ground.interpreters),
+        packs: Arc::new(Packs::open(ground.data.path("runtime"), base.random.clone())?),
     };
     let sites: Vec<Arc<dyn Sites>> = vec![base.functions.clone(), base.apis.clone()];
     let gateway = Gateway::new(GatewayParts {
@@ -288,6 +290,7 @@ fn start_workers(base: &Base, stopping: &CancellationToken) -> Vec<JoinHandle<()
     vec![logs, usage]
 }
 
+/// Interpreters, and which of them serves each managed runtime.
 fn shown_interpreters(interpreters: &Interpreters) -> serde_json::Value {
     let shown = |found: &sandbox::Interpreter| {
         let family = match found.family {
@@ -297,7 +300,15 @@ fn shown_interpreters(interpreters: &Interpreters) -> serde_json::Value {
         };
         json!({"family": family, "version": found.version, "binary": found.binary})
     };
-    interpreters.usable.iter().map(shown).collect()
+    let serving = |identifier: &&str| {
+        let runtime = model::Runtime::parse(identifier)?;
+        let found = &interpreters.usable[interpreter::choose(interpreters, &runtime).ok()?];
+        let note = interpreter::substitution(interpreters, &runtime);
+        Some(json!({"runtime": identifier, "version": found.version, "binary": found.binary, "note": note}))
+    };
+    let runtimes: Vec<_> = model::runtime::ACCEPTED.iter().filter_map(serving).collect();
+    let interpreters: Vec<_> = interpreters.usable.iter().map(shown).collect();
+    json!({"interpreters": interpreters, "runtimes": runtimes})
 }
 
 fn announce(config: &Config, opened: &places::Opened, address: std::net::SocketAddr, took: Duration) {

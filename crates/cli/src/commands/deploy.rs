@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::client::Client;
 use crate::deploy::discover::{self, Found, Options};
 use crate::deploy::package::{self, Package};
+use crate::deploy::packs;
 use crate::deploy::plan::{self, Ready, Step};
 use crate::deploy::project::Project;
 use crate::deploy::{http_api, rest_api};
@@ -86,12 +87,14 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
             .evaluate(&Json::Object(function.environment.clone().into_iter().collect::<Map<_, _>>()))
             .map_err(|message| anyhow::anyhow!("{}: environment: {message}", function.name))?;
         let Json::Object(environment) = environment else { bail!("{}: environment must be a map", function.name) };
-        let package = package::build(&project.root, &runtime, &function.patterns, single_file.as_deref())?;
+        let provided = packs::provided(&runtime, &runtimes);
+        let package = package::build(&project.root, &runtime, &function.patterns, single_file.as_deref(), &provided)?;
         check_packed(&project, &runtime, &function.handler, &package)
             .with_context(|| format!("function {}", function.name))?;
-        for note in &package.notes {
-            if !notes.contains(note) {
-                notes.push(note.clone());
+        let substitution = packs::serving(&runtime, &runtimes).and_then(|found| found["note"].as_str());
+        for note in package.notes.iter().map(String::as_str).chain(substitution) {
+            if !notes.iter().any(|known| known == note) {
+                notes.push(note.to_owned());
             }
         }
         ready.push(Ready { function, runtime, package, environment });

@@ -5,3 +5,4 @@ pub mod deploy;
 pub mod invoke;
 pub mod logs;
 pub mod ps;
+pub mod runtimes;

@@ -5,18 +5,22 @@
 //! | `package.json` with `dependencies`            | what npm installs for it, without development dependencies     |
 //! | `node_modules` and no such manifest           | that folder as it is                                           |
 //! | `requirements.txt`                            | what pip installs for it                                       |
-//! | imports of `aws-sdk`, `@aws-sdk/*`, `boto3`   | a runtime pack, where no manifest names them                   |
+//! | imports of `aws-sdk`, `@aws-sdk/*`, `boto3`   | the SDK, where no manifest names it and the platform has none  |
+//!
+//! What the platform has in a runtime pack (`packs.rs`) is left to it, as on Lambda.
 //!
 //! The cache is `$XDG_CACHE_HOME/dunlin` or `~/.cache/dunlin`. An installation happens in a temporary folder beside its
 //! place and is renamed when it is whole, so that an interrupted one is never used.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
+
+use super::install::{self, NpmOptions};
 
 /// What is to be added to a package.
 #[derive(Debug, Default)]
@@ -28,17 +32,18 @@ pub struct Supplied {
 }
 
 /// Installs what the project in `root` needs that its own files do not hold.
-pub fn supply(root: &Path, runtime: &str, imports: &[String]) -> Result<Supplied> {
+/// `provided` are the packages that the platform gives its functions, with their versions.
+pub fn supply(root: &Path, runtime: &str, imports: &[String], provided: &BTreeMap<String, String>) -> Result<Supplied> {
     if runtime.starts_with("nodejs") {
-        return node(root, imports);
+        return node(root, imports, provided);
     }
     if runtime.starts_with("python") {
-        return python(root, runtime, imports);
+        return python(root, runtime, imports, provided);
     }
     Ok(Supplied::default())
 }
 
-fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
+fn node(root: &Path, imports: &[String], provided: &BTreeMap<String, String>) -> Result<Supplied> {
     let manifest = root.join("package.json");
     let mut declared = Json::Null;
     if manifest.exists() {
@@ -62,8 +67,16 @@ fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
     packs.sort();
     packs.dedup();
     packs.retain(|name| !wanted.iter().any(|(declared, _)| declared == name));
+    let mut bundled = false;
     for name in packs {
-        notes.push(format!("{name} is supplied from a runtime pack (no manifest names it)"));
+        if let Some(version) = provided.get(&name) {
+            notes.push(left_to_platform(&name, version));
+            continue;
+        }
+        bundled = true;
+        notes.push(format!(
+            "{name} is added to the package (no manifest names it, and the platform has no runtime pack with it)"
+        ));
         let version = match name.as_str() {
             "aws-sdk" => "^2",
             name if name.starts_with("@aws-sdk/") => "^3",
@@ -74,12 +87,6 @@ fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
     if wanted.is_empty() {
         return Ok(Supplied { folder: None, notes });
     }
-    let own: Json = wanted
-        .iter()
-        .map(|(name, version)| (name.clone(), Json::String(version.clone())))
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    let manifest = serde_json::json!({"name": "package", "version": "1.0.0", "private": true, "dependencies": own});
     let lock = ["package-lock.json", "npm-shrinkwrap.json"].iter().find_map(|name| fs::read(root.join(name)).ok());
     // Relative `file:` dependencies mean the project's folder, which a cache elsewhere cannot see.
     if let Some((name, version)) =
@@ -89,40 +96,22 @@ fn node(root: &Path, imports: &[String]) -> Result<Supplied> {
             "the dependency {name} ({version}) is a local folder; publish it, or copy it into the project and import it by path"
         );
     }
-    let key = digest(&[b"npm-1", manifest.to_string().as_bytes(), lock.as_deref().unwrap_or(b"")]);
-    let own_lock = lock.as_deref().filter(|_| notes.is_empty());
-    let folder = cached("npm", &key, |folder| npm_install(root, folder, &manifest.to_string(), own_lock))?;
+    let key = digest(&[b"npm-1", install::npm_manifest(&wanted).as_bytes(), lock.as_deref().unwrap_or(b"")]);
+    // The lock serves where the manifest is the project's own.
+    let options = NpmOptions { lock: lock.as_deref().filter(|_| !bundled), project: Some(root) };
+    let folder = cached("npm", &key, |folder| {
+        install::npm(folder, &wanted, &options)?;
+        install::trim_sdk_v2(&folder.join("node_modules/aws-sdk"));
+        Ok(())
+    })?;
     if manifest_has(&declared) {
         notes.insert(0, "dependencies of package.json are installed by npm and cached".into());
     }
     Ok(Supplied { folder: Some(folder), notes })
 }
 
-/// Lets npm fill `folder`. The lock serves where the manifest is the project's own.
-fn npm_install(root: &Path, folder: &Path, manifest: &str, lock: Option<&[u8]>) -> Result<()> {
-    fs::write(folder.join("package.json"), manifest)?;
-    if let Some(lock) = lock {
-        fs::write(folder.join("package-lock.json"), lock)?;
-    }
-    // Where private packages come from, and the key to that place; it never gets into a package.
-    if root.join(".npmrc").is_file() {
-        fs::copy(root.join(".npmrc"), folder.join(".npmrc")).context("reading .npmrc")?;
-    }
-    let arguments = [
-        "install",
-        "--omit=dev",
-        "--no-audit",
-        "--no-fund",
-        "--no-progress",
-        "--loglevel=error",
-        "--ignore-scripts=false",
-    ];
-    run(Command::new("npm").args(arguments).current_dir(folder), "npm", "install Node.js with npm")?;
-    trim_sdk(&folder.join("node_modules/aws-sdk"));
-    for name in ["package.json", "package-lock.json", ".npmrc"] {
-        let _ = fs::remove_file(folder.join(name));
-    }
-    Ok(())
+fn left_to_platform(name: &str, version: &str) -> String {
+    format!("{name} {version} is the platform's own (runtime pack)")
 }
 
 fn manifest_has(declared: &Json) -> bool {
@@ -139,26 +128,7 @@ fn sdk_package(import: &str) -> Option<String> {
     Some(format!("{scope}{}", rest.split('/').next()?))
 }
 
-/// Takes out of version 2 of the SDK what only browsers and editors read: more than half of it.
-fn trim_sdk(folder: &Path) {
-    for name in ["dist", "dist-tools", "README.md", "UPGRADING.md", "CHANGELOG.md"] {
-        let path = folder.join(name);
-        let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-    }
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.to_string_lossy().ends_with(".d.ts") {
-                let _ = fs::remove_file(&path);
-            }
-        }
-    }
-}
-
-fn python(root: &Path, runtime: &str, imports: &[String]) -> Result<Supplied> {
+fn python(root: &Path, runtime: &str, imports: &[String], provided: &BTreeMap<String, String>) -> Result<Supplied> {
     let requirements = fs::read_to_string(root.join("requirements.txt")).unwrap_or_default();
     let names = |line: &str| {
         line.split(['=', '<', '>', '~', '!', '[', ';', ' ', '#']).next().unwrap_or("").trim().to_lowercase()
@@ -171,47 +141,26 @@ fn python(root: &Path, runtime: &str, imports: &[String]) -> Result<Supplied> {
     }
     for pack in ["boto3", "botocore"] {
         let imported = imports.iter().any(|import| import == pack);
-        if imported && !listed.iter().any(|name| name == "boto3" || name == pack) {
-            notes.push(format!("{pack} is supplied from a runtime pack (requirements.txt does not name it)"));
-            wanted.push_str(&format!("\n{pack}\n"));
+        if !imported || listed.iter().any(|name| name == "boto3" || name == pack) {
+            continue;
         }
+        if let Some(version) = provided.get(pack) {
+            notes.push(left_to_platform(pack, version));
+            continue;
+        }
+        notes.push(format!(
+            "{pack} is added to the package (requirements.txt does not name it, and the platform has no runtime pack with it)"
+        ));
+        wanted.push_str(&format!("\n{pack}\n"));
     }
-    if notes.is_empty() {
-        return Ok(Supplied::default());
+    if wanted.trim().is_empty() {
+        return Ok(Supplied { folder: None, notes });
     }
-    let key = digest(&[b"pip-1", runtime.as_bytes(), wanted.as_bytes()]);
-    let version = runtime.trim_start_matches("python");
-    let interpreter = [format!("python{version}"), "python3".to_owned()].into_iter().find(|name| has_pip(name));
-    let Some(interpreter) = interpreter else {
-        bail!("no Python with pip was found to install the requirements; install python3-pip");
-    };
-    let folder = cached("pip", &key, |folder| {
-        fs::write(folder.join(".requirements.txt"), &wanted)?;
-        let mut command = Command::new(&interpreter);
-        command.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-compile",
-            "--target",
-            ".",
-            "-r",
-            ".requirements.txt",
-        ]);
-        run(command.current_dir(folder), &interpreter, "install python3-pip")?;
-        let _ = fs::remove_file(folder.join(".requirements.txt"));
-        let _ = fs::remove_dir_all(folder.join("bin"));
-        Ok(())
-    })?;
+    let line = model::Runtime::parse(runtime).and_then(|runtime| runtime.version()).unwrap_or((3, 0));
+    let python = install::python(line, None)?;
+    let key = digest(&[b"pip-2", runtime.as_bytes(), wanted.as_bytes()]);
+    let folder = cached("pip", &key, |folder| install::pip(folder, &python, line, &wanted))?;
     Ok(Supplied { folder: Some(folder), notes })
-}
-
-fn has_pip(interpreter: &str) -> bool {
-    let mut command = Command::new(interpreter);
-    command.args(["-m", "pip", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
 }
 
 /// Top-level modules that a Python file imports.
@@ -266,16 +215,6 @@ fn cached(kind: &str, key: &str, install: impl FnOnce(&Path) -> Result<()>) -> R
         fs::remove_dir_all(&temporary)?;
     }
     Ok(folder)
-}
-
-fn run(command: &mut Command, name: &str, remedy: &str) -> Result<()> {
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("{name} could not be started; {remedy}"))?;
-    if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        bail!("{name} failed ({}):\n{}", output.status, words.trim());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

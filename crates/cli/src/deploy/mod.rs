@@ -3,8 +3,10 @@
 pub mod dependencies;
 pub mod discover;
 pub mod http_api;
+pub mod install;
 pub mod intrinsics;
 pub mod package;
+pub mod packs;
 pub mod plan;
 pub mod project;
 pub mod rest_api;

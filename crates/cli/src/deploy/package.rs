@@ -51,7 +51,14 @@ const NEVER: &[&str] = &[
 ];
 
 /// Packs `root` for a function of `runtime`. `handler_only`: a single file, with what it imports from its folder.
-pub fn build(root: &Path, runtime: &str, patterns: &[String], handler_only: Option<&Path>) -> Result<Package> {
+/// `provided`: packages that the platform gives its functions.
+pub fn build(
+    root: &Path,
+    runtime: &str,
+    patterns: &[String],
+    handler_only: Option<&Path>,
+    provided: &BTreeMap<String, String>,
+) -> Result<Package> {
     let mut files = match handler_only {
         Some(file) => alone(root, file, runtime)?,
         None => {
@@ -77,11 +84,11 @@ pub fn build(root: &Path, runtime: &str, patterns: &[String], handler_only: Opti
             None => entries.insert(name, Content::File(path)),
         };
     }
-    let Supplied { folder, notes } = dependencies::supply(root, runtime, &imports)?;
+    let Supplied { folder, mut notes } = dependencies::supply(root, runtime, &imports, provided)?;
     if let Some(folder) = folder {
         let mut more = BTreeMap::new();
         let base = if folder.ends_with("node_modules") { root } else { &folder };
-        walk(base, &folder, &mut more, &|name| matches!(name, "__pycache__" | ".package-lock.json" | ".cache"))?;
+        walk(base, &folder, &mut more, &|name| matches!(name, ".package-lock.json" | ".cache"))?;
         for (relative, path) in more {
             entries.entry(relative).or_insert(Content::File(path));
         }
@@ -89,7 +96,16 @@ pub fn build(root: &Path, runtime: &str, patterns: &[String], handler_only: Opti
     if entries.is_empty() {
         bail!("{} holds no file that could be deployed", root.display());
     }
-    let zip = zip(&entries)?;
+    let mut zip = zip_of(&entries)?;
+    if zip.len() > ZIP_BYTES_MAX {
+        // Compiled modules make starts quicker; where there is no room for them, functions run all the same.
+        let before = entries.len();
+        entries.retain(|name, _| name.extension().is_none_or(|ending| ending != "pyc"));
+        if entries.len() < before {
+            notes.push("modules are packed without their compiled form, for want of room".into());
+            zip = zip_of(&entries)?;
+        }
+    }
     if zip.len() > ZIP_BYTES_MAX {
         bail!(
             "the package has {} MB zipped and may have 50; take files out with package.patterns, or bundle the code",
@@ -180,7 +196,14 @@ fn glob(pattern: &str) -> Result<regex_lite::Regex> {
     regex_lite::Regex::new(&format!("^{expression}$")).with_context(|| format!("the pattern {pattern:?}"))
 }
 
-fn zip(entries: &BTreeMap<PathBuf, Content>) -> Result<Vec<u8>> {
+/// The zip of everything in a folder.
+pub fn of_folder(folder: &Path) -> Result<Vec<u8>> {
+    let mut files = BTreeMap::new();
+    walk(folder, folder, &mut files, &|_| false)?;
+    zip_of(&files.into_iter().map(|(name, path)| (name, Content::File(path))).collect())
+}
+
+fn zip_of(entries: &BTreeMap<PathBuf, Content>) -> Result<Vec<u8>> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (relative, content) in entries {
         let name = relative.to_string_lossy();
@@ -219,16 +242,17 @@ mod tests {
         fs::create_dir(folder.path().join("node_modules")).unwrap();
         fs::write(folder.path().join(".env"), "SECRET=1").unwrap();
         fs::write(folder.path().join("data.txt"), "x").unwrap();
-        let first = build(folder.path(), "nodejs20.x", &[], None).unwrap();
+        let first = build(folder.path(), "nodejs20.x", &[], None, &BTreeMap::new()).unwrap();
         std::fs::File::open(folder.path().join("data.txt")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        let second = build(folder.path(), "nodejs20.x", &["!nothing/**".into()], None).unwrap();
+        let second = build(folder.path(), "nodejs20.x", &["!nothing/**".into()], None, &BTreeMap::new()).unwrap();
         assert_eq!(first.sha256, second.sha256);
         assert_eq!(names(&first.zip), ["data.txt", "handler.js"]);
-        let third = build(folder.path(), "nodejs20.x", &["!*.txt".into()], None).unwrap();
+        let third = build(folder.path(), "nodejs20.x", &["!*.txt".into()], None, &BTreeMap::new()).unwrap();
         assert_eq!(names(&third.zip), ["handler.js"]);
-        let only = build(folder.path(), "nodejs20.x", &["!**".into(), "*.txt".into()], None).unwrap();
+        let only = build(folder.path(), "nodejs20.x", &["!**".into(), "*.txt".into()], None, &BTreeMap::new()).unwrap();
         assert_eq!(names(&only.zip), ["data.txt"], "a later pattern puts back");
-        let last = build(folder.path(), "nodejs20.x", &["data.txt".into(), "!data.txt".into()], None).unwrap();
+        let last = build(folder.path(), "nodejs20.x", &["data.txt".into(), "!data.txt".into()], None, &BTreeMap::new())
+            .unwrap();
         assert_eq!(names(&last.zip), ["handler.js"]);
     }
 
@@ -242,7 +266,8 @@ mod tests {
         write("far.py", "");
         write("pack/__init__.py", "");
         write("pack/inner.py", "x = 1\n");
-        let package = build(folder.path(), "python3.11", &[], Some(&folder.path().join("h.py"))).unwrap();
+        let package =
+            build(folder.path(), "python3.11", &[], Some(&folder.path().join("h.py")), &BTreeMap::new()).unwrap();
         assert_eq!(names(&package.zip), ["h.py", "near.py", "pack/__init__.py", "pack/inner.py"]);
     }
 
@@ -252,11 +277,11 @@ mod tests {
         fs::create_dir_all(folder.path().join("node_modules/thing")).unwrap();
         fs::write(folder.path().join("node_modules/thing/index.ts"), "not a script of ours").unwrap();
         fs::write(folder.path().join("h.js"), "exports.h = require('thing');\n").unwrap();
-        let package = build(folder.path(), "nodejs20.x", &[], None).unwrap();
+        let package = build(folder.path(), "nodejs20.x", &[], None, &BTreeMap::new()).unwrap();
         assert_eq!(names(&package.zip), ["h.js", "node_modules/thing/index.ts"]);
         assert!(package.notes[0].contains("node_modules"), "{:?}", package.notes);
         fs::write(folder.path().join("package.json"), "{}").unwrap();
-        let package = build(folder.path(), "nodejs20.x", &[], None).unwrap();
+        let package = build(folder.path(), "nodejs20.x", &[], None, &BTreeMap::new()).unwrap();
         assert!(names(&package.zip).contains(&"node_modules/thing/index.ts".to_owned()));
     }
 
@@ -265,7 +290,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.py"), "x").unwrap();
         std::os::unix::fs::symlink("/etc/hostname", folder.path().join("b")).unwrap();
-        let error = build(folder.path(), "python3.11", &[], None).unwrap_err().to_string();
+        let error = build(folder.path(), "python3.11", &[], None, &BTreeMap::new()).unwrap_err().to_string();
         assert!(error.contains("leads out of the project"), "{error}");
     }
 

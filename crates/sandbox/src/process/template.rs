@@ -72,6 +72,8 @@ const FILES: &[(&str, &str)] = &[
     ("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:3\n"),
 ];
 const LINKS: &[(&str, &str)] = &[
+    // ES modules of Node.js look for packages in the folders above them only: here is the last one.
+    ("/var/node_modules", "/var/runtime/node_modules"),
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),

@@ -1,0 +1,140 @@
+"""`dunlin runtimes`: the SDKs that Lambda provides, as packs that all functions of a runtime find; from real registries."""
+
+import pytest
+import requests
+
+from conftest import PYTHON, name_of
+from test_deploy import dunlin, project
+from test_invoke import invoke
+
+BOTO3 = "import boto3\ndef handler(event, context):\n    return [boto3.__version__, boto3.__file__]\n"
+V3_CJS = "const { S3Client } = require('@aws-sdk/client-s3');\nexports.handler = async () => [typeof S3Client, require.resolve('@aws-sdk/client-s3')];\n"
+V3_ESM = (
+    "import { DynamoDBDocumentClient } from '@aws-sdk/lib-dynamodb';\nimport { SQSClient } from '@aws-sdk/client-sqs';\n"
+    "export const handler = async () => [typeof DynamoDBDocumentClient, new SQSClient({ region: 'eu-west-1' }).config.serviceId];\n"
+)
+V2 = "exports.handler = async () => require('aws-sdk').VERSION;\n"
+
+
+@pytest.fixture(scope="module")
+def packed():
+    """A server with the packs of Python and of current Node.js, installed by the command."""
+    from conftest import Server
+
+    server = Server("dev")
+    for runtime in [PYTHON, "nodejs20.x"]:
+        done = dunlin(server, "runtimes", "add", runtime)
+        assert done.code == 0, done.err
+    yield server
+    server.remove()
+
+
+def answer(server, files, runtime, **settings):
+    """What a function answers when it is called once."""
+    got = invoke(server, server.function(files, runtime=runtime, Timeout=30, MemorySize=512, **settings))
+    assert "FunctionError" not in got, got["json"]
+    return got["json"]
+
+
+def test_packs_are_listed(packed):
+    platform = dunlin(packed, "runtimes", "list", "--json").json
+    packs = {pack["name"]: pack["packages"] for pack in platform["packs"]}
+    assert "nodejs" in packs and "@aws-sdk/client-s3" in packs["nodejs"]
+    (python,) = [packages for name, packages in packs.items() if name.startswith("python3.")]
+    assert {"boto3", "botocore", "s3transfer"} <= set(python)
+    shown = dunlin(packed, "runtimes")
+    assert "boto3" in shown.out and "nodejs20.x" in shown.out
+    for found in platform["runtimes"]:
+        assert found["note"] is None or found["note"].startswith(f"{found['runtime']} runs on "), found
+
+
+def test_functions_find_them(packed):
+    version, place = answer(packed, BOTO3, PYTHON)
+    assert place.startswith("/var/runtime/") and version
+    assert answer(packed, {"handler.js": V3_CJS}, "nodejs20.x")[0] == "function"
+    assert answer(packed, {"handler.mjs": V3_ESM}, "nodejs20.x") == ["function", "SQS"]
+    # Version 2 is not there for runtimes that Lambda gives version 3.
+    name = packed.function({"handler.js": V2}, runtime="nodejs20.x")
+    assert invoke(packed, name)["json"]["errorType"] == "Error"
+
+
+def test_the_functions_own_copy_wins(packed):
+    version, place = answer(packed, {"handler.py": BOTO3, "boto3/__init__.py": "__version__ = 'own'\n"}, PYTHON)
+    assert (version, place) == ("own", "/var/task/boto3/__init__.py")
+    own = {"node_modules/@aws-sdk/client-s3/index.js": "exports.S3Client = 1;\n", "handler.js": V3_CJS}
+    assert answer(packed, own, "nodejs20.x") == ["number", "/var/task/node_modules/@aws-sdk/client-s3/index.js"]
+    esm = {
+        "node_modules/@aws-sdk/client-s3/index.js": "exports.S3Client = 1;\n",
+        "handler.mjs": "import { S3Client } from '@aws-sdk/client-s3';\nexport const handler = async () => S3Client;\n",
+    }
+    assert answer(packed, esm, "nodejs20.x") == 1
+
+
+def test_a_deployment_leaves_to_the_platform_what_it_has(packed, tmp_path):
+    folder = project(tmp_path / name_of("app"), handler__py=BOTO3)
+    done = dunlin(packed, "deploy", "--json", "--runtime", PYTHON, folder)
+    assert done.code == 0, done.err
+    assert any(note.startswith("boto3 ") and "is the platform's own" in note for note in done.json["notes"]), done.json
+    name = done.json["functions"][0]
+    assert invoke(packed, name)["json"][1].startswith("/var/runtime/")
+    size = packed.client("lambda").get_function(FunctionName=name)["Configuration"]["CodeSize"]
+    assert size < 10_000
+    # Another version of the interpreter than the one asked for is said.
+    other = next((found for found in dunlin(packed, "runtimes", "list", "--json").json["runtimes"] if found["note"]), None)
+    if other:
+        file = "handler.py" if other["runtime"].startswith("python") else "handler.js"
+        text = "def handler(event, context):\n    return 1\n" if file == "handler.py" else "exports.handler = async () => 1;\n"
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / file).write_text(text)
+        planned = dunlin(packed, "deploy", "--plan", "--runtime", other["runtime"], tmp_path / "other")
+        assert other["note"] in planned.err, planned.err
+
+
+def test_packs_are_replaced_and_removed(own_server):
+    server = own_server("up")
+    before = invoke(server, server.function(BOTO3))["json"]
+    assert before["errorType"] == "Runtime.ImportModuleError"
+    add = dunlin(server, "runtimes", "add", "nodejs16.x")
+    assert add.code == 0, add.err
+    name = server.function({"handler.js": V2}, runtime="nodejs16.x", MemorySize=512, Timeout=30)
+    assert invoke(server, name)["json"].startswith("2.")
+    assert server.stop() == 0
+    server.start()
+    assert invoke(server, name)["json"].startswith("2.")
+    assert dunlin(server, "runtimes", "remove", "nodejs14.x").code == 0
+    again = dunlin(server, "runtimes", "remove", "nodejs16.x")
+    assert (again.code, "not installed" in again.err) == (1, True)
+    after = server.function({"handler.js": V2}, runtime="nodejs16.x")
+    assert "errorType" in invoke(server, after)["json"]
+
+
+def test_what_cannot_be_a_pack(dev):
+    for arguments, words in [
+        (["add", "provided.al2023"], "brings its own program"),
+        (["add", "ruby3.3"], "is not supported"),
+        (["add", PYTHON, "--with", "no such package"], "failed"),
+    ]:
+        done = dunlin(dev, "runtimes", *arguments)
+        assert done.code == 1 and words in done.err, done.err
+    put = requests.put(f"{dev.url}/_dunlin/runtimes/nodejs", data=b"no zip", timeout=30)
+    assert put.status_code == 403, "without a signature"
+
+
+def test_functions_cannot_change_packs(dev):
+    source = (
+        "import os, urllib.request, urllib.error\n"
+        "def handler(event, context):\n"
+        "    request = urllib.request.Request(os.environ['AWS_ENDPOINT_URL'] + '/_dunlin/runtimes/nodejs', b'x', method=event['method'])\n"
+        "    key = os.environ['AWS_ACCESS_KEY_ID']\n"
+        "    request.add_header('authorization', f'AWS4-HMAC-SHA256 Credential={key}/20260101/us-east-1/dunlin/aws4_request, '\n"
+        "        f'SignedHeaders=host;x-amz-date, Signature={\"0\" * 64}')\n"
+        "    request.add_header('x-amz-date', '20260101T000000Z')\n"
+        "    request.add_header('x-dunlin-client', '1')\n"
+        "    try:\n"
+        "        return urllib.request.urlopen(request).status\n"
+        "    except urllib.error.HTTPError as error:\n"
+        "        return error.code\n"
+    )
+    name = dev.function(source)
+    for method in ["PUT", "DELETE"]:
+        assert invoke(dev, name, {"method": method})["json"] == 403
