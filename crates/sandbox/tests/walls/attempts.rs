@@ -10,7 +10,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 
-type Attempt = Result<String, String>;
+pub type Attempt = Result<String, String>;
 
 /// Runs the attempt and ends the process.
 pub fn run(name: &str) -> ! {
@@ -33,6 +33,7 @@ pub fn run(name: &str) -> ! {
         "fill-tmp" => fill_tmp(),
         "inodes" => inodes(),
         "shared-memory-bomb" => shared_memory_bomb(),
+        "traces" => traces(),
         "burn" => burn(),
         "open-files" => open_files(),
         "core-files" => core_files(),
@@ -55,7 +56,7 @@ pub fn run(name: &str) -> ! {
         "handle" => handle(),
         "clock" => clock(),
         "syslog" => system(libc::SYS_syslog, &[10, 0, 0]),
-        other => super::service::guest(other),
+        other => super::calls::attempt(other).unwrap_or_else(|| super::service::guest(other)),
     };
     match outcome {
         Ok(detail) => println!("DID {detail}"),
@@ -64,20 +65,20 @@ pub fn run(name: &str) -> ! {
     std::process::exit(0)
 }
 
-fn words(error: io::Error) -> String {
+pub fn words(error: io::Error) -> String {
     error.to_string()
 }
 
-fn path() -> String {
+pub fn path() -> String {
     var("TARGET").unwrap()
 }
 
-fn number(name: &str) -> i32 {
+pub fn number(name: &str) -> i32 {
     var(name).unwrap().parse().unwrap()
 }
 
 /// One system call. Arguments that are addresses must be of memory that outlives it, as `text` and `memory` give.
-fn system(number: i64, arguments: &[i64]) -> Attempt {
+pub fn system(number: i64, arguments: &[i64]) -> Attempt {
     let mut all = [0; 6];
     all[..arguments.len()].copy_from_slice(arguments);
     // SAFETY: every caller passes numbers, constants, or addresses of its own buffers of the size that the call takes.
@@ -85,15 +86,15 @@ fn system(number: i64, arguments: &[i64]) -> Attempt {
     if result < 0 { Err(words(io::Error::last_os_error())) } else { Ok(result.to_string()) }
 }
 
-fn text(text: &CStr) -> i64 {
+pub fn text(text: &CStr) -> i64 {
     text.as_ptr() as i64
 }
 
-fn memory<T>(buffer: &mut T) -> i64 {
+pub fn memory<T>(buffer: &mut T) -> i64 {
     std::ptr::from_mut(buffer) as i64
 }
 
-fn socket(domain: i32, kind: i32, protocol: i32) -> Attempt {
+pub fn socket(domain: i32, kind: i32, protocol: i32) -> Attempt {
     system(libc::SYS_socket, &[domain.into(), kind.into(), protocol.into()])
 }
 
@@ -273,6 +274,25 @@ fn fill_tmp_to_the_last_byte() -> Attempt {
     fs::remove_file("/tmp/dunlin-test-full").map_err(words)?;
     fs::write("/tmp/dunlin-test-again", vec![1u8; 1 << 20]).map_err(words)?;
     Ok(written.to_string())
+}
+
+/// Looks for what somebody else has left in `/tmp`, and leaves something.
+fn traces() -> Attempt {
+    const MARK: &[u8] = b"somebody's secret ";
+    let folder = var("FOLDER").unwrap_or_else(|_| "/tmp".to_owned());
+    let names: Vec<_> = fs::read_dir(&folder).map_err(words)?.flatten().map(|entry| entry.file_name()).collect();
+    // Blocks that are given to a file before anything is written to it.
+    let file = fs::File::options().read(true).write(true).create(true).truncate(false).open(format!("{folder}/blocks"));
+    let mut file = file.map_err(words)?;
+    let none = rustix::fs::FallocateFlags::empty();
+    rustix::fs::fallocate(&file, none, 0, 16 << 20).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(words)?;
+    let found = bytes.windows(MARK.len()).any(|window| window == MARK);
+    let text: Vec<u8> = MARK.iter().copied().cycle().take(16 << 20).collect();
+    std::os::unix::fs::FileExt::write_all_at(&file, &text, 0).map_err(words)?;
+    file.sync_all().map_err(words)?;
+    if names.is_empty() && !found { Err("none".to_owned()) } else { Ok(format!("{names:?} {found}")) }
 }
 
 /// Keeps all processors busy for a while.

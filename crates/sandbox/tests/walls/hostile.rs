@@ -21,6 +21,9 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("a hostile server's descriptors are counted", descriptors),
     ("a code folder that is a link is refused", linked_code),
     ("a file passed for the output keeps its owner", output_file),
+    ("a code folder that is swapped for a link leads nowhere else", swapped_code),
+    ("a layer that is swapped for a link leads nowhere else", swapped_layer),
+    ("limits of what is not there cannot be set", foreign_limits),
 ];
 
 const REQUEST_BYTES: usize = 56 + 64 * 9;
@@ -178,6 +181,113 @@ fn linked_code(world: &World) -> Result<(), String> {
     let pid = spawner.child.id();
     spawner.end()?;
     wait_until("the spawner is gone", || !std::path::Path::new(&format!("/proc/{pid}")).exists())
+}
+
+/// Swaps a folder of the code root for a link to a folder of the host and back, as fast as it can, until it is dropped.
+struct Swapping {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<usize>>,
+}
+
+impl Swapping {
+    fn start(place: std::path::PathBuf, link: std::path::PathBuf) -> Self {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut swaps = 0;
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) || swaps % 2 == 1 {
+                let cwd = rustix::fs::CWD;
+                rustix::fs::renameat_with(cwd, &place, cwd, &link, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+                swaps += 1;
+            }
+            swaps
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    fn end(mut self) -> usize {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.take().map_or(0, |thread| thread.join().unwrap())
+    }
+}
+
+/// What `sandboxes` say that are started while `place` is swapped for a link to a folder with the host's secret. The
+/// control: by its name, the secret is found.
+fn raced(world: &World, place: &str, spec: &sandbox::SandboxSpec) -> Result<(), String> {
+    use sandbox::Backend;
+    let (place, link) = (world.path("code").join(place), world.path("code").join("swap"));
+    let evil = world.path("evil");
+    std::fs::create_dir_all(&evil).unwrap();
+    std::fs::write(evil.join("which"), "the host's").unwrap();
+    let _ = std::fs::remove_file(&link);
+    // A name that leads to the host's folders from within the spawner's own root as well.
+    let way = format!("/proc/{}/root{}", std::process::id(), evil.display());
+    std::os::unix::fs::symlink(way, &link).unwrap();
+    let swapping = Swapping::start(place.clone(), link.clone());
+    let named =
+        (0..100_000).any(|_| std::fs::read_to_string(place.join("which")).is_ok_and(|text| text == "the host's"));
+    let outputs = world.with_backend(&world.config(&[]), async |backend| {
+        let mut outputs = Vec::new();
+        while outputs.len() < 25 {
+            // A refusal is as good as the right folder.
+            outputs.push(match backend.start(spec.clone()).await {
+                Ok(started) => super::world::finish(started).await.output,
+                Err(_) => String::new(),
+            });
+        }
+        outputs
+    });
+    let swaps = swapping.end();
+    std::fs::remove_file(&link).unwrap();
+    expect("the control", named && swaps > 100, true)?;
+    expect("the right folder, at least once", outputs.iter().any(|output| output.contains("its own")), true)?;
+    expect("the host's folder", outputs.iter().any(|output| output.contains("the host's")), false)
+}
+
+fn swapped_code(world: &World) -> Result<(), String> {
+    let code = world.add_code('c', "bootstrap", "#!/bin/sh\ncat /var/task/which\n");
+    world.add_code('c', "which", "its own");
+    let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
+    spec.code = code.clone();
+    // The link's folder has a program as well.
+    std::fs::create_dir_all(world.path("evil")).unwrap();
+    std::fs::copy(world.code_folder(&code).join("bootstrap"), world.path("evil/bootstrap")).unwrap();
+    raced(world, code.as_str(), &spec)
+}
+
+fn swapped_layer(world: &World) -> Result<(), String> {
+    let code = world.add_code('d', "bootstrap", "#!/bin/sh\ncat /opt/which\n");
+    let layers = vec![world.add_code('e', "which", "its own"), world.add_code('f', "other", "")];
+    let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
+    spec.code = code;
+    let place = layers[0].as_str().to_owned();
+    spec.layers = layers;
+    let raced = raced(world, &place, &spec);
+    // Other checks count on its absence.
+    std::fs::remove_dir_all(world.code_folder(&super::world::digest('f'))).unwrap();
+    raced
+}
+
+fn foreign_limits(world: &World) -> Result<(), String> {
+    let spawner = Spawner::start(world);
+    let resize = |id: u64, memory: u64, tmp: u64| {
+        let mut packet = vec![0; REQUEST_BYTES];
+        packet[0] = 3;
+        for (place, word) in [7, id, memory, tmp].into_iter().enumerate() {
+            packet[8 + 8 * place..16 + 8 * place].copy_from_slice(&word.to_le_bytes());
+        }
+        packet
+    };
+    for packet in [
+        resize(1, 128 << 20, 512 << 20),
+        resize(u64::MAX, 128 << 20, 512 << 20),
+        resize(1, 0, 512 << 20),
+        resize(1, 128 << 20, u64::MAX),
+    ] {
+        spawner.send(&packet, &[]);
+        expect("a refusal", spawner.reply_kind(), 2)?;
+    }
+    spawner.end()
 }
 
 /// The spawner gives the output pipe to the guest; a server must not get other files given away so.

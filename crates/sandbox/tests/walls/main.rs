@@ -9,6 +9,7 @@
 #![allow(unsafe_code, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod attempts;
+mod calls;
 mod cases;
 mod dropped;
 mod hostile;

@@ -373,7 +373,7 @@ fn usage(world: &World) -> Result<(), String> {
 }
 
 fn folders(world: &World) -> Result<(), String> {
-    expect("folders", say(world, "folders", &[]), "DID 1 /var/task y".to_owned())
+    expect("folders", say(world, "folders", &[]), "DID 3 /var/task y".to_owned())
 }
 
 fn streams(world: &World) -> Result<(), String> {

@@ -21,6 +21,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("/tmp takes another size while it is in use", resized),
     ("/tmp takes another size in memory", resized_in_memory),
     ("a full disk is told as such", full_disk),
+    ("a /tmp holds nothing of the one before", nothing_before),
     ("loop devices go with their sandboxes", loops_go),
 ];
 
@@ -143,6 +144,25 @@ fn full_disk(world: &World) -> Result<(), String> {
     let told = outcome.output.contains("BLOCKED") && outcome.output.contains("No space left");
     expect(&outcome.output, told, true)?;
     unmounted
+}
+
+/// Each guest looks for what the ones before have written, by name and by fresh blocks, and writes itself.
+fn nothing_before(world: &World) -> Result<(), String> {
+    for config in [world.config(&[]), in_memory(world)] {
+        world.with_backend(&config, async |backend| {
+            for round in 0..8 {
+                let started = backend.start(spec(world, "traces")).await.map_err(|error| error.to_string())?;
+                let outcome = finish(started).await;
+                expect(&format!("round {round}"), outcome.output.trim(), "BLOCKED none")?;
+            }
+            Ok::<(), String>(())
+        })?;
+    }
+    // The control: outside, the second one finds what the first has left.
+    let folder = HashMap::from([("FOLDER", world.path("traces").display().to_string())]);
+    fs::create_dir_all(world.path("traces")).unwrap();
+    world.attempt_outside("traces", &folder);
+    expect("the control", world.attempt_outside("traces", &folder).contains("DID"), true)
 }
 
 /// Loop devices whose file lies in the world's folder.

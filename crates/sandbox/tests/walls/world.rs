@@ -50,6 +50,13 @@ impl World {
         fs::set_permissions(world.path("code"), fs::Permissions::from_mode(0o700)).unwrap();
         let program = world.code_folder(&world.code).join("bootstrap");
         fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // Links and bits that code may bring along.
+        std::os::unix::fs::symlink(world.path("secret"), world.code_folder(&world.code).join("link")).unwrap();
+        for place in [world.code_folder(&world.code).join("setuid"), world.path("setuid")] {
+            fs::copy(&program, &place).unwrap();
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o4755)).unwrap();
+        }
+        fs::set_permissions(world.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(world.code_folder(&world.other).join("secret"), "another function's").unwrap();
         fs::write(world.path("secret"), "the host's").unwrap();
         fs::create_dir_all(world.path("runtime/python")).unwrap();
