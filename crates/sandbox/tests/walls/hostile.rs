@@ -248,7 +248,7 @@ fn swapped_code(world: &World) -> Result<(), String> {
     let code = world.add_code('c', "bootstrap", "#!/bin/sh\ncat /var/task/which\n");
     world.add_code('c', "which", "its own");
     let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
-    spec.code = code.clone();
+    spec.code = Some(code.clone());
     // The link's folder has a program as well.
     std::fs::create_dir_all(world.path("evil")).unwrap();
     std::fs::copy(world.code_folder(&code).join("bootstrap"), world.path("evil/bootstrap")).unwrap();
@@ -259,7 +259,7 @@ fn swapped_layer(world: &World) -> Result<(), String> {
     let code = world.add_code('d', "bootstrap", "#!/bin/sh\ncat /opt/which\n");
     let layers = vec![world.add_code('e', "which", "its own"), world.add_code('f', "other", "")];
     let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
-    spec.code = code;
+    spec.code = Some(code);
     let place = layers[0].as_str().to_owned();
     spec.layers = layers;
     let raced = raced(world, &place, &spec);
