@@ -93,6 +93,9 @@ pub struct Serve {
     /// HOST:PORT that functions may reach although it is not public (may be repeated)
     #[arg(long = "allow-egress", env = "DUNLIN_ALLOW_EGRESS", value_delimiter = ',', value_name = "HOST:PORT")]
     pub allow_egress: Vec<String>,
+    /// Bytes a second of a streamed answer after its first 6 MB; Lambda has 2097152 [default: as quick as its reader]
+    #[arg(long, env = "DUNLIN_STREAM_RATE", value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stream_rate: Option<u64>,
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,
