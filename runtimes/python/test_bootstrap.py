@@ -177,6 +177,8 @@ REFUSED = [
 FOUND = [
     ({"src/deep/app.py": "def handler(e, c): return 1"}, "src/deep/app.handler"),
     ({"src/deep/app.py": "def handler(e, c): return 1"}, "src.deep.app.handler"),
+    ({"src/v1/pkg/__init__.py": "", "src/v1/pkg/app.py": "from . import near\nhandler = near.handler",
+      "src/v1/pkg/near.py": "def handler(e, c): return 1"}, "src/v1/pkg/app.handler"),
     ({"pkg/__init__.py": "from .inner import handler", "pkg/inner.py": "def handler(e, c): return 1"}, "pkg.handler"),
     ({"bootstrap.py": "def handler(e, c): return 1"}, "bootstrap.handler"),
     ({"app.py": "class App:\n    def __call__(self, e, c): return 1\nhandler = App()"}, "app.handler"),

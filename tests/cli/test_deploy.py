@@ -109,6 +109,29 @@ def test_bare_handlers(dev, folder, name, text, whole):
     dev.client("lambda").delete_function(FunctionName=done.json["functions"][0])
 
 
+def test_a_web_handler_in_typescript_streams(dev, folder):
+    (folder / "app.ts").write_text(
+        "type Env = Record<string, string>;\n"
+        "const parts: string[] = await Promise.resolve(['first ', 'last']);\n"
+        "export default {\n"
+        "  async fetch(request: Request, env: Env): Promise<Response> {\n"
+        "    const body = new ReadableStream<Uint8Array>({\n"
+        "      start(controller) { for (const part of parts) controller.enqueue(new TextEncoder().encode(part)); controller.close(); },\n"
+        "    });\n"
+        "    return new Response(body, { headers: { 'x-path': new URL(request.url).pathname, 'x-own': env.AWS_LAMBDA_FUNCTION_NAME } });\n"
+        "  },\n};\n"
+    )
+    done = dunlin(dev, "deploy", "--json", "--runtime", "nodejs20.x", folder / "app.ts")
+    assert done.code == 0, done.err
+    assert "auth NONE, streams" in done.err, done.err
+    answer = requests.get(done.json["url"] + "a/b", timeout=60)
+    assert (answer.status_code, answer.text) == (200, "first last"), answer.text
+    assert answer.headers["x-path"].endswith("/a/b") and answer.headers["x-own"] == "app"
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert dunlin(dev, "deploy", "--json", "--runtime", "nodejs20.x", folder / "app.ts").json["changed"] is False
+    dev.client("lambda").delete_function(FunctionName="app")
+
+
 def test_http_api_events_and_settings(dev, folder):
     project(
         folder,

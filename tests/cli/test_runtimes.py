@@ -7,6 +7,9 @@ from conftest import PYTHON, name_of
 from test_deploy import dunlin, project
 from test_invoke import invoke
 
+# One worker installs the packs once.
+pytestmark = pytest.mark.xdist_group("runtimes")
+
 BOTO3 = "import boto3\ndef handler(event, context):\n    return [boto3.__version__, boto3.__file__]\n"
 V3_CJS = "const { S3Client } = require('@aws-sdk/client-s3');\nexports.handler = async () => [typeof S3Client, require.resolve('@aws-sdk/client-s3')];\n"
 V3_ESM = (

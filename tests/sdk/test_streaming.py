@@ -157,6 +157,16 @@ def test_200_mb_pass_in_constant_memory(own_server):
     assert int(report[0].split("Max Memory Used: ")[1].split(" ")[0]) < 200, report
 
 
+def test_a_rate_can_be_set(own_server):
+    server = own_server("dev", "--stream-rate", str(4 * MB))
+    url = server.function_url(server.function(HANDLER, runtime=NODE), InvokeMode="RESPONSE_STREAM")
+    assert requests.get(url, timeout=30).status_code == 200
+    began = time.monotonic()
+    assert len(requests.get(url, params={"bytes": 10 * MB}, timeout=30).content) == 10 * MB + len("first last")
+    # What is beyond 6 MiB takes its time.
+    assert time.monotonic() - began > 0.8
+
+
 def test_a_slow_reader_slows_the_function(dev):
     name = dev.function(HANDLER, runtime=NODE, Timeout=60)
     url = dev.function_url(name, InvokeMode="RESPONSE_STREAM")

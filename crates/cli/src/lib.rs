@@ -96,6 +96,9 @@ pub struct Serve {
     /// Hold every function to the processor share of its memory (1,769 MB make one processor), also on an idle machine
     #[arg(long, env = "DUNLIN_CPU_QUOTA")]
     pub cpu_quota: bool,
+    /// Bytes a second of a streamed answer after its first 6 MB; Lambda has 2097152 [default: as quick as its reader]
+    #[arg(long, env = "DUNLIN_STREAM_RATE", value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stream_rate: Option<u64>,
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,

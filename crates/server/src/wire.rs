@@ -199,6 +199,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let mut config = engine_config(&ground.data, has_network, port);
     // Over a database there may be other nodes, or have been: what they run is left to them until their leases end.
     config.async_queue.sole_node = matches!(base.opened.engine, StoreEngine::Embedded(_));
+    config.streams.bytes_per_s = ground.config.serve.stream_rate;
     let engine = Engine::new(EngineParts {
         store: base.store.clone(),
         catalog: base.functions.clone(),

@@ -138,8 +138,8 @@ const DIFFERENCES: &str = "
 
 - **Policies** of roles and resources are stored and not evaluated: whoever has a valid key, or calls a function URL with
   `AuthType` NONE, may. `dunlin doctor` says so.
-- **Streaming**: up to 200 MB, at the reader's pace: the rate of 2 MB a second after the first 6 MB is not imposed. An answer that fails
-  half way ends its HTTP connection without the last chunk, and `InvokeComplete` names the error.
+- **Streaming**: up to 200 MB, at the reader's pace: the rate of 2 MB a second after the first 6 MB is imposed on request only
+  (`--stream-rate`). An answer that fails half way ends its HTTP connection without the last chunk, and `InvokeComplete` names the error.
 - **Extensions, Telemetry and Logs APIs** of a runtime answer 501; `/opt` is empty, since layers are refused.
 - **Asynchronous events** are durable and retried twice; destinations and dead-letter queues are refused.
 - **Concurrency**: reserved concurrency and the account's limit throttle at once; rates per second are not limited.

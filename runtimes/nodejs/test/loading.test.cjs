@@ -15,6 +15,7 @@ const FOUND = [
   ['js', { 'index.js': CJS }, 'index.handler', '"cjs"'],
   ['nested export', { 'index.js': CJS }, 'index.a.b.c', '"nested"'],
   ['folder', { 'src/deep/index.js': CJS }, 'src/deep/index.handler', '"cjs"'],
+  ['folder with dots', { 'src/v1.2/my.app/index.js': CJS }, 'src/v1.2/my.app/index.a.b.c', '"nested"'],
   ['mjs with top-level await', { 'index.mjs': ESM }, 'index.handler', '"esm"'],
   ['cjs', { 'index.cjs': CJS }, 'index.handler', '"cjs"'],
   ['cjs beside type module', { 'index.cjs': CJS, 'package.json': '{"type":"module"}' }, 'index.handler', '"cjs"'],
