@@ -91,6 +91,9 @@ pub struct Serve {
     /// HOST:PORT that functions may reach although it is not public (may be repeated)
     #[arg(long = "allow-egress", env = "DUNLIN_ALLOW_EGRESS", value_delimiter = ',', value_name = "HOST:PORT")]
     pub allow_egress: Vec<String>,
+    /// Seconds that environments stay without a call [default: as long as the calls of each function make it worth]
+    #[arg(long, env = "DUNLIN_KEEP_ALIVE", value_name = "SECONDS")]
+    pub keep_alive: Option<u32>,
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,

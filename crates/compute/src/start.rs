@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::GuestIdentity;
 use crate::engine::Core;
 use crate::environment::{Environment, Guest, Keeper, exit_of};
-use crate::faults::Fault;
+use crate::faults::{Fault, error_type_of};
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::Frames;
 use crate::output::{Output, Stream};
 use crate::pool::Pool;
-use crate::report;
+use crate::report::{self, Phase, Status};
 use crate::runtime_api::RuntimeApi;
 use crate::variables;
 
@@ -86,6 +86,34 @@ pub(crate) enum InitEnd {
     Fault(Fault),
     /// The runtime ended.
     Exited,
+}
+
+impl FailedStart {
+    /// Says in the function's log what a failed init was, where no call is answered with it.
+    pub(crate) async fn report_alone(self: Box<Self>) {
+        let (output, line) = match *self {
+            Self::Init(init) => {
+                let line =
+                    report::init_report_line(init.init_us, Phase::Init, Status::Error(&init.failure.error_type()));
+                (init.output, line)
+            }
+            Self::Cut { output, init_us } => (output, report::init_report_line(init_us, Phase::Init, Status::Timeout)),
+            Self::Refused(error) => return tracing::debug!(%error, "no environment was started ahead"),
+        };
+        output.drain();
+        output.line(line);
+        output.flush().await;
+    }
+}
+
+impl InitFailure {
+    /// What a REPORT line calls it.
+    fn error_type(&self) -> String {
+        match self {
+            Self::Document(document) => error_type_of(document),
+            Self::Fault(fault) => fault.report_type.clone(),
+        }
+    }
 }
 
 impl StartEnd {

@@ -182,6 +182,8 @@ impl World {
         config.cores = 2;
         config.memory_low_mb = 0;
         config.starts_max = 8;
+        // Tests count environments; those of habits choose otherwise.
+        config.keep_alive = Some(Duration::from_secs(600));
         set(&mut config);
         let (catalog, records, lines) = <(Arc<FixedCatalog>, Arc<Records>, Arc<Lines>)>::default();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());

@@ -7,5 +7,6 @@ mod custom_runtimes;
 mod events;
 pub(crate) mod fixtures;
 mod guests;
+mod habits;
 mod invoking;
 mod scaling;
