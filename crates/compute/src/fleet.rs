@@ -3,7 +3,7 @@
 //! Invariants
 //!   1. The configured memory of all environments together, and their number, stay within the limits: each holds its
 //!      `Room` from before it starts until its sandbox is gone.
-//!   2. Room is given to pools in the order they asked for it, one environment at a time.
+//!   2. Where room is short, accounts take turns, and in each account its functions (`gate`), one environment at a time.
 //!   3. While a pool waits for room, no other keeps an environment idle, and busy ones end one after another.
 //!   4. Of two idle environments the one ends first that saves less time for the memory that it holds and the time
 //!      since it was used (greedy dual: `price` is what room cost when it was last short).
@@ -17,11 +17,12 @@ use base::Clock;
 use model::{FunctionRef, FunctionVersion};
 use parking_lot::Mutex;
 use sandbox::Control;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
+use crate::autoscaler::Average;
 use crate::config::EngineConfig;
 use crate::engine::Core;
+use crate::gate::{Gate, Grant};
 use crate::keepalive::{Book, Habits};
 use crate::pool::Pool;
 
@@ -112,19 +113,20 @@ impl Card {
 /// A place for one environment on this host, until dropped.
 #[derive(Debug)]
 pub(crate) struct Room {
-    _place: OwnedSemaphorePermit,
-    _memory: OwnedSemaphorePermit,
+    _grant: Grant,
 }
 
 /// The environments of this host.
 pub(crate) struct Fleet {
-    places: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
+    room: Arc<Gate>,
     memory_mb_max: u32,
     memory_low_mb: u64,
     memory_available_mb: fn() -> Option<u64>,
     /// Starts that may go on at once.
-    pub(crate) starts: Arc<Semaphore>,
+    pub(crate) starts: Arc<Gate>,
+    starts_max: usize,
+    /// What a start takes on this host, whatever is started.
+    start_us: Mutex<Average>,
     hungry: AtomicUsize,
     /// When room was last given, asked for by the first, or made by a call's end: monotonic microseconds.
     fed_us: AtomicU64,
@@ -140,14 +142,15 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// An empty host.
     pub(crate) fn new(config: &EngineConfig) -> Self {
-        let memory_mb_max = config.memory_mb_max.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        let starts_max = config.starts_max.max(1);
         Self {
-            places: Arc::new(Semaphore::new(config.environments_max as usize)),
-            memory: Arc::new(Semaphore::new(memory_mb_max as usize)),
-            memory_mb_max,
+            room: Gate::new(config.environments_max as usize, u64::from(config.memory_mb_max)),
+            memory_mb_max: config.memory_mb_max,
             memory_low_mb: config.memory_low_mb,
             memory_available_mb: config.memory_available_mb,
-            starts: Arc::new(Semaphore::new(config.starts_max.max(1))),
+            starts: Gate::new(starts_max, 0),
+            starts_max,
+            start_us: Mutex::default(),
             hungry: AtomicUsize::new(0),
             fed_us: AtomicU64::new(0),
             busy_milli: AtomicU64::new(0),
@@ -206,16 +209,14 @@ impl Fleet {
         }
         let hunger = Hunger(self);
         self.evict_for(memory_mb, clock.monotonic_us());
-        // The semaphores are never closed.
-        let place = self.places.clone().acquire_owned().await.ok()?;
-        let memory = self.memory.clone().acquire_many_owned(memory_mb).await.ok()?;
+        let grant = self.room.take(&pool.version.function, memory_mb, u64::from(memory_mb)).await?;
         while self.is_short() {
             self.evict_one(clock.monotonic_us());
             sleep(SHORT_PAUSE).await;
         }
         drop(hunger);
         self.fed_us.store(clock.monotonic_us(), Ordering::SeqCst);
-        Some(Room { _place: place, _memory: memory })
+        Some(Room { _grant: grant })
     }
 
     /// Room for an environment that no call waits for: only what nobody else wants.
@@ -225,15 +226,12 @@ impl Fleet {
     }
 
     fn room_now(&self, memory_mb: u32) -> Option<Room> {
-        let place = self.places.clone().try_acquire_owned().ok()?;
-        let memory = self.memory.clone().try_acquire_many_owned(memory_mb).ok()?;
-        Some(Room { _place: place, _memory: memory })
+        self.room.try_take(memory_mb).map(|grant| Room { _grant: grant })
     }
 
     /// Ends idle environments, those worth least first, until what they held is enough.
     fn evict_for(&self, memory_mb: u32, now_us: u64) {
-        let mut free_mb = self.memory.available_permits() as u64;
-        let mut places = self.places.available_permits();
+        let (mut places, mut free_mb) = self.room.free();
         while free_mb < u64::from(memory_mb) || places == 0 {
             let Some(freed_mb) = self.evict_one(now_us) else { break };
             free_mb += u64::from(freed_mb);
@@ -337,6 +335,18 @@ impl Fleet {
         for pool in pools {
             drop(pool.retire());
         }
+    }
+
+    /// Learns how long a start took on this host.
+    pub(crate) fn learn_start(&self, took_us: u64) {
+        self.start_us.lock().add(took_us);
+    }
+
+    /// How long a start takes as far as this host knows, and how long it first waits for its slot.
+    pub(crate) fn predicted_start(&self) -> (Option<u64>, u64) {
+        let start_us = self.start_us.lock().get();
+        let before = self.starts.waiting() as u64;
+        (start_us, start_us.unwrap_or(0).saturating_mul(before) / self.starts_max as u64)
     }
 
     /// Predicted processor use of all running calls, in thousandths.

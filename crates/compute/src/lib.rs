@@ -20,6 +20,7 @@ mod environment;
 mod faults;
 mod fleet;
 mod frames;
+mod gate;
 mod invoke;
 mod keepalive;
 mod output;
@@ -34,6 +35,7 @@ mod settle;
 mod start;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod variables;
 
 pub use config::{AsyncConfig, EngineConfig, EngineParts, GuestIdentity, GuestNetwork, NetworkGuard, NoNetwork};

@@ -159,6 +159,7 @@ impl Pool {
                     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                     state.start_us.add(took_us);
                     state.habits.started(took_us);
+                    core.fleet.learn_start(took_us);
                     state.busy += 1;
                 }
                 drop(Lease::new(core, self, environment));
@@ -274,12 +275,14 @@ impl Pool {
 
 impl State {
     fn load(&self, core: &Core, waited: Duration) -> Load {
+        let (host_us, slot_us) = core.fleet.predicted_start();
+        let start_us = self.start_us.get().or(host_us);
         Load {
             waiting: self.waiters.len(),
             starting: self.starting,
             busy: self.busy,
             run_us: self.run_us.get(),
-            start_us: self.start_us.get(),
+            start_us: start_us.map(|start_us| start_us.saturating_add(slot_us)),
             cpu_milli: self.cpu_milli.get().unwrap_or(0),
             waited_us: u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
             host_milli: core.config.cores as u64 * 1_000,
@@ -306,8 +309,8 @@ async fn start_one(core: Arc<Core>, pool: Arc<Pool>) {
         drop(starting);
         return pool.started(&core, StartEnd::refused(error), Duration::ZERO);
     };
-    // The semaphore is never closed.
-    let Ok(slot) = core.fleet.starts.clone().acquire_owned().await else { return };
+    let cost_us = pool.state.lock().start_us.get().unwrap_or(1);
+    let Some(slot) = core.fleet.starts.take(&pool.version.function, 0, cost_us).await else { return };
     if !pool.still_wanted(&core) {
         return;
     }

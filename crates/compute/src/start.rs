@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{Family, FunctionVersion, InvokeError};
 use sandbox::{Control, SandboxSpec, Started, Usage, interpreter};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use crate::environment::{Environment, Guest, Keeper, exit_of};
 use crate::faults::{Fault, error_type_of};
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::Frames;
+use crate::gate::Grant;
 use crate::output::{Output, Stream};
 use crate::pool::Pool;
 use crate::report::{self, Phase, Status};
@@ -124,12 +124,7 @@ impl StartEnd {
 }
 
 /// Starts an environment before any invocation, under the init cap. `slot` is held while the start needs processors.
-pub(crate) async fn in_init_phase(
-    core: &Arc<Core>,
-    pool: &Arc<Pool>,
-    room: Room,
-    slot: OwnedSemaphorePermit,
-) -> StartEnd {
+pub(crate) async fn in_init_phase(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, slot: Grant) -> StartEnd {
     let start = start(core, pool, room, core.config.init_cap);
     tokio::pin!(start);
     tokio::select! {

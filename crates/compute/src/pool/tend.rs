@@ -116,7 +116,7 @@ impl State {
 /// One start that no call waits for.
 async fn start_one_ahead(core: Arc<Core>, pool: Arc<Pool>) {
     let starting = Starting(&pool);
-    let slot = core.fleet.starts.clone().try_acquire_owned().ok();
+    let slot = core.fleet.starts.try_take(0);
     let ready = slot.and_then(|slot| Some((slot, core.fleet.room_aside(pool.version.memory_mb)?)));
     let Some((slot, room)) = ready else {
         drop(starting);
