@@ -30,7 +30,7 @@ proof() {
     echo "result: $result"
     echo
     echo '```'
-    grep -E 'acknowledged|found out|flipped|killed|claimed|median|p50|max|passed|failed|lost|test result' "$log" | tail -20 || true
+    grep -E 'acknowledged|cold |found out|flipped|killed|claimed|median|p50|max|passed|failed|lost|test result' "$log" | tail -20 || true
     echo '```'
   } >"$file"
   rm -f "$log"
@@ -49,5 +49,7 @@ proof postgres-kills env DUNLIN_KILLS=200 cargo test -q -p store --test postgres
 # One seed after another, with cuts of the power, kills, and disks that fail and fill up.
 proof simulation env DUNLIN_SEEDS=10000 cargo test -q -p sim --test seeds -- --nocapture
 proof postgres-claims env DUNLIN_CLAIMS=1000000 cargo test -q -p store --test postgres_claims -- --nocapture
+# Two generated days of 1,000 functions for each of five seeds.
+proof keep-alive env DUNLIN_FUNCTIONS=1000 cargo test -q -p compute --lib half_the_cold_calls -- --nocapture
 # An engine that the tests' build leaves out, for the weight of its crates.
 proof bucket cargo test -q -p store --features bucket --test blobs

@@ -99,6 +99,9 @@ pub struct Serve {
     /// Bytes a second of a streamed answer after its first 6 MB; Lambda has 2097152 [default: as quick as its reader]
     #[arg(long, env = "DUNLIN_STREAM_RATE", value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     pub stream_rate: Option<u64>,
+    /// Seconds that environments stay without a call [default: as long as the calls of each function make it worth]
+    #[arg(long, env = "DUNLIN_KEEP_ALIVE", value_name = "SECONDS")]
+    pub keep_alive: Option<u32>,
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,

@@ -33,7 +33,7 @@ pub(crate) struct Load {
 }
 
 /// Where no start was seen yet.
-const START_US_GUESS: u64 = 60_000;
+const START_US_GUESS: u64 = 10_000;
 /// A function that uses less than a quarter of a processor while it runs mostly waits for others.
 const CPU_BOUND_MILLI: u64 = 250;
 
@@ -66,7 +66,7 @@ pub(crate) fn starts(load: &Load) -> usize {
 
 /// When a waiting request should ask again if nothing has happened.
 pub(crate) fn ask_again_us(load: &Load) -> u64 {
-    start_us(load).clamp(2_000, 1_000_000)
+    start_us(load).clamp(1_000, 1_000_000)
 }
 
 fn start_us(load: &Load) -> u64 {
@@ -91,6 +91,11 @@ pub(crate) struct Average {
 }
 
 impl Average {
+    /// One that begins with what was known before, if anything was.
+    pub(crate) fn of(value: Option<u64>) -> Self {
+        Self { value }
+    }
+
     /// Counts a value in.
     pub(crate) fn add(&mut self, value: u64) {
         self.value = Some(match self.value {
@@ -189,7 +194,7 @@ mod tests {
             if waiting > 0 && starting == 0 && busy == 0 {
                 prop_assert!(starts >= 1);
             }
-            prop_assert!((2_000..=1_000_000).contains(&ask_again_us(&load)));
+            prop_assert!((1_000..=1_000_000).contains(&ask_again_us(&load)));
         }
     }
 }

@@ -66,8 +66,9 @@ pub struct EngineConfig {
     pub cores: usize,
     /// How long a call may wait for an environment before it is refused.
     pub capacity_wait: Duration,
-    /// How long an environment stays without a call.
-    pub keep_alive: Duration,
+    /// How long an environment stays without a call; nothing: as long as the calls of its function make it worth, and
+    /// started again ahead of calls that are expected.
+    pub keep_alive: Option<Duration>,
     /// Age after which an environment serves no further call. Its credentials are valid twice as long.
     pub environment_age_max: Duration,
     /// The cap of the init phase.
@@ -96,7 +97,7 @@ impl EngineConfig {
             ready_max: cores * 8,
             cores,
             capacity_wait: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(600),
+            keep_alive: None,
             environment_age_max: Duration::from_secs(4 * 3_600),
             init_cap: Duration::from_secs(10),
             guest_variables: Vec::new(),

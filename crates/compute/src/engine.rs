@@ -31,6 +31,13 @@ use crate::ready::Ready;
 
 /// How long sandboxes get to be gone after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether there are as many environments as should be: no oftener, and no more seldom.
+const TEND_PAUSE_MIN: Duration = Duration::from_millis(5);
+const TEND_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How often it is looked whether the host is short of memory.
+const RELIEVE_EVERY_US: u64 = 1_000_000;
+/// The version that an unqualified call means.
+const LATEST: &str = "$LATEST";
 
 /// What every part of the engine shares.
 pub(crate) struct Core {
@@ -68,6 +75,13 @@ impl Core {
             return Err(stopping());
         }
         Ok(self.calls.token())
+    }
+
+    /// A version will be called after this time, as far as is known: an environment is ready then.
+    pub(crate) fn expect(&self, function: &FunctionRef, version: &str, after: Duration) {
+        let now_us = self.clock.monotonic_us();
+        let at_us = now_us.saturating_add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
+        self.fleet.expect(&FunctionRef { qualifier: None, ..function.clone() }, version, at_us, now_us);
     }
 }
 
@@ -111,7 +125,7 @@ impl Engine {
             closing: CancellationToken::new(),
             cut: CancellationToken::new(),
         });
-        tokio::spawn(expire_idle(core.clone()));
+        tokio::spawn(tend(core.clone()));
         tokio::spawn(follow_uses(core.clone()));
         tokio::spawn(async_queue::work(core.clone()));
         Ok(Arc::new(Self { core }))
@@ -193,20 +207,45 @@ async fn follow_uses(core: Arc<Core>) {
     }
 }
 
-/// Ends environments that nobody has called for the time of keep-alive.
-async fn expire_idle(core: Arc<Core>) {
-    let keep_alive = core.config.keep_alive;
-    let every = (keep_alive / 10).clamp(Duration::from_millis(100), Duration::from_secs(1));
-    let keep_alive_us = u64::try_from(keep_alive.as_micros()).unwrap_or(u64::MAX);
-    while timeout(every, core.closing.cancelled()).await.is_err() {
-        if let Some(before_us) = core.clock.monotonic_us().checked_sub(keep_alive_us) {
-            core.fleet.expire(before_us);
+/// Keeps as many environments as calls are expected for.
+async fn tend(core: Arc<Core>) {
+    let mut relieved_us = 0;
+    loop {
+        let now_us = core.clock.monotonic_us();
+        let (due, look_at_us) = core.fleet.tend(&core, now_us);
+        for (mut function, version) in due {
+            function.qualifier = (version != LATEST).then_some(version);
+            core.tasks.spawn(start_due(core.clone(), function));
         }
-        if core.fleet.is_short() {
-            core.ready.clear();
-        } else {
-            core.ready.tend(&core);
+        if now_us.saturating_sub(relieved_us) >= RELIEVE_EVERY_US {
+            relieved_us = now_us;
+            // Guests that nobody has yet go before environments.
+            if core.fleet.is_short() {
+                core.ready.clear();
+            } else {
+                core.ready.tend(&core);
+            }
+            core.fleet.relieve(now_us);
         }
-        core.fleet.relieve();
+        let pause = Duration::from_micros(look_at_us.saturating_sub(now_us)).clamp(TEND_PAUSE_MIN, TEND_PAUSE_MAX);
+        if timeout(pause, core.closing.cancelled()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Starts the environment of a function that has none and is about to be called.
+async fn start_due(core: Arc<Core>, function: FunctionRef) {
+    match core.catalog.version(&function).await {
+        Ok(version) => {
+            let pool = core.fleet.pool(&version);
+            let tended = pool.tend(&core.config, core.clock.monotonic_us());
+            pool.start_ahead(&core, tended.starts);
+        }
+        Err(InvokeError::NotFound(_)) => {
+            let version = function.qualifier.unwrap_or_else(|| LATEST.to_owned());
+            core.fleet.forget(&(FunctionRef { qualifier: None, ..function }, version));
+        }
+        Err(error) => tracing::debug!(%error, "no environment was started ahead of a call"),
     }
 }

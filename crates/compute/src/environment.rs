@@ -110,6 +110,8 @@ pub(crate) struct Environment {
     card: Arc<Card>,
     gone: CancellationToken,
     cpu_seen: Duration,
+    /// Whether it was ready before a call came for it: no call is then told of its init phase, nor billed for it.
+    ahead: bool,
 }
 
 impl Environment {
@@ -122,7 +124,7 @@ impl Environment {
         gone: CancellationToken,
         cpu_before: Duration,
     ) -> Self {
-        Self { output, control, guest, card, gone, cpu_seen: cpu_before }
+        Self { output, control, guest, card, gone, cpu_seen: cpu_before, ahead: false }
     }
 
     /// 32 hexadecimal digits.
@@ -141,10 +143,18 @@ impl Environment {
         age < age_max && !self.gone.is_cancelled()
     }
 
-    /// The init phase's length, if this is the first call.
+    /// The init phase's length, if this is the first call and it waited for that phase.
     pub(crate) fn first_init_us(&self) -> Option<u64> {
         let first = self.card.served.load(Ordering::Relaxed) == 0;
-        first.then(|| self.card.init_us.load(Ordering::Relaxed))
+        (first && !self.ahead).then(|| self.card.init_us.load(Ordering::Relaxed))
+    }
+
+    /// Becomes idle. What its init used until now counts to no call if none came yet.
+    pub(crate) fn rest(&mut self) {
+        if self.card.served.load(Ordering::Relaxed) == 0 && !self.ahead {
+            self.ahead = true;
+            self.cpu_seen = self.control.usage().cpu;
+        }
     }
 
     /// Runs one call, at most until `deadline`; its answer is looked for at first (`patience`). Counts it unless the guest

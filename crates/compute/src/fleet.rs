@@ -3,8 +3,10 @@
 //! Invariants
 //!   1. The configured memory of all environments together, and their number, stay within the limits: each holds its
 //!      `Room` from before it starts until its sandbox is gone.
-//!   2. Room is given to pools in the order they asked for it, one environment at a time.
+//!   2. Where room is short, accounts take turns, and in each account its functions (`gate`), one environment at a time.
 //!   3. While a pool waits for room, no other keeps an environment idle, and busy ones end one after another.
+//!   4. Of two idle environments the one ends first that saves less time for the memory that it holds and the time
+//!      since it was used (greedy dual: `price` is what room cost when it was last short).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -15,16 +17,25 @@ use base::Clock;
 use model::{FunctionRef, FunctionVersion};
 use parking_lot::Mutex;
 use sandbox::Control;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
+use crate::autoscaler::Average;
 use crate::config::EngineConfig;
+use crate::engine::Core;
+use crate::gate::{Gate, Grant};
+use crate::keepalive::{Book, Habits};
 use crate::pool::Pool;
 
 /// How long a start waits for memory before it looks again.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
 /// While somebody waits for room, one busy environment ends in this time.
 const YIELD_EVERY_US: u64 = 500_000;
+
+/// Functions without environments whose habits are kept.
+const HABITS_MOST: usize = 4_096;
+
+/// A function and its version.
+type Key = (FunctionRef, String);
 
 /// What an environment does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,46 +113,51 @@ impl Card {
 /// A place for one environment on this host, until dropped.
 #[derive(Debug)]
 pub(crate) struct Room {
-    _place: OwnedSemaphorePermit,
-    _memory: OwnedSemaphorePermit,
+    _grant: Grant,
 }
 
 /// The environments of this host.
 pub(crate) struct Fleet {
-    places: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
+    room: Arc<Gate>,
     memory_mb_max: u32,
     memory_low_mb: u64,
     memory_available_mb: fn() -> Option<u64>,
     /// Starts that may go on at once.
-    pub(crate) starts: Arc<Semaphore>,
+    pub(crate) starts: Arc<Gate>,
     starts_max: usize,
+    /// What a start takes on this host, whatever is started.
+    start_us: Mutex<Average>,
     hungry: AtomicUsize,
     /// When room was last given, asked for by the first, or made by a call's end: monotonic microseconds.
     fed_us: AtomicU64,
     busy_milli: AtomicU64,
     running: AtomicUsize,
+    price: AtomicU64,
     pools: Mutex<HashMap<FunctionRef, Vec<Arc<Pool>>>>,
+    /// What is known of functions that have no pool.
+    book: Mutex<Book<Key>>,
     cards: Mutex<BTreeMap<String, Arc<Card>>>,
 }
 
 impl Fleet {
     /// An empty host.
     pub(crate) fn new(config: &EngineConfig) -> Self {
-        let memory_mb_max = config.memory_mb_max.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        let starts_max = config.starts_max.max(1);
         Self {
-            places: Arc::new(Semaphore::new(config.environments_max as usize)),
-            memory: Arc::new(Semaphore::new(memory_mb_max as usize)),
-            memory_mb_max,
+            room: Gate::new(config.environments_max as usize, u64::from(config.memory_mb_max)),
+            memory_mb_max: config.memory_mb_max,
             memory_low_mb: config.memory_low_mb,
             memory_available_mb: config.memory_available_mb,
-            starts: Arc::new(Semaphore::new(config.starts_max.max(1))),
-            starts_max: config.starts_max.max(1),
+            starts: Gate::new(starts_max, 0),
+            starts_max,
+            start_us: Mutex::default(),
             hungry: AtomicUsize::new(0),
             fed_us: AtomicU64::new(0),
             busy_milli: AtomicU64::new(0),
             running: AtomicUsize::new(0),
+            price: AtomicU64::new(0),
             pools: Mutex::default(),
+            book: Mutex::new(Book::new(HABITS_MOST)),
             cards: Mutex::default(),
         }
     }
@@ -157,7 +173,13 @@ impl Fleet {
         {
             return Arc::clone(pool);
         }
-        let pool = Arc::new(Pool::new(version.clone()));
+        let known = match &slot {
+            Some(former) => Some(former.take_habits()),
+            None => self.book.lock().take(&key_of(version)),
+        };
+        let mut habits = known.unwrap_or_else(|| Habits::new(version.memory_mb));
+        habits.resize(version.memory_mb);
+        let pool = Arc::new(Pool::new(version.clone(), habits));
         let retired = slot.map(|slot| std::mem::replace(slot, pool.clone()));
         if retired.is_none() {
             pools.entry(version.function.clone()).or_default().push(pool.clone());
@@ -186,48 +208,55 @@ impl Fleet {
             self.fed_us.store(clock.monotonic_us(), Ordering::SeqCst);
         }
         let hunger = Hunger(self);
-        self.evict_for(memory_mb);
-        // The semaphores are never closed.
-        let place = self.places.clone().acquire_owned().await.ok()?;
-        let memory = self.memory.clone().acquire_many_owned(memory_mb).await.ok()?;
+        self.evict_for(memory_mb, clock.monotonic_us());
+        let grant = self.room.take(&pool.version.function, memory_mb, u64::from(memory_mb)).await?;
         while self.is_short() {
-            self.evict_one();
+            self.evict_one(clock.monotonic_us());
             sleep(SHORT_PAUSE).await;
         }
         drop(hunger);
         self.fed_us.store(clock.monotonic_us(), Ordering::SeqCst);
-        Some(Room { _place: place, _memory: memory })
+        Some(Room { _grant: grant })
+    }
+
+    /// Room for an environment that no call waits for: only what nobody else wants.
+    pub(crate) fn room_aside(&self, memory_mb: u32) -> Option<Room> {
+        let free = self.hungry.load(Ordering::SeqCst) == 0 && !self.is_short();
+        if free { self.room_now(memory_mb) } else { None }
     }
 
     fn room_now(&self, memory_mb: u32) -> Option<Room> {
-        let place = self.places.clone().try_acquire_owned().ok()?;
-        let memory = self.memory.clone().try_acquire_many_owned(memory_mb).ok()?;
-        Some(Room { _place: place, _memory: memory })
+        self.room.try_take(memory_mb).map(|grant| Room { _grant: grant })
     }
 
-    /// Ends idle environments, the longest idle first, until what they held is enough.
-    fn evict_for(&self, memory_mb: u32) {
-        let mut free_mb = self.memory.available_permits() as u64;
-        let mut places = self.places.available_permits();
+    /// Ends idle environments, those worth least first, until what they held is enough.
+    fn evict_for(&self, memory_mb: u32, now_us: u64) {
+        let (mut places, mut free_mb) = self.room.free();
         while free_mb < u64::from(memory_mb) || places == 0 {
-            let Some(freed_mb) = self.evict_one() else { break };
+            let Some(freed_mb) = self.evict_one(now_us) else { break };
             free_mb += u64::from(freed_mb);
             places += 1;
         }
     }
 
-    /// Ends the environment that is idle for the longest time; what it held, MiB, if there was one.
-    fn evict_one(&self) -> Option<u32> {
+    /// Ends the idle environment that is worth least; what it held, MiB, if there was one.
+    fn evict_one(&self, now_us: u64) -> Option<u32> {
         let pools: Vec<Arc<Pool>> = self.pools.lock().values().flatten().cloned().collect();
-        let oldest = pools.iter().filter_map(|pool| Some((pool.idle_since_us()?, pool))).min_by_key(|(us, _)| *us);
-        let (_, pool) = oldest?;
+        let least = pools.iter().filter_map(|pool| Some((pool.worth(now_us)?, pool))).min_by_key(|(worth, _)| *worth);
+        let ((worth, _), pool) = least?;
+        self.price.fetch_max(worth, Ordering::Relaxed);
         // Another call may have taken it meanwhile; the caller then looks again.
         Some(if pool.evict_oldest() { pool.version.memory_mb } else { 0 })
     }
 
     /// Whether an environment is being started.
     pub(crate) fn is_starting(&self) -> bool {
-        self.starts.available_permits() < self.starts_max
+        self.starts.free().0 < self.starts_max
+    }
+
+    /// What the last environment was worth that ended for another.
+    pub(crate) fn price(&self) -> u64 {
+        self.price.load(Ordering::Relaxed)
     }
 
     /// Whether the host's memory is short. One environment is always tried: others than functions may use the memory.
@@ -238,9 +267,9 @@ impl Fleet {
     }
 
     /// Ends one idle environment if the host's memory is short.
-    pub(crate) fn relieve(&self) {
+    pub(crate) fn relieve(&self, now_us: u64) {
         if self.is_short() {
-            self.evict_one();
+            self.evict_one(now_us);
         }
     }
 
@@ -260,18 +289,49 @@ impl Fleet {
             && self.fed_us.compare_exchange(fed_us, now_us, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Ends environments that were idle since before `before_us`, and forgets pools that have nothing left.
-    pub(crate) fn expire(&self, before_us: u64) {
-        let mut ended = Vec::new();
+    /// Ends and starts environments as the habits of their functions want it, and forgets pools that have nothing left.
+    /// Says which functions without a pool want an environment, and when to look again: monotonic microseconds.
+    pub(crate) fn tend(&self, core: &Arc<Core>, now_us: u64) -> (Vec<Key>, u64) {
+        let (mut ended, mut ahead, mut look_at_us) = (Vec::new(), Vec::new(), u64::MAX);
         self.pools.lock().retain(|_, of_function| {
             of_function.retain(|pool| {
-                ended.extend(pool.expire(before_us));
+                let tended = pool.tend(&core.config, now_us);
+                ended.extend(tended.ended);
+                look_at_us = look_at_us.min(tended.look_at_us);
+                if tended.starts > 0 {
+                    ahead.push((pool.clone(), tended.starts));
+                }
                 // Whoever else holds the pool is about to use it.
-                Arc::strong_count(pool) > 1 || !pool.is_empty()
+                let stays = Arc::strong_count(pool) > 1 || !pool.is_empty();
+                if !stays && core.config.keep_alive.is_none() {
+                    self.book.lock().put(key_of(&pool.version), pool.take_habits(), now_us);
+                }
+                stays
             });
             !of_function.is_empty()
         });
         drop(ended);
+        for (pool, starts) in ahead {
+            pool.start_ahead(core, starts);
+        }
+        let mut book = self.book.lock();
+        let due = book.due(now_us);
+        (due, look_at_us.min(book.look_at_us().unwrap_or(u64::MAX)))
+    }
+
+    /// A call of a version that ran here before is known to come at this time.
+    pub(crate) fn expect(&self, function: &FunctionRef, version: &str, at_us: u64, now_us: u64) {
+        let pools = self.pools.lock();
+        let of_function = pools.get(function).into_iter().flatten();
+        match of_function.into_iter().find(|pool| pool.version.version == version) {
+            Some(pool) => pool.expect(at_us),
+            None => self.book.lock().expect(&(function.clone(), version.to_owned()), at_us, now_us),
+        }
+    }
+
+    /// Forgets what is known of a function that is gone.
+    pub(crate) fn forget(&self, key: &Key) {
+        drop(self.book.lock().take(key));
     }
 
     /// Takes every pool out of use: idle environments end now, the others after their call.
@@ -280,6 +340,18 @@ impl Fleet {
         for pool in pools {
             drop(pool.retire());
         }
+    }
+
+    /// Learns how long a start took on this host.
+    pub(crate) fn learn_start(&self, took_us: u64) {
+        self.start_us.lock().add(took_us);
+    }
+
+    /// How long a start takes as far as this host knows, and how long it first waits for its slot.
+    pub(crate) fn predicted_start(&self) -> (Option<u64>, u64) {
+        let start_us = self.start_us.lock().get();
+        let before = self.starts.waiting() as u64;
+        (start_us, start_us.unwrap_or(0).saturating_mul(before) / self.starts_max as u64)
     }
 
     /// Predicted processor use of all running calls, in thousandths.
@@ -327,6 +399,10 @@ impl Fleet {
     pub(crate) fn pools_len(&self) -> usize {
         self.pools.lock().len()
     }
+}
+
+fn key_of(version: &FunctionVersion) -> Key {
+    (version.function.clone(), version.version.clone())
 }
 
 /// Counts one that waits for room, also when it stops waiting.

@@ -154,9 +154,10 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     if !sound {
         environment.kill();
     }
-    let duration_us = core.clock.monotonic_us().saturating_sub(began.us);
+    let now_us = core.clock.monotonic_us();
+    let duration_us = now_us.saturating_sub(began.us);
     let (cpu, usage) = environment.usage();
-    lease.pool().learn(duration_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)));
+    lease.pool().learn(now_us, duration_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)));
     let ended = Ended { answer, started_at_ms, duration_us, init_us, cpu, usage };
     let outcome = settle::settle(core, &job, &output, ended);
     if sound {

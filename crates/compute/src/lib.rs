@@ -21,6 +21,7 @@ mod environment;
 mod faults;
 mod fleet;
 mod frames;
+mod gate;
 mod invoke;
 mod keepalive;
 mod output;
@@ -37,6 +38,7 @@ mod start;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod variables;
 
 pub use config::{

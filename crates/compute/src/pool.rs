@@ -8,6 +8,10 @@
 //!   2. An environment is idle, leased, or gone; `Lease` is the only way to use one.
 //!   3. A leased environment returns only if its call says that it is sound; in every other case it ends.
 //!   4. A retired pool keeps no environment idle; calls that wait are still served.
+//!
+//! How many environments there should be without a waiting call is in `tend`.
+
+mod tend;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,6 +26,7 @@ use crate::autoscaler::{self, Average, Load};
 use crate::engine::{Core, stopping};
 use crate::environment::Environment;
 use crate::fleet::EnvironmentState;
+use crate::keepalive::Habits;
 use crate::start::{self, FailedStart, StartEnd};
 
 /// What a waiting call gets.
@@ -52,26 +57,41 @@ struct State {
     run_us: Average,
     start_us: Average,
     cpu_milli: Average,
+    habits: Habits,
+    /// When the number of environments is to be looked at again: monotonic microseconds.
+    look_at_us: u64,
+    /// No start ahead of calls before: the last one failed.
+    ahead_after_us: u64,
 }
 
 /// An environment that waits for a call; dropped, it ends.
 pub(crate) struct Idle {
     environment: Box<Environment>,
     since_us: u64,
+    /// The price of room when it became idle (`Fleet::evict_one`).
+    price: u64,
 }
 
 impl Pool {
-    /// A pool without environments.
-    pub(crate) fn new(version: Arc<FunctionVersion>) -> Self {
-        Self { version, hunger: tokio::sync::Mutex::default(), state: Mutex::default() }
+    /// A pool without environments, for a version whose calls are known that well.
+    pub(crate) fn new(version: Arc<FunctionVersion>, habits: Habits) -> Self {
+        let mut state = State { start_us: Average::of(habits.start_us()), ..State::default() };
+        state.run_us = Average::of(habits.run_us());
+        state.habits = habits;
+        Self { version, hunger: tokio::sync::Mutex::default(), state: Mutex::new(state) }
     }
 
     /// An environment for one call, or the failure of a start, or no capacity in time.
     pub(crate) async fn checkout(self: &Arc<Self>, core: &Arc<Core>) -> Result<Ready, InvokeError> {
         let (mut receiver, starts, mut ask_again) = {
             let mut state = self.state.lock();
+            let now_us = core.clock.monotonic_us();
+            state.call_comes(now_us);
             if let Some(idle) = state.idle.pop() {
                 state.busy += 1;
+                let ahead = state.spares(core, now_us);
+                drop(state);
+                self.start_ahead(core, ahead);
                 return Ok(Ready::Environment(Lease::new(core, self, idle.environment)));
             }
             let (sender, receiver) = oneshot::channel();
@@ -136,26 +156,41 @@ impl Pool {
             StartEnd::Ready(environment) => {
                 {
                     let mut state = self.state.lock();
-                    state.start_us.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+                    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                    state.start_us.add(took_us);
+                    state.habits.started(took_us);
+                    core.fleet.learn_start(took_us);
                     state.busy += 1;
                 }
                 drop(Lease::new(core, self, environment));
             }
             StartEnd::Failed(failed) => {
-                let mut ready = Ready::Failed(failed);
-                let starts = {
+                let mut unheard = Some(Ready::Failed(failed));
+                {
                     let mut state = self.state.lock();
-                    while let Some(waiter) = state.waiters.pop_front() {
-                        match waiter.send(ready) {
-                            Ok(()) => break,
-                            Err(back) => ready = back,
-                        }
+                    while let Some(ready) = unheard.take() {
+                        let Some(waiter) = state.waiters.pop_front() else {
+                            unheard = Some(ready);
+                            break;
+                        };
+                        unheard = waiter.send(ready).err();
                     }
-                    self.decide(&mut state, core, Duration::ZERO).0
-                };
-                self.start(core, starts);
+                    if unheard.is_some() {
+                        state.ahead_after_us = core.clock.monotonic_us() + tend::FAILED_WAIT_US;
+                    }
+                }
+                if let Some(Ready::Failed(failed)) = unheard {
+                    core.tasks.spawn(failed.report_alone());
+                }
+                self.start_for_waiters(core);
             }
         }
+    }
+
+    /// Starts what the calls that wait need, after a start did not bring what they had counted on.
+    fn start_for_waiters(self: &Arc<Self>, core: &Arc<Core>) {
+        let starts = self.decide(&mut self.state.lock(), core, Duration::ZERO).0;
+        self.start(core, starts);
     }
 
     /// Takes an environment that was started within a call.
@@ -186,9 +221,11 @@ impl Pool {
                 }
             }
             let stays = !state.retired && !core.fleet.others_hunger(self);
-            if let Some(environment) = kept.take_if(|_| stays) {
+            if let Some(mut environment) = kept.take_if(|_| stays) {
+                environment.rest();
                 environment.card().set(EnvironmentState::Idle);
-                state.idle.push(Idle { environment, since_us: now_us });
+                state.idle.push(Idle { environment, since_us: now_us, price: core.fleet.price() });
+                state.look_at_us = now_us;
             }
             if state.waiters.is_empty() { 0 } else { self.decide(&mut state, core, Duration::ZERO).0 }
         };
@@ -197,9 +234,11 @@ impl Pool {
         self.start(core, starts);
     }
 
-    /// Learns from a call that ended by itself.
-    pub(crate) fn learn(&self, duration_us: u64, cpu_us: u64) {
+    /// Learns from a call that is over.
+    pub(crate) fn learn(&self, now_us: u64, duration_us: u64, cpu_us: u64) {
         let mut state = self.state.lock();
+        let left = (state.busy + state.waiters.len()).saturating_sub(1);
+        state.habits.ended(now_us, left, duration_us);
         state.run_us.add(duration_us);
         state.cpu_milli.add(cpu_us.saturating_mul(1_000) / duration_us.max(1));
     }
@@ -220,27 +259,6 @@ impl Pool {
         drop(found);
     }
 
-    /// Since when the longest idle environment is idle.
-    pub(crate) fn idle_since_us(&self) -> Option<u64> {
-        self.state.lock().idle.first().map(|idle| idle.since_us)
-    }
-
-    /// Ends the longest idle environment, if there is one.
-    pub(crate) fn evict_oldest(&self) -> bool {
-        let oldest = {
-            let mut state = self.state.lock();
-            (!state.idle.is_empty()).then(|| state.idle.remove(0))
-        };
-        oldest.is_some()
-    }
-
-    /// Takes out environments that are idle since before `before_us`; they end when dropped.
-    pub(crate) fn expire(&self, before_us: u64) -> Vec<Idle> {
-        let mut state = self.state.lock();
-        let old = state.idle.iter().take_while(|idle| idle.since_us < before_us).count();
-        state.idle.drain(..old).collect()
-    }
-
     /// Keeps no environment idle from now on; those that are end when dropped.
     pub(crate) fn retire(&self) -> Vec<Idle> {
         let mut state = self.state.lock();
@@ -257,12 +275,14 @@ impl Pool {
 
 impl State {
     fn load(&self, core: &Core, waited: Duration) -> Load {
+        let (host_us, slot_us) = core.fleet.predicted_start();
+        let start_us = self.start_us.get().or(host_us);
         Load {
             waiting: self.waiters.len(),
             starting: self.starting,
             busy: self.busy,
             run_us: self.run_us.get(),
-            start_us: self.start_us.get(),
+            start_us: start_us.map(|start_us| start_us.saturating_add(slot_us)),
             cpu_milli: self.cpu_milli.get().unwrap_or(0),
             waited_us: u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
             host_milli: core.config.cores as u64 * 1_000,
@@ -280,6 +300,7 @@ impl Ready {
     }
 }
 
+/// One start, for calls that wait.
 async fn start_one(core: Arc<Core>, pool: Arc<Pool>) {
     let starting = Starting(&pool);
     let Some(room) = core.fleet.room(&pool, &*core.clock).await else {
@@ -288,8 +309,8 @@ async fn start_one(core: Arc<Core>, pool: Arc<Pool>) {
         drop(starting);
         return pool.started(&core, StartEnd::refused(error), Duration::ZERO);
     };
-    // The semaphore is never closed.
-    let Ok(slot) = core.fleet.starts.clone().acquire_owned().await else { return };
+    let cost_us = pool.state.lock().start_us.get().unwrap_or(1);
+    let Some(slot) = core.fleet.starts.take(&pool.version.function, 0, cost_us).await else { return };
     if !pool.still_wanted(&core) {
         return;
     }

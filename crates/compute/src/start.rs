@@ -12,20 +12,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{Family, FunctionVersion, InvokeError};
 use sandbox::{Control, SandboxSpec, Started, Usage, interpreter};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::GuestIdentity;
 use crate::engine::Core;
 use crate::environment::{Environment, Guest, Keeper, exit_of};
-use crate::faults::Fault;
+use crate::faults::{Fault, error_type_of};
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::Frames;
+use crate::gate::Grant;
 use crate::output::{Output, Stream};
 use crate::pool::Pool;
 use crate::ready::Parts;
-use crate::report;
+use crate::report::{self, Phase, Status};
 use crate::runtime_api::RuntimeApi;
 use crate::variables;
 
@@ -89,6 +89,34 @@ pub(crate) enum InitEnd {
     Exited,
 }
 
+impl FailedStart {
+    /// Says in the function's log what a failed init was, where no call is answered with it.
+    pub(crate) async fn report_alone(self: Box<Self>) {
+        let (output, line) = match *self {
+            Self::Init(init) => {
+                let line =
+                    report::init_report_line(init.init_us, Phase::Init, Status::Error(&init.failure.error_type()));
+                (init.output, line)
+            }
+            Self::Cut { output, init_us } => (output, report::init_report_line(init_us, Phase::Init, Status::Timeout)),
+            Self::Refused(error) => return tracing::debug!(%error, "no environment was started ahead"),
+        };
+        output.drain();
+        output.line(line);
+        output.flush().await;
+    }
+}
+
+impl InitFailure {
+    /// What a REPORT line calls it.
+    fn error_type(&self) -> String {
+        match self {
+            Self::Document(document) => error_type_of(document),
+            Self::Fault(fault) => fault.report_type.clone(),
+        }
+    }
+}
+
 impl StartEnd {
     /// A start that did not come to pass.
     pub(crate) fn refused(error: InvokeError) -> Self {
@@ -97,12 +125,7 @@ impl StartEnd {
 }
 
 /// Starts an environment before any invocation, under the init cap. `slot` is held while the start needs processors.
-pub(crate) async fn in_init_phase(
-    core: &Arc<Core>,
-    pool: &Arc<Pool>,
-    room: Room,
-    slot: OwnedSemaphorePermit,
-) -> StartEnd {
+pub(crate) async fn in_init_phase(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, slot: Grant) -> StartEnd {
     let start = start(core, pool, room, core.config.init_cap);
     tokio::pin!(start);
     tokio::select! {

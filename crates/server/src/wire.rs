@@ -197,6 +197,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let has_network = walls.iter().any(|wall| wall.name == "network namespace" && wall.state == WallState::Hard);
     let network = Arc::new(LateNetwork::default());
     let mut config = engine_config(&ground.data, has_network, port);
+    config.keep_alive = ground.config.serve.keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
     // Over a database there may be other nodes, or have been: what they run is left to them until their leases end.
     config.async_queue.sole_node = matches!(base.opened.engine, StoreEngine::Embedded(_));
     config.streams.bytes_per_s = ground.config.serve.stream_rate;

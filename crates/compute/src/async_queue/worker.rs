@@ -191,6 +191,9 @@ pub(super) async fn run(core: Arc<Core>, claim: Claim) {
         Next::Drop(reason) => give_up(queue, &id, &lease, reason).await,
         Next::Retry { wait, failures, refusals } => {
             let due_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+            if let Ok(outcome) = &result {
+                core.expect(&pending.function, &outcome.executed_version, wait);
+            }
             let pending = Pending { failures, refusals, holder: None, ..pending };
             end(queue, &lease, |txn| txn.put(keys::due(due_ms, &id), encode(&pending))).await;
         }

@@ -190,6 +190,8 @@ impl World {
         config.memory_low_mb = 0;
         config.starts_max = 8;
         config.ready_max = 0;
+        // Tests count environments; those of habits choose otherwise.
+        config.keep_alive = Some(Duration::from_secs(600));
         set(&mut config);
         let (catalog, records, lines) = <(Arc<FixedCatalog>, Arc<Records>, Arc<Lines>)>::default();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());

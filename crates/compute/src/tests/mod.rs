@@ -7,6 +7,7 @@ mod custom_runtimes;
 mod events;
 pub(crate) mod fixtures;
 mod guests;
+mod habits;
 mod invoking;
 mod ready;
 mod scaling;

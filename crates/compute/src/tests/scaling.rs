@@ -69,7 +69,7 @@ async fn fifty_callers_lose_nothing() {
 #[tokio::test(start_paused = true)]
 async fn long_calls_get_an_environment_each_and_scale_to_zero() {
     let world = World::with(Guests::booting(Duration::from_millis(20)), |config| {
-        config.keep_alive = Duration::from_secs(60);
+        config.keep_alive = Some(Duration::from_secs(60));
     });
     world.deploy("f", "sleep 1000", |_| {});
     assert!(burst(&world, "f", 10).await.iter().all(Result::is_ok));

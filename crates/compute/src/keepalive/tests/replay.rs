@@ -10,6 +10,9 @@ use std::ops::AddAssign;
 
 use super::trace::{self, Arrival, DAY_US, Function};
 
+/// How often environments that are not wanted any more are looked for.
+const TICK_US: u64 = 250_000;
+
 /// What a policy wants at a moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
@@ -22,7 +25,7 @@ pub(super) struct Wanted {
 /// Decides how many environments a function has. `running` are calls that wait or run.
 pub(super) trait Policy {
     fn began(&mut self, now_us: u64, running: usize);
-    fn ended(&mut self, now_us: u64, running: usize);
+    fn ended(&mut self, now_us: u64, running: usize, length_us: u64);
     fn wanted(&mut self, now_us: u64, running: usize) -> Wanted;
 }
 
@@ -53,8 +56,8 @@ struct World<'a, P> {
     function: &'a Function,
     policy: P,
     now_us: u64,
-    /// When running calls end.
-    running: BinaryHeap<Reverse<u64>>,
+    /// When running calls end, and how long they took.
+    running: BinaryHeap<Reverse<(u64, u64)>>,
     /// When environments that are started ahead of calls are ready.
     ahead: Vec<u64>,
     /// Initialised and free.
@@ -89,7 +92,7 @@ impl<P: Policy> World<'_, P> {
     /// Everything that happens until `until_us`.
     fn advance(&mut self, until_us: u64) {
         loop {
-            let end = self.running.peek().map(|Reverse(at)| *at);
+            let end = self.running.peek().map(|Reverse((at, _))| *at);
             let begin = self.waiting.peek().map(|Reverse((at, _))| *at);
             let ready = self.ahead.iter().min().copied();
             let Some(next) = [end, begin, ready, self.look_at_us].into_iter().flatten().min() else { break };
@@ -98,32 +101,35 @@ impl<P: Policy> World<'_, P> {
             }
             self.pass(next);
             if end == Some(next) {
-                self.running.pop();
+                let Some(Reverse((_, length_us))) = self.running.pop() else { break };
                 self.free += 1;
-                self.policy.ended(next, self.concurrency());
-                self.follow();
+                self.policy.ended(next, self.concurrency(), length_us);
+                // Environments end at the next tick, not with a call.
+                let tick_us = (next / TICK_US + 1) * TICK_US;
+                self.look_at_us = Some(self.look_at_us.map_or(tick_us, |look_us| look_us.min(tick_us)));
             } else if begin == Some(next) {
                 let Some(Reverse((_, duration_us))) = self.waiting.pop() else { break };
-                self.running.push(Reverse(next + duration_us));
+                self.running.push(Reverse((next + duration_us, duration_us)));
             } else if ready == Some(next) {
                 self.ahead.retain(|at| *at != next);
                 self.free += 1;
             } else {
-                self.look_at_us = None;
-                self.follow();
+                self.follow(true);
             }
         }
         self.pass(until_us);
     }
 
     /// Does what the policy wants now.
-    fn follow(&mut self) {
+    fn follow(&mut self, may_end: bool) {
         let concurrency = self.concurrency();
         let wanted = self.policy.wanted(self.now_us, concurrency);
         assert!(wanted.look_at_us.is_none_or(|at| at > self.now_us), "a policy that looks at once looks for ever");
         self.look_at_us = wanted.look_at_us;
         let spare = wanted.environments.saturating_sub(concurrency);
-        self.free = self.free.min(spare);
+        if may_end {
+            self.free = self.free.min(spare);
+        }
         while self.free + self.ahead.len() < spare {
             // A microsecond apart, so that each is told from the others.
             self.ahead.push(self.now_us + self.function.start_us + self.ahead.len() as u64);
@@ -136,7 +142,7 @@ impl<P: Policy> World<'_, P> {
         self.bill.calls += u64::from(self.counted());
         if self.free > 0 {
             self.free -= 1;
-            self.running.push(Reverse(self.now_us + call.duration_us));
+            self.running.push(Reverse((self.now_us + call.duration_us, call.duration_us)));
         } else {
             self.bill.cold += u64::from(self.counted());
             let soonest = (0..self.ahead.len()).min_by_key(|at| self.ahead[*at]);
@@ -150,7 +156,7 @@ impl<P: Policy> World<'_, P> {
             self.waiting.push(Reverse((ready_us, call.duration_us)));
         }
         self.policy.began(self.now_us, self.concurrency());
-        self.follow();
+        self.follow(false);
     }
 }
 
@@ -195,7 +201,7 @@ impl Policy for Fixed {
         self.left_us.resize(self.left_us.len().max(running), now_us);
     }
 
-    fn ended(&mut self, now_us: u64, running: usize) {
+    fn ended(&mut self, now_us: u64, running: usize, _length_us: u64) {
         self.left_us[running] = now_us;
     }
 

@@ -1,0 +1,107 @@
+//! Environments that follow their function's habits: ended early, started ahead, more of them in bursts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::fixtures::{World, invocation};
+use super::guests::Guests;
+
+fn world() -> World {
+    World::with(Guests::booting(Duration::from_millis(20)), |config| config.keep_alive = None)
+}
+
+fn reports(world: &World) -> Vec<String> {
+    world.lines.messages().into_iter().filter(|line| line.starts_with("REPORT ")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_is_not_called_again_costs_nothing_soon() {
+    let world = world();
+    world.deploy("f", "echo", |_| {});
+    world.call("f", "1").await.unwrap();
+    assert_eq!(world.guests.alive(), 1);
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!((world.guests.alive(), world.engine.pools()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_finds_an_environment_that_was_not_there_in_between() {
+    let world = world();
+    world.deploy("f", "echo", |_| {});
+    for round in 0..8 {
+        world.call("f", "1").await.unwrap();
+        sleep(Duration::from_secs(30)).await;
+        if round > 3 {
+            assert_eq!(world.guests.alive(), 0, "between two calls, after {round}");
+        }
+        sleep(Duration::from_secs(30)).await;
+    }
+    let reports = reports(&world);
+    assert!(reports[0].contains("Init Duration"));
+    for report in &reports[5..] {
+        assert!(!report.contains("Init Duration"), "it was ready before: {report}");
+    }
+    let records = world.records.0.lock();
+    assert!(records[5..].iter().all(|record| record.init_us.is_none()));
+    assert!(records[0].init_us.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_finds_its_environment() {
+    let world = world();
+    world.deploy("f", "throw_until 2", |_| {});
+    use model::ports::Invoker;
+    world.engine.accept(invocation("f", "event", "1")).await.unwrap();
+    world.until("all three tries have run", |world| world.records.0.lock().len() == 3).await;
+    let cold = world.records.0.lock().iter().filter(|record| record.init_us.is_some()).count();
+    assert_eq!(cold, 1, "the retries came a minute and three minutes later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bursts_are_met_by_what_was_started_ahead() {
+    let world = Arc::new(world());
+    world.deploy("f", "sleep 2000", |_| {});
+    let mut cold = Vec::new();
+    for burst in 0..6 {
+        let before = world.records.0.lock().len();
+        let mut calls = JoinSet::new();
+        for call in 0..20 {
+            let engine = world.engine.clone();
+            let invocation = invocation("f", &format!("{burst}-{call}"), "1");
+            calls.spawn(async move { model::ports::Invoker::invoke(&*engine, invocation).await });
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert!(calls.join_all().await.iter().all(Result::is_ok));
+        cold.push(world.records.0.lock()[before..].iter().filter(|record| record.init_us.is_some()).count());
+        sleep(Duration::from_secs(1_000 + 137 * burst * burst)).await;
+        assert_eq!(world.guests.alive(), 0);
+    }
+    assert!(cold[5] <= 8, "of twenty calls each: {cold:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_init_is_not_repeated_for_nobody() {
+    let world = world();
+    world.deploy("f", "init_error", |_| {});
+    for _ in 0..6 {
+        world.call("f", "1").await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+    }
+    sleep(Duration::from_secs(600)).await;
+    let started = world.guests.started();
+    assert!(started <= 18, "{started}");
+    assert_eq!(world.guests.alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn quick_calls_one_after_another_get_one_environment() {
+    let world = world();
+    world.deploy("f", "sleep 1", |_| {});
+    for _ in 0..500 {
+        world.call("f", "1").await.unwrap();
+    }
+    assert_eq!(world.guests.started(), 1);
+}
