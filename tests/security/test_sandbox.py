@@ -298,17 +298,23 @@ def test_an_endless_loop_ends_with_its_time(world, family):
 def test_a_daemon_goes_with_its_environment(world, family):
     assert world.attempt(family, "daemon", {}, "brief")[0]
 
-    def left():
-        """The processes of the sandbox that has more than its first one and the guest, as those that wait for a
-        function have."""
+    def crowds():
+        """The sandboxes with more than the first process and the guest, which is all that others have; but a zygote's has
+        more for a moment, while it forks."""
         sandboxes = {}
         for process in world.server.family():
             with contextlib.suppress(OSError):
-                sandboxes.setdefault(os.readlink(f"/proc/{process[0]}/ns/pid"), []).append(process)
-        return max(sandboxes.values(), key=len, default=[])
+                sandboxes.setdefault(os.readlink(f"/proc/{process[0]}/ns/pid"), set()).add(process)
+        return {frozenset(processes) for processes in sandboxes.values() if len(processes) > 2}
 
-    wait_until("the daemon runs", lambda: len(left()) > 2)
-    theirs = left()
+    seen = [set(), set()]
+
+    def stay():
+        seen[:] = [seen[1], crowds()]
+        return len(seen[0] & seen[1]) == 1
+
+    wait_until("the daemon runs", stay)
+    theirs = (seen[0] & seen[1]).pop()
     # A call that runs out of time ends the environment, and everything in it.
     assert not world.attempt(family, "spin", {}, "brief")[0]
     wait_until("all have ended", lambda: not any(is_alive(process) for process in theirs))
