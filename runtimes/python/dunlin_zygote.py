@@ -1,6 +1,7 @@
 """The zygote of Python guests: an interpreter that has loaded what they need, and forks one for each order.
 
-It runs in a sandbox of its own, without a function, without egress and without credentials. An order comes from the
+It runs in a sandbox of its own, without egress and without credentials: without a function, or with one whose
+dependencies it imports before it forks (`preload`). An order comes from the
 spawner on descriptor 4, with descriptors of a sandbox that is ready but for its guest: this process forks, the fork
 enters the sandbox, makes there the system calls of the file at descriptor 5 (`crates/sandbox/src/process/entry.rs` says
 what they are), and becomes the guest. Nothing here has a capability: the sandbox's user namespace belongs to this
@@ -14,8 +15,10 @@ Three processes make one guest: the first enters the namespaces, the second is b
 third is its child. When the second has ended, the sandbox's own first process is the guest's parent.
 
 Invariants
-  1. One thread, no socket but those two: every fork finds all locks free and nothing of another's.
-  2. A fork that cannot give up everything ends before it reads a byte of its function.
+  1. One thread, no socket but those two, nothing in `/tmp`: every fork finds all locks free and nothing of another's.
+     Where an import leaves anything of that, there is no zygote.
+  2. A function's own modules are never imported here: they may count on credentials, the network, or on being first.
+  3. A fork that cannot give up everything ends before it reads a byte of its function.
 
 Start reading at `main`.
 """
@@ -170,6 +173,84 @@ def become_guest(entry, descriptors):
     dunlin_guest.main()
 
 
+def preload(root, handler):
+    """Imports the packages of others that the handler's module imports, as far as that goes."""
+    import importlib
+
+    dunlin_guest.prepare({"environment": {}, "root": root})
+    installed = installed_names()
+    for name in imported_names(root, handler):
+        if name.partition(".")[0] in installed:
+            try:
+                importlib.import_module(name)
+            except BaseException:  # pylint: disable=broad-except
+                # The function's own import will fail as well, or find what this one lacked.
+                continue
+    if not is_forkable():
+        sys.exit(1)
+
+
+def installed_names():
+    """What installers have put on the module path: top-level names, by their records."""
+    names = set()
+    for folder in sys.path:
+        try:
+            entries = os.listdir(folder)
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.endswith(".dist-info"):
+                names.update(recorded_names(os.path.join(folder, entry, "RECORD")))
+    return names
+
+
+def recorded_names(record):
+    """The first parts of the paths in an installer's record."""
+    try:
+        with open(record, encoding="utf-8") as file:
+            firsts = {line.split(",")[0].split("/")[0] for line in file}
+    except (OSError, ValueError):
+        return set()
+    return {first[:-3] if first.endswith(".py") else first for first in firsts}
+
+
+def imported_names(root, handler):
+    """The modules that the handler's module imports when it is loaded, in their order."""
+    import ast
+
+    path = os.path.join(root, *handler.rpartition(".")[0].replace("/", ".").split("."))
+    tree = None
+    for file in (path + ".py", os.path.join(path, "__init__.py")):
+        try:
+            with open(file, "rb") as source:
+                tree = ast.parse(source.read())
+            break
+        except (OSError, SyntaxError, ValueError):
+            continue
+    names = []
+    todo = list(reversed(tree.body)) if tree else []
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.append(node.module)
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+            todo.extend(reversed([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]))
+    return names
+
+
+def is_forkable():
+    """Whether nothing is left of the imports that a fork would share, or miss."""
+    sockets = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            sockets += os.readlink("/proc/self/fd/" + descriptor).startswith("socket:")
+        except OSError:
+            continue
+    return len(os.listdir("/proc/self/task")) == 1 and sockets <= 2 and not os.listdir("/tmp")
+
+
 def rehearse():
     """Runs what every guest runs at first, so that its pages and caches are there before the fork."""
     json.loads(json.dumps({"a": [1, 2.5, None, True, "\u00e9"]}))
@@ -184,6 +265,12 @@ def main():
         entry = Entry(file.read())
     orders = socket.socket(fileno=ORDERS)
     rehearse()
+    frame = dunlin_guest.Reader().frame()
+    if frame is None:
+        return
+    order = json.loads(bytes(frame[1]))
+    if order:
+        preload(order["root"], order["handler"])
     gc.collect()
     gc.freeze()
     # A collection would write to every object's header, and so copy the pages that all share.

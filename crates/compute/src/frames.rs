@@ -52,6 +52,15 @@ impl Frames {
         self.booted
     }
 
+    /// Tells a zygote what to get ready for: nothing, or the function with its code at `root`.
+    pub(crate) async fn prepare(&mut self, function: Option<(&str, &str)>) -> std::io::Result<()> {
+        let order = match function {
+            Some((root, handler)) => serde_json::json!({"root": root, "handler": handler}),
+            None => serde_json::json!({}),
+        };
+        self.channel.write(&mut protocol::encode(kind::PREPARE, &[order.to_string().as_bytes()]).as_ref()).await
+    }
+
     /// Asks the guest to load its handler, with variables that it was not started with, and waits for the end of that.
     pub(crate) async fn load(&mut self, root: &str, handler: &str, variables: &[(String, String)]) -> InitEnd {
         #[derive(Serialize)]

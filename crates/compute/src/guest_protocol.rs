@@ -8,6 +8,7 @@
 //! |------|----------|------------|------------------------------------------------------------------------|
 //! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true}`                |
 //! | 2    | platform | INVOKE     | `meta_length: u32 le`, JSON meta, then the event's bytes               |
+//! | 3    | platform | PREPARE    | to a zygote: JSON, `{}` or `{"root","handler"}` of the function to prepare for |
 //! | 15   | guest    | BOOTED     | empty: the guest is up and waits for LOAD                              |
 //! | 16   | guest    | READY      | empty: the handler is loaded                                           |
 //! | 17   | guest    | INIT_ERROR | JSON error document; the guest exits after it. Also answers an INVOKE   |
@@ -37,6 +38,8 @@ pub mod kind {
     pub const LOAD: u8 = 1;
     /// Run the handler.
     pub const INVOKE: u8 = 2;
+    /// Get ready to fork.
+    pub const PREPARE: u8 = 3;
     /// The guest is up.
     pub const BOOTED: u8 = 15;
     /// The handler is loaded.

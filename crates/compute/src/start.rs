@@ -259,7 +259,7 @@ async fn variables(core: &Core, version: &FunctionVersion, log_stream: &str) -> 
 /// A guest in its init phase.
 struct Starting<'a> {
     core: &'a Arc<Core>,
-    version: &'a FunctionVersion,
+    version: &'a Arc<FunctionVersion>,
     output: Arc<Output>,
     control: Arc<dyn Control>,
     card: Arc<Card>,
@@ -350,6 +350,7 @@ impl<'a> Starting<'a> {
         let init_us = self.core.clock.monotonic_us() - self.card.born_us;
         let failure = match end {
             Ok(InitEnd::Ready) => {
+                self.core.ready.learn(self.core, self.version, Duration::from_micros(init_us));
                 self.card.init_us.store(init_us, Ordering::Relaxed);
                 let Self { output, control, card, gone, guest, cpu_before, .. } = self;
                 return StartEnd::Ready(Box::new(Environment::new(guest, output, control, card, gone, cpu_before)));

@@ -36,8 +36,7 @@ pub(crate) fn guest_variables(
     let mut all: BTreeMap<String, String> = BTreeMap::new();
     all.extend(defaults(&version.runtime));
     all.extend(host.iter().cloned());
-    let user = version.environment.iter().filter(|(name, _)| !RESERVED_UNSET.contains(&name.as_str()));
-    all.extend(user.map(|(name, value)| (name.clone(), value.clone())));
+    all.extend(users(version));
     all.extend(platform(version, credentials, log_stream));
     all.into_iter().collect()
 }
@@ -49,6 +48,27 @@ pub(crate) fn boot_variables(runtime: &Runtime, host: &[(String, String)]) -> Ve
     all.extend(host.iter().cloned());
     all.extend(fixed());
     all.into_iter().collect()
+}
+
+/// The variables of a zygote that loads a version's dependencies: all of the version's but those that tell of an
+/// environment, credentials above all.
+pub(crate) fn own_variables(version: &FunctionVersion, host: &[(String, String)]) -> Vec<(String, String)> {
+    let mut all: BTreeMap<String, String> = boot_variables(&version.runtime, host).into_iter().collect();
+    all.extend(users(version));
+    let function = &version.function;
+    all.extend([
+        pair("AWS_REGION", function.region.as_str()),
+        pair("AWS_DEFAULT_REGION", function.region.as_str()),
+        pair("AWS_LAMBDA_FUNCTION_NAME", function.name.as_str()),
+        pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)),
+    ]);
+    all.into_iter().collect()
+}
+
+/// What the user has configured and may.
+fn users(version: &FunctionVersion) -> impl Iterator<Item = (String, String)> {
+    let allowed = version.environment.iter().filter(|(name, _)| !RESERVED_UNSET.contains(&name.as_str()));
+    allowed.map(|(name, value)| (name.clone(), value.clone()))
 }
 
 fn fixed() -> Vec<(String, String)> {

@@ -113,7 +113,7 @@ impl Zygote {
     pub(super) async fn fork(&self, core: &Core) -> Result<Booted, String> {
         self.forks.fetch_add(1, Ordering::Relaxed);
         let guest = Guest::Fork { zygote: self.parts.control.id() };
-        boot(core, spec(core, &self.kind, guest, BOOT_MEMORY_MB, TMP_MB)).await
+        boot(core, spec(core, &self.kind, guest, BOOT_MEMORY_MB, TMP_MB), None).await
     }
 }
 
@@ -123,11 +123,20 @@ impl Drop for Zygote {
     }
 }
 
-/// Makes a zygote.
-pub(super) async fn zygote(core: &Core, kind: &Kind) -> Result<Zygote, String> {
+/// Makes a zygote; one that has loaded the dependencies of a version, if there is one.
+pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVersion>) -> Result<Zygote, String> {
     let interpreter = interpreter::choose(&core.interpreters, &kind.runtime)?;
     let guest = Guest::Zygote { family: Family::Python, interpreter };
-    let mut booted = boot(core, spec(core, kind, guest, ZYGOTE_MEMORY_MB, 1)).await?;
+    let mut spec = spec(core, kind, guest, ZYGOTE_MEMORY_MB, TMP_MB);
+    if let Some(version) = version {
+        core.packages.ensure(version).await.map_err(|error| error.to_string())?;
+        spec.code = Some(version.code.clone());
+        spec.layers.clone_from(&version.layers);
+        spec.memory_bytes = spec.memory_bytes.max(u64::from(version.memory_mb) * MIB);
+        spec.environment = variables::own_variables(version, &core.config.guest_variables);
+    }
+    let order = version.map(|version| (variables::TASK_ROOT, version.handler.as_str()));
+    let mut booted = boot(core, spec, Some(order)).await?;
     let parts = booted.give().ok_or("it has no parts")?;
     Ok(Zygote { kind: kind.clone(), parts, born: Instant::now(), forks: AtomicU32::new(0) })
 }
@@ -137,7 +146,7 @@ pub(super) async fn guest(core: &Core, kind: &Kind) -> Result<Booted, String> {
     let interpreter = interpreter::choose(&core.interpreters, &kind.runtime)?;
     let (family, memory_mb) = (kind.runtime.family(), kind.memory_mb.unwrap_or(BOOT_MEMORY_MB as u32));
     let guest = Guest::Interpreter { family, interpreter, memory_mb };
-    boot(core, spec(core, kind, guest, u64::from(memory_mb), TMP_MB)).await
+    boot(core, spec(core, kind, guest, u64::from(memory_mb), TMP_MB), None).await
 }
 
 fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> SandboxSpec {
@@ -151,13 +160,17 @@ fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> 
     }
 }
 
-async fn boot(core: &Core, spec: SandboxSpec) -> Result<Booted, String> {
+/// Boots; a zygote is told what to get ready for.
+async fn boot(core: &Core, spec: SandboxSpec, zygote: Option<Option<(&str, &str)>>) -> Result<Booted, String> {
     let up = async {
         let started = core.backend.start(spec).await.map_err(|error| error.to_string())?;
         let Started { channel, output, listeners, control } = started;
         // From here on whatever ends early ends the guest.
         let mut booted = Booted { parts: None, control: control.clone(), watcher: None, given: false };
-        let frames = Frames::new(channel).map_err(|error| error.to_string())?;
+        let mut frames = Frames::new(channel).map_err(|error| error.to_string())?;
+        if let Some(function) = zygote {
+            frames.prepare(function).await.map_err(|error| error.to_string())?;
+        }
         let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO };
         if booted.parts.insert(parts).frames.booted().await { Ok(booted) } else { Err("it ended".to_owned()) }
     };

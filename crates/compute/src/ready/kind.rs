@@ -1,6 +1,11 @@
 //! Which booted guests can become the environment of which function. Pure.
+//!
+//! Most are of nobody in particular. Python functions whose module imports much have guests of their own as well: forks
+//! of a zygote that has imported the dependencies of one revision, with that revision's variables.
 
-use model::{AccountId, Family, FunctionVersion, Runtime, RuntimeUse};
+use std::time::Duration;
+
+use model::{AccountId, Family, FunctionRef, FunctionVersion, Runtime, RuntimeUse};
 
 /// Variables that an interpreter or its libraries look at only while they start, by their beginnings.
 const READ_AT_START: &[&str] =
@@ -17,7 +22,20 @@ pub(crate) struct Kind {
     pub(crate) runtime: Runtime,
     /// MiB of memory that the interpreter is started for; nothing where it does not need to know.
     pub(crate) memory_mb: Option<u32>,
+    /// The revision whose dependencies they have loaded; nothing for guests of nobody in particular.
+    pub(crate) own: Option<Revision>,
 }
+
+/// One content of one version of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Revision {
+    function: FunctionRef,
+    version: String,
+    revision: String,
+}
+
+/// An init that takes less is not worth a zygote of its own: a fork takes some milliseconds too.
+const INIT_WORTH: Duration = Duration::from_millis(40);
 
 impl Kind {
     /// The guests that a function can have; none if it brings its own program.
@@ -27,7 +45,23 @@ impl Kind {
             Family::Python => None,
             Family::Provided => return None,
         };
-        Some(Self { account: runtime_use.account.clone(), runtime: runtime_use.runtime.clone(), memory_mb })
+        Some(Self { account: runtime_use.account.clone(), runtime: runtime_use.runtime.clone(), memory_mb, own: None })
+    }
+
+    /// The guests that have loaded a version's own dependencies; none where there are no zygotes.
+    pub(crate) fn own(version: &FunctionVersion) -> Option<Self> {
+        let plain = Self::of(&version.runtime_use()).filter(|kind| kind.runtime.family() == Family::Python)?;
+        let revision = Revision {
+            function: version.function.clone(),
+            version: version.version.clone(),
+            revision: version.revision.clone(),
+        };
+        Some(Self { own: Some(revision), ..plain })
+    }
+
+    /// The same, if an init of this length makes them worth it.
+    pub(crate) fn worth_its_own(version: &FunctionVersion, init: Duration) -> Option<Self> {
+        if init < INIT_WORTH { None } else { Self::own(version) }
     }
 
     /// The guests that a version can have; none also where a variable of it has to be there from the start.
@@ -57,6 +91,19 @@ mod tests {
             early.environment.insert(name.into(), "1".into());
             assert_eq!(Kind::for_version(&early), None, "{name}");
         }
+    }
+
+    #[test]
+    fn only_slow_python_functions_have_guests_of_their_own() {
+        let mut slow = version("f");
+        let (short, long) = (Duration::from_millis(10), Duration::from_millis(400));
+        assert_eq!(Kind::worth_its_own(&slow, long), None, "Node.js");
+        slow.runtime = Runtime::parse("python3.12").unwrap();
+        assert_eq!(Kind::worth_its_own(&slow, short), None);
+        let own = Kind::worth_its_own(&slow, long).unwrap();
+        assert_ne!(Some(&own), Kind::for_version(&slow).as_ref());
+        slow.revision = "2".into();
+        assert_ne!(Kind::own(&slow), Some(own));
     }
 
     #[test]

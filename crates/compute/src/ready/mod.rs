@@ -2,7 +2,8 @@
 //!
 //! A booted guest is an interpreter in a sandbox of its own that has no function yet. Node.js guests are processes that were
 //! started ahead; Python guests are forked from a zygote, which is nearly free, so that a call that finds none ready has
-//! one forked at once. Where a zygote cannot be had, Python guests are started ahead as well.
+//! one forked at once. A Python function whose init takes long gets a zygote of its own, which has imported what the
+//! function's module imports of others.
 //!
 //! | file     | is                                                                |
 //! |----------|-------------------------------------------------------------------|
@@ -14,7 +15,7 @@
 //! Invariants
 //!   1. Nothing is booted for a kind before a function of it exists or is called.
 //!   2. A booted guest serves one function, once; it is never put back.
-//!   3. Guests are booted one after another, and processes only while no call waits for a start.
+//!   3. Guests are booted one after another, and a while after a call took one: the processors are the call's first.
 //!   4. Under memory pressure all of them end.
 //!
 //! Start reading at `Ready::take`.
@@ -38,13 +39,19 @@ use demand::Demand;
 pub(crate) use boot::{Booted, Parts};
 pub(crate) use kind::Kind;
 
+/// Functions that have a zygote of their own at once: each holds its dependencies in memory.
+const OWN_MAX: usize = 16;
+/// How long no zygote of its own is tried for a function whose dependencies make none.
+const OWN_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 /// How long a kind stays ready that no function of this host's has any more.
 const UNUSED_FOR: Duration = Duration::from_secs(600);
 /// How long nothing is booted after it failed.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// How often it is looked whether a start is under way.
 const BUSY_POLL: Duration = Duration::from_millis(5);
-/// How long a boot stands back behind starts at most.
+/// For how long after a call took a guest the processors are left to it.
+const CALM_AFTER: Duration = Duration::from_millis(100);
+/// How long a boot stands back behind calls at most.
 const STANDS_BACK: Duration = Duration::from_secs(2);
 
 /// All booted guests of this host.
@@ -56,9 +63,13 @@ pub(crate) struct Ready {
     uses: Mutex<BTreeSet<RuntimeUse>>,
     /// Held by the one boot that goes on.
     boots: tokio::sync::Mutex<()>,
+    /// When a call last asked for a guest.
+    asked: Mutex<Option<Instant>>,
 }
 
 struct Shelf {
+    /// Whose dependencies its guests have loaded.
+    version: Option<Arc<FunctionVersion>>,
     booted: Vec<Booted>,
     /// Whether somebody fills it.
     filling: bool,
@@ -71,8 +82,9 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn new() -> Self {
+    fn new(version: Option<Arc<FunctionVersion>>) -> Self {
         Self {
+            version,
             booted: Vec::new(),
             filling: false,
             zygote: None,
@@ -92,6 +104,7 @@ impl Ready {
             shelves: Mutex::default(),
             uses: Mutex::default(),
             boots: tokio::sync::Mutex::default(),
+            asked: Mutex::default(),
         }
     }
 
@@ -101,15 +114,30 @@ impl Ready {
 
     /// A booted guest for a version: one that is ready, or a fork that is made now. None: start one.
     pub(crate) async fn take(&self, core: &Arc<Core>, version: &FunctionVersion) -> Option<Booted> {
-        let kind = Kind::for_version(version).filter(|_| self.max > 0)?;
+        if self.max == 0 {
+            return None;
+        }
+        *self.asked.lock() = Some(Instant::now());
+        if let Some(own) = Kind::own(version)
+            && self.shelves.lock().contains_key(&own)
+            && let Some(booted) = self.take_from(core, &own).await
+        {
+            return Some(booted);
+        }
+        let kind = Kind::for_version(version)?;
+        self.shelves.lock().entry(kind.clone()).or_insert_with(|| Shelf::new(None));
+        self.take_from(core, &kind).await
+    }
+
+    async fn take_from(&self, core: &Arc<Core>, kind: &Kind) -> Option<Booted> {
         let (found, zygote) = {
             let mut shelves = self.shelves.lock();
-            let shelf = shelves.entry(kind.clone()).or_insert_with(Shelf::new);
+            let shelf = shelves.get_mut(kind)?;
             shelf.used = Instant::now();
             shelf.demand.take(self.now_s());
             (shelf.booted.pop(), shelf.zygote.clone())
         };
-        self.fill(core, &kind);
+        self.fill(core, kind);
         if found.is_some() {
             return found;
         }
@@ -118,10 +146,25 @@ impl Ready {
             Ok(booted) => Some(booted),
             Err(error) => {
                 tracing::debug!(%error, "a zygote forks no more");
-                self.retire(&kind, &zygote);
+                self.retire(kind, &zygote);
                 None
             }
         }
+    }
+
+    /// Learns how long an init took: where that is long, the next finds the function's dependencies loaded.
+    pub(crate) fn learn(&self, core: &Arc<Core>, version: &Arc<FunctionVersion>, init: Duration) {
+        let Some(kind) = Kind::worth_its_own(version, init).filter(|_| self.max > 0) else { return };
+        let ended = {
+            let mut shelves = self.shelves.lock();
+            shelves.entry(kind.clone()).or_insert_with(|| Shelf::new(Some(version.clone())));
+            let own = shelves.iter().filter(|(other, _)| other.own.is_some() && **other != kind);
+            let count = own.clone().count();
+            let oldest = own.min_by_key(|(_, shelf)| shelf.used).map(|(other, _)| other.clone());
+            oldest.filter(|_| count >= OWN_MAX).and_then(|oldest| shelves.remove(&oldest))
+        };
+        drop(ended);
+        self.fill(core, &kind);
     }
 
     /// Takes a zygote out of use. Its forks live on.
@@ -139,7 +182,7 @@ impl Ready {
         }
         self.uses.lock().clone_from(uses);
         for kind in uses.iter().filter_map(Kind::of) {
-            self.shelves.lock().entry(kind.clone()).or_insert_with(Shelf::new);
+            self.shelves.lock().entry(kind.clone()).or_insert_with(|| Shelf::new(None));
             self.fill(core, &kind);
         }
     }
@@ -193,13 +236,19 @@ impl Ready {
         core.tasks.spawn(fill(core.clone(), kind.clone()));
     }
 
+    fn lacks_zygote(&self, kind: &Kind) -> bool {
+        let shelves = self.shelves.lock();
+        let lacks = |shelf: &Shelf| shelf.zygote.as_ref().is_none_or(|zygote| zygote.is_spent());
+        kind.own.is_none() && kind.runtime.family() == Family::Python && shelves.get(kind).is_some_and(lacks)
+    }
+
     fn missing(&self, kind: &Kind, shelf: &mut Shelf) -> Option<Missing> {
         if shelf.failed_until.is_some_and(|until| Instant::now() < until) {
             return None;
         }
         let forks = kind.runtime.family() == Family::Python;
         if forks && shelf.zygote.as_ref().is_none_or(|zygote| zygote.is_spent()) {
-            return Some(Missing::Zygote);
+            return Some(Missing::Zygote(shelf.version.clone()));
         }
         (shelf.booted.len() < shelf.demand.wanted(self.now_s(), self.max)).then(|| Missing::Guest(shelf.zygote.clone()))
     }
@@ -218,7 +267,7 @@ impl Ready {
 
 /// What a shelf lacks.
 enum Missing {
-    Zygote,
+    Zygote(Option<Arc<FunctionVersion>>),
     Guest(Option<Arc<Zygote>>),
 }
 
@@ -227,9 +276,7 @@ async fn fill(core: Arc<Core>, kind: Kind) {
     let ready = &core.ready;
     loop {
         let _one = ready.boots.lock().await;
-        if kind.runtime.family() != Family::Python {
-            stand_back(&core).await;
-        }
+        stand_back(&core, &kind).await;
         let missing = {
             let mut shelves = ready.shelves.lock();
             let Some(shelf) = shelves.get_mut(&kind) else { return };
@@ -241,7 +288,7 @@ async fn fill(core: Arc<Core>, kind: Kind) {
             missing
         };
         match missing {
-            Some(Missing::Zygote) => match boot::zygote(&core, &kind).await {
+            Some(Missing::Zygote(version)) => match boot::zygote(&core, &kind, version.as_deref()).await {
                 Ok(zygote) => put(&core, &kind, |shelf| shelf.zygote = Some(Arc::new(zygote))),
                 Err(error) => failed(&core, &kind, &error),
             },
@@ -272,14 +319,22 @@ fn put(core: &Core, kind: &Kind, act: impl FnOnce(&mut Shelf)) {
 }
 
 fn failed(core: &Core, kind: &Kind, error: &str) {
-    tracing::warn!(runtime = %kind.runtime, %error, "no guest could be booted ahead; functions start from nothing");
-    put(core, kind, |shelf| shelf.failed_until = Some(Instant::now() + RETRY_AFTER));
+    let retry_after = if kind.own.is_some() {
+        tracing::debug!(?kind, %error, "dependencies could not be loaded ahead");
+        OWN_RETRY_AFTER
+    } else {
+        tracing::warn!(runtime = %kind.runtime, %error, "no guest could be booted ahead; functions start from nothing");
+        RETRY_AFTER
+    };
+    put(core, kind, |shelf| shelf.failed_until = Some(Instant::now() + retry_after));
 }
 
-/// Waits while calls wait for starts, within reason.
-async fn stand_back(core: &Core) {
+/// Waits while calls start environments, within reason. A zygote is not waited with: a burst may be using up the last.
+async fn stand_back(core: &Core, kind: &Kind) {
+    let ready = &core.ready;
     let until = Instant::now() + STANDS_BACK;
-    while core.fleet.is_starting() && Instant::now() < until {
+    let is_calm = || ready.asked.lock().is_none_or(|asked| asked.elapsed() >= CALM_AFTER) && !core.fleet.is_starting();
+    while !is_calm() && !ready.lacks_zygote(kind) && Instant::now() < until {
         sleep(BUSY_POLL).await;
     }
 }

@@ -240,7 +240,11 @@ struct FakeGuest {
 impl FakeGuest {
     async fn live(mut self) {
         self.say(kind::BOOTED, &[]).await;
-        let (kind, body) = self.frame().await;
+        let (kind, body) = match self.frame().await {
+            // A zygote is told what to prepare for, and then only orders of the spawner.
+            (kind::PREPARE, _) => self.frame().await,
+            frame => frame,
+        };
         assert_eq!(kind, kind::LOAD);
         let load: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let handler = load["handler"].as_str().unwrap().to_owned();

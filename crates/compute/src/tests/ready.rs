@@ -131,3 +131,34 @@ async fn all_of_them_end_with_the_engine() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(world.guests.kinds(), (0, 0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_init_is_prepared_for_the_next_time() {
+    let world = world(Guests::booting(Duration::from_millis(80)));
+    world.deploy("f", "slow_init 300", |version| {
+        python(version);
+        version.environment.insert("COLOUR".into(), "blue".into());
+    });
+    until_ready(&world, (0, 1, 1)).await;
+    assert!(world.call("f", "1").await.unwrap().error.is_none());
+    world.until("a zygote of its own", |world| world.guests.kinds().1 == 2).await;
+    let (generic, own) = {
+        let specs = world.guests.specs.lock();
+        let mut zygotes = specs.iter().filter(|spec| matches!(spec.guest, sandbox::Guest::Zygote { .. })).cloned();
+        (zygotes.next().unwrap(), zygotes.next().unwrap())
+    };
+    assert_eq!((generic.code.is_some(), own.code.is_some()), (false, true));
+    let names: Vec<&str> = own.environment.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(names.contains(&"COLOUR") && !names.contains(&"AWS_SECRET_ACCESS_KEY"), "{names:?}");
+    world.until("a fork of it", |world| world.engine.ready().0 >= 2).await;
+    let assigned = world.guests.assigned();
+    world.deploy("f", "slow_init 300", |version| {
+        python(version);
+        version.revision = "2".into();
+    });
+    assert!(
+        world.call("f", "1").await.unwrap().error.is_none(),
+        "another revision takes nobody's guests but the generic"
+    );
+    assert_eq!(world.guests.assigned(), assigned + 1);
+}
