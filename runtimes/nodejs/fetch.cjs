@@ -1,7 +1,7 @@
 //! Web-standard handlers: `export default { async fetch(request, env, ctx) { return new Response(...) } }`.
 //!
-//! An HTTP event of format 2.0 (function URLs, HTTP APIs) becomes a `Request`, the `Response` becomes the answer: in pieces
-//! as its body comes where the caller takes a stream, else as a whole.
+//! An HTTP event (format 2.0 of function URLs and HTTP APIs, format 1.0 of REST APIs) becomes a `Request`, the `Response`
+//! becomes the answer: in pieces as its body comes where the caller takes a stream, else as a whole.
 //!
 //! | argument  | is                                                                                                   |
 //! |-----------|------------------------------------------------------------------------------------------------------|
@@ -40,7 +40,7 @@ function run(handler, event, context, answer, streams) {
   answer.whenEmpty = () => fail(new Error('The fetch handler did not answer.'));
   respond(handler.fetch, event, ctx).then((response) => {
     if (streams) return stream(response, answer, end);
-    return whole(response).then(end((value) => answer.succeed(value)));
+    return whole(response, isOfRest(event)).then(end((value) => answer.succeed(value)));
   }).catch(fail);
 }
 
@@ -53,21 +53,42 @@ async function respond(web, event, ctx) {
   return response;
 }
 
+/** Whether an event is of format 1.0: it has the names of REST APIs, and so has its answer. */
+function isOfRest(event) {
+  return typeof event.httpMethod === 'string';
+}
+
 function requestOf(event) {
-  if (event === null || typeof event !== 'object' || event.version !== '2.0' || !event.requestContext || !event.requestContext.http) {
-    throw new TypeError('A fetch handler takes HTTP events of format 2.0: of a function URL, or of an HTTP API.');
+  const context = event !== null && typeof event === 'object' && event.requestContext;
+  if (!context || (!isOfRest(event) && (event.version !== '2.0' || !context.http))) {
+    throw new TypeError('A fetch handler takes HTTP events: of a function URL, an HTTP API, or a REST API.');
   }
-  const { method } = event.requestContext.http;
+  const { method, headers, target } = isOfRest(event) ? partsOfRest(event) : parts(event);
+  const url = `${headers.get('x-forwarded-proto') || 'https'}://${headers.get('host') || context.domainName}${target}`;
+  const bodiless = method === 'GET' || method === 'HEAD' || event.body === undefined || event.body === null;
+  const body = bodiless ? undefined : Buffer.from(event.body, event.isBase64Encoded ? 'base64' : 'utf8');
+  return new Request(url, { method, headers, body });
+}
+
+function parts(event) {
   const headers = new Headers(event.headers);
   if (event.cookies && event.cookies.length > 0) headers.set('cookie', event.cookies.join('; '));
   // The event has the path decoded.
   const path = encodeURI(event.rawPath).replace(/[?#]/g, encodeURIComponent);
-  const query = event.rawQueryString ? `?${event.rawQueryString}` : '';
-  const host = headers.get('host') || event.requestContext.domainName;
-  const url = `${headers.get('x-forwarded-proto') || 'https'}://${host}${path}${query}`;
-  const bodiless = method === 'GET' || method === 'HEAD' || event.body === undefined || event.body === null;
-  const body = bodiless ? undefined : Buffer.from(event.body, event.isBase64Encoded ? 'base64' : 'utf8');
-  return new Request(url, { method, headers, body });
+  const target = event.rawQueryString ? `${path}?${event.rawQueryString}` : path;
+  return { method: event.requestContext.http.method, headers, target };
+}
+
+function partsOfRest(event) {
+  const headers = new Headers();
+  const many = event.multiValueHeaders || {};
+  for (const name of Object.keys(many)) for (const value of many[name]) headers.append(name, value);
+  const query = new URLSearchParams();
+  const values = event.multiValueQueryStringParameters || {};
+  for (const name of Object.keys(values)) for (const value of values[name]) query.append(name, value);
+  // The path with its stage, as the client addressed it.
+  const path = event.requestContext.path || event.path;
+  return { method: event.httpMethod, headers, target: String(query) === '' ? path : `${path}?${query}` };
 }
 
 /** Status, headers and cookies of an answer. */
@@ -79,15 +100,24 @@ function headOf(response) {
   return { statusCode: response.status, headers, cookies };
 }
 
-async function whole(response) {
+async function whole(response, ofRest) {
   const bytes = Buffer.from(await response.arrayBuffer());
-  let body;
+  const answer = ofRest ? headOfRest(response) : headOf(response);
   try {
-    body = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+    answer.body = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (_) {
-    return { ...headOf(response), body: bytes.toString('base64'), isBase64Encoded: true };
+    answer.body = bytes.toString('base64');
+    answer.isBase64Encoded = true;
   }
-  return { ...headOf(response), body };
+  return answer;
+}
+
+function headOfRest(response) {
+  const { statusCode, headers, cookies } = headOf(response);
+  const multiValueHeaders = {};
+  for (const name of Object.keys(headers)) multiValueHeaders[name] = [headers[name]];
+  if (cookies.length > 0) multiValueHeaders['set-cookie'] = cookies;
+  return { statusCode, multiValueHeaders };
 }
 
 async function stream(response, answer, end) {

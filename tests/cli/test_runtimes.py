@@ -1,14 +1,10 @@
 """`dunlin runtimes`: the SDKs that Lambda provides, as packs that all functions of a runtime find; from real registries."""
 
-import pytest
 import requests
 
 from conftest import PYTHON, name_of
 from test_deploy import dunlin, project
 from test_invoke import invoke
-
-# One worker installs the packs once.
-pytestmark = pytest.mark.xdist_group("runtimes")
 
 BOTO3 = "import boto3\ndef handler(event, context):\n    return [boto3.__version__, boto3.__file__]\n"
 V3_CJS = "const { S3Client } = require('@aws-sdk/client-s3');\nexports.handler = async () => [typeof S3Client, require.resolve('@aws-sdk/client-s3')];\n"
@@ -19,19 +15,6 @@ V3_ESM = (
 V2 = "exports.handler = async () => require('aws-sdk').VERSION;\n"
 
 
-@pytest.fixture(scope="module")
-def packed():
-    """A server with the packs of Python and of current Node.js, installed by the command."""
-    from conftest import Server
-
-    server = Server("dev")
-    for runtime in [PYTHON, "nodejs20.x"]:
-        done = dunlin(server, "runtimes", "add", runtime)
-        assert done.code == 0, done.err
-    yield server
-    server.remove()
-
-
 def answer(server, files, runtime, **settings):
     """What a function answers when it is called once."""
     got = invoke(server, server.function(files, runtime=runtime, Timeout=30, MemorySize=512, **settings))
@@ -39,7 +22,7 @@ def answer(server, files, runtime, **settings):
     return got["json"]
 
 
-def test_packs_are_listed(packed):
+def listed(packed):
     platform = dunlin(packed, "runtimes", "list", "--json").json
     packs = {pack["name"]: pack["packages"] for pack in platform["packs"]}
     assert "nodejs" in packs and "@aws-sdk/client-s3" in packs["nodejs"]
@@ -47,11 +30,11 @@ def test_packs_are_listed(packed):
     assert {"boto3", "botocore", "s3transfer"} <= set(python)
     shown = dunlin(packed, "runtimes")
     assert "boto3" in shown.out and "nodejs20.x" in shown.out
-    for found in platform["runtimes"]:
-        assert found["note"] is None or found["note"].startswith(f"{found['runtime']} runs on "), found
+    for served in platform["runtimes"]:
+        assert served["note"] is None or served["note"].startswith(f"{served['runtime']} runs on "), served
 
 
-def test_functions_find_them(packed):
+def found(packed):
     version, place = answer(packed, BOTO3, PYTHON)
     assert place.startswith("/var/runtime/") and version
     assert answer(packed, {"handler.js": V3_CJS}, "nodejs20.x")[0] == "function"
@@ -61,7 +44,7 @@ def test_functions_find_them(packed):
     assert invoke(packed, name)["json"]["errorType"] == "Error"
 
 
-def test_the_functions_own_copy_wins(packed):
+def own_copies_win(packed):
     version, place = answer(packed, {"handler.py": BOTO3, "boto3/__init__.py": "__version__ = 'own'\n"}, PYTHON)
     assert (version, place) == ("own", "/var/task/boto3/__init__.py")
     own = {"node_modules/@aws-sdk/client-s3/index.js": "exports.S3Client = 1;\n", "handler.js": V3_CJS}
@@ -73,7 +56,7 @@ def test_the_functions_own_copy_wins(packed):
     assert answer(packed, esm, "nodejs20.x") == 1
 
 
-def test_a_deployment_leaves_to_the_platform_what_it_has(packed, tmp_path):
+def left_to_the_platform(packed, tmp_path):
     folder = project(tmp_path / name_of("app"), handler__py=BOTO3)
     done = dunlin(packed, "deploy", "--json", "--runtime", PYTHON, folder)
     assert done.code == 0, done.err
@@ -91,6 +74,18 @@ def test_a_deployment_leaves_to_the_platform_what_it_has(packed, tmp_path):
         (tmp_path / "other" / file).write_text(text)
         planned = dunlin(packed, "deploy", "--plan", "--runtime", other["runtime"], tmp_path / "other")
         assert other["note"] in planned.err, planned.err
+
+
+def test_packs_of_python_and_node(own_server, tmp_path):
+    # One test, since the packs are installed once for all of it.
+    server = own_server("dev")
+    for runtime in [PYTHON, "nodejs20.x"]:
+        done = dunlin(server, "runtimes", "add", runtime)
+        assert done.code == 0, done.err
+    listed(server)
+    found(server)
+    own_copies_win(server)
+    left_to_the_platform(server, tmp_path)
 
 
 def test_packs_are_replaced_and_removed(own_server):

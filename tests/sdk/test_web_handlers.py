@@ -1,10 +1,11 @@
-"""Web-standard handlers of Node.js behind function URLs and an HTTP API."""
+"""Web-standard handlers of Node.js behind function URLs, an HTTP API and a REST API."""
 
 import time
 
 import requests
 
 from conftest import NODE, wait_for
+from test_apis import rest_api
 from test_streaming import lines
 
 HANDLER = """
@@ -31,13 +32,14 @@ export default {
 """
 
 
-def test_behind_function_urls_and_an_http_api(dev):
+def test_behind_every_front(dev):
     name = dev.function({"handler.mjs": HANDLER}, runtime=NODE, handler="handler.default", Timeout=20)
     apis = dev.client("apigatewayv2")
     arn = dev.client("lambda").get_function(FunctionName=name)["Configuration"]["FunctionArn"]
     api = apis.create_api(Name=name, ProtocolType="HTTP", Target=arn)["ApiId"]
     url = dev.function_url(name, InvokeMode="RESPONSE_STREAM")
-    for front in [url, f"{dev.url}/_dunlin/api/{api}/$default/"]:
+    _, _, rest = rest_api(dev, name, "/{all+}")
+    for front in [url, f"{dev.url}/_dunlin/api/{api}/$default/", rest + "/"]:
         answer = requests.post(front + "a%20b", params={"q": ["1", "ü"]}, data="bödy".encode(), timeout=30)
         assert (answer.status_code, answer.headers["x-own"], answer.cookies.get_dict()) == (201, "yes", {"a": "1"})
         assert answer.headers["content-type"] == "application/json"

@@ -18,6 +18,11 @@ use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_
 use crate::start::InitEnd;
 use crate::stream::Outlet;
 
+/// Room that a channel starts with.
+const BUFFER_BYTES: usize = 8 * 1024;
+/// An answer above this size leaves no room behind.
+const LARGE_BYTES: usize = 64 * 1024;
+
 /// The channel to one managed guest.
 #[derive(Debug)]
 pub(crate) struct Frames {
@@ -40,7 +45,7 @@ enum Incoming {
 impl Frames {
     /// Frames over a fresh channel.
     pub(crate) fn new(channel: UnixStream) -> std::io::Result<Self> {
-        let buffer = BytesMut::with_capacity(8 * 1024);
+        let buffer = BytesMut::with_capacity(BUFFER_BYTES);
         Ok(Self { channel: Channel::new(channel)?, buffer, booted: false, lingers: false })
     }
 
@@ -119,7 +124,16 @@ impl Frames {
         {
             return Answer::Exited;
         }
-        self.answer(call).await
+        let answer = self.answer(call).await;
+        let large = match &answer {
+            Answer::Response { payload, .. } => payload.len() > LARGE_BYTES,
+            answer => matches!(answer, Answer::Streamed),
+        };
+        if large && self.buffer.is_empty() {
+            // What is left of the buffer would keep the whole answer's memory for as long as the environment idles.
+            self.buffer = BytesMut::with_capacity(BUFFER_BYTES);
+        }
+        answer
     }
 
     /// Reads up to the answer's end. A piece is read only when the one before it was taken: the guest waits meanwhile.
@@ -228,4 +242,45 @@ fn meta(call: &Call) -> Bytes {
     };
     // Strings and a number always serialise.
     serde_json::to_vec(&meta).unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::fixtures::version;
+    use model::RequestId;
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_large_answer_leaves_no_room_behind() {
+        let (own, mut guest) = UnixStream::pair().unwrap();
+        let mut frames = Frames::new(own).unwrap();
+        let call = Call {
+            request_id: RequestId("r".into()),
+            payload: Bytes::from_static(b"{}"),
+            deadline_ms: 1,
+            function_arn: String::new(),
+            trace_id: None,
+            client_context: None,
+            version: Arc::new(version("f")),
+            sink: None,
+        };
+        for bytes in [10, 5_000_000, 10] {
+            let answering = async {
+                let mut asked = [0; 4];
+                guest.read_exact(&mut asked).await.unwrap();
+                let mut rest = vec![0; u32::from_le_bytes(asked) as usize];
+                guest.read_exact(&mut rest).await.unwrap();
+                let body = vec![b'1'; bytes];
+                guest.write_all(&protocol::encode(kind::RESPONSE, &[&0u32.to_le_bytes(), &body])).await.unwrap();
+            };
+            let (answer, ()) = tokio::join!(frames.run(&call, None), answering);
+            let Answer::Response { payload, .. } = answer else { panic!("{answer:?}") };
+            assert_eq!(payload.len(), bytes);
+            drop(payload);
+            // Room for a read: more cannot be told from outside than what the buffer could be given back.
+            assert!(!frames.buffer.try_reclaim(1_000_000), "it holds on to a large answer's memory");
+        }
+    }
 }

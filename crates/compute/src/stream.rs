@@ -110,7 +110,8 @@ impl Outlet {
             Self::Gather { gathered, .. } => gathered.push(bytes),
             Self::Pass { sink, began } => {
                 let before = sink.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                if before + bytes.len() as u64 > sink.config.bytes_max || bytes.is_empty() {
+                let over = before + bytes.len() as u64 > sink.config.bytes_max;
+                if over || bytes.is_empty() || sink.chunks.is_closed() {
                     return;
                 }
                 if let Some(due) = due(before, &sink.config) {

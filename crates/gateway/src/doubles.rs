@@ -348,6 +348,22 @@ pub(crate) async fn send_h2(stream: TcpStream, request: Request<Full<Bytes>>) ->
     whole(sender.send_request(request).await.unwrap()).await
 }
 
+/// The body of an answer over HTTP/2: whole, or what came of it before it broke off.
+pub(crate) async fn send_h2_streaming(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<String, String> {
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let mut body = sender.send_request(request).await.unwrap().into_body();
+    let mut seen = String::new();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => seen.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+            Err(_) => return Err(seen),
+        }
+    }
+    Ok(seen)
+}
+
 pub(crate) async fn whole(response: Response<hyper::body::Incoming>) -> Response<Bytes> {
     let (parts, body) = response.into_parts();
     Response::from_parts(parts, body.collect().await.unwrap().to_bytes())

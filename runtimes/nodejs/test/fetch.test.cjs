@@ -64,8 +64,26 @@ test('a response is the answer', { skip: SKIP }, async (t) => {
     ['TypeError', 'The fetch handler must return a Response.'],
     ['TypeError', 'A Response of status 0 is no answer.'],
     ['RangeError', 'as asked'],
-    ['TypeError', 'A fetch handler takes HTTP events of format 2.0: of a function URL, or of an HTTP API.'],
+    ['TypeError', 'A fetch handler takes HTTP events: of a function URL, an HTTP API, or a REST API.'],
   ]);
+});
+
+test('events of REST APIs have their own names', { skip: SKIP }, async (t) => {
+  const files = esm(`async fetch(request) {
+    const headers = new Headers({ 'x-own': 'yes' });
+    headers.append('set-cookie', 'a=1'); headers.append('set-cookie', 'b=2');
+    return new Response([request.method, request.url, request.headers.get('x-a'), await request.text()].join(' '), { status: 201, headers });
+  }`);
+  const rest = {
+    httpMethod: 'POST', path: '/a%20b', body: 'eMO8', isBase64Encoded: true, requestContext: { path: '/dev/a%20b', domainName: 'd' },
+    multiValueHeaders: { Host: ['f.example'], 'X-A': ['b', 'c'] }, multiValueQueryStringParameters: { q: ['1', 'ü'] },
+  };
+  const { answers } = await run(t, { files, handler: 'index.default', events: [rest, { ...rest, multiValueQueryStringParameters: null }] });
+  assert.deepStrictEqual(JSON.parse(answers[0].text), {
+    statusCode: 201, body: 'POST https://f.example/dev/a%20b?q=1&q=%C3%BC b, c xü',
+    multiValueHeaders: { 'content-type': ['text/plain;charset=UTF-8'], 'x-own': ['yes'], 'set-cookie': ['a=1', 'b=2'] },
+  });
+  assert.match(answers[1].text, /dev\/a%20b b, c/);
 });
 
 test('a body is streamed where the caller takes a stream', { skip: SKIP }, async (t) => {

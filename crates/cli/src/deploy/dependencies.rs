@@ -75,7 +75,7 @@ fn node(root: &Path, imports: &[String], provided: &BTreeMap<String, String>) ->
         }
         bundled = true;
         notes.push(format!(
-            "{name} is added to the package (no manifest names it, and the platform has no runtime pack with it)"
+            "{name} is added to the package: no manifest names it, and the platform has no runtime pack with it (see `dunlin runtimes add`)"
         ));
         let version = match name.as_str() {
             "aws-sdk" => "^2",
@@ -149,7 +149,7 @@ fn python(root: &Path, runtime: &str, imports: &[String], provided: &BTreeMap<St
             continue;
         }
         notes.push(format!(
-            "{pack} is added to the package (requirements.txt does not name it, and the platform has no runtime pack with it)"
+            "{pack} is added to the package: requirements.txt does not name it, and the platform has no runtime pack with it (see `dunlin runtimes add`)"
         ));
         wanted.push_str(&format!("\n{pack}\n"));
     }

@@ -270,3 +270,17 @@ async fn a_stream_that_breaks_off_breaks_its_connection() {
     let answer = super::connections::exchange(stream, raw.as_bytes()).await;
     assert!(answer.ends_with("4\r\nhalf\r\n"), "no last chunk: {answer}");
 }
+
+#[tokio::test]
+async fn streams_over_http_2() {
+    let front = Front::start(Config::default()).await;
+    let call = || async {
+        let stream = tokio::net::TcpStream::connect(front.address).await.unwrap();
+        let request = crate::doubles::request("GET", "http://localhost/_dunlin/url/stream/", &[], b"");
+        crate::doubles::send_h2_streaming(stream, request).await
+    };
+    *front.functions.behaviour.lock() = Behaviour::Stream("text/x", &["one ", "two"], false);
+    assert_eq!(call().await, Ok("one two".into()));
+    *front.functions.behaviour.lock() = Behaviour::Stream("text/x", &["half"], true);
+    assert_eq!(call().await, Err("half".into()), "what came is there, and its end is not");
+}
