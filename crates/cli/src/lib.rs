@@ -93,6 +93,9 @@ pub struct Serve {
     /// HOST:PORT that functions may reach although it is not public (may be repeated)
     #[arg(long = "allow-egress", env = "DUNLIN_ALLOW_EGRESS", value_delimiter = ',', value_name = "HOST:PORT")]
     pub allow_egress: Vec<String>,
+    /// Megabits a second of one environment's own connections, both ways together [default: 600]
+    #[arg(long, env = "DUNLIN_EGRESS_MBIT", value_name = "MBIT")]
+    pub egress_mbit: Option<std::num::NonZeroU64>,
     /// Hold every function to the processor share of its memory (1,769 MB make one processor), also on an idle machine
     #[arg(long, env = "DUNLIN_CPU_QUOTA")]
     pub cpu_quota: bool,

@@ -12,8 +12,9 @@ use aws::dispatch::Dispatcher;
 use base::{Clock, Random, SystemClock, SystemRandom};
 use cli::Mode;
 use compute::{Engine, EngineConfig, EngineParts, GuestNetwork, NetworkGuard};
+use gateway::HostResolver;
 use gateway::authority::{Authority, system_roots};
-use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService, HostResolver};
+use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService};
 use gateway::{Gateway, GatewayParts, Listening};
 use model::FunctionRef;
 use model::ports::{Authorizer, Sites};
@@ -114,13 +115,14 @@ impl GuestNetwork for LateNetwork {
         };
         let version = function.qualifier.take().unwrap_or_default();
         let identity = gateway::GuestIdentity { function, version, role_arn: guest.role_arn };
+        let egress = guest.egress;
         if let Some(service) = self.service.get() {
-            return Box::new(service.serve(identity, tcp, dns));
+            return Box::new(service.serve(identity, egress, tcp, dns));
         }
         let (service, ended) = (self.service.clone(), CancellationToken::new());
         let guard = ended.clone().drop_guard();
         tokio::spawn(async move {
-            let serving = async { service.wait().await.serve(identity, tcp, dns) };
+            let serving = async { service.wait().await.serve(identity, egress, tcp, dns) };
             if let Some(_network) = ended.run_until_cancelled(serving).await {
                 ended.cancelled().await;
             }
@@ -222,6 +224,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
         engine: engine.clone(),
         usage: base.usage.clone(),
         functions: base.functions.clone(),
+        network: network.service.clone(),
         walls,
         interpreters: shown_interpreters(&ground.interpreters),
         packs: Arc::new(Packs::open(ground.data.path("runtime"), base.random.clone())?),
@@ -238,7 +241,12 @@ pub async fn start(ground: Ground) -> Result<Server> {
     });
     let authority = Authority::open(&ground.data.path("authority"), base.clock.clone())?;
     let guest_tls = gateway::tls::of_authority(Arc::new(authority))?;
-    let mut guests = GuestNetworkConfig::default();
+    // In development whoever deploys a function decides what of the machine it may reach.
+    let developer_opens = ground.config.mode == Mode::Dev;
+    let mut guests = GuestNetworkConfig { developer_opens, ..GuestNetworkConfig::default() };
+    if let Some(megabits) = ground.config.serve.egress_mbit {
+        guests.bytes_per_second = megabits.get() * 125_000;
+    }
     for target in &ground.config.serve.allow_egress {
         guests.open.push(target.parse()?);
     }
