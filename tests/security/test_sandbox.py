@@ -511,3 +511,24 @@ def test_required_walls_are_required():
         process = server.popen(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         said, _ = process.communicate(timeout=20)
         assert process.returncode not in (0, None) and "is required and does not stand hard" in said
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="an ordinary user with delegated cgroups has hard walls")
+def test_accounts_share_hard_walls_only():
+    """In `dev` a key of twelve digits is an account's own; `up` on the same folder looks at who may share the machine."""
+    with server_of("ordinary") as server:
+        server.start()
+        runtime = runtimes(server)["python"]
+        for account in ("111111111111", "222222222222"):
+            server.client("lambda", keys=(account, "test")).create_function(
+                FunctionName="theirs", Runtime=runtime, Handler="main.handler", Role="arn:aws:iam::000000000000:role/r",
+                Code={"ZipFile": package(main__py=VICTIM)},
+            )
+        assert server.stop() == 0
+        server.mode, server.clients = "up", {}
+        process = server.popen(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said, _ = process.communicate(timeout=20)
+        assert process.returncode not in (0, None) and "several accounts" in said and "--allow-soft-walls" in said, said
+        server.args = ["--allow-soft-walls"]
+        server.start()
+        assert server.stop() == 0

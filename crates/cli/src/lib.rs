@@ -105,6 +105,9 @@ pub struct Serve {
     /// Seconds that environments stay without a call [default: as long as the calls of each function make it worth]
     #[arg(long, env = "DUNLIN_KEEP_ALIVE", value_name = "SECONDS")]
     pub keep_alive: Option<u32>,
+    /// Let several accounts share this machine although its kernel does not enforce every wall between them
+    #[arg(long, env = "DUNLIN_ALLOW_SOFT_WALLS")]
+    pub allow_soft_walls: bool,
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,

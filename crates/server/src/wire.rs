@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aws::auth::Mode as AuthMode;
 use aws::dispatch::Dispatcher;
 use base::{Clock, Random, SystemClock, SystemRandom};
@@ -197,6 +197,9 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let backend = Arc::new(ProcessBackend::new(ground.spawner)?);
     let walls = backend.walls();
     let has_network = walls.iter().any(|wall| wall.name == "network namespace" && wall.state == WallState::Hard);
+    if ground.config.mode == Mode::Up && !ground.config.serve.allow_soft_walls {
+        refuse_shared_soft_walls(&base.functions, &walls).await?;
+    }
     let network = Arc::new(LateNetwork::default());
     let mut config = engine_config(&ground.data, has_network, port);
     config.keep_alive = ground.config.serve.keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
@@ -257,6 +260,19 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let listening = gateway::listen(gateway.clone(), listener, ground.tls)?;
     announce(&ground.config, &base.opened, listening.address(), ground.started.elapsed());
     Ok(Server { gateway, listening, engine, store: base.opened, backend, stopping, writers })
+}
+
+/// Accounts are people who need not trust each other: they share a machine only where its kernel keeps them apart.
+async fn refuse_shared_soft_walls(functions: &Functions, walls: &[sandbox::Wall]) -> Result<()> {
+    let soft: Vec<&str> = walls.iter().filter(|wall| wall.state != WallState::Hard).map(|wall| wall.name).collect();
+    if !soft.is_empty() && functions.accounts(2).await?.len() > 1 {
+        bail!(
+            "functions of several accounts are stored here, and this machine does not keep them apart: {} (see `dunlin \
+             doctor`). Start where all walls are hard, or accept that with --allow-soft-walls",
+            soft.join(", ")
+        );
+    }
+    Ok(())
 }
 
 fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
