@@ -6,6 +6,7 @@ a function of somebody else must still answer. Start reading at `CASES`.
 """
 
 import contextlib
+import http.server
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import subprocess
 import tempfile
 import threading
 
+import botocore.exceptions
 import pytest
 
 from chaos.servers import (
@@ -335,6 +337,27 @@ def test_a_flood_of_lines_drowns_nobody(world, family):
     assert peak[0] < before + 150, "what the server holds back has a bound"
 
 
+def test_leaked_descriptors_harm_their_own_function_only(world):
+    if "python" not in world.families:
+        pytest.skip("needs Python")
+    count = lambda: len(os.listdir(f"/proc/{world.server.process.pid}/fd"))
+    before = count()
+    event = {"descriptors": 3000, "host": "169.254.100.1", "port": 80, "seconds": 1}
+    outcome = []
+    leak = threading.Thread(target=lambda: outcome.append(world.attempt("python", "leak", event, "large")))
+    leak.start()
+    while leak.is_alive():
+        world.assert_well()
+    leak.join()
+    did, detail = outcome[0]
+    assert not did and re.search("EMFILE .*after (9|10)..", detail), "a function has 1,024 descriptors, as on Lambda"
+    assert world.attempt("python", "nothing", {}, "large") == (True, "nothing")
+    wait_until("the server has closed its ends", lambda: count() < before + 40)
+    # The control: outside, as many files as the system gives.
+    outside = {**event, "descriptors": 300, "host": "127.0.0.1", "port": world.listener.port, "seconds": 0}
+    assert world.outside("python", "leak", outside)[0]
+
+
 # The network.
 
 
@@ -376,6 +399,71 @@ def test_other_spellings_of_the_host_are_not_reached(world, host):
         did, detail = world.attempt(family, "connect", {"host": host, "port": world.listener.port})
         assert not did, detail
     assert world.listener.accepted == accepted
+
+
+class Redirecting(http.server.BaseHTTPRequestHandler):
+    """Sends everybody on to `target`, or says that it is the inner one."""
+
+    target = None
+
+    def do_GET(self):
+        self.send_response(302 if self.target else 200)
+        if self.target:
+            self.send_header("Location", self.target)
+        self.end_headers()
+        self.wfile.write(b"inner")
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(target=None):
+    handler = type("Handler", (Redirecting,), {"target": target})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def test_egress_is_as_the_functions_tag_says(world):
+    """`dev` lets the developer open a port of the host; every step of a redirect is judged anew."""
+    if "python" not in world.families:
+        pytest.skip("needs Python")
+    client = world.server.client("lambda")
+    arn = client.get_function(FunctionName="python")["Configuration"]["FunctionArn"]
+
+    def attempt(target_of):
+        return world.attempt("python", "follow", {"url": f"http://{target_of}/"})
+
+    def tagged(policy):
+        client.tag_resource(Resource=arn, Tags={"dunlin:egress": policy})
+
+    with serving() as inner, serving(f"http://127.0.0.1:{inner}/") as outer, serving(f"http://169.254.169.254/") as metadata:
+        opened = [f"host.dunlin.internal:{port}" for port in (outer, metadata)]
+        for target in (*opened, f"host.dunlin.internal:{inner}", f"127.0.0.1:{inner}"):
+            assert not attempt(target)[0], "closed unless somebody opens it"
+        with pytest.raises(botocore.exceptions.ClientError, match="HOST:PORT"):
+            tagged("everything")
+        try:
+            tagged("public " + " ".join(opened))
+            for target in opened:
+                did, detail = attempt(target)
+                assert not did, detail
+            tagged(f"host.dunlin.internal:{outer} host.dunlin.internal:{inner}")
+            assert attempt(f"host.dunlin.internal:{inner}")[0], "the control: what is opened is reached"
+            assert not attempt(f"host.dunlin.internal:{outer}")[0], "and a redirect leads no further"
+            tagged("none")
+            assert not attempt(f"host.dunlin.internal:{inner}")[0]
+            assert world.outside("python", "follow", {"url": f"http://127.0.0.1:{outer}/"})[0], "the control"
+        finally:
+            client.untag_resource(Resource=arn, TagKeys=["dunlin:egress"])
+        seen = world.server.admin("network?function=python")
+        assert seen["functions"][f"{arn}"]["connections"] >= 3
+        assert any(connection["refused"] == "the address is not public" for connection in seen["connections"])
+        assert any(connection["target"] == f"host.dunlin.internal:{inner}" and connection["receivedBytes"] > 0
+                   for connection in seen["connections"])
 
 
 def test_another_sandboxs_abstract_socket_is_not_reached(world):
@@ -423,3 +511,24 @@ def test_required_walls_are_required():
         process = server.popen(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         said, _ = process.communicate(timeout=20)
         assert process.returncode not in (0, None) and "is required and does not stand hard" in said
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="an ordinary user with delegated cgroups has hard walls")
+def test_accounts_share_hard_walls_only():
+    """In `dev` a key of twelve digits is an account's own; `up` on the same folder looks at who may share the machine."""
+    with server_of("ordinary") as server:
+        server.start()
+        runtime = runtimes(server)["python"]
+        for account in ("111111111111", "222222222222"):
+            server.client("lambda", keys=(account, "test")).create_function(
+                FunctionName="theirs", Runtime=runtime, Handler="main.handler", Role="arn:aws:iam::000000000000:role/r",
+                Code={"ZipFile": package(main__py=VICTIM)},
+            )
+        assert server.stop() == 0
+        server.mode, server.clients = "up", {}
+        process = server.popen(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said, _ = process.communicate(timeout=20)
+        assert process.returncode not in (0, None) and "several accounts" in said and "--allow-soft-walls" in said, said
+        server.args = ["--allow-soft-walls"]
+        server.start()
+        assert server.stop() == 0

@@ -93,6 +93,9 @@ pub struct Serve {
     /// HOST:PORT that functions may reach although it is not public (may be repeated)
     #[arg(long = "allow-egress", env = "DUNLIN_ALLOW_EGRESS", value_delimiter = ',', value_name = "HOST:PORT")]
     pub allow_egress: Vec<String>,
+    /// Megabits a second of one environment's own connections, both ways together [default: 600]
+    #[arg(long, env = "DUNLIN_EGRESS_MBIT", value_name = "MBIT")]
+    pub egress_mbit: Option<std::num::NonZeroU64>,
     /// Hold every function to the processor share of its memory (1,769 MB make one processor), also on an idle machine
     #[arg(long, env = "DUNLIN_CPU_QUOTA")]
     pub cpu_quota: bool,
@@ -102,6 +105,9 @@ pub struct Serve {
     /// Seconds that environments stay without a call [default: as long as the calls of each function make it worth]
     #[arg(long, env = "DUNLIN_KEEP_ALIVE", value_name = "SECONDS")]
     pub keep_alive: Option<u32>,
+    /// Let several accounts share this machine although its kernel does not enforce every wall between them
+    #[arg(long, env = "DUNLIN_ALLOW_SOFT_WALLS")]
+    pub allow_soft_walls: bool,
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, LogSink, Meter};
-use model::{AccountId, FunctionArn, Region};
+use model::{AccountId, Egress, FunctionArn, Region};
 use sandbox::{Backend, Interpreters};
 use store::Store;
 use tokio::net::{TcpListener, UdpSocket};
@@ -170,6 +170,8 @@ pub struct GuestIdentity {
     pub role_arn: String,
     /// The function with its version.
     pub function_arn: FunctionArn,
+    /// Where the function's own connections may go.
+    pub egress: Egress,
     /// The environment: 32 hexadecimal digits, as in its log stream's name.
     pub environment_id: String,
 }

@@ -299,6 +299,7 @@ impl<'a> Starting<'a> {
             region: version.function.region.clone(),
             role_arn: version.role_arn.clone(),
             function_arn: version.qualified_arn(),
+            egress: version.egress.clone(),
             environment_id: id.clone(),
         };
         let network = core.network.serve(identity, listeners.tcp, listeners.dns);

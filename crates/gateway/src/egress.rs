@@ -11,6 +11,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use model::{Egress, OpenTarget};
+
 /// Why a destination is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -23,39 +25,9 @@ pub enum Refused {
     /// An address of this host.
     #[error("the address is this host's own")]
     OwnAddress,
-}
-
-/// A target that the operator opens although it is not public.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenTarget {
-    /// A name (lower case) or address; `host.dunlin.internal` is this host's loopback.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-}
-
-/// An open target that cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no HOST:PORT; write db.internal:5432, 10.0.0.5:443 or [fd00::1]:80")]
-pub struct NotATarget(pub String);
-
-impl std::str::FromStr for OpenTarget {
-    type Err = NotATarget;
-
-    fn from_str(text: &str) -> Result<Self, NotATarget> {
-        let wrong = || NotATarget(text.to_owned());
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
-        let bracketed = host.strip_prefix('[').map(|inner| inner.strip_suffix(']').ok_or_else(wrong)).transpose()?;
-        let host = match bracketed {
-            Some(inner) => inner.parse::<Ipv6Addr>().map_err(|_| wrong())?.to_string(),
-            None => host.trim_end_matches('.').to_ascii_lowercase(),
-        };
-        if host.is_empty() || port == 0 || (bracketed.is_none() && host.contains(':')) {
-            return Err(wrong());
-        }
-        Ok(Self { host, port })
-    }
+    /// Not among what the function may reach.
+    #[error("the function's egress policy does not name it")]
+    Policy,
 }
 
 /// Decides over a destination address. `own` says whether the address is one of this host's.
@@ -76,15 +48,48 @@ pub fn judge(address: IpAddr, own: bool) -> Result<(), Refused> {
     if own { Err(Refused::OwnAddress) } else { Ok(()) }
 }
 
-/// Whether the operator opened this address and port.
-pub fn is_open(target: SocketAddr, open: &[OpenTarget]) -> bool {
-    let address = target.ip().to_canonical();
-    open.iter().any(|entry| entry.port == target.port() && entry.host.parse() == Ok(address))
+/// What one sandbox may reach: its function's policy, and what others have opened.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The function's policy.
+    pub egress: Egress,
+    /// Targets that the operator opened although they are not public.
+    pub open: Vec<OpenTarget>,
+    /// Whether targets that the function's policy names are open too, as in development.
+    pub developer_opens: bool,
 }
 
-/// Whether the operator opened this name and port.
-pub fn is_open_name(name: &str, port: u16, open: &[OpenTarget]) -> bool {
-    open.iter().any(|entry| entry.port == port && entry.host == name)
+/// What rules say of a target, before its address is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    /// It may be reached whatever its address is.
+    Open,
+    /// It may be reached if its address is public.
+    Public,
+    /// It may not be reached.
+    No,
+}
+
+impl Rules {
+    /// About a target by the name or address that the guest asked for.
+    pub fn say(&self, host: &str, port: u16) -> Say {
+        let listed = self.egress.lists(host, port);
+        if !listed && !self.egress.public {
+            return Say::No;
+        }
+        let opened = self.open.iter().any(|target| target.port == port && target.host == host);
+        if opened || (listed && self.developer_opens) { Say::Open } else { Say::Public }
+    }
+
+    /// About an address that the guest asked for itself.
+    pub fn say_address(&self, target: SocketAddr) -> Say {
+        self.say(&target.ip().to_canonical().to_string(), target.port())
+    }
+
+    /// Whether some port of this host is named, so that the guest gets an address of its own for it.
+    pub fn names(&self, host: &str) -> bool {
+        self.egress.names(host) || (self.egress.public && self.open.iter().any(|target| target.host == host))
+    }
 }
 
 /// The metadata services of clouds, where an address does not give them away as link-local.
@@ -148,20 +153,42 @@ mod tests {
         }
     }
 
+    fn rules(egress: &str, developer_opens: bool) -> Rules {
+        let open = ["10.0.0.5:443", "[fd00::1]:80", "host.dunlin.internal:5432"].map(|text| text.parse().unwrap());
+        Rules { egress: egress.parse().unwrap(), open: open.to_vec(), developer_opens }
+    }
+
     #[test]
-    fn open_targets_are_read_and_matched_exactly() {
-        let open: Vec<OpenTarget> =
-            ["10.0.0.5:443", "[FD00::1]:80", "Host.Dunlin.Internal:5432"].map(|text| text.parse().unwrap()).to_vec();
-        assert!(is_open("10.0.0.5:443".parse().unwrap(), &open));
-        assert!(is_open("[::ffff:10.0.0.5]:443".parse().unwrap(), &open));
-        assert!(is_open("[fd00::1]:80".parse().unwrap(), &open));
-        assert!(!is_open("10.0.0.5:444".parse().unwrap(), &open));
-        assert!(!is_open("10.0.0.6:443".parse().unwrap(), &open));
-        assert!(is_open_name("host.dunlin.internal", 5432, &open));
-        assert!(!is_open_name("host.dunlin.internal", 22, &open));
-        for wrong in ["", "x", "x:", ":1", "x:0", "x:99999", "fd00::1:80", "[x]:1", "[::1:80"] {
-            assert!(wrong.parse::<OpenTarget>().is_err(), "{wrong}");
+    fn what_the_operator_opens_is_matched_exactly() {
+        let rules = rules("public", false);
+        let say = |text: &str| rules.say_address(text.parse().unwrap());
+        assert_eq!(say("10.0.0.5:443"), Say::Open);
+        assert_eq!(say("[::ffff:10.0.0.5]:443"), Say::Open);
+        assert_eq!(say("[fd00::1]:80"), Say::Open);
+        assert_eq!(say("10.0.0.5:444"), Say::Public);
+        assert_eq!(say("10.0.0.6:443"), Say::Public);
+        assert_eq!(rules.say("host.dunlin.internal", 5432), Say::Open);
+        assert_eq!(rules.say("host.dunlin.internal", 22), Say::Public);
+        assert!(rules.names("10.0.0.5") && !rules.names("10.0.0.6"));
+    }
+
+    #[test]
+    fn a_policy_closes_and_opens_only_in_development() {
+        for developer_opens in [false, true] {
+            let rules = rules("none", developer_opens);
+            assert_eq!(rules.say("example.com", 443), Say::No);
+            assert_eq!(rules.say("host.dunlin.internal", 5432), Say::No, "not even what is open for others");
+            assert!(!rules.names("host.dunlin.internal"));
         }
+        let list = "example.com:443 10.0.0.9:5432";
+        let (production, development) = (rules(list, false), rules(list, true));
+        assert_eq!(production.say("example.com", 443), Say::Public);
+        assert_eq!(production.say("example.com", 80), Say::No);
+        assert_eq!(production.say("example.org", 443), Say::No);
+        assert_eq!(production.say("10.0.0.9", 5432), Say::Public, "which it is not");
+        assert_eq!(development.say("10.0.0.9", 5432), Say::Open);
+        assert_eq!(development.say("8.8.8.8", 443), Say::No);
+        assert_eq!(rules("public 10.0.0.9:5432", true).say("8.8.8.8", 443), Say::Public);
     }
 
     proptest::proptest! {

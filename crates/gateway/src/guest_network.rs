@@ -6,14 +6,15 @@
 //! | a served AWS name, port 443                   | the platform, TLS with a leaf of the authority         |
 //! | a served AWS name, port 80                    | the platform, plain HTTP                               |
 //! | `ID.….localhost`, the platform's port         | the platform, plain HTTP                               |
-//! | a name or address that the operator opened    | that target                                            |
-//! | any other name or address                     | that address if it is public, spliced; else nothing    |
+//! | a name or address that is opened to it        | that target, spliced                                   |
+//! | any other name or address                     | that address if it is public and the function's policy |
+//! |                                               | has it, spliced; else nothing                          |
 //!
 //! Names that the platform answers get synthetic addresses from 100.64.0.0/16, kept per sandbox. An accepted stream's
 //! local address is the address that the guest wanted.
 //!
 //! Invariants
-//!   1. A refusal is decided on the address that is dialled, after every look-up (`egress`).
+//!   1. A refusal is decided on the address that is dialled, after every look-up (`dial`, `egress`).
 //!   2. The identity of a connection is the sandbox whose socket it came on.
 //!   3. Dropping the guard ends everything and closes the sandbox's sockets.
 
@@ -22,80 +23,50 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use model::{Egress, OpenTarget};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::dial::{Destination, Dialer, LookUpError, Resolver};
 use crate::dns::{self, Answer, Kind, Parsed, Query};
 use crate::door::{GuestIdentity, Peer};
-use crate::egress::{self, OpenTarget};
+use crate::egress::{self, Rules};
 use crate::listener;
 use crate::names;
 use crate::service::Gateway;
+use crate::traffic::{self, Account, Pace, Traffic};
 
 /// Host of the endpoint that sandboxes are given. A link-local address needs no look-up and names nothing else: a
 /// sandbox has no link, and addresses of metadata services differ.
 pub const GUEST_HOST: &str = "169.254.100.1";
 /// What `AWS_ENDPOINT_URL` is set to inside a sandbox that has a network namespace.
 pub const GUEST_ENDPOINT: &str = "http://169.254.100.1";
-/// The name of this host inside a sandbox, where the operator opened ports of it.
-pub const HOST_NAME: &str = "host.dunlin.internal";
-
 const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 1);
 /// Most names that one sandbox gets synthetic addresses for.
 const NAMES_MAX: u16 = 4_096;
 const LOOK_UPS_MAX: usize = 64;
-const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Looks names up outside of the sandbox.
-#[async_trait]
-pub trait Resolver: Send + Sync + 'static {
-    /// The addresses of a name.
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookUpError>;
-}
-
-/// Why a name has no addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LookUpError {
-    /// There is no such name.
-    NoSuchName,
-    /// It is not known now.
-    Failed,
-}
-
-/// The host's own resolver.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HostResolver;
-
-#[async_trait]
-impl Resolver for HostResolver {
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookUpError> {
-        match tokio::time::timeout(LOOK_UP_TIMEOUT, tokio::net::lookup_host((name, 0))).await {
-            Ok(Ok(found)) => Ok(found.map(|address| address.ip().to_canonical()).collect()),
-            // The system's words are the only thing that tells the two apart.
-            Ok(Err(error)) if error.to_string().contains("emporary failure") => Err(LookUpError::Failed),
-            Ok(Err(_)) => Err(LookUpError::NoSuchName),
-            Err(_) => Err(LookUpError::Failed),
-        }
-    }
-}
+/// Bytes a second that one sandbox may send and receive, if nobody says otherwise.
+const BYTES_PER_SECOND: u64 = 75_000_000;
 
 /// Settings of the guests' network.
 #[derive(Debug, Clone)]
 pub struct GuestNetworkConfig {
     /// Targets that are not public and yet open.
     pub open: Vec<OpenTarget>,
+    /// Whether what a function's own policy names is open too.
+    pub developer_opens: bool,
+    /// Bytes a second that one sandbox may send and receive beside what goes to the platform.
+    pub bytes_per_second: u64,
     /// Most connections of one sandbox at once.
     pub connections_max: usize,
 }
 
 impl Default for GuestNetworkConfig {
     fn default() -> Self {
-        Self { open: Vec::new(), connections_max: 1_024 }
+        Self { open: Vec::new(), developer_opens: false, bytes_per_second: BYTES_PER_SECOND, connections_max: 1_024 }
     }
 }
 
@@ -103,7 +74,8 @@ impl Default for GuestNetworkConfig {
 pub struct GuestNetworkService {
     gateway: Arc<Gateway>,
     tls: TlsAcceptor,
-    resolver: Arc<dyn Resolver>,
+    dialer: Dialer,
+    traffic: Arc<Traffic>,
     config: GuestNetworkConfig,
 }
 
@@ -121,13 +93,19 @@ impl GuestNetworkService {
         resolver: Arc<dyn Resolver>,
         config: GuestNetworkConfig,
     ) -> Arc<Self> {
-        Arc::new(Self { gateway, tls, resolver, config })
+        Arc::new(Self { gateway, tls, dialer: Dialer::new(resolver), traffic: Arc::default(), config })
     }
 
-    /// Serves one sandbox until the guard is dropped. Must be called within a tokio runtime.
+    /// What guests' own connections have carried.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Serves one sandbox by its function's policy until the guard is dropped. Must be called within a tokio runtime.
     pub fn serve(
         self: &Arc<Self>,
         identity: GuestIdentity,
+        egress: Egress,
         tcp: Vec<TcpListener>,
         dns: Option<UdpSocket>,
     ) -> GuestNetworkGuard {
@@ -136,6 +114,8 @@ impl GuestNetworkService {
             service: self.clone(),
             identity: Arc::new(identity),
             names: Mutex::new(Names::default()),
+            rules: Rules { egress, open: self.config.open.clone(), developer_opens: self.config.developer_opens },
+            pace: Pace::new(self.config.bytes_per_second),
             ending: ending.clone(),
         });
         let room = Arc::new(Semaphore::new(self.config.connections_max));
@@ -184,8 +164,7 @@ impl Names {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Plan {
     Platform { tls: bool },
-    Dial(SocketAddr),
-    DialName(String, u16),
+    Dial(Destination),
     Refuse,
 }
 
@@ -199,8 +178,8 @@ fn plan(wanted: SocketAddr, meaning: Option<&Meaning>, platform_port: u16) -> Pl
         (Some(Meaning::Platform), 443) => Plan::Platform { tls: true },
         (Some(Meaning::Platform), port) if port == 80 || port == platform_port => Plan::Platform { tls: false },
         (Some(Meaning::Platform), _) => Plan::Refuse,
-        (Some(Meaning::Outside(name)), port) => Plan::DialName(name.clone(), port),
-        (None, port) => Plan::Dial(SocketAddr::new(address, port)),
+        (Some(Meaning::Outside(name)), port) => Plan::Dial(Destination::Name(name.clone(), port)),
+        (None, port) => Plan::Dial(Destination::Address(SocketAddr::new(address, port))),
     }
 }
 
@@ -208,6 +187,8 @@ struct Guest {
     service: Arc<GuestNetworkService>,
     identity: Arc<GuestIdentity>,
     names: Mutex<Names>,
+    rules: Rules,
+    pace: Pace,
     ending: CancellationToken,
 }
 
@@ -231,14 +212,9 @@ impl Guest {
         };
         match plan(wanted, meaning.as_ref(), self.service.gateway.config().port) {
             Plan::Platform { tls } => self.serve(stream, wanted, tls).await,
-            Plan::Dial(target) => self.splice(stream, &[target], egress::is_open(target, self.open())).await,
-            Plan::DialName(name, port) => self.splice_name(stream, &name, port).await,
+            Plan::Dial(to) => self.splice(stream, &to).await,
             Plan::Refuse => tracing::debug!(function = %self.identity.function.arn(), %wanted, "refused"),
         }
-    }
-
-    fn open(&self) -> &[OpenTarget] {
-        &self.service.config.open
     }
 
     async fn serve(&self, stream: TcpStream, wanted: SocketAddr, tls: bool) {
@@ -249,31 +225,22 @@ impl Guest {
         listener::serve(self.service.gateway.clone(), stream, peer, acceptor, self.ending.clone()).await;
     }
 
-    async fn splice_name(&self, stream: TcpStream, name: &str, port: u16) {
-        let opened = egress::is_open_name(name, port, self.open());
-        let addresses = if name == HOST_NAME {
-            // Without the operator's word this host is no destination.
-            if opened { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { Vec::new() }
-        } else {
-            self.service.resolver.resolve(name).await.unwrap_or_default()
-        };
-        let targets: Vec<SocketAddr> = addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
-        self.splice(stream, &targets, opened).await;
-    }
-
-    /// Connects to the first target that may be reached and answers, and copies both ways.
-    async fn splice(&self, mut stream: TcpStream, targets: &[SocketAddr], opened: bool) {
-        for target in targets {
-            if !opened && let Err(refused) = egress::judge(target.ip(), is_own_address(*target)) {
-                tracing::debug!(function = %self.identity.function.arn(), %target, %refused, "egress refused");
-                continue;
+    /// Connects to the destination and copies both ways.
+    async fn splice(&self, stream: TcpStream, to: &Destination) {
+        let function = self.identity.function.arn();
+        let service = &self.service;
+        let mut account =
+            Account::open(service.traffic.clone(), service.gateway.clock.clone(), function, to.to_string());
+        match service.dialer.dial(&self.rules, to).await {
+            Ok((outside, address)) => {
+                account.reached(address);
+                let (_, _) = (stream.set_nodelay(true), outside.set_nodelay(true));
+                traffic::relay(stream, outside, &self.pace, &account).await;
             }
-            let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(target)).await;
-            let Ok(Ok(mut outside)) = dialled else { continue };
-            let (_, _) = (stream.set_nodelay(true), outside.set_nodelay(true));
-            // Either side may break off at any time; nobody is left to tell.
-            let _ = tokio::io::copy_bidirectional(&mut stream, &mut outside).await;
-            return;
+            Err(why) => {
+                tracing::debug!(function = %self.identity.function.arn(), %to, %why, "not reached");
+                account.refused(why.to_string());
+            }
         }
     }
 
@@ -321,13 +288,17 @@ impl Guest {
         if names::is_served(name) {
             return Some(synthetic(Meaning::Platform));
         }
-        if self.open().iter().any(|target| target.host == name) {
+        if self.rules.names(name) {
             return Some(synthetic(Meaning::Outside(name.to_owned())));
         }
         if name.ends_with(".dunlin.internal") || name.ends_with(".arpa") {
             return Some(Answer::NoSuchName);
         }
         let local = name == "localhost" || name.ends_with(".localhost");
+        if !local && !self.rules.egress.public {
+            // What may not be reached is not looked up either: a question tells its name to others.
+            return Some(Answer::NoSuchName);
+        }
         match query.kind {
             Kind::A if local => Some(Answer::V4(vec![Ipv4Addr::LOCALHOST])),
             Kind::A => None,
@@ -337,7 +308,7 @@ impl Guest {
     }
 
     async fn look_up(&self, name: &str) -> Answer {
-        let found = match self.service.resolver.resolve(name).await {
+        let found = match self.service.dialer.resolve(name).await {
             Ok(found) => found,
             Err(LookUpError::NoSuchName) => return Answer::NoSuchName,
             Err(LookUpError::Failed) => return Answer::Failed,
@@ -355,22 +326,10 @@ impl Guest {
         }
         // What could not be reached is not shown either: names of an inner network stay inside.
         let reachable = |address: &Ipv4Addr| {
-            let opened = self.open().iter().any(|target| target.host.parse() == Ok(IpAddr::V4(*address)));
-            opened || egress::judge(IpAddr::V4(*address), false).is_ok()
+            self.rules.names(&address.to_string()) || egress::judge(IpAddr::V4(*address), false).is_ok()
         };
         Answer::V4(v4.into_iter().filter(reachable).collect())
     }
-}
-
-/// Whether an address is one of this host's: only then does the system choose it as the source towards itself.
-fn is_own_address(target: SocketAddr) -> bool {
-    let any = if target.is_ipv4() { SocketAddr::from(([0, 0, 0, 0], 0)) } else { SocketAddr::from(([0u16; 8], 0)) };
-    let source = std::net::UdpSocket::bind(any).and_then(|socket| {
-        // Connecting a datagram socket sends nothing.
-        socket.connect(target)?;
-        socket.local_addr()
-    });
-    source.is_ok_and(|source| source.ip() == target.ip())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod body;
 pub mod browser;
 pub mod config;
 mod detached;
+pub mod dial;
 pub mod dns;
 pub mod door;
 #[cfg(test)]
@@ -28,11 +29,12 @@ pub mod spelling;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+pub mod traffic;
 
 pub use authority::Authority;
 pub use config::Config;
+pub use dial::HostResolver;
 pub use door::{AdminDoor, AuthDenied, AwsDoor, ClientAddress, GuestIdentity, Peer};
-pub use egress::OpenTarget;
-pub use guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkGuard, GuestNetworkService, HostResolver};
+pub use guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkGuard, GuestNetworkService};
 pub use listener::{Listening, listen};
 pub use service::{Gateway, GatewayParts};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, Region, Runtime};
+use crate::{AccountId, Egress, Region, Runtime};
 
 /// A function's name within an account and region: 1 to 64 of `[a-zA-Z0-9-_]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,6 +137,8 @@ pub struct FunctionVersion {
     pub role_arn: String,
     /// The log group, normally `/aws/lambda/NAME`.
     pub log_group: String,
+    /// Where its own connections may go.
+    pub egress: Egress,
     /// Most concurrent invocations, if reserved. Zero throttles every call.
     pub reserved_concurrency: Option<u32>,
 }

@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p sandbox --example create [COUNT] [memory]`. The guest is a script that sleeps. `memory` keeps `/tmp` off
 //! the disk. Prints the walls, then medians of
-//! one after the other, then how many a second start when 32 are in flight. The example is its own spawner.
+//! one after the other, then how many a second start when 32 are in flight, then what one that waits holds. The example is its own spawner.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if first.as_deref() == Some("__spawner") {
         spawner_main();
     }
+    sandbox::privilege::raise_file_limit()?;
     let count: usize = first.and_then(|text| text.parse().ok()).unwrap_or(200);
     let folder = tempfile::tempdir()?;
     let digest = CodeDigest::parse(&"a".repeat(64)).ok_or("digest")?;
@@ -81,8 +82,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let made = count.div_ceil(32) * 32;
         println!("{:.0} starts and ends a second, 32 at once", made as f64 / began.elapsed().as_secs_f64());
+        let before = available_kib()?;
+        let mut held = Vec::new();
+        for _ in 0..count {
+            held.push(backend.start(spec.clone()).await?);
+        }
+        println!(
+            "{} KiB of the host's memory for each of {count} that wait",
+            (before - available_kib()?) / count as i64
+        );
         Ok(())
     })
+}
+
+/// Memory that the host could still give.
+fn available_kib() -> Result<i64, Box<dyn std::error::Error>> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).ok_or("MemAvailable")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 fn quantile(times: &mut [Duration], percent: usize) -> Duration {

@@ -7,6 +7,7 @@
 //! | `GET /_dunlin/usage`     | single usage records of `function`, newest first           |
 //! | `GET /_dunlin/runtimes`  | usable interpreters, what serves each runtime, packs       |
 //! | `PUT`, `DELETE /_dunlin/runtimes/NAME` | takes a runtime pack (`packs.rs`), or takes it away |
+//! | `GET /_dunlin/network`   | functions' own connections: sums, and the last thousand    |
 //! | `GET /_dunlin/walls`     | walls of the sandboxes                                     |
 //! | `POST /_dunlin/backup/…` | what a backup copies (`operations/served.rs`)              |
 //! | `POST /_dunlin/store/…`  | a check of what is stored (the same file)                  |
@@ -20,13 +21,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use compute::Engine;
-use gateway::AdminDoor;
+use gateway::{AdminDoor, GuestNetworkService};
 use http::{Method, Request, Response, StatusCode};
 use model::{AccountId, FunctionName, FunctionRef, Principal, Region, UsageRecord};
 use sandbox::Wall;
 use serde_json::{Value as Json, json};
 use services::lambda::Functions;
 use services::usage::Usage;
+use tokio::sync::SetOnce;
 
 use crate::doors::Door;
 use crate::operations::served::Served;
@@ -44,6 +46,8 @@ pub struct Admin {
     pub store: Served,
     /// Packages behind links.
     pub functions: Arc<Functions>,
+    /// The guests' network, once it is served.
+    pub network: Arc<SetOnce<Arc<GuestNetworkService>>>,
     /// Walls, as the spawner found them.
     pub walls: Vec<Wall>,
     /// Usable interpreters and what each serves, as `/_dunlin/runtimes` shows them.
@@ -122,6 +126,7 @@ impl Admin {
                 shown["packs"] = self.packs.list().map_err(failed)?;
                 Ok(shown)
             }
+            "/_dunlin/network" => Ok(self.traffic(parameter("function").as_deref())),
             "/_dunlin/walls" => Ok(json!({"walls": self.walls})),
             "/_dunlin/bill" => self.bill(number("from", 0)?, number("to", u64::MAX)?).await,
             "/_dunlin/usage" => {
@@ -130,7 +135,7 @@ impl Admin {
             }
             other => Err((
                 StatusCode::NOT_FOUND,
-                format!("there is no {other}; there are ps, bill, usage, runtimes and walls below /_dunlin/"),
+                format!("there is no {other}; there are ps, bill, usage, network, runtimes and walls below /_dunlin/"),
             )),
         }
     }
@@ -172,6 +177,15 @@ impl Admin {
             })
         };
         self.engine.environments().into_iter().map(shown).collect()
+    }
+
+    fn traffic(&self, function: Option<&str>) -> Json {
+        let Some(network) = self.network.get() else { return json!({"functions": {}, "connections": []}) };
+        let wanted = |arn: &str| function.is_none_or(|name| arn.rsplit(':').next() == Some(name));
+        let (mut sums, mut last) = (network.traffic().sums(), network.traffic().last());
+        sums.retain(|arn, _| wanted(arn));
+        last.retain(|connection| wanted(&connection.function));
+        json!({"functions": sums, "connections": last})
     }
 
     async fn bill(&self, from_ms: u64, to_ms: u64) -> Result<Json, Refusal> {

@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aws::auth::Mode as AuthMode;
 use aws::dispatch::Dispatcher;
 use base::{Clock, Random, SystemClock, SystemRandom};
 use cli::Mode;
 use compute::{Engine, EngineConfig, EngineParts, GuestNetwork, NetworkGuard};
+use gateway::HostResolver;
 use gateway::authority::{Authority, system_roots};
-use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService, HostResolver};
+use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService};
 use gateway::{Gateway, GatewayParts, Listening};
 use model::FunctionRef;
 use model::ports::{Authorizer, Sites};
@@ -114,13 +115,14 @@ impl GuestNetwork for LateNetwork {
         };
         let version = function.qualifier.take().unwrap_or_default();
         let identity = gateway::GuestIdentity { function, version, role_arn: guest.role_arn };
+        let egress = guest.egress;
         if let Some(service) = self.service.get() {
-            return Box::new(service.serve(identity, tcp, dns));
+            return Box::new(service.serve(identity, egress, tcp, dns));
         }
         let (service, ended) = (self.service.clone(), CancellationToken::new());
         let guard = ended.clone().drop_guard();
         tokio::spawn(async move {
-            let serving = async { service.wait().await.serve(identity, tcp, dns) };
+            let serving = async { service.wait().await.serve(identity, egress, tcp, dns) };
             if let Some(_network) = ended.run_until_cancelled(serving).await {
                 ended.cancelled().await;
             }
@@ -195,6 +197,9 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let backend = Arc::new(ProcessBackend::new(ground.spawner)?);
     let walls = backend.walls();
     let has_network = walls.iter().any(|wall| wall.name == "network namespace" && wall.state == WallState::Hard);
+    if ground.config.mode == Mode::Up && !ground.config.serve.allow_soft_walls {
+        refuse_shared_soft_walls(&base.functions, &walls).await?;
+    }
     let network = Arc::new(LateNetwork::default());
     let mut config = engine_config(&ground.data, has_network, port);
     config.keep_alive = ground.config.serve.keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
@@ -222,6 +227,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
         engine: engine.clone(),
         usage: base.usage.clone(),
         functions: base.functions.clone(),
+        network: network.service.clone(),
         walls,
         interpreters: shown_interpreters(&ground.interpreters),
         packs: Arc::new(Packs::open(ground.data.path("runtime"), base.random.clone())?),
@@ -238,7 +244,12 @@ pub async fn start(ground: Ground) -> Result<Server> {
     });
     let authority = Authority::open(&ground.data.path("authority"), base.clock.clone())?;
     let guest_tls = gateway::tls::of_authority(Arc::new(authority))?;
-    let mut guests = GuestNetworkConfig::default();
+    // In development whoever deploys a function decides what of the machine it may reach.
+    let developer_opens = ground.config.mode == Mode::Dev;
+    let mut guests = GuestNetworkConfig { developer_opens, ..GuestNetworkConfig::default() };
+    if let Some(megabits) = ground.config.serve.egress_mbit {
+        guests.bytes_per_second = megabits.get() * 125_000;
+    }
     for target in &ground.config.serve.allow_egress {
         guests.open.push(target.parse()?);
     }
@@ -249,6 +260,19 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let listening = gateway::listen(gateway.clone(), listener, ground.tls)?;
     announce(&ground.config, &base.opened, listening.address(), ground.started.elapsed());
     Ok(Server { gateway, listening, engine, store: base.opened, backend, stopping, writers })
+}
+
+/// Accounts are people who need not trust each other: they share a machine only where its kernel keeps them apart.
+async fn refuse_shared_soft_walls(functions: &Functions, walls: &[sandbox::Wall]) -> Result<()> {
+    let soft: Vec<&str> = walls.iter().filter(|wall| wall.state != WallState::Hard).map(|wall| wall.name).collect();
+    if !soft.is_empty() && functions.accounts(2).await?.len() > 1 {
+        bail!(
+            "functions of several accounts are stored here, and this machine does not keep them apart: {} (see `dunlin \
+             doctor`). Start where all walls are hard, or accept that with --allow-soft-walls",
+            soft.join(", ")
+        );
+    }
+    Ok(())
 }
 
 fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {

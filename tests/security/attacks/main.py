@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
 
 NEW_USER, NEW_MOUNTS, NEW_NET = 0x1000_0000, 0x0002_0000, 0x4000_0000
 libc = None
@@ -229,6 +231,41 @@ def attempt_http(event):
     if answer.status != 200:
         raise OSError(errno.EACCES, f"{answer.status} {text[:200]!r}")
     return text
+
+
+def attempt_follow(event):
+    """Follows redirects from where it may go to where it may not."""
+    try:
+        with urllib.request.urlopen(event["url"], timeout=3) as answer:
+            text = answer.read(64)
+    except urllib.error.HTTPError as error:
+        raise OSError(errno.EACCES, f"{error.code}") from error
+    except http.client.HTTPException as error:
+        raise OSError(errno.EPROTO, repr(error)) from error
+    if b"inner" not in text:
+        raise OSError(errno.ECONNRESET, f"answered by somebody else: {text!r}")
+    return text
+
+
+def attempt_leak(event):
+    """Opens connections to the platform and files until no more can be had, and keeps them all."""
+    held, failure = [], None
+    while len(held) < event["descriptors"]:
+        try:
+            if len(held) % 2:
+                held.append(open("/dev/null", "rb"))
+            else:
+                held.append(socket.create_connection((event["host"], event["port"]), 3))
+        except OSError as error:
+            failure = error
+            break
+    time.sleep(event.get("seconds", 0))
+    count = len(held)
+    for one in held:
+        one.close()
+    if failure:
+        raise OSError(failure.errno, f"after {count}")
+    return count
 
 
 def attempt_abstract_socket(event):

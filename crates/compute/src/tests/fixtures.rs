@@ -41,6 +41,7 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         environment: BTreeMap::new(),
         role_arn: "arn:aws:iam::000000000000:role/r".into(),
         log_group: format!("/aws/lambda/{name}"),
+        egress: model::Egress::default(),
         reserved_concurrency: None,
     }
 }

@@ -8,8 +8,11 @@ use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use async_trait::async_trait;
+
 use super::*;
 use crate::Authority;
+use crate::dial::HOST_NAME;
 use crate::doubles::{function, gateway, request, send, shown};
 
 struct Fixed;
@@ -35,17 +38,29 @@ struct World {
 }
 
 fn world(open: &[String]) -> World {
+    world_with(open, "public", false)
+}
+
+fn world_with(open: &[String], egress: &str, developer_opens: bool) -> World {
     let folder = tempfile::tempdir().unwrap();
     let authority = Arc::new(Authority::open(folder.path(), SystemClock::shared()).unwrap());
     let config = GuestNetworkConfig {
         open: open.iter().map(|text| text.parse().unwrap()).collect(),
+        developer_opens,
         ..GuestNetworkConfig::default()
     };
+    let rules = Rules { egress: egress.parse().unwrap(), open: config.open.clone(), developer_opens };
     let tls = crate::tls::of_authority(authority.clone()).unwrap();
     let service = GuestNetworkService::new(gateway(crate::Config::default()).0, tls, Arc::new(Fixed), config);
     let identity = GuestIdentity { function: function(), version: "7".into(), role_arn: "r".into() };
-    let guest =
-        Guest { service, identity: Arc::new(identity), names: Mutex::default(), ending: CancellationToken::new() };
+    let guest = Guest {
+        service,
+        identity: Arc::new(identity),
+        names: Mutex::default(),
+        rules,
+        pace: Pace::new(1 << 30),
+        ending: CancellationToken::new(),
+    };
     World { guest: Arc::new(guest), authority, _folder: folder }
 }
 
@@ -118,7 +133,8 @@ async fn a_dns_socket_is_answered_and_noise_is_survived() {
     let world = world(&[]);
     let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
     let address = socket.local_addr().unwrap();
-    let guard = world.guest.service.serve((*world.guest.identity).clone(), Vec::new(), Some(socket));
+    let identity = (*world.guest.identity).clone();
+    let guard = world.guest.service.serve(identity, Egress::default(), Vec::new(), Some(socket));
     let client = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
     client.send_to(b"noise", address).await.unwrap();
     client.send_to(&[0xff; 600], address).await.unwrap();
@@ -220,14 +236,43 @@ fn plans_follow_the_wanted_address() {
     assert_eq!(plan("100.64.0.1:4566", platform()), Plan::Platform { tls: false });
     assert_eq!(plan("100.64.0.1:22", platform()), Plan::Refuse);
     let outside = Some(Meaning::Outside("db".into()));
-    assert_eq!(plan("100.64.0.2:5432", outside), Plan::DialName("db".into(), 5432));
-    assert_eq!(plan("100.64.0.2:5432", None), Plan::Dial("100.64.0.2:5432".parse().unwrap()));
+    assert_eq!(plan("100.64.0.2:5432", outside), Plan::Dial(Destination::Name("db".into(), 5432)));
+    assert_eq!(plan("100.64.0.2:5432", None), Plan::Dial(Destination::Address("100.64.0.2:5432".parse().unwrap())));
 }
 
-#[test]
-fn the_hosts_own_addresses_are_known() {
-    assert!(is_own_address("127.0.0.1:1".parse().unwrap()));
-    assert!(!is_own_address("192.0.2.1:1".parse().unwrap()));
+#[tokio::test]
+async fn a_functions_policy_closes_and_the_traffic_is_counted() {
+    let port = greeter().await;
+    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let open = [format!("127.0.0.1:{port}")];
+    let closed = world_with(&open, "none", true);
+    assert_eq!(heard(closed.connect(here).await).await, "");
+    for name in ["public.example", "missing.example", HOST_NAME] {
+        assert_eq!(closed.answer(name, 1).await, Answer::NoSuchName, "{name}");
+    }
+    // The platform is still there.
+    assert_eq!(closed.address("sts.amazonaws.com").await, Ipv4Addr::new(100, 64, 0, 1));
+    let function = closed.guest.identity.function.arn();
+    let settled = |world: &World, connections, refused| {
+        let sums = world.guest.service.traffic().sums().get(&function).copied().unwrap_or_default();
+        (sums.connections, sums.refused) == (connections, refused)
+    };
+    assert!(settled(&closed, 0, 1));
+
+    // In development the developer's own words open; in production they do not.
+    let list = format!("{HOST_NAME}:{port} rebound.example:{port}");
+    for (developer_opens, wanted) in [(true, "hello"), (false, "")] {
+        let world = world_with(&[], &list, developer_opens);
+        for name in [HOST_NAME, "rebound.example"] {
+            let target = SocketAddr::from((world.address(name).await, port));
+            assert_eq!(heard(world.connect(target).await).await, wanted, "{name} {developer_opens}");
+        }
+        assert_eq!(heard(world.connect(here).await).await, "", "another name of the same place");
+        assert_eq!(world.answer("public.example", 1).await, Answer::NoSuchName);
+        while !settled(&world, if developer_opens { 2 } else { 0 }, if developer_opens { 1 } else { 3 }) {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[test]

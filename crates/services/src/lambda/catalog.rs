@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use base::{Cache, Clock, Random};
 use bytes::Bytes;
 use model::{
-    CodeDigest, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, RuntimeUse, Site, SiteKey,
+    AccountId, CodeDigest, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, RuntimeUse, Site, SiteKey,
     ports::{Catalog, Sites},
 };
 use store::references::References;
@@ -89,6 +89,25 @@ impl Functions {
             urls: Cache::new(REMEMBERED_MAX),
             uses: Uses::new(),
         })
+    }
+
+    /// Accounts that own functions, `most` of them at most.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn accounts(&self, most: usize) -> Result<Vec<AccountId>, store::Error> {
+        let mut range = store::Range { rows: 1, ..store::Range::prefix(keys::watched()) };
+        let mut accounts = Vec::new();
+        while accounts.len() < most {
+            let page = self.store.range(&range).await?;
+            let Some(account) = page.entries.first().and_then(|entry| keys::account_of(&entry.key)) else { break };
+            // On to the next account, whatever this one has.
+            let after = store::Range::prefix(keys::functions_of(account.as_str())).end;
+            let std::ops::Bound::Excluded(start) = after else { break };
+            range.start = std::ops::Bound::Included(start);
+            accounts.push(account);
+        }
+        Ok(accounts)
     }
 
     /// Forgets what is remembered; the next look-ups read.

@@ -10,8 +10,8 @@
 //! | `v` | kept for versions: account, region, name, number | `VersionRecord`           |
 
 use bytes::Bytes;
-use model::{CodeDigest, FunctionRef};
-use store::keys::Key;
+use model::{AccountId, CodeDigest, FunctionRef};
+use store::keys::{Key, Parts};
 
 fn under(tag: u8) -> Key {
     Key::new(model::prefixes::LAMBDA.byte).tag(tag)
@@ -25,6 +25,18 @@ pub(super) fn function(function: &FunctionRef) -> Bytes {
 /// What the keys of all functions of one account and region start with.
 pub(super) fn functions(account: &str, region: &str) -> Bytes {
     under(b'f').text(account).text(region).done()
+}
+
+/// What the keys of all functions of one account start with.
+pub(super) fn functions_of(account: &str) -> Bytes {
+    under(b'f').text(account).done()
+}
+
+/// The account of a function's key.
+pub(super) fn account_of(key: &[u8]) -> Option<AccountId> {
+    let mut parts = Parts::of(key);
+    let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'f';
+    AccountId::parse(&parts.text()?).filter(|_| own)
 }
 
 /// The owner of a function URL.

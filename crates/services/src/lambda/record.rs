@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use model::http_api::{AuthKind, Cors};
-use model::{AccountId, CodeDigest, FunctionName, FunctionRef, FunctionVersion, Region, Runtime};
+use model::{AccountId, CodeDigest, EGRESS_TAG, Egress, FunctionName, FunctionRef, FunctionVersion, Region, Runtime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -131,9 +131,17 @@ impl FunctionRecord {
         let VersionRecord { settings, code, content_revision, .. } = &self.latest;
         let function =
             FunctionRef { account: account.clone(), region: region.clone(), name: name.clone(), qualifier: None };
+        // Checked when the tag was given; one that was there before it meant something closes rather than opens.
+        let closed = Egress { public: false, targets: Vec::new() };
+        let egress = self.tags.get(EGRESS_TAG).map_or_else(Egress::default, |text| text.parse().unwrap_or(closed));
         FunctionVersion {
             version: LATEST.into(),
-            revision: content_revision.clone(),
+            // Environments keep the policy that they began with, so those of another are stale.
+            revision: if egress == Egress::default() {
+                content_revision.clone()
+            } else {
+                format!("{content_revision} {egress}")
+            },
             runtime: settings.runtime.clone(),
             handler: settings.handler.clone(),
             code: code.clone(),
@@ -145,6 +153,7 @@ impl FunctionRecord {
             role_arn: role_within(account, &settings.role),
             log_group: settings.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{name}")),
             reserved_concurrency: self.reserved_concurrency,
+            egress,
             function,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aws::{Call, Error, Reply};
-use model::FunctionRef;
+use model::{EGRESS_TAG, Egress, FunctionRef};
 use serde_json::{Value, json};
 
 use crate::lambda::{Functions, error};
@@ -16,6 +16,9 @@ pub(super) fn checked(value: Option<&Value>) -> Result<BTreeMap<String, String>,
     let tags = super::create::text_map(value);
     if tags.keys().any(|key| key.to_ascii_lowercase().starts_with("aws:")) {
         return Err(error::invalid("Tag keys starting with aws: are reserved for system use."));
+    }
+    if let Some(Err(wrong)) = tags.get(EGRESS_TAG).map(|text| text.parse::<Egress>()) {
+        return Err(error::invalid(format!("The tag {EGRESS_TAG} is public, none or a list of HOST:PORT: {wrong}")));
     }
     limited(tags)
 }
