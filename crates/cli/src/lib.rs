@@ -102,6 +102,9 @@ pub struct Serve {
     /// Seconds that environments stay without a call [default: as long as the calls of each function make it worth]
     #[arg(long, env = "DUNLIN_KEEP_ALIVE", value_name = "SECONDS")]
     pub keep_alive: Option<u32>,
+    /// Calls that an account may run at once, and ten times as many in a second; more are throttled [default: 1000, any rate]
+    #[arg(long, env = "DUNLIN_ACCOUNT_CONCURRENCY", value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub account_concurrency: Option<u32>,
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,

@@ -104,7 +104,7 @@ impl Engine {
         let EngineParts { store, catalog, meter, log_sink, authorizer, backend, interpreters, network, .. } = parts;
         let EngineParts { clock, random, config, .. } = parts;
         let core = Arc::new(Core {
-            admission: Admission::new(config.account_concurrency),
+            admission: Admission::new(config.account_concurrency, config.account_rate),
             fleet: Fleet::new(&config),
             ready: Ready::new(config.ready_max),
             packages: Packages::open(config.code_root.clone(), catalog.clone(), random.clone())?,

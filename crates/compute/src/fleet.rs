@@ -29,7 +29,7 @@ use crate::pool::Pool;
 /// How long a start waits for memory before it looks again.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
 /// While somebody waits for room, one busy environment ends in this time.
-const YIELD_EVERY_US: u64 = 500_000;
+const YIELD_EVERY_US: u64 = 250_000;
 
 /// Functions without environments whose habits are kept.
 const HABITS_MOST: usize = 4_096;
