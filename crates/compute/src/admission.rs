@@ -15,6 +15,8 @@ use std::sync::Arc;
 use model::{AccountId, FunctionRef, FunctionVersion, ThrottleReason};
 use parking_lot::Mutex;
 
+use crate::slots::Limit;
+
 /// Counts calls against configured limits.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -94,13 +96,33 @@ impl Admission {
         Arc::new(Self { account_limit, account_rate: account_rate.map(u64::from), running: Mutex::default() })
     }
 
-    /// A place for one call, or the limit that is reached.
-    pub(crate) fn admit(self: &Arc<Self>, version: &FunctionVersion, now_us: u64) -> Result<Permit, ThrottleReason> {
+    /// Concurrent calls that bound a version's, over all nodes.
+    pub(crate) fn limit(&self, version: &FunctionVersion) -> u32 {
+        version.reserved_concurrency.unwrap_or(self.account_limit)
+    }
+
+    /// Calls of a limit that run on this node.
+    pub(crate) fn running(&self, limit: &Limit) -> u32 {
+        let running = self.running.lock();
+        let count = match limit {
+            Limit::Account(account) => running.unreserved.get(account),
+            Limit::Function(function) => running.reserved.get(function),
+        };
+        count.copied().unwrap_or(0)
+    }
+
+    /// A place for one call among `limit` (see there; less if other nodes have a share), or what is reached.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        version: &FunctionVersion,
+        now_us: u64,
+        limit: u32,
+    ) -> Result<Permit, ThrottleReason> {
         let mut running = self.running.lock();
-        self.decide(&running, version, now_us)?;
+        self.decide(&running, version, now_us, limit)?;
         let (function, account) = (&version.function, &version.function.account);
         let place = match version.reserved_concurrency {
-            Some(limit) => {
+            Some(_) => {
                 *running.reserved.entry(function.clone()).or_default() += 1;
                 running.reserved_rates.count(function, reserved_rate(limit), now_us);
                 Place::Reserved(function.clone())
@@ -110,7 +132,7 @@ impl Admission {
                     Some(count) => *count += 1,
                     None => drop(running.unreserved.insert(account.clone(), 1)),
                 }
-                if let Some(rate) = self.account_rate {
+                if let Some(rate) = self.account_rate_of(limit) {
                     running.account_rates.count(account, rate, now_us);
                 }
                 Place::Unreserved(account.clone())
@@ -121,23 +143,36 @@ impl Admission {
 
     /// Whether a call would be admitted now.
     pub(crate) fn check(&self, version: &FunctionVersion, now_us: u64) -> Result<(), ThrottleReason> {
-        self.decide(&self.running.lock(), version, now_us)
+        self.decide(&self.running.lock(), version, now_us, self.limit(version))
     }
 
-    fn decide(&self, running: &Running, version: &FunctionVersion, now_us: u64) -> Result<(), ThrottleReason> {
+    /// The account's rate, or this node's share of it.
+    fn account_rate_of(&self, limit: u32) -> Option<u64> {
+        let rate = self.account_rate?;
+        Some(rate * u64::from(limit) / u64::from(self.account_limit.max(1)))
+    }
+
+    fn decide(
+        &self,
+        running: &Running,
+        version: &FunctionVersion,
+        now_us: u64,
+        limit: u32,
+    ) -> Result<(), ThrottleReason> {
         let (function, account) = (&version.function, &version.function.account);
         let below = |count: Option<&u32>, limit| count.copied().unwrap_or(0) < limit;
+        let within = |rate| running.account_rates.allows(account, rate, now_us);
         match version.reserved_concurrency {
-            Some(limit) if !below(running.reserved.get(function), limit) => {
+            Some(_) if !below(running.reserved.get(function), limit) => {
                 Err(ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded)
             }
-            Some(limit) if !running.reserved_rates.allows(function, reserved_rate(limit), now_us) => {
+            Some(_) if !running.reserved_rates.allows(function, reserved_rate(limit), now_us) => {
                 Err(ThrottleReason::ReservedFunctionInvocationRateLimitExceeded)
             }
-            None if !below(running.unreserved.get(account), self.account_limit) => {
+            None if !below(running.unreserved.get(account), limit) => {
                 Err(ThrottleReason::ConcurrentInvocationLimitExceeded)
             }
-            None if self.account_rate.is_some_and(|rate| !running.account_rates.allows(account, rate, now_us)) => {
+            None if !self.account_rate_of(limit).is_none_or(within) => {
                 Err(ThrottleReason::FunctionInvocationRateLimitExceeded)
             }
             _ => Ok(()),
@@ -187,7 +222,7 @@ mod tests {
         let mut version = version("f");
         version.reserved_concurrency = Some(0);
         assert_eq!(
-            admission.admit(&version, 0).unwrap_err(),
+            admission.admit(&version, 0, admission.limit(&version)).unwrap_err(),
             ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded
         );
     }
@@ -198,9 +233,12 @@ mod tests {
         let plain = version("plain");
         let mut reserved = version("reserved");
         reserved.reserved_concurrency = Some(1);
-        let _held = admission.admit(&plain, 0).unwrap();
-        assert_eq!(admission.admit(&plain, 0).unwrap_err(), ThrottleReason::ConcurrentInvocationLimitExceeded);
-        let _also = admission.admit(&reserved, 0).unwrap();
+        let _held = admission.admit(&plain, 0, admission.limit(&plain)).unwrap();
+        assert_eq!(
+            admission.admit(&plain, 0, admission.limit(&plain)).unwrap_err(),
+            ThrottleReason::ConcurrentInvocationLimitExceeded
+        );
+        let _also = admission.admit(&reserved, 0, admission.limit(&reserved)).unwrap();
         assert!(admission.check(&reserved, 0).is_err());
     }
 
@@ -213,13 +251,18 @@ mod tests {
             (&reserved, 10, ThrottleReason::ReservedFunctionInvocationRateLimitExceeded),
             (&plain, 20, ThrottleReason::FunctionInvocationRateLimitExceeded),
         ] {
-            let begun = (0..50).filter(|_| admission.admit(function, 0).is_ok()).count();
+            let begun = (0..50).filter(|_| admission.admit(function, 0, admission.limit(function)).is_ok()).count();
             assert_eq!(begun, most);
-            assert_eq!(admission.admit(function, 1_000).unwrap_err(), reason);
+            assert_eq!(admission.admit(function, 1_000, admission.limit(function)).unwrap_err(), reason);
             assert_eq!(admission.check(function, 1_000).unwrap_err(), reason);
-            assert!(admission.admit(function, SECOND_US / 10).is_ok(), "a tenth of a second frees some");
+            assert!(
+                admission.admit(function, SECOND_US / 10, admission.limit(function)).is_ok(),
+                "a tenth of a second frees some"
+            );
             // Steadily, exactly the rate.
-            let begun = (0..10_000).filter(|ms| admission.admit(function, SECOND_US * 2 + ms * 1_000).is_ok()).count();
+            let begun = (0..10_000)
+                .filter(|ms| admission.admit(function, SECOND_US * 2 + ms * 1_000, admission.limit(function)).is_ok())
+                .count();
             assert!(begun.abs_diff(11 * most) <= 1, "{begun} of {most} a second, with what a second saved up");
         }
     }
@@ -230,7 +273,7 @@ mod tests {
         for second in 0..1_000u64 {
             let mut version = version(&format!("f{second}"));
             version.reserved_concurrency = Some(1);
-            assert!(admission.admit(&version, second * SECOND_US).is_ok());
+            assert!(admission.admit(&version, second * SECOND_US, admission.limit(&version)).is_ok());
         }
         assert!(admission.running.lock().reserved_rates.until_us.len() <= RATES_KEPT);
     }
@@ -252,7 +295,7 @@ mod tests {
                 let (function, most) = if which { (&kept, reserved) } else { (&plain, limit) };
                 let held = &mut held[usize::from(which)];
                 if come {
-                    let permit = admission.admit(function, now_us);
+                    let permit = admission.admit(function, now_us, admission.limit(function));
                     prop_assert_eq!(permit.is_ok(), (held.len() as u32) < most);
                     held.extend(permit);
                 } else {

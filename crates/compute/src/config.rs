@@ -150,7 +150,8 @@ pub struct AsyncConfig {
     pub age_max: Duration,
     /// How long a claimed event is left to its node. Longer than any call may take.
     pub lease: Duration,
-    /// Whether no other node uses this store: what a former process had claimed is then run again at once.
+    /// Whether no other node uses this store: what a former process had claimed is then run again at once, and limits
+    /// are this node's alone.
     pub sole_node: bool,
 }
 

@@ -68,7 +68,7 @@ async fn run_whole(
     let running = core.enter()?;
     let version = core.catalog.version(&invocation.function).await?;
     invocation.payload = payload::checked(&invocation)?;
-    let permit = core.admission.admit(&version, core.clock.monotonic_us()).map_err(InvokeError::Throttled)?;
+    let permit = core.admit(&version).await.map_err(InvokeError::Throttled)?;
     let mut job = Box::new(Job { invocation, version, sink, tries: 0, _permit: permit, _running: running });
     loop {
         let pool = core.fleet.pool(&job.version);

@@ -107,9 +107,11 @@ impl Slots {
             let may = self.may(&limit, most, running + 1);
             let refused = match admission.admit(version, self.clock.monotonic_us(), may) {
                 Err(reason) if may < most && running >= may => reason,
+                // What was given back meanwhile is no longer this node's.
+                Ok(_) if admission.running(&limit) > self.may(&limit, most, 0) => continue,
                 end => return end,
             };
-            if self.renew(admission, &limit).await > may {
+            if self.renew(admission, &limit, may).await > may {
                 continue;
             }
             // Whoever holds all slots learns of this node with its next renewal.
@@ -129,19 +131,25 @@ impl Slots {
             held.insert(limit.clone(), Held::default());
         }
         let Some(held) = held.get_mut(limit) else { return 0 };
-        held.limit = most;
+        if most < u32::MAX {
+            held.limit = most;
+        }
         held.peak = held.peak.max(wanted.min(most));
         if now_us < held.valid_until_us { held.may.min(most) } else { 0 }
     }
 
-    /// Renews the lease of one limit; how many slots it now has.
-    async fn renew(&self, admission: &Admission, limit: &Limit) -> u32 {
+    /// Renews the lease of one limit, unless another call has got more than `had` meanwhile; how many slots it now has.
+    async fn renew(&self, admission: &Admission, limit: &Limit, had: u32) -> u32 {
         let Some(renewing) = self.held.lock().get(limit).map(|held| held.renewing.clone()) else { return 0 };
         let _one = renewing.lock().await;
+        let has = self.may(limit, u32::MAX, 0);
+        if has > had {
+            return has;
+        }
         let key = limit.key();
         for _ in 0..ATTEMPTS {
             let began_us = self.clock.monotonic_us();
-            let Ok(entry) = self.store.get(&key).await.inspect_err(|error| warn(error)) else { return 0 };
+            let Ok(entry) = self.store.get(&key).await.inspect_err(warn) else { return 0 };
             let mut record: Record =
                 entry.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default();
             let Some(may) = self.decide(admission, limit, &mut record, began_us) else { return 0 };
@@ -175,30 +183,43 @@ impl Slots {
         let held = all.get_mut(limit)?;
         held.seen.retain(|node, _| record.holders.contains_key(node));
         record.holders.retain(|node, holder| {
+            if *node == self.node {
+                return true;
+            }
             let (beat, since_us) = held.seen.entry(node.clone()).or_insert((holder.beat, now_us));
             if *beat != holder.beat {
                 (*beat, *since_us) = (holder.beat, now_us);
             }
-            *node == self.node || now_us.saturating_sub(*since_us) < LEASE_US
+            now_us.saturating_sub(*since_us) < LEASE_US
         });
+        let wanted = Ask { limit: held.limit, running: admission.running(limit), want: held.peak };
+        // Lowered before it is counted what runs: a call that is let in by the former number then sees the new one.
+        let may = record.clone().renew(&self.node, wanted);
+        held.may = held.may.min(may);
+        drop(all);
         let running = admission.running(limit);
-        Some(record.renew(&self.node, Ask { limit: held.limit, running, want: held.peak }))
+        Some(record.renew(&self.node, Ask { running, ..wanted }))
     }
 
     /// Renews all leases, and gives back those that were not used since the last time.
     pub(crate) async fn renew_all(&self, admission: &Admission) {
-        let limits: Vec<Limit> = self.held.lock().keys().cloned().collect();
-        for limit in limits {
-            self.renew(admission, &limit).await;
+        let in_use: Vec<Limit> = {
+            let all = self.held.lock();
+            all.iter().filter(|(_, held)| held.valid_until_us > 0).map(|(limit, _)| limit.clone()).collect()
+        };
+        for limit in in_use {
+            self.renew(admission, &limit, u32::MAX).await;
             let running = admission.running(&limit);
             let mut all = self.held.lock();
-            let unused = all.get_mut(&limit).is_some_and(|held| {
-                let unused = held.peak == 0 && running == 0;
-                held.peak = running;
-                unused
-            });
-            if unused {
-                all.remove(&limit);
+            let Some(held) = all.get_mut(&limit) else { continue };
+            let given_back = held.peak == 0 && running == 0;
+            held.peak = running;
+            if given_back {
+                held.valid_until_us = 0;
+                // What was seen of others tells later whether they are dead.
+                if held.seen.is_empty() {
+                    all.remove(&limit);
+                }
             }
         }
     }

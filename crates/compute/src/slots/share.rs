@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// One that is alone leaves this share of a limit to whoever comes, unless it needs it.
+const LEFT_ALONE: u32 = 8;
+
 /// What the store keeps of one limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -50,8 +53,10 @@ impl Record {
         }
         let held: u64 = self.holders.values().map(|holder| u64::from(holder.slots)).sum();
         let left = ask.limit.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
-        // Nobody else asks: all of it, so that the next call needs no renewal.
-        let want = if self.holders.is_empty() { ask.limit } else { ask.want };
+        // Nobody else asks: nearly all of it, so that the next calls need no renewal. What is left is for the first
+        // calls of a node that comes.
+        let alone = self.holders.is_empty();
+        let want = if alone { ask.want.max(ask.limit - ask.limit / LEFT_ALONE) } else { ask.want };
         let may = self.fair_share(node, want, ask.limit).min(left);
         let slots = may.max(ask.running.min(left));
         self.holders.insert(node.to_owned(), Holder { slots, want: ask.want.max(ask.running), beat: beat + 1 });
@@ -60,7 +65,8 @@ impl Record {
 
     /// What is left for a node when all get equally much, and nobody more than it wants.
     fn fair_share(&self, node: &str, want: u32, limit: u32) -> u32 {
-        let mut wants: Vec<(u32, &str)> = self.holders.iter().map(|(name, holder)| (holder.want, name.as_str())).collect();
+        let mut wants: Vec<(u32, &str)> =
+            self.holders.iter().map(|(name, holder)| (holder.want, name.as_str())).collect();
         wants.push((want, node));
         wants.sort_unstable();
         let mut left = limit;
@@ -86,7 +92,9 @@ mod tests {
     #[test]
     fn one_alone_has_it_all() {
         let mut record = Record::default();
-        assert_eq!(record.renew("a", Ask { limit: 100, running: 1, want: 1 }), 100);
+        assert_eq!(record.renew("a", Ask { limit: 100, running: 1, want: 1 }), 88);
+        assert_eq!(record.clone().renew("b", Ask { limit: 100, running: 0, want: 3 }), 3, "without waiting");
+        assert_eq!(record.renew("a", Ask { limit: 100, running: 88, want: 100 }), 100);
     }
 
     #[test]
@@ -100,7 +108,7 @@ mod tests {
         assert_eq!(record.renew("a", ask(3, 10)), 5);
         assert_eq!(record.renew("b", ask(2, 10)), 5);
         assert_eq!(record.renew("a", ask(0, 0)), 0);
-        assert_eq!(record.renew("b", ask(5, 7)), 10);
+        assert_eq!(record.renew("b", ask(5, 7)), 9, "alone, but for what is left to whoever comes");
     }
 
     #[test]
@@ -122,7 +130,7 @@ mod tests {
         ) {
             let mut record = Record::default();
             let mut running = vec![0u32; wants.len()];
-            let mut renew = |record: &mut Record, node: usize, running: &mut Vec<u32>, want: u32, ends: u32| {
+            let renew = |record: &mut Record, node: usize, running: &mut Vec<u32>, want: u32, ends: u32| {
                 running[node] = running[node].saturating_sub(ends);
                 let may = record.renew(&node.to_string(), Ask { limit, running: running[node], want });
                 // It begins as many as it may.
