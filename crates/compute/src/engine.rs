@@ -262,7 +262,7 @@ async fn start_due(core: Arc<Core>, function: FunctionRef) {
     match core.catalog.version(&function).await {
         Ok(version) => {
             let pool = core.fleet.pool(&version);
-            let tended = pool.tend(&core.config, core.clock.monotonic_us());
+            let tended = pool.tend(&core, core.clock.monotonic_us());
             pool.start_ahead(&core, tended.starts);
         }
         Err(InvokeError::NotFound(_)) => {

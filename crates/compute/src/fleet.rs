@@ -295,7 +295,7 @@ impl Fleet {
         let (mut ended, mut ahead, mut look_at_us) = (Vec::new(), Vec::new(), u64::MAX);
         self.pools.lock().retain(|_, of_function| {
             of_function.retain(|pool| {
-                let tended = pool.tend(&core.config, now_us);
+                let tended = pool.tend(core, now_us);
                 ended.extend(tended.ended);
                 look_at_us = look_at_us.min(tended.look_at_us);
                 if tended.starts > 0 {
