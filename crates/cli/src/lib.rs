@@ -108,6 +108,9 @@ pub struct Serve {
     /// Let several accounts share this machine although its kernel does not enforce every wall between them
     #[arg(long, env = "DUNLIN_ALLOW_SOFT_WALLS")]
     pub allow_soft_walls: bool,
+    /// Calls that an account may run at once, and ten times as many in a second; more are throttled [default: 1000, any rate]
+    #[arg(long, env = "DUNLIN_ACCOUNT_CONCURRENCY", value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub account_concurrency: Option<u32>,
     /// Refuse to start unless every wall of this machine is enforced by the kernel
     #[arg(long, env = "DUNLIN_REQUIRE_HARD_WALLS")]
     pub require_hard_walls: bool,

@@ -73,7 +73,8 @@ fn start_us(load: &Load) -> u64 {
     load.start_us.unwrap_or(START_US_GUESS)
 }
 
-fn saturated(load: &Load) -> bool {
+/// Whether the processors are busy and another environment would only share what the others have.
+pub(crate) fn saturated(load: &Load) -> bool {
     load.cpu_milli >= CPU_BOUND_MILLI && load.host_busy_milli * 10 >= load.host_milli * 9
 }
 

@@ -14,7 +14,7 @@ use sandbox::{Backend, Interpreters};
 use store::Store;
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::pressure;
+use crate::{admission, pressure};
 
 /// Everything that the engine needs from others.
 pub struct EngineParts {
@@ -49,6 +49,8 @@ pub struct EngineConfig {
     pub code_root: PathBuf,
     /// Concurrent calls per account, functions with reserved concurrency apart.
     pub account_concurrency: u32,
+    /// Calls that an account may begin in a second, functions with reserved concurrency apart; nothing: not limited.
+    pub account_rate: Option<u32>,
     /// Most environments on this host.
     pub environments_max: u32,
     /// Most memory of all environments together, MiB of configured size.
@@ -89,6 +91,7 @@ impl EngineConfig {
         Self {
             code_root,
             account_concurrency: 1_000,
+            account_rate: None,
             environments_max: 1_000,
             memory_mb_max: 1_024 * 1_024,
             memory_low_mb: pressure::default_low_mb(),
@@ -104,6 +107,12 @@ impl EngineConfig {
             async_queue: AsyncConfig::default(),
             streams: StreamConfig::default(),
         }
+    }
+
+    /// Limits each account to so many concurrent calls, and to the rate that Lambda limits them to with it.
+    pub fn limit_accounts(&mut self, concurrency: u32) {
+        self.account_concurrency = concurrency;
+        self.account_rate = Some(admission::rate_of(concurrency));
     }
 }
 
@@ -141,7 +150,8 @@ pub struct AsyncConfig {
     pub age_max: Duration,
     /// How long a claimed event is left to its node. Longer than any call may take.
     pub lease: Duration,
-    /// Whether no other node uses this store: what a former process had claimed is then run again at once.
+    /// Whether no other node uses this store: what a former process had claimed is then run again at once, and limits
+    /// are this node's alone.
     pub sole_node: bool,
 }
 

@@ -14,20 +14,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, Invoker, LogSink, Meter};
-use model::{Answered, FunctionRef, Invocation, InvokeError, Outcome};
+use model::{Answered, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, ThrottleReason};
 use sandbox::{Backend, Interpreters};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Permit};
 use crate::async_queue::{self, AsyncQueue};
 use crate::config::{EngineConfig, EngineParts, GuestNetwork};
 use crate::fleet::{EnvironmentInfo, Fleet};
 use crate::invoke;
 use crate::package::Packages;
 use crate::ready::Ready;
+use crate::slots::{self, Slots};
 
 /// How long sandboxes get to be gone after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -52,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) config: EngineConfig,
     pub(crate) admission: Arc<Admission>,
+    /// This node's shares of limits, where other nodes use the same store.
+    slots: Option<Slots>,
     pub(crate) fleet: Fleet,
     pub(crate) packages: Packages,
     pub(crate) ready: Ready,
@@ -75,6 +78,14 @@ impl Core {
             return Err(stopping());
         }
         Ok(self.calls.token())
+    }
+
+    /// A place for one call of a version, or the limit that is reached.
+    pub(crate) async fn admit(&self, version: &FunctionVersion) -> Result<Permit, ThrottleReason> {
+        match &self.slots {
+            Some(slots) => slots.admit(&self.admission, version).await,
+            None => self.admission.admit(version, self.clock.monotonic_us(), self.admission.limit(version)),
+        }
     }
 
     /// A version will be called after this time, as far as is known: an environment is ready then.
@@ -104,10 +115,11 @@ impl Engine {
         let EngineParts { store, catalog, meter, log_sink, authorizer, backend, interpreters, network, .. } = parts;
         let EngineParts { clock, random, config, .. } = parts;
         let core = Arc::new(Core {
-            admission: Admission::new(config.account_concurrency),
+            admission: Admission::new(config.account_concurrency, config.account_rate),
             fleet: Fleet::new(&config),
             ready: Ready::new(config.ready_max),
             packages: Packages::open(config.code_root.clone(), catalog.clone(), random.clone())?,
+            slots: (!config.async_queue.sole_node).then(|| Slots::new(store.clone(), clock.clone(), random.hex(8))),
             async_queue: AsyncQueue::new(store, config.async_queue.clone(), random.hex(8)),
             catalog,
             meter,
@@ -127,6 +139,9 @@ impl Engine {
         });
         tokio::spawn(tend(core.clone()));
         tokio::spawn(follow_uses(core.clone()));
+        if core.slots.is_some() {
+            tokio::spawn(renew_slots(core.clone()));
+        }
         tokio::spawn(async_queue::work(core.clone()));
         Ok(Arc::new(Self { core }))
     }
@@ -207,6 +222,14 @@ async fn follow_uses(core: Arc<Core>) {
     }
 }
 
+/// Keeps this node's shares of limits as long as it uses them.
+async fn renew_slots(core: Arc<Core>) {
+    let Some(slots) = &core.slots else { return };
+    while timeout(slots::RENEW_EVERY, core.cut.cancelled()).await.is_err() {
+        slots.renew_all(&core.admission).await;
+    }
+}
+
 /// Keeps as many environments as calls are expected for.
 async fn tend(core: Arc<Core>) {
     let mut relieved_us = 0;
@@ -239,7 +262,7 @@ async fn start_due(core: Arc<Core>, function: FunctionRef) {
     match core.catalog.version(&function).await {
         Ok(version) => {
             let pool = core.fleet.pool(&version);
-            let tended = pool.tend(&core.config, core.clock.monotonic_us());
+            let tended = pool.tend(&core, core.clock.monotonic_us());
             pool.start_ahead(&core, tended.starts);
         }
         Err(InvokeError::NotFound(_)) => {

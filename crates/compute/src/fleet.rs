@@ -31,7 +31,7 @@ const RETIRED_STAY: Duration = Duration::from_millis(50);
 /// How long a start waits for memory before it looks again.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
 /// While somebody waits for room, one busy environment ends in this time.
-const YIELD_EVERY_US: u64 = 500_000;
+const YIELD_EVERY_US: u64 = 250_000;
 
 /// Functions without environments whose habits are kept.
 const HABITS_MOST: usize = 4_096;
@@ -301,7 +301,7 @@ impl Fleet {
         let (mut ended, mut ahead, mut look_at_us) = (Vec::new(), Vec::new(), u64::MAX);
         self.pools.lock().retain(|_, of_function| {
             of_function.retain(|pool| {
-                let tended = pool.tend(&core.config, now_us);
+                let tended = pool.tend(core, now_us);
                 ended.extend(tended.ended);
                 look_at_us = look_at_us.min(tended.look_at_us);
                 if tended.starts > 0 {

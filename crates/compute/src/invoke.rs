@@ -68,7 +68,7 @@ async fn run_whole(
     let running = core.enter()?;
     let version = core.catalog.version(&invocation.function).await?;
     invocation.payload = payload::checked(&invocation)?;
-    let permit = core.admission.admit(&version).map_err(InvokeError::Throttled)?;
+    let permit = core.admit(&version).await.map_err(InvokeError::Throttled)?;
     let mut job = Box::new(Job { invocation, version, sink, tries: 0, _permit: permit, _running: running });
     loop {
         let pool = core.fleet.pool(&job.version);
@@ -85,7 +85,7 @@ pub(crate) async fn dry_run(core: &Arc<Core>, function: &model::FunctionRef) -> 
     let _running = core.enter()?;
     let version = core.catalog.version(function).await?;
     start::guest_of(core, &version)?;
-    core.admission.check(&version).map_err(InvokeError::Throttled)
+    core.admission.check(&version, core.clock.monotonic_us()).map_err(InvokeError::Throttled)
 }
 
 async fn run(core: Arc<Core>, pool: Arc<Pool>, job: Box<Job>, ready: Ready) -> Tried {

@@ -34,6 +34,7 @@ mod ready;
 mod report;
 mod runtime_api;
 mod settle;
+mod slots;
 mod start;
 mod stream;
 #[cfg(test)]

@@ -95,8 +95,10 @@ pub enum ThrottleReason {
     ConcurrentInvocationLimitExceeded,
     /// The function's reserved concurrency.
     ReservedFunctionConcurrentInvocationLimitExceeded,
-    /// Calls per second of the function.
+    /// Calls per second of the account's functions.
     FunctionInvocationRateLimitExceeded,
+    /// Calls per second of a function with reserved concurrency.
+    ReservedFunctionInvocationRateLimitExceeded,
     /// Calls per second of the caller.
     CallerRateLimitExceeded,
 }
@@ -110,6 +112,7 @@ impl ThrottleReason {
                 "ReservedFunctionConcurrentInvocationLimitExceeded"
             }
             Self::FunctionInvocationRateLimitExceeded => "FunctionInvocationRateLimitExceeded",
+            Self::ReservedFunctionInvocationRateLimitExceeded => "ReservedFunctionInvocationRateLimitExceeded",
             Self::CallerRateLimitExceeded => "CallerRateLimitExceeded",
         }
     }

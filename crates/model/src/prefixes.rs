@@ -25,6 +25,8 @@ pub const LOGS: Prefix = Prefix { byte: b'l', name: "logs", owner: "services/log
 pub const USAGE: Prefix = Prefix { byte: b'u', name: "usage", owner: "services/usage" };
 /// Accepted asynchronous events.
 pub const ASYNC_QUEUE: Prefix = Prefix { byte: b'a', name: "events", owner: "compute/async_queue" };
+/// Which node may use how much of a limit.
+pub const SLOTS: Prefix = Prefix { byte: b'n', name: "slots", owner: "compute/slots" };
 
 /// Which blobs are needed, and holds that keep them.
 pub const BLOBS: Prefix = Prefix { byte: b'b', name: "blobs", owner: "store/references" };
@@ -32,7 +34,7 @@ pub const BLOBS: Prefix = Prefix { byte: b'b', name: "blobs", owner: "store/refe
 pub const STORE: Prefix = Prefix { byte: 0xff, name: "store", owner: "store" };
 
 /// Every prefix that is given out.
-pub const ALL: &[Prefix] = &[LAMBDA, APIGATEWAY, DYNAMODB, LOGS, USAGE, ASYNC_QUEUE, BLOBS, STORE];
+pub const ALL: &[Prefix] = &[LAMBDA, APIGATEWAY, DYNAMODB, LOGS, USAGE, ASYNC_QUEUE, SLOTS, BLOBS, STORE];
 
 /// Whose keys start with this byte.
 pub fn of(byte: u8) -> Option<&'static Prefix> {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use aws::auth::Mode as AuthMode;
 use aws::dispatch::Dispatcher;
 use base::{Clock, Random, SystemClock, SystemRandom};
-use cli::Mode;
+use cli::{Mode, Serve};
 use compute::{Engine, EngineConfig, EngineParts, GuestNetwork, NetworkGuard};
 use gateway::HostResolver;
 use gateway::authority::{Authority, system_roots};
@@ -159,13 +159,11 @@ async fn open(ground: &Ground) -> Result<Base> {
         Mode::Dev => Keys::dev(&keys, clock.clone(), random.clone())?,
         Mode::Up => Keys::up(&keys, clock.clone(), random.clone())?,
     };
-    let functions = Functions::new(
-        store.clone(),
-        blobs.clone(),
-        clock.clone(),
-        random.clone(),
-        services::lambda::Config::default(),
-    );
+    let mut settings = services::lambda::Config::default();
+    if let Some(concurrency) = ground.config.serve.account_concurrency {
+        settings.account_concurrency = concurrency;
+    }
+    let functions = Functions::new(store.clone(), blobs.clone(), clock.clone(), random.clone(), settings);
     let apis = Apis::new(store.clone(), clock.clone(), random.clone(), "localhost");
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());
     let usage = Usage::open(data.root(), &ground.boot_id, store.clone(), clock.clone()).await?;
@@ -202,7 +200,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     }
     let network = Arc::new(LateNetwork::default());
     let mut config = engine_config(&ground.data, has_network, port);
-    config.keep_alive = ground.config.serve.keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
+    set_limits(&mut config, &ground.config.serve);
     // Over a database there may be other nodes, or have been: what they run is left to them until their leases end.
     config.async_queue.sole_node = matches!(base.opened.engine, StoreEngine::Embedded(_));
     config.streams.bytes_per_s = ground.config.serve.stream_rate;
@@ -283,6 +281,13 @@ fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
     config.guest_variables.push(("NODE_EXTRA_CA_CERTS".to_owned(), NODE_TRUST_PATH.to_owned()));
     config.guest_variables.push(("AWS_ENDPOINT_URL".to_owned(), endpoint));
     config
+}
+
+fn set_limits(config: &mut EngineConfig, serve: &Serve) {
+    config.keep_alive = serve.keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
+    if let Some(concurrency) = serve.account_concurrency {
+        config.limit_accounts(concurrency);
+    }
 }
 
 fn dispatcher(base: &Base, engine: &Arc<Engine>, mode: Mode) -> Dispatcher {

@@ -4,11 +4,12 @@
 //! slot that nobody wants, and ends nothing for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Idle, Pool, Starting, State};
-use crate::config::EngineConfig;
+use crate::autoscaler;
 use crate::engine::Core;
 use crate::keepalive::Habits;
 use crate::start;
@@ -29,9 +30,9 @@ pub(crate) struct Tended {
 
 impl Pool {
     /// Looks whether there are as many environments as should be.
-    pub(crate) fn tend(&self, config: &EngineConfig, now_us: u64) -> Tended {
+    pub(crate) fn tend(&self, core: &Core, now_us: u64) -> Tended {
         let mut state = self.state.lock();
-        if let Some(keep_alive) = config.keep_alive {
+        if let Some(keep_alive) = core.config.keep_alive {
             let keep_us = u64::try_from(keep_alive.as_micros()).unwrap_or(u64::MAX);
             let old = state.idle.iter().take_while(|idle| idle.since_us.saturating_add(keep_us) < now_us).count();
             return Tended { ended: state.idle.drain(..old).collect(), starts: 0, look_at_us: u64::MAX };
@@ -44,7 +45,8 @@ impl Pool {
         state.look_at_us = wanted.look_at_us.unwrap_or(u64::MAX);
         let surplus = (state.busy + state.idle.len()).saturating_sub(wanted.environments).min(state.idle.len());
         let ended = state.idle.drain(..surplus).collect();
-        Tended { ended, starts: state.missing(wanted.environments, now_us), look_at_us: state.look_at_us }
+        let starts = state.missing(core, wanted.environments, now_us);
+        Tended { ended, starts, look_at_us: state.look_at_us }
     }
 
     /// Starts environments that no call waits for; `State::missing` has counted them.
@@ -98,16 +100,19 @@ impl State {
         let running = self.busy + self.waiters.len();
         let wanted = self.habits.wanted(now_us, running);
         self.look_at_us = now_us;
-        self.missing(wanted.environments, now_us)
+        self.missing(core, wanted.environments, now_us)
     }
 
     /// Counts in and tells how many starts are missing.
-    fn missing(&mut self, wanted: usize, now_us: u64) -> usize {
+    fn missing(&mut self, core: &Core, wanted: usize, now_us: u64) -> usize {
         if self.retired || now_us < self.ahead_after_us {
             return 0;
         }
         let there = self.busy + self.idle.len() + self.starting.max(self.waiters.len());
         let missing = wanted.saturating_sub(there);
+        if there > 0 && missing > 0 && autoscaler::saturated(&self.load(core, Duration::ZERO)) {
+            return 0;
+        }
         self.starting += missing;
         missing
     }

@@ -210,6 +210,12 @@ impl World {
         self.engine = Engine::new(parts).unwrap();
     }
 
+    /// Another engine on the same store, as on another node.
+    pub(crate) fn beside(&self) -> Arc<Engine> {
+        let Self { guests, catalog, records, lines, store, clock, config, .. } = self;
+        Engine::new(parts(guests, catalog, records, lines, store, clock, config, 1_000)).unwrap()
+    }
+
     /// Deploys a function whose handler selects what its guest does.
     pub(crate) fn deploy(&self, name: &str, handler: &str, change: impl FnOnce(&mut FunctionVersion)) {
         let mut version = version(name);

@@ -9,6 +9,7 @@ pub(crate) mod fixtures;
 mod guests;
 mod habits;
 mod invoking;
+mod nodes;
 mod ready;
 mod scaling;
 mod streaming;

@@ -97,7 +97,7 @@ async fn short_calls_wait_for_each_other_instead_of_starting_more() {
 
 #[tokio::test(start_paused = true)]
 async fn configured_limits_throttle_at_once() {
-    let world = World::with(Guests::new(), |config| config.account_concurrency = 3);
+    let world = World::with(Guests::new(), |config| config.limit_accounts(3));
     world.deploy("f", "sleep 1000", |_| {});
     world.deploy("g", "sleep 1000", |version| version.reserved_concurrency = Some(1));
     let began = tokio::time::Instant::now();
@@ -192,6 +192,30 @@ async fn a_function_that_is_always_busy_lets_others_in() {
     });
     assert!(greedy.iter().all(Result::is_ok));
     assert!(quiet.0.is_ok() && quiet.1 < Duration::from_millis(800), "{quiet:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_functions_of_one_account_do_not_keep_another_out() {
+    let world = Arc::new(World::with(Guests::new(), |config| config.memory_mb_max = 128));
+    let mut greedy = JoinSet::new();
+    for number in 0..10 {
+        let name = format!("greedy{number}");
+        world.deploy(&name, "sleep 100", |_| {});
+        let world = world.clone();
+        greedy.spawn(async move { burst(&world, &name, 10).await });
+    }
+    world
+        .deploy("quiet", "echo", |version| version.function.account = model::AccountId::parse("000000000007").unwrap());
+    let quiet = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut call = invocation("quiet", "quiet", "1");
+        call.function.account = model::AccountId::parse("000000000007").unwrap();
+        let began = tokio::time::Instant::now();
+        (world.engine.invoke(call).await, began.elapsed())
+    };
+    let (ended, took) = quiet.await;
+    assert!(ended.is_ok() && took < Duration::from_millis(1_500), "{took:?}: ten others were in line before");
+    assert!(greedy.join_all().await.iter().flatten().all(Result::is_ok));
 }
 
 #[tokio::test(start_paused = true)]
