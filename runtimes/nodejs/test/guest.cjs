@@ -10,6 +10,7 @@ const os = require('node:os');
 const path = require('node:path');
 
 const BOOTSTRAP = path.join(__dirname, '..', 'bootstrap.cjs');
+const BOOTED = 15;
 const KINDS = { 16: 'READY', 17: 'INIT_ERROR', 18: 'RESPONSE', 19: 'ERROR', 20: 'BEGIN', 21: 'CHUNK', 22: 'END', 23: 'LINGER' };
 
 function frame(kind, ...parts) {
@@ -49,7 +50,8 @@ class Guest {
     this.pending = Buffer.concat([this.pending, bytes]);
     while (this.pending.length >= 4 && this.pending.length >= 4 + this.pending.readUInt32LE(0)) {
       const end = 4 + this.pending.readUInt32LE(0);
-      this.frames.push(decode(this.pending[4], this.pending.subarray(5, end)));
+      // The first frame of every guest says only that it is up.
+      if (this.pending[4] !== BOOTED) this.frames.push(decode(this.pending[4], this.pending.subarray(5, end)));
       this.pending = this.pending.subarray(end);
     }
     this.hand();
