@@ -29,17 +29,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bootstrap = task.join("bootstrap");
     std::fs::write(&bootstrap, "#!/bin/sh\nexec sleep 1000\n")?;
     std::fs::set_permissions(&bootstrap, std::fs::Permissions::from_mode(0o755))?;
-    let began = Instant::now();
     let mut config = SpawnerConfig::new(code, runtime, "bench");
     if arguments.next().is_none_or(|word| word != "memory") {
         config.tmp_root = Some(folder.path().to_owned());
     }
+    let began = Instant::now();
     let handle = launch_spawner(&config)?;
-    let launched = began.elapsed();
+    println!("spawner ready in {:?}", began.elapsed());
     for wall in handle.walls() {
         println!("{:22} {:?}: {}", wall.name, wall.state, wall.detail);
     }
-    println!("spawner ready in {launched:?}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let backend = std::sync::Arc::new(ProcessBackend::new(handle)?);
@@ -82,17 +81,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let made = count.div_ceil(32) * 32;
         println!("{:.0} starts and ends a second, 32 at once", made as f64 / began.elapsed().as_secs_f64());
-        let before = available_kib()?;
-        let mut held = Vec::new();
-        for _ in 0..count {
-            held.push(backend.start(spec.clone()).await?);
-        }
-        println!(
-            "{} KiB of the host's memory for each of {count} that wait",
-            (before - available_kib()?) / count as i64
-        );
-        Ok(())
+        hold(&backend, &spec, count).await
     })
+}
+
+/// Tells what sandboxes hold that wait.
+#[allow(clippy::print_stdout, reason = "the figures are the output")]
+async fn hold(backend: &ProcessBackend, spec: &SandboxSpec, count: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let before = available_kib()?;
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(backend.start(spec.clone()).await?);
+    }
+    println!("{} KiB of the host's memory for each of {count} that wait", (before - available_kib()?) / count as i64);
+    Ok(())
 }
 
 /// Memory that the host could still give.
