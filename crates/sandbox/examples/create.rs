@@ -3,7 +3,6 @@
 //! `cargo run -p sandbox --example create [COUNT] [memory]`. The guest is a script that sleeps. `memory` keeps `/tmp` off
 //! the disk. Prints the walls, then medians of
 //! one after the other, then how many a second start when 32 are in flight, then what one that waits holds. The example is its own spawner.
-#![allow(clippy::print_stdout, reason = "the figures are the output")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use model::CodeDigest;
 use sandbox::process::{ProcessBackend, SpawnerConfig, launch_spawner, spawner_main};
 use sandbox::{Backend, Guest, SandboxSpec};
 
+#[allow(clippy::print_stdout, reason = "the figures are the output")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let first = arguments.next();
@@ -29,17 +29,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bootstrap = task.join("bootstrap");
     std::fs::write(&bootstrap, "#!/bin/sh\nexec sleep 1000\n")?;
     std::fs::set_permissions(&bootstrap, std::fs::Permissions::from_mode(0o755))?;
-    let began = Instant::now();
     let mut config = SpawnerConfig::new(code, runtime, "bench");
     if arguments.next().is_none_or(|word| word != "memory") {
         config.tmp_root = Some(folder.path().to_owned());
     }
+    let began = Instant::now();
     let handle = launch_spawner(&config)?;
-    let launched = began.elapsed();
+    println!("spawner ready in {:?}", began.elapsed());
     for wall in handle.walls() {
         println!("{:22} {:?}: {}", wall.name, wall.state, wall.detail);
     }
-    println!("spawner ready in {launched:?}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let backend = std::sync::Arc::new(ProcessBackend::new(handle)?);
@@ -51,54 +50,44 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             tmp_bytes: 512 << 20,
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
         };
-        one_after_the_other(&backend, &spec, count).await?;
-        many_at_once(&backend, &spec, count).await?;
-        held(&backend, &spec, count).await
+        let (mut starts, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let began = Instant::now();
+            let started = backend.start(spec.clone()).await?;
+            starts.push(began.elapsed());
+            let began = Instant::now();
+            started.control.kill();
+            started.control.wait().await;
+            ends.push(began.elapsed());
+        }
+        println!("start  p10 {:?}  p50 {:?}", quantile(&mut starts, 10), quantile(&mut starts, 50));
+        println!("end    p10 {:?}  p50 {:?}", quantile(&mut ends, 10), quantile(&mut ends, 50));
+        let began = Instant::now();
+        let tasks: Vec<_> = (0..32)
+            .map(|_| {
+                let (backend, spec) = (backend.clone(), spec.clone());
+                tokio::spawn(async move {
+                    for _ in 0..count.div_ceil(32) {
+                        let started = backend.start(spec.clone()).await?;
+                        started.control.kill();
+                        started.control.wait().await;
+                    }
+                    Ok::<_, sandbox::Error>(())
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await??;
+        }
+        let made = count.div_ceil(32) * 32;
+        println!("{:.0} starts and ends a second, 32 at once", made as f64 / began.elapsed().as_secs_f64());
+        hold(&backend, &spec, count).await
     })
 }
 
-type Done = Result<(), Box<dyn std::error::Error>>;
-
-async fn one_after_the_other(backend: &ProcessBackend, spec: &SandboxSpec, count: usize) -> Done {
-    let (mut starts, mut ends) = (Vec::new(), Vec::new());
-    for _ in 0..count {
-        let began = Instant::now();
-        let started = backend.start(spec.clone()).await?;
-        starts.push(began.elapsed());
-        let began = Instant::now();
-        started.control.kill();
-        started.control.wait().await;
-        ends.push(began.elapsed());
-    }
-    println!("start  p10 {:?}  p50 {:?}", quantile(&mut starts, 10), quantile(&mut starts, 50));
-    println!("end    p10 {:?}  p50 {:?}", quantile(&mut ends, 10), quantile(&mut ends, 50));
-    Ok(())
-}
-
-async fn many_at_once(backend: &std::sync::Arc<ProcessBackend>, spec: &SandboxSpec, count: usize) -> Done {
-    let began = Instant::now();
-    let tasks: Vec<_> = (0..32)
-        .map(|_| {
-            let (backend, spec) = (backend.clone(), spec.clone());
-            tokio::spawn(async move {
-                for _ in 0..count.div_ceil(32) {
-                    let started = backend.start(spec.clone()).await?;
-                    started.control.kill();
-                    started.control.wait().await;
-                }
-                Ok::<_, sandbox::Error>(())
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await??;
-    }
-    let made = count.div_ceil(32) * 32;
-    println!("{:.0} starts and ends a second, 32 at once", made as f64 / began.elapsed().as_secs_f64());
-    Ok(())
-}
-
-async fn held(backend: &ProcessBackend, spec: &SandboxSpec, count: usize) -> Done {
+/// Tells what sandboxes hold that wait.
+#[allow(clippy::print_stdout, reason = "the figures are the output")]
+async fn hold(backend: &ProcessBackend, spec: &SandboxSpec, count: usize) -> Result<(), Box<dyn std::error::Error>> {
     let before = available_kib()?;
     let mut held = Vec::new();
     for _ in 0..count {

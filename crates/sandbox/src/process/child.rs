@@ -63,6 +63,14 @@ pub(crate) enum Role<'a> {
 }
 
 impl<'a> Role<'a> {
+    /// A zygote's orders and entry, or -1.
+    fn descriptors(self) -> (c_int, c_int) {
+        match self {
+            Self::Zygote { orders, entry, .. } => (orders, entry),
+            Self::Trial | Self::Guest(_) | Self::Fork => (-1, -1),
+        }
+    }
+
     fn programs(self) -> &'a [Program] {
         match self {
             Self::Guest(programs) | Self::Zygote { programs, .. } => programs,
@@ -190,6 +198,7 @@ impl Role<'_> {
 
 fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
     enter_groups(plan.doors).at(Step::Cgroup)?;
+    let_go(plan);
     let mut gate = [0u8; 8];
     match sys::receive(plan.status, &mut gate) {
         Ok(0) => exit(1),
@@ -237,6 +246,34 @@ fn enter_groups(doors: &[Door]) -> sys::Call<()> {
         }
     }
     Ok(())
+}
+
+/// Closes whatever the spawner holds of other sandboxes. With many of them their descriptors alone would pass the limit
+/// that a guest gets.
+fn let_go(plan: &Plan<'_>) {
+    let (orders, entry) = plan.role.descriptors();
+    let mut kept = [
+        plan.status,
+        plan.root,
+        plan.code,
+        plan.layers,
+        plan.environment,
+        plan.channel,
+        plan.output,
+        plan.tmp,
+        orders,
+        entry,
+    ];
+    kept.sort_unstable();
+    // Those below are the spawner's fillers.
+    let mut next = 10;
+    for fd in kept {
+        if fd >= next {
+            let _ = sys::close_range(next as u32, fd as u32 - 1);
+            next = fd + 1;
+        }
+    }
+    let _ = sys::close_range(next as u32, u32::MAX);
 }
 
 fn set_host_name() {
@@ -426,10 +463,7 @@ extern "C" fn become_guest(launch: *mut libc::c_void) -> c_int {
 
 fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
     let plan = launch.plan;
-    let (orders, entry) = match plan.role {
-        Role::Zygote { orders, entry, .. } => (orders, entry),
-        _ => (-1, -1),
-    };
+    let (orders, entry) = plan.role.descriptors();
     let first_closed = [(entry, 6), (orders, 5), (plan.channel, 4)];
     let first_closed = first_closed.into_iter().find(|(fd, _)| *fd >= 0).map_or(3, |(_, next)| next);
     let null = sys::open(c"/dev/null", libc::O_RDONLY).at(Step::Fork)?;

@@ -38,6 +38,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("the platform's certificates are trusted", trust),
     ("real programs run", programs),
     ("many sandboxes at once", many),
+    ("a crowd of sandboxes", crowd),
     ("a required wall that does not stand refuses", required),
 ];
 
@@ -412,6 +413,19 @@ fn many(world: &World) -> Result<(), String> {
         let outputs = join_all(set).await;
         let wanted: Vec<String> = (0..40).map(|number| number.to_string()).collect();
         expect("outputs", outputs, wanted)
+    })
+}
+
+/// More sandboxes than a guest's limit of open files has room for, each with some of the spawner's.
+fn crowd(world: &World) -> Result<(), String> {
+    sandbox::privilege::raise_file_limit().map_err(|error| error.to_string())?;
+    world.with_backend(&world.config(&[]), async |backend| {
+        let mut held = Vec::new();
+        for number in 0..200 {
+            let started = backend.start(world.spec(&[("ATTEMPT", "sleep")])).await;
+            held.push(started.map_err(|error| format!("number {number}: {error}"))?);
+        }
+        Ok(())
     })
 }
 
