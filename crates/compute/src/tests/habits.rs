@@ -97,6 +97,28 @@ async fn a_failing_init_is_not_repeated_for_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_of_a_known_function_shares_a_few_environments() {
+    let world = Arc::new(world());
+    world.deploy("f", "sleep 4", |_| {});
+    for _ in 0..10 {
+        world.call("f", "1").await.unwrap();
+        sleep(Duration::from_millis(1_700)).await;
+    }
+    sleep(Duration::from_secs(3_000)).await;
+    assert_eq!((world.guests.alive(), world.engine.pools()), (0, 0), "only its habits are kept");
+    let before = world.guests.started();
+    let mut calls = JoinSet::new();
+    for call in 0..20 {
+        let engine = world.engine.clone();
+        let invocation = invocation("f", &format!("burst-{call}"), "1");
+        calls.spawn(async move { model::ports::Invoker::invoke(&*engine, invocation).await });
+    }
+    assert!(calls.join_all().await.iter().all(Result::is_ok));
+    let started = world.guests.started() - before;
+    assert!((1..=6).contains(&started), "{started}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn quick_calls_one_after_another_get_one_environment() {
     let world = world();
     world.deploy("f", "sleep 1", |_| {});
