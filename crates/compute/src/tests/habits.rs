@@ -97,6 +97,28 @@ async fn a_failing_init_is_not_repeated_for_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn room_is_taken_from_whom_it_costs_least() {
+    let world = World::with(Guests::booting(Duration::from_millis(20)), |config| {
+        config.keep_alive = None;
+        config.memory_mb_max = 256;
+    });
+    for name in ["often", "once", "new"] {
+        world.deploy(name, "echo", |_| {});
+    }
+    for call in 0..30 {
+        world.call("often", "1").await.unwrap();
+        sleep(Duration::from_secs([1, 12, 3, 7][call % 4])).await;
+    }
+    world.call("often", "1").await.unwrap();
+    world.call("once", "1").await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    world.call("new", "1").await.unwrap();
+    let shown = world.engine.environments();
+    let names: Vec<&str> = shown.iter().map(|shown| shown.function.name.as_str()).collect();
+    assert!(names.contains(&"often") && names.contains(&"new"), "{names:?}: the longest idle one was worth more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_burst_of_a_known_function_shares_a_few_environments() {
     let world = Arc::new(world());
     world.deploy("f", "sleep 4", |_| {});
