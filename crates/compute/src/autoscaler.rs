@@ -6,7 +6,9 @@
 //! Invariants
 //!   1. Where nothing runs and nothing starts, a waiting request starts an environment, whatever else holds.
 //!   2. Never more starts than requests that wait for one.
-//!   3. Where the processors are busy with calls, processor-bound functions get no environment beyond them: it would
+//!   3. Where it is known how long calls take, an environment that is being started is left as many of them as it can
+//!      serve in the time of another start: quick calls share a few, long ones get one each.
+//!   4. Where the processors are busy with calls, processor-bound functions get no environment beyond them: it would
 //!      only share what the others have.
 
 /// What is known about one function version at this moment.
@@ -49,16 +51,19 @@ pub(crate) fn starts(load: &Load) -> usize {
     if saturated(load) && !worth_sharing(load) {
         return 0;
     }
-    // Every call that ends frees a place; the wait of the n-th in line is n such steps.
     let Some(run_us) = load.run_us else { return uncovered };
-    if load.busy == 0 {
-        return uncovered;
-    }
     let start_us = start_us(load);
     if load.waited_us > start_us {
         // The prediction was wrong: a new environment would have been here by now.
         return 1;
     }
+    // The first call of a new environment, and those that it serves until another could be there.
+    let each = usize::try_from(start_us / run_us.max(1)).unwrap_or(usize::MAX).saturating_add(1);
+    let uncovered = load.waiting.saturating_sub(load.starting.saturating_mul(each));
+    if load.busy == 0 {
+        return uncovered.div_ceil(each);
+    }
+    // Every call that ends frees a place; the wait of the n-th in line is n such steps.
     let step_us = run_us.max(1) / load.busy as u64;
     let soon_free = usize::try_from(start_us / step_us.max(1)).unwrap_or(usize::MAX);
     uncovered.saturating_sub(soon_free)
@@ -133,6 +138,25 @@ mod tests {
         assert_eq!(starts(&Load { waiting: 1, ..HOST }), 1);
         assert_eq!(starts(&Load { waiting: 20, starting: 19, ..HOST }), 1);
         assert_eq!(starts(&Load { waiting: 19, starting: 19, ..HOST }), 0);
+    }
+
+    #[test]
+    fn a_burst_of_known_calls_shares_where_that_is_sooner_than_starts() {
+        let mut load = Load { run_us: Some(5_000), start_us: Some(20_000), ..HOST };
+        for calls in 1..=20 {
+            load.waiting = calls;
+            load.starting += starts(&load);
+        }
+        assert_eq!(load.starting, 4, "each serves five in the time of a start");
+        let mut load = Load { run_us: Some(300_000), start_us: Some(3_000), ..HOST };
+        for calls in 1..=20 {
+            load.waiting = calls;
+            load.starting += starts(&load);
+        }
+        assert_eq!(load.starting, 20);
+        let late = Load { waiting: 3, starting: 1, run_us: Some(5_000), start_us: Some(20_000), ..HOST };
+        assert_eq!(starts(&late), 0);
+        assert_eq!(starts(&Load { waited_us: 25_000, ..late }), 1, "the start takes longer than others did");
     }
 
     #[test]

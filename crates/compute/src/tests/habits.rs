@@ -97,6 +97,50 @@ async fn a_failing_init_is_not_repeated_for_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn room_is_taken_from_whom_it_costs_least() {
+    let world = World::with(Guests::booting(Duration::from_millis(20)), |config| {
+        config.keep_alive = None;
+        config.memory_mb_max = 256;
+    });
+    for name in ["often", "once", "new"] {
+        world.deploy(name, "echo", |_| {});
+    }
+    for call in 0..30 {
+        world.call("often", "1").await.unwrap();
+        sleep(Duration::from_secs([1, 12, 3, 7][call % 4])).await;
+    }
+    world.call("often", "1").await.unwrap();
+    world.call("once", "1").await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    world.call("new", "1").await.unwrap();
+    let shown = world.engine.environments();
+    let names: Vec<&str> = shown.iter().map(|shown| shown.function.name.as_str()).collect();
+    assert!(names.contains(&"often") && names.contains(&"new"), "{names:?}: the longest idle one was worth more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_a_known_function_shares_a_few_environments() {
+    let world = Arc::new(world());
+    world.deploy("f", "sleep 4", |_| {});
+    for _ in 0..10 {
+        world.call("f", "1").await.unwrap();
+        sleep(Duration::from_millis(1_700)).await;
+    }
+    sleep(Duration::from_secs(3_000)).await;
+    assert_eq!((world.guests.alive(), world.engine.pools()), (0, 0), "only its habits are kept");
+    let before = world.guests.started();
+    let mut calls = JoinSet::new();
+    for call in 0..20 {
+        let engine = world.engine.clone();
+        let invocation = invocation("f", &format!("burst-{call}"), "1");
+        calls.spawn(async move { model::ports::Invoker::invoke(&*engine, invocation).await });
+    }
+    assert!(calls.join_all().await.iter().all(Result::is_ok));
+    let started = world.guests.started() - before;
+    assert!((1..=6).contains(&started), "{started}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn quick_calls_one_after_another_get_one_environment() {
     let world = world();
     world.deploy("f", "sleep 1", |_| {});
