@@ -244,15 +244,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     });
     let authority = Authority::open(&ground.data.path("authority"), base.clock.clone())?;
     let guest_tls = gateway::tls::of_authority(Arc::new(authority))?;
-    // In development whoever deploys a function decides what of the machine it may reach.
-    let developer_opens = ground.config.mode == Mode::Dev;
-    let mut guests = GuestNetworkConfig { developer_opens, ..GuestNetworkConfig::default() };
-    if let Some(megabits) = ground.config.serve.egress_mbit {
-        guests.bytes_per_second = megabits.get() * 125_000;
-    }
-    for target in &ground.config.serve.allow_egress {
-        guests.open.push(target.parse()?);
-    }
+    let guests = guest_network_config(&ground.config)?;
     // Set once, here; a second value cannot come.
     let _ = network.service.set(GuestNetworkService::new(gateway.clone(), guest_tls, Arc::new(HostResolver), guests));
     let stopping = CancellationToken::new();
@@ -260,6 +252,19 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let listening = gateway::listen(gateway.clone(), listener, ground.tls)?;
     announce(&ground.config, &base.opened, listening.address(), ground.started.elapsed());
     Ok(Server { gateway, listening, engine, store: base.opened, backend, stopping, writers })
+}
+
+fn guest_network_config(config: &Config) -> Result<GuestNetworkConfig> {
+    // In development whoever deploys a function decides what of the machine it may reach.
+    let developer_opens = config.mode == Mode::Dev;
+    let mut guests = GuestNetworkConfig { developer_opens, ..GuestNetworkConfig::default() };
+    if let Some(megabits) = config.serve.egress_mbit {
+        guests.bytes_per_second = megabits.get() * 125_000;
+    }
+    for target in &config.serve.allow_egress {
+        guests.open.push(target.parse()?);
+    }
+    Ok(guests)
 }
 
 /// Accounts are people who need not trust each other: they share a machine only where its kernel keeps them apart.
