@@ -5,6 +5,7 @@ What an ordinary user's machine cannot enforce by the kernel is asserted as what
 a function of somebody else must still answer. Start reading at `CASES`.
 """
 
+import collections
 import contextlib
 import http.server
 import json
@@ -309,14 +310,15 @@ def test_a_daemon_goes_with_its_environment(world, family):
                 sandboxes.setdefault(os.readlink(f"/proc/{process[0]}/ns/pid"), set()).add(process)
         return {frozenset(processes) for processes in sandboxes.values() if len(processes) > 2}
 
-    seen = [set(), set()]
+    # On a busy machine a fork takes its time: longer than any of them is what stays over many looks.
+    looks = collections.deque(maxlen=40)
 
     def stay():
-        seen[:] = [seen[1], crowds()]
-        return len(seen[0] & seen[1]) == 1
+        looks.append(crowds())
+        return len(looks) == looks.maxlen and len(set.intersection(*looks)) == 1
 
     wait_until("the daemon runs", stay)
-    theirs = (seen[0] & seen[1]).pop()
+    theirs = set.intersection(*looks).pop()
     # A call that runs out of time ends the environment, and everything in it.
     assert not world.attempt(family, "spin", {}, "brief")[0]
     wait_until("all have ended", lambda: not any(is_alive(process) for process in theirs))
@@ -352,7 +354,8 @@ def test_leaked_descriptors_harm_their_own_function_only(world):
     did, detail = outcome[0]
     assert not did and re.search("EMFILE .*after (9|10)..", detail), "a function has 1,024 descriptors, as on Lambda"
     assert world.attempt("python", "nothing", {}, "large") == (True, "nothing")
-    wait_until("the server has closed its ends", lambda: count() < before + 40)
+    # About 500 of the leak were connections; environments that start meanwhile have some each.
+    wait_until(lambda: f"the server has closed its ends: {before} before, {count()} now", lambda: count() < before + 200)
     # The control: outside, as many files as the system gives.
     outside = {**event, "descriptors": 300, "host": "127.0.0.1", "port": world.listener.port, "seconds": 0}
     assert world.outside("python", "leak", outside)[0]
@@ -461,7 +464,7 @@ def test_egress_is_as_the_functions_tag_says(world):
             client.untag_resource(Resource=arn, TagKeys=["dunlin:egress"])
         seen = world.server.admin("network?function=python")
         assert seen["functions"][f"{arn}"]["connections"] >= 3
-        assert any(connection["refused"] == "the address is not public" for connection in seen["connections"])
+        assert any(connection["refused"] == "the address serves a cloud's metadata" for connection in seen["connections"])
         assert any(connection["target"] == f"host.dunlin.internal:{inner}" and connection["receivedBytes"] > 0
                    for connection in seen["connections"])
 
