@@ -178,6 +178,11 @@ function fixedContext() {
   };
 }
 
+/** Forgets it: the environment has changed. */
+function forget() {
+  fixed = null;
+}
+
 function contextOf(meta) {
   if (fixed === null) fixed = fixedContext();
   // Written out, not spread: an object of constant shape is several times quicker to make.
@@ -202,4 +207,4 @@ function parsed(value) {
   return typeof value === 'string' ? JSON.parse(value) : value;
 }
 
-module.exports = { run };
+module.exports = { forget, run };

@@ -259,6 +259,8 @@ def prepare(order):
         if entry and entry != HERE and entry not in paths:
             paths.append(entry)
     sys.path[:] = paths
+    # What was not there when the interpreter looked last may be now: layers and code are mounted later than it starts.
+    sys.path_importer_cache.clear()
     # The interpreter is started without `site`, which would have defined these.
     import _sitebuiltins
     import builtins

@@ -40,6 +40,7 @@ const RUNTIME_FILES: &[(&str, &str)] = &[
     ("nodejs/invocation.cjs", include_str!("../../../runtimes/nodejs/invocation.cjs")),
     ("nodejs/loader.cjs", include_str!("../../../runtimes/nodejs/loader.cjs")),
     ("nodejs/logs.cjs", include_str!("../../../runtimes/nodejs/logs.cjs")),
+    ("nodejs/rehearsal.cjs", include_str!("../../../runtimes/nodejs/rehearsal.cjs")),
     ("nodejs/streaming.cjs", include_str!("../../../runtimes/nodejs/streaming.cjs")),
     ("python/bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
     ("python/dunlin_guest.py", include_str!("../../../runtimes/python/dunlin_guest.py")),

@@ -5,7 +5,7 @@
 const assert = require('node:assert');
 const path = require('node:path');
 const { test } = require('node:test');
-const { run } = require('./guest.cjs');
+const { Guest, folder, run } = require('./guest.cjs');
 
 const CJS = 'exports.handler = async () => "cjs"; exports.a = { b: { c: async () => "nested" } };';
 const ESM = 'const late = await Promise.resolve("esm"); export const handler = async () => late;';
@@ -123,4 +123,19 @@ test('the console writes JSON events above its level', async (t) => {
   assert.strictEqual(events[1].message, 'x 1');
   assert.deepStrictEqual([events[2].errorType, events[2].errorMessage], ['TypeError', 't']);
   assert.match(events[3].message, /Circular/);
+});
+
+test('nothing is left of a rehearsal', async (t) => {
+  const handler = `exports.handler = async (event, context) => ({
+    name: context.functionName, memory: context.memoryLimitInMB, ahead: process.env._DUNLIN_AHEAD, cwd: process.cwd(),
+    cached: Object.keys(require.cache).filter((file) => file.includes('rehearsal')), event });`;
+  const root = folder(t, { 'index.js': handler });
+  const guest = new Guest({ _DUNLIN_AHEAD: '1' });
+  const environment = { AWS_LAMBDA_FUNCTION_NAME: 'f', AWS_LAMBDA_FUNCTION_MEMORY_SIZE: '128' };
+  const loaded = await guest.load(root, 'index.handler', { AWS_EXECUTION_ENV: 'AWS_Lambda_nodejs20.x', ...environment });
+  assert.strictEqual(loaded.kind, 'READY', JSON.stringify(loaded));
+  const answer = await guest.invoke({ a: 1 });
+  assert.deepStrictEqual(JSON.parse(answer.text), { name: 'f', memory: '128', cwd: root, cached: [], event: { a: 1 } });
+  assert.strictEqual(await guest.close(), 0);
+  assert.strictEqual(guest.log, '');
 });

@@ -24,6 +24,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("a fork's end is told, and nothing of it stays", ended),
     ("a dead zygote forks no more", dead),
     ("a zygote is no function", no_function),
+    ("a layer's modules are found that were looked for before it was there", late_layer),
     ("a zygote imports what others wrote, and nothing of the function's own", dependencies),
     ("imports that leave something behind make no zygote", unforkable),
 ];
@@ -132,8 +133,11 @@ impl Spoken {
     }
 
     async fn assign(&self, code: &CodeDigest) -> Result<(), String> {
-        let assignment =
-            Assignment { code: Some(code.clone()), layers: Vec::new(), memory_bytes: 200 << 20, tmp_bytes: 700 << 20 };
+        self.assign_with(code, Vec::new()).await
+    }
+
+    async fn assign_with(&self, code: &CodeDigest, layers: Vec<CodeDigest>) -> Result<(), String> {
+        let assignment = Assignment { code: Some(code.clone()), layers, memory_bytes: 200 << 20, tmp_bytes: 700 << 20 };
         self.started.control.assign(&assignment).await.map_err(words)
     }
 
@@ -144,6 +148,10 @@ impl Spoken {
 
     async fn load_handler(&mut self, code: &CodeDigest, handler: &str) -> Result<(), String> {
         self.assign(code).await?;
+        self.load_assigned(handler).await
+    }
+
+    async fn load_assigned(&mut self, handler: &str) -> Result<(), String> {
         let load = json!({"root": "/var/task", "handler": handler, "environment": {"MARK": "its own"}});
         self.send(LOAD, load.to_string().as_bytes()).await;
         let (kind, body) = self.frame().await?;
@@ -451,4 +459,21 @@ fn unforkable(world: &World) -> Result<(), String> {
         expect(what, made.is_err(), true)?;
     }
     Ok(())
+}
+
+fn late_layer(world: &World) -> Result<(), String> {
+    if no_python() {
+        return Ok(());
+    }
+    let code = world.add_code('0', "index.py", EVALUATE);
+    let layer = world.add_code('e', "python/layered.py", "WHERE = 'a layer'\n");
+    world.with_backend(&config(world), async |backend| {
+        let mut zygote = spec(world, Guest::Zygote { family: Family::Python, interpreter: 0 });
+        zygote.environment.push(("PYTHONPATH".into(), "/opt/python".into()));
+        let zygote = Spoken::prepared(backend, zygote, json!({})).await?;
+        let mut fork = zygote.fork(world, backend).await?;
+        fork.assign_with(&code, vec![layer]).await?;
+        fork.load_assigned("index.handler").await?;
+        fork.expect("__import__('layered').WHERE", json!("a layer")).await
+    })
 }
