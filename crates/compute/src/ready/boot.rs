@@ -109,6 +109,11 @@ impl Zygote {
         self.forks.load(Ordering::Relaxed) >= FORKS || self.born.elapsed() >= ZYGOTE_AGE
     }
 
+    /// Whether it was asked for at most one fork so far.
+    pub(super) fn is_new(&self) -> bool {
+        self.forks.load(Ordering::Relaxed) <= 1
+    }
+
     /// Forks a guest into a sandbox of its own.
     pub(super) async fn fork(&self, core: &Core) -> Result<Booted, String> {
         self.forks.fetch_add(1, Ordering::Relaxed);

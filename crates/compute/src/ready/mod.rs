@@ -16,7 +16,8 @@
 //!   1. Nothing is booted for a kind before a function of it exists or is called.
 //!   2. A booted guest serves one function, once; it is never put back.
 //!   3. Guests are booted one after another, and a while after a call took one: the processors are the call's first.
-//!   4. Under memory pressure all of them end.
+//!   4. While memory is short none is booted and all of them end; they are made again when there is enough.
+//!   5. What fails is tried again after a while, not at once.
 //!
 //! Start reading at `Ready::take`.
 
@@ -145,8 +146,7 @@ impl Ready {
         match zygote.fork(core).await {
             Ok(booted) => Some(booted),
             Err(error) => {
-                tracing::debug!(%error, "a zygote forks no more");
-                self.retire(kind, &zygote);
+                self.retire(kind, &zygote, &error);
                 None
             }
         }
@@ -168,7 +168,8 @@ impl Ready {
     }
 
     /// Takes a zygote out of use. Its forks live on.
-    fn retire(&self, kind: &Kind, zygote: &Arc<Zygote>) {
+    fn retire(&self, kind: &Kind, zygote: &Arc<Zygote>, error: &str) {
+        tracing::debug!(runtime = %kind.runtime, %error, "a zygote forks no more");
         let mut shelves = self.shelves.lock();
         let taken = shelves.get_mut(kind).and_then(|shelf| shelf.zygote.take_if(|of| Arc::ptr_eq(of, zygote)));
         drop(shelves);
@@ -181,17 +182,18 @@ impl Ready {
             return;
         }
         self.uses.lock().clone_from(uses);
-        for kind in uses.iter().filter_map(Kind::of) {
-            self.shelves.lock().entry(kind.clone()).or_insert_with(|| Shelf::new(None));
-            self.fill(core, &kind);
-        }
+        self.tend(core);
     }
 
-    /// Ends what nobody needs, and replaces zygotes that are old; called every now and then.
+    /// Ends what nobody needs, makes what is missing, and replaces zygotes that are old; called every now and then.
     pub(crate) fn tend(&self, core: &Arc<Core>) {
         let wanted: Vec<Kind> = self.uses.lock().iter().filter_map(Kind::of).collect();
         let mut ended = Vec::new();
-        self.shelves.lock().retain(|kind, shelf| {
+        let mut shelves = self.shelves.lock();
+        for kind in &wanted {
+            shelves.entry(kind.clone()).or_insert_with(|| Shelf::new(None));
+        }
+        shelves.retain(|kind, shelf| {
             let keep = shelf.filling || wanted.contains(kind) || shelf.used.elapsed() < UNUSED_FOR;
             if !keep {
                 ended.append(&mut shelf.booted);
@@ -202,8 +204,9 @@ impl Ready {
             ended.extend(shelf.booted.drain(..surplus));
             keep
         });
+        let kinds: Vec<Kind> = shelves.keys().cloned().collect();
+        drop(shelves);
         drop(ended);
-        let kinds: Vec<Kind> = self.shelves.lock().keys().cloned().collect();
         for kind in kinds {
             self.fill(core, &kind);
         }
@@ -280,19 +283,19 @@ async fn fill(core: Arc<Core>, kind: Kind) {
         let missing = {
             let mut shelves = ready.shelves.lock();
             let Some(shelf) = shelves.get_mut(&kind) else { return };
-            let missing = if core.closing.is_cancelled() { None } else { ready.missing(&kind, shelf) };
-            if missing.is_none() {
+            let allowed = !core.closing.is_cancelled() && !core.fleet.is_short();
+            let Some(missing) = ready.missing(&kind, shelf).filter(|_| allowed) else {
                 shelf.filling = false;
                 return;
-            }
+            };
             missing
         };
         match missing {
-            Some(Missing::Zygote(version)) => match boot::zygote(&core, &kind, version.as_deref()).await {
+            Missing::Zygote(version) => match boot::zygote(&core, &kind, version.as_deref()).await {
                 Ok(zygote) => put(&core, &kind, |shelf| shelf.zygote = Some(Arc::new(zygote))),
                 Err(error) => failed(&core, &kind, &error),
             },
-            Some(Missing::Guest(zygote)) => {
+            Missing::Guest(zygote) => {
                 let booted = match &zygote {
                     Some(zygote) => zygote.fork(&core).await,
                     None => boot::guest(&core, &kind).await,
@@ -302,11 +305,16 @@ async fn fill(core: Arc<Core>, kind: Kind) {
                         watch(&core, &kind, &mut booted);
                         put(&core, &kind, |shelf| shelf.booted.push(booted));
                     }
-                    (Err(_), Some(zygote)) => ready.retire(&kind, &zygote),
+                    (Err(error), Some(zygote)) => {
+                        ready.retire(&kind, &zygote, &error);
+                        // Another would forever be made where none can fork.
+                        if zygote.is_new() {
+                            failed(&core, &kind, &error);
+                        }
+                    }
                     (Err(error), None) => failed(&core, &kind, &error),
                 }
             }
-            None => {}
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Guests that are booted ahead: when they are made, who gets them, and what happens when they fail.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::ports::Invoker;
@@ -161,4 +162,27 @@ async fn a_slow_init_is_prepared_for_the_next_time() {
         "another revision takes nobody's guests but the generic"
     );
     assert_eq!(world.guests.assigned(), assigned + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn none_is_kept_while_memory_is_short_and_all_come_back() {
+    static LEFT_MB: AtomicU64 = AtomicU64::new(10_000);
+    let world = World::with(Guests::new(), |config| {
+        config.ready_max = 4;
+        config.memory_low_mb = 500;
+        config.memory_available_mb = || Some(LEFT_MB.load(Ordering::SeqCst));
+    });
+    world.deploy("f", "sleep 600000", |version| version.timeout_ms = 900_000);
+    until_ready(&world, (1, 0, 0)).await;
+    // The host's memory counts as short only where there are environments.
+    let engine = world.engine.clone();
+    let call = tokio::spawn(async move { engine.invoke(invocation("f", "1", "1")).await });
+    world.until("it runs", |world| world.guests.assigned() == 1).await;
+    LEFT_MB.store(100, Ordering::SeqCst);
+    world.until("all but the busy one end", |world| world.guests.alive() == 1 && world.engine.ready() == (0, 0)).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.guests.alive(), 1, "none is booted");
+    LEFT_MB.store(10_000, Ordering::SeqCst);
+    world.until("some are ready again", |world| world.engine.ready().0 >= 1).await;
+    call.abort();
 }
