@@ -87,7 +87,7 @@ fn within(mounts: &OwnedFd, own: &OwnedFd, act: impl FnOnce() -> Result<(), Faul
 fn verify(maker: &Maker, made: &Made, namespaces: &[OwnedFd]) -> Result<(), Fault> {
     let kept = |errno| Fault { step: Step::Verify, errno };
     let [guest] = maker.children(made.pid)[..] else { return Err(kept(libc::ESRCH)) };
-    let status = maker.read_proc(guest, "status").at(Step::Verify)?;
+    let status = maker.status(guest).at(Step::Verify)?;
     if !has_given_up(&status, maker.settings.seccomp.then_some(FILTERS)) {
         return Err(kept(libc::EPERM));
     }

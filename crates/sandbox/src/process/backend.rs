@@ -21,7 +21,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::CodeDigest;
 use parking_lot::Mutex;
-use rustix::fs::MemfdFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UdpSocket, UnixStream, unix::pipe};
@@ -34,7 +33,7 @@ use super::protocol::{
     self, AssignRequest, Digest, ENVIRONMENT_BYTES_MAX, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply, Request,
     StartRequest, Step, feature,
 };
-use super::watch as measure;
+use super::{sys, watch as measure};
 use crate::contract::{
     Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall,
 };
@@ -181,15 +180,6 @@ fn environment_block(variables: &[(String, String)]) -> Result<Vec<u8>, Error> {
     Ok(block)
 }
 
-fn environment_file(block: &[u8]) -> io::Result<OwnedFd> {
-    let file = rustix::fs::memfd_create("environment", MemfdFlags::CLOEXEC)?;
-    let mut written = 0;
-    while written < block.len() {
-        written += rustix::io::pwrite(&file, &block[written..], written as u64)?;
-    }
-    Ok(file)
-}
-
 fn host(error: impl fmt::Display) -> Error {
     Error::Host(error.to_string())
 }
@@ -216,7 +206,7 @@ impl Backend for ProcessBackend {
             code: spec.code.as_ref().map(digits).transpose()?,
             layers: all_digits(&spec.layers)?,
         });
-        let environment = environment_file(&environment_block(&spec.environment)?).map_err(host)?;
+        let environment = sys::memory_file(c"environment", &environment_block(&spec.environment)?).map_err(host)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(host)?;
         ours.set_nonblocking(true).map_err(host)?;
         let (output, output_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(host)?;

@@ -26,6 +26,7 @@ use super::cgroup::{Counts, Group, Groups, Limits};
 use super::child::{self, INNER_GID, INNER_UID, Plan, Program, Role};
 use super::entry::{self, Entry};
 use super::netns::Rules;
+use super::procfs;
 use super::protocol::{Digest, GuestKind, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
@@ -351,12 +352,7 @@ impl Maker {
             niceness: child::niceness(lower_priority),
             seccomp: if self.settings.seccomp { &self.seccomp } else { &[] },
         });
-        let file = rustix::fs::memfd_create("entry", rustix::fs::MemfdFlags::CLOEXEC).at(Step::Zygote)?;
-        let mut written = 0;
-        while written < text.len() {
-            written += rustix::io::pwrite(&file, &text.as_bytes()[written..], written as u64).at(Step::Zygote)?;
-        }
-        Ok(file)
+        sys::memory_file(c"entry", text.as_bytes()).at(Step::Zygote)
     }
 
     fn programs(&self, guest: GuestKind) -> Result<Vec<Program>, Fault> {
@@ -386,15 +382,14 @@ impl Maker {
 
     /// The children of a sandbox's first process: its guest and orphans, of a zygote's also its forks' first processes.
     pub(crate) fn children(&self, first: i32) -> Vec<i32> {
-        let text = self.read_proc(first, &format!("task/{first}/children")).unwrap_or_default();
-        text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+        procfs::children(&self.stage.proc, first)
     }
 
     /// Kills the children of a sandbox's first process that are in its own process namespace.
     pub(crate) fn kill_children(&self, first: i32) {
         // The number of a process in each namespace that has it.
         let depth = |pid| {
-            let status = self.read_proc(pid, "status").unwrap_or_default();
+            let status = self.status(pid).unwrap_or_default();
             let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
             numbers.map_or(0, |numbers| numbers.split_whitespace().count())
         };
@@ -408,13 +403,9 @@ impl Maker {
         }
     }
 
-    /// The beginning of a file about a process.
-    pub(crate) fn read_proc(&self, pid: i32, name: &str) -> io::Result<String> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.stage.proc, format!("{pid}/{name}"), flags, Mode::empty())?;
-        let mut text = [0u8; 4096];
-        let length = rustix::io::read(&file, &mut text)?;
-        Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+    /// The `status` of a process.
+    pub(crate) fn status(&self, pid: i32) -> io::Result<String> {
+        procfs::read(&self.stage.proc, &format!("{pid}/status"))
     }
 
     fn template_folder(&self) -> Result<OwnedFd, Fault> {
@@ -613,11 +604,7 @@ fn clone_below(home: &Home, namespaces: c_int, plan: &Plan<'_>, proc: &OwnedFd) 
     }
     .at(Step::Clone)?;
     let pidfd = owned(descriptor);
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let info = rustix::fs::openat(proc, format!("self/fdinfo/{descriptor}"), flags, Mode::empty()).at(Step::Clone)?;
-    let mut text = [0u8; 1024];
-    let length = rustix::io::read(&info, &mut text).at(Step::Clone)?;
-    let text = String::from_utf8_lossy(&text[..length]);
+    let text = procfs::read(proc, &format!("self/fdinfo/{descriptor}")).at(Step::Clone)?;
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
     Ok((pid.ok_or(Fault { step: Step::Clone, errno: libc::ESRCH })?, pidfd))
 }

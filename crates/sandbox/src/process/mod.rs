@@ -18,6 +18,7 @@
 //! | `tmp`, `images` | the size and place of `/tmp`                                   |
 //! | `netns`, `landlock`, `seccomp`, `cgroup`, `watch` | one wall each                  |
 //! | `probe`     | which walls stand on this host                                      |
+//! | `procfs`    | reads `/proc`                                                       |
 //! | `sys`       | system calls                                                        |
 //!
 //! Invariant: nothing survives the spawner, and the spawner does not survive the server.
@@ -36,6 +37,7 @@ mod make;
 mod netns;
 mod nursery;
 mod probe;
+mod procfs;
 mod protocol;
 mod seccomp;
 mod spawner;

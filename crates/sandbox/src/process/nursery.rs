@@ -29,7 +29,7 @@ const ANSWER_BYTES: usize = 16;
 /// What a zygote is ordered to do: to fork a guest for this sandbox.
 pub(crate) struct Order {
     pub(crate) id: u64,
-    pub(crate) channel: Option<OwnedFd>,
+    pub(crate) channel: OwnedFd,
     pub(crate) output: OwnedFd,
 }
 
@@ -73,10 +73,8 @@ impl Nursery {
         packet[8..12].copy_from_slice(&(namespaces.len() as u32).to_le_bytes());
         packet[12..16].copy_from_slice(&(doors.len() as u32).to_le_bytes());
         packet[16..20].copy_from_slice(&must.to_le_bytes());
-        let fds: Vec<RawFd> = order
-            .channel
-            .iter()
-            .chain([&order.output])
+        let fds: Vec<RawFd> = [&order.channel, &order.output]
+            .into_iter()
             .chain(namespaces)
             .chain(doors.iter().map(|door| &door.file))
             .map(AsRawFd::as_raw_fd)

@@ -17,7 +17,6 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
-use rustix::fs::MemfdFlags;
 
 use super::assign::{self, Inside};
 use super::cgroup::{Group, Groups, Remains, read_meter};
@@ -393,7 +392,7 @@ impl Spawner {
         let Kind::Zygote(nursery) = &mut parent.kind else { return Err(gone) };
         let home = nursery.home().ok_or(gone)?;
         let duplicate = |fd: &OwnedFd| fd.try_clone().at(Step::Zygote);
-        let channel = fds.channel.as_ref().map(duplicate).transpose()?;
+        let channel = duplicate(fds.channel.as_ref().ok_or(gone)?)?;
         let output = duplicate(&fds.output)?;
         let made = self.maker.make(request, fds, id, Some(home))?;
         nursery.forks += 1;
@@ -697,6 +696,6 @@ fn peek(fd: &OwnedFd) -> usize {
 /// Descriptors for a trial: nothing to read, nowhere to write.
 pub(crate) fn trial_fds() -> Result<GuestFds, Fault> {
     let output = File::options().write(true).open("/template/dev/null").at(Step::Stage)?.into();
-    let environment = rustix::fs::memfd_create("environment", MemfdFlags::CLOEXEC).at(Step::Stage)?;
+    let environment = sys::memory_file(c"environment", &[]).at(Step::Stage)?;
     Ok(GuestFds { channel: None, output, environment })
 }

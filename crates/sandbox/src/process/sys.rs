@@ -6,6 +6,7 @@
 //! Invariant: errors are plain errno values; a caller that knows the step adds it (`Fault`).
 
 use std::ffi::CStr;
+use std::os::fd::OwnedFd;
 
 use libc::{c_int, c_long, c_ulong, c_void};
 
@@ -237,6 +238,16 @@ pub(crate) fn open(path: &CStr, flags: c_int) -> Call<c_int> {
 pub(crate) fn write(fd: c_int, bytes: &[u8]) -> Call<()> {
     // SAFETY: the slice is valid for its length.
     check(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } as c_long).map(drop)
+}
+
+/// A file without a name that holds `bytes`.
+pub(crate) fn memory_file(name: &CStr, bytes: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut written = 0;
+    while written < bytes.len() {
+        written += rustix::io::pwrite(&file, &bytes[written..], written as u64)?;
+    }
+    Ok(file)
 }
 
 /// Closes `fd`; errors do not matter to any caller.
@@ -510,16 +521,22 @@ pub(crate) fn send_with_fds(fd: c_int, bytes: &[u8], fds: &[c_int]) -> Call<()> 
     }
 }
 
-/// Waits for a child to end and reaps it. Answers the processor time, in ns, of it and of the descendants that it has
-/// reaped, and the most bytes that any one of them had.
+/// Waits for a process to end, and reaps it if it is a child. Answers the processor time, in ns, of a child and of the
+/// descendants that it has reaped, and the most bytes that any one of them had; nothing of another's child.
 pub(crate) fn wait(pidfd: c_int) -> (u64, u64) {
     // SAFETY: all-zero is valid for both structures, which outlive the call.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         let mut usage: libc::rusage = std::mem::zeroed();
         while libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd, &raw mut info, libc::WEXITED, &raw mut usage) < 0 {
-            if errno() != libc::EINTR {
-                return (0, 0);
+            match errno() {
+                libc::EINTR => {}
+                libc::ECHILD => {
+                    let mut end = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };
+                    while libc::poll(&raw mut end, 1, -1) < 0 && errno() == libc::EINTR {}
+                    return (0, 0);
+                }
+                _ => return (0, 0),
             }
         }
         let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;

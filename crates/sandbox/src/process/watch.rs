@@ -11,10 +11,8 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::cgroup::Counts;
-use super::sys;
+use super::{procfs, sys};
 
 /// What was seen of one sandbox so far.
 #[derive(Debug, Default)]
@@ -89,7 +87,7 @@ pub(crate) fn measure(proc: &OwnedFd, first: i32) -> Seen {
     let pids = descendants(proc, first);
     let mut seen = measure_all(proc, first, &pids);
     for pid in pids {
-        let status = read(proc, &format!("{pid}/status")).unwrap_or_default();
+        let status = procfs::read(proc, &format!("{pid}/status")).unwrap_or_default();
         seen.peak_bytes += kilobytes(&status, "VmHWM:").unwrap_or(0);
     }
     seen
@@ -98,21 +96,21 @@ pub(crate) fn measure(proc: &OwnedFd, first: i32) -> Seen {
 fn measure_all(proc: &OwnedFd, first: i32, pids: &[i32]) -> Seen {
     let mut seen = Seen::default();
     for pid in pids {
-        if let Some(stat) = read(proc, &format!("{pid}/stat")) {
+        if let Ok(stat) = procfs::read(proc, &format!("{pid}/stat")) {
             seen.add(&stat, sys::process_cpu_ns(*pid));
         }
     }
-    if let Some(own) = read(proc, &format!("{first}/stat")) {
+    if let Ok(own) = procfs::read(proc, &format!("{first}/stat")) {
         seen.cpu_ns += reaped_ns(&own);
     }
     seen
 }
 
 fn descendants(proc: &OwnedFd, first: i32) -> Vec<i32> {
-    let mut pids = children(proc, first);
+    let mut pids = procfs::children(proc, first);
     let mut next = 0;
     while next < pids.len() && pids.len() < PROCESSES_MAX {
-        pids.extend(children(proc, pids[next]));
+        pids.extend(procfs::children(proc, pids[next]));
         next += 1;
     }
     pids
@@ -145,26 +143,13 @@ fn ns_per_tick() -> u64 {
 }
 
 fn proportional_bytes(proc: &OwnedFd, pid: i32) -> Option<u64> {
-    kilobytes(&read(proc, &format!("{pid}/smaps_rollup"))?, "Pss:")
+    kilobytes(&procfs::read(proc, &format!("{pid}/smaps_rollup")).ok()?, "Pss:")
 }
 
 /// The bytes of a line `key 123 kB`.
 fn kilobytes(text: &str, key: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(key))?;
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
-}
-
-fn children(proc: &OwnedFd, pid: i32) -> Vec<i32> {
-    read(proc, &format!("{pid}/task/{pid}/children"))
-        .map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
-        .unwrap_or_default()
-}
-
-fn read(proc: &OwnedFd, path: &str) -> Option<String> {
-    let file = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut buffer = [0u8; 16384];
-    let length = rustix::io::read(&file, &mut buffer).ok()?;
-    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 #[cfg(test)]
@@ -202,7 +187,7 @@ mod tests {
         let proc = std::fs::File::open("/proc").unwrap().into();
         let mut seen = Seen::default();
         let pid = std::process::id() as i32;
-        seen.add(&read(&proc, "self/stat").unwrap(), sys::process_cpu_ns(pid));
+        seen.add(&procfs::read(&proc, "self/stat").unwrap(), sys::process_cpu_ns(pid));
         assert!(seen.cpu_ns > 0 && seen.memory_bytes > 1 << 20 && seen.tasks >= 1, "{seen:?}");
         assert!(proportional_bytes(&proc, pid).unwrap() > 0);
     }

@@ -36,7 +36,12 @@ impl Functions {
                     continue;
                 }
                 _ = rounds.tick() => self.round().await,
-                _ = listings.tick(), if !listed => listed = self.listed().await,
+                _ = listings.tick(), if !listed => {
+                    listed = self.listed().await;
+                    if !listed {
+                        listings.reset_after(ROUND);
+                    }
+                }
             }
             if matches!(self.store.snapshot().await, Err(store::Error::Closed)) {
                 return;
