@@ -18,6 +18,7 @@ use super::world::{World, digest, expect, wait_until};
 pub const CHECKS: &[(&str, Check)] = &[
     ("a zygote forks guests into sandboxes of their own", forks),
     ("a fork has given up what every guest gives up", given_up),
+    ("a fork has the privileges and limits of a guest that is executed", same),
     ("forks know nothing of each other", apart),
     ("a fork that keeps something gets nothing", kept),
     ("the end of a zygote is not the end of its forks", outlived),
@@ -246,6 +247,29 @@ fn given_up(world: &World) -> Result<(), String> {
             "[(308, 0, 0), (272, 0x10000000), (165, 0, 0, 0, 0, 0), (56, 0x10000011, 0, 0, 0, 0), (321, 0, 0, 0)]";
         if cfg!(target_arch = "x86_64") {
             fork.expect(&calls.replace("%s", attempted), json!([1, 1, 1, 1, 1])).await?;
+        }
+        Ok(())
+    })
+}
+
+/// `entry` and `child` list the same walls, each for its own way into a sandbox.
+fn same(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, code| {
+        let guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 200 };
+        let mut executed = Spoken::start(backend, spec(world, guest)).await?;
+        let mut forked = zygote.fork(world, backend).await?;
+        executed.load(&code).await?;
+        forked.load(&code).await?;
+        let names = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "Gid", "Groups"];
+        for looked_at in [
+            format!("[status()[name] for name in {}]", json!(names)),
+            "[__import__('resource').getrlimit(kind) for kind in range(16)]".into(),
+            "os.getpriority(os.PRIO_PROCESS, 0)".into(),
+            "ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)".into(),
+            "[errno_of(lambda: os.listdir(path)) for path in ('/proc/1/root', '/proc/sys', '/dev', '/tmp')]".into(),
+        ] {
+            let wanted = executed.evaluate(&looked_at).await?;
+            forked.expect(&looked_at, wanted).await?;
         }
         Ok(())
     })
