@@ -125,7 +125,8 @@ impl Packs {
         let done = unpack(zip, &beside, place.content).and_then(|()| {
             let folder = format!("packs/{name}-{id}");
             fs::rename(&beside, self.root.join(&folder))?;
-            self.lead(&place, &folder)
+            // The name is free again, and no other call's.
+            self.lead(&place, &folder, &beside)
         });
         if done.is_err() {
             // What is left is removed at the next start at the latest.
@@ -134,16 +135,14 @@ impl Packs {
         done
     }
 
-    /// Lets the link of a place lead to a folder.
-    fn lead(&self, place: &Place, folder: &str) -> Result<(), Error> {
+    /// Lets the link of a place lead to a folder; it is made at `fresh` first.
+    fn lead(&self, place: &Place, folder: &str, fresh: &Path) -> Result<(), Error> {
         let link = self.root.join(&place.link);
         let up = "../".repeat(place.link.components().count() - 1);
         if let Some(parent) = link.parent().filter(|parent| *parent != self.root) {
             make_folder(parent)?;
         }
-        let fresh = self.root.join(format!("packs/{UNFINISHED}link"));
-        let _ = fs::remove_file(&fresh);
-        symlink(format!("{up}{folder}/{}", place.content), &fresh)?;
+        symlink(format!("{up}{folder}/{}", place.content), fresh)?;
         Ok(fs::rename(fresh, link)?)
     }
 

@@ -87,6 +87,13 @@ struct Held {
     renewing: Arc<tokio::sync::Mutex<()>>,
 }
 
+impl Held {
+    /// Slots that may be used at this time.
+    fn usable(&self, now_us: u64) -> u32 {
+        if now_us < self.valid_until_us { self.may.min(self.limit) } else { 0 }
+    }
+}
+
 impl Slots {
     /// Slots of this node, by whatever name it has while it runs.
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, node: String) -> Self {
@@ -123,26 +130,24 @@ impl Slots {
         }
     }
 
-    /// Slots that are held now; notes how many could be used.
+    /// Slots of `most` that are held now; notes how many could be used.
     fn may(&self, limit: &Limit, most: u32, wanted: u32) -> u32 {
         let now_us = self.clock.monotonic_us();
-        let mut held = self.held.lock();
-        if !held.contains_key(limit) {
-            held.insert(limit.clone(), Held::default());
+        let mut all = self.held.lock();
+        if !all.contains_key(limit) {
+            all.insert(limit.clone(), Held::default());
         }
-        let Some(held) = held.get_mut(limit) else { return 0 };
-        if most < u32::MAX {
-            held.limit = most;
-        }
+        let Some(held) = all.get_mut(limit) else { return 0 };
+        held.limit = most;
         held.peak = held.peak.max(wanted.min(most));
-        if now_us < held.valid_until_us { held.may.min(most) } else { 0 }
+        held.usable(now_us)
     }
 
     /// Renews the lease of one limit, unless another call has got more than `had` meanwhile; how many slots it now has.
     async fn renew(&self, admission: &Admission, limit: &Limit, had: u32) -> u32 {
         let Some(renewing) = self.held.lock().get(limit).map(|held| held.renewing.clone()) else { return 0 };
         let _one = renewing.lock().await;
-        let has = self.may(limit, u32::MAX, 0);
+        let has = self.held.lock().get(limit).map_or(0, |held| held.usable(self.clock.monotonic_us()));
         if has > had {
             return has;
         }

@@ -6,9 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use model::{AccountId, RuntimeUse};
+use model::RuntimeUse;
 use store::Range;
-use store::keys::Parts;
 use tokio::sync::watch;
 
 use super::record::FunctionRecord;
@@ -48,7 +47,7 @@ impl Functions {
             for entry in &page.entries {
                 let record: FunctionRecord = decoded(&entry.value)?;
                 let settings = &record.latest.settings;
-                if let Some(account) = account_of(&entry.key) {
+                if let Some(account) = keys::account_of(&entry.key) {
                     let (runtime, memory_mb) = (settings.runtime.clone(), settings.memory_mb);
                     found.insert(RuntimeUse { account, runtime, memory_mb });
                 }
@@ -65,13 +64,4 @@ impl Functions {
         });
         Ok(())
     }
-}
-
-/// The account in a function's key.
-fn account_of(key: &[u8]) -> Option<AccountId> {
-    let mut parts = Parts::of(key);
-    // Prefix and tag.
-    parts.byte()?;
-    parts.byte()?;
-    AccountId::parse(&parts.text()?)
 }
