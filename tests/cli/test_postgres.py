@@ -67,6 +67,8 @@ def test_servers_over_one_database_share_everything(own_server, database, mode):
     done = dunlin(one, "doctor", "--store", "--json")
     assert done.code == 0, done.err
     assert done.json["blobs"]["count"] >= 1 and done.json["damage"] == []
+    pace = done.json["pace"]
+    assert pace["untoldCommits"] >= 0 and pace["replicas"] == [] and pace["lagBytes"] is None
     for server in (one, two):
         assert server.stop() == 0
         assert "hush" not in server.log(), "the password is logged"

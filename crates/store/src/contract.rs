@@ -51,9 +51,9 @@ pub trait Store: Send + Sync + 'static {
         Err(Error::Invalid(format!("this engine has no snapshots of {life_ms} ms")))
     }
 
-    /// How the engine keeps up; zeros where it does not count.
-    fn stats(&self) -> Stats {
-        Stats::default()
+    /// How the engine keeps up; zeros where it does not count. Over a database this asks it.
+    async fn stats(&self) -> Result<Stats, Error> {
+        Ok(Stats::default())
     }
 
     /// Reads one key of the current state.

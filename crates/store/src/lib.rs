@@ -41,5 +41,5 @@ pub use contract::{
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use memory::MemoryStore;
 pub use postgres::{Postgres, PostgresConfig};
-pub use stats::Stats;
+pub use stats::{Lag, Replica, Stats};
 pub use transact::transact;

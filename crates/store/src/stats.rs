@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const SLOW_US: u64 = 100_000;
 
 /// How an engine keeps up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Commits and claims that were answered since the engine was opened, with success or not.
     pub commits: u64,
@@ -14,17 +14,40 @@ pub struct Stats {
     pub slow_commits: u64,
     /// The longest, in microseconds.
     pub longest_us: u64,
-    /// How far the tree is behind the log; none for an engine without a log before its tree.
+    /// What is behind what; none for an engine in which nothing can be.
     pub lag: Option<Lag>,
 }
 
-/// Commits that are in the log but not in the tree yet. They are durable and readable; the next open has to read them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Lag {
-    /// How many.
-    pub versions: u64,
-    /// Their bytes in the log.
-    pub log_bytes: u64,
+/// What is behind the commits that were answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lag {
+    /// Commits that are in the log but not in the tree yet. They are durable and readable; the next open has to read them.
+    Tree {
+        /// How many.
+        versions: u64,
+        /// Their bytes in the log.
+        log_bytes: u64,
+    },
+    /// Over a database: what this node and the database's replicas have yet to learn.
+    Database {
+        /// Commits of any node that this node's watches were not told of. More than a moment's worth means that its
+        /// connection for news is down.
+        untold: u64,
+        /// The replicas that are connected, by name.
+        replicas: Vec<Replica>,
+    },
+}
+
+/// A replica of the database, as its primary sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// The name that it gives itself.
+    pub name: String,
+    /// Bytes of the primary's log that it has not on its disk; none where it has not said yet, or the database does not
+    /// tell this user (who is no member of `pg_monitor`).
+    pub behind_bytes: Option<u64>,
+    /// Whether commits wait for it, so that it can take over without losing one.
+    pub synchronous: bool,
 }
 
 /// Counts commits.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base::SystemRandom;
 use bytes::Bytes;
-use store::{Error, Postgres, PostgresConfig, Range, Store, Txn, postgres};
+use store::{Error, Lag, Postgres, PostgresConfig, Range, Replica, Store, Txn, postgres};
 use tokio_postgres::NoTls;
 
 mod support;
@@ -171,4 +171,52 @@ async fn what_cannot_be_opened_says_why() {
     drop(postgres::open(config(support::shared(), "dunlin_newer")).await.unwrap());
     admin.execute("UPDATE dunlin_newer.meta SET format = 99", &[]).await.unwrap();
     assert!(refused(&|config| config.schema = "dunlin_newer".into()).await.contains("newer release"));
+}
+
+/// Waits until the engine's lag is as wanted.
+async fn lag_that(node: &Postgres, wanted: impl Fn(u64, &[Replica]) -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let lag = node.stats().await.unwrap().lag.unwrap();
+        if matches!(&lag, Lag::Database { untold, replicas } if wanted(*untold, replicas)) {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{lag:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_tells_what_it_and_the_replicas_have_not_heard_of() {
+    // A server of its own, as the others' would be followed too.
+    let server = support::Server::start();
+    let [one, other] = two_nodes(&server).await;
+    other.commit(Txn::new().put("a", "1")).await.unwrap();
+    lag_that(&one, |untold, replicas| untold == 0 && replicas.is_empty()).await;
+
+    let follower = server.follower("follower_1");
+    let behind = |replicas: &[Replica]| replicas.first().and_then(|replica| replica.behind_bytes);
+    lag_that(&one, |_, replicas| behind(replicas) == Some(0) && replicas[0].name == "follower_1").await;
+    follower.stand_still(true);
+    other.commit(Txn::new().put("b", vec![7; 900_000])).await.unwrap();
+    lag_that(&one, |_, replicas| behind(replicas) > Some(500_000)).await;
+    follower.stand_still(false);
+    lag_that(&one, |_, replicas| behind(replicas) == Some(0)).await;
+
+    // Who may not look is told that there is one, and not how far it is.
+    let admin = administrator(&server).await;
+    admin.batch_execute("CREATE ROLE plain LOGIN; GRANT CREATE ON DATABASE postgres TO plain").await.unwrap();
+    let plain_schema = support::fresh_schema();
+    let mut as_plain = config(&server, &plain_schema);
+    as_plain.url = as_plain.url.replace("user=dunlin", "user=plain");
+    let plain = postgres::open(as_plain).await.unwrap();
+    lag_that(&plain, |_, replicas| matches!(replicas, [replica] if replica.behind_bytes.is_none())).await;
+    drop(follower);
+    lag_that(&one, |_, replicas| replicas.is_empty()).await;
+
+    // Commits of which there is no news.
+    let schema = "SELECT table_schema FROM information_schema.tables WHERE table_name = 'meta' AND table_schema <> $1";
+    let schema: String = admin.query_one(schema, &[&plain_schema]).await.unwrap().get(0);
+    admin.execute(&format!("UPDATE {schema}.meta SET version = version + 5"), &[]).await.unwrap();
+    lag_that(&one, |untold, _| untold == 5).await;
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use model::prefixes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::{Blobs, Error, Range, Store};
+use store::{Blobs, Error, Lag, Range, Store};
 
 use super::{block_on, existing, in_units};
 use crate::places::Opened;
@@ -71,17 +71,57 @@ pub struct PaceReport {
     pub lag_commits: Option<u64>,
     /// Their bytes.
     pub lag_bytes: Option<u64>,
+    /// Commits of any node that this node's watches were not told of; none where there is only one.
+    pub untold_commits: Option<u64>,
+    /// The replicas of the database; none where there is no database.
+    pub replicas: Option<Vec<ReplicaReport>>,
+}
+
+/// A replica of the database.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaReport {
+    /// The name that it gives itself.
+    pub name: String,
+    /// Bytes of the database's log that it has not on its disk; none where the database does not tell.
+    pub behind_bytes: Option<u64>,
+    /// Whether commits wait for it.
+    pub synchronous: bool,
+}
+
+impl ReplicaReport {
+    fn line(&self) -> String {
+        let behind = self.behind_bytes.map_or_else(
+            || "unknown: it has not said yet, or the user of the store is no member of pg_monitor".to_owned(),
+            |bytes| format!("{} behind", in_units(bytes)),
+        );
+        let kind = if self.synchronous { "commits wait for it" } else { "it may lack commits when it takes over" };
+        format!("Replica {}: {behind}; {kind}", self.name)
+    }
 }
 
 impl PaceReport {
     /// The report of an engine.
     pub fn of(stats: store::Stats) -> Self {
-        Self {
+        let report = Self {
             commits: stats.commits,
             slow_commits: stats.slow_commits,
             longest_us: stats.longest_us,
-            lag_commits: stats.lag.map(|lag| lag.versions),
-            lag_bytes: stats.lag.map(|lag| lag.log_bytes),
+            ..Self::default()
+        };
+        match stats.lag {
+            None => report,
+            Some(Lag::Tree { versions, log_bytes }) => {
+                Self { lag_commits: Some(versions), lag_bytes: Some(log_bytes), ..report }
+            }
+            Some(Lag::Database { untold, replicas }) => {
+                let replicas = replicas.into_iter().map(|replica| ReplicaReport {
+                    name: replica.name,
+                    behind_bytes: replica.behind_bytes,
+                    synchronous: replica.synchronous,
+                });
+                Self { untold_commits: Some(untold), replicas: Some(replicas.collect()), ..report }
+            }
         }
     }
 
@@ -94,6 +134,12 @@ impl PaceReport {
         ));
         if let (Some(commits), Some(bytes)) = (self.lag_commits, self.lag_bytes) {
             cli::print_data(&format!("In the log, not yet in the tree: {commits} commits, {}", in_units(bytes)));
+        }
+        if let Some(commits) = self.untold_commits {
+            cli::print_data(&format!("Commits that this node has not heard of: {commits}"));
+        }
+        for replica in self.replicas.iter().flatten() {
+            cli::print_data(&replica.line());
         }
     }
 }

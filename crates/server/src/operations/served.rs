@@ -119,7 +119,10 @@ impl Served {
                 let report = check::blobs(&*self.kept.blobs, question.after.as_deref()).await.map_err(failed)?;
                 Ok(document(&json!(report)))
             }
-            "/_dunlin/store/pace" => Ok(document(&json!(check::PaceReport::of(self.kept.store.stats())))),
+            "/_dunlin/store/pace" => {
+                let stats = self.kept.store.stats().await.map_err(failed)?;
+                Ok(document(&json!(check::PaceReport::of(stats))))
+            }
             other => Err((StatusCode::NOT_FOUND, format!("there is no {other}"))),
         }
     }

@@ -363,8 +363,8 @@ impl Store for Embedded {
         self.shared.watchers.watch(prefix)
     }
 
-    fn stats(&self) -> Stats {
-        self.shared.pace.stats(Some(self.shared.overlay.lag()))
+    async fn stats(&self) -> Result<Stats, Error> {
+        Ok(self.shared.pace.stats(Some(self.shared.overlay.lag())))
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {

@@ -325,7 +325,7 @@ impl Overlay {
         let list = self.list.read();
         let base = list.generations.first().map_or(list.published, |generation| generation.base);
         let log_bytes = |generation: &Arc<Generation>| generation.inner.read().sizes.log_bytes as u64;
-        Lag { versions: list.published - base, log_bytes: list.generations.iter().map(log_bytes).sum() }
+        Lag::Tree { versions: list.published - base, log_bytes: list.generations.iter().map(log_bytes).sum() }
     }
 
     /// The last commit that is readable.

@@ -188,8 +188,8 @@ impl Store for EncryptedStore {
         self.inner.watch(prefix)
     }
 
-    fn stats(&self) -> Stats {
-        self.inner.stats()
+    async fn stats(&self) -> Result<Stats, Error> {
+        self.inner.stats().await
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {

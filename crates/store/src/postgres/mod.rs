@@ -47,13 +47,18 @@ pub(crate) use self::session::{Session, fault};
 use crate::commit::job::{Done, Job, Work};
 use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
 use crate::embedded::OnFatal;
-use crate::stats::{Pace, Stats};
+use crate::stats::{Lag, Pace, Replica, Stats};
 use crate::watchers::Watchers;
 
 /// Most transactions that wait.
 const WAITING_JOBS_MAX: usize = 8_192;
 /// Most bytes that wait.
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// The replicas that follow the database. Most of a row is null for who may not see it.
+const REPLICAS: &str = "SELECT coalesce(application_name, 'unnamed'),
+    pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn)::bigint, coalesce(sync_state IN ('sync', 'quorum'), false)
+    FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup' ORDER BY 1, pid";
 
 /// Where and how a store is opened.
 #[derive(Clone)]
@@ -250,6 +255,23 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// Asked over a connection of its own: it is wanted above all when others are down.
+    async fn lag(&self) -> Result<Lag, Error> {
+        let session = Session::open(&self.shared.connecting, |_| ()).await?;
+        let version = format!("SELECT version FROM {}.meta", self.shared.schema);
+        let version = session.client.query_one(&version, &[]).await.map_err(fault)?.get::<_, i64>(0).cast_unsigned();
+        let untold = version.saturating_sub(self.shared.told.load(Ordering::Relaxed));
+        let replicas = session.client.query(REPLICAS, &[]).await.map_err(fault)?;
+        let replicas = replicas.iter().map(|row| Replica {
+            name: row.get(0),
+            behind_bytes: row.get::<_, Option<i64>>(1).map(|bytes| bytes.max(0).cast_unsigned()),
+            synchronous: row.get(2),
+        });
+        Ok(Lag::Database { untold, replicas: replicas.collect() })
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         if let Some(running) = self.running.lock().take() {
@@ -282,8 +304,8 @@ impl Store for Postgres {
         self.shared.watchers.watch(prefix)
     }
 
-    fn stats(&self) -> Stats {
-        self.shared.pace.stats(None)
+    async fn stats(&self) -> Result<Stats, Error> {
+        Ok(self.shared.pace.stats(Some(self.lag().await?)))
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {

@@ -130,6 +130,41 @@ impl Server {
     }
 }
 
+/// A program that follows a server's log into a folder, as a replica does; ended with this.
+#[allow(dead_code, reason = "not every test program does this")]
+pub struct Follower {
+    process: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Follower {
+    /// Makes it stand still, or go on.
+    #[allow(dead_code, reason = "not every test program does this")]
+    pub fn stand_still(&self, still: bool) {
+        let signal = if still { "-STOP" } else { "-CONT" };
+        assert!(Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    /// Starts a follower of this server, which flushes what it gets at once.
+    #[allow(dead_code, reason = "not every test program does this")]
+    pub fn follower(&self, name: &str) -> Follower {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(self.programs.join("pg_receivewal"));
+        command.args(["--no-password", "--synchronous", "-D"]).arg(folder.path());
+        command.arg("-d").arg(format!("{} application_name={name}", self.url())).stderr(Stdio::null());
+        Follower { process: command.spawn().unwrap(), _folder: folder }
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // Ends it at once; its folder goes with it.

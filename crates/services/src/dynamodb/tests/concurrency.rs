@@ -1,7 +1,6 @@
 //! Many at once: nothing is lost, nothing fails, nothing is seen half.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use super::*;
 
@@ -98,33 +97,4 @@ async fn a_table_deleted_under_its_writers_leaves_nothing() {
     let all = store::Range::prefix(vec![model::prefixes::DYNAMODB.byte]);
     let left = bench.service.shared.store.range(&all).await.unwrap();
     assert!(left.entries.is_empty(), "{:?}", left.entries);
-}
-
-/// `cargo test -p services -- --ignored --nocapture dynamodb::tests::concurrency::cost`
-#[tokio::test]
-#[ignore = "prints figures; nothing to pass or fail"]
-async fn cost_of_calls_on_a_store_in_memory() {
-    let bench = Bench::with_items().await;
-    let body = "x".repeat(1_000);
-    let count = 3_000u32;
-    for (name, operation) in [("PutItem", 0), ("GetItem", 1), ("UpdateItem", 2)] {
-        let started = Instant::now();
-        for number in 0..count {
-            let id = json!({ "S": number.to_string() });
-            match operation {
-                0 => bench.put("items", json!({ "id": id, "data": { "S": body } })).await,
-                1 => {
-                    bench.get("items", json!({ "id": id })).await;
-                }
-                _ => {
-                    let update = json!({
-                        "TableName": "items", "Key": { "id": id }, "UpdateExpression": "ADD n :one",
-                        "ExpressionAttributeValues": { ":one": { "N": "1" } },
-                    });
-                    bench.ok("UpdateItem", update).await;
-                }
-            }
-        }
-        println!("{name}: {:.1} µs", started.elapsed().as_secs_f64() * 1e6 / f64::from(count));
-    }
 }
