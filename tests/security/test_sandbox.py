@@ -5,7 +5,6 @@ What an ordinary user's machine cannot enforce by the kernel is asserted as what
 a function of somebody else must still answer. Start reading at `CASES`.
 """
 
-import collections
 import contextlib
 import http.server
 import json
@@ -300,27 +299,19 @@ def test_an_endless_loop_ends_with_its_time(world, family):
 
 @pytest.mark.parametrize("family", list(FILES))
 def test_a_daemon_goes_with_its_environment(world, family):
-    def crowds():
-        """The sandboxes with more than the first process and the guest, which is all that others have; but a zygote's has
-        more for a moment, while it forks."""
-        sandboxes = {}
-        for process in world.server.family():
-            with contextlib.suppress(OSError):
-                sandboxes.setdefault(os.readlink(f"/proc/{process[0]}/ns/pid"), set()).add(process)
-        return {frozenset(processes) for processes in sandboxes.values() if len(processes) > 2}
+    def is_there(process):
+        with contextlib.suppress(OSError):
+            return os.readlink(f"/proc/{process[0]}/ns/pid") == sandbox
 
-    # Of earlier attempts something may be left that is there still.
-    before = crowds()
-    assert world.attempt(family, "daemon", {}, "brief")[0]
-    # On a busy machine a fork takes its time: longer than any of them is what stays over many looks.
-    looks = collections.deque(maxlen=40)
+    did, sandbox = world.attempt(family, "daemon", {}, "brief")
+    assert did, sandbox
 
-    def stay():
-        looks.append(crowds() - before)
-        return len(looks) == looks.maxlen and len(set.intersection(*looks)) == 1
+    def crowd():
+        """The first process, the guest, and what it has left behind, which is one process or another at every moment."""
+        found = {process for process in world.server.family() if is_there(process)}
+        return found if len(found) > 2 else None
 
-    wait_until("the daemon runs", stay)
-    theirs = set.intersection(*looks).pop()
+    theirs = wait_until("the daemon runs", crowd)
     # A call that runs out of time ends the environment, and everything in it.
     assert not world.attempt(family, "spin", {}, "brief")[0]
     wait_until("all have ended", lambda: not any(is_alive(process) for process in theirs))

@@ -293,3 +293,49 @@ async fn the_engine_tells_how_it_keeps_up() {
     store.close().await.unwrap();
     assert_eq!(store.stats().await.unwrap().lag, Some(Lag::Tree { versions: 0, log_bytes: 0 }));
 }
+
+/// Tokens move from key to key while the tree takes the moves over, write by write: no page may show one twice or miss one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_is_one_state_while_the_tree_is_written() {
+    const TOKENS: usize = 5;
+    const PLACES: u64 = 40;
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    // So that the tree takes over what little there is again and again.
+    config.limits.due_log_bytes = 1;
+    config.limits.portion_writes = 1;
+    let store = Arc::new(embedded::open(config).unwrap());
+    let place = |number: u64| format!("place/{:02}", number % PLACES);
+    let mut held: Vec<u64> = (0..TOKENS as u64).collect();
+    store.commit(held.iter().fold(Txn::new(), |txn, number| txn.put(place(*number), "token"))).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = [Range::prefix("place/"), Range::prefix("place/").reversed().rows(50)]
+        .into_iter()
+        .map(|range| {
+            let (store, done) = (Arc::clone(&store), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut pages = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let page = store.range(&range).await.unwrap();
+                    let keys: Vec<_> = page.entries.iter().map(|entry| &entry.key).collect();
+                    assert_eq!(keys.len(), TOKENS, "{keys:?}");
+                    pages += 1;
+                    tokio::task::yield_now().await;
+                }
+                pages
+            })
+        })
+        .collect();
+    for step in 0..3_000u64 {
+        let moved = (step % TOKENS as u64) as usize;
+        let to = (0..).map(|more| (step * 7 + more) % PLACES).find(|to| !held.contains(to)).unwrap();
+        let txn = Txn::new().delete(place(held[moved])).put(place(to), "token").relaxed();
+        store.commit(txn).await.unwrap();
+        held[moved] = to;
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let pages = reader.await.unwrap();
+        assert!(pages > 100, "only {pages} pages were read");
+    }
+}

@@ -291,7 +291,7 @@ def attempt_flood(event):
 
 
 def attempt_daemon(event):
-    """Leaves a process behind that ignores signals and lets go of its parent."""
+    """Leaves a process behind that ignores signals and lets go of its parent; answers where, as the host names it too."""
     if os.fork() == 0:
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -300,7 +300,7 @@ def attempt_daemon(event):
             os._exit(0)
         while True:
             time.sleep(1000)
-    return "left"
+    return os.readlink("/proc/self/ns/pid")
 
 
 def attempt_spin(event):

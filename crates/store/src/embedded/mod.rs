@@ -53,7 +53,9 @@ use self::reader::Readers;
 use self::schema::Fault;
 pub use self::stepped::{Progress, Stepped, open_stepped};
 use crate::commit::job::{Done, Job, Work};
-use crate::contract::{Claim, Claims, Entry, Error, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch};
+use crate::contract::{
+    Claim, Claims, Entry, Error, Page, Range, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch,
+};
 use crate::stats::{Pace, Stats};
 use crate::watchers::Watchers;
 
@@ -369,5 +371,12 @@ impl Store for Embedded {
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         self.shared.readers.get(key)
+    }
+
+    async fn range(&self, range: &Range) -> Result<Page, Error> {
+        match self.shared.readers.short_page(range)? {
+            Some(page) => Ok(page),
+            None => self.snapshot().await?.range(range).await,
+        }
     }
 }

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -173,44 +174,50 @@ impl Pinned {
         self.generations.iter().rev().find_map(|generation| generation.get(key, self.version))
     }
 
-    /// The first writes within a range, in its direction: at most about `most` of each generation.
+    /// The first writes within a range, in its direction: what is visible of the first `most` keys.
     pub(super) fn slice(&self, range: &Range, most: usize) -> Slice {
-        let mut found: BTreeMap<Bytes, Slot> = BTreeMap::new();
         if range.is_empty() {
             return Slice::default();
         }
-        let mut whole = true;
-        let mut cut: Option<Bytes> = None;
-        for generation in &self.generations {
-            let inner = generation.inner.read();
-            let entries = inner.entries.range((range.start.clone(), range.end.clone()));
-            let mut entries: Box<dyn Iterator<Item = _>> =
-                if range.reverse { Box::new(entries.rev()) } else { Box::new(entries) };
-            for (number, (key, versions)) in entries.by_ref().enumerate() {
-                if number >= most {
-                    whole = false;
-                    break;
-                }
-                if let Some(slot) = versions.at(self.version) {
-                    // Later generations come later and replace.
-                    found.insert(key.clone(), slot.clone());
-                }
-                if number + 1 == most {
-                    // Nearest of the places where a generation was cut off.
-                    let nearer = cut.as_ref().is_none_or(|cut| if range.reverse { key > cut } else { key < cut });
-                    cut = if nearer { Some(key.clone()) } else { cut };
+        // The newest first.
+        let inners: Vec<_> = self.generations.iter().rev().map(|generation| generation.inner.read()).collect();
+        let parts = inners.iter().map(|inner| inner.entries.range((range.start.clone(), range.end.clone())));
+        match range.reverse {
+            false => self.merged(parts.map(Iterator::peekable).collect(), |one, other| one < other, most),
+            true => self.merged(parts.map(|part| part.rev().peekable()).collect(), |one, other| one > other, most),
+        }
+    }
+
+    /// Merges parts of generations, the newest first, in the order that `is_before` tells.
+    fn merged<'a, I: Iterator<Item = (&'a Bytes, &'a Versions)>>(
+        &self,
+        mut parts: Vec<Peekable<I>>,
+        is_before: impl Fn(&Bytes, &Bytes) -> bool,
+        most: usize,
+    ) -> Slice {
+        let (mut slice, mut last) = (Slice::default(), None::<&Bytes>);
+        for number in 0.. {
+            let heads = parts.iter_mut().filter_map(|part| part.peek().map(|(key, _)| *key));
+            let Some(nearest) = heads.reduce(|one, other| if is_before(other, one) { other } else { one }) else {
+                break;
+            };
+            if number == most {
+                slice.up_to = last.cloned();
+                break;
+            }
+            let mut visible = None;
+            for part in &mut parts {
+                // A newer generation's write of the key hides an older one's.
+                if let Some((_, versions)) = part.next_if(|(key, _)| *key == nearest) {
+                    visible = visible.or_else(|| versions.at(self.version));
                 }
             }
+            if let Some(slot) = visible {
+                slice.writes.push((nearest.clone(), slot.clone()));
+            }
+            last = Some(nearest);
         }
-        let up_to = cut.filter(|_| !whole);
-        if let Some(cut) = &up_to {
-            found.retain(|key, _| if range.reverse { key >= cut } else { key <= cut });
-        }
-        let mut writes: Vec<Write> = found.into_iter().collect();
-        if range.reverse {
-            writes.reverse();
-        }
-        Slice { writes, up_to }
+        slice
     }
 }
 
@@ -258,11 +265,23 @@ impl Overlay {
         list.generations.iter().rev().find_map(|generation| generation.get(key, Version::MAX))
     }
 
+    /// Up to this commit the tree has everything: who begins to read it now finds all of them.
+    pub(super) fn base(&self) -> Version {
+        let list = self.list.read();
+        list.generations.first().map_or(list.published, |generation| generation.base)
+    }
+
     /// The state now, for a snapshot.
     pub(super) fn pin(&self) -> Pinned {
         let list = self.list.read();
         self.seen.fetch_max(list.published, Ordering::SeqCst);
         Pinned { version: list.published, generations: list.generations.clone() }
+    }
+
+    /// The state now, for who has begun to read the tree after `base` was `before`. None if the tree may have taken
+    /// something over since, which then is neither in what it shows nor here.
+    pub(super) fn pin_beside(&self, before: Version) -> Option<Pinned> {
+        Some(self.pin()).filter(|pinned| pinned.base() <= before)
     }
 
     /// The state now, for the committer, which is done with it before it publishes.
@@ -322,8 +341,8 @@ impl Overlay {
 
     /// What the tree does not have yet.
     pub(super) fn lag(&self) -> Lag {
+        let base = self.base();
         let list = self.list.read();
-        let base = list.generations.first().map_or(list.published, |generation| generation.base);
         let log_bytes = |generation: &Arc<Generation>| generation.inner.read().sizes.log_bytes as u64;
         Lag::Tree { versions: list.published - base, log_bytes: list.generations.iter().map(log_bytes).sum() }
     }
@@ -372,6 +391,23 @@ mod tests {
         assert_eq!(value(first.get(b"b")), None);
         assert_eq!(value(overlay.get(b"a")), Some(Some("4".into())));
         assert_eq!(overlay.pin().base(), 3, "a reader whose tree is older must begin anew");
+    }
+
+    #[test]
+    fn what_the_tree_took_over_since_it_was_looked_at_is_found_out() {
+        let overlay = Overlay::after(0, Limits::default());
+        let before = overlay.base();
+        overlay.publish(vec![write("a", 1, Some("1"))], 1, 0);
+        overlay.freeze();
+        overlay.publish(vec![write("a", 2, Some("2"))], 2, 0);
+        assert_eq!(
+            value(overlay.pin_beside(before).unwrap().get(b"a")),
+            Some(Some("2".into())),
+            "half written at most"
+        );
+        overlay.drop_oldest();
+        assert!(overlay.pin_beside(before).is_none());
+        assert!(overlay.pin_beside(overlay.base()).is_some());
     }
 
     #[test]

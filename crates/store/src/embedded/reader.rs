@@ -15,7 +15,6 @@
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
-use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{self, AtomicU64};
@@ -28,9 +27,9 @@ use rusqlite::fallible_streaming_iterator::FallibleStreamingIterator;
 use rusqlite::{Connection, Row, Rows};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::overlay::{Overlay, Pinned};
+use super::overlay::{Overlay, Pinned, Slice};
 use super::record::Write;
-use super::schema::{self, Fault};
+use super::schema::{self, Arena, Fault};
 use crate::commit::decide::Slot;
 use crate::contract::{Entry, Error, Page, Range, SNAPSHOT_LIFE_MS, Snapshot, Version};
 
@@ -53,6 +52,9 @@ struct Chunk {
     /// Keys that are stepped over, since they are deleted but the tree still has them.
     deletions: usize,
 }
+
+/// Of how many more keys than are wanted the overlay is asked at first.
+const LOOK_MORE: usize = 32;
 
 /// All reading connections of a store.
 pub(super) struct Readers {
@@ -110,17 +112,37 @@ impl Readers {
         if let Some(slot) = self.overlay.get(key) {
             return Ok(entry_of(key, slot));
         }
+        self.with_idle(|connection| schema::get(connection, key))
+    }
+
+    /// Reads a page of the current state where that takes one statement, which needs no snapshot. None where more has to
+    /// be read for it.
+    pub(super) fn short_page(&self, range: &Range) -> Result<Option<Page>, Error> {
+        if self.permits.is_closed() {
+            return Err(Error::Closed);
+        }
+        let mut scan = Scan::new(range.clone());
+        self.with_idle(|connection| {
+            let before = self.overlay.base();
+            let overlay = |range: &Range, look| Some(self.overlay.pin_beside(before)?.slice(range, look));
+            scan.step(connection, overlay, &mut INLINE.clone())
+        })?;
+        Ok(scan.done.then_some(scan.page))
+    }
+
+    /// Reads on a connection that nobody uses.
+    fn with_idle<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Error> {
         let idle = self.idle.lock().as_mut().ok_or(Error::Closed)?.pop();
         let connection = match idle {
             Some(connection) => connection,
             None => schema::open_reader(&self.file, CACHE_KIB).map_err(Fault::from)?,
         };
-        let entry = schema::get(&connection, key)?;
+        let read = read(&connection)?;
         let mut idle = self.idle.lock();
         if let Some(idle) = idle.as_mut().filter(|idle| idle.len() < self.idle_max) {
             idle.push(connection);
         }
-        Ok(entry)
+        Ok(read)
     }
 
     /// Opens a snapshot of the current state, as soon as there is a place for it.
@@ -296,10 +318,8 @@ fn entry_of(key: &[u8], slot: Slot) -> Option<Entry> {
 /// Reads a range to its end, where it is called.
 pub(super) fn page(connection: &Connection, pinned: &Pinned, range: &Range) -> Result<Page, Fault> {
     let mut scan = Scan::new(range.clone());
-    // Little more than is wanted, as the overlay's part of a chunk is copied.
-    let chunk = Chunk { rows: range.rows.saturating_add(1).min(INLINE.rows), deletions: INLINE.rows, ..INLINE };
     while !scan.done {
-        scan.advance(connection, pinned, chunk)?;
+        scan.advance(connection, pinned, INLINE)?;
     }
     Ok(scan.page)
 }
@@ -309,38 +329,56 @@ struct Scan {
     /// What is left, with what is left of its limits.
     range: Range,
     page: Page,
+    arena: Arena,
+    /// Of how many keys the overlay is asked next. Little more than is wanted at first, as all are copied; then more and
+    /// more, as where many are deleted there may be many more.
+    look: usize,
     done: bool,
 }
 
 impl Scan {
     fn new(range: Range) -> Self {
-        Self { range, page: Page::default(), done: false }
+        let look = range.rows.saturating_add(1).min(INLINE.rows) + LOOK_MORE;
+        Self { range, page: Page::default(), arena: Arena::default(), look, done: false }
     }
 
     /// Reads on, about as far as `chunk` allows.
     fn advance(&mut self, connection: &Connection, pinned: &Pinned, chunk: Chunk) -> Result<(), Fault> {
-        let slice = pinned.slice(&self.range, chunk.rows + chunk.deletions);
-        let part = match &slice.up_to {
-            Some(key) if self.range.reverse => Range { start: Bound::Included(key.clone()), ..self.range.clone() },
-            Some(key) => Range { end: Bound::Included(key.clone()), ..self.range.clone() },
-            None => self.range.clone(),
-        };
-        let mut statement = connection.prepare_cached(if part.reverse { BACKWARD } else { FORWARD })?;
-        let (start, end) = part.half_open();
-        let rows = statement.query([start, end])?;
-        let mut merge = Merge { rows, row: false, writes: slice.writes.into_iter().peekable(), reverse: part.reverse };
-        let (mut read_rows, mut read_bytes, mut deletions) = (0, 0, 0);
+        let mut left = chunk;
+        while !self.done && left.rows > 0 && left.bytes > 0 && left.deletions > 0 {
+            self.step(connection, |range, look| Some(pinned.slice(range, look)), &mut left)?;
+        }
+        Ok(())
+    }
+
+    /// Reads on as far as one slice of the overlay reaches, and `left` does. The overlay is asked when the state of the
+    /// tree is fixed; what it says may be that this state is not its own, then nothing is read and the answer is false.
+    fn step(
+        &mut self,
+        connection: &Connection,
+        overlay: impl FnOnce(&Range, usize) -> Option<Slice>,
+        left: &mut Chunk,
+    ) -> Result<bool, Fault> {
+        let mut statement = connection.prepare_cached(if self.range.reverse { BACKWARD } else { FORWARD })?;
+        let (start, end) = self.range.half_open();
+        let mut rows = statement.query([start, end])?;
+        // Outside of a transaction this is what fixes the state.
+        rows.advance()?;
+        let Some(Slice { writes, up_to }) = overlay(&self.range, self.look) else { return Ok(false) };
+        self.look = (2 * self.look).min(BLOCKING.rows + BLOCKING.deletions);
+        let (writes, reverse) = (writes.into_iter().peekable(), self.range.reverse);
+        let mut merge = Merge { rows, row: true, writes, up_to, arena: &mut self.arena, reverse };
         let mut at = None;
         self.page.more = false;
-        while read_rows < chunk.rows && read_bytes < chunk.bytes && deletions < chunk.deletions {
+        while left.rows > 0 && left.bytes > 0 && left.deletions > 0 {
             let Some(next) = merge.next()? else {
-                at = slice.up_to;
+                at = merge.up_to;
                 self.done = at.is_none();
                 break;
             };
             let entry = match next {
                 Next::Deleted(key) => {
-                    deletions += 1;
+                    left.deletions -= 1;
                     at = Some(key);
                     continue;
                 }
@@ -354,15 +392,15 @@ impl Scan {
             let bytes = entry.key.len() + entry.value.len();
             self.range.rows -= 1;
             self.range.bytes = self.range.bytes.saturating_sub(bytes);
-            read_rows += 1;
-            read_bytes += bytes;
+            left.rows -= 1;
+            left.bytes = left.bytes.saturating_sub(bytes);
             at = Some(entry.key.clone());
             self.page.entries.push(entry);
         }
         if let Some(at) = at.filter(|_| !self.done) {
             self.range = self.range.clone().beyond(at);
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -375,6 +413,9 @@ struct Merge<'a> {
     /// Whether `rows` stands on a row that is not given out yet.
     row: bool,
     writes: Peekable<std::vec::IntoIter<Write>>,
+    /// Where the overlay's part ends: rows beyond are for later.
+    up_to: Option<Bytes>,
+    arena: &'a mut Arena,
     reverse: bool,
 }
 
@@ -389,10 +430,13 @@ impl Merge<'_> {
             self.rows.advance()?;
             self.row = true;
         }
-        let row = self.rows.get();
+        let row = match (self.rows.get(), &self.up_to) {
+            (Some(row), Some(up_to)) if is_beyond(key_of(row)?, up_to, self.reverse) => None,
+            (row, _) => row,
+        };
         let Some((written, _)) = self.writes.peek() else {
             self.row = row.is_none();
-            return Ok(row.map(schema::entry).transpose()?.map(Next::Entry));
+            return Ok(row.map(|row| schema::entry(row, self.arena)).transpose()?.map(Next::Entry));
         };
         let order = match row {
             None => Ordering::Greater,
@@ -402,7 +446,7 @@ impl Merge<'_> {
         // A row that the overlay hides is not looked at: whatever is wrong with it, it has been replaced.
         self.row = order == Ordering::Greater;
         if let (Ordering::Less, Some(row)) = (order, row) {
-            return Ok(Some(Next::Entry(schema::entry(row)?)));
+            return Ok(Some(Next::Entry(schema::entry(row, self.arena)?)));
         }
         let Some((key, slot)) = self.writes.next() else { return Ok(None) };
         Ok(Some(match entry_of(&key, slot) {
@@ -410,6 +454,10 @@ impl Merge<'_> {
             None => Next::Deleted(key),
         }))
     }
+}
+
+fn is_beyond(key: &[u8], end: &[u8], reverse: bool) -> bool {
+    if reverse { key < end } else { key > end }
 }
 
 fn key_of<'a>(row: &'a Row<'_>) -> Result<&'a [u8], Fault> {

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use base::Random;
-use bytes::Bytes;
+use bytes::BytesMut;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::OpenError;
@@ -216,7 +216,7 @@ pub(super) fn delete(connection: &Connection, key: &[u8]) -> Result<(), rusqlite
 pub(super) fn get(connection: &Connection, key: &[u8]) -> Result<Option<Entry>, Fault> {
     let mut statement = connection.prepare_cached("SELECT key, version, checksum, value FROM kv WHERE key = ?1")?;
     let mut rows = statement.query([key])?;
-    rows.next()?.map(entry).transpose()
+    rows.next()?.map(|row| entry(row, &mut Arena::default())).transpose()
 }
 
 /// Reads the version of an entry, without its value.
@@ -226,19 +226,48 @@ pub(super) fn get_version(connection: &Connection, key: &[u8]) -> Result<Option<
     Ok(version.map(i64::cast_unsigned))
 }
 
+/// The memory of entries that are read together: one piece for many, as each piece costs about as much as reading one.
+#[derive(Debug, Default)]
+pub(super) struct Arena {
+    piece: BytesMut,
+    /// Bytes of the next piece.
+    next: usize,
+}
+
+impl Arena {
+    /// Whoever keeps one entry keeps its whole piece, so pieces are small, and a long entry has one of its own.
+    const PIECE_MAX: usize = 8 * 1024;
+
+    /// Copies an entry and verifies its checksum: in this order, as the copy lies in one piece as the checksum wants it.
+    fn entry(&mut self, key: &[u8], version: Version, value: &[u8], checksum: i64) -> Result<Entry, Fault> {
+        let value_at = key.len() + size_of::<Version>();
+        let bytes = value_at + value.len();
+        if self.piece.capacity() < bytes {
+            self.piece = BytesMut::with_capacity(self.next.max(bytes));
+            self.next = (2 * self.piece.capacity()).min(Self::PIECE_MAX);
+        }
+        self.piece.extend_from_slice(key);
+        self.piece.extend_from_slice(&version.to_le_bytes());
+        self.piece.extend_from_slice(value);
+        let mut all = self.piece.split().freeze();
+        if i64::from(crc32fast::hash(&all)) != checksum {
+            return Err(Fault::Corrupt(format!("the checksum of key {} is wrong", key.escape_ascii())));
+        }
+        let value = all.split_off(value_at);
+        all.truncate(key.len());
+        Ok(Entry { key: all, value, version })
+    }
+}
+
 /// The entry of a row `key, version, checksum, value`.
-pub(super) fn entry(row: &Row<'_>) -> Result<Entry, Fault> {
+pub(super) fn entry(row: &Row<'_>, arena: &mut Arena) -> Result<Entry, Fault> {
     let blob = |index| -> Result<&[u8], Fault> {
         row.get_ref(index)?.as_blob().map_err(|error| Fault::Corrupt(error.to_string()))
     };
-    let (key, value) = (blob(0)?, blob(3)?);
-    let version = row.get::<_, i64>(1)?.cast_unsigned();
-    if row.get::<_, i64>(2)? != i64::from(checksum(key, version, value)) {
-        return Err(Fault::Corrupt(format!("the checksum of key {} is wrong", key.escape_ascii())));
-    }
-    Ok(Entry { key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value), version })
+    arena.entry(blob(0)?, row.get::<_, i64>(1)?.cast_unsigned(), blob(3)?, row.get(2)?)
 }
 
+/// Over key, version and value, one after the other.
 fn checksum(key: &[u8], version: Version, value: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);
