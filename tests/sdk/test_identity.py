@@ -109,7 +109,7 @@ def test_the_root_key_is_well_kept(up):
 @pytest.mark.parametrize(
     ("service", "operation", "arguments"),
     [
-        ("lambda", "publish_version", {"FunctionName": "f"}),
+        ("lambda", "list_layers", {}),
         ("lambda", "publish_layer_version", {"LayerName": "l", "Content": {"ZipFile": b"x"}}),
         ("lambda", "create_event_source_mapping", {"FunctionName": "f"}),
         ("s3", "list_buckets", {}),

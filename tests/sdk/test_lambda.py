@@ -170,7 +170,7 @@ def test_a_name_is_created_once(server):
          "exceeded the 4KB limit"),
         ({"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 501, "NotImplementedException", "Layers"),
         ({"Code": {"S3Bucket": "bucket", "S3Key": "key"}}, 501, "NotImplementedException", "S3Bucket"),
-        ({"Publish": True}, 501, "NotImplementedException", "Publish"),
+        ({"PublishTo": "LATEST_PUBLISHED"}, 501, "NotImplementedException", "PublishTo"),
     ],
 )
 @pytest.mark.modes("dev")

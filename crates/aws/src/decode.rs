@@ -516,6 +516,10 @@ mod tests {
         }
         loose.sort_unstable();
         loose.dedup();
-        assert_eq!(loose, ["FunctionName", "Qualifier", "S3Bucket"], "services must check the rest of these by hand");
+        assert_eq!(
+            loose,
+            ["FunctionName", "Name", "Qualifier", "S3Bucket"],
+            "services must check the rest of these by hand"
+        );
     }
 }

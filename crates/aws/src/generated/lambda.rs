@@ -13,13 +13,13 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "AddLayerVersionPermission", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 201, io: None },
     Operation { name: "AddPermission", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/policy", status: 201, io: Some(&IO_AddPermission) },
     Operation { name: "CheckpointDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/checkpoint", status: 200, io: None },
-    Operation { name: "CreateAlias", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 201, io: None },
+    Operation { name: "CreateAlias", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 201, io: Some(&IO_CreateAlias) },
     Operation { name: "CreateCapacityProvider", method: "POST", uri: "/2025-11-30/capacity-providers", status: 202, io: None },
     Operation { name: "CreateCodeSigningConfig", method: "POST", uri: "/2020-04-22/code-signing-configs", status: 201, io: None },
     Operation { name: "CreateEventSourceMapping", method: "POST", uri: "/2015-03-31/event-source-mappings", status: 202, io: None },
     Operation { name: "CreateFunction", method: "POST", uri: "/2015-03-31/functions", status: 201, io: Some(&IO_CreateFunction) },
     Operation { name: "CreateFunctionUrlConfig", method: "POST", uri: "/2021-10-31/functions/{FunctionName}/url", status: 201, io: Some(&IO_CreateFunctionUrlConfig) },
-    Operation { name: "DeleteAlias", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 204, io: None },
+    Operation { name: "DeleteAlias", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 204, io: Some(&IO_DeleteAlias) },
     Operation { name: "DeleteCapacityProvider", method: "DELETE", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 202, io: None },
     Operation { name: "DeleteCodeSigningConfig", method: "DELETE", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 204, io: None },
     Operation { name: "DeleteDurableExecution", method: "DELETE", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}", status: 202, io: None },
@@ -33,7 +33,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "DeleteProvisionedConcurrencyConfig", method: "DELETE", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 204, io: None },
     Operation { name: "DeleteResourcePolicy", method: "DELETE", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 204, io: None },
     Operation { name: "GetAccountSettings", method: "GET", uri: "/2016-08-19/account-settings", status: 200, io: Some(&IO_GetAccountSettings) },
-    Operation { name: "GetAlias", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, io: None },
+    Operation { name: "GetAlias", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, io: Some(&IO_GetAlias) },
     Operation { name: "GetCapacityProvider", method: "GET", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 200, io: None },
     Operation { name: "GetCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, io: None },
     Operation { name: "GetDurableExecution", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}", status: 200, io: None },
@@ -75,7 +75,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "ListVersionsByFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 200, io: Some(&IO_ListVersionsByFunction) },
     Operation { name: "PauseDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/pause", status: 202, io: None },
     Operation { name: "PublishLayerVersion", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions", status: 201, io: None },
-    Operation { name: "PublishVersion", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 201, io: None },
+    Operation { name: "PublishVersion", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 201, io: Some(&IO_PublishVersion) },
     Operation { name: "PutFunctionCodeSigningConfig", method: "PUT", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: None },
     Operation { name: "PutFunctionConcurrency", method: "PUT", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 200, io: Some(&IO_PutFunctionConcurrency) },
     Operation { name: "PutFunctionEventInvokeConfig", method: "PUT", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: None },
@@ -93,7 +93,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "StopDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/stop", status: 200, io: None },
     Operation { name: "TagResource", method: "POST", uri: "/2017-03-31/tags/{Resource}", status: 204, io: Some(&IO_TagResource) },
     Operation { name: "UntagResource", method: "DELETE", uri: "/2017-03-31/tags/{Resource}", status: 204, io: Some(&IO_UntagResource) },
-    Operation { name: "UpdateAlias", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, io: None },
+    Operation { name: "UpdateAlias", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, io: Some(&IO_UpdateAlias) },
     Operation { name: "UpdateCapacityProvider", method: "PUT", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 202, io: None },
     Operation { name: "UpdateCodeSigningConfig", method: "PUT", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, io: None },
     Operation { name: "UpdateEventSourceMapping", method: "PUT", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, io: None },
@@ -117,6 +117,19 @@ static IO_AddPermission: Io = Io {
     Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
     Member { name: "RevisionId", wire: "RevisionId", location: Location::Body, required: false, shape: &S_String },
     Member { name: "PrincipalOrgID", wire: "PrincipalOrgID", location: Location::Body, required: false, shape: &S_PrincipalOrgID },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_CreateAlias: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "Name", wire: "Name", location: Location::Body, required: true, shape: &S_Alias },
+    Member { name: "FunctionVersion", wire: "FunctionVersion", location: Location::Body, required: true, shape: &S_VersionWithLatestPublished },
+    Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
+    Member { name: "RoutingConfig", wire: "RoutingConfig", location: Location::Body, required: false, shape: &S_AliasRoutingConfiguration },
 ],
     input_payload: "",
     output: &[
@@ -174,6 +187,15 @@ static IO_CreateFunctionUrlConfig: Io = Io {
 ],
     output_payload: "",
 };
+static IO_DeleteAlias: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "Name", wire: "Name", location: Location::Uri, required: true, shape: &S_Alias },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_DeleteFunction: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
@@ -204,6 +226,16 @@ static IO_DeleteFunctionUrlConfig: Io = Io {
 };
 static IO_GetAccountSettings: Io = Io {
     input: &[
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetAlias: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "Name", wire: "Name", location: Location::Uri, required: true, shape: &S_Alias },
 ],
     input_payload: "",
     output: &[
@@ -351,6 +383,19 @@ static IO_ListVersionsByFunction: Io = Io {
 ],
     output_payload: "",
 };
+static IO_PublishVersion: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "CodeSha256", wire: "CodeSha256", location: Location::Body, required: false, shape: &S_String },
+    Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
+    Member { name: "RevisionId", wire: "RevisionId", location: Location::Body, required: false, shape: &S_String },
+    Member { name: "PublishTo", wire: "PublishTo", location: Location::Body, required: false, shape: &S_FunctionVersionLatestPublished },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_PutFunctionConcurrency: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
@@ -388,6 +433,20 @@ static IO_UntagResource: Io = Io {
 ],
     input_payload: "",
     output: &[],
+    output_payload: "",
+};
+static IO_UpdateAlias: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "Name", wire: "Name", location: Location::Uri, required: true, shape: &S_Alias },
+    Member { name: "FunctionVersion", wire: "FunctionVersion", location: Location::Body, required: false, shape: &S_VersionWithLatestPublished },
+    Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
+    Member { name: "RoutingConfig", wire: "RoutingConfig", location: Location::Body, required: false, shape: &S_AliasRoutingConfiguration },
+    Member { name: "RevisionId", wire: "RevisionId", location: Location::Body, required: false, shape: &S_String },
+],
+    input_payload: "",
+    output: &[
+],
     output_payload: "",
 };
 static IO_UpdateFunctionCode: Io = Io {
@@ -457,60 +516,68 @@ static IO_UpdateFunctionUrlConfig: Io = Io {
 };
 
 static P0: Pattern = Pattern::new("(lambda:[*]|lambda:[a-zA-Z]+|[*])");
-static P1: Pattern = Pattern::new("arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)");
-static P2: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:capacity-provider:[a-zA-Z0-9-_]+");
-static P3: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:code-signing-config:csc-[a-z0-9]{17}");
-static P4: Pattern = Pattern::new("arn:([a-zA-Z0-9-]+):lambda:([a-zA-Z0-9-]+):(\\d{12}):function:([a-zA-Z0-9_-]+):(\\$LATEST(?:\\.PUBLISHED)?|[0-9]+)/durable-execution/([a-zA-Z0-9_-]+)/([a-zA-Z0-9_-]+)");
-static P5: Pattern = Pattern::new("[a-zA-Z0-9-_]+");
-static P6: Pattern = Pattern::new("[a-zA-Z]([a-zA-Z0-9_])+");
-static P7: Pattern = Pattern::new("[a-zA-Z0-9._\\-]+");
-static P8: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}");
-static P9: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?");
-static P10: Pattern = Pattern::new("arn:[a-z-]+:lambda:[a-z0-9-]+:\\d{12}:runtime/.+");
-static P11: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\\d+$)[0-9a-zA-Z-_]+))?");
-static P12: Pattern = Pattern::new("((?!^\\d+$)^[0-9a-zA-Z-_]+$)");
-static P13: Pattern = Pattern::new("[^\\s]+");
-static P14: Pattern = Pattern::new(".*");
-static P15: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()");
-static P16: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))");
-static P17: Pattern = Pattern::new("/mnt/[a-zA-Z0-9-_.]+");
-static P18: Pattern = Pattern::new("[\\.\\-_/#A-Za-z0-9]+");
-static P19: Pattern = Pattern::new("ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}");
-static P20: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?");
-static P21: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
-static P22: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
-static P23: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
-static P24: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
-static P25: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
-static P26: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
-static P27: Pattern = Pattern::new("\\d{12}");
-static P28: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
-static P29: Pattern = Pattern::new("subnet-[0-9a-z]*");
-static P30: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
-static P31: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
-static P32: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
-static P33: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
-static P34: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
+static P1: Pattern = Pattern::new("[0-9]+");
+static P2: Pattern = Pattern::new("(?!^[0-9]+$)([a-zA-Z0-9-_]+)");
+static P3: Pattern = Pattern::new("arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)");
+static P4: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:capacity-provider:[a-zA-Z0-9-_]+");
+static P5: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:code-signing-config:csc-[a-z0-9]{17}");
+static P6: Pattern = Pattern::new("arn:([a-zA-Z0-9-]+):lambda:([a-zA-Z0-9-]+):(\\d{12}):function:([a-zA-Z0-9_-]+):(\\$LATEST(?:\\.PUBLISHED)?|[0-9]+)/durable-execution/([a-zA-Z0-9_-]+)/([a-zA-Z0-9_-]+)");
+static P7: Pattern = Pattern::new("[a-zA-Z0-9-_]+");
+static P8: Pattern = Pattern::new("[a-zA-Z]([a-zA-Z0-9_])+");
+static P9: Pattern = Pattern::new("[a-zA-Z0-9._\\-]+");
+static P10: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}");
+static P11: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?");
+static P12: Pattern = Pattern::new("arn:[a-z-]+:lambda:[a-z0-9-]+:\\d{12}:runtime/.+");
+static P13: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\\d+$)[0-9a-zA-Z-_]+))?");
+static P14: Pattern = Pattern::new("((?!^\\d+$)^[0-9a-zA-Z-_]+$)");
+static P15: Pattern = Pattern::new("[^\\s]+");
+static P16: Pattern = Pattern::new(".*");
+static P17: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()");
+static P18: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))");
+static P19: Pattern = Pattern::new("/mnt/[a-zA-Z0-9-_.]+");
+static P20: Pattern = Pattern::new("[\\.\\-_/#A-Za-z0-9]+");
+static P21: Pattern = Pattern::new("ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}");
+static P22: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?");
+static P23: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
+static P24: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
+static P25: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
+static P26: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
+static P27: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
+static P28: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
+static P29: Pattern = Pattern::new("\\d{12}");
+static P30: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
+static P31: Pattern = Pattern::new("subnet-[0-9a-z]*");
+static P32: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
+static P33: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
+static P34: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
+static P35: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
+static P36: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
 
 static S_AcceleratorConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AcceleratorMemorySize", wire: "AcceleratorMemorySize", location: Location::Body, required: true, shape: &S_AcceleratorMemoryGB },
 ]));
 static S_AcceleratorMemoryGB: Shape = Shape::of(Kind::Integer);
 static S_Action: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P0);
+static S_AdditionalVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P1);
+static S_AdditionalVersionWeights: Shape = Shape::of(Kind::Map(&S_AdditionalVersion, &S_Weight));
+static S_Alias: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P2);
+static S_AliasRoutingConfiguration: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "AdditionalVersionWeights", wire: "AdditionalVersionWeights", location: Location::Body, required: false, shape: &S_AdditionalVersionWeights },
+]));
 static S_AllowCredentials: Shape = Shape::of(Kind::Boolean);
 static S_AllowMethodsList: Shape = Shape::of(Kind::List(&S_Method)).min(0).max(6);
 static S_AllowOriginsList: Shape = Shape::of(Kind::List(&S_Origin)).min(0).max(100);
 static S_ApplicationLogLevel: Shape = Shape::of(Kind::Text).values(&["TRACE","DEBUG","INFO","WARN","ERROR","FATAL"]);
 static S_Architecture: Shape = Shape::of(Kind::Text).values(&["x86_64","arm64"]);
 static S_ArchitecturesList: Shape = Shape::of(Kind::List(&S_Architecture)).min(1).max(1);
-static S_Arn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P1);
+static S_Arn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P3);
 static S_Blob: Shape = Shape::of(Kind::Blob);
 static S_Boolean: Shape = Shape::of(Kind::Boolean);
-static S_CapacityProviderArn: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P2);
+static S_CapacityProviderArn: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P4);
 static S_CapacityProviderConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "LambdaManagedInstancesCapacityProviderConfig", wire: "LambdaManagedInstancesCapacityProviderConfig", location: Location::Body, required: true, shape: &S_LambdaManagedInstancesCapacityProviderConfig },
 ]));
-static S_CodeSigningConfigArn: Shape = Shape::of(Kind::Text).min(0).max(200).pattern(&P3);
+static S_CodeSigningConfigArn: Shape = Shape::of(Kind::Text).min(0).max(200).pattern(&P5);
 static S_Cors: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AllowCredentials", wire: "AllowCredentials", location: Location::Body, required: false, shape: &S_AllowCredentials },
     Member { name: "AllowHeaders", wire: "AllowHeaders", location: Location::Body, required: false, shape: &S_HeadersList },
@@ -529,22 +596,22 @@ static S_DurableConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "RetentionPeriodInDays", wire: "RetentionPeriodInDays", location: Location::Body, required: false, shape: &S_RetentionPeriodInDays },
     Member { name: "ExecutionTimeout", wire: "ExecutionTimeout", location: Location::Body, required: false, shape: &S_ExecutionTimeout },
 ]));
-static S_DurableExecutionArn: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P4);
-static S_DurableExecutionName: Shape = Shape::of(Kind::Text).min(1).max(64).pattern(&P5);
+static S_DurableExecutionArn: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P6);
+static S_DurableExecutionName: Shape = Shape::of(Kind::Text).min(1).max(64).pattern(&P7);
 static S_Environment: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Variables", wire: "Variables", location: Location::Body, required: false, shape: &S_EnvironmentVariables },
 ]));
-static S_EnvironmentVariableName: Shape = Shape::of(Kind::Text).pattern(&P6);
+static S_EnvironmentVariableName: Shape = Shape::of(Kind::Text).pattern(&P8);
 static S_EnvironmentVariableValue: Shape = Shape::of(Kind::Text);
 static S_EnvironmentVariables: Shape = Shape::of(Kind::Map(&S_EnvironmentVariableName, &S_EnvironmentVariableValue));
 static S_EphemeralStorage: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Size", wire: "Size", location: Location::Body, required: true, shape: &S_EphemeralStorageSize },
 ]));
 static S_EphemeralStorageSize: Shape = Shape::of(Kind::Integer).min(512).max(32768);
-static S_EventSourceToken: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P7);
+static S_EventSourceToken: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P9);
 static S_ExecutionEnvironmentMemoryGiBPerVCpu: Shape = Shape::of(Kind::Float).min(2).max(8);
 static S_ExecutionTimeout: Shape = Shape::of(Kind::Integer).min(1).max(31622400);
-static S_FileSystemArn: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P8);
+static S_FileSystemArn: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P10);
 static S_FileSystemConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Arn", wire: "Arn", location: Location::Body, required: true, shape: &S_FileSystemArn },
     Member { name: "LocalMountPath", wire: "LocalMountPath", location: Location::Body, required: true, shape: &S_LocalMountPath },
@@ -560,20 +627,20 @@ static S_FunctionCode: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ImageUri", wire: "ImageUri", location: Location::Body, required: false, shape: &S_String },
     Member { name: "SourceKMSKeyArn", wire: "SourceKMSKeyArn", location: Location::Body, required: false, shape: &S_KMSKeyArn },
 ]));
-static S_FunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P9);
+static S_FunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P11);
 static S_FunctionRuntimeAlias: Shape = Shape::of(Kind::Text).min(1).max(128);
-static S_FunctionRuntimeArn: Shape = Shape::of(Kind::Text).min(48).max(2048).pattern(&P10);
+static S_FunctionRuntimeArn: Shape = Shape::of(Kind::Text).min(48).max(2048).pattern(&P12);
 static S_FunctionRuntimeConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "RuntimeArn", wire: "RuntimeArn", location: Location::Body, required: true, shape: &S_FunctionRuntimeArn },
     Member { name: "RuntimeAlias", wire: "RuntimeAlias", location: Location::Body, required: true, shape: &S_FunctionRuntimeAlias },
 ]));
 static S_FunctionUrlAuthType: Shape = Shape::of(Kind::Text).values(&["NONE","AWS_IAM"]);
-static S_FunctionUrlFunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P11);
-static S_FunctionUrlQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P12);
+static S_FunctionUrlFunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P13);
+static S_FunctionUrlQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P14);
 static S_FunctionVersion: Shape = Shape::of(Kind::Text).values(&["ALL"]);
 static S_FunctionVersionLatestPublished: Shape = Shape::of(Kind::Text).values(&["LATEST_PUBLISHED"]);
-static S_Handler: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P13);
-static S_Header: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P14);
+static S_Handler: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P15);
+static S_Header: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P16);
 static S_HeadersList: Shape = Shape::of(Kind::List(&S_Header)).min(0).max(100);
 static S_ImageConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "EntryPoint", wire: "EntryPoint", location: Location::Body, required: false, shape: &S_StringList },
@@ -584,17 +651,17 @@ static S_Integer: Shape = Shape::of(Kind::Integer);
 static S_InvocationType: Shape = Shape::of(Kind::Text).values(&["Event","RequestResponse","DryRun"]);
 static S_InvokeMode: Shape = Shape::of(Kind::Text).values(&["BUFFERED","RESPONSE_STREAM"]);
 static S_InvokedViaFunctionUrl: Shape = Shape::of(Kind::Boolean);
-static S_KMSKeyArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P15);
+static S_KMSKeyArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P17);
 static S_LambdaManagedInstancesCapacityProviderConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "CapacityProviderArn", wire: "CapacityProviderArn", location: Location::Body, required: true, shape: &S_CapacityProviderArn },
     Member { name: "PerExecutionEnvironmentMaxConcurrency", wire: "PerExecutionEnvironmentMaxConcurrency", location: Location::Body, required: false, shape: &S_PerExecutionEnvironmentMaxConcurrency },
     Member { name: "ExecutionEnvironmentMemoryGiBPerVCpu", wire: "ExecutionEnvironmentMemoryGiBPerVCpu", location: Location::Body, required: false, shape: &S_ExecutionEnvironmentMemoryGiBPerVCpu },
 ]));
 static S_LayerList: Shape = Shape::of(Kind::List(&S_LayerVersionArn));
-static S_LayerVersionArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P16);
-static S_LocalMountPath: Shape = Shape::of(Kind::Text).min(0).max(160).pattern(&P17);
+static S_LayerVersionArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P18);
+static S_LocalMountPath: Shape = Shape::of(Kind::Text).min(0).max(160).pattern(&P19);
 static S_LogFormat: Shape = Shape::of(Kind::Text).values(&["JSON","Text"]);
-static S_LogGroup: Shape = Shape::of(Kind::Text).min(1).max(512).pattern(&P18);
+static S_LogGroup: Shape = Shape::of(Kind::Text).min(1).max(512).pattern(&P20);
 static S_LogType: Shape = Shape::of(Kind::Text).values(&["None","Tail"]);
 static S_LoggingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "LogFormat", wire: "LogFormat", location: Location::Body, required: false, shape: &S_LogFormat },
@@ -602,67 +669,68 @@ static S_LoggingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SystemLogLevel", wire: "SystemLogLevel", location: Location::Body, required: false, shape: &S_SystemLogLevel },
     Member { name: "LogGroup", wire: "LogGroup", location: Location::Body, required: false, shape: &S_LogGroup },
 ]));
-static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P19);
+static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P21);
 static S_MaxAge: Shape = Shape::of(Kind::Integer).min(0).max(86400);
 static S_MaxItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxListItems: Shape = Shape::of(Kind::Integer).min(1).max(10000);
 static S_MemorySize: Shape = Shape::of(Kind::Integer).min(128).max(32768);
-static S_Method: Shape = Shape::of(Kind::Text).min(0).max(6).pattern(&P14);
-static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P20);
-static S_NamespacedStatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P21);
+static S_Method: Shape = Shape::of(Kind::Text).min(0).max(6).pattern(&P16);
+static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P22);
+static S_NamespacedStatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P23);
 static S_NullableBoolean: Shape = Shape::of(Kind::Boolean);
-static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P22);
-static S_Origin: Shape = Shape::of(Kind::Text).min(1).max(253).pattern(&P14);
+static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P24);
+static S_Origin: Shape = Shape::of(Kind::Text).min(1).max(253).pattern(&P16);
 static S_PackageType: Shape = Shape::of(Kind::Text).values(&["Zip","Image"]);
 static S_PerExecutionEnvironmentMaxConcurrency: Shape = Shape::of(Kind::Integer).min(1).max(1600);
-static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P13);
-static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P23);
+static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P15);
+static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P25);
 static S_ReservedConcurrentExecutions: Shape = Shape::of(Kind::Integer).min(0);
-static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P15);
+static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P17);
 static S_ResponseStreamingInvocationType: Shape = Shape::of(Kind::Text).values(&["RequestResponse","DryRun"]);
 static S_RetentionPeriodInDays: Shape = Shape::of(Kind::Integer).min(1).max(90);
-static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P24);
+static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P26);
 static S_Runtime: Shape = Shape::of(Kind::Text);
-static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P25);
+static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P27);
 static S_S3FilesConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "DirectS3Read", wire: "DirectS3Read", location: Location::Body, required: false, shape: &S_DirectS3Read },
 ]));
-static S_S3Key: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P14);
+static S_S3Key: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P16);
 static S_S3ObjectStorageMode: Shape = Shape::of(Kind::Text).values(&["COPY","REFERENCE"]);
-static S_S3ObjectVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P14);
-static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P26);
+static S_S3ObjectVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P16);
+static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P28);
 static S_SecurityGroupIds: Shape = Shape::of(Kind::List(&S_SecurityGroupId)).min(0).max(5);
 static S_SnapStart: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ApplyOn", wire: "ApplyOn", location: Location::Body, required: false, shape: &S_SnapStartApplyOn },
 ]));
 static S_SnapStartApplyOn: Shape = Shape::of(Kind::Text).values(&["PublishedVersions","None"]);
-static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P27);
-static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P28);
+static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P29);
+static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P30);
 static S_String: Shape = Shape::of(Kind::Text);
 static S_StringList: Shape = Shape::of(Kind::List(&S_String)).min(0).max(1500);
-static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P29);
+static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P31);
 static S_SubnetIds: Shape = Shape::of(Kind::List(&S_SubnetId)).min(0).max(16);
 static S_SystemLogLevel: Shape = Shape::of(Kind::Text).values(&["DEBUG","INFO","WARN"]);
-static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P30);
+static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P32);
 static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKey));
-static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P30);
-static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P31);
+static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P32);
+static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P33);
 static S_Tags: Shape = Shape::of(Kind::Map(&S_TagKey, &S_TagValue));
 static S_TenancyConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "TenantIsolationMode", wire: "TenantIsolationMode", location: Location::Body, required: true, shape: &S_TenantIsolationMode },
 ]));
-static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P32);
+static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P34);
 static S_TenantIsolationMode: Shape = Shape::of(Kind::Text).values(&["PER_TENANT"]);
 static S_Timeout: Shape = Shape::of(Kind::Integer).min(1).max(5400);
 static S_TracingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Mode", wire: "Mode", location: Location::Body, required: false, shape: &S_TracingMode },
 ]));
 static S_TracingMode: Shape = Shape::of(Kind::Text).values(&["Active","PassThrough"]);
-static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P33);
-static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P34);
+static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P35);
+static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P36);
 static S_VpcConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SubnetIds", wire: "SubnetIds", location: Location::Body, required: false, shape: &S_SubnetIds },
     Member { name: "SecurityGroupIds", wire: "SecurityGroupIds", location: Location::Body, required: false, shape: &S_SecurityGroupIds },
     Member { name: "Ipv6AllowedForDualStack", wire: "Ipv6AllowedForDualStack", location: Location::Body, required: false, shape: &S_NullableBoolean },
 ]));
+static S_Weight: Shape = Shape::of(Kind::Float).min(0).max(1);
 static S_WorkingDirectory: Shape = Shape::of(Kind::Text).min(0).max(1000);

@@ -75,19 +75,16 @@ impl AsyncQueue {
 
     /// A place for an event of a function that may hold at most `share` of them.
     fn slot(&self, function: &FunctionRef, share: usize) -> Option<Slot> {
+        // A function has one share, whichever of its versions and aliases are meant.
+        let function = FunctionRef { qualifier: None, ..function.clone() };
         let mut running = self.running.lock();
-        let own = running.get(function).copied().unwrap_or(0);
+        let own = running.get(&function).copied().unwrap_or(0);
         if own >= share {
             return None;
         }
         let permit = self.slots.clone().try_acquire_owned().ok()?;
         running.insert(function.clone(), own + 1);
-        Some(Slot {
-            _permit: permit,
-            function: function.clone(),
-            running: self.running.clone(),
-            freed: self.slot_freed.clone(),
-        })
+        Some(Slot { _permit: permit, function, running: self.running.clone(), freed: self.slot_freed.clone() })
     }
 
     /// How many slots a function may hold; nothing is known of one that is gone.

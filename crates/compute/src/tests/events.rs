@@ -159,3 +159,37 @@ async fn a_thousand_events_run_once_each() {
     assert!((0..1_000).all(|event| tries(&world, &format!("e-{event}")) == 1));
     assert_eq!(world.records.0.lock().len(), 1_000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_event_runs_where_its_alias_leads_when_it_runs() {
+    let world = World::new();
+    world.point("f", "live", "1", "throw");
+    let mut event = invocation("f", "e-1", "1");
+    event.function.qualifier = Some("live".into());
+    world.engine.accept(event).await.unwrap();
+    world.until("the first try has failed", |world| world.records.0.lock().len() == 1).await;
+    world.point("f", "live", "2", "echo");
+    until_kept(&world, 0).await;
+    let records = world.records.0.lock();
+    let versions: Vec<&str> = records.iter().map(|record| record.version.as_str()).collect();
+    assert_eq!(versions, ["1", "2"]);
+    assert!(records.iter().all(|record| record.function.qualifier.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_qualifiers_of_a_function_share_its_slots() {
+    let world = World::with(Guests::new(), |config| config.async_queue.slots = 4);
+    for (qualifier, version) in [("1", "1"), ("2", "2"), ("live", "2")] {
+        world.point("f", qualifier, version, "sleep 1000");
+    }
+    world.deploy("g", "echo", |_| {});
+    for (number, qualifier) in ["1", "2", "live", "1", "2", "live"].into_iter().enumerate() {
+        let mut event = invocation("f", &format!("e-{number}"), "1");
+        event.function.qualifier = Some(qualifier.into());
+        world.engine.accept(event).await.unwrap();
+    }
+    accept(&world, "g", "quick").await;
+    world.until("the other function's event has run", |world| tries(world, "quick") == 1).await;
+    assert_eq!(world.records.0.lock().iter().filter(|record| record.function.name.as_str() == "f").count(), 0);
+    until_kept(&world, 0).await;
+}

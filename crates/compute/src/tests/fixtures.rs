@@ -225,6 +225,15 @@ impl World {
         self.catalog.versions.lock().insert(version.function.clone(), Arc::new(version));
     }
 
+    /// Has a qualifier of a function lead to this version of it.
+    pub(crate) fn point(&self, name: &str, qualifier: &str, version: &str, handler: &str) {
+        let mut pointed = self::version(name);
+        (pointed.version, pointed.revision) = (version.into(), format!("of {version}"));
+        pointed.handler = handler.into();
+        let reference = FunctionRef { qualifier: Some(qualifier.into()), ..reference(name) };
+        self.catalog.versions.lock().insert(reference, Arc::new(pointed));
+    }
+
     pub(crate) async fn call(&self, name: &str, payload: &str) -> Result<Outcome, InvokeError> {
         self.engine.invoke(invocation(name, "r-1", payload)).await
     }

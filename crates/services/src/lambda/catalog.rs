@@ -18,8 +18,9 @@ use model::{
 use store::references::References;
 use store::{Blobs, Store, Txn};
 
-use super::record::{FunctionRecord, LATEST, UrlOwner};
+use super::record::{FunctionRecord, UrlOwner};
 use super::uses::Uses;
+use super::versions::Resolved;
 use super::{decoded, encoded, error, keys, packages};
 
 /// Answers remembered at most; beyond that they are read again.
@@ -55,7 +56,7 @@ pub struct Functions {
     pub(super) references: References,
     pub(super) config: Config,
     pub(super) link_secret: OnceLock<Arc<[u8]>>,
-    versions: Cache<FunctionRef, Arc<FunctionVersion>>,
+    versions: Cache<FunctionRef, Resolved>,
     urls: Cache<String, Arc<FunctionUrl>>,
     pub(super) uses: Uses,
 }
@@ -122,13 +123,12 @@ impl Functions {
         entry.map(|entry| decoded(&entry.value)).transpose()
     }
 
-    /// The record of a function whose qualifier, if any, names something that exists.
+    /// The record of a function that must be there, whatever qualifier the reference has.
     pub(super) async fn existing(&self, function: &FunctionRef) -> Result<FunctionRecord, aws::Error> {
-        let record = self.record(function).await?.filter(|_| is_latest(function));
-        record.ok_or_else(|| error::function_not_found(&function.arn()))
+        self.record(function).await?.ok_or_else(|| error::function_not_found(&function.arn()))
     }
 
-    /// Changes a function's record. `decide` changes the record and may add to the transaction; it runs again when
+    /// Changes a function's record, whatever qualifier the reference has. `decide` changes the record and may add to the transaction; it runs again when
     /// another change came first. A record that stays as it is is not written.
     pub(super) async fn change<T: Send>(
         &self,
@@ -137,7 +137,7 @@ impl Functions {
     ) -> Result<T, aws::Error> {
         let key = keys::function(function);
         for _ in 0..ATTEMPTS {
-            let entry = self.store.get(&key).await.map_err(error::store)?.filter(|_| is_latest(function));
+            let entry = self.store.get(&key).await.map_err(error::store)?;
             let entry = entry.ok_or_else(|| error::function_not_found(&function.arn()))?;
             let before: FunctionRecord = decoded(&entry.value)?;
             let mut after = before.clone();
@@ -169,16 +169,6 @@ impl Functions {
         }
     }
 
-    async fn read_version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
-        let internal = |problem: &dyn std::fmt::Display| InvokeError::Internal(problem.to_string());
-        let entry = self.store.get(&keys::function(function)).await.map_err(|problem| internal(&problem))?;
-        let Some(entry) = entry.filter(|_| is_latest(function)) else {
-            return Err(InvokeError::NotFound(function.arn()));
-        };
-        let record: FunctionRecord = serde_json::from_slice(&entry.value).map_err(|problem| internal(&problem))?;
-        Ok(Arc::new(record.latest_version(&function.account, &function.region, &function.name)))
-    }
-
     async fn read_url(&self, id: &str) -> Result<Option<Arc<FunctionUrl>>, aws::Error> {
         let Some(entry) = self.store.get(&keys::url(id)).await.map_err(error::store)? else { return Ok(None) };
         let owner: UrlOwner = decoded(&entry.value)?;
@@ -195,21 +185,17 @@ impl Functions {
     }
 }
 
-/// Whether a reference means `$LATEST`, the only version that there is.
-pub(super) fn is_latest(function: &FunctionRef) -> bool {
-    function.qualifier.as_deref().is_none_or(|qualifier| qualifier == LATEST)
-}
-
 #[async_trait]
 impl Catalog for Functions {
     async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
-        if let Some(version) = self.versions.get(function) {
-            return Ok(version);
+        if let Some(resolved) = self.versions.get(function) {
+            return Ok(resolved.choose(|| self.random.next_u64()));
         }
         let ticket = self.versions.ticket();
-        let version = self.read_version(function).await?;
-        self.versions.keep(ticket, function.clone(), version.clone());
-        Ok(version)
+        let resolved = self.resolved(function).await.map_err(|problem| InvokeError::Internal(problem.to_string()))?;
+        let resolved = resolved.ok_or_else(|| InvokeError::NotFound(function.arn()))?;
+        self.versions.keep(ticket, function.clone(), resolved.clone());
+        Ok(resolved.choose(|| self.random.next_u64()))
     }
 
     async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError> {

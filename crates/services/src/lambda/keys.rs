@@ -1,13 +1,13 @@
 //! Every key of the `lambda` service. Nobody else builds one.
 //!
-//! | tag | parts                    | value                                             |
-//! |-----|--------------------------|---------------------------------------------------|
-//! | `f` | account, region, name    | `FunctionRecord`: all that belongs to a function  |
-//! | `u` | function URL id          | `UrlOwner`: whose URL it is                       |
-//! | `p` | package digest           | `PackageRecord`: where its bytes are, its users   |
-//! | `d` | due time, blob name      | `Doomed`: a package that may end from then on     |
-//! | `s` |                          | 32 random bytes that sign package links           |
-//! | `v` | kept for versions: account, region, name, number | `VersionRecord`           |
+//! | tag | parts                         | value                                                       |
+//! |-----|-------------------------------|-------------------------------------------------------------|
+//! | `f` | account, region, name         | `FunctionRecord`: all that belongs to a function but `v`    |
+//! | `v` | account, region, name, number | `VersionRecord`: a published version                        |
+//! | `u` | function URL id               | `UrlOwner`: whose URL it is                                 |
+//! | `p` | package digest                | `PackageRecord`: where its bytes are, its users             |
+//! | `d` | due time, blob name           | `Doomed`: a package that may end from then on               |
+//! | `s` |                               | 32 random bytes that sign package links                     |
 
 use bytes::Bytes;
 use model::{AccountId, CodeDigest, FunctionRef};
@@ -37,6 +37,33 @@ pub(super) fn account_of(key: &[u8]) -> Option<AccountId> {
     let mut parts = Parts::of(key);
     let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'f';
     AccountId::parse(&parts.text()?).filter(|_| own)
+}
+
+/// A published version of a function.
+pub(super) fn version(function: &FunctionRef, number: u64) -> Bytes {
+    versions_key(function).number(number).done()
+}
+
+/// What the keys of all published versions of a function start with.
+pub(super) fn versions(function: &FunctionRef) -> Bytes {
+    versions_key(function).done()
+}
+
+/// What the keys of all published versions of one account and region start with.
+pub(super) fn versions_of(account: &str, region: &str) -> Bytes {
+    under(b'v').text(account).text(region).done()
+}
+
+fn versions_key(function: &FunctionRef) -> Key {
+    under(b'v').text(function.account.as_str()).text(function.region.as_str()).text(function.name.as_str())
+}
+
+/// The number at the end of a published version's key.
+pub(super) fn number_of(key: &[u8]) -> Option<u64> {
+    let mut parts = Parts::of(key);
+    let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'v';
+    (0..3).try_for_each(|_| parts.text().map(drop))?;
+    parts.number().filter(|_| own)
 }
 
 /// The owner of a function URL.

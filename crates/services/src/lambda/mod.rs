@@ -1,20 +1,22 @@
 //! The `lambda` service: functions, their code and configuration, their URLs and policies, and the Invoke operation.
 //!
 //! Operations: Create/Get/List/Update/DeleteFunction, GetFunctionConfiguration, UpdateFunctionCode,
-//! UpdateFunctionConfiguration, ListVersionsByFunction, ListAliases, Invoke, InvokeWithResponseStream, function URLs, AddPermission, GetPolicy,
+//! UpdateFunctionConfiguration, versions, aliases, Invoke, InvokeWithResponseStream, function URLs, AddPermission, GetPolicy,
 //! RemovePermission, reserved concurrency, tags, GetAccountSettings. Every other operation, and every parameter that is
 //! not honoured, is refused loudly; `ACCEPTED_WITHOUT_EFFECT` lists the few that are taken and do nothing.
 //!
-//! Not here: running anything (that is behind `Invoker`), published versions and aliases.
+//! Not here: running anything (that is behind `Invoker`).
 //!
 //! Invariants
 //!   1. A name is created once: of two concurrent creations exactly one succeeds.
 //!   2. A refused or failed call leaves nothing behind, neither record nor bytes.
 //!   3. An update that is answered is what every later invocation runs.
-//!   4. Policies of function URLs are kept and shown but not evaluated: `AuthType` alone decides who may call.
+//!   4. What a published version runs, and with which configuration, never changes.
+//!   5. Policies of function URLs are kept and shown but not evaluated: `AuthType` alone decides who may call.
 //!
 //! Start reading at `catalog` (the shared registry), then `ops`.
 
+mod alias;
 mod catalog;
 mod error;
 mod keys;
@@ -25,6 +27,7 @@ mod policy;
 mod record;
 mod settings;
 mod uses;
+mod versions;
 mod view;
 mod worker;
 
@@ -50,7 +53,6 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("UpdateFunctionCode", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
     ("CreateFunction", "LoggingConfig.LogFormat=Text", "Text is the only format"),
     ("ListFunctions", "MasterRegion", "there are no replicated functions"),
-    ("ListFunctions", "FunctionVersion", "there are no published versions"),
     ("AddPermission", "every parameter", "the policy is stored and shown; it is not evaluated"),
 ];
 
@@ -80,8 +82,13 @@ impl Service for LambdaService {
             "GetFunction" => ops::read::get(functions, &call).await,
             "GetFunctionConfiguration" => ops::read::configuration(functions, &call).await,
             "ListFunctions" => ops::read::list(functions, &call).await,
-            "ListVersionsByFunction" => ops::read::versions(functions, &call).await,
-            "ListAliases" => ops::read::aliases(functions, &call).await,
+            "PublishVersion" => ops::versions::publish(functions, &call).await,
+            "ListVersionsByFunction" => ops::versions::list(functions, &call).await,
+            "CreateAlias" => ops::aliases::create(functions, &call).await,
+            "GetAlias" => ops::aliases::get(functions, &call).await,
+            "UpdateAlias" => ops::aliases::update(functions, &call).await,
+            "DeleteAlias" => ops::aliases::delete(functions, &call).await,
+            "ListAliases" => ops::aliases::list(functions, &call).await,
             "GetAccountSettings" => ops::read::account(functions, &call).await,
             "UpdateFunctionCode" => ops::update::code(functions, &call).await,
             "UpdateFunctionConfiguration" => ops::update::configuration(functions, &call).await,

@@ -109,12 +109,13 @@ impl Functions {
         }
     }
 
-    /// Adds a user to a package within `txn`. Nothing is returned where the package has no record and `upload` is not
+    /// Adds users to a package within `txn`. Nothing is returned where the package has no record and `upload` is not
     /// there either, or was given up: upload, then try again.
     pub(super) async fn claim(
         &self,
         snapshot: &dyn Snapshot,
         code: &CodeDigest,
+        users: u64,
         upload: Option<&Upload>,
         txn: Txn,
     ) -> Result<Option<(Txn, Claim)>, aws::Error> {
@@ -123,12 +124,12 @@ impl Functions {
         let (record, claim, txn) = match (&entry, upload) {
             (Some(entry), _) => {
                 let record: PackageRecord = super::decoded(&entry.value)?;
-                (PackageRecord { users: record.users + 1, due_ms: None, ..record }, Claim::Shared, txn)
+                (PackageRecord { users: record.users + users, due_ms: None, ..record }, Claim::Shared, txn)
             }
             (None, Some(upload)) => {
                 let adopted = self.references.adopt(snapshot, txn, &upload.blob, OWNER).await.map_err(error::store)?;
                 let Some(txn) = adopted else { return Ok(None) };
-                (PackageRecord { blob: upload.blob.clone(), users: 1, due_ms: None }, Claim::Uploaded, txn)
+                (PackageRecord { blob: upload.blob.clone(), users, due_ms: None }, Claim::Uploaded, txn)
             }
             (None, None) => return Ok(None),
         };
@@ -136,11 +137,12 @@ impl Functions {
         Ok(Some((txn, claim)))
     }
 
-    /// Takes a user away from a package within `txn`; the last one dooms it.
+    /// Takes users away from a package within `txn`; the last one dooms it.
     pub(super) async fn release(
         &self,
         snapshot: &dyn Snapshot,
         code: &CodeDigest,
+        users: u64,
         txn: Txn,
     ) -> Result<Txn, aws::Error> {
         let key = keys::package(code);
@@ -148,7 +150,7 @@ impl Functions {
             return Err(aws::Error::internal(format_args!("the package {code} has no record")));
         };
         let mut record: PackageRecord = super::decoded(&entry.value)?;
-        record.users = record.users.saturating_sub(1);
+        record.users = record.users.saturating_sub(users);
         let mut txn = txn.expect_version(key.clone(), entry.version);
         if record.users == 0 {
             let due_ms = self.clock.now_ms() + GRACE_MS;

@@ -2,14 +2,17 @@
 //!
 //! Invariants
 //!   1. A `VersionRecord` never changes once it is stored under a number; `$LATEST` is replaced by each update.
-//!   2. `content_revision` changes exactly when code or configuration change, so an environment of another one is stale;
+//!   2. The record of a function changes with everything that belongs to the function, so that one watch and one expected
+//!      version cover its published versions too.
+//!   3. `content_revision` changes exactly when code or configuration change, so an environment of another one is stale;
 //!      `revision_id` changes with permissions too, as clients expect of `RevisionId`.
-//!   3. A `PackageRecord` counts its users exactly: it changes in the same transaction as the function that uses it.
+//!   4. A `PackageRecord` counts its users exactly: it changes in the same transaction as the function that uses it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use model::http_api::{AuthKind, Cors};
-use model::{AccountId, CodeDigest, EGRESS_TAG, Egress, FunctionName, FunctionRef, FunctionVersion, Region, Runtime};
+use model::{AccountId, CodeDigest, EGRESS_TAG, Egress, FunctionRef, FunctionVersion, Runtime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,6 +38,81 @@ pub(super) struct FunctionRecord {
     /// Function URLs by qualifier; the empty one is of `$LATEST`.
     #[serde(default)]
     pub(super) urls: BTreeMap<String, UrlRecord>,
+    /// Numbers of the published versions that there are. What is in each is a record of its own.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) published: BTreeSet<u64>,
+    /// `RevisionId` of versions whose policy has changed since they were published.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) version_revisions: BTreeMap<u64, String>,
+    /// Aliases by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) aliases: BTreeMap<String, AliasRecord>,
+}
+
+/// Which version of a function: its text is `$LATEST` or the number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub(super) enum VersionId {
+    /// What updates change.
+    Latest,
+    /// A published one.
+    Number(u64),
+}
+
+impl VersionId {
+    /// The version of its text. A number has one text only: no sign, no leading zero.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if text == LATEST {
+            return Some(Self::Latest);
+        }
+        text.parse().ok().filter(|number: &u64| number.to_string() == text).map(Self::Number)
+    }
+}
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str(LATEST),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+impl From<VersionId> for String {
+    fn from(id: VersionId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for VersionId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| format!("{text} is no version"))
+    }
+}
+
+/// A name for a version, or for two of which each gets a share of the calls.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct AliasRecord {
+    /// `FunctionVersion`
+    pub(super) version: VersionId,
+    /// `Description`
+    pub(super) description: String,
+    /// `RoutingConfig`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) second: Option<Second>,
+    /// `RevisionId`
+    pub(super) revision_id: String,
+}
+
+/// The other version of an alias, and its share of the calls, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Second {
+    /// A published version.
+    pub(super) version: VersionId,
+    /// Its share.
+    pub(super) weight: f64,
 }
 
 /// Code and configuration together.
@@ -52,6 +130,9 @@ pub(super) struct VersionRecord {
     pub(super) revision_id: String,
     /// Names this content for environments.
     pub(super) content_revision: String,
+    /// What PublishVersion said in place of the function's description.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<String>,
 }
 
 /// Configuration of a function, defaults filled in.
@@ -126,16 +207,15 @@ pub(super) struct Doomed {
 }
 
 impl FunctionRecord {
-    /// The version that an environment of `$LATEST` is started from.
-    pub(super) fn latest_version(&self, account: &AccountId, region: &Region, name: &FunctionName) -> FunctionVersion {
-        let VersionRecord { settings, code, content_revision, .. } = &self.latest;
-        let function =
-            FunctionRef { account: account.clone(), region: region.clone(), name: name.clone(), qualifier: None };
+    /// What environments of a version are started from.
+    pub(super) fn runnable(&self, function: &FunctionRef, id: VersionId, version: &VersionRecord) -> FunctionVersion {
+        let VersionRecord { settings, code, content_revision, .. } = version;
+        let function = FunctionRef { qualifier: None, ..function.clone() };
         // Checked when the tag was given; one that was there before it meant something closes rather than opens.
         let closed = Egress { public: false, targets: Vec::new() };
         let egress = self.tags.get(EGRESS_TAG).map_or_else(Egress::default, |text| text.parse().unwrap_or(closed));
         FunctionVersion {
-            version: LATEST.into(),
+            version: id.to_string(),
             // Environments keep the policy that they began with, so those of another are stale.
             revision: if egress == Egress::default() {
                 content_revision.clone()
@@ -150,12 +230,19 @@ impl FunctionRecord {
             timeout_ms: u64::from(settings.timeout_s) * 1_000,
             tmp_mb: settings.tmp_mb,
             environment: settings.environment.clone().unwrap_or_default(),
-            role_arn: role_within(account, &settings.role),
-            log_group: settings.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{name}")),
+            role_arn: role_within(&function.account, &settings.role),
+            log_group: settings.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{}", function.name)),
             reserved_concurrency: self.reserved_concurrency,
             egress,
             function,
         }
+    }
+}
+
+impl VersionRecord {
+    /// Whether code and configuration are those of another.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.code == other.code && self.settings == other.settings
     }
 }
 
@@ -167,4 +254,52 @@ fn role_within(account: &AccountId, role_arn: &str) -> String {
         *of_role = account.as_str();
     }
     parts.join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A function as releases without versions kept it.
+    const OLD: &str = r#"{"latest":{"settings":{"runtime":{"identifier":"nodejs20.x"},"handler":"index.handler",
+        "role":"arn:aws:iam::000000000000:role/r","description":"","timeout_s":3,"memory_mb":128,"tmp_mb":512,
+        "environment":null,"architecture":"x86_64","tracing":"PassThrough","log_group":null},
+        "code":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a","code_bytes":7,"modified_ms":1,
+        "revision_id":"r","content_revision":"c"},"next_version":1,"tags":{},"reserved_concurrency":null,
+        "policies":{},"urls":{}}"#;
+
+    #[test]
+    fn a_function_of_a_release_without_versions_is_read_and_gets_its_first() {
+        let record: FunctionRecord = serde_json::from_str(OLD).unwrap();
+        assert_eq!((record.next_version, record.published.len(), record.aliases.len()), (1, 0, 0));
+        assert_eq!(record.latest.description, None);
+        let again = serde_json::to_string(&record).unwrap();
+        assert_eq!(again, OLD.replace("\n", "").replace("        ", ""), "without versions it is kept as it was");
+    }
+
+    #[test]
+    fn versions_and_aliases_read_back() {
+        let mut record: FunctionRecord = serde_json::from_str(OLD).unwrap();
+        record.published = BTreeSet::from([1, 12]);
+        record.version_revisions.insert(12, "r".into());
+        let second = Some(Second { version: VersionId::Number(12), weight: 0.1 });
+        let alias =
+            AliasRecord { version: VersionId::Number(1), description: "d".into(), second, revision_id: "a".into() };
+        record.aliases.insert("live".into(), alias);
+        let latest = AliasRecord { version: VersionId::Latest, second: None, ..record.aliases["live"].clone() };
+        record.aliases.insert("dev".into(), latest);
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<FunctionRecord>(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn a_version_has_one_text() {
+        for (text, id) in [("$LATEST", VersionId::Latest), ("1", VersionId::Number(1)), ("42", VersionId::Number(42))] {
+            assert_eq!(VersionId::parse(text), Some(id));
+            assert_eq!(id.to_string(), text);
+        }
+        for wrong in ["", "01", "+1", "live", "$LATEST.PUBLISHED", "18446744073709551616"] {
+            assert_eq!(VersionId::parse(wrong), None, "{wrong}");
+        }
+    }
 }

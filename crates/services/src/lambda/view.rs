@@ -8,7 +8,7 @@ use model::{FunctionName, FunctionRef};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::record::{LATEST, UrlRecord, VersionRecord};
+use super::record::{UrlRecord, VersionId, VersionRecord};
 
 /// Milliseconds since the epoch as Lambda writes them: `2024-01-02T03:04:05.678+0000`.
 pub(super) fn time(ms: u64) -> String {
@@ -22,16 +22,16 @@ pub(super) fn code_sha256(hexadecimal: &str) -> String {
     BASE64.encode(hex::decode(hexadecimal).unwrap_or_default())
 }
 
-/// `FunctionConfiguration` of `$LATEST`. The ARN carries a qualifier exactly when `function` does.
-pub(super) fn configuration(function: &FunctionRef, version: &VersionRecord) -> Value {
-    let mut shown = summary(function, version);
+/// `FunctionConfiguration`. The ARN carries a qualifier exactly when `function` does.
+pub(super) fn configuration(function: &FunctionRef, id: VersionId, version: &VersionRecord) -> Value {
+    let mut shown = summary(function, id, version);
     shown["State"] = json!("Active");
     shown["LastUpdateStatus"] = json!("Successful");
     shown
 }
 
 /// `FunctionConfiguration` as lists show it: without the states, which AWS leaves out there too.
-pub(super) fn summary(function: &FunctionRef, version: &VersionRecord) -> Value {
+pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRecord) -> Value {
     let settings = &version.settings;
     let log_group = settings.log_group.clone().unwrap_or_else(|| default_log_group(&function.name));
     let mut shown = json!({
@@ -41,12 +41,12 @@ pub(super) fn summary(function: &FunctionRef, version: &VersionRecord) -> Value 
         "Role": settings.role,
         "Handler": settings.handler,
         "CodeSize": version.code_bytes,
-        "Description": settings.description,
+        "Description": version.description.as_ref().unwrap_or(&settings.description),
         "Timeout": settings.timeout_s,
         "MemorySize": settings.memory_mb,
         "LastModified": time(version.modified_ms),
         "CodeSha256": code_sha256(version.code.as_str()),
-        "Version": LATEST,
+        "Version": id.to_string(),
         "TracingConfig": {"Mode": settings.tracing},
         "RevisionId": version.revision_id,
         "PackageType": "Zip",

@@ -9,10 +9,10 @@ use serde_json::Value;
 use store::Txn;
 
 use crate::lambda::packages::{self, Claim, Package, Upload};
-use crate::lambda::record::{FunctionRecord, Settings, VersionRecord};
+use crate::lambda::record::{FunctionRecord, Settings, VersionId, VersionRecord};
 use crate::lambda::{Functions, encoded, error, keys, name, settings, view};
 
-const HONOURED: &[&str] = &["FunctionName", "Code", "PackageType", "Tags", "Architectures"];
+const HONOURED: &[&str] = &["FunctionName", "Code", "PackageType", "Tags", "Architectures", "Publish"];
 /// How often a creation is tried against changes of its package by others.
 const ATTEMPTS: usize = 64;
 
@@ -38,14 +38,26 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
         reserved_concurrency: None,
         policies: std::collections::BTreeMap::new(),
         urls: std::collections::BTreeMap::new(),
+        published: std::collections::BTreeSet::new(),
+        version_revisions: std::collections::BTreeMap::new(),
+        aliases: std::collections::BTreeMap::new(),
     };
     let mut upload = None;
-    let made = commit(functions, &function, &package, &record, &mut upload).await;
-    if let Some(upload) = upload.filter(|_| !matches!(made, Ok(Claim::Uploaded))) {
+    let new = New { function, package, record, publish: call.flag("Publish") };
+    let made = commit(functions, &new, &mut upload).await;
+    if let Some(upload) = upload.filter(|_| !matches!(made, Ok((_, _, Claim::Uploaded)))) {
         functions.discard(&upload).await;
     }
-    made?;
-    Ok(Reply::of(view::configuration(&function, &record.latest)))
+    let (id, version, _) = made?;
+    Ok(Reply::of(view::configuration(&new.function, id, &version)))
+}
+
+/// A function that is to be made.
+struct New {
+    function: FunctionRef,
+    package: Package,
+    record: FunctionRecord,
+    publish: bool,
 }
 
 fn exists(function: &FunctionRef) -> Error {
@@ -61,30 +73,39 @@ pub(super) fn version(functions: &Functions, settings: Settings, package: &Packa
         modified_ms: functions.clock.now_ms(),
         revision_id: functions.random.uuid(),
         content_revision: functions.random.hex(16),
+        description: None,
     }
 }
 
+/// Makes the function; tells the version to show, `$LATEST` or the one that was published with it.
 async fn commit(
     functions: &Functions,
-    function: &FunctionRef,
-    package: &Package,
-    record: &FunctionRecord,
+    new: &New,
     upload: &mut Option<Upload>,
-) -> Result<Claim, Error> {
+) -> Result<(VersionId, VersionRecord, Claim), Error> {
+    let New { function, package, .. } = new;
     let key = keys::function(function);
     for _ in 0..ATTEMPTS {
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
         if snapshot.get(&key).await.map_err(error::store)?.is_some() {
             return Err(exists(function));
         }
-        let txn = Txn::new().expect_absent(key.clone()).put(key.clone(), encoded(record)?);
-        let claimed = functions.claim(&*snapshot, &package.digest, upload.as_ref(), txn).await?;
+        let mut record = new.record.clone();
+        let (mut id, mut shown) = (VersionId::Latest, record.latest.clone());
+        let mut txn = Txn::new().expect_absent(key.clone());
+        if new.publish {
+            let (with_version, published) = functions.publish(&*snapshot, function, &mut record, None, txn).await?;
+            (txn, id, shown) = (with_version, published.id, published.version);
+        }
+        let txn = txn.put(key.clone(), encoded(&record)?);
+        let users = 1 + u64::from(new.publish);
+        let claimed = functions.claim(&*snapshot, &package.digest, users, upload.as_ref(), txn).await?;
         drop(snapshot);
         match claimed {
             None => *upload = Some(functions.upload(package).await?),
             Some((txn, claim)) => {
                 if functions.committed(txn).await? {
-                    return Ok(claim);
+                    return Ok((id, shown, claim));
                 }
             }
         }

@@ -1,45 +1,100 @@
-//! DeleteFunction: the record, its URLs and its use of the package go in one transaction.
+//! DeleteFunction: the record, its versions, its URLs and its use of packages go in one transaction; with a qualifier, one
+//! version alone.
+
+use std::collections::BTreeMap;
 
 use aws::{Call, Error, Reply};
+use model::{CodeDigest, FunctionRef};
 use serde_json::json;
-use store::Txn;
+use store::{Entry, Range, Snapshot, Txn};
 
-use crate::lambda::record::{FunctionRecord, LATEST};
-use crate::lambda::{Functions, decoded, error, keys, name};
+use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
+use crate::lambda::versions::Qualifier;
+use crate::lambda::{Functions, decoded, encoded, error, keys, name};
 
 const ATTEMPTS: usize = 64;
 
 /// DeleteFunction.
 pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier"])?;
-    let mut function = name::of_call(call)?;
-    let qualifier = function.qualifier.take();
+    let asked = name::of_call(call)?;
+    let function = FunctionRef { qualifier: None, ..asked.clone() };
     let key = keys::function(&function);
     for _ in 0..ATTEMPTS {
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
         let entry = snapshot.get(&key).await.map_err(error::store)?;
         let entry = entry.ok_or_else(|| error::function_not_found(&function.arn()))?;
-        match qualifier.as_deref() {
-            None => {}
-            Some(LATEST) => {
-                return Err(error::invalid("$LATEST version cannot be deleted without deleting the function."));
-            }
-            // A version that does not exist counts as deleted; an alias can never be deleted this way.
-            Some(number) if number.bytes().all(|byte| byte.is_ascii_digit()) => return Ok(done()),
-            Some(_) => return Err(error::invalid("Deletion of aliases is not currently supported.")),
-        }
-        let record: FunctionRecord = decoded(&entry.value)?;
-        let mut txn = Txn::new().expect_version(key.clone(), entry.version).delete(key.clone());
-        for url in record.urls.values() {
-            txn = txn.delete(keys::url(&url.id));
-        }
-        let txn = functions.release(&*snapshot, &record.latest.code, txn).await?;
+        let txn = if asked.qualifier.is_none() {
+            whole(functions, &*snapshot, &function, &entry).await?
+        } else {
+            let mut record: FunctionRecord = decoded(&entry.value)?;
+            let Some(number) = deletable(&asked, &record)? else { return Ok(done()) };
+            let Some(version) = functions.content(&*snapshot, &function, &record, VersionId::Number(number)).await?
+            else {
+                return Err(Error::internal(format_args!("version {number} of {} has no record", function.arn())));
+            };
+            record.published.remove(&number);
+            record.version_revisions.remove(&number);
+            record.policies.remove(&number.to_string());
+            let txn = Txn::new().expect_version(key.clone(), entry.version).put(key.clone(), encoded(&record)?);
+            let txn = txn.delete(keys::version(&function, number));
+            functions.release(&*snapshot, &version.code, 1, txn).await?
+        };
         drop(snapshot);
         if functions.committed(txn).await? {
             return Ok(done());
         }
     }
     Err(error::store(store::Error::Conflict))
+}
+
+/// The version that a qualifier names, if there is one and it may go. One that does not exist counts as deleted.
+fn deletable(function: &FunctionRef, record: &FunctionRecord) -> Result<Option<u64>, Error> {
+    let number = match Qualifier::of(function) {
+        Qualifier::Version(VersionId::Number(number)) => number,
+        Qualifier::Version(VersionId::Latest) => {
+            return Err(error::invalid("$LATEST version cannot be deleted without deleting the function."));
+        }
+        Qualifier::Alias(_) => return Err(error::invalid("Deletion of aliases is not currently supported.")),
+        Qualifier::Neither => return Err(error::function_not_found(&function.arn())),
+    };
+    let id = VersionId::Number(number);
+    let leads = record
+        .aliases
+        .iter()
+        .filter(|(_, alias)| alias.version == id || alias.second.is_some_and(|second| second.version == id));
+    let aliases: Vec<&str> = leads.map(|(name, _)| name.as_str()).collect();
+    if !aliases.is_empty() {
+        return Err(error::conflict(format!(
+            "Unable to delete version because the following aliases reference it: [{}]",
+            aliases.join(", ")
+        )));
+    }
+    Ok(record.published.contains(&number).then_some(number))
+}
+
+/// All that belongs to a function, gone.
+async fn whole(
+    functions: &Functions,
+    snapshot: &dyn Snapshot,
+    function: &FunctionRef,
+    entry: &Entry,
+) -> Result<Txn, Error> {
+    let record: FunctionRecord = decoded(&entry.value)?;
+    let mut txn = Txn::new().expect_version(entry.key.clone(), entry.version).delete(entry.key.clone());
+    for url in record.urls.values() {
+        txn = txn.delete(keys::url(&url.id));
+    }
+    let mut users: BTreeMap<CodeDigest, u64> = BTreeMap::from([(record.latest.code, 1)]);
+    let versions = snapshot.range(&Range::prefix(keys::versions(function))).await.map_err(error::store)?;
+    for version in versions.entries {
+        *users.entry(decoded::<VersionRecord>(&version.value)?.code).or_default() += 1;
+        txn = txn.delete(version.key);
+    }
+    for (code, users) in users {
+        txn = functions.release(snapshot, &code, users, txn).await?;
+    }
+    Ok(txn)
 }
 
 fn done() -> Reply {

@@ -2,6 +2,7 @@
 //!
 //! Start reading at `create`; `update` and `delete` follow its steps.
 
+pub(super) mod aliases;
 pub(super) mod concurrency;
 pub(super) mod create;
 pub(super) mod delete;
@@ -12,6 +13,7 @@ pub(super) mod read;
 pub(super) mod tags;
 pub(super) mod update;
 pub(super) mod urls;
+pub(super) mod versions;
 
 use aws::{Call, Error};
 use serde_json::Value;
@@ -37,12 +39,20 @@ fn inline_zip<'a>(call: &Call, code: &'a Value) -> Result<&'a str, Error> {
     text("ZipFile").ok_or_else(|| error::invalid("Please provide a source for function code."))
 }
 
-/// One page of a sorted list: `MaxItems` bounded by `most`, and the marker of the next page.
-fn page<T>(items: Vec<(String, T)>, call: &Call, most: usize) -> (Vec<T>, Option<String>) {
+/// `MaxItems` bounded by `most`.
+fn page_size(call: &Call, most: usize) -> usize {
     let wanted = call.number("MaxItems").and_then(|number| usize::try_from(number).ok()).unwrap_or(most);
-    let wanted = wanted.clamp(1, most);
+    wanted.clamp(1, most)
+}
+
+/// One page of a sorted list, `most` items at most, and the marker of the next page.
+fn page<T>(items: Vec<(String, T)>, call: &Call, most: usize) -> (Vec<T>, Option<String>) {
     let start = call.text("Marker").unwrap_or_default();
     let mut rest = items.into_iter().filter(|(key, _)| key.as_str() >= start);
-    let shown: Vec<T> = rest.by_ref().take(wanted).map(|(_, item)| item).collect();
+    let shown: Vec<T> = rest.by_ref().take(page_size(call, most)).map(|(_, item)| item).collect();
     (shown, rest.next().map(|(key, _)| key))
+}
+
+fn bad_marker(marker: &str) -> Error {
+    error::invalid(format!("The Marker {marker} is not one that a list answered."))
 }

@@ -4,8 +4,9 @@ use aws::{Call, Error, Reply};
 use model::FunctionRef;
 use serde_json::json;
 
-use crate::lambda::record::{FunctionRecord, LATEST};
-use crate::lambda::{Functions, error, name, policy};
+use crate::lambda::record::{FunctionRecord, LATEST, VersionId};
+use crate::lambda::versions::Qualifier;
+use crate::lambda::{Functions, alias, error, name, policy};
 
 const ADD: &[&str] = &[
     "FunctionName",
@@ -22,33 +23,86 @@ const ADD: &[&str] = &[
     "RevisionId",
 ];
 
-fn check_revision(call: &Call, record: &FunctionRecord) -> Result<(), Error> {
-    match call.text("RevisionId") {
-        Some(revision) if revision != record.latest.revision_id => Err(error::stale_revision("GetPolicy")),
-        _ => Ok(()),
-    }
+/// A function, and the qualifier that its policy is kept under.
+struct Subject {
+    function: FunctionRef,
+    qualifier: String,
+    /// `RevisionId` that a published version was made with.
+    published_with: Option<String>,
 }
 
-/// The function with the qualifier that its policy is kept under.
-fn target(call: &Call) -> Result<(FunctionRef, String), Error> {
-    let function = name::of_call(call)?;
-    let qualifier = function.qualifier.clone().unwrap_or_default();
-    Ok((function, qualifier))
+impl Subject {
+    async fn of_call(functions: &Functions, call: &Call) -> Result<Self, Error> {
+        let function = name::of_call(call)?;
+        let qualifier = function.qualifier.clone().unwrap_or_default();
+        let published_with = match Qualifier::of(&function) {
+            // What a version was made with does not change; whether it is there is decided with the function's record.
+            Qualifier::Version(VersionId::Number(_)) => {
+                functions.found(&function).await.ok().map(|found| found.version.revision_id)
+            }
+            _ => None,
+        };
+        Ok(Self { function, qualifier, published_with })
+    }
+
+    /// Refuses a qualifier that names nothing.
+    fn check_there(&self, record: &FunctionRecord) -> Result<(), Error> {
+        match Qualifier::of(&self.function) {
+            Qualifier::Alias(name) if !record.aliases.contains_key(name) => Err(alias::not_found(&self.function.arn())),
+            _ if record.target(&self.function).is_none() => Err(error::function_not_found(&self.function.arn())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The present `RevisionId`.
+    fn revision<'a>(&'a self, record: &'a FunctionRecord) -> &'a str {
+        let own = match Qualifier::of(&self.function) {
+            Qualifier::Version(VersionId::Number(number)) => {
+                record.version_revisions.get(&number).or(self.published_with.as_ref())
+            }
+            Qualifier::Alias(name) => record.aliases.get(name).map(|alias| &alias.revision_id),
+            _ => None,
+        };
+        own.unwrap_or(&record.latest.revision_id)
+    }
+
+    fn check_revision(&self, call: &Call, record: &FunctionRecord) -> Result<(), Error> {
+        match call.text("RevisionId") {
+            Some(revision) if revision != self.revision(record) => Err(error::stale_revision("GetPolicy")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Another `RevisionId`, since the policy is another one.
+    fn revise(&self, record: &mut FunctionRecord, revision: String) {
+        match Qualifier::of(&self.function) {
+            Qualifier::Version(VersionId::Number(number)) => {
+                record.version_revisions.insert(number, revision);
+            }
+            Qualifier::Alias(name) => {
+                if let Some(alias) = record.aliases.get_mut(name) {
+                    alias.revision_id = revision;
+                }
+            }
+            _ => record.latest.revision_id = revision,
+        }
+    }
 }
 
 /// AddPermission.
 pub(in crate::lambda) async fn add(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(ADD)?;
-    let (function, qualifier) = target(call)?;
-    if qualifier == LATEST {
+    let subject = Subject::of_call(functions, call).await?;
+    if subject.qualifier == LATEST {
         return Err(error::invalid("We currently do not support adding policies for $LATEST."));
     }
-    let statement = policy::statement(call, &function)?;
+    let statement = policy::statement(call, &subject.function)?;
     let sid = call.text("StatementId").unwrap_or_default();
     functions
-        .change(&function, |record, _| {
-            check_revision(call, record)?;
-            let statements = record.policies.entry(qualifier.clone()).or_default();
+        .change(&subject.function, |record, _| {
+            subject.check_there(record)?;
+            subject.check_revision(call, record)?;
+            let statements = record.policies.entry(subject.qualifier.clone()).or_default();
             if statements.iter().any(|statement| policy::has_sid(statement, sid)) {
                 return Err(error::conflict(format!(
                     "The statement id ({sid}) provided already exists. Please provide a new statement id, or remove the existing statement."
@@ -56,7 +110,7 @@ pub(in crate::lambda) async fn add(functions: &Functions, call: &Call) -> Result
             }
             statements.push(statement.clone());
             policy::document(statements)?;
-            record.latest.revision_id = functions.random.uuid();
+            subject.revise(record, functions.random.uuid());
             Ok(())
         })
         .await?;
@@ -66,20 +120,22 @@ pub(in crate::lambda) async fn add(functions: &Functions, call: &Call) -> Result
 /// GetPolicy.
 pub(in crate::lambda) async fn get(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier"])?;
-    let (function, qualifier) = target(call)?;
-    let record = functions.record(&function).await?.ok_or_else(error::no_such_resource)?;
-    let statements = record.policies.get(&qualifier).ok_or_else(error::no_such_resource)?;
-    Ok(Reply::of(json!({"Policy": policy::document(statements)?, "RevisionId": record.latest.revision_id})))
+    let subject = Subject::of_call(functions, call).await?;
+    let record = functions.record(&subject.function).await?.ok_or_else(error::no_such_resource)?;
+    let statements = record.policies.get(&subject.qualifier).ok_or_else(error::no_such_resource)?;
+    Ok(Reply::of(json!({"Policy": policy::document(statements)?, "RevisionId": subject.revision(&record)})))
 }
 
 /// RemovePermission.
 pub(in crate::lambda) async fn remove(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier", "StatementId", "RevisionId"])?;
-    let (function, qualifier) = target(call)?;
+    let subject = Subject::of_call(functions, call).await?;
     let sid = call.text("StatementId").unwrap_or_default();
     functions
-        .change(&function, |record, _| {
-            let Some(statements) = record.policies.get_mut(&qualifier) else {
+        .change(&subject.function, |record, _| {
+            subject.check_there(record)?;
+            subject.check_revision(call, record)?;
+            let Some(statements) = record.policies.get_mut(&subject.qualifier) else {
                 return Err(error::not_found("No policy is associated with the given resource."));
             };
             let before = statements.len();
@@ -88,10 +144,9 @@ pub(in crate::lambda) async fn remove(functions: &Functions, call: &Call) -> Res
                 return Err(error::not_found(format!("Statement {sid} is not found in resource policy.")));
             }
             if statements.is_empty() {
-                record.policies.remove(&qualifier);
+                record.policies.remove(&subject.qualifier);
             }
-            check_revision(call, record)?;
-            record.latest.revision_id = functions.random.uuid();
+            subject.revise(record, functions.random.uuid());
             Ok(())
         })
         .await?;

@@ -1,4 +1,4 @@
-//! What there is: GetFunction, GetFunctionConfiguration, the lists, and GetAccountSettings.
+//! What there is: GetFunction, GetFunctionConfiguration, ListFunctions, GetAccountSettings.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use store::Range;
 use store::keys::Parts;
 
-use crate::lambda::record::{FunctionRecord, LATEST};
+use crate::lambda::record::{FunctionRecord, LATEST, VersionId, VersionRecord};
+use crate::lambda::versions::Found;
 use crate::lambda::{Functions, decoded, error, keys, name, view};
 
 /// Most functions of one page. Source: ListFunctions, which never answers more whatever is asked.
@@ -20,10 +21,10 @@ const CODE_BYTES_TOTAL: u64 = 80_530_636_800;
 pub(in crate::lambda) async fn get(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier"])?;
     let function = name::of_call(call)?;
-    let record = functions.existing(&function).await?;
-    let link = functions.package_link(&call.endpoint, &record.latest.code).await?;
+    let Found { record, id, version } = functions.found(&function).await?;
+    let link = functions.package_link(&call.endpoint, &version.code).await?;
     let mut output = json!({
-        "Configuration": view::configuration(&function, &record.latest),
+        "Configuration": view::configuration(&function, id, &version),
         "Code": {"RepositoryType": "S3", "Location": link},
     });
     if !record.tags.is_empty() {
@@ -39,42 +40,72 @@ pub(in crate::lambda) async fn get(functions: &Functions, call: &Call) -> Result
 pub(in crate::lambda) async fn configuration(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier"])?;
     let function = name::of_call(call)?;
-    let record = functions.existing(&function).await?;
-    Ok(Reply::of(view::configuration(&function, &record.latest)))
+    let found = functions.found(&function).await?;
+    Ok(Reply::of(view::configuration(&function, found.id, &found.version)))
 }
 
-/// ListFunctions. The marker is the name that the next page starts with.
+/// Where a page of ListFunctions begins: a function, and with `FunctionVersion=ALL` one of its versions.
+struct Begin {
+    name: FunctionName,
+    version: u64,
+}
+
+impl Begin {
+    fn parse(marker: &str) -> Result<Self, Error> {
+        let (name, number) = marker.split_once(':').unwrap_or((marker, "0"));
+        let begin = FunctionName::parse(name).zip(number.parse().ok());
+        begin.map(|(name, version)| Self { name, version }).ok_or_else(|| super::bad_marker(marker))
+    }
+}
+
+/// ListFunctions. The marker is the name that the next page starts with; where it starts within the versions of a
+/// function, their number follows.
 pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["MasterRegion", "FunctionVersion", "Marker", "MaxItems"])?;
-    let wanted = call.number("MaxItems").and_then(|number| usize::try_from(number).ok()).unwrap_or(PAGE_MAX);
-    let wanted = wanted.clamp(1, PAGE_MAX);
+    let wanted = super::page_size(call, PAGE_MAX);
+    let all = call.text("FunctionVersion").is_some();
     let (account, region) = (&call.principal.account, &call.region);
+    let at =
+        |name: FunctionName| FunctionRef { account: account.clone(), region: region.clone(), name, qualifier: None };
     let mut range = Range::prefix(keys::functions(account.as_str(), region.as_str())).rows(wanted + 1);
-    let marker = call.text("Marker").map(|marker| FunctionName::parse(marker).ok_or_else(|| bad_marker(marker)));
-    if let Some(name) = marker.transpose()? {
-        let first = FunctionRef { account: account.clone(), region: region.clone(), name, qualifier: None };
-        range.start = std::ops::Bound::Included(keys::function(&first));
+    let begin = call.text("Marker").map(Begin::parse).transpose()?;
+    if let Some(begin) = &begin {
+        range.start = std::ops::Bound::Included(keys::function(&at(begin.name.clone())));
     }
-    let page = functions.store.range(&range).await.map_err(error::store)?;
-    let qualifier = call.text("FunctionVersion").map(|_| LATEST.to_owned());
-    let mut shown = Vec::new();
-    let mut next = None;
+    let snapshot = functions.store.snapshot().await.map_err(error::store)?;
+    let page = snapshot.range(&range).await.map_err(error::store)?;
+    let (mut shown, mut next) = (Vec::new(), None);
     for entry in &page.entries {
-        let name = name_of(&entry.key)?;
+        let function = at(name_of(&entry.key)?);
         if shown.len() == wanted {
-            next = Some(name.to_string());
+            next = Some(function.name.to_string());
             break;
         }
         let record: FunctionRecord = decoded(&entry.value)?;
-        let function =
-            FunctionRef { account: account.clone(), region: region.clone(), name, qualifier: qualifier.clone() };
-        shown.push(view::summary(&function, &record.latest));
+        let from = begin.as_ref().filter(|begin| begin.name == function.name).map_or(0, |begin| begin.version);
+        if from == 0 {
+            let qualifier = all.then(|| LATEST.to_owned());
+            shown.push(view::summary(
+                &FunctionRef { qualifier, ..function.clone() },
+                VersionId::Latest,
+                &record.latest,
+            ));
+        }
+        if !all || record.published.is_empty() {
+            continue;
+        }
+        let left = wanted - shown.len();
+        let (versions, rest) = functions.contents(&*snapshot, &function, &record, from, left).await?;
+        for (number, version) in versions {
+            let of_version = FunctionRef { qualifier: Some(number.to_string()), ..function.clone() };
+            shown.push(view::summary(&of_version, VersionId::Number(number), &version));
+        }
+        if let Some(number) = rest {
+            next = Some(format!("{}:{number}", function.name));
+            break;
+        }
     }
     Ok(Reply::of(json!({"Functions": shown, "NextMarker": next})))
-}
-
-fn bad_marker(marker: &str) -> Error {
-    error::invalid(format!("The Marker {marker} is not one that a list answered."))
 }
 
 /// The name at the end of a function's key.
@@ -90,30 +121,18 @@ fn name_of(key: &[u8]) -> Result<FunctionName, Error> {
     name.ok_or_else(|| Error::internal("a function's key cannot be read"))
 }
 
-/// ListVersionsByFunction: `$LATEST` is the only version.
-pub(in crate::lambda) async fn versions(functions: &Functions, call: &Call) -> Result<Reply, Error> {
-    call.honours(&["FunctionName", "Marker", "MaxItems"])?;
-    let mut function = name::unqualified(call)?;
-    let record = functions.existing(&function).await?;
-    function.qualifier = Some(LATEST.into());
-    Ok(Reply::of(json!({"Versions": [view::summary(&function, &record.latest)]})))
-}
-
-/// ListAliases: there are none.
-pub(in crate::lambda) async fn aliases(functions: &Functions, call: &Call) -> Result<Reply, Error> {
-    call.honours(&["FunctionName", "FunctionVersion", "Marker", "MaxItems"])?;
-    functions.existing(&name::unqualified(call)?).await?;
-    Ok(Reply::of(json!({"Aliases": []})))
-}
-
 /// GetAccountSettings.
 pub(in crate::lambda) async fn account(functions: &Functions, call: &Call) -> Result<Reply, Error> {
-    let prefix = keys::functions(call.principal.account.as_str(), call.region.as_str());
-    let page = functions.store.range(&Range::prefix(prefix)).await.map_err(error::store)?;
+    let (account, region) = (call.principal.account.as_str(), call.region.as_str());
+    let snapshot = functions.store.snapshot().await.map_err(error::store)?;
+    let page = snapshot.range(&Range::prefix(keys::functions(account, region))).await.map_err(error::store)?;
     let records: Vec<FunctionRecord> =
         page.entries.iter().map(|entry| decoded(&entry.value)).collect::<Result<_, _>>()?;
-    let sizes: BTreeMap<&str, u64> =
-        records.iter().map(|record| (record.latest.code.as_str(), record.latest.code_bytes)).collect();
+    let page = snapshot.range(&Range::prefix(keys::versions_of(account, region))).await.map_err(error::store)?;
+    let versions: Vec<VersionRecord> =
+        page.entries.iter().map(|entry| decoded(&entry.value)).collect::<Result<_, _>>()?;
+    let versions = records.iter().map(|record| &record.latest).chain(&versions);
+    let sizes: BTreeMap<&str, u64> = versions.map(|version| (version.code.as_str(), version.code_bytes)).collect();
     let reserved: u32 = records.iter().filter_map(|record| record.reserved_concurrency).sum();
     let most = functions.config.account_concurrency;
     let output: Value = json!({

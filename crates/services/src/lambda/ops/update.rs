@@ -8,7 +8,7 @@ use model::FunctionRef;
 use store::Txn;
 
 use crate::lambda::packages::{self, Claim, Package, Upload};
-use crate::lambda::record::{FunctionRecord, VersionRecord};
+use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
 use crate::lambda::{Functions, decoded, encoded, error, keys, name, settings, view};
 
 const CODE: &[&str] = &[
@@ -22,6 +22,7 @@ const CODE: &[&str] = &[
     "SourceKMSKeyArn",
     "Architectures",
     "DryRun",
+    "Publish",
     "RevisionId",
 ];
 const CONFIGURATION: &[&str] = &["FunctionName", "RevisionId"];
@@ -37,16 +38,24 @@ pub(in crate::lambda) async fn code(functions: &Functions, call: &Call) -> Resul
     let package = packages::checked(super::inline_zip(call, &call.input)?).await?;
     if call.flag("DryRun") {
         let next = replaced(functions, call, &record, &package)?;
-        return Ok(Reply::of(view::configuration(&function, &next)));
+        return Ok(Reply::of(view::configuration(&function, VersionId::Latest, &next)));
     }
     let mut upload = None;
     let done = commit(functions, call, &function, &package, &mut upload).await;
-    let used = matches!(done, Ok((_, Some(Claim::Uploaded))));
+    let used = matches!(done, Ok(Done { claim: Some(Claim::Uploaded), .. }));
     if let Some(upload) = upload.filter(|_| !used) {
         functions.discard(&upload).await;
     }
-    let (version, _) = done?;
-    Ok(Reply::of(view::configuration(&function, &version)))
+    let Done { id, version, .. } = done?;
+    let qualifier = call.flag("Publish").then(|| id.to_string());
+    Ok(Reply::of(view::configuration(&FunctionRef { qualifier, ..function }, id, &version)))
+}
+
+/// What an update of code came to: the version to show, and what became of the upload.
+struct Done {
+    id: VersionId,
+    version: VersionRecord,
+    claim: Option<Claim>,
 }
 
 fn replaced(
@@ -66,7 +75,7 @@ async fn commit(
     function: &FunctionRef,
     package: &Package,
     upload: &mut Option<Upload>,
-) -> Result<(VersionRecord, Option<Claim>), Error> {
+) -> Result<Done, Error> {
     let key = keys::function(function);
     for _ in 0..ATTEMPTS {
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
@@ -76,12 +85,21 @@ async fn commit(
         check_revision(call, &record)?;
         let next = replaced(functions, call, &record, package)?;
         let before = std::mem::replace(&mut record.latest, next).code;
-        let mut txn = Txn::new().expect_version(key.clone(), entry.version).put(key.clone(), encoded(&record)?);
-        let mut claim = None;
+        let mut txn = Txn::new().expect_version(key.clone(), entry.version);
+        let mut users = u64::from(before != package.digest);
+        let (mut id, mut version, mut claim) = (VersionId::Latest, record.latest.clone(), None);
+        if call.flag("Publish") {
+            let (with_version, published) = functions.publish(&*snapshot, function, &mut record, None, txn).await?;
+            users += u64::from(published.is_new);
+            (txn, id, version) = (with_version, published.id, published.version);
+        }
+        txn = txn.put(key.clone(), encoded(&record)?);
         if before != package.digest {
-            txn = functions.release(&*snapshot, &before, txn).await?;
-            let Some((with_claim, how)) = functions.claim(&*snapshot, &package.digest, upload.as_ref(), txn).await?
-            else {
+            txn = functions.release(&*snapshot, &before, 1, txn).await?;
+        }
+        if users > 0 {
+            let claimed = functions.claim(&*snapshot, &package.digest, users, upload.as_ref(), txn).await?;
+            let Some((with_claim, how)) = claimed else {
                 drop(snapshot);
                 *upload = Some(functions.upload(package).await?);
                 continue;
@@ -91,7 +109,7 @@ async fn commit(
         }
         drop(snapshot);
         if functions.committed(txn).await? {
-            return Ok((record.latest, claim));
+            return Ok(Done { id, version, claim });
         }
     }
     Err(error::store(store::Error::Conflict))
@@ -112,7 +130,7 @@ pub(in crate::lambda) async fn configuration(functions: &Functions, call: &Call)
             Ok(latest.clone())
         })
         .await?;
-    Ok(Reply::of(view::configuration(&function, &version)))
+    Ok(Reply::of(view::configuration(&function, VersionId::Latest, &version)))
 }
 
 /// Refuses a `RevisionId` that is not the function's.

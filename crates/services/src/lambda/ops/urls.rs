@@ -87,6 +87,9 @@ pub(in crate::lambda) async fn create(functions: &Functions, call: &Call) -> Res
     let owner = encoded(&UrlOwner { function: function.clone() })?;
     functions
         .change(&function, |record, txn| {
+            if !qualifier.is_empty() && !record.aliases.contains_key(&qualifier) {
+                return Err(error::not_found("Function does not exist"));
+            }
             if record.urls.contains_key(&qualifier) {
                 return Err(error::conflict(format!(
                     "Failed to create function url config for [functionArn = {}]. Error message:  FunctionUrlConfig exists for this Lambda function",

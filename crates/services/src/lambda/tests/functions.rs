@@ -103,7 +103,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
         ("SnapStart", json!({"ApplyOn": "PublishedVersions"}), 501, "NotImplementedException", "SnapStart"),
         ("LoggingConfig", json!({"LogFormat": "JSON"}), 501, "NotImplementedException", "JSON"),
         ("KMSKeyArn", json!("arn:aws:kms:x"), 501, "NotImplementedException", "KMSKeyArn"),
-        ("Publish", json!(true), 501, "NotImplementedException", "Publish"),
+        ("PublishTo", json!("LATEST_PUBLISHED"), 501, "NotImplementedException", "PublishTo"),
         ("SomethingOfTomorrow", json!({"x": 1}), 501, "NotImplementedException", "SomethingOfTomorrow"),
         ("FunctionName", json!("f:live"), 400, "ValidationException", "functionName"),
         ("FunctionName", json!("x".repeat(65)), 400, "ValidationException", "less than or equal to 64"),
@@ -200,12 +200,13 @@ async fn a_function_is_not_stored_with_an_upload_that_was_given_up() {
     let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
     let upload = functions.upload(&package).await.unwrap();
     let snapshot = platform.store.snapshot().await.unwrap();
-    let (claimed, _) = functions.claim(&*snapshot, &package.digest, Some(&upload), Txn::new()).await.unwrap().unwrap();
+    let (claimed, _) =
+        functions.claim(&*snapshot, &package.digest, 1, Some(&upload), Txn::new()).await.unwrap().unwrap();
     platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(functions.collect_garbage().await.unwrap(), 1);
     assert!(!functions.committed(claimed).await.unwrap(), "its bytes are gone");
     let snapshot = platform.store.snapshot().await.unwrap();
-    let again = functions.claim(&*snapshot, &package.digest, Some(&upload), Txn::new()).await.unwrap();
+    let again = functions.claim(&*snapshot, &package.digest, 1, Some(&upload), Txn::new()).await.unwrap();
     assert!(again.is_none(), "it is to be uploaded anew");
 }
 

@@ -1,9 +1,12 @@
 //! Behaviour of the `lambda` service on a store in memory, with an invoker that records.
 //!
-//! `functions` covers the life of functions and their packages, `surface` everything around them. Start at `Platform`.
+//! `functions` covers the life of functions and their packages, `versions` and `aliases` what is published of them,
+//! `surface` everything around them. Start at `Platform`.
 
+mod aliases;
 mod functions;
 mod surface;
+mod versions;
 
 use std::io::{Cursor, Write};
 use std::sync::Arc;
@@ -87,6 +90,12 @@ impl Platform {
 
     async fn create(&self, name: &str) -> Value {
         self.ok("CreateFunction", creation(name)).await
+    }
+
+    /// Gives the function other code and publishes it.
+    async fn publish(&self, name: &str, content: &str) -> Value {
+        let input = json!({"FunctionName": name, "ZipFile": code(content), "Publish": true});
+        self.ok("UpdateFunctionCode", input).await
     }
 
     /// Every key of the store and every blob.
