@@ -10,6 +10,7 @@
 //!      serve in the time of another start: quick calls share a few, long ones get one each.
 //!   4. Where the processors are busy with calls, processor-bound functions get no environment beyond them: it would
 //!      only share what the others have.
+//!   5. A floor is filled whatever else holds, and never overfilled: what it says is the number, not a load.
 
 /// What is known about one function version at this moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,6 +68,16 @@ pub(crate) fn starts(load: &Load) -> usize {
     let step_us = run_us.max(1) / load.busy as u64;
     let soon_free = usize::try_from(start_us / step_us.max(1)).unwrap_or(usize::MAX);
     uncovered.saturating_sub(soon_free)
+}
+
+/// How many environments to start so that there are as many as there are to be always; `kept` of them there are.
+pub(crate) fn below_floor(floor: usize, kept: usize, starting: usize) -> usize {
+    floor.saturating_sub(kept.saturating_add(starting))
+}
+
+/// How many of the idle ones among `kept` have no place in the floor any more. Busy ones end when they become idle.
+pub(crate) fn beyond_floor(floor: usize, kept: usize, idle: usize) -> usize {
+    kept.saturating_sub(floor).min(idle)
 }
 
 /// When a waiting request should ask again if nothing has happened.
@@ -200,6 +211,29 @@ mod tests {
     }
 
     proptest! {
+        /// Steps: the floor is set, an environment of it becomes busy, idle, dies, or starts end.
+        #[test]
+        fn a_floor_is_reached_and_left_exactly(steps in proptest::collection::vec((0u8..5, 0usize..12), 0..120)) {
+            let (mut floor, mut idle, mut busy, mut starting) = (0, 0usize, 0usize, 0);
+            for (step, number) in steps {
+                match step {
+                    0 => floor = number,
+                    1 if idle > 0 => (idle, busy) = (idle - 1, busy + 1),
+                    2 if busy > 0 => (idle, busy) = (idle + 1, busy - 1),
+                    3 => idle = idle.saturating_sub(1),
+                    4 => (idle, starting) = (idle + starting.min(number), starting - starting.min(number)),
+                    _ => {}
+                }
+                idle -= beyond_floor(floor, idle + busy, idle);
+                starting += below_floor(floor, idle + busy, starting);
+                prop_assert!(idle + busy + starting >= floor);
+                prop_assert!(idle + busy <= floor.max(busy), "only running calls stay beyond it");
+            }
+            idle += starting;
+            idle -= beyond_floor(floor, idle + busy, idle);
+            prop_assert_eq!(idle + busy, floor.max(busy));
+        }
+
         #[test]
         fn never_more_than_are_waiting_and_never_stuck(
             waiting in 0usize..500,

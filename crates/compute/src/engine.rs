@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, Invoker, LogSink, Meter};
-use model::{Answered, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, ThrottleReason};
+use model::{Answered, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, ThrottleReason};
 use sandbox::{Backend, Interpreters};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -139,6 +139,7 @@ impl Engine {
         });
         tokio::spawn(tend(core.clone()));
         tokio::spawn(follow_uses(core.clone()));
+        tokio::spawn(follow_floors(core.clone()));
         if core.slots.is_some() {
             tokio::spawn(renew_slots(core.clone()));
         }
@@ -210,6 +211,10 @@ impl Invoker for Engine {
     async fn dry_run(&self, function: &FunctionRef) -> Result<(), InvokeError> {
         invoke::dry_run(&self.core, function).await
     }
+
+    fn floor(&self, function: &FunctionRef, version: &str) -> FloorState {
+        self.core.fleet.floor(function, version)
+    }
 }
 
 /// Has guests ready for the functions that there are.
@@ -219,6 +224,16 @@ async fn follow_uses(core: Arc<Core>) {
     while let Some(uses) = cancelled.run_until_cancelled(core.catalog.uses(&known)).await {
         core.ready.set_uses(&core, &uses);
         known = uses;
+    }
+}
+
+/// Has the environments that versions are to have always; `tend` makes them.
+async fn follow_floors(core: Arc<Core>) {
+    let mut known = BTreeSet::new();
+    let cancelled = core.closing.clone();
+    while let Some(floors) = cancelled.run_until_cancelled(core.catalog.floors(&known)).await {
+        core.fleet.set_floors(&floors);
+        known = floors;
     }
 }
 
@@ -257,12 +272,13 @@ async fn tend(core: Arc<Core>) {
     }
 }
 
-/// Starts the environment of a function that has none and is about to be called.
+/// Starts the environments of a version that has none and is about to be called, or is to have some always.
 async fn start_due(core: Arc<Core>, function: FunctionRef) {
     match core.catalog.version(&function).await {
         Ok(version) => {
             let pool = core.fleet.pool(&version);
             let tended = pool.tend(&core, core.clock.monotonic_us());
+            pool.start_floor(&core, tended.floor_starts);
             pool.start_ahead(&core, tended.starts);
         }
         Err(InvokeError::NotFound(_)) => {

@@ -20,7 +20,7 @@ use crate::faults::Fault;
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::Frames;
 use crate::output::{Output, Read};
-use crate::pool::Pool;
+use crate::pool::{Place, Pool};
 use crate::runtime_api::RuntimeApi;
 use crate::start::InitEnd;
 use crate::stream::StreamSink;
@@ -112,6 +112,8 @@ pub(crate) struct Environment {
     cpu_seen: Duration,
     /// Whether it was ready before a call came for it: no call is then told of its init phase, nor billed for it.
     ahead: bool,
+    /// Set where it is one of those that its version has always.
+    place: Option<Place>,
 }
 
 impl Environment {
@@ -124,7 +126,17 @@ impl Environment {
         gone: CancellationToken,
         cpu_before: Duration,
     ) -> Self {
-        Self { output, control, guest, card, gone, cpu_seen: cpu_before, ahead: false }
+        Self { output, control, guest, card, gone, cpu_seen: cpu_before, ahead: false, place: None }
+    }
+
+    /// Becomes one of those that its version has always.
+    pub(crate) fn keep(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    /// Whether it is one of those that its version has always.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.place.is_some()
     }
 
     /// 32 hexadecimal digits.

@@ -8,13 +8,13 @@
 //!   4. Of two idle environments the one ends first that saves less time for the memory that it holds and the time
 //!      since it was used (greedy dual: `price` is what room cost when it was last short).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::Clock;
-use model::{FunctionRef, FunctionVersion};
+use model::{Floor, FloorState, FunctionRef, FunctionVersion};
 use parking_lot::Mutex;
 use sandbox::Control;
 use tokio::time::sleep;
@@ -136,6 +136,8 @@ pub(crate) struct Fleet {
     running: AtomicUsize,
     price: AtomicU64,
     pools: Mutex<HashMap<FunctionRef, Vec<Arc<Pool>>>>,
+    /// Versions that are to have environments always. Locked after `pools`, where both are.
+    floors: Mutex<HashMap<Key, Floor>>,
     /// What is known of functions that have no pool.
     book: Mutex<Book<Key>>,
     cards: Mutex<BTreeMap<String, Arc<Card>>>,
@@ -159,6 +161,7 @@ impl Fleet {
             running: AtomicUsize::new(0),
             price: AtomicU64::new(0),
             pools: Mutex::default(),
+            floors: Mutex::default(),
             book: Mutex::new(Book::new(HABITS_MOST)),
             cards: Mutex::default(),
         }
@@ -182,6 +185,7 @@ impl Fleet {
         let mut habits = known.unwrap_or_else(|| Habits::new(version.memory_mb));
         habits.resize(version.memory_mb);
         let pool = Arc::new(Pool::new(version.clone(), habits));
+        pool.set_floor(self.floors.lock().get(&key_of(version)).map_or(0, count));
         let retired = slot.map(|slot| std::mem::replace(slot, pool.clone()));
         if retired.is_none() {
             pools.entry(version.function.clone()).or_default().push(pool.clone());
@@ -298,14 +302,14 @@ impl Fleet {
     /// Ends and starts environments as the habits of their functions want it, and forgets pools that have nothing left.
     /// Says which functions without a pool want an environment, and when to look again: monotonic microseconds.
     pub(crate) fn tend(&self, core: &Arc<Core>, now_us: u64) -> (Vec<Key>, u64) {
-        let (mut ended, mut ahead, mut look_at_us) = (Vec::new(), Vec::new(), u64::MAX);
+        let (mut ended, mut starts, mut look_at_us) = (Vec::new(), Vec::new(), u64::MAX);
         self.pools.lock().retain(|_, of_function| {
             of_function.retain(|pool| {
                 let tended = pool.tend(core, now_us);
                 ended.extend(tended.ended);
                 look_at_us = look_at_us.min(tended.look_at_us);
-                if tended.starts > 0 {
-                    ahead.push((pool.clone(), tended.starts));
+                if tended.starts + tended.floor_starts > 0 {
+                    starts.push((pool.clone(), tended.starts, tended.floor_starts));
                 }
                 // Whoever else holds the pool is about to use it.
                 let stays = Arc::strong_count(pool) > 1 || !pool.is_empty();
@@ -317,12 +321,51 @@ impl Fleet {
             !of_function.is_empty()
         });
         drop(ended);
-        for (pool, starts) in ahead {
-            pool.start_ahead(core, starts);
+        for (pool, ahead, of_floor) in starts {
+            pool.start_floor(core, of_floor);
+            pool.start_ahead(core, ahead);
         }
+        let mut due = self.floors_without_pool();
         let mut book = self.book.lock();
-        let due = book.due(now_us);
+        due.extend(book.due(now_us));
         (due, look_at_us.min(book.look_at_us().unwrap_or(u64::MAX)))
+    }
+
+    /// Versions that are to have environments always, and whose content has no pool yet.
+    fn floors_without_pool(&self) -> Vec<Key> {
+        let pools = self.pools.lock();
+        let floors = self.floors.lock();
+        let has_pool = |key: &Key, floor: &Floor| {
+            let of_function = pools.get(&key.0).into_iter().flatten();
+            of_function.into_iter().any(|pool| pool.version.version == key.1 && pool.version.revision == floor.revision)
+        };
+        let missing = floors.iter().filter(|(key, floor)| !has_pool(key, floor));
+        missing.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// These versions, and no others, are to have environments always.
+    pub(crate) fn set_floors(&self, wanted: &BTreeSet<Floor>) {
+        let pools = self.pools.lock();
+        let mut floors = self.floors.lock();
+        floors.clear();
+        floors.extend(wanted.iter().map(|floor| ((floor.function.clone(), floor.version.clone()), floor.clone())));
+        for pool in pools.values().flatten() {
+            pool.set_floor(floors.get(&key_of(&pool.version)).map_or(0, count));
+        }
+    }
+
+    /// What there is of the environments that a version is to have always.
+    pub(crate) fn floor(&self, function: &FunctionRef, version: &str) -> FloorState {
+        let pools = self.pools.lock();
+        let mut of_function = pools.get(function).into_iter().flatten();
+        let Some(pool) = of_function.find(|pool| pool.version.version == version) else {
+            return FloorState::default();
+        };
+        let (environments, failure) = pool.floor();
+        FloorState {
+            environments: u32::try_from(environments).unwrap_or(u32::MAX),
+            failure: failure.map(str::to_owned),
+        }
     }
 
     /// A call of a version that ran here before is known to come at this time.
@@ -337,6 +380,7 @@ impl Fleet {
 
     /// Forgets what is known of a function that is gone.
     pub(crate) fn forget(&self, key: &Key) {
+        self.floors.lock().remove(key);
         drop(self.book.lock().take(key));
     }
 
@@ -405,6 +449,10 @@ impl Fleet {
     pub(crate) fn pools_len(&self) -> usize {
         self.pools.lock().len()
     }
+}
+
+fn count(floor: &Floor) -> usize {
+    floor.environments as usize
 }
 
 fn key_of(version: &FunctionVersion) -> Key {

@@ -9,8 +9,9 @@
 //!   3. A leased environment returns only if its call says that it is sound; in every other case it ends.
 //!   4. A retired pool keeps no environment idle; calls that wait are still served.
 //!
-//! How many environments there should be without a waiting call is in `tend`.
+//! How many environments there should be without a waiting call is in `tend`, and how many always in `floor`.
 
+mod floor;
 mod tend;
 
 use std::collections::VecDeque;
@@ -27,7 +28,8 @@ use crate::engine::{Core, stopping};
 use crate::environment::Environment;
 use crate::fleet::EnvironmentState;
 use crate::keepalive::Habits;
-use crate::start::{self, FailedStart, StartEnd};
+use crate::start::{self, FailedStart, Purpose, StartEnd};
+pub(crate) use floor::Place;
 
 /// What a waiting call gets.
 pub(crate) enum Ready {
@@ -50,7 +52,7 @@ pub(crate) struct Pool {
 struct State {
     /// Least recently used first.
     idle: Vec<Idle>,
-    waiters: VecDeque<oneshot::Sender<Ready>>,
+    waiters: VecDeque<Waiter>,
     starting: usize,
     busy: usize,
     retired: bool,
@@ -62,6 +64,16 @@ struct State {
     look_at_us: u64,
     /// No start ahead of calls before: the last one failed.
     ahead_after_us: u64,
+    /// When an environment was last given back: monotonic microseconds.
+    freed_us: u64,
+    floor: floor::Floor,
+}
+
+/// A call that waits for an environment.
+struct Waiter {
+    sender: oneshot::Sender<Ready>,
+    /// Monotonic microseconds.
+    since_us: u64,
 }
 
 /// An environment that waits for a call; dropped, it ends.
@@ -87,7 +99,7 @@ impl Pool {
             let mut state = self.state.lock();
             let now_us = core.clock.monotonic_us();
             state.call_comes(now_us);
-            if let Some(idle) = state.idle.pop() {
+            if let Some(idle) = state.take_for_call() {
                 state.busy += 1;
                 let ahead = state.spares(core, now_us);
                 drop(state);
@@ -95,7 +107,7 @@ impl Pool {
                 return Ok(Ready::Environment(Lease::new(core, self, idle.environment)));
             }
             let (sender, receiver) = oneshot::channel();
-            state.waiters.push_back(sender);
+            state.waiters.push_back(Waiter { sender, since_us: now_us });
             let (starts, ask_again) = self.decide(&mut state, core, Duration::ZERO);
             (receiver, starts, ask_again)
         };
@@ -125,9 +137,7 @@ impl Pool {
     }
 
     fn decide(&self, state: &mut State, core: &Core, waited: Duration) -> (usize, Duration) {
-        while state.waiters.front().is_some_and(oneshot::Sender::is_closed) {
-            state.waiters.pop_front();
-        }
+        state.forget_gone();
         let load = state.load(core, waited);
         let starts = autoscaler::starts(&load);
         state.starting += starts;
@@ -143,10 +153,11 @@ impl Pool {
     /// Whether a start that was decided earlier is still worth it.
     fn still_wanted(&self, core: &Core) -> bool {
         let mut state = self.state.lock();
-        while state.waiters.front().is_some_and(oneshot::Sender::is_closed) {
-            state.waiters.pop_front();
-        }
-        let mut load = state.load(core, Duration::ZERO);
+        state.forget_gone();
+        // What was decided because calls take longer than before holds as long as none of them ends.
+        let since_us = state.waiters.front().map(|waiter| waiter.since_us.max(state.freed_us));
+        let waited_us = since_us.map_or(0, |since_us| core.clock.monotonic_us().saturating_sub(since_us));
+        let mut load = state.load(core, Duration::from_micros(waited_us));
         load.starting -= 1;
         autoscaler::starts(&load) > 0
     }
@@ -173,7 +184,7 @@ impl Pool {
                             unheard = Some(ready);
                             break;
                         };
-                        unheard = waiter.send(ready).err();
+                        unheard = waiter.sender.send(ready).err();
                     }
                     if unheard.is_some() {
                         state.ahead_after_us = core.clock.monotonic_us() + tend::FAILED_WAIT_US;
@@ -203,24 +214,26 @@ impl Pool {
     fn give_back(self: &Arc<Self>, core: &Arc<Core>, environment: Box<Environment>, sound: bool) {
         let now_us = core.clock.monotonic_us();
         // A function that is always busy must not keep its room for ever while others wait for theirs.
+        let of_floor = environment.is_kept();
         let usable = sound
             && environment.is_usable(now_us, core.config.environment_age_max)
-            && !core.fleet.must_yield(self, now_us);
+            && (of_floor || !core.fleet.must_yield(self, now_us));
         let mut kept = usable.then_some(environment);
         let starts = {
             let mut state = self.state.lock();
             state.busy -= 1;
+            state.freed_us = now_us;
             while let Some(environment) = kept.take() {
                 let Some(waiter) = state.waiters.pop_front() else {
                     kept = Some(environment);
                     break;
                 };
-                match waiter.send(Ready::Environment(Lease::new(core, self, environment))) {
+                match waiter.sender.send(Ready::Environment(Lease::new(core, self, environment))) {
                     Ok(()) => state.busy += 1,
                     Err(back) => kept = back.into_environment(),
                 }
             }
-            let stays = !state.retired && !core.fleet.others_hunger(self);
+            let stays = !state.retired && (of_floor || !core.fleet.others_hunger(self));
             if let Some(mut environment) = kept.take_if(|_| stays) {
                 environment.rest();
                 environment.card().set(EnvironmentState::Idle);
@@ -269,11 +282,22 @@ impl Pool {
     /// Whether nothing runs, starts, waits or idles here.
     pub(crate) fn is_empty(&self) -> bool {
         let state = self.state.lock();
-        state.idle.is_empty() && state.waiters.is_empty() && state.starting == 0 && state.busy == 0
+        state.idle.is_empty()
+            && state.waiters.is_empty()
+            && state.starting + state.floor.starting() == 0
+            && state.busy == 0
+            && !state.floor.is_set()
     }
 }
 
 impl State {
+    /// Takes calls off the line that do not wait any more.
+    fn forget_gone(&mut self) {
+        while self.waiters.front().is_some_and(|waiter| waiter.sender.is_closed()) {
+            self.waiters.pop_front();
+        }
+    }
+
     fn load(&self, core: &Core, waited: Duration) -> Load {
         let (host_us, slot_us) = core.fleet.predicted_start();
         let start_us = self.start_us.get().or(host_us);
@@ -315,7 +339,7 @@ async fn start_one(core: Arc<Core>, pool: Arc<Pool>) {
         return;
     }
     let began = Instant::now();
-    let end = start::in_init_phase(&core, &pool, room, slot).await;
+    let end = start::in_init_phase(&core, &pool, room, slot, Purpose::Calls).await;
     drop(starting);
     pool.started(&core, end, began.elapsed());
 }

@@ -124,9 +124,31 @@ impl StartEnd {
     }
 }
 
+/// What an environment is started for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Purpose {
+    /// Calls that wait or are expected.
+    Calls,
+    /// To be there always (`pool::floor`).
+    Floor {
+        /// How long its init may take: no call waits for it.
+        cap: Duration,
+    },
+}
+
 /// Starts an environment before any invocation, under the init cap. `slot` is held while the start needs processors.
-pub(crate) async fn in_init_phase(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, slot: Grant) -> StartEnd {
-    let start = start(core, pool, room, core.config.init_cap);
+pub(crate) async fn in_init_phase(
+    core: &Arc<Core>,
+    pool: &Arc<Pool>,
+    room: Room,
+    slot: Grant,
+    purpose: Purpose,
+) -> StartEnd {
+    let cap = match purpose {
+        Purpose::Calls => core.config.init_cap,
+        Purpose::Floor { cap } => cap.max(core.config.init_cap),
+    };
+    let start = start(core, pool, room, cap, purpose);
     tokio::pin!(start);
     tokio::select! {
         biased;
@@ -139,12 +161,12 @@ pub(crate) async fn in_init_phase(core: &Arc<Core>, pool: &Arc<Pool>, room: Room
 /// Starts an environment within an invocation that has `cap` left.
 pub(crate) async fn in_invocation(core: &Arc<Core>, pool: &Arc<Pool>, cap: Duration) -> StartEnd {
     match timeout(cap, core.fleet.room(pool, &*core.clock)).await {
-        Ok(Some(room)) => start(core, pool, room, cap).await,
+        Ok(Some(room)) => start(core, pool, room, cap, Purpose::Calls).await,
         _ => StartEnd::refused(InvokeError::NoCapacity("no room to initialise the function again".to_owned())),
     }
 }
 
-async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) -> StartEnd {
+async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration, purpose: Purpose) -> StartEnd {
     let version = &pool.version;
     let guest = match prepare(core, version).await {
         Ok(guest) => guest,
@@ -158,7 +180,7 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration) ->
         name: report::stream_name(core.clock.now_ms(), &version.version, &id),
         first_line: report::init_start_line(&version.runtime, interpreter_of(core, &guest), &version.function.region),
     };
-    let variables = variables(core, version, &stream.name).await;
+    let variables = variables(core, version, &stream.name, purpose).await;
     let born_us = core.clock.monotonic_us();
     let origin = match originate(core, version, guest, variables).await {
         Ok(origin) => origin,
@@ -250,10 +272,20 @@ fn interpreter_of(core: &Core, guest: &sandbox::Guest) -> Option<(u32, u32, u32)
     }
 }
 
-async fn variables(core: &Core, version: &FunctionVersion, log_stream: &str) -> Vec<(String, String)> {
+async fn variables(
+    core: &Core,
+    version: &FunctionVersion,
+    log_stream: &str,
+    purpose: Purpose,
+) -> Vec<(String, String)> {
     let ttl_s = core.config.environment_age_max.as_secs() * 2;
     let credentials = core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await;
-    variables::guest_variables(version, &credentials, log_stream, &core.config.guest_variables)
+    let initialization = match purpose {
+        Purpose::Calls => "on-demand",
+        Purpose::Floor { .. } => "provisioned-concurrency",
+    };
+    let names = variables::Names { log_stream, initialization };
+    variables::guest_variables(version, &credentials, names, &core.config.guest_variables)
 }
 
 /// A guest in its init phase.

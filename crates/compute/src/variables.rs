@@ -26,18 +26,27 @@ const RESERVED_UNSET: &[&str] = &[
     "AWS_LAMBDA_LOG_LEVEL",
 ];
 
+/// What tells one environment of a version from another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names<'a> {
+    /// The log stream.
+    pub(crate) log_stream: &'a str,
+    /// `on-demand` or `provisioned-concurrency`.
+    pub(crate) initialization: &'static str,
+}
+
 /// All variables of one environment's guest.
 pub(crate) fn guest_variables(
     version: &FunctionVersion,
     credentials: &Credentials,
-    log_stream: &str,
+    names: Names<'_>,
     host: &[(String, String)],
 ) -> Vec<(String, String)> {
     let mut all: BTreeMap<String, String> = BTreeMap::new();
     all.extend(defaults(&version.runtime));
     all.extend(host.iter().cloned());
     all.extend(users(version));
-    all.extend(platform(version, credentials, log_stream));
+    all.extend(platform(version, credentials, names));
     all.into_iter().collect()
 }
 
@@ -110,7 +119,7 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
     all
 }
 
-fn platform(version: &FunctionVersion, credentials: &Credentials, log_stream: &str) -> Vec<(String, String)> {
+fn platform(version: &FunctionVersion, credentials: &Credentials, names: Names<'_>) -> Vec<(String, String)> {
     let function = &version.function;
     let mut all = vec![
         pair("_HANDLER", &version.handler),
@@ -119,10 +128,10 @@ fn platform(version: &FunctionVersion, credentials: &Credentials, log_stream: &s
         pair("AWS_LAMBDA_FUNCTION_NAME", function.name.as_str()),
         pair("AWS_LAMBDA_FUNCTION_VERSION", &version.version),
         pair("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &version.memory_mb.to_string()),
-        pair("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand"),
+        pair("AWS_LAMBDA_INITIALIZATION_TYPE", names.initialization),
         pair("AWS_LAMBDA_LOG_FORMAT", "Text"),
         pair("AWS_LAMBDA_LOG_GROUP_NAME", &version.log_group),
-        pair("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
+        pair("AWS_LAMBDA_LOG_STREAM_NAME", names.log_stream),
         pair("AWS_ACCESS_KEY_ID", &credentials.access_key),
         pair("AWS_SECRET_ACCESS_KEY", &credentials.secret_key),
     ];
@@ -157,7 +166,8 @@ mod tests {
             expires_at_ms: None,
         };
         let host = [pair("AWS_ENDPOINT_URL", "http://platform"), pair("SSL_CERT_FILE", "/ca.pem")];
-        guest_variables(version, &credentials, "2026/01/01/[1]ab", &host).into_iter().collect()
+        let names = Names { log_stream: "2026/01/01/[1]ab", initialization: "on-demand" };
+        guest_variables(version, &credentials, names, &host).into_iter().collect()
     }
 
     #[test]

@@ -73,6 +73,9 @@ impl FunctionRef {
     }
 }
 
+/// The tag of a function that says how many environments of `$LATEST` there are always.
+pub const MINIMUM_TAG: &str = "dunlin:minimum-environments";
+
 /// SHA-256 of a code package, as 64 lower-case hexadecimal digits: the package's name in every place it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CodeDigest(String);
@@ -105,6 +108,28 @@ pub struct RuntimeUse {
     pub runtime: Runtime,
     /// Megabytes (MiB) of their memory.
     pub memory_mb: u32,
+}
+
+/// Environments that a version has whether it is called or not: provisioned concurrency, or a minimum.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Floor {
+    /// The function; `qualifier` empty.
+    pub function: FunctionRef,
+    /// `$LATEST` or a version number.
+    pub version: String,
+    /// The content (`FunctionVersion::revision`): with another one they are started anew.
+    pub revision: String,
+    /// How many.
+    pub environments: u32,
+}
+
+/// What there is of a `Floor`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FloorState {
+    /// Environments that are initialised.
+    pub environments: u32,
+    /// Why there are not more, if the last try to make one failed.
+    pub failure: Option<String>,
 }
 
 /// One version of a function: everything that an environment is started from. Never changes; a change of code or

@@ -18,7 +18,9 @@ pub mod stream;
 pub mod usage;
 
 pub use egress::{EGRESS_TAG, Egress, NotATarget, OpenTarget};
-pub use function::{CodeDigest, FunctionArn, FunctionName, FunctionRef, FunctionVersion, RuntimeUse};
+pub use function::{
+    CodeDigest, Floor, FloorState, FunctionArn, FunctionName, FunctionRef, FunctionVersion, MINIMUM_TAG, RuntimeUse,
+};
 pub use http_api::{FunctionUrl, HttpApi, RestApi, Site, SiteKey};
 pub use identity::{AccountId, Credentials, Principal, Region};
 pub use invocation::{

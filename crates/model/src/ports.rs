@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Answered, CodeDigest, Credentials, FunctionRef, FunctionVersion, Invocation, InvokeError, LogBatch, Outcome,
-    Principal, RuntimeUse, Site, SiteKey, UsageRecord,
+    Answered, CodeDigest, Credentials, Floor, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError,
+    LogBatch, Outcome, Principal, RuntimeUse, Site, SiteKey, UsageRecord,
 };
 
 /// The only road to a running function.
@@ -37,6 +37,11 @@ pub trait Invoker: Send + Sync + 'static {
 
     /// Checks everything that `invoke` checks before it runs the function, and runs nothing.
     async fn dry_run(&self, function: &FunctionRef) -> Result<(), InvokeError>;
+
+    /// What there is on this node of the environments that a version is to have always (`Catalog::floors`).
+    fn floor(&self, _function: &FunctionRef, _version: &str) -> FloorState {
+        FloorState::default()
+    }
 }
 
 /// What functions there are.
@@ -50,6 +55,12 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// What the functions run on, as soon as it is other than `known`. A catalog that does not say never answers.
     async fn uses(&self, _known: &BTreeSet<RuntimeUse>) -> BTreeSet<RuntimeUse> {
+        std::future::pending().await
+    }
+
+    /// Which versions are to have environments always, as soon as that is other than `known`. A catalog that does not say
+    /// never answers.
+    async fn floors(&self, _known: &BTreeSet<Floor>) -> BTreeSet<Floor> {
         std::future::pending().await
     }
 }

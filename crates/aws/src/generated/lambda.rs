@@ -30,7 +30,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "DeleteFunctionEventInvokeConfig", method: "DELETE", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 204, io: None },
     Operation { name: "DeleteFunctionUrlConfig", method: "DELETE", uri: "/2021-10-31/functions/{FunctionName}/url", status: 204, io: Some(&IO_DeleteFunctionUrlConfig) },
     Operation { name: "DeleteLayerVersion", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 204, io: None },
-    Operation { name: "DeleteProvisionedConcurrencyConfig", method: "DELETE", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 204, io: None },
+    Operation { name: "DeleteProvisionedConcurrencyConfig", method: "DELETE", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 204, io: Some(&IO_DeleteProvisionedConcurrencyConfig) },
     Operation { name: "DeleteResourcePolicy", method: "DELETE", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 204, io: None },
     Operation { name: "GetAccountSettings", method: "GET", uri: "/2016-08-19/account-settings", status: 200, io: Some(&IO_GetAccountSettings) },
     Operation { name: "GetAlias", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, io: Some(&IO_GetAlias) },
@@ -52,7 +52,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "GetLayerVersionByArn", method: "GET", uri: "/2018-10-31/layers?find=LayerVersion", status: 200, io: None },
     Operation { name: "GetLayerVersionPolicy", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 200, io: None },
     Operation { name: "GetPolicy", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/policy", status: 200, io: Some(&IO_GetPolicy) },
-    Operation { name: "GetProvisionedConcurrencyConfig", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 200, io: None },
+    Operation { name: "GetProvisionedConcurrencyConfig", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 200, io: Some(&IO_GetProvisionedConcurrencyConfig) },
     Operation { name: "GetResourcePolicy", method: "GET", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, io: None },
     Operation { name: "GetRuntimeManagementConfig", method: "GET", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, io: None },
     Operation { name: "Invoke", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/invocations", status: 200, io: Some(&IO_Invoke) },
@@ -70,7 +70,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "ListFunctionsByCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}/functions", status: 200, io: None },
     Operation { name: "ListLayerVersions", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions", status: 200, io: None },
     Operation { name: "ListLayers", method: "GET", uri: "/2018-10-31/layers", status: 200, io: None },
-    Operation { name: "ListProvisionedConcurrencyConfigs", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency?List=ALL", status: 200, io: None },
+    Operation { name: "ListProvisionedConcurrencyConfigs", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency?List=ALL", status: 200, io: Some(&IO_ListProvisionedConcurrencyConfigs) },
     Operation { name: "ListTags", method: "GET", uri: "/2017-03-31/tags/{Resource}", status: 200, io: Some(&IO_ListTags) },
     Operation { name: "ListVersionsByFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 200, io: Some(&IO_ListVersionsByFunction) },
     Operation { name: "PauseDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/pause", status: 202, io: None },
@@ -81,7 +81,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "PutFunctionEventInvokeConfig", method: "PUT", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: None },
     Operation { name: "PutFunctionRecursionConfig", method: "PUT", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, io: None },
     Operation { name: "PutFunctionScalingConfig", method: "PUT", uri: "/2025-11-30/functions/{FunctionName}/function-scaling-config", status: 202, io: None },
-    Operation { name: "PutProvisionedConcurrencyConfig", method: "PUT", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 202, io: None },
+    Operation { name: "PutProvisionedConcurrencyConfig", method: "PUT", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 202, io: Some(&IO_PutProvisionedConcurrencyConfig) },
     Operation { name: "PutResourcePolicy", method: "PUT", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, io: None },
     Operation { name: "PutRuntimeManagementConfig", method: "PUT", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, io: None },
     Operation { name: "RemoveLayerVersionPermission", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy/{StatementId}", status: 204, io: None },
@@ -224,6 +224,15 @@ static IO_DeleteFunctionUrlConfig: Io = Io {
     output: &[],
     output_payload: "",
 };
+static IO_DeleteProvisionedConcurrencyConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: true, shape: &S_Qualifier },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_GetAccountSettings: Io = Io {
     input: &[
 ],
@@ -285,6 +294,16 @@ static IO_GetPolicy: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
     Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetProvisionedConcurrencyConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: true, shape: &S_Qualifier },
 ],
     input_payload: "",
     output: &[
@@ -363,6 +382,17 @@ static IO_ListFunctions: Io = Io {
 ],
     output_payload: "",
 };
+static IO_ListProvisionedConcurrencyConfigs: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
+    Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxProvisionedConcurrencyConfigListItems },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_ListTags: Io = Io {
     input: &[
     Member { name: "Resource", wire: "Resource", location: Location::Uri, required: true, shape: &S_TaggableResource },
@@ -400,6 +430,17 @@ static IO_PutFunctionConcurrency: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
     Member { name: "ReservedConcurrentExecutions", wire: "ReservedConcurrentExecutions", location: Location::Body, required: true, shape: &S_ReservedConcurrentExecutions },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_PutProvisionedConcurrencyConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: true, shape: &S_Qualifier },
+    Member { name: "ProvisionedConcurrentExecutions", wire: "ProvisionedConcurrentExecutions", location: Location::Body, required: true, shape: &S_PositiveInteger },
 ],
     input_payload: "",
     output: &[
@@ -541,17 +582,18 @@ static P22: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z
 static P23: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
 static P24: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
 static P25: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
-static P26: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
-static P27: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
-static P28: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
-static P29: Pattern = Pattern::new("\\d{12}");
-static P30: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
-static P31: Pattern = Pattern::new("subnet-[0-9a-z]*");
-static P32: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
-static P33: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
-static P34: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
-static P35: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
-static P36: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
+static P26: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
+static P27: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
+static P28: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
+static P29: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
+static P30: Pattern = Pattern::new("\\d{12}");
+static P31: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
+static P32: Pattern = Pattern::new("subnet-[0-9a-z]*");
+static P33: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
+static P34: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
+static P35: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
+static P36: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
+static P37: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
 
 static S_AcceleratorConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AcceleratorMemorySize", wire: "AcceleratorMemorySize", location: Location::Body, required: true, shape: &S_AcceleratorMemoryGB },
@@ -673,6 +715,7 @@ static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P21
 static S_MaxAge: Shape = Shape::of(Kind::Integer).min(0).max(86400);
 static S_MaxItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxListItems: Shape = Shape::of(Kind::Integer).min(1).max(10000);
+static S_MaxProvisionedConcurrencyConfigListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MemorySize: Shape = Shape::of(Kind::Integer).min(128).max(32768);
 static S_Method: Shape = Shape::of(Kind::Text).min(0).max(6).pattern(&P16);
 static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P22);
@@ -682,51 +725,53 @@ static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).m
 static S_Origin: Shape = Shape::of(Kind::Text).min(1).max(253).pattern(&P16);
 static S_PackageType: Shape = Shape::of(Kind::Text).values(&["Zip","Image"]);
 static S_PerExecutionEnvironmentMaxConcurrency: Shape = Shape::of(Kind::Integer).min(1).max(1600);
+static S_PositiveInteger: Shape = Shape::of(Kind::Integer).min(1);
 static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P15);
 static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P25);
+static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P26);
 static S_ReservedConcurrentExecutions: Shape = Shape::of(Kind::Integer).min(0);
 static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P17);
 static S_ResponseStreamingInvocationType: Shape = Shape::of(Kind::Text).values(&["RequestResponse","DryRun"]);
 static S_RetentionPeriodInDays: Shape = Shape::of(Kind::Integer).min(1).max(90);
-static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P26);
+static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P27);
 static S_Runtime: Shape = Shape::of(Kind::Text);
-static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P27);
+static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P28);
 static S_S3FilesConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "DirectS3Read", wire: "DirectS3Read", location: Location::Body, required: false, shape: &S_DirectS3Read },
 ]));
 static S_S3Key: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P16);
 static S_S3ObjectStorageMode: Shape = Shape::of(Kind::Text).values(&["COPY","REFERENCE"]);
 static S_S3ObjectVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P16);
-static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P28);
+static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P29);
 static S_SecurityGroupIds: Shape = Shape::of(Kind::List(&S_SecurityGroupId)).min(0).max(5);
 static S_SnapStart: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ApplyOn", wire: "ApplyOn", location: Location::Body, required: false, shape: &S_SnapStartApplyOn },
 ]));
 static S_SnapStartApplyOn: Shape = Shape::of(Kind::Text).values(&["PublishedVersions","None"]);
-static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P29);
-static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P30);
+static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P30);
+static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P31);
 static S_String: Shape = Shape::of(Kind::Text);
 static S_StringList: Shape = Shape::of(Kind::List(&S_String)).min(0).max(1500);
-static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P31);
+static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P32);
 static S_SubnetIds: Shape = Shape::of(Kind::List(&S_SubnetId)).min(0).max(16);
 static S_SystemLogLevel: Shape = Shape::of(Kind::Text).values(&["DEBUG","INFO","WARN"]);
-static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P32);
+static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P33);
 static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKey));
-static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P32);
-static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P33);
+static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P33);
+static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P34);
 static S_Tags: Shape = Shape::of(Kind::Map(&S_TagKey, &S_TagValue));
 static S_TenancyConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "TenantIsolationMode", wire: "TenantIsolationMode", location: Location::Body, required: true, shape: &S_TenantIsolationMode },
 ]));
-static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P34);
+static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P35);
 static S_TenantIsolationMode: Shape = Shape::of(Kind::Text).values(&["PER_TENANT"]);
 static S_Timeout: Shape = Shape::of(Kind::Integer).min(1).max(5400);
 static S_TracingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Mode", wire: "Mode", location: Location::Body, required: false, shape: &S_TracingMode },
 ]));
 static S_TracingMode: Shape = Shape::of(Kind::Text).values(&["Active","PassThrough"]);
-static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P35);
-static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P36);
+static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P36);
+static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P37);
 static S_VpcConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SubnetIds", wire: "SubnetIds", location: Location::Body, required: false, shape: &S_SubnetIds },
     Member { name: "SecurityGroupIds", wire: "SecurityGroupIds", location: Location::Body, required: false, shape: &S_SecurityGroupIds },

@@ -12,7 +12,7 @@ use super::{Idle, Pool, Starting, State};
 use crate::autoscaler;
 use crate::engine::Core;
 use crate::keepalive::Habits;
-use crate::start;
+use crate::start::{self, Purpose};
 
 /// How long after a failed start ahead of calls the next one is.
 pub(super) const FAILED_WAIT_US: u64 = 60_000_000;
@@ -24,6 +24,8 @@ pub(crate) struct Tended {
     pub(crate) ended: Vec<Idle>,
     /// Environments to start ahead (`Pool::start_ahead`).
     pub(crate) starts: usize,
+    /// Environments to start for the floor (`Pool::start_floor`).
+    pub(crate) floor_starts: usize,
     /// When to look again: monotonic microseconds.
     pub(crate) look_at_us: u64,
 }
@@ -32,21 +34,26 @@ impl Pool {
     /// Looks whether there are as many environments as should be.
     pub(crate) fn tend(&self, core: &Core, now_us: u64) -> Tended {
         let mut state = self.state.lock();
+        let mut tended = Tended { ended: state.take_off_floor(core, now_us), ..Tended::default() };
+        tended.floor_starts = state.below_floor(now_us);
+        tended.look_at_us = u64::MAX;
         if let Some(keep_alive) = core.config.keep_alive {
             let keep_us = u64::try_from(keep_alive.as_micros()).unwrap_or(u64::MAX);
-            let old = state.idle.iter().take_while(|idle| idle.since_us.saturating_add(keep_us) < now_us).count();
-            return Tended { ended: state.idle.drain(..old).collect(), starts: 0, look_at_us: u64::MAX };
+            tended.ended.extend(state.take_spare(usize::MAX, |idle| idle.since_us.saturating_add(keep_us) < now_us));
+            return tended;
         }
         if state.look_at_us > now_us {
-            return Tended { look_at_us: state.look_at_us, ..Tended::default() };
+            tended.look_at_us = state.look_at_us;
+            return tended;
         }
         let running = state.busy + state.waiters.len();
         let wanted = state.habits.wanted(now_us, running);
         state.look_at_us = wanted.look_at_us.unwrap_or(u64::MAX);
-        let surplus = (state.busy + state.idle.len()).saturating_sub(wanted.environments).min(state.idle.len());
-        let ended = state.idle.drain(..surplus).collect();
-        let starts = state.missing(core, wanted.environments, now_us);
-        Tended { ended, starts, look_at_us: state.look_at_us }
+        let surplus = (state.busy + state.idle.len()).saturating_sub(wanted.environments);
+        tended.ended.extend(state.take_spare(surplus, |_| true));
+        tended.starts = state.missing(core, wanted.environments, now_us);
+        tended.look_at_us = state.look_at_us;
+        tended
     }
 
     /// Starts environments that no call waits for; `State::missing` has counted them.
@@ -68,20 +75,17 @@ impl Pool {
         state.look_at_us = 0;
     }
 
-    /// What the longest idle environment is worth beside others, and since when it is idle; nothing if none is.
+    /// What the longest idle environment is worth beside others, and since when it is idle; nothing if none may end.
     pub(crate) fn worth(&self, now_us: u64) -> Option<(u64, u64)> {
         let state = self.state.lock();
-        let oldest = state.idle.first()?;
+        let oldest = state.idle.iter().find(|idle| !idle.environment.is_kept())?;
         Some((oldest.price.saturating_add(state.habits.worth(now_us)), oldest.since_us))
     }
 
-    /// Ends the longest idle environment, if there is one.
+    /// Ends the longest idle environment that may end, if there is one.
     pub(crate) fn evict_oldest(&self) -> bool {
-        let oldest = {
-            let mut state = self.state.lock();
-            (!state.idle.is_empty()).then(|| state.idle.remove(0))
-        };
-        oldest.is_some()
+        let oldest = self.state.lock().take_spare(1, |_| true);
+        !oldest.is_empty()
     }
 }
 
@@ -108,7 +112,7 @@ impl State {
         if self.retired || now_us < self.ahead_after_us {
             return 0;
         }
-        let there = self.busy + self.idle.len() + self.starting.max(self.waiters.len());
+        let there = self.busy + self.idle.len() + self.floor.starting() + self.starting.max(self.waiters.len());
         let missing = wanted.saturating_sub(there);
         if there > 0 && missing > 0 && autoscaler::saturated(&self.load(core, Duration::ZERO)) {
             return 0;
@@ -128,7 +132,7 @@ async fn start_one_ahead(core: Arc<Core>, pool: Arc<Pool>) {
         return pool.start_for_waiters(&core);
     };
     let began = Instant::now();
-    let end = start::in_init_phase(&core, &pool, room, slot).await;
+    let end = start::in_init_phase(&core, &pool, room, slot, Purpose::Calls).await;
     drop(starting);
     pool.started(&core, end, began.elapsed());
 }

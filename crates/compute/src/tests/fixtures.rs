@@ -12,8 +12,8 @@ use base::{Clock, SeededRandom};
 use bytes::Bytes;
 use model::ports::{Authorizer, Catalog, Invoker, KnownKey, LogSink, Meter, MeterError};
 use model::{
-    AccountId, CodeDigest, Credentials, Family, FunctionName, FunctionRef, FunctionVersion, Invocation, InvocationKind,
-    InvokeError, LogBatch, Outcome, Region, RequestId, Runtime, RuntimeUse, Trigger, UsageRecord,
+    AccountId, CodeDigest, Credentials, Family, Floor, FunctionName, FunctionRef, FunctionVersion, Invocation,
+    InvocationKind, InvokeError, LogBatch, Outcome, Region, RequestId, Runtime, RuntimeUse, Trigger, UsageRecord,
 };
 use parking_lot::Mutex;
 use sandbox::{Interpreter, Interpreters};
@@ -92,12 +92,18 @@ pub(crate) struct FixedCatalog {
     pub(crate) fetched: Mutex<usize>,
     /// What the catalog says of what functions run on.
     pub(crate) uses: watch::Sender<BTreeSet<RuntimeUse>>,
+    /// What the catalog says of environments that are there always.
+    pub(crate) floors: watch::Sender<BTreeSet<Floor>>,
 }
 
 #[async_trait]
 impl Catalog for FixedCatalog {
     async fn uses(&self, known: &BTreeSet<RuntimeUse>) -> BTreeSet<RuntimeUse> {
         self.uses.subscribe().wait_for(|uses| uses != known).await.unwrap().clone()
+    }
+
+    async fn floors(&self, known: &BTreeSet<Floor>) -> BTreeSet<Floor> {
+        self.floors.subscribe().wait_for(|floors| floors != known).await.unwrap().clone()
     }
 
     async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
@@ -242,6 +248,11 @@ impl World {
     pub(crate) async fn call_of(&self, handler: &str) -> Outcome {
         self.deploy("f", handler, |_| {});
         self.call("f", "{\"a\": 1}").await.unwrap()
+    }
+
+    /// Seconds since the test began.
+    pub(crate) fn clock_s(&self) -> u64 {
+        self.clock.monotonic_us() / 1_000_000
     }
 
     /// Waits for a condition.

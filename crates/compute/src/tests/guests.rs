@@ -282,6 +282,11 @@ impl FakeGuest {
                 tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
                 self.respond(&event).await;
             }
+            ("sleep_as_told", _) => {
+                let ms = std::str::from_utf8(&event).unwrap().parse().unwrap();
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                self.respond(&event).await;
+            }
             ("print", count) => {
                 for line in 0..count.parse::<usize>().unwrap() {
                     self.print(&format!("line {line}\n")).await;

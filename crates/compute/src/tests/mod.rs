@@ -6,6 +6,7 @@
 mod custom_runtimes;
 mod events;
 pub(crate) mod fixtures;
+mod floors;
 mod guests;
 mod habits;
 mod invoking;

@@ -314,3 +314,22 @@ async fn a_log_flood_keeps_its_order_and_its_size() {
     let largest = world.lines.0.lock().iter().map(|batch| batch.events.len()).max().unwrap();
     assert!(largest < 20_000, "it went out in parts");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_does_not_wait_for_ones_that_take_longer_than_those_before() {
+    let world = Arc::new(World::with(Guests::booting(Duration::from_millis(20)), |_| {}));
+    world.deploy("f", "sleep_as_told", |version| version.timeout_ms = 900_000);
+    for _ in 0..20 {
+        world.call("f", "1").await.unwrap();
+    }
+    assert_eq!(world.guests.started(), 1);
+    let long = tokio::spawn({
+        let world = world.clone();
+        async move { world.call("f", "600000").await.map(|_| ()) }
+    });
+    world.until("the long call runs", |world| world.guests.seen.lock().get("r-1") == Some(&21)).await;
+    let began = tokio::time::Instant::now();
+    world.call("f", "1").await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    long.await.unwrap().unwrap();
+}

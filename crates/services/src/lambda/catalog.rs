@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use base::{Cache, Clock, Random};
 use bytes::Bytes;
 use model::{
-    AccountId, CodeDigest, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, RuntimeUse, Site, SiteKey,
+    AccountId, CodeDigest, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, RuntimeUse, Site, SiteKey,
     ports::{Catalog, Sites},
 };
 use store::references::References;
@@ -208,6 +208,10 @@ impl Catalog for Functions {
 
     async fn uses(&self, known: &BTreeSet<RuntimeUse>) -> BTreeSet<RuntimeUse> {
         self.uses.other_than(known).await
+    }
+
+    async fn floors(&self, known: &BTreeSet<Floor>) -> BTreeSet<Floor> {
+        self.uses.floors_other_than(known).await
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `s` |                               | 32 random bytes that sign package links                     |
 
 use bytes::Bytes;
-use model::{AccountId, CodeDigest, FunctionRef};
+use model::{AccountId, CodeDigest, FunctionName, FunctionRef, Region};
 use store::keys::{Key, Parts};
 
 fn under(tag: u8) -> Key {
@@ -34,9 +34,20 @@ pub(super) fn functions_of(account: &str) -> Bytes {
 
 /// The account of a function's key.
 pub(super) fn account_of(key: &[u8]) -> Option<AccountId> {
+    function_of(key).map(|function| function.account)
+}
+
+/// The function of its key.
+pub(super) fn function_of(key: &[u8]) -> Option<FunctionRef> {
     let mut parts = Parts::of(key);
     let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'f';
-    AccountId::parse(&parts.text()?).filter(|_| own)
+    let function = FunctionRef {
+        account: AccountId::parse(&parts.text()?)?,
+        region: Region::parse(&parts.text()?)?,
+        name: FunctionName::parse(&parts.text()?)?,
+        qualifier: None,
+    };
+    own.then_some(function)
 }
 
 /// A published version of a function.

@@ -2,7 +2,7 @@
 //!
 //! Operations: Create/Get/List/Update/DeleteFunction, GetFunctionConfiguration, UpdateFunctionCode,
 //! UpdateFunctionConfiguration, versions, aliases, Invoke, InvokeWithResponseStream, function URLs, AddPermission, GetPolicy,
-//! RemovePermission, reserved concurrency, tags, GetAccountSettings. Every other operation, and every parameter that is
+//! RemovePermission, reserved and provisioned concurrency, tags, GetAccountSettings. Every other operation, and every parameter that is
 //! not honoured, is refused loudly; `ACCEPTED_WITHOUT_EFFECT` lists the few that are taken and do nothing.
 //!
 //! Not here: running anything (that is behind `Invoker`).
@@ -24,6 +24,7 @@ mod name;
 mod ops;
 mod packages;
 mod policy;
+mod provisioned;
 mod record;
 mod settings;
 mod uses;
@@ -106,6 +107,10 @@ impl Service for LambdaService {
             "PutFunctionConcurrency" => ops::concurrency::put(functions, &call).await,
             "GetFunctionConcurrency" => ops::concurrency::get(functions, &call).await,
             "DeleteFunctionConcurrency" => ops::concurrency::delete(functions, &call).await,
+            "PutProvisionedConcurrencyConfig" => ops::provisioned::put(functions, &call).await,
+            "GetProvisionedConcurrencyConfig" => ops::provisioned::get(functions, &*self.invoker, &call).await,
+            "DeleteProvisionedConcurrencyConfig" => ops::provisioned::delete(functions, &call).await,
+            "ListProvisionedConcurrencyConfigs" => ops::provisioned::list(functions, &*self.invoker, &call).await,
             "TagResource" => ops::tags::add(functions, &call).await,
             "UntagResource" => ops::tags::remove(functions, &call).await,
             "ListTags" => ops::tags::list(functions, &call).await,

@@ -47,6 +47,18 @@ pub(super) struct FunctionRecord {
     /// Aliases by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) aliases: BTreeMap<String, AliasRecord>,
+    /// Provisioned concurrency by qualifier, a number or an alias.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) provisioned: BTreeMap<String, ProvisionedRecord>,
+}
+
+/// What was asked for by PutProvisionedConcurrencyConfig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ProvisionedRecord {
+    /// `ProvisionedConcurrentExecutions`
+    pub(super) requested: u32,
+    /// Milliseconds since the epoch.
+    pub(super) modified_ms: u64,
 }
 
 /// Which version of a function: its text is `$LATEST` or the number.
@@ -209,19 +221,11 @@ pub(super) struct Doomed {
 impl FunctionRecord {
     /// What environments of a version are started from.
     pub(super) fn runnable(&self, function: &FunctionRef, id: VersionId, version: &VersionRecord) -> FunctionVersion {
-        let VersionRecord { settings, code, content_revision, .. } = version;
+        let VersionRecord { settings, code, .. } = version;
         let function = FunctionRef { qualifier: None, ..function.clone() };
-        // Checked when the tag was given; one that was there before it meant something closes rather than opens.
-        let closed = Egress { public: false, targets: Vec::new() };
-        let egress = self.tags.get(EGRESS_TAG).map_or_else(Egress::default, |text| text.parse().unwrap_or(closed));
         FunctionVersion {
             version: id.to_string(),
-            // Environments keep the policy that they began with, so those of another are stale.
-            revision: if egress == Egress::default() {
-                content_revision.clone()
-            } else {
-                format!("{content_revision} {egress}")
-            },
+            revision: self.revision(version),
             runtime: settings.runtime.clone(),
             handler: settings.handler.clone(),
             code: code.clone(),
@@ -233,9 +237,26 @@ impl FunctionRecord {
             role_arn: role_within(&function.account, &settings.role),
             log_group: settings.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{}", function.name)),
             reserved_concurrency: self.reserved_concurrency,
-            egress,
+            egress: self.egress(),
             function,
         }
+    }
+
+    /// Names the content of a version for environments.
+    pub(super) fn revision(&self, version: &VersionRecord) -> String {
+        // Environments keep the policy that they began with, so those of another are stale.
+        let egress = self.egress();
+        if egress == Egress::default() {
+            version.content_revision.clone()
+        } else {
+            format!("{} {egress}", version.content_revision)
+        }
+    }
+
+    fn egress(&self) -> Egress {
+        // Checked when the tag was given; one that was there before it meant something closes rather than opens.
+        let closed = Egress { public: false, targets: Vec::new() };
+        self.tags.get(EGRESS_TAG).map_or_else(Egress::default, |text| text.parse().unwrap_or(closed))
     }
 }
 
@@ -282,6 +303,7 @@ mod tests {
         let mut record: FunctionRecord = serde_json::from_str(OLD).unwrap();
         record.published = BTreeSet::from([1, 12]);
         record.version_revisions.insert(12, "r".into());
+        record.provisioned.insert("live".into(), ProvisionedRecord { requested: 3, modified_ms: 7 });
         let second = Some(Second { version: VersionId::Number(12), weight: 0.1 });
         let alias =
             AliasRecord { version: VersionId::Number(1), description: "d".into(), second, revision_id: "a".into() };

@@ -29,7 +29,10 @@ pub(super) enum Qualifier<'a> {
 impl<'a> Qualifier<'a> {
     /// The qualifier of a reference; without one it means `$LATEST`.
     pub(super) fn of(function: &'a FunctionRef) -> Self {
-        let Some(text) = function.qualifier.as_deref() else { return Self::Version(VersionId::Latest) };
+        function.qualifier.as_deref().map_or(Self::Version(VersionId::Latest), Self::parse)
+    }
+
+    fn parse(text: &'a str) -> Self {
         match VersionId::parse(text) {
             Some(id) => Self::Version(id),
             None if text.contains('$') || text.bytes().all(|byte| byte.is_ascii_digit()) => Self::Neither,
@@ -58,7 +61,16 @@ impl FunctionRecord {
 
     /// Where a reference to this function leads; nothing if its qualifier names nothing.
     pub(super) fn target(&self, function: &FunctionRef) -> Option<Target> {
-        match Qualifier::of(function) {
+        self.leads(Qualifier::of(function))
+    }
+
+    /// Where the text of a qualifier leads.
+    pub(super) fn target_of(&self, qualifier: &str) -> Option<Target> {
+        self.leads(Qualifier::parse(qualifier))
+    }
+
+    fn leads(&self, qualifier: Qualifier<'_>) -> Option<Target> {
+        match qualifier {
             Qualifier::Version(id) => self.has(id).then_some(Target { first: id, second: None }),
             Qualifier::Alias(name) => {
                 let alias = self.aliases.get(name)?;
@@ -88,14 +100,14 @@ pub(super) enum Resolved {
 
 impl Resolved {
     /// The version that one call runs; `random` is asked only where there is a choice.
-    pub(super) fn choose(&self, random: impl FnOnce() -> u64) -> Arc<FunctionVersion> {
+    pub(super) fn choose(self, random: impl FnOnce() -> u64) -> Arc<FunctionVersion> {
         match self {
-            Self::One(version) => version.clone(),
+            Self::One(version) => version,
             Self::Two { first, second, weight } => {
-                if alias::falls_to_second(*weight, random()) {
-                    second.clone()
+                if alias::falls_to_second(weight, random()) {
+                    second
                 } else {
-                    first.clone()
+                    first
                 }
             }
         }

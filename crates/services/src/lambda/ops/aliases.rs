@@ -1,10 +1,10 @@
-//! CreateAlias, GetAlias, UpdateAlias, DeleteAlias, ListAliases.
+//! Operations on aliases: CreateAlias, GetAlias, UpdateAlias, DeleteAlias, ListAliases.
 
 use aws::{Call, Error, Reply};
 use serde_json::json;
 
 use crate::lambda::record::{AliasRecord, VersionId};
-use crate::lambda::{Functions, alias, error, keys, name};
+use crate::lambda::{Functions, alias, error, keys, name, provisioned};
 
 /// Most aliases of one page. Source: ListAliases, which never answers more whatever is asked.
 const PAGE_MAX: usize = 50;
@@ -68,6 +68,9 @@ pub(in crate::lambda) async fn update(functions: &Functions, call: &Call) -> Res
             alias::check(&next)?;
             next.revision_id = functions.random.uuid();
             record.aliases.insert(name.to_owned(), next.clone());
+            if record.provisioned.contains_key(name) {
+                provisioned::check_place(record, name)?;
+            }
             Ok(next)
         })
         .await?;
@@ -83,6 +86,7 @@ pub(in crate::lambda) async fn delete(functions: &Functions, call: &Call) -> Res
         .change(&function, |record, txn| {
             record.aliases.remove(name);
             record.policies.remove(name);
+            record.provisioned.remove(name);
             if let Some(url) = record.urls.remove(name) {
                 *txn = std::mem::take(txn).delete(keys::url(&url.id));
             }

@@ -1,52 +1,87 @@
 //! Put/Get/DeleteFunctionConcurrency: what of the account's concurrency is a function's own.
 
 use aws::{Call, Error, Reply};
+use model::FunctionRef;
 use serde_json::json;
 use store::{Range, Txn};
 
 use crate::lambda::record::FunctionRecord;
-use crate::lambda::{Functions, decoded, encoded, error, keys, name};
+use crate::lambda::{Functions, decoded, encoded, error, keys, name, provisioned};
 
 /// What must stay for functions without a reservation. Source: Lambda quotas.
-const UNRESERVED_LEAST: u32 = 100;
+pub(super) const UNRESERVED_LEAST: u32 = 100;
 const ATTEMPTS: usize = 64;
+
+/// What functions take of an account's concurrency, as a decision sees it.
+pub(super) struct Account {
+    /// What other functions have taken.
+    pub(super) others: u64,
+    /// What the account has.
+    pub(super) limit: u32,
+}
+
+impl Account {
+    /// Whether so much can be one function's.
+    pub(super) fn allows(&self, taken: u64) -> bool {
+        self.others + taken <= u64::from(self.limit.saturating_sub(UNRESERVED_LEAST))
+    }
+}
+
+/// Changes a function's record by a decision that depends on what others have taken: of two at once that do not both fit,
+/// the second sees the first.
+pub(super) async fn change<T>(
+    functions: &Functions,
+    function: &FunctionRef,
+    decide: impl Fn(&mut FunctionRecord, &Account) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let key = keys::function(function);
+    let all = Range::prefix(keys::functions(function.account.as_str(), function.region.as_str()));
+    for _ in 0..ATTEMPTS {
+        let snapshot = functions.store.snapshot().await.map_err(error::store)?;
+        let page = snapshot.range(&all).await.map_err(error::store)?;
+        let (mut own, mut others) = (None, 0);
+        for entry in &page.entries {
+            let record: FunctionRecord = decoded(&entry.value)?;
+            if entry.key == key {
+                own = Some(record);
+            } else {
+                others += provisioned::taken(&record);
+            }
+        }
+        let mut record = own.ok_or_else(|| error::function_not_found(&function.arn()))?;
+        let decided = decide(&mut record, &Account { others, limit: functions.config.account_concurrency })?;
+        let txn = Txn::new().expect_range(all.clone(), snapshot.version()).put(key.clone(), encoded(&record)?);
+        drop(snapshot);
+        if functions.committed(txn).await? {
+            return Ok(decided);
+        }
+    }
+    Err(error::store(store::Error::Conflict))
+}
 
 /// PutFunctionConcurrency.
 pub(in crate::lambda) async fn put(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "ReservedConcurrentExecutions"])?;
     let function = name::unqualified(call)?;
     let wanted = call.number("ReservedConcurrentExecutions").unwrap_or_default();
-    let key = keys::function(&function);
-    let all = Range::prefix(keys::functions(function.account.as_str(), function.region.as_str()));
-    for _ in 0..ATTEMPTS {
-        let snapshot = functions.store.snapshot().await.map_err(error::store)?;
-        let page = snapshot.range(&all).await.map_err(error::store)?;
-        let (mut own, mut others) = (None, 0u64);
-        for entry in &page.entries {
-            let record: FunctionRecord = decoded(&entry.value)?;
-            if entry.key == key {
-                own = Some(record);
-            } else {
-                others += u64::from(record.reserved_concurrency.unwrap_or_default());
-            }
+    let reserved = change(functions, &function, |record, account| {
+        let provisioned = provisioned::sum(record);
+        if wanted < provisioned {
+            return Err(error::invalid(format!(
+                "ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned concurrency [{provisioned}]."
+            )));
         }
-        let Some(mut record) = own else { return Err(error::function_not_found(&function.arn())) };
-        let most = u64::from(functions.config.account_concurrency.saturating_sub(UNRESERVED_LEAST));
-        let reserved = u32::try_from(wanted).ok().filter(|_| others + wanted <= most || wanted == 0);
+        let reserved = u32::try_from(wanted).ok().filter(|_| wanted == 0 || account.allows(wanted));
         let Some(reserved) = reserved else {
             return Err(error::invalid(format!(
                 "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its minimum value of [{UNRESERVED_LEAST}]."
             )));
         };
         record.reserved_concurrency = Some(reserved);
-        // The whole list must still be as it was read: two reservations at once may not both fit.
-        let txn = Txn::new().expect_range(all.clone(), snapshot.version()).put(key.clone(), encoded(&record)?);
-        drop(snapshot);
-        if functions.committed(txn).await? {
-            return Ok(Reply::of(json!({"ReservedConcurrentExecutions": reserved})));
-        }
-    }
-    Err(error::store(store::Error::Conflict))
+        Ok(reserved)
+    })
+    .await?;
+    Ok(Reply::of(json!({"ReservedConcurrentExecutions": reserved})))
 }
 
 /// GetFunctionConcurrency.

@@ -41,6 +41,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
         published: std::collections::BTreeSet::new(),
         version_revisions: std::collections::BTreeMap::new(),
         aliases: std::collections::BTreeMap::new(),
+        provisioned: std::collections::BTreeMap::new(),
     };
     let mut upload = None;
     let new = New { function, package, record, publish: call.flag("Publish") };

@@ -9,6 +9,7 @@ pub(super) mod delete;
 pub(super) mod invoke;
 pub(super) mod invoke_stream;
 pub(super) mod permissions;
+pub(super) mod provisioned;
 pub(super) mod read;
 pub(super) mod tags;
 pub(super) mod update;

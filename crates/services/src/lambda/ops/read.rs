@@ -6,11 +6,10 @@ use aws::{Call, Error, Reply};
 use model::{FunctionName, FunctionRef};
 use serde_json::{Value, json};
 use store::Range;
-use store::keys::Parts;
 
 use crate::lambda::record::{FunctionRecord, LATEST, VersionId, VersionRecord};
 use crate::lambda::versions::Found;
-use crate::lambda::{Functions, decoded, error, keys, name, view};
+use crate::lambda::{Functions, decoded, error, keys, name, provisioned, view};
 
 /// Most functions of one page. Source: ListFunctions, which never answers more whatever is asked.
 const PAGE_MAX: usize = 50;
@@ -76,7 +75,8 @@ pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Resul
     let page = snapshot.range(&range).await.map_err(error::store)?;
     let (mut shown, mut next) = (Vec::new(), None);
     for entry in &page.entries {
-        let function = at(name_of(&entry.key)?);
+        let function = keys::function_of(&entry.key);
+        let function = function.ok_or_else(|| Error::internal("a function's key cannot be read"))?;
         if shown.len() == wanted {
             next = Some(function.name.to_string());
             break;
@@ -108,19 +108,6 @@ pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Resul
     Ok(Reply::of(json!({"Functions": shown, "NextMarker": next})))
 }
 
-/// The name at the end of a function's key.
-fn name_of(key: &[u8]) -> Result<FunctionName, Error> {
-    let mut parts = Parts::of(key);
-    let name = (|| {
-        parts.byte()?;
-        parts.byte()?;
-        parts.text()?;
-        parts.text()?;
-        FunctionName::parse(&parts.text()?)
-    })();
-    name.ok_or_else(|| Error::internal("a function's key cannot be read"))
-}
-
 /// GetAccountSettings.
 pub(in crate::lambda) async fn account(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     let (account, region) = (call.principal.account.as_str(), call.region.as_str());
@@ -133,7 +120,7 @@ pub(in crate::lambda) async fn account(functions: &Functions, call: &Call) -> Re
         page.entries.iter().map(|entry| decoded(&entry.value)).collect::<Result<_, _>>()?;
     let versions = records.iter().map(|record| &record.latest).chain(&versions);
     let sizes: BTreeMap<&str, u64> = versions.map(|version| (version.code.as_str(), version.code_bytes)).collect();
-    let reserved: u32 = records.iter().filter_map(|record| record.reserved_concurrency).sum();
+    let taken: u64 = records.iter().map(provisioned::taken).sum();
     let most = functions.config.account_concurrency;
     let output: Value = json!({
         "AccountLimit": {
@@ -141,7 +128,7 @@ pub(in crate::lambda) async fn account(functions: &Functions, call: &Call) -> Re
             "CodeSizeUnzipped": 262_144_000,
             "CodeSizeZipped": 52_428_800,
             "ConcurrentExecutions": most,
-            "UnreservedConcurrentExecutions": most.saturating_sub(reserved),
+            "UnreservedConcurrentExecutions": u64::from(most).saturating_sub(taken),
         },
         "AccountUsage": {"TotalCodeSize": sizes.values().sum::<u64>(), "FunctionCount": records.len()},
     });

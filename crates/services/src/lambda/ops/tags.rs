@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use aws::{Call, Error, Reply};
-use model::{EGRESS_TAG, Egress, FunctionRef};
+use model::{EGRESS_TAG, Egress, FunctionRef, MINIMUM_TAG};
 use serde_json::{Value, json};
 
-use crate::lambda::{Functions, error};
+use crate::lambda::{Functions, error, provisioned};
 
 /// Most tags of a function. Source: Lambda's documentation of tags.
 const TAGS_MAX: usize = 50;
@@ -19,6 +19,12 @@ pub(super) fn checked(value: Option<&Value>) -> Result<BTreeMap<String, String>,
     }
     if let Some(Err(wrong)) = tags.get(EGRESS_TAG).map(|text| text.parse::<Egress>()) {
         return Err(error::invalid(format!("The tag {EGRESS_TAG} is public, none or a list of HOST:PORT: {wrong}")));
+    }
+    if let Some(text) = tags.get(MINIMUM_TAG).filter(|text| provisioned::minimum(text).is_none()) {
+        return Err(error::invalid(format!(
+            "The tag {MINIMUM_TAG} is a number of environments up to {}: {text}",
+            provisioned::MINIMUM_MAX
+        )));
     }
     limited(tags)
 }

@@ -1,13 +1,15 @@
 //! Behaviour of the `lambda` service on a store in memory, with an invoker that records.
 //!
-//! `functions` covers the life of functions and their packages, `versions` and `aliases` what is published of them,
+//! `functions` covers the life of functions and their packages, `versions`, `aliases` and `provisioned` what is published of them,
 //! `surface` everything around them. Start at `Platform`.
 
 mod aliases;
 mod functions;
+mod provisioned;
 mod surface;
 mod versions;
 
+use std::collections::HashMap;
 use std::io::{Cursor, Write};
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use model::ports::Invoker;
-use model::{AccountId, FunctionRef, Invocation, InvokeError, Outcome, Principal, Region};
+use model::{AccountId, FloorState, FunctionRef, Invocation, InvokeError, Outcome, Principal, Region};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use store::{Blobs, MemoryBlobs, MemoryStore, Range, Store};
@@ -34,6 +36,8 @@ const NOW_MS: u64 = 1_704_164_645_678;
 struct Recorder {
     seen: Mutex<Vec<(&'static str, Option<Invocation>)>>,
     answer: Mutex<Option<Result<Outcome, InvokeError>>>,
+    /// What there is of environments that versions are to have always.
+    floors: Mutex<HashMap<String, FloorState>>,
 }
 
 #[async_trait]
@@ -51,6 +55,10 @@ impl Invoker for Recorder {
     async fn dry_run(&self, _: &FunctionRef) -> Result<(), InvokeError> {
         self.seen.lock().push(("dry_run", None));
         self.answer.lock().take().map_or(Ok(()), |answer| answer.map(|_| ()))
+    }
+
+    fn floor(&self, _: &FunctionRef, version: &str) -> FloorState {
+        self.floors.lock().get(version).cloned().unwrap_or_default()
     }
 }
 
