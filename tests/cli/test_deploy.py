@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import requests
 
-from conftest import ROOT, binary, name_of
+from conftest import ROOT, binary, name_of, wait_for
 
 
 class Ended:
@@ -86,6 +86,50 @@ def test_a_change_is_an_update(dev, folder):
     changed = dunlin(dev, "deploy", "--json", folder)
     assert [step["action"] for step in changed.json["steps"]] == ["update"]
     assert dunlin(dev, "invoke", name).out == "2\n"
+
+
+def test_provisioned_concurrency_is_of_an_alias_that_events_lead_to(dev, folder):
+    def deploy(line, answer):
+        project(
+            folder,
+            handler__py=f"import os\ndef handler(event, context):\n    return {{'statusCode': 200, 'body': '{answer} '"
+                        " + os.environ['AWS_LAMBDA_FUNCTION_VERSION']}\n",
+            serverless__yml=f"""
+provider: {{name: aws, runtime: python3.11}}
+package: {{patterns: ['!serverless.yml']}}
+functions:
+  f:
+    handler: handler.handler
+    url: true
+    events: [{{httpApi: GET /x}}, {{http: GET /y}}]
+    {line}
+""",
+        )
+        done = dunlin(dev, "deploy", "--json", folder)
+        assert done.code == 0, done.err
+        return done.json
+
+    def answers(told):
+        assert len(told["routes"]) == 3
+        return {requests.get(route["url"], timeout=60).text for route in told["routes"]}
+
+    client = dev.client("lambda")
+    first = deploy("provisionedConcurrency: 1", "one")
+    name = first["functions"][0]
+    assert answers(first) == {"one 1"}
+    there = {"FunctionName": name, "Qualifier": "provisioned"}
+    wait_for(lambda: client.get_provisioned_concurrency_config(**there)["Status"] == "READY", "the environment")
+    assert deploy("provisionedConcurrency: 1", "one")["steps"] == []
+    assert len(deploy("provisionedConcurrency: 2", "one")["steps"]) == 1
+    assert client.get_provisioned_concurrency_config(**there)["RequestedProvisionedConcurrentExecutions"] == 2
+    second = deploy("provisionedConcurrency: 2", "two")
+    assert answers(second) == {"two 2"}
+    assert deploy("provisionedConcurrency: 2", "two")["steps"] == []
+    last = deploy("", "two")
+    assert [step["action"] for step in last["steps"]][-1] == "delete"
+    assert answers(last) == {"two $LATEST"}
+    assert client.list_aliases(FunctionName=name)["Aliases"] == []
+    assert deploy("", "two")["steps"] == []
 
 
 @pytest.mark.parametrize(

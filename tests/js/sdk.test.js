@@ -15,10 +15,11 @@ import {
   waitUntilTableNotExists,
 } from "@aws-sdk/client-dynamodb";
 import {
-  CreateFunctionCommand, CreateFunctionUrlConfigCommand, DeleteFunctionCommand, GetFunctionCommand, InvokeCommand,
-  InvokeWithResponseStreamCommand, LambdaClient,
-  paginateListFunctions, PublishVersionCommand, ResourceConflictException, UpdateFunctionCodeCommand,
-  UpdateFunctionConfigurationCommand, waitUntilFunctionActiveV2, waitUntilFunctionUpdatedV2,
+  CreateAliasCommand, CreateFunctionCommand, CreateFunctionUrlConfigCommand, DeleteFunctionCommand, GetFunctionCommand, InvokeCommand,
+  InvokeWithResponseStreamCommand, LambdaClient, ListLayersCommand,
+  paginateListFunctions, paginateListVersionsByFunction, PublishVersionCommand, ResourceConflictException, UpdateAliasCommand,
+  UpdateFunctionCodeCommand, UpdateFunctionConfigurationCommand, waitUntilFunctionActiveV2, waitUntilFunctionUpdatedV2,
+  waitUntilPublishedVersionActive,
 } from "@aws-sdk/client-lambda";
 import { GetCallerIdentityCommand, STSClient } from "@aws-sdk/client-sts";
 import { DynamoDBDocumentClient, GetCommand, NumberValue, paginateQuery, PutCommand, ScanCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
@@ -95,7 +96,28 @@ test("lambda: failures, pages and what is not there", async () => {
   for await (const page of paginateListFunctions({ client: lambda, pageSize: 1 }, {})) found.push(...page.Functions.map((f) => f.FunctionName));
   assert.ok(found.includes(name));
   assert.equal(new Set(found).size, found.length);
-  await assert.rejects(lambda.send(new PublishVersionCommand({ FunctionName: name })), { name: "NotImplementedException" });
+  await assert.rejects(lambda.send(new ListLayersCommand({})), { name: "NotImplementedException" });
+});
+
+test("lambda: versions and an alias that moves", async () => {
+  const name = named("js");
+  await created(name);
+  const first = await lambda.send(new PublishVersionCommand({ FunctionName: name }));
+  assert.equal(first.Version, "1");
+  await waitUntilPublishedVersionActive({ client: lambda, ...patience }, { FunctionName: name, Qualifier: "1" });
+  const alias = { FunctionName: name, Name: "live" };
+  await lambda.send(new CreateAliasCommand({ ...alias, FunctionVersion: "1" }));
+  const input = { FunctionName: name, ZipFile: code("two"), Publish: true };
+  assert.equal((await lambda.send(new UpdateFunctionCodeCommand(input))).Version, "2");
+  const ran = async () => (await lambda.send(new InvokeCommand({ FunctionName: name, Qualifier: "live" }))).ExecutedVersion;
+  assert.equal(await ran(), "1");
+  await lambda.send(new UpdateAliasCommand({ ...alias, FunctionVersion: "2" }));
+  assert.equal(await ran(), "2");
+  const versions = [];
+  for await (const page of paginateListVersionsByFunction({ client: lambda, pageSize: 2 }, { FunctionName: name })) {
+    versions.push(...page.Versions.map((version) => version.Version));
+  }
+  assert.deepEqual(versions, ["$LATEST", "1", "2"]);
 });
 
 test("lambda: a streamed answer", async () => {

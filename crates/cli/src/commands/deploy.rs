@@ -147,7 +147,11 @@ fn show_plan(project: &Project, steps: &[Step], notes: &[String]) {
         output::say("  nothing to do: everything is as the project says");
     }
     for step in steps {
-        let sign = if step.verb == "create" { "+" } else { "~" };
+        let sign = match step.verb {
+            "create" => "+",
+            "delete" => "-",
+            _ => "~",
+        };
         output::say(&format!("  {sign}     {} {}: {}", step.verb, step.subject, step.detail));
     }
 }
@@ -286,7 +290,7 @@ fn routes(client: &Client, project: &Project) -> Result<Vec<Json>> {
         }
     }
     for function in project.functions.iter().filter(|function| function.url.is_some()) {
-        if let Some(live) = plan::live_url(client, project, &function.name)? {
+        if let Some(live) = plan::live_url(client, project, function)? {
             let text = live["FunctionUrl"].as_str().unwrap_or("");
             let id = text.split("://").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or("");
             all.push(site.route(

@@ -139,6 +139,7 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
         description: String::new(),
         environment: BTreeMap::new(),
         reserved_concurrency: None,
+        provisioned: None,
         tmp_mb: None,
         rest: Vec::new(),
         http: Vec::new(),

@@ -44,7 +44,7 @@ fn wanted(project: &Project, account: &str) -> Routes {
     let arn = |name: &str| format!("arn:aws:lambda:{}:{account}:function:{name}", project.region);
     project
         .http_routes()
-        .map(|(route, function)| (route.key.clone(), (arn(&function.name), route.payload.clone())))
+        .map(|(route, function)| (route.key.clone(), (arn(&function.target()), route.payload.clone())))
         .collect()
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::intrinsics::Names;
 use super::package::Package;
-use super::project::{Function, Project, Table, UrlConfig};
+use super::project::{Function, PROVISIONED, Project, Table, UrlConfig};
 use super::{http_api, rest_api};
 use crate::client::{Client, found};
 
@@ -31,7 +31,7 @@ pub struct Ready<'a> {
 /// One change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// `create` or `update`.
+    /// `create`, `update` or `delete`.
     pub verb: &'static str,
     /// `function items-api-dev-create`.
     pub subject: String,
@@ -54,9 +54,13 @@ pub enum Action {
     UpdateConfiguration(String, Json),
     /// PutFunctionConcurrency or DeleteFunctionConcurrency.
     Concurrency(String, Option<u64>),
-    /// CreateFunctionUrlConfig.
+    /// PublishVersion, its alias, and PutProvisionedConcurrencyConfig.
+    Provision(String, u64),
+    /// DeleteAlias of what was provisioned, with that.
+    Unprovision(String),
+    /// CreateFunctionUrlConfig at this path.
     CreateUrl(String, Json),
-    /// UpdateFunctionUrlConfig.
+    /// UpdateFunctionUrlConfig at this path.
     UpdateUrl(String, Json),
     /// Bring the REST API to the project's routes.
     Rest,
@@ -88,6 +92,10 @@ pub fn plan(client: &Client, project: &Project, ready: &[Ready<'_>], account: &s
     }
     steps.extend(rest_api::step(client, project, account)?);
     steps.extend(http_api::step(client, project, account)?);
+    // Only once nothing leads there any more.
+    for function in project.functions.iter().filter(|function| function.provisioned.is_none()) {
+        steps.extend(unprovision_step(client, project, function)?);
+    }
     Ok(steps)
 }
 
@@ -134,6 +142,7 @@ fn function_steps(
     let subject = format!("function {}", function.name);
     let step = |verb, detail: String, action| Step { verb, subject: subject.clone(), detail, action };
     let size = ready.package.zip.len().div_ceil(1_024);
+    let before = steps.len();
     match &live {
         None => {
             let detail =
@@ -158,7 +167,9 @@ fn function_steps(
             }
         }
     }
+    let changed = steps.len() > before;
     concurrency_step(client, project, function, live.is_some(), steps)?;
+    provision_step(client, project, function, live.as_ref().filter(|_| !changed), steps)?;
     url_step(client, project, function, live.is_some(), steps)
 }
 
@@ -227,6 +238,62 @@ fn concurrency_step(
     Ok(())
 }
 
+/// What is there under the alias of what is provisioned.
+fn provisioned(client: &Client, project: &Project, function: &Function, what: &str) -> Result<Option<Json>> {
+    let path = format!("{what}?Qualifier={PROVISIONED}").replace("{name}", &function.name);
+    found(client.rest("lambda", &project.region, Method::GET, &path, None))
+}
+
+/// `unchanged` is the function as it is, unless it is yet to be made or changed.
+fn provision_step(
+    client: &Client,
+    project: &Project,
+    function: &Function,
+    unchanged: Option<&Json>,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
+    let Some(wanted) = function.provisioned else { return Ok(()) };
+    if let Some(latest) = unchanged {
+        let version = provisioned(client, project, function, "/2015-03-31/functions/{name}/configuration")?;
+        let same = |of: &Json| ["CodeSha256", "ConfigSha256"].iter().all(|name| of[name] == latest[name]);
+        let config = provisioned(client, project, function, "/2019-09-30/functions/{name}/provisioned-concurrency")?;
+        let number = |of: &Json| of["RequestedProvisionedConcurrentExecutions"].as_u64();
+        if version.as_ref().is_some_and(same) && config.as_ref().and_then(number) == Some(wanted) {
+            return Ok(());
+        }
+    }
+    steps.push(Step {
+        verb: "update",
+        subject: format!("alias {PROVISIONED} of {}", function.name),
+        detail: format!("the present version, provisioned concurrency {wanted}"),
+        action: Action::Provision(function.name.clone(), wanted),
+    });
+    Ok(())
+}
+
+fn unprovision_step(client: &Client, project: &Project, function: &Function) -> Result<Option<Step>> {
+    let config = provisioned(client, project, function, "/2019-09-30/functions/{name}/provisioned-concurrency")?;
+    Ok(config.map(|_| Step {
+        verb: "delete",
+        subject: format!("alias {PROVISIONED} of {}", function.name),
+        detail: "no provisioned concurrency".into(),
+        action: Action::Unprovision(function.name.clone()),
+    }))
+}
+
+fn provision(client: &Client, region: &str, name: &str, number: u64) -> Result<()> {
+    let lambda = |method, path: String, input: &Json| client.rest("lambda", region, method, &path, Some(input));
+    let version = lambda(Method::POST, format!("{FUNCTIONS}/{name}/versions"), &json!({}))?["Version"].clone();
+    let aliases = format!("{FUNCTIONS}/{name}/aliases");
+    let alias = json!({"FunctionVersion": version, "RoutingConfig": {}});
+    if found(lambda(Method::PUT, format!("{aliases}/{PROVISIONED}"), &alias))?.is_none() {
+        lambda(Method::POST, aliases, &json!({"Name": PROVISIONED, "FunctionVersion": version}))?;
+    }
+    let path = format!("/2019-09-30/functions/{name}/provisioned-concurrency?Qualifier={PROVISIONED}");
+    lambda(Method::PUT, path, &json!({"ProvisionedConcurrentExecutions": number}))?;
+    Ok(())
+}
+
 fn url_step(
     client: &Client,
     project: &Project,
@@ -234,9 +301,9 @@ fn url_step(
     exists: bool,
     steps: &mut Vec<Step>,
 ) -> Result<()> {
-    let live = if exists { live_url(client, project, &function.name)? } else { None };
+    let live = if exists { live_url(client, project, function)? } else { None };
     let subject = format!("url of {}", function.name);
-    let name = function.name.clone();
+    let name = url_path(function);
     let step = match (&live, &function.url) {
         (None, Some(config)) => Some(("create", shown(config), Action::CreateUrl(name, url_input(config)))),
         (Some(live), Some(config)) => {
@@ -267,9 +334,14 @@ fn url_input(config: &UrlConfig) -> Json {
     input
 }
 
-/// The URL configuration of a function, if it has one.
-pub fn live_url(client: &Client, project: &Project, name: &str) -> Result<Option<Json>> {
-    found(client.rest("lambda", &project.region, Method::GET, &format!("/2021-10-31/functions/{name}/url"), None))
+/// The URL configuration of what events of a function call, if it has one.
+pub fn live_url(client: &Client, project: &Project, function: &Function) -> Result<Option<Json>> {
+    found(client.rest("lambda", &project.region, Method::GET, &url_path(function), None))
+}
+
+fn url_path(function: &Function) -> String {
+    let qualifier = function.provisioned.map_or(String::new(), |_| format!("?Qualifier={PROVISIONED}"));
+    format!("/2021-10-31/functions/{}/url{qualifier}", function.name)
 }
 
 /// Does one step.
@@ -302,11 +374,15 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
                 None => lambda(Method::DELETE, path, None)?,
             };
         }
-        Action::CreateUrl(name, input) => {
-            lambda(Method::POST, format!("/2021-10-31/functions/{name}/url"), Some(input))?;
+        Action::Provision(name, number) => provision(client, region, name, *number)?,
+        Action::Unprovision(name) => {
+            lambda(Method::DELETE, format!("{FUNCTIONS}/{name}/aliases/{PROVISIONED}"), None)?;
         }
-        Action::UpdateUrl(name, input) => {
-            lambda(Method::PUT, format!("/2021-10-31/functions/{name}/url"), Some(input))?;
+        Action::CreateUrl(path, input) => {
+            lambda(Method::POST, path.clone(), Some(input))?;
+        }
+        Action::UpdateUrl(path, input) => {
+            lambda(Method::PUT, path.clone(), Some(input))?;
         }
         Action::Rest => rest_api::apply(client, project, account)?,
         Action::Http => http_api::apply(client, project, account)?,

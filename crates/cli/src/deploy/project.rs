@@ -74,6 +74,8 @@ pub struct Function {
     pub environment: BTreeMap<String, Json>,
     /// Reserved concurrency, if any.
     pub reserved_concurrency: Option<u64>,
+    /// Environments that are there always: of a version under the alias `PROVISIONED`, which events then lead to.
+    pub provisioned: Option<u64>,
     /// MiB of `/tmp`, if said.
     pub tmp_mb: Option<u64>,
     /// `http` events.
@@ -84,6 +86,19 @@ pub struct Function {
     pub url: Option<UrlConfig>,
     /// `package.patterns`, provider-wide ones first; a leading `!` takes away.
     pub patterns: Vec<String>,
+}
+
+/// The alias of what is provisioned, as the Serverless Framework names it.
+pub const PROVISIONED: &str = "provisioned";
+
+impl Function {
+    /// What events call: the function, or the alias of what is provisioned of it.
+    pub fn target(&self) -> String {
+        match self.provisioned {
+            Some(_) => format!("{}:{PROVISIONED}", self.name),
+            None => self.name.clone(),
+        }
+    }
 }
 
 /// A route of the REST API.

@@ -72,7 +72,11 @@ fn integration_uri(project: &Project, function: &str, account: &str) -> String {
 fn wanted(project: &Project, account: &str) -> Routes {
     let mut routes = Routes::new();
     for (route, function) in project.rest_routes() {
-        routes.insert((route.path.clone(), route.method.clone(), integration_uri(project, &function.name, account)));
+        routes.insert((
+            route.path.clone(),
+            route.method.clone(),
+            integration_uri(project, &function.target(), account),
+        ));
         if route.cors {
             routes.insert((route.path.clone(), "OPTIONS".into(), "MOCK".into()));
         }

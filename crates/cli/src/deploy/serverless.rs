@@ -69,6 +69,7 @@ const FUNCTION: Keys = Keys {
         "url",
         "package",
         "reservedConcurrency",
+        "provisionedConcurrency",
         "ephemeralStorageSize",
     ],
     noted: &["tags", "architecture", "tracing", "versionFunction", "role", "logRetentionInDays"],
@@ -252,6 +253,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         description: node.get("description").map_or(Ok(String::new()), |node| node.text("description"))?,
         environment,
         reserved_concurrency: optional("reservedConcurrency", 0, 1_000)?,
+        provisioned: optional("provisionedConcurrency", 1, 1_000)?,
         tmp_mb: optional("ephemeralStorageSize", 512, 10_240)?,
         rest: Vec::new(),
         http: Vec::new(),
@@ -510,6 +512,16 @@ mod tests {
         assert_eq!(function.environment["C"], json!({"Ref": "T"}));
         assert_eq!(project.tables[0].input["ProvisionedThroughput"]["WriteCapacityUnits"], 1);
         assert!(project.notes.iter().any(|note| note.contains("policies are not enforced")));
+    }
+
+    #[test]
+    fn events_lead_to_what_is_provisioned() {
+        let read = |line: &str| read(&format!("functions:\n  f:\n    handler: h.main\n{line}"));
+        let function = read("    provisionedConcurrency: 2").unwrap().functions.remove(0);
+        assert_eq!((function.provisioned, function.target()), (Some(2), format!("{}:provisioned", function.name)));
+        let function = read("").unwrap().functions.remove(0);
+        assert_eq!(function.target(), function.name);
+        assert!(read("    provisionedConcurrency: 0").is_err());
     }
 
     #[test]
