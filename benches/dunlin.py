@@ -38,11 +38,11 @@ def zipped(files):
 class Server:
     """`dunlin dev` in a folder; started at once, and ready when this returns."""
 
-    def __init__(self, binary, folder):
+    def __init__(self, binary, folder, *arguments):
         self.binary = binary
         self.port = free_port()
         self.log = open(os.path.join(folder, "server.log"), "ab")
-        command = [binary, "dev", "--listen", f"127.0.0.1:{self.port}", "--data-dir", os.path.join(folder, "data")]
+        command = [binary, "dev", "--listen", f"127.0.0.1:{self.port}", "--data-dir", os.path.join(folder, "data"), *arguments]
         begin = time.perf_counter()
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         while not self._healthy():

@@ -79,15 +79,31 @@ def cpu_ms(root, before):
 
 def pss_kib(root):
     """(PSS in KiB, processes) of a tree."""
-    total, count = 0, 0
-    for pid in tree(root):
-        try:
-            with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as rollup:
-                total += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
-                count += 1
-        except OSError:
-            continue
-    return total, count
+    sizes = [pss_of(pid) for pid in tree(root)]
+    return sum(sizes), sum(size > 0 for size in sizes)
+
+
+def pss_of(pid):
+    """PSS of one process in KiB; 0 if it has ended."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as rollup:
+            return sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+    except OSError:
+        return 0
+
+
+def program(pid):
+    """The file name of what a process runs; empty if it has ended."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return ""
+
+
+def available_kib():
+    """MemAvailable."""
+    with open("/proc/meminfo", encoding="utf-8") as meminfo:
+        return next(int(line.split()[1]) for line in meminfo if line.startswith("MemAvailable:"))
 
 
 def free_port():

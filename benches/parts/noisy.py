@@ -1,28 +1,19 @@
-#!/usr/bin/env python3
-"""Measures what neighbours cost: the latency of a quiet function alone, and beside two that spin on every processor.
-
-    python3 benches/noisy.py [--dunlin FILE] [--seconds S] [--rounds N] [--memory MB] [--spin-memory MB]
+"""What neighbours cost: the latency of a quiet function alone, and beside two that spin on every processor.
 
 Rounds alternate between alone and beside; the figures are medians of the rounds. Promised is a p99 of at most the larger
-of three times that alone and that alone plus two ticks of the kernel's scheduler; the exit code says whether it held.
-Needs `cargo build --release -p server`.
+of three times that alone and that alone plus two ticks of the kernel's scheduler.
 """
-import argparse
 import gzip
 import http.client
-import os
 import re
-import shutil
 import statistics
-import sys
-import tempfile
 import threading
 import time
 
-from dunlin import Server, zipped
+from bench import at_most
+from dunlin import zipped
+from packages import python_runtime
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-RUNTIME = "python3.11"
 SPINNING = ("first", "second")
 QUIET = b"def handler(event, context):\n    return {'statusCode': 200, 'body': 'quiet'}\n"
 SPIN = b"""
@@ -92,34 +83,32 @@ def round_of(server, quiet, seconds):
     return [quantile(seen, share) for seen in (alone, beside) for share in (0.5, 0.99)]
 
 
-def main():
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--dunlin", default=os.path.join(HERE, "../target/release/dunlin"))
-    options.add_argument("--seconds", type=float, default=4)
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--memory", type=int, default=256)
-    options.add_argument("--spin-memory", type=int, default=256)
-    options = options.parse_args()
-    folder = tempfile.mkdtemp(prefix="dunlin-bench-")
-    os.chmod(folder, 0o755)
-    server = Server(options.dunlin, folder)
+def measure(bench):
+    server, seconds = bench.fresh("noisy"), 4 * bench.options.seconds
     try:
         package = lambda code: zipped({"handler.py": (code, 0o644)})
-        path = server.create_function("quiet", RUNTIME, "handler.handler", package(QUIET), options.memory)
+        path = server.create_function("quiet", python_runtime(), "handler.handler", package(QUIET), 256)
         for name in SPINNING:
-            server.create_function(name, RUNTIME, "handler.handler", package(SPIN), options.spin_memory)
+            server.create_function(name, python_runtime(), "handler.handler", package(SPIN), 256)
         quiet = Quiet(server.port, path)
         quiet.measure(1)
-        rounds = [round_of(server, quiet, options.seconds) for _ in range(options.rounds)]
+        rounds = [round_of(server, quiet, seconds) for _ in range(bench.options.rounds)]
     finally:
         server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    alone_50, alone_99, beside_50, beside_99 = (statistics.median(column) for column in zip(*rounds, strict=True))
-    bound = max(3 * alone_99, alone_99 + 2 * tick_ms())
-    print(f"alone   p50 {alone_50:6.2f} ms  p99 {alone_99:6.2f} ms")
-    print(f"beside  p50 {beside_50:6.2f} ms  p99 {beside_99:6.2f} ms  ({beside_99 / alone_99:.1f} times; bound {bound:.2f} ms)")
-    sys.exit(0 if beside_99 <= bound else 1)
+    columns = ("alone_p50_ms", "alone_p99_ms", "beside_p50_ms", "beside_p99_ms")
+    found = {name: statistics.median(column) for name, column in zip(columns, zip(*rounds, strict=True), strict=True)}
+    return found | {"bound_ms": max(3 * found["alone_p99_ms"], found["alone_p99_ms"] + 2 * tick_ms())}
 
 
-if __name__ == "__main__":
-    main()
+def promises(found):
+    return {"p99 of a quiet function beside two that spin, ms": at_most(found["beside_p99_ms"], found["bound_ms"])}
+
+
+def lines(found):
+    return [
+        "## Noisy neighbours", "",
+        "A quiet Python function, 3 ms between its calls, alone and beside two that spin on every processor.", "",
+        "| | p50 ms | p99 ms |", "|---|---|---|",
+        f"| alone | {found['alone_p50_ms']:.2f} | {found['alone_p99_ms']:.2f} |",
+        f"| beside two that spin | {found['beside_p50_ms']:.2f} | {found['beside_p99_ms']:.2f} |",
+    ]

@@ -1,0 +1,90 @@
+"""Many first calls at once: Python functions forked from zygotes, and Node.js beyond the guests that are booted ahead.
+
+Each burst is of functions that were never called and runs on a server of its own, so that making their state counts too.
+Handlers sleep 300 ms: a call holds its environment while the others start. Environments a second are those that answered,
+over the time to the last answer less the sleep.
+"""
+import os
+import statistics
+import subprocess
+import time
+
+import machine
+from bench import at_least, at_most
+from calls import all_at_once, first_call, get
+from packages import node_runtime, python_runtime, sleeping_package
+
+SLEEP_S = 0.3
+PYTHON_FUNCTIONS, PYTHON_CALLS = 20, 200
+NODE_FUNCTIONS, NODE_CALLS = 10, 60
+# The engine's `ready_max` is eight guests for each processor: they are no measure of what comes after them.
+NODE_AHEAD = 8 * os.cpu_count()
+
+
+def measure(bench):
+    rounds = max(2, bench.options.rounds // 2)
+    # Only so that the ratio has the machine of these rounds.
+    node_cpu_s = statistics.median(cpu_of_node() for _ in range(5))
+    python = [burst(bench, "python", PYTHON_FUNCTIONS, PYTHON_CALLS, 0, turn) for turn in range(rounds)]
+    node = [burst(bench, "node", NODE_FUNCTIONS, NODE_CALLS, NODE_AHEAD, turn) for turn in range(rounds)]
+    return {"python": middle(python), "node": middle(node), "node_cpu_s": node_cpu_s, "rounds": rounds}
+
+
+def middle(seen):
+    return {name: statistics.median(one[name] for one in seen) for name in seen[0]} | {"failed": sum(one["failed"] for one in seen)}
+
+
+def cpu_of_node():
+    """Seconds of processor time of `node -e 0`."""
+    before = os.times()
+    subprocess.run(["node", "-e", "0"], check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def burst(bench, language, functions, calls, ahead, turn):
+    server = bench.fresh(f"burst-{language}-{turn}")
+    try:
+        runtime, handler = {"python": (python_runtime(), "handler.handler"), "node": (node_runtime(), "index.handler")}[language]
+        package = sleeping_package(language)
+        paths = [server.create_function(f"b{number}", runtime, handler, package, 128) for number in range(functions)]
+        # One function more, called once: the guests that are booted ahead are there, as on a server that has run a while.
+        first_call(server.port, get(server.port, server.create_function("other", runtime, handler, package, 128)))
+        time.sleep(3)
+        before = machine.cpu_ns(server.pid)
+        taken, failed = all_at_once(server.port, [get(server.port, paths[call % functions]) for call in range(calls)])
+        cpu_ms = machine.cpu_ms(server.pid, before)
+        environments = [one for one in server.call("dunlin", "GET", "/_dunlin/ps")["environments"] if one["served"] and one["function"] != "other"]
+        over_s = taken[-1] - SLEEP_S
+        return {
+            "last_ms": taken[-1] * 1e3, "median_ms": statistics.median(taken) * 1e3, "failed": failed,
+            "environments": len(environments), "per_s": (len(environments) - ahead) / over_s, "cpu_ms": cpu_ms / calls,
+        }
+    finally:
+        server.stop()
+
+
+def promises(found):
+    node_limit = 0.8 * os.cpu_count() / found["node_cpu_s"]
+    return {
+        "burst of 200 first calls to 20 Python functions: environments/s": at_least(found["python"]["per_s"], 300),
+        "the same: answers that are no 200": at_most(found["python"]["failed"], 0),
+        "Node beyond its pool: environments/s (0.8 of processors ÷ CPU of `node -e 0`)": at_least(found["node"]["per_s"], node_limit),
+        "the same: answers no 200": at_most(found["node"]["failed"], 0),
+    }
+
+
+def lines(found):
+    text = [
+        "## Bursts of first calls", "",
+        f"Handlers sleep 300 ms; medians of {found['rounds']} bursts, each on a new server. Of Node.js, the {NODE_AHEAD} guests "
+        f"that may be booted ahead are not counted as started. `node -e 0` takes {found['node_cpu_s'] * 1e3:.0f} ms of a processor.", "",
+        "| | calls at once | functions | environments | environments/s | median answer ms | last answer ms | CPU ms/call | not 200 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, calls, functions in (("python", PYTHON_CALLS, PYTHON_FUNCTIONS), ("node", NODE_CALLS, NODE_FUNCTIONS)):
+        row = found[name]
+        text.append(
+            f"| {name} | {calls} | {functions} | {row['environments']:.0f} | {row['per_s']:,.0f} | {row['median_ms']:,.0f} | "
+            f"{row['last_ms']:,.0f} | {row['cpu_ms']:.1f} | {row['failed']:.0f} |")
+    return text

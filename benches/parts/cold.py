@@ -1,0 +1,187 @@
+"""First calls, one at a time, beside fresh processes of the same handler."""
+import io
+import json
+import os
+import statistics
+import subprocess
+import time
+import urllib.request
+import zipfile
+
+import machine
+from bench import Peer, at_most
+from calls import first_call, get, post
+from packages import (
+    ROOT, boto3_package, boto3_peer, node_package, node_peer, node_runtime, python_package, python_peer, python_runtime,
+)
+from parts.warm import native_package
+
+# Cold starts over a warm call: most ms, and most of what a fresh process takes.
+PROMISED = {
+    "python hello": (6, 1 / 3), "node hello": (5, 1 / 5), "python, boto3 and requests": (12, 1 / 30),
+    "items-api (TypeScript, aws-sdk v2)": (None, 1 / 2),
+}
+
+
+def measure(bench):
+    return Cold(bench).measure()
+
+
+class Cold:
+    """The part's rounds, on the bench's server."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.server = bench.server
+
+    def measure(self):
+        rounds = self.bench.options.rounds * 2
+        # With a variable that an interpreter reads at its start only, a function takes no guest that was booted before.
+        python, node = ("PYTHONNODEBUGRANGES", python_peer, python_runtime()), ("NODE_NO_WARNINGS", node_peer, node_runtime())
+        kinds = {
+            "python hello": (python, "handler.handler", python_package),
+            "node hello": (node, "index.handler", node_package),
+            "python, boto3 and requests": (("PYTHONNODEBUGRANGES", boto3_peer, python_runtime()), "handler.handler", boto3_package),
+            "provided (native)": ((None, None, "provided.al2023"), "bootstrap", lambda salt=None: native_package(self.bench, salt)),
+        }
+        rows = {}
+        for kind, ((variable, peer, runtime), handler, package) in kinds.items():
+            name = kind.split(",")[0].replace(" ", "-").replace("(", "").replace(")", "") + str(len(kind))
+            rows[kind] = self.cold_of(name, runtime, handler, package, peer, variable, rounds)
+        rows["items-api (TypeScript, aws-sdk v2)"] = self.cold_of_items(rounds)
+        return rows
+
+    def cold_of(self, name, runtime, handler, package, peer, variable, rounds):
+        path = self.server.create_function(f"cold-{name}", runtime, handler, package())
+        request = get(self.server.port, path)
+        seen = {"environment": [], "extra": [], "empty": [], "created": [], "fresh": [], "cpu": [], "fresh_cpu": []}
+        self.after_a_while(request)
+        for turn in range(rounds):
+            self.server.renew(f"cold-{name}", turn)
+            self.renewed_call(request, seen)
+            if variable:
+                self.server.renew(f"cold-{name}", turn, {variable: "1"})
+                cold = self.after_a_while(request)
+                seen["empty"].append(cold - self.warm_call(request))
+            new = f"cold-{name}-{turn}"
+            new_path = self.server.create_function(new, runtime, handler, package(salt=turn))
+            seen["created"].append(self.after_a_while(get(self.server.port, new_path)))
+            self.server.delete_function(new)
+            if peer:
+                taken, spent = fresh_process(peer)
+                seen["fresh"].append(taken)
+                seen["fresh_cpu"].append(spent)
+        # The first call of all is no part of the rounds; it warms the host's page cache.
+        inits = [line for line in self.server.reports(f"cold-{name}") if "Init Duration" in line][1:]
+        self.server.delete_function(f"cold-{name}")
+        return cold_row(seen, inits[::2] if variable else inits)
+
+    def after_a_while(self, request):
+        """A call at least half a second after what came before it: guests that are booted ahead are there again."""
+        time.sleep(0.6)
+        return first_call(self.server.port, request)
+
+    def warm_call(self, request):
+        """What the same call takes in an environment that is there."""
+        return statistics.median(first_call(self.server.port, request) for _ in range(5))
+
+    def renewed_call(self, request, seen):
+        """The first call after `renew`: its time, over a warm call too, and what all processes spent on it."""
+        time.sleep(0.6)
+        before = machine.cpu_ns(self.server.pid)
+        taken = first_call(self.server.port, request)
+        seen["cpu"].append(machine.cpu_ms(self.server.pid, before))
+        seen["environment"].append(taken)
+        seen["extra"].append(taken - self.warm_call(request))
+
+    def cold_of_items(self, rounds):
+        command = [self.bench.options.dunlin, "deploy", os.path.join(ROOT, "examples", "items-api"), "--json", "--endpoint",
+                   f"http://127.0.0.1:{self.server.port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            return {"error": (done.stderr.strip().splitlines() or ["deploy failed"])[-1]}
+        deployed = json.loads(done.stdout)
+        path = "/" + deployed["url"].split("/", 3)[3]
+        name = deployed["functions"][0]
+        request = post(self.server.port, path, b'{"id":"a","data":{"n":1}}')
+        created = [first_call(self.server.port, request)]
+        seen = {"environment": [], "extra": [], "empty": [], "created": created, "fresh": [], "cpu": [], "fresh_cpu": []}
+        bundle = self.bundle_of(name)
+        for turn in range(rounds):
+            self.server.renew(name, turn)
+            self.renewed_call(request, seen)
+            # Only to load the same bundle, without a server before it.
+            begin = time.perf_counter()
+            subprocess.run(["node", "-e", f"require({json.dumps(bundle)})"], check=True, env={**os.environ, "TABLE_NAME": "t"})
+            seen["fresh"].append((time.perf_counter() - begin) * 1e3)
+        inits = [line for line in self.server.reports(name) if "Init Duration" in line][1:]
+        return cold_row(seen, inits)
+
+    def bundle_of(self, name):
+        """The deployed package of a function, unpacked; its handler's file."""
+        seen = self.server.call("lambda", "GET", f"/2015-03-31/functions/{name}")
+        folder = os.path.join(self.bench.folder, "bundle")
+        with urllib.request.urlopen(seen["Code"]["Location"]) as answer:
+            with zipfile.ZipFile(io.BytesIO(answer.read())) as package:
+                package.extractall(folder)
+        return os.path.join(folder, seen["Configuration"]["Handler"].rsplit(".", 1)[0])
+
+
+def fresh_process(make):
+    """ms from starting a peer to its first whole answer, and the CPU ms that it used until then."""
+    port = machine.free_port()
+    begin = time.perf_counter()
+    peer = Peer(make(port), port)
+    try:
+        return (time.perf_counter() - begin) * 1e3, machine.cpu_ms(peer.pid, {})
+    finally:
+        peer.stop()
+
+
+def cold_row(seen, inits):
+    def median(values):
+        return statistics.median(values) if values else None
+
+    return {
+        **{f"{name}_ms": median(values) for name, values in seen.items()},
+        "environment_min_ms": min(seen["environment"]), "environment_max_ms": max(seen["environment"]),
+        "init_ms": median([line["Init Duration"] for line in inits]),
+        "handler_ms": median([line["Duration"] for line in inits]), "calls": len(seen["environment"]),
+    }
+
+
+def promises(found):
+    promised = {}
+    for kind, (most_ms, of_fresh) in PROMISED.items():
+        row = found[kind]
+        if "error" in row:
+            continue
+        if most_ms:
+            promised[f"cold start over a warm call, {kind}, ms"] = at_most(row["extra_ms"], most_ms)
+        promised[f"the same, of a fresh process, {kind}"] = at_most(row["extra_ms"] / row["fresh_ms"], of_fresh)
+        if row["empty_ms"]:
+            promised[f"nothing booted ahead, of a fresh process, {kind}"] = at_most(row["empty_ms"] / row["fresh_ms"], 1.2)
+    return promised
+
+
+def lines(rows):
+    text = [
+        "## Cold start, HTTP included", "",
+        "*Over warm*: the first call of a new environment of a known package, half a second after anything else, less a warm "
+        "call. *Of it init*: what the REPORT line says. *Nothing ahead*: the same where no guest is booted ahead. *New "
+        "function*: its package is unpacked as well. *Fresh process*: the bare server from its start to its first answer; "
+        "of items-api, `node -e require(bundle)`. CPU of all processes of a side.", "",
+        "| | over warm ms | whole call ms (min to max) | of it init | of it handler | CPU ms | nothing ahead ms | new function ms | fresh process ms | its CPU ms | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        if "error" in row:
+            text.append(f"| {name} | not measured: {row['error']} | | | | | | | | | |")
+            continue
+        shown = {key: "–" if value is None else f"{value:.1f}" for key, value in row.items()}
+        ratio = f"{row['extra_ms'] / row['fresh_ms']:.3f}" if row["fresh_ms"] else "–"
+        text.append(
+            f"| {name} | {shown['extra_ms']} | {shown['environment_ms']} ({shown['environment_min_ms']} to "
+            f"{shown['environment_max_ms']}) | {shown['init_ms']} | {shown['handler_ms']} | {shown['cpu_ms']} | "
+            f"{shown['empty_ms']} | {shown['created_ms']} | {shown['fresh_ms']} | {shown['fresh_cpu_ms']} | {ratio} |")
+    return text
