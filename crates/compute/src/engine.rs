@@ -83,7 +83,7 @@ impl Core {
     /// A place for one call of a version, or the limit that is reached.
     pub(crate) async fn admit(&self, version: &FunctionVersion) -> Result<Permit, ThrottleReason> {
         match &self.slots {
-            Some(slots) => slots.admit(&self.admission, version).await,
+            Some(slots) => Box::pin(slots.admit(&self.admission, version)).await,
             None => self.admission.admit(version, self.clock.monotonic_us(), self.admission.limit(version)),
         }
     }

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use base::Clock;
@@ -40,9 +41,9 @@ pub(crate) struct Stream {
     /// Region of the group.
     pub(crate) region: Region,
     /// The group.
-    pub(crate) group: String,
+    pub(crate) group: Arc<str>,
     /// The stream of this environment.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// The platform's line before everything else.
     pub(crate) first_line: String,
 }
@@ -92,32 +93,32 @@ impl Output {
 
     /// Takes what is in the pipe now, without waiting.
     pub(crate) fn read(&self) -> Read {
-        self.read_into(&mut self.lines.lock(), HELD_BYTES_MAX, |pipe, chunk| pipe.try_read(chunk))
+        self.read_into(&mut self.lines.lock(), HELD_BYTES_MAX, |pipe, chunk| pipe.try_io(move || ask(pipe, chunk)))
     }
 
     /// Takes what is in the pipe at this moment. The kernel is asked, not the runtime: that one may not have heard yet
     /// of what the guest wrote just before its answer.
     fn drain_into(&self, lines: &mut Lines) {
         let room = lines.held_bytes + DRAIN_BYTES_MAX;
-        self.read_into(lines, room, |pipe, chunk| Ok(rustix::io::read(pipe, chunk)?));
+        self.read_into(lines, room, ask);
     }
 
     fn read_into(
         &self,
         lines: &mut Lines,
         held_max: usize,
-        read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>,
+        read: impl for<'a> Fn(&pipe::Receiver, &'a mut [MaybeUninit<u8>]) -> io::Result<&'a mut [u8]>,
     ) -> Read {
         let Some(pipe) = &self.pipe else { return Read::Closed };
         let now_ms = self.clock.now_ms();
-        let mut chunk = [0; READ_BYTES];
+        let mut chunk = [MaybeUninit::uninit(); READ_BYTES];
         loop {
             if lines.held_bytes >= held_max {
                 return Read::Full;
             }
             match read(pipe, &mut chunk) {
-                Ok(0) => return Read::Closed,
-                Ok(count) => lines.take(&chunk[..count], now_ms),
+                Ok([]) => return Read::Closed,
+                Ok(bytes) => lines.take(bytes, now_ms),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Empty,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Read::Closed,
@@ -189,9 +190,15 @@ impl Output {
         if events.is_empty() {
             return;
         }
-        let Stream { account, region, group, name, .. } = self.stream.clone();
-        self.sink.append(LogBatch { account, region, group, stream: name, events }).await;
+        let Stream { account, region, group, name, .. } = &self.stream;
+        let (account, region, group, stream) = (account.clone(), region.clone(), group.clone(), name.clone());
+        self.sink.append(LogBatch { account, region, group, stream, events }).await;
     }
+}
+
+/// What the kernel has of a pipe, at most as much as `chunk` takes.
+fn ask<'a>(pipe: &pipe::Receiver, chunk: &'a mut [MaybeUninit<u8>]) -> io::Result<&'a mut [u8]> {
+    Ok(rustix::io::read(pipe, chunk)?.0)
 }
 
 /// Bytes into events. Pure, apart from being told the time.

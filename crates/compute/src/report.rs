@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 
 use model::{Region, RequestId, Runtime};
 
+/// Room of the shorter lines and of the line's end that the log gives them.
+const LINE_BYTES: usize = 80;
+
 /// How an init or an invocation went, as far as a REPORT line tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status<'a> {
@@ -66,12 +69,16 @@ pub(crate) fn init_start_line(runtime: &Runtime, interpreter: Option<(u32, u32, 
 
 /// `START RequestId: … Version: …`
 pub(crate) fn start_line(request_id: &RequestId, version: &str) -> String {
-    format!("START RequestId: {request_id} Version: {version}")
+    let mut line = String::with_capacity(LINE_BYTES);
+    let _ = write!(line, "START RequestId: {request_id} Version: {version}");
+    line
 }
 
 /// `END RequestId: …`
 pub(crate) fn end_line(request_id: &RequestId) -> String {
-    format!("END RequestId: {request_id}")
+    let mut line = String::with_capacity(LINE_BYTES);
+    let _ = write!(line, "END RequestId: {request_id}");
+    line
 }
 
 /// The REPORT line.

@@ -79,7 +79,7 @@ pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) 
         cpu_us: micros(ended.cpu),
         ending: verdict.ending,
     };
-    if let Err(error) = core.meter.record(&record) {
+    if let Err(error) = core.meter.record(record) {
         // The function has run; to refuse its answer now would make the caller run it again.
         tracing::error!(%error, %request_id, "an invocation could not be metered");
     }
@@ -94,7 +94,7 @@ pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) 
 
 fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
     match answer {
-        Answer::Response { payload, content_type } => Verdict {
+        Answer::Response { payload, content_type, .. } => Verdict {
             payload,
             content_type,
             error_type: None,

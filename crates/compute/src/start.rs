@@ -176,8 +176,8 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration, pu
     let stream = Stream {
         account: version.function.account.clone(),
         region: version.function.region.clone(),
-        group: version.log_group.clone(),
-        name: report::stream_name(core.clock.now_ms(), &version.version, &id),
+        group: version.log_group.as_str().into(),
+        name: report::stream_name(core.clock.now_ms(), &version.version, &id).into(),
         first_line: report::init_start_line(&version.runtime, interpreter_of(core, &guest), &version.function.region),
     };
     let variables = variables(core, version, &stream.name, purpose).await;

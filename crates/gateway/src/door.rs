@@ -4,8 +4,8 @@
 //!
 //! Invariants
 //!   1. A door is called only after the browser rules let the request pass.
-//!   2. A request of a guest carries its `GuestIdentity` in the request's extensions, and every request its
-//!      `ClientAddress`; nothing that a client sends can set either.
+//!   2. A request of a guest carries its `GuestIdentity` in the request's extensions, and every call or
+//!      request of an operator its `ClientAddress`; nothing that a client sends can set either.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

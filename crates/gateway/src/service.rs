@@ -105,7 +105,6 @@ impl Gateway {
             // HTTP/2 has no such header; events show it and signatures cover it all the same.
             parts.headers.insert(HOST, host);
         }
-        parts.extensions.insert(ClientAddress(peer.address));
         if let Some(guest) = &peer.guest {
             parts.extensions.insert(Arc::clone(guest));
         }
@@ -134,8 +133,9 @@ impl Gateway {
             Target::Health => whole(self.health()),
             Target::Unknown => whole(errors::not_served()),
             Target::Site(site) => self.site(&site, &host, scheme, &parts, body, peer).await,
-            Target::Aws => self.control(parts, body, Some(origin)).await,
-            Target::Admin => self.control(parts, body, None).await,
+            // In a box, as calls of functions are more, and their future is not to hold all that an AWS call may do.
+            Target::Aws => Box::pin(self.control(parts, peer, body, Some(origin))).await,
+            Target::Admin => Box::pin(self.control(parts, peer, body, None)).await,
         };
         if let Some(policy) = policy {
             // A second policy can only narrow the function's own.
@@ -151,11 +151,12 @@ impl Gateway {
     }
 
     /// The control plane: an AWS call (with the endpoint that the client used) or the admin handler.
-    async fn control<B>(&self, parts: Parts, body: B, endpoint: Option<String>) -> Response<Body>
+    async fn control<B>(&self, mut parts: Parts, peer: &Peer, body: B, endpoint: Option<String>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
+        parts.extensions.insert(ClientAddress(peer.address));
         let limit = self.config.control_body_bytes_max;
         let body = match read(body, &parts.headers, limit, self.config.body_timeout).await {
             Ok(body) => body,

@@ -63,8 +63,8 @@ impl Gateway {
         let stamp = Stamp { now_ms, invocation_id: self.random.uuid(), trace_id };
         match site {
             Site::FunctionUrl(url) => self.function_url(url, &call, &stamp).await,
-            Site::Http(api) => whole(self.http_api(api, &call, &stamp).await),
-            Site::Rest(api) => whole(self.rest_api(api, &call, &stamp).await),
+            Site::Http(api) => whole(Box::pin(self.http_api(api, &call, &stamp)).await),
+            Site::Rest(api) => whole(Box::pin(self.rest_api(api, &call, &stamp)).await),
         }
     }
 
@@ -105,10 +105,10 @@ impl Gateway {
         let event = v2::event(&facts, &v2::Route::DEFAULT);
         let usable = |error| malformed(error, &url.function, stamp);
         let payload = if url.streaming {
-            match self.invoke_streaming(&url.function, event, stamp).await? {
+            match Box::pin(self.invoke_streaming(&url.function, event, stamp)).await? {
                 Answered::Whole(outcome) => outcome.payload,
                 Answered::Streamed(answer) => {
-                    return streamed(answer).await.map_err(|error| error.map_or(Fault::Function, usable));
+                    return Box::pin(streamed(answer)).await.map_err(|error| error.map_or(Fault::Function, usable));
                 }
             }
         } else {

@@ -1,5 +1,7 @@
 //! Log lines on their way from an environment to whoever keeps them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{AccountId, Region};
@@ -21,9 +23,9 @@ pub struct LogBatch {
     /// Region of the group.
     pub region: Region,
     /// `/aws/lambda/NAME`
-    pub group: String,
+    pub group: Arc<str>,
     /// `YYYY/MM/DD/[VERSION]hex`
-    pub stream: String,
+    pub stream: Arc<str>,
     /// At least one event.
     pub events: Vec<LogEvent>,
 }

@@ -106,7 +106,7 @@ pub struct MeterError(pub String);
 pub trait Meter: Send + Sync + 'static {
     /// Keeps one record such that it survives the death of this process. Called before the answer leaves; takes
     /// microseconds and never waits for a disk.
-    fn record(&self, record: &UsageRecord) -> Result<(), MeterError>;
+    fn record(&self, record: UsageRecord) -> Result<(), MeterError>;
 }
 
 /// Keeps log lines.

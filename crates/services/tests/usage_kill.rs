@@ -78,7 +78,7 @@ fn child() {
             std::thread::spawn(move || {
                 for number in 0.. {
                     let id = format!("{boot}-{recorder}-{number}");
-                    usage.record(&record(&id, number)).unwrap();
+                    usage.record(record(&id, number)).unwrap();
                     std::io::stdout().lock().write_all(format!("ack {id}\n").as_bytes()).unwrap();
                     std::thread::sleep(Duration::from_micros(200));
                 }

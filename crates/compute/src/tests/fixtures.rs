@@ -128,8 +128,8 @@ impl Catalog for FixedCatalog {
 pub(crate) struct Records(pub(crate) Mutex<Vec<UsageRecord>>);
 
 impl Meter for Records {
-    fn record(&self, record: &UsageRecord) -> Result<(), MeterError> {
-        self.0.lock().push(record.clone());
+    fn record(&self, record: UsageRecord) -> Result<(), MeterError> {
+        self.0.lock().push(record);
         Ok(())
     }
 }

@@ -72,7 +72,7 @@ async fn the_guest_sees_the_call() {
     let spec = world.guests.specs.lock()[0].clone();
     assert!(spec.environment.contains(&("AWS_SESSION_TOKEN".into(), "f".into())));
     let stream = spec.environment.iter().find(|(name, _)| name == "AWS_LAMBDA_LOG_STREAM_NAME").unwrap();
-    assert_eq!(stream.1, world.lines.0.lock()[0].stream);
+    assert_eq!(*stream.1, *world.lines.0.lock()[0].stream);
     assert!(stream.1.starts_with("2023/11/14/[$LATEST]"), "{}", stream.1);
 }
 

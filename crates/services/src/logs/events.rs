@@ -31,8 +31,8 @@ impl Logs {
         let target = Target {
             account: call.principal.account.clone(),
             region: call.region.clone(),
-            group: group_name(call)?.to_owned(),
-            stream: text(call, "logStreamName").unwrap_or_default().to_owned(),
+            group: group_name(call)?.into(),
+            stream: text(call, "logStreamName").unwrap_or_default().into(),
         };
         let now_ms = self.clock.now_ms();
         let (oldest, newest) = (now_ms.saturating_sub(TOO_OLD_MS), now_ms + TOO_NEW_MS);

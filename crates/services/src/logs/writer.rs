@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{AccountId, LogBatch, LogEvent, Region};
@@ -31,8 +32,8 @@ const COMMIT_BYTES: usize = 3 * 1024 * 1024;
 pub(super) struct Target {
     pub(super) account: AccountId,
     pub(super) region: Region,
-    pub(super) group: String,
-    pub(super) stream: String,
+    pub(super) group: Arc<str>,
+    pub(super) stream: Arc<str>,
 }
 
 /// Events that are cut and ready for a commit.
@@ -186,7 +187,7 @@ struct Commit<'a> {
 
 impl<'a> Commit<'a> {
     async fn group(&mut self, target: &'a Target) -> Result<u64, Error> {
-        let name = (&target.account, &target.region, target.group.as_str());
+        let name = (&target.account, &target.region, &*target.group);
         if let Some((group, _)) = self.groups.get(&name) {
             return Ok(group.id);
         }
@@ -229,7 +230,7 @@ impl<'a> Commit<'a> {
         let group_id = self.group(target).await?;
         let stream_id = self.stream(group_id, target).await?;
         let ingested_ms = self.logs.clock.now_ms();
-        let chunk = Chunk { stream_id, stream: target.stream.clone(), ingested_ms, events: ready.events.clone() };
+        let chunk = Chunk { stream_id, stream: target.stream.to_string(), ingested_ms, events: ready.events.clone() };
         let (last_ms, bytes) = (chunk.last_ms(), chunk.bytes());
         let first_ms = chunk.events.iter().map(|event| event.timestamp_ms).min().unwrap_or(last_ms);
         if let Some((_, stream)) = self.streams.get_mut(target) {
@@ -237,7 +238,7 @@ impl<'a> Commit<'a> {
             stream.events_ms = Some((first.min(first_ms), last.max(last_ms)));
             stream.ingested_ms = Some(ingested_ms);
         }
-        if let Some((_, stored)) = self.groups.get_mut(&(&target.account, &target.region, target.group.as_str())) {
+        if let Some((_, stored)) = self.groups.get_mut(&(&target.account, &target.region, &*target.group)) {
             *stored += bytes;
         }
         let part = keys::part(self.part);

@@ -77,7 +77,7 @@ impl Usage {
 }
 
 impl Meter for Usage {
-    fn record(&self, record: &UsageRecord) -> Result<(), MeterError> {
+    fn record(&self, record: UsageRecord) -> Result<(), MeterError> {
         let crowded = self.ring.append(record).map_err(|error| MeterError(error.to_string()))?;
         if crowded {
             self.hurry.notify_one();

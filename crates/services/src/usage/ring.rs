@@ -75,12 +75,12 @@ impl Ring {
     }
 
     /// Keeps a record. Says whether a fold should come soon.
-    pub(super) fn append(&self, record: &UsageRecord) -> Result<bool, Error> {
+    pub(super) fn append(&self, record: UsageRecord) -> Result<bool, Error> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let sequence = state.next;
         state.frame.clear();
-        write_frame(&mut state.frame, sequence, record).map_err(Error::Damaged)?;
+        write_frame(&mut state.frame, sequence, &record).map_err(Error::Damaged)?;
         let length = state.frame.len() as u64;
         if state.end + length > FILE_BYTES_MAX {
             return Err(Error::Full(state.end));
@@ -90,7 +90,7 @@ impl Ring {
         write.map_err(|source| Error::Io { path: self.paths[state.active].clone(), source })?;
         state.end += length;
         state.next += 1;
-        state.records.push((sequence, record.clone()));
+        state.records.push((sequence, record));
         Ok(state.end >= CROWDED_BYTES && state.end - length < CROWDED_BYTES)
     }
 
@@ -117,9 +117,10 @@ impl Ring {
 fn write_frame(frame: &mut Vec<u8>, sequence: u64, record: &UsageRecord) -> Result<(), String> {
     frame.extend_from_slice(&[0; 8]);
     frame.extend_from_slice(&sequence.to_le_bytes());
-    let body = postcard::to_extend(record, vec![FORMAT]).map_err(|error| error.to_string())?;
-    frame.extend_from_slice(&body);
-    let length = u32::try_from(body.len()).map_err(|error| error.to_string())?;
+    frame.push(FORMAT);
+    // In place: the frame's room is used again and again.
+    *frame = postcard::to_extend(record, std::mem::take(frame)).map_err(|error| error.to_string())?;
+    let length = u32::try_from(frame.len() - HEAD_BYTES).map_err(|error| error.to_string())?;
     let checksum = crc32fast::hash(&frame[8..]);
     frame[..4].copy_from_slice(&length.to_le_bytes());
     frame[4..8].copy_from_slice(&checksum.to_le_bytes());

@@ -47,13 +47,13 @@ async fn a_crash_before_the_fold_counts_once() {
     let store = MemoryStore::shared();
     let usage = open(folder.path(), "boot-1", &store).await;
     for number in 1..=5 {
-        usage.record(&record("f", number, number)).unwrap();
+        usage.record(record("f", number, number)).unwrap();
     }
     drop(usage);
     let usage = open(folder.path(), "boot-2", &store).await;
     assert_eq!(usage.count().await.unwrap(), 5);
     assert_eq!(fs::read_dir(folder.path().join(RING_FOLDER)).unwrap().count(), 2, "dead rings are removed");
-    usage.record(&record("f", 6, 6)).unwrap();
+    usage.record(record("f", 6, 6)).unwrap();
     assert_eq!(usage.count().await.unwrap(), 6);
     let numbers: Vec<String> =
         usage.records(&function("f"), 3).await.unwrap().into_iter().map(|record| record.request_id.0).collect();
@@ -67,7 +67,7 @@ async fn a_crash_between_fold_and_emptying_counts_once() {
     let store = MemoryStore::shared();
     let usage = open(folder.path(), "boot-1", &store).await;
     for number in 1..=5 {
-        usage.record(&record("f", number, number)).unwrap();
+        usage.record(record("f", number, number)).unwrap();
     }
     // What a kill -9 right after the commit would leave: full files, and a store that has them.
     let rings = copies.path().join(RING_FOLDER);
@@ -88,7 +88,7 @@ async fn a_torn_frame_ends_a_ring_and_harms_nothing_before_it() {
     let store = MemoryStore::shared();
     let usage = open(folder.path(), "boot-1", &store).await;
     for number in 1..=3 {
-        usage.record(&record("f", number, number)).unwrap();
+        usage.record(record("f", number, number)).unwrap();
     }
     drop(usage);
     let path = folder.path().join(RING_FOLDER).join("boot-1.0.ring");
@@ -112,7 +112,7 @@ async fn concurrent_recorders_lose_and_double_nothing() {
             let usage = usage.clone();
             tokio::spawn(async move {
                 for number in 0..500 {
-                    usage.record(&record("f", recorder * 500 + number, 1)).unwrap();
+                    usage.record(record("f", recorder * 500 + number, 1)).unwrap();
                     if number.is_multiple_of(50) {
                         usage.fold().await.unwrap();
                     }
@@ -141,9 +141,9 @@ async fn bills_are_exact_at_the_edges_of_hours() {
     for (number, at_ms) in
         [(1, HOUR_MS - 1), (2, HOUR_MS), (3, 2 * HOUR_MS - 1), (4, 2 * HOUR_MS), (5, 2 * HOUR_MS + 5)]
     {
-        usage.record(&record("f", number, at_ms)).unwrap();
+        usage.record(record("f", number, at_ms)).unwrap();
     }
-    usage.record(&record("g", 6, HOUR_MS)).unwrap();
+    usage.record(record("g", 6, HOUR_MS)).unwrap();
     let requests = async |from_ms, to_ms| -> Vec<u64> {
         usage.bill(from_ms, to_ms).await.unwrap().iter().map(|bill| bill.requests).collect()
     };
@@ -191,11 +191,11 @@ async fn a_store_that_fails_for_a_while_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(Failing { inner: MemoryStore::new(), failures: AtomicU32::new(2) });
     let usage = open(folder.path(), "boot-1", &store).await;
-    usage.record(&record("f", 1, 1)).unwrap();
+    usage.record(record("f", 1, 1)).unwrap();
     assert!(usage.fold().await.is_err());
-    usage.record(&record("f", 2, 2)).unwrap();
+    usage.record(record("f", 2, 2)).unwrap();
     assert!(usage.fold().await.is_err());
-    usage.record(&record("f", 3, 3)).unwrap();
+    usage.record(record("f", 3, 3)).unwrap();
     assert_eq!(usage.count().await.unwrap(), 3);
 }
 
@@ -216,10 +216,10 @@ async fn old_records_go_and_their_sums_stay() {
     let usage = Usage::open(folder.path(), "boot-1", store.clone(), clock.clone()).await.unwrap();
     // More chunks than one step takes: each fold makes one.
     for number in 0..2_100 {
-        usage.record(&record("f", number, OLD + number)).unwrap();
+        usage.record(record("f", number, OLD + number)).unwrap();
         usage.fold().await.unwrap();
     }
-    usage.record(&record("g", 1, OLD + HOUR_MS)).unwrap();
+    usage.record(record("g", 1, OLD + HOUR_MS)).unwrap();
     assert!(!usage.prune().await.unwrap(), "nothing is old yet");
     assert_eq!(usage.records(&function("f"), 5_000).await.unwrap().len(), 2_100);
 
