@@ -24,8 +24,8 @@ const state = { phase: 'load', handler: null, current: null, traced: true };
 function serve() {
   const frame = channel.read();
   if (frame === null) process.exit(0);
-  if (frame.kind === channel.kind.LOAD) load(JSON.parse(frame.body.toString('utf8')));
-  else if (frame.kind === channel.kind.INVOKE) invoke(frame.body);
+  if (frame.kind === channel.kind.LOAD) load(JSON.parse(frame.buffer.toString('utf8', frame.start, frame.end)));
+  else if (frame.kind === channel.kind.INVOKE) invoke(frame);
   else throw new Error(`unexpected frame of kind ${frame.kind}`);
 }
 
@@ -51,14 +51,14 @@ function refuse(title, error) {
   process.exit(1);
 }
 
-function invoke(body) {
-  const metaLength = body.readUInt32LE(0);
-  const meta = JSON.parse(body.toString('utf8', 4, 4 + metaLength));
+function invoke({ buffer, start, end }) {
+  const eventStart = start + 4 + buffer.readUInt32LE(start);
+  const meta = JSON.parse(buffer.toString('utf8', start + 4, eventStart));
   logs.setRequestId(meta.requestId);
   if (meta.traceId) process.env._X_AMZN_TRACE_ID = meta.traceId;
   else if (state.traced) delete process.env._X_AMZN_TRACE_ID;
   state.traced = Boolean(meta.traceId);
-  const event = body.subarray(4 + metaLength);
+  const event = buffer.toString('utf8', eventStart, end);
   // One turn of the event loop passes between invocations, so that background work of the function gets its share
   // and a rejection that nobody handles is noticed.
   state.current = invocation.run(state.handler, meta, event, () => {
@@ -105,7 +105,7 @@ async function rehearse() {
   loader.prepare(__dirname);
   const handler = await loader.load(__dirname, 'rehearsal.handler');
   const meta = { requestId: '', deadlineMs: 0, functionArn: '' };
-  await new Promise((next) => { invocation.run(handler, meta, Buffer.from('{"a":[1]}'), next); });
+  await new Promise((next) => { invocation.run(handler, meta, '{"a":[1]}', next); });
   invocation.forget();
   delete require.cache[require.resolve('./rehearsal.cjs')];
   channel.write = write;

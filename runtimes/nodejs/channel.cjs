@@ -1,7 +1,8 @@
 //! Frames on descriptor 3, by blocking reads and writes.
 //!
-//! It does not know what a frame means. One frame is one `write` where the socket takes it, and a small frame comes with
-//! one `read`. Large ones are read straight into a buffer of their size: nothing is copied twice.
+//! It does not know what a frame means. The socket keeps the bounds of writes: a frame is written in messages of at most
+//! `MESSAGE_BYTES`, and every read has room for a whole one. Large frames are read straight into a buffer of their size:
+//! nothing is copied twice.
 //!
 //! Frames of a stream may have to wait for a slow reader. They are written beside the event loop, which goes on meanwhile
 //! (`writeLater`); until such a frame is out nothing else may be written, see `whenIdle`.
@@ -11,8 +12,11 @@
 const fs = require('fs');
 
 const DESCRIPTOR = 3;
-const CHUNK_BYTES = 64 * 1024;
+const MESSAGE_BYTES = 32 * 1024;
+const CHUNK_BYTES = 2 * MESSAGE_BYTES;
 const HEADER_BYTES = 5;
+/** Longest body of a frame that is one message. */
+const PIECE_BYTES = MESSAGE_BYTES - HEADER_BYTES;
 
 /** Kinds of frames, as in the table of `guest_protocol.rs`. */
 const kind = Object.freeze({ LOAD: 1, INVOKE: 2, BOOTED: 15, READY: 16, INIT_ERROR: 17, RESPONSE: 18, ERROR: 19, BEGIN: 20, CHUNK: 21, END: 22, LINGER: 23 });
@@ -45,10 +49,11 @@ function readSome(buffer, offset, length) {
 
 /** Writes all of it, whatever the descriptor's mode. */
 function writeAll(descriptor, buffer, length) {
+  const most = descriptor === DESCRIPTOR ? MESSAGE_BYTES : length;
   let done = 0;
   while (done < length) {
     try {
-      done += fs.writeSync(descriptor, buffer, done, length - done, null);
+      done += fs.writeSync(descriptor, buffer, done, Math.min(length - done, most), null);
     } catch (error) {
       if (error.code !== 'EAGAIN' && error.code !== 'EINTR') throw error;
       pause();
@@ -72,14 +77,17 @@ function fill(bytes) {
   return true;
 }
 
-/** The next frame, or null when the platform has closed the channel. Its body is valid until the next call. */
+/**
+ * The next frame, or null when the platform has closed the channel. Its body is what `buffer` holds from `start` to `end`,
+ * valid until the next call.
+ */
 function read() {
   if (!fill(4)) return null;
   const length = incoming.readUInt32LE(start);
   if (4 + length <= CHUNK_BYTES) {
     if (!fill(4 + length)) return null;
-    const frame = { kind: incoming[start + 4], body: incoming.subarray(start + HEADER_BYTES, start + 4 + length) };
-    start += 4 + length;
+    const frame = { kind: incoming[start + 4], buffer: incoming, start: start + HEADER_BYTES, end: start + 4 + length };
+    start = frame.end;
     return frame;
   }
   const whole = Buffer.allocUnsafeSlow(length);
@@ -90,7 +98,7 @@ function read() {
     if (count === 0) return null;
     have += count;
   }
-  return { kind: whole[0], body: whole.subarray(1) };
+  return { kind: whole[0], buffer: whole, start: 1, end: length };
 }
 
 /** Writes a frame whose body is `text` (a string, or null for nothing) after the bytes of `prefix`. */
@@ -119,7 +127,10 @@ function finish(frameKind, buffer, total) {
   writeAll(DESCRIPTOR, buffer, total);
 }
 
-/** Writes a frame whose body is each of `parts` without holding the event loop; calls `done` when it is out. */
+/**
+ * Writes a frame whose body, at most `PIECE_BYTES`, is each of `parts` without holding the event loop; calls `done` when it
+ * is out.
+ */
 function writeLater(frameKind, parts, done) {
   const head = Buffer.allocUnsafe(HEADER_BYTES);
   let length = 1;
@@ -159,4 +170,4 @@ function whenIdle(act) {
   else act();
 }
 
-module.exports = { CHUNK_BYTES, kind, read, whenIdle, write, writeAll, writeLater, writeParts };
+module.exports = { PIECE_BYTES, kind, read, whenIdle, write, writeAll, writeLater, writeParts };

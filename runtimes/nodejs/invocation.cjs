@@ -20,19 +20,24 @@ const channel = require('./channel.cjs');
 const errors = require('./errors.cjs');
 const logs = require('./logs.cjs');
 
-const JSON_PREFIX = typePrefix('application/json');
+// Taken before a function may put another clock in its place.
+const now = performance.now.bind(performance);
 
-function typePrefix(type) {
+/** What comes before the answer's JSON: how long it took (written anew for each), its type. */
+const prefix = prefixOf('application/json');
+
+function prefixOf(type) {
   const bytes = Buffer.from(type, 'utf8');
-  const prefix = Buffer.allocUnsafe(4 + bytes.length);
-  prefix.writeUInt32LE(bytes.length, 0);
-  bytes.copy(prefix, 4);
-  return prefix;
+  const made = Buffer.alloc(8 + bytes.length);
+  made.writeUInt32LE(bytes.length, 4);
+  bytes.copy(made, 8);
+  return made;
 }
 
 /** What the outcome of an invocation is written through; it calls `next` once, after the answer. */
 class Answer {
   constructor(next) {
+    this.began = now();
     this.next = next;
     this.done = false;
     this.whenEmpty = null;
@@ -55,7 +60,11 @@ class Answer {
     if (text === undefined) text = '';
     const bytes = text.length * 3 > errors.PAYLOAD_BYTES_MAX ? Buffer.byteLength(text) : 0;
     if (bytes > errors.PAYLOAD_BYTES_MAX) return this.refuse(errors.tooLarge(bytes));
-    return this.settle(() => channel.write(channel.kind.RESPONSE, text, JSON_PREFIX));
+    return this.settle(() => {
+      const took = (now() - this.began) * 1000;
+      prefix.writeUInt32LE(Math.min(Math.max(took, 0), 0xffffffff), 0);
+      channel.write(channel.kind.RESPONSE, text, prefix);
+    });
   }
 
   /** Ends an answer whose pieces were sent. */
@@ -100,11 +109,11 @@ class Answer {
 }
 
 /** Starts the handler. The result tells whether it was answered and is told when the event loop is empty. */
-function run(handler, meta, bytes, next) {
+function run(handler, meta, text, next) {
   const answer = new Answer(next);
   let event;
   try {
-    event = bytes.length === 0 ? {} : JSON.parse(bytes.toString('utf8'));
+    event = text.length === 0 ? {} : JSON.parse(text);
   } catch (error) {
     answer.fail(error);
     return answer;

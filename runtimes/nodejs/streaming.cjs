@@ -94,8 +94,8 @@ function framed(chunks) {
   for (const chunk of chunks) {
     const bytes = Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
     for (let at = 0; at < bytes.length; ) {
-      if (last === null || last.bytes === channel.CHUNK_BYTES) frames.push((last = { parts: [], bytes: 0 }));
-      const part = bytes.subarray(at, at + channel.CHUNK_BYTES - last.bytes);
+      if (last === null || last.bytes === channel.PIECE_BYTES) frames.push((last = { parts: [], bytes: 0 }));
+      const part = bytes.subarray(at, at + channel.PIECE_BYTES - last.bytes);
       last.parts.push(part);
       last.bytes += part.length;
       at += part.length;

@@ -22,6 +22,8 @@ CHANNEL = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOAD, INVOKE = 1, 2
 BOOTED, READY, INIT_ERROR, RESPONSE, ERROR = 15, 16, 17, 18, 19
+# The channel keeps the bounds of writes: none is longer, and every read has room for one.
+MESSAGE_BYTES = 32 * 1024
 # 6 MiB, and what Lambda allows beyond.
 PAYLOAD_BYTES_MAX = 6291556
 JSON_PREFIX = len(b"application/json").to_bytes(4, "little") + b"application/json"
@@ -94,21 +96,15 @@ def wait_for(direction):
 
 
 def send(kind, *parts):
-    """Writes one frame, with one call where the socket takes it."""
+    """Writes one frame, in messages of at most `MESSAGE_BYTES`."""
     body = b"".join(parts)
     frame = b"".join(((len(body) + 1).to_bytes(4, "little"), bytes((kind,)), body))
-    done = 0
-    try:
-        done = os.write(CHANNEL, frame)
-    except BlockingIOError:
-        wait_for(1)
-    if done < len(frame):
-        rest = memoryview(frame)
-        while done < len(frame):
-            try:
-                done += os.write(CHANNEL, rest[done:])
-            except BlockingIOError:
-                wait_for(1)
+    rest = memoryview(frame) if len(frame) > MESSAGE_BYTES else frame
+    while rest:
+        try:
+            rest = rest[os.write(CHANNEL, rest[:MESSAGE_BYTES]) :]
+        except BlockingIOError:
+            wait_for(1)
 
 
 # Errors
@@ -440,6 +436,7 @@ class HasDecimals(Exception):
 def run(handler, meta, event_bytes, fixed, encoder, logs):
     """Runs one invocation and sends its answer."""
     request_id = meta["requestId"]
+    began_ns = time.monotonic_ns()
     try:
         context = LambdaContext(meta, fixed, logs)
         try:
@@ -458,7 +455,8 @@ def run(handler, meta, event_bytes, fixed, encoder, logs):
         answer_error(too_large(len(data), request_id), logs)
     else:
         flush()
-        send(RESPONSE, prefix, data)
+        took_us = min((time.monotonic_ns() - began_ns) // 1000, 0xFFFFFFFF)
+        send(RESPONSE, took_us.to_bytes(4, "little"), prefix, data)
 
 
 def marshal(encoder, result):

@@ -67,8 +67,8 @@ class Guest:
             return self.next()
         kind = KINDS[head[4]]
         if kind == "RESPONSE":
-            size = struct.unpack("<I", body[:4])[0]
-            return kind, (body[4 : 4 + size].decode(), body[4 + size :])
+            self.run_us, size = struct.unpack("<II", body[:8])
+            return kind, (body[8 : 8 + size].decode(), body[8 + size :])
         return kind, json.loads(body) if body else None
 
     def load(self, root, handler, environment=None):
@@ -222,6 +222,17 @@ class Handlers(GuestCase):
         self.assertRegex(trace[0], root_frame)
         self.assertIn("\r\u00a0\u00a0File ", log)
         self.assertEqual(log.count("\n"), 1)
+
+    def test_an_answer_says_how_long_the_guest_had_the_event(self):
+        guest = Guest()
+        guest.load(self.folder({"app.py": "import time\ndef handler(e, c): time.sleep(e)"}), "app.handler")
+        times = []
+        for event in [b"0", b"0.05", b"0"]:
+            guest.invoke(event)
+            times.append(guest.run_us)
+        self.assertGreaterEqual(times[1], 50_000)
+        self.assertLess(times[2], times[1])
+        self.assertEqual(guest.close()[0], 0)
 
     def test_bytes_are_sent_as_they_are(self):
         _, answers, _, _ = self.run_guest("def handler(e, c): return b'\\x00\\xff'")

@@ -57,6 +57,9 @@ pub(crate) enum Answer {
         payload: Bytes,
         /// What the runtime says they are.
         content_type: Option<String>,
+        /// How long the guest had the call, by its own account: neither its way there and back nor its wait for a
+        /// processor is in it. For predictions only.
+        run_us: Option<u64>,
     },
     /// The function answered in pieces, which the caller has got.
     Streamed,
@@ -75,6 +78,16 @@ pub(crate) enum Answer {
     Exited,
     /// The guest never got the event: the call may go to another environment.
     NotDelivered,
+}
+
+impl Answer {
+    /// How long the guest had the call, if it says so.
+    pub(crate) fn run_us(&self) -> Option<u64> {
+        match self {
+            Self::Response { run_us, .. } => *run_us,
+            _ => None,
+        }
+    }
 }
 
 /// How the platform speaks to the guest.

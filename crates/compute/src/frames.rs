@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use tokio::net::UnixStream;
 
@@ -18,8 +18,12 @@ use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_
 use crate::start::InitEnd;
 use crate::stream::Outlet;
 
+/// Room for an INVOKE's meta.
+const META_BYTES: usize = 384;
 /// Room that a channel starts with.
 const BUFFER_BYTES: usize = 8 * 1024;
+/// Payloads up to this size are copied into their frame.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 /// An answer above this size leaves no room behind.
 const LARGE_BYTES: usize = 64 * 1024;
 
@@ -99,22 +103,14 @@ impl Frames {
 
     /// Runs one invocation. Not safe to go on with after being dropped half way: the environment then ends.
     pub(crate) async fn run(&mut self, call: &Call, look: Option<Duration>) -> Answer {
-        // The kernel is asked, not the runtime, which may not have heard of it yet.
-        let early = rustix::io::read(self.channel.socket(), &mut [0; 1]);
-        if early != Err(rustix::io::Errno::AGAIN) || !self.buffer.is_empty() {
+        if !self.channel.is_quiet() || !self.buffer.is_empty() {
             // Gone, or a frame that nobody asked for: this guest is not to be trusted with another event.
             return Answer::NotDelivered;
         }
-        let meta = meta(call);
-        let mut head = BytesMut::with_capacity(HEADER_BYTES + 4 + meta.len());
-        let length = 1 + 4 + meta.len() + call.payload.len();
-        // Payloads are bounded far below 4 GiB.
-        head.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-        head.extend_from_slice(&[kind::INVOKE]);
-        head.extend_from_slice(&u32::try_from(meta.len()).unwrap_or(u32::MAX).to_le_bytes());
-        head.extend_from_slice(&meta);
-        // One gathering write: the payload is not copied behind its head.
-        let mut frame = head.chain(call.payload.clone());
+        // One write: a large payload is not copied behind its head, a small one is sooner copied than gathered.
+        let copied = call.payload.len() <= COPIED_BYTES_MAX;
+        let payload = if copied { Bytes::new() } else { call.payload.clone() };
+        let mut frame = invoke_frame(call, copied).chain(payload);
         let whole = frame.remaining();
         if self.channel.write(&mut frame).await.is_err() {
             return if frame.remaining() == whole { Answer::NotDelivered } else { Answer::Exited };
@@ -180,7 +176,8 @@ impl Frames {
                 }
                 Err(error) => return Incoming::Malformed(error.to_string()),
             }
-            match self.channel.read(&mut self.buffer).await {
+            let announced = protocol::announced(&self.buffer);
+            match self.channel.read(&mut self.buffer, announced).await {
                 Ok(0) | Err(_) => return Incoming::Closed,
                 Ok(_) => {}
             }
@@ -202,8 +199,9 @@ fn answer_of(last: Incoming) -> Answer {
         Incoming::Frame(FromGuest::Response { payload, .. }) if payload.len() > ANSWER_BYTES_MAX => {
             Answer::Fault { fault: Fault::answer_too_large(), sound: true }
         }
-        Incoming::Frame(FromGuest::Response { content_type, payload }) => {
-            Answer::Response { payload, content_type: (!content_type.is_empty()).then_some(content_type) }
+        Incoming::Frame(FromGuest::Response { run_us, content_type, payload }) => {
+            let content_type = (!content_type.is_empty()).then_some(content_type);
+            Answer::Response { payload, content_type, run_us: Some(u64::from(run_us)) }
         }
         Incoming::Frame(FromGuest::Error(document)) => Answer::Error(document),
         Incoming::Frame(FromGuest::InitError(document)) => Answer::LastError(document),
@@ -218,7 +216,25 @@ fn broken(detail: &str) -> Answer {
     Answer::Fault { fault: Fault::protocol(detail), sound: false }
 }
 
-fn meta(call: &Call) -> Bytes {
+/// The frame of a call, but for the payload itself where that is `copied` by nobody.
+fn invoke_frame(call: &Call, copied: bool) -> Bytes {
+    const META_AT: usize = HEADER_BYTES + 4;
+    let payload: &[u8] = if copied { &call.payload } else { &[] };
+    let mut frame = BytesMut::with_capacity(META_AT + META_BYTES + payload.len()).writer();
+    frame.get_mut().put_bytes(0, META_AT);
+    write_meta(call, &mut frame);
+    let mut frame = frame.into_inner();
+    // Payloads are bounded far below 4 GiB.
+    let meta_bytes = u32::try_from(frame.len() - META_AT).unwrap_or(u32::MAX);
+    let length = u32::try_from(frame.len() - 4 + call.payload.len()).unwrap_or(u32::MAX);
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame[4] = kind::INVOKE;
+    frame[HEADER_BYTES..META_AT].copy_from_slice(&meta_bytes.to_le_bytes());
+    frame.extend_from_slice(payload);
+    frame.freeze()
+}
+
+fn write_meta(call: &Call, out: impl std::io::Write) {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Meta<'a> {
@@ -240,8 +256,9 @@ fn meta(call: &Call) -> Bytes {
         client_context: call.client_context.as_deref(),
         stream: call.sink.is_some(),
     };
-    // Strings and a number always serialise.
-    serde_json::to_vec(&meta).unwrap_or_default().into()
+    // Strings and a number always serialise, and memory takes every byte.
+    let result = serde_json::to_writer(out, &meta);
+    debug_assert!(result.is_ok(), "{result:?}");
 }
 
 #[cfg(test)]
@@ -273,7 +290,7 @@ mod tests {
                 let mut rest = vec![0; u32::from_le_bytes(asked) as usize];
                 guest.read_exact(&mut rest).await.unwrap();
                 let body = vec![b'1'; bytes];
-                guest.write_all(&protocol::encode(kind::RESPONSE, &[&0u32.to_le_bytes(), &body])).await.unwrap();
+                guest.write_all(&protocol::encode(kind::RESPONSE, &[&[0; 8], &body])).await.unwrap();
             };
             let (answer, ()) = tokio::join!(frames.run(&call, None), answering);
             let Answer::Response { payload, .. } = answer else { panic!("{answer:?}") };

@@ -13,7 +13,8 @@
 //! | 16   | guest    | READY      | empty: the handler is loaded                                           |
 //! | 17   | guest    | INIT_ERROR | JSON error document; the guest exits after it. Also answers an INVOKE   |
 //! |      |          |            | when an error that nobody caught ends the process                      |
-//! | 18   | guest    | RESPONSE   | `type_length: u32 le`, content type, then the answer's bytes           |
+//! | 18   | guest    | RESPONSE   | `run_us: u32 le`, `type_length: u32 le`, content type, then the        |
+//! |      |          |            | answer's bytes. `run_us`: how long the guest had the event             |
 //! | 19   | guest    | ERROR      | JSON error document                                                    |
 //! | 20   | guest    | BEGIN      | content type: the answer comes in pieces                               |
 //! | 21   | guest    | CHUNK      | bytes of the answer                                                    |
@@ -27,8 +28,12 @@
 //! number of CHUNK come before END, or before the ERROR of an answer that fails half way. `environment` of LOAD is merged
 //! over the process's own, so that a process may be booted before its function is known.
 //!
-//! Invariant: a frame is written with one call where the socket takes it, so that one invocation is one write and one
-//! read on either side.
+//! The socket keeps the bounds of writes (`SOCK_SEQPACKET`): nobody who waits for input is woken because the other side has
+//! read. So a frame longer than `MESSAGE_BYTES_MAX` is written in pieces of that size, no write holds parts of two frames,
+//! and every read has room for a whole piece.
+//!
+//! Invariant: a frame that is no longer is written with one call, so that one invocation is one write and one read on
+//! either side.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -60,8 +65,12 @@ pub mod kind {
     pub const LINGER: u8 = 23;
 }
 
+/// Most bytes of one write.
+pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 5;
+/// Frames up to this size are copied out of the buffer that they came in.
+const COPIED_BYTES_MAX: usize = 1024;
 /// Longest body that is accepted from a guest: 6 MiB, the content type, and what Lambda allows beyond.
 pub const BODY_BYTES_MAX: usize = 6 * 1024 * 1024 + 64 * 1024;
 
@@ -76,6 +85,8 @@ pub enum FromGuest {
     InitError(Bytes),
     /// The handler's answer.
     Response {
+        /// Microseconds from having the event to having the answer, as the guest saw it. For predictions only.
+        run_us: u32,
         /// Its content type; empty means JSON.
         content_type: String,
         /// Its bytes.
@@ -123,6 +134,12 @@ pub fn encode_invoke(meta: &[u8], event: &[u8]) -> Bytes {
     encode(kind::INVOKE, &[&meta_length, meta, event])
 }
 
+/// How many bytes are known to come before the frame at the beginning of `buffer` is whole.
+pub fn announced(buffer: &[u8]) -> usize {
+    let length = buffer.first_chunk::<4>().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+    if length > BODY_BYTES_MAX { 0 } else { (4 + length).saturating_sub(buffer.len()) }
+}
+
 /// Takes one whole frame out of `buffer`, or nothing if it is not all there yet.
 pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
     let Some(length) = buffer.first_chunk::<4>() else { return Ok(None) };
@@ -135,7 +152,14 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
         return Ok(None);
     }
     buffer.advance(4);
-    let mut body = buffer.split_to(length).freeze();
+    let mut body = if length <= COPIED_BYTES_MAX && buffer.len() == length {
+        // The buffer stays whole and is used again.
+        let body = Bytes::copy_from_slice(buffer);
+        buffer.clear();
+        body
+    } else {
+        buffer.split_to(length).freeze()
+    };
     let kind = body.get_u8();
     match kind {
         kind::BOOTED if body.is_empty() => Ok(Some(FromGuest::Booted)),
@@ -154,13 +178,13 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
 }
 
 fn response(mut body: Bytes) -> Option<FromGuest> {
-    let length = u32::from_le_bytes(*body.first_chunk::<4>()?) as usize;
-    body.advance(4);
+    let [run_us, length] = [body.try_get_u32_le().ok()?, body.try_get_u32_le().ok()?];
+    let length = length as usize;
     if length > body.len() {
         return None;
     }
     let content_type = String::from_utf8(body.split_to(length).to_vec()).ok()?;
-    Some(FromGuest::Response { content_type, payload: body })
+    Some(FromGuest::Response { run_us, content_type, payload: body })
 }
 
 #[cfg(test)]
@@ -171,7 +195,7 @@ mod tests {
     #[test]
     fn frames_come_out_whole_however_they_arrive() {
         let mut stream = encode(kind::READY, &[]).to_vec();
-        stream.extend_from_slice(&encode(kind::RESPONSE, &[&4u32.to_le_bytes(), b"a/bc", b"{}"]));
+        stream.extend_from_slice(&encode(kind::RESPONSE, &[&7u32.to_le_bytes(), &4u32.to_le_bytes(), b"a/bc", b"{}"]));
         stream.extend_from_slice(&encode(kind::BEGIN, &[b"a/b"]));
         stream.extend_from_slice(&encode(kind::CHUNK, &[b"12"]));
         stream.extend_from_slice(&encode(kind::END, &[]));
@@ -181,7 +205,8 @@ mod tests {
             buffer.put_u8(byte);
             seen.extend(decode(&mut buffer).unwrap());
         }
-        let response = FromGuest::Response { content_type: "a/bc".into(), payload: Bytes::from_static(b"{}") };
+        let response =
+            FromGuest::Response { run_us: 7, content_type: "a/bc".into(), payload: Bytes::from_static(b"{}") };
         let pieces = [FromGuest::Begin("a/b".into()), FromGuest::Chunk(Bytes::from_static(b"12")), FromGuest::End];
         assert_eq!(seen[..2], [FromGuest::Ready, response]);
         assert_eq!(seen[2..], pieces);
@@ -192,6 +217,8 @@ mod tests {
         assert_eq!(decode(&mut BytesMut::from(&u32::MAX.to_le_bytes()[..])), Err(Error::TooLong(u32::MAX as usize)));
         assert_eq!(decode(&mut BytesMut::from(&[1, 0, 0, 0, 99][..])), Err(Error::Malformed(99)));
         assert_eq!(decode(&mut BytesMut::from(&[5, 0, 0, 0, 18, 9, 0, 0, 0][..])), Err(Error::Malformed(18)));
+        let beyond = [9, 0, 0, 0, 18, 1, 0, 0, 0, 9, 0, 0, 0];
+        assert_eq!(decode(&mut BytesMut::from(&beyond[..])), Err(Error::Malformed(18)));
         assert_eq!(decode(&mut BytesMut::from(&[2, 0, 0, 0, 20, 0xff][..])), Err(Error::Malformed(20)));
         assert_eq!(decode(&mut BytesMut::from(&[2, 0, 0, 0, 22, 0][..])), Err(Error::Malformed(22)));
     }

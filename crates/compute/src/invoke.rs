@@ -91,16 +91,21 @@ pub(crate) async fn dry_run(core: &Arc<Core>, function: &model::FunctionRef) -> 
 async fn run(core: Arc<Core>, pool: Arc<Pool>, job: Box<Job>, ready: Ready) -> Tried {
     match ready {
         Ready::Environment(lease) => run_in(&core, lease, job, None).await,
-        Ready::Failed(failed) => match *failed {
-            FailedStart::Init(init) => Ok(Ok(settle::failed_init(&core, &job, init, Phase::Init).await)),
-            FailedStart::Cut { output, init_us } => {
-                output.drain();
-                output.line(report::init_report_line(init_us, Phase::Init, Status::Timeout));
-                output.flush().await;
-                run_with_init(&core, &pool, job).await
-            }
-            FailedStart::Refused(error) => Ok(Err(error)),
-        },
+        // In a box, as the futures of starts are large and nearly no call needs one.
+        Ready::Failed(failed) => Box::pin(run_unstarted(&core, &pool, job, *failed)).await,
+    }
+}
+
+async fn run_unstarted(core: &Arc<Core>, pool: &Arc<Pool>, job: Box<Job>, failed: FailedStart) -> Tried {
+    match failed {
+        FailedStart::Init(init) => Ok(Ok(settle::failed_init(core, &job, init, Phase::Init).await)),
+        FailedStart::Cut { output, init_us } => {
+            output.drain();
+            output.line(report::init_report_line(init_us, Phase::Init, Status::Timeout));
+            output.flush().await;
+            run_with_init(core, pool, job).await
+        }
+        FailedStart::Refused(error) => Ok(Err(error)),
     }
 }
 
@@ -157,7 +162,8 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let now_us = core.clock.monotonic_us();
     let duration_us = now_us.saturating_sub(began.us);
     let (cpu, usage) = environment.usage();
-    lease.pool().learn(now_us, duration_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)));
+    let run_us = answer.run_us().map_or(duration_us, |run_us| run_us.min(duration_us));
+    lease.pool().learn(now_us, run_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)));
     let ended = Ended { answer, started_at_ms, duration_us, init_us, cpu, usage };
     let outcome = settle::settle(core, &job, &output, ended);
     if sound {

@@ -31,6 +31,9 @@ use crate::keepalive::Habits;
 use crate::start::{self, FailedStart, Purpose, StartEnd};
 pub(crate) use floor::Place;
 
+/// A call that seems to use more processors than this is one that was too short to be measured.
+const CPU_MILLI_MAX: u64 = 8_000;
+
 /// What a waiting call gets.
 pub(crate) enum Ready {
     /// An environment.
@@ -247,13 +250,15 @@ impl Pool {
         self.start(core, starts);
     }
 
-    /// Learns from a call that is over.
-    pub(crate) fn learn(&self, now_us: u64, duration_us: u64, cpu_us: u64) {
+    /// Learns from a call that is over. `run_us` is what the guest took, not what it took to hear of it: where many calls
+    /// wait for a processor their lengths say nothing of the function, and more environments would only wait as well.
+    pub(crate) fn learn(&self, now_us: u64, run_us: u64, cpu_us: u64) {
         let mut state = self.state.lock();
         let left = (state.busy + state.waiters.len()).saturating_sub(1);
-        state.habits.ended(now_us, left, duration_us);
-        state.run_us.add(duration_us);
-        state.cpu_milli.add(cpu_us.saturating_mul(1_000) / duration_us.max(1));
+        state.habits.ended(now_us, left, run_us);
+        state.run_us.add(run_us);
+        // What a guest does between two calls counts to the later one, which may be shorter.
+        state.cpu_milli.add((cpu_us.saturating_mul(1_000) / run_us.max(1)).min(CPU_MILLI_MAX));
     }
 
     /// What is predicted of a call: its length in microseconds, if one was seen, and its processor use in thousandths.

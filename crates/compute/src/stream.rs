@@ -126,7 +126,7 @@ impl Outlet {
     pub(crate) fn end(self) -> Answer {
         match self {
             Self::Gather { gathered, content_type } => match gathered.finish() {
-                Some(payload) => Answer::Response { payload, content_type },
+                Some(payload) => Answer::Response { payload, content_type, run_us: None },
                 None => Answer::Fault { fault: Fault::answer_too_large(), sound: true },
             },
             Self::Pass { sink, .. } if sink.sent.load(Ordering::Relaxed) > sink.config.bytes_max => {

@@ -73,7 +73,8 @@ pub struct Assignment {
 /// A running sandbox, in parts that different tasks own.
 #[derive(Debug)]
 pub struct Started {
-    /// The server's end of the frame channel (descriptor 3 inside). Unused by `Guest::Bootstrap`.
+    /// The server's end of the frame channel (descriptor 3 inside), non-blocking. Unused by `Guest::Bootstrap`. It keeps
+    /// the bounds of writes (`SOCK_SEQPACKET`): a read takes at most one write, and loses what it has no room for.
     pub channel: UnixStream,
     /// What the guest writes to its standard output and error, in the order it was written.
     pub output: tokio::net::unix::pipe::Receiver,

@@ -120,9 +120,10 @@ class Guest {
 function decode(kind, body) {
   const name = KINDS[kind] || kind;
   if (name === 'RESPONSE') {
-    const length = body.readUInt32LE(0);
-    const payload = Buffer.from(body.subarray(4 + length));
-    return { kind: name, type: body.toString('utf8', 4, 4 + length), payload, text: payload.toString('utf8') };
+    const length = body.readUInt32LE(4);
+    const payload = Buffer.from(body.subarray(8 + length));
+    const type = body.toString('utf8', 8, 8 + length);
+    return { kind: name, runUs: body.readUInt32LE(0), type, payload, text: payload.toString('utf8') };
   }
   if (name === 'BEGIN') return { kind: name, type: body.toString('utf8') };
   if (name === 'CHUNK') return { kind: name, payload: Buffer.from(body) };

@@ -42,6 +42,13 @@ test('answers', { concurrency: 4 }, async (t) => {
     })));
 });
 
+test('an answer says how long the guest had the event', async (t) => {
+  const source = 'exports.handler = (e) => new Promise((done) => setTimeout(done, e));';
+  const { answers } = await run(t, { files: js(source), events: [0, 50, 0] });
+  assert.ok(answers[1].runUs >= 49_000 && answers[1].runUs < 5_000_000, `${answers[1].runUs}`);
+  assert.ok(answers[2].runUs < answers[1].runUs, `${answers[2].runUs}`);
+});
+
 /** name, source, expected type, expected message */
 const ERRORS = [
   ['rejected', 'exports.handler = async () => { throw new TypeError("bad"); };', 'TypeError', 'bad'],

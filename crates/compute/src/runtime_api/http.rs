@@ -92,7 +92,7 @@ async fn response(api: &RuntimeApi, id: &str, request: Request<Incoming>) -> Rep
     let (answer, reply) = match body::read(request.into_body()).await {
         Read::Whole { bytes, trailers } => match body::failure_of_stream(trailers.as_ref()) {
             Some(document) => (Answer::Error(document), accepted()),
-            None => (Answer::Response { payload: bytes, content_type }, accepted()),
+            None => (Answer::Response { payload: bytes, content_type, run_us: None }, accepted()),
         },
         Read::TooLarge => (Answer::Fault { fault: Fault::answer_too_large(), sound: true }, too_large()),
         Read::Truncated => (Answer::Fault { fault: Fault::truncated(), sound: true }, truncated()),

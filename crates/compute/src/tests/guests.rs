@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::guest_protocol::{self as protocol, kind};
 
@@ -206,6 +207,7 @@ impl Backend for Guests {
                 seen: self.seen.clone(),
                 streamed: self.streamed.clone(),
                 calls: 0,
+                began: Instant::now(),
             };
             let mut killed = control.exit.subscribe();
             tokio::spawn(async move {
@@ -235,6 +237,8 @@ struct FakeGuest {
     seen: Arc<Mutex<HashMap<String, usize>>>,
     streamed: Arc<AtomicU64>,
     calls: usize,
+    /// When the event came.
+    began: Instant,
 }
 
 impl FakeGuest {
@@ -268,6 +272,7 @@ impl FakeGuest {
             let id = meta["requestId"].as_str().unwrap().to_owned();
             *self.seen.lock().entry(id).or_default() += 1;
             self.calls += 1;
+            self.began = Instant::now();
             self.control.usage.lock().cpu += Duration::from_micros(700);
             if !self.act(&handler, &meta, body).await {
                 return;
@@ -285,6 +290,12 @@ impl FakeGuest {
             ("sleep_as_told", _) => {
                 let ms = std::str::from_utf8(&event).unwrap().parse().unwrap();
                 tokio::time::sleep(Duration::from_millis(ms)).await;
+                self.respond(&event).await;
+            }
+            // As a guest that waits for a processor before it sees the event.
+            ("starved", ms) => {
+                tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+                self.began = Instant::now() - Duration::from_micros(70);
                 self.respond(&event).await;
             }
             ("print", count) => {
@@ -340,7 +351,8 @@ impl FakeGuest {
     }
 
     async fn respond(&mut self, payload: &[u8]) {
-        self.say(kind::RESPONSE, &[&0u32.to_le_bytes(), payload]).await;
+        let run_us = u32::try_from(self.began.elapsed().as_micros()).unwrap();
+        self.say(kind::RESPONSE, &[&run_us.to_le_bytes(), &0u32.to_le_bytes(), payload]).await;
     }
 
     /// Two pieces a second apart, and then the end that is named; false if the guest has ended.

@@ -96,6 +96,19 @@ async fn short_calls_wait_for_each_other_instead_of_starting_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_that_wait_for_a_processor_start_no_more_that_would_wait_too() {
+    let world = World::with(Guests::booting(Duration::from_millis(5)), |_| {});
+    // The guest has each call for 0.07 ms, and waits a hundred times as long for a processor.
+    world.deploy("f", "starved 7", |_| {});
+    world.call("f", "1").await.unwrap();
+    for _ in 0..20 {
+        assert!(burst(&world, "f", 64).await.iter().all(Result::is_ok));
+    }
+    let environments = world.engine.environments().len();
+    assert!(environments <= 4, "twice the processors is enough: {environments}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn configured_limits_throttle_at_once() {
     let world = World::with(Guests::new(), |config| config.limit_accounts(3));
     world.deploy("f", "sleep 1000", |_| {});

@@ -149,6 +149,15 @@ fn digits(digest: &CodeDigest) -> Result<Digest, Error> {
     Digest::try_from(digest.as_str().as_bytes()).map_err(|_| Error::CodeMissing(digest.clone()))
 }
 
+/// The two ends of a guest's channel; the first does not block. They keep the bounds of writes (see `Started::channel`):
+/// who waits for input on a stream socket is woken for nothing each time the other side reads, one on this kind is not.
+fn channel() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours.into(), theirs))
+}
+
 fn all_digits(layers: &[CodeDigest]) -> Result<Vec<Digest>, Error> {
     if layers.len() > LAYERS_MAX {
         return Err(Error::Host(format!("more than {LAYERS_MAX} layers")));
@@ -207,8 +216,7 @@ impl Backend for ProcessBackend {
             layers: all_digits(&spec.layers)?,
         });
         let environment = sys::memory_file(c"environment", &environment_block(&spec.environment)?).map_err(host)?;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(host)?;
-        ours.set_nonblocking(true).map_err(host)?;
+        let (ours, theirs) = channel().map_err(host)?;
         let (output, output_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(host)?;
         let output = pipe::Receiver::from_owned_fd(output).map_err(host)?;
 

@@ -111,13 +111,13 @@ impl Spoken {
 
     async fn frame(&mut self) -> Result<(u8, Vec<u8>), String> {
         let channel = &mut self.started.channel;
-        let length = match channel.read_u32_le().await {
-            Ok(length) => length,
-            Err(error) => return Err(format!("no frame: {error}; output: {}", self.output().await)),
-        };
-        let mut frame = vec![0; length as usize];
-        channel.read_exact(&mut frame).await.map_err(|error| error.to_string())?;
-        Ok((frame[0], frame.split_off(1)))
+        // A short frame is one message, which one read takes whole.
+        let mut frame = vec![0; 64 * 1024];
+        match channel.read(&mut frame).await {
+            Ok(length) if length >= 5 => frame.truncate(length),
+            other => return Err(format!("no frame: {other:?}; output: {}", self.output().await)),
+        }
+        Ok((frame[4], frame.split_off(5)))
     }
 
     async fn output(&mut self) -> String {
