@@ -14,6 +14,10 @@ from calls import wait_for_answer
 from dunlin import Server
 
 
+# Of each stretch of load: what comes before it, and the part of it whose latencies do not count.
+BEFORE_MS, SETTLE_MS = 500, 50
+
+
 def say(words):
     print(words, file=sys.stderr, flush=True)
 
@@ -76,25 +80,35 @@ class Bench:
         self.peers.append(peer)
         return peer
 
-    def load(self, side, connections, requests, warm_ms=150, run_ms=None, pinned=None):
-        """Steady load on a side, by one thread; with `pinned` that thread has this processor to itself."""
+    def load(self, side, connections, requests, run_ms=None, pinned=None):
+        """Steady load on a side, by one thread; with `pinned` that thread has this processor to itself.
+
+        A stretch that does not count comes first: another side had its turn meanwhile, and a platform that scales to zero
+        may have let its environments go and make ready what it took again.
+        """
         run_ms = run_ms or int(self.options.seconds * 1000)
         file = os.path.join(self.folder, "requests")
         with open(file, "wb") as held:
             for request in requests:
                 held.write(b"%d\n" % len(request) + request)
-        spent = machine.Spent(side.pid)
-        command = [self.options.load, f"127.0.0.1:{side.port}", str(connections), str(warm_ms), str(run_ms), file]
+        command = [self.options.load, f"127.0.0.1:{side.port}", str(connections)]
         if pinned is not None:
             command = ["taskset", "-c", str(pinned), *command]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        run([*command, "0", str(BEFORE_MS), file])
+        spent = machine.Spent(side.pid)
+        seen = run([*command, str(SETTLE_MS), str(run_ms), file])
         cpu_us, minor, major = spent.since()
-        if done.returncode != 0:
-            raise RuntimeError(f"load failed: {done.stderr}")
-        seen = json.loads(done.stdout)
-        # Spent over warm-up and run, so it is divided by the answers of both.
+        # Spent over the whole, so it is divided by all answers.
         answers = max(1, seen["answers_in_all"])
         return {**seen, "cpu_us": cpu_us / answers, "faults": minor / answers, "major_faults": major}
+
+
+def run(command):
+    """What `load` saw."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        raise RuntimeError(f"load failed: {done.stderr}")
+    return json.loads(done.stdout)
 
 
 def medians(samples):

@@ -16,7 +16,7 @@ def measure(bench):
     })
     puts = [call(bench, "PutItem", {"Item": item(n)}) for n in range(2000)]
     gets = [call(bench, "GetItem", {"Key": {"id": {"S": f"item-{n}"}}}) for n in range(2000)]
-    bench.load(bench.server, 16, puts, 0, 2000)
+    bench.load(bench.server, 16, puts, 2000)
     rows = {"flush_us": machine.flush_us(bench.folder), "PutItem": {}, "GetItem": {}}
     for connections in CONNECTIONS:
         samples = {"PutItem": [], "GetItem": []}

@@ -46,7 +46,7 @@ def measure(bench):
 def measure_column(bench, sides, rows, column, connections, pinned=None):
     samples = {name: [] for name in sides}
     for side, path in sides.values():
-        bench.load(side, connections, [get(side.port, path)], 0, 1500, pinned)
+        bench.load(side, connections, [get(side.port, path)], 1500, pinned)
     for _ in range(bench.options.rounds):
         for name, (side, path) in sides.items():
             samples[name].append(bench.load(side, connections, [get(side.port, path)], pinned=pinned))

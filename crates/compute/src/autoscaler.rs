@@ -7,7 +7,8 @@
 //!   1. Where nothing runs and nothing starts, a waiting request starts an environment, whatever else holds.
 //!   2. Never more starts than requests that wait for one.
 //!   3. Where it is known how long calls take, an environment that is being started is left as many of them as it can
-//!      serve in the time of another start: quick calls share a few, long ones get one each.
+//!      serve in the time of another start: quick calls share a few, long ones get one each. Where calls never stop
+//!      waiting, one more is started after the other.
 //!   4. Where the processors are busy with calls, processor-bound functions get no environment beyond them: it would
 //!      only share what the others have.
 //!   5. A floor is filled whatever else holds, and never overfilled: what it says is the number, not a load.
@@ -29,6 +30,8 @@ pub(crate) struct Load {
     pub(crate) cpu_milli: u64,
     /// How long the request that asks has waited already.
     pub(crate) waited_us: u64,
+    /// How long there has been one that waits without a pause, and without a start.
+    pub(crate) backlog_us: u64,
     /// Processors of the host, in thousandths.
     pub(crate) host_milli: u64,
     /// Predicted use by all running calls, in thousandths.
@@ -37,6 +40,8 @@ pub(crate) struct Load {
 
 /// Where no start was seen yet.
 const START_US_GUESS: u64 = 10_000;
+/// Calls that wait all the time for as long as so many starts take are more than a passing crowd.
+const LASTING_STARTS: u64 = 4;
 /// A function that uses less than a quarter of a processor while it runs mostly waits for others.
 const CPU_BOUND_MILLI: u64 = 250;
 
@@ -67,7 +72,10 @@ pub(crate) fn starts(load: &Load) -> usize {
     // Every call that ends frees a place; the wait of the n-th in line is n such steps.
     let step_us = run_us.max(1) / load.busy as u64;
     let soon_free = usize::try_from(start_us / step_us.max(1)).unwrap_or(usize::MAX);
-    uncovered.saturating_sub(soon_free)
+    let sooner = uncovered.saturating_sub(soon_free);
+    // No call gains that waits now, but so many have waited that those to come will.
+    let lasting = load.starting == 0 && load.backlog_us > start_us.saturating_mul(LASTING_STARTS);
+    if lasting { sooner.max(1) } else { sooner }
 }
 
 /// How many environments to start so that there are as many as there are to be always; `kept` of them there are.
@@ -140,6 +148,7 @@ mod tests {
         start_us: None,
         cpu_milli: 0,
         waited_us: 0,
+        backlog_us: 0,
         host_milli: 2_000,
         host_busy_milli: 0,
     };
@@ -174,6 +183,16 @@ mod tests {
     fn short_calls_share_what_is_there() {
         let load = Load { waiting: 62, busy: 2, run_us: Some(200), start_us: Some(40_000), ..HOST };
         assert_eq!(starts(&load), 0);
+    }
+
+    #[test]
+    fn a_lasting_backlog_gets_one_more_at_a_time_while_processors_are_free() {
+        let crowd = Load { waiting: 60, busy: 1, run_us: Some(50), start_us: Some(6_000), cpu_milli: 900, ..HOST };
+        let crowd = Load { host_busy_milli: 900, ..crowd };
+        assert_eq!(starts(&Load { backlog_us: 20_000, ..crowd }), 0);
+        assert_eq!(starts(&Load { backlog_us: 25_000, ..crowd }), 1);
+        assert_eq!(starts(&Load { backlog_us: 25_000, starting: 1, ..crowd }), 0);
+        assert_eq!(starts(&Load { backlog_us: 25_000, busy: 2, host_busy_milli: 1_800, ..crowd }), 0);
     }
 
     #[test]
@@ -243,11 +262,11 @@ mod tests {
             start_us: Option<u64>,
             cpu_milli in 0u64..64_000,
             waited_us: u64,
+            backlog_us: u64,
             host_busy_milli in 0u64..1_000_000,
         ) {
-            let load = Load {
-                waiting, starting, busy, run_us, start_us, cpu_milli, waited_us, host_milli: 2_000, host_busy_milli,
-            };
+            let times = Load { run_us, start_us, waited_us, backlog_us, ..HOST };
+            let load = Load { waiting, starting, busy, cpu_milli, host_busy_milli, ..times };
             let starts = starts(&load);
             prop_assert!(starts <= waiting.saturating_sub(starting));
             if waiting > 0 && starting == 0 && busy == 0 {

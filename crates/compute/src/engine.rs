@@ -80,6 +80,11 @@ impl Core {
         Ok(self.calls.token())
     }
 
+    /// Calls that were let in and have not ended.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.len()
+    }
+
     /// A place for one call of a version, or the limit that is reached.
     pub(crate) async fn admit(&self, version: &FunctionVersion) -> Result<Permit, ThrottleReason> {
         match &self.slots {

@@ -133,7 +133,6 @@ pub(crate) struct Fleet {
     /// When room was last given, asked for by the first, or made by a call's end: monotonic microseconds.
     fed_us: AtomicU64,
     busy_milli: AtomicU64,
-    running: AtomicUsize,
     price: AtomicU64,
     pools: Mutex<HashMap<FunctionRef, Vec<Arc<Pool>>>>,
     /// Versions that are to have environments always. Locked after `pools`, where both are.
@@ -158,7 +157,6 @@ impl Fleet {
             hungry: AtomicUsize::new(0),
             fed_us: AtomicU64::new(0),
             busy_milli: AtomicU64::new(0),
-            running: AtomicUsize::new(0),
             price: AtomicU64::new(0),
             pools: Mutex::default(),
             floors: Mutex::default(),
@@ -409,16 +407,14 @@ impl Fleet {
         self.busy_milli.load(Ordering::Relaxed)
     }
 
-    /// Counts a call with its predicted use in; how many run now.
-    pub(crate) fn call_begins(&self, milli: u64) -> usize {
+    /// Counts a call with its predicted use in.
+    pub(crate) fn call_begins(&self, milli: u64) {
         self.busy_milli.fetch_add(milli, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Counts a call out.
     pub(crate) fn call_ends(&self, milli: u64) {
         self.busy_milli.fetch_sub(milli, Ordering::Relaxed);
-        self.running.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Shows an environment.

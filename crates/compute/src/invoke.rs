@@ -140,9 +140,9 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let call = call(core, &job, &began);
     output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
 
-    let (run_us, cpu_milli) = lease.pool().predicted();
-    let running = core.fleet.call_begins(cpu_milli);
-    let look = patience::look(run_us, running, core.config.cores);
+    let (took_us, cpu_milli) = lease.pool().predicted();
+    core.fleet.call_begins(cpu_milli);
+    let look = patience::look(took_us, core.calls(), core.config.cores);
     let environment = lease.environment();
     let mut answer = environment.run(call, look, deadline, timeout_ms).await;
     core.fleet.call_ends(cpu_milli);
@@ -163,7 +163,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let duration_us = now_us.saturating_sub(began.us);
     let (cpu, usage) = environment.usage();
     let run_us = answer.run_us().map_or(duration_us, |run_us| run_us.min(duration_us));
-    lease.pool().learn(now_us, run_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)));
+    lease.pool().learn(now_us, duration_us, run_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)));
     let ended = Ended { answer, started_at_ms, duration_us, init_us, cpu, usage };
     let outcome = settle::settle(core, &job, &output, ended);
     if sound {

@@ -7,18 +7,17 @@ use std::time::Duration;
 
 /// Longest look. Above, waking costs little beside the run.
 const LOOK_US_MAX: u64 = 150;
-/// What the event's way to the guest, which sleeps, and the answer's way back take beside the run.
-const WAY_US: u64 = 60;
 
-/// How long to look for the answer of a call; `run_us` is what its guest takes on average, `running` counts this call in.
-pub(crate) fn look(run_us: Option<u64>, running: usize, cores: usize) -> Option<Duration> {
-    let run_us = run_us?;
-    // The guest needs a processor of its own meanwhile.
-    if running > 1 || cores < 2 || run_us > LOOK_US_MAX {
+/// How long to look for the answer of a call; `took_us` is how long the function's answers take on average, the way there
+/// and back included, `calls` are all that run or wait, this one counted in.
+pub(crate) fn look(took_us: Option<u64>, calls: usize, cores: usize) -> Option<Duration> {
+    let took_us = took_us?;
+    // The guest needs a processor of its own meanwhile, and calls that wait need this one.
+    if calls > 1 || cores < 2 || took_us > LOOK_US_MAX {
         return None;
     }
     // Twice the average takes in nearly all calls; the slow ones wait as others do.
-    Some(Duration::from_micros((2 * run_us + WAY_US).min(LOOK_US_MAX)))
+    Some(Duration::from_micros((2 * took_us).min(LOOK_US_MAX)))
 }
 
 #[cfg(test)]
@@ -27,10 +26,10 @@ mod tests {
 
     #[test]
     fn only_a_lone_call_of_a_quick_function_is_looked_for() {
-        assert_eq!(look(Some(40), 1, 2), Some(Duration::from_micros(140)));
+        assert_eq!(look(Some(40), 1, 2), Some(Duration::from_micros(80)));
         assert_eq!(look(Some(120), 1, 2), Some(Duration::from_micros(150)));
-        for (run_us, running, cores) in [(None, 1, 2), (Some(151), 1, 2), (Some(40), 2, 2), (Some(40), 1, 1)] {
-            assert_eq!(look(run_us, running, cores), None);
+        for (took_us, calls, cores) in [(None, 1, 2), (Some(151), 1, 2), (Some(40), 2, 2), (Some(40), 1, 1)] {
+            assert_eq!(look(took_us, calls, cores), None);
         }
     }
 }

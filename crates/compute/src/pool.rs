@@ -31,9 +31,6 @@ use crate::keepalive::Habits;
 use crate::start::{self, FailedStart, Purpose, StartEnd};
 pub(crate) use floor::Place;
 
-/// A call that seems to use more processors than this is one that was too short to be measured.
-const CPU_MILLI_MAX: u64 = 8_000;
-
 /// What a waiting call gets.
 pub(crate) enum Ready {
     /// An environment.
@@ -56,9 +53,13 @@ struct State {
     /// Least recently used first.
     idle: Vec<Idle>,
     waiters: VecDeque<Waiter>,
+    /// Since when there always was one that waits, or since the last start because of that: monotonic microseconds.
+    backlog_since_us: Option<u64>,
     starting: usize,
     busy: usize,
     retired: bool,
+    /// From a call's event to its answer, and how long its guest had it.
+    took_us: Average,
     run_us: Average,
     start_us: Average,
     cpu_milli: Average,
@@ -104,6 +105,7 @@ impl Pool {
             state.call_comes(now_us);
             if let Some(idle) = state.take_for_call() {
                 state.busy += 1;
+                state.backlog_since_us = None;
                 let ahead = state.spares(core, now_us);
                 drop(state);
                 self.start_ahead(core, ahead);
@@ -111,6 +113,7 @@ impl Pool {
             }
             let (sender, receiver) = oneshot::channel();
             state.waiters.push_back(Waiter { sender, since_us: now_us });
+            state.backlog_since_us.get_or_insert(now_us);
             let (starts, ask_again) = self.decide(&mut state, core, Duration::ZERO);
             (receiver, starts, ask_again)
         };
@@ -144,6 +147,9 @@ impl Pool {
         let load = state.load(core, waited);
         let starts = autoscaler::starts(&load);
         state.starting += starts;
+        if starts > 0 {
+            state.backlog_since_us = Some(core.clock.monotonic_us());
+        }
         (starts, Duration::from_micros(autoscaler::ask_again_us(&load)))
     }
 
@@ -243,28 +249,35 @@ impl Pool {
                 state.idle.push(Idle { environment, since_us: now_us, price: core.fleet.price() });
                 state.look_at_us = now_us;
             }
-            if state.waiters.is_empty() { 0 } else { self.decide(&mut state, core, Duration::ZERO).0 }
+            if state.waiters.is_empty() {
+                state.backlog_since_us = None;
+                0
+            } else {
+                self.decide(&mut state, core, Duration::ZERO).0
+            }
         };
         // What is still held here ends, outside the lock.
         drop(kept);
         self.start(core, starts);
     }
 
-    /// Learns from a call that is over. `run_us` is what the guest took, not what it took to hear of it: where many calls
+    /// Learns from a call that is over: how long it took, how long its guest had it, and what that used. Where many calls
     /// wait for a processor their lengths say nothing of the function, and more environments would only wait as well.
-    pub(crate) fn learn(&self, now_us: u64, run_us: u64, cpu_us: u64) {
+    pub(crate) fn learn(&self, now_us: u64, took_us: u64, run_us: u64, cpu_us: u64) {
         let mut state = self.state.lock();
+        state.took_us.add(took_us);
         let left = (state.busy + state.waiters.len()).saturating_sub(1);
         state.habits.ended(now_us, left, run_us);
         state.run_us.add(run_us);
-        // What a guest does between two calls counts to the later one, which may be shorter.
-        state.cpu_milli.add((cpu_us.saturating_mul(1_000) / run_us.max(1)).min(CPU_MILLI_MAX));
+        // What a guest does between two calls counts to the later one: beside a short one that is no second processor.
+        let of = |time_us: u64| cpu_us.saturating_mul(1_000) / time_us.max(1);
+        state.cpu_milli.add(of(took_us).max(of(run_us).min(1_000)));
     }
 
     /// What is predicted of a call: its length in microseconds, if one was seen, and its processor use in thousandths.
     pub(crate) fn predicted(&self) -> (Option<u64>, u64) {
         let state = self.state.lock();
-        (state.run_us.get(), state.cpu_milli.get().unwrap_or(0))
+        (state.took_us.get(), state.cpu_milli.get().unwrap_or(0))
     }
 
     /// Forgets an idle environment whose sandbox has ended.
@@ -314,6 +327,7 @@ impl State {
             start_us: start_us.map(|start_us| start_us.saturating_add(slot_us)),
             cpu_milli: self.cpu_milli.get().unwrap_or(0),
             waited_us: u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
+            backlog_us: self.backlog_since_us.map_or(0, |since| core.clock.monotonic_us().saturating_sub(since)),
             host_milli: core.config.cores as u64 * 1_000,
             host_busy_milli: core.fleet.busy_milli(),
         }
