@@ -169,7 +169,9 @@ impl Spoken {
         if kind != RESPONSE {
             return Err(format!("{kind}: {}", String::from_utf8_lossy(&body)));
         }
-        let (length, rest) = body.split_first_chunk::<4>().ok_or("a short answer")?;
+        // How long it took, then the length of the answer's type.
+        let (_, rest) = body.split_first_chunk::<4>().ok_or("a short answer")?;
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or("a short answer")?;
         serde_json::from_slice(&rest[u32::from_le_bytes(*length) as usize..]).map_err(|error| error.to_string())
     }
 
