@@ -9,7 +9,8 @@
 //!   3. Node's own modules that a function may not need are loaded on first use: loading is what a cold start pays for.
 //!
 //! Start reading at `serve`. Beside it: `channel.cjs` (frames), `loader.cjs` (handler string to function), `logs.cjs`
-//! (console), `invocation.cjs` (what a handler's result means), `streaming.cjs` (response streams), `errors.cjs`.
+//! (console), `invocation.cjs` (what a handler's result means), `streaming.cjs` (response streams), `errors.cjs`,
+//! `code_cache.cjs` (compiled code of packages).
 
 'use strict';
 
@@ -26,6 +27,7 @@ function serve() {
   if (frame === null) process.exit(0);
   if (frame.kind === channel.kind.LOAD) load(JSON.parse(frame.buffer.toString('utf8', frame.start, frame.end)));
   else if (frame.kind === channel.kind.INVOKE) invoke(frame);
+  else if (frame.kind === channel.kind.COMPILE) compile(JSON.parse(frame.buffer.toString('utf8', frame.start, frame.end)));
   else throw new Error(`unexpected frame of kind ${frame.kind}`);
 }
 
@@ -34,6 +36,7 @@ function load(order) {
   process.chdir(order.root);
   logs.install();
   loader.prepare(order.root);
+  if (order.caches) require('./code_cache.cjs').use(order.caches);
   loader.load(order.root, order.handler).then(
     (handler) => {
       state.handler = handler;
@@ -43,6 +46,14 @@ function load(order) {
     },
     (error) => refuse('Init Error', error),
   );
+}
+
+function compile(order) {
+  channel.write(channel.kind.BEGIN, null);
+  require('./code_cache.cjs').make(order, loader, (piece) => {
+    if (piece === null) channel.write(channel.kind.END, null);
+    else channel.writeParts(channel.kind.CHUNK, [piece]);
+  });
 }
 
 function refuse(title, error) {
@@ -108,6 +119,7 @@ async function rehearse() {
   await new Promise((next) => { invocation.run(handler, meta, '{"a":[1]}', next); });
   invocation.forget();
   delete require.cache[require.resolve('./rehearsal.cjs')];
+  require('./code_cache.cjs');
   channel.write = write;
 }
 

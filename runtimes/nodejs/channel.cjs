@@ -19,7 +19,7 @@ const HEADER_BYTES = 5;
 const PIECE_BYTES = MESSAGE_BYTES - HEADER_BYTES;
 
 /** Kinds of frames, as in the table of `guest_protocol.rs`. */
-const kind = Object.freeze({ LOAD: 1, INVOKE: 2, BOOTED: 15, READY: 16, INIT_ERROR: 17, RESPONSE: 18, ERROR: 19, BEGIN: 20, CHUNK: 21, END: 22, LINGER: 23 });
+const kind = Object.freeze({ LOAD: 1, INVOKE: 2, COMPILE: 4, BOOTED: 15, READY: 16, INIT_ERROR: 17, RESPONSE: 18, ERROR: 19, BEGIN: 20, CHUNK: 21, END: 22, LINGER: 23 });
 
 const incoming = Buffer.allocUnsafeSlow(CHUNK_BYTES);
 const outgoing = Buffer.allocUnsafeSlow(CHUNK_BYTES);

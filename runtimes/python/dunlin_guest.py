@@ -10,7 +10,7 @@ Invariants
      set up when the function's code first imports it, which no code can tell from having it set up before.
 
 Start reading at `main`. The order is: channel, errors, logs, loading, context, invocation. Beside it: `bootstrap.py`
-starts it, `dunlin_logs.py` makes the formats of `logging`.
+starts it, `dunlin_logs.py` makes the formats of `logging`, `dunlin_cache.py` keeps bytecode.
 """
 
 import json
@@ -20,8 +20,9 @@ import time
 
 CHANNEL = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
-LOAD, INVOKE = 1, 2
+LOAD, INVOKE, COMPILE = 1, 2, 4
 BOOTED, READY, INIT_ERROR, RESPONSE, ERROR = 15, 16, 17, 18, 19
+BEGIN, CHUNK, END = 20, 21, 22
 # The channel keeps the bounds of writes: none is longer, and every read has room for one.
 MESSAGE_BYTES = 32 * 1024
 # 6 MiB, and what Lambda allows beyond.
@@ -203,12 +204,7 @@ class Logs:
 
     def set_up(self, logging):
         """Gives the root logger Lambda's handler."""
-        sys.path.insert(0, HERE)
-        try:
-            import dunlin_logs
-        finally:
-            sys.path.remove(HERE)
-        dunlin_logs.set_up(logging, self)
+        own_module("dunlin_logs").set_up(logging, self)
 
 
 class LoggingFinder:
@@ -239,6 +235,15 @@ class LoggingFinder:
 # Loading
 
 
+def own_module(name):
+    """A module of the guest's own that is not needed at every start."""
+    sys.path.insert(0, HERE)
+    try:
+        return __import__(name)
+    finally:
+        sys.path.remove(HERE)
+
+
 def prepare(order):
     """Makes the environment of LOAD take effect: variables, folder, module paths, output."""
     os.environ.update(order["environment"])
@@ -255,6 +260,9 @@ def prepare(order):
         if entry and entry != HERE and entry not in paths:
             paths.append(entry)
     sys.path[:] = paths
+    # A fork may find those of its zygote.
+    if order.get("caches") or "dunlin_cache" in sys.modules:
+        own_module("dunlin_cache").use(order.get("caches") or [])
     # What was not there when the interpreter looked last may be now: layers and code are mounted later than it starts.
     sys.path_importer_cache.clear()
     # The interpreter is started without `site`, which would have defined these.
@@ -518,6 +526,11 @@ def main():
     if frame is None:
         return
     order = json.loads(str(frame[1], "utf-8"))
+    if frame[0] == COMPILE:
+        send(BEGIN)
+        own_module("dunlin_cache").make(order, lambda piece: send(CHUNK, piece))
+        send(END)
+        return
     prepare(order)
     logs = Logs()
     logs.install()

@@ -58,6 +58,7 @@ import urllib.parse  # noqa: F401
 import urllib.request  # noqa: F401
 import uuid  # noqa: F401
 
+import dunlin_cache  # noqa: F401
 import dunlin_guest
 import dunlin_logs  # noqa: F401
 
@@ -174,11 +175,12 @@ def become_guest(entry, descriptors):
     dunlin_guest.main()
 
 
-def preload(root, handler):
+def preload(order):
     """Imports the packages of others that the handler's module imports, as far as that goes."""
     import importlib
 
-    dunlin_guest.prepare({"environment": {}, "root": root})
+    root, handler = order["root"], order["handler"]
+    dunlin_guest.prepare({"environment": {}, "root": root, "caches": order.get("caches")})
     installed = installed_names()
     for name in imported_names(root, handler):
         if name.partition(".")[0] in installed:
@@ -281,7 +283,7 @@ def main():
         return
     order = json.loads(bytes(frame[1]))
     if order:
-        preload(order["root"], order["handler"])
+        preload(order)
     gc.collect()
     gc.freeze()
     # A collection would write to every object's header, and so copy the pages that all share.

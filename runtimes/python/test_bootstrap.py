@@ -19,7 +19,7 @@ import unittest
 BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")
 PYTHON = os.environ.get("DUNLIN_TEST_PYTHON", sys.executable)
 BOOTED = 15
-KINDS = {16: "READY", 17: "INIT_ERROR", 18: "RESPONSE", 19: "ERROR"}
+KINDS = {16: "READY", 17: "INIT_ERROR", 18: "RESPONSE", 19: "ERROR", 20: "BEGIN", 21: "CHUNK", 22: "END"}
 
 
 class Guest:
@@ -69,10 +69,12 @@ class Guest:
         if kind == "RESPONSE":
             self.run_us, size = struct.unpack("<II", body[:8])
             return kind, (body[8 : 8 + size].decode(), body[8 + size :])
+        if kind == "CHUNK":
+            return kind, body
         return kind, json.loads(body) if body else None
 
-    def load(self, root, handler, environment=None):
-        self.send(load_frame(root, handler, environment))
+    def load(self, root, handler, environment=None, caches=None):
+        self.send(load_frame(root, handler, environment, caches))
         return self.next()
 
     def invoke(self, event, **meta):
@@ -93,9 +95,10 @@ def frame(kind, body):
     return struct.pack("<IB", len(body) + 1, kind) + body
 
 
-def load_frame(root, handler, environment=None):
+def load_frame(root, handler, environment=None, caches=None):
     variables = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.12", **(environment or {})}
-    return frame(1, json.dumps({"root": root, "handler": handler, "environment": variables, "cold": True}).encode())
+    order = {"root": root, "handler": handler, "environment": variables, "cold": True}
+    return frame(1, json.dumps({**order, "caches": caches} if caches else order).encode())
 
 
 def invoke_frame(event, **meta):
@@ -373,6 +376,105 @@ def handler(event, context):
         self.assertRegex(second["location"], r"/app\.py:handler:8$")
         self.assertIn("1 / 0", second["stackTrace"][0])
         self.assertEqual((third["level"], third["errorType"], third["errorMessage"]), ("ERROR", "ValueError", "é"))
+
+
+class CacheTests(GuestCase):
+    """Bytecode that the platform keeps beside a package."""
+
+    SOURCES = {
+        "app.py": "import os\nimport part.deep\ndef handler(event, context):\n    return part.deep.VALUE, os.path.basename(part.deep.__file__)\n",
+        "part/__init__.py": "",
+        "part/deep.py": "VALUE = 'one'\n",
+        "broken.py": "def (:\n",
+        "test.txt": "no source",
+    }
+
+    def setUp(self):
+        self.root = self.folder(self.SOURCES)
+        self.cache = tempfile.NamedTemporaryFile()
+        self.addCleanup(self.cache.close)
+
+    def write(self, name, text):
+        with open(os.path.join(self.root, name), "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def swap(self, name, text):
+        """Changes a source so that by its size and time it is the same."""
+        path = os.path.join(self.root, name)
+        about = os.stat(path)
+        self.write(name, text)
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+        self.assertEqual(os.stat(path).st_size, about.st_size)
+
+    def make(self, seen_as=None):
+        guest = Guest()
+        guest.send(frame(4, json.dumps({"root": self.root, "as": seen_as or self.root}).encode()))
+        self.assertEqual(guest.next()[0], "BEGIN")
+        pieces = []
+        for kind, body in iter(guest.next, None):
+            if kind == "END":
+                break
+            pieces.append(body)
+        self.assertEqual(guest.close(), (0, ""))
+        with open(self.cache.name, "wb") as file:
+            file.write(b"".join(pieces))
+
+    def value(self, **guest):
+        guest = Guest(**guest)
+        loaded = guest.load(self.root, "app.handler", {"PYTHONDONTWRITEBYTECODE": "1"}, [[self.cache.name, self.root]])
+        self.assertEqual(loaded, ("READY", None))
+        _, (_, answer) = guest.invoke({})
+        self.assertEqual(guest.close()[0], 0)
+        value, file = json.loads(answer)
+        self.assertEqual(file, "deep.py")
+        shutil.rmtree(os.path.join(self.root, "part", "__pycache__"), ignore_errors=True)
+        return value
+
+    def test_modules_come_from_the_cache(self):
+        self.make()
+        self.swap("part/deep.py", "VALUE = 'two'\n")
+        self.assertEqual(self.value(), "one")
+
+    def test_another_source_is_compiled(self):
+        self.make()
+        os.utime(os.path.join(self.root, "part/deep.py"), ns=(1, 1))
+        self.swap("part/deep.py", "VALUE = 'two'\n")
+        self.assertEqual(self.value(), "two")
+
+    def test_what_is_no_whole_cache_costs_time_only(self):
+        self.make()
+        with open(self.cache.name, "rb") as file:
+            whole = file.read()
+        self.swap("part/deep.py", "VALUE = 'two'\n")
+        other_interpreter = whole[:8] + b"\0\0\0\0" + whole[12:]
+        index_is_noise = whole[:24] + b"\xff" * 40 + whole[64:]
+        code_is_noise = whole[:-200] + b"\0" * 200
+        for torn in (b"", whole[:10], whole[:-1], other_interpreter, index_is_noise, code_is_noise):
+            with open(self.cache.name, "wb") as file:
+                file.write(torn)
+            self.assertEqual(self.value(), "two")
+
+    def test_it_is_of_a_folder(self):
+        self.make(seen_as="/elsewhere")
+        with open(self.cache.name, "rb") as file:
+            self.assertIn(b"/elsewhere/part/deep.py", file.read())
+        self.swap("part/deep.py", "VALUE = 'two'\n")
+        guest = Guest()
+        guest.load(self.root, "app.handler", {"PYTHONDONTWRITEBYTECODE": "1"}, [[self.cache.name, "/elsewhere"]])
+        self.assertEqual(json.loads(guest.invoke({})[1][1])[0], "two")
+        guest.close()
+
+    def test_assertions_that_are_left_out_need_another(self):
+        self.make()
+        self.swap("part/deep.py", "VALUE = 'two'\n")
+        self.assertEqual(self.value(flags=("-O", "-S", "-s", "-X", "utf8")), "two")
+
+    def test_bytecode_of_the_package_is_left_to_the_interpreter(self):
+        compile_it = "import py_compile, sys; py_compile.compile(sys.argv[1], invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
+        subprocess.run([PYTHON, "-c", compile_it, os.path.join(self.root, "part/deep.py")], check=True)
+        self.swap("part/deep.py", "VALUE = 'two'\n")
+        self.make()
+        self.assertEqual(self.value(), "one")
 
 
 if __name__ == "__main__":

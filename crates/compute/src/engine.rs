@@ -23,12 +23,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admission::{Admission, Permit};
 use crate::async_queue::{self, AsyncQueue};
+use crate::code_cache::CodeCaches;
 use crate::config::{EngineConfig, EngineParts, GuestNetwork};
 use crate::fleet::{EnvironmentInfo, Fleet};
 use crate::invoke;
 use crate::package::Packages;
 use crate::ready::Ready;
 use crate::slots::{self, Slots};
+use crate::start;
 
 /// How long sandboxes get to be gone after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -37,6 +39,8 @@ const TEND_PAUSE_MIN: Duration = Duration::from_millis(5);
 const TEND_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// How often it is looked whether the host is short of memory.
 const RELIEVE_EVERY_US: u64 = 1_000_000;
+/// Bytes of a package from which on it is worth to prepare for its first start.
+const PREPARED_BYTES: usize = 64 * 1024;
 /// The version that an unqualified call means.
 const LATEST: &str = "$LATEST";
 
@@ -57,8 +61,11 @@ pub(crate) struct Core {
     slots: Option<Slots>,
     pub(crate) fleet: Fleet,
     pub(crate) packages: Packages,
+    pub(crate) code_caches: CodeCaches,
     pub(crate) ready: Ready,
     pub(crate) async_queue: AsyncQueue,
+    /// Held by the deployed function that is prepared.
+    preparing: tokio::sync::Mutex<()>,
     /// Starts and ends of environments that go on beside the calls.
     pub(crate) tasks: TaskTracker,
     /// One keeper for each sandbox that there still is.
@@ -124,6 +131,7 @@ impl Engine {
             fleet: Fleet::new(&config),
             ready: Ready::new(config.ready_max),
             packages: Packages::open(config.code_root.clone(), catalog.clone(), random.clone())?,
+            code_caches: CodeCaches::new(config.code_root.clone(), random.clone()),
             slots: (!config.async_queue.sole_node).then(|| Slots::new(store.clone(), clock.clone(), random.hex(8))),
             async_queue: AsyncQueue::new(store, config.async_queue.clone(), random.hex(8)),
             catalog,
@@ -136,6 +144,7 @@ impl Engine {
             clock,
             random,
             config,
+            preparing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             keepers: TaskTracker::new(),
             calls: TaskTracker::new(),
@@ -220,6 +229,10 @@ impl Invoker for Engine {
     fn floor(&self, function: &FunctionRef, version: &str) -> FloorState {
         self.core.fleet.floor(function, version)
     }
+
+    fn prepare(&self, function: &FunctionRef) {
+        self.core.tasks.spawn(prepare(self.core.clone(), function.clone()));
+    }
 }
 
 /// Has guests ready for the functions that there are.
@@ -239,6 +252,23 @@ async fn follow_floors(core: Arc<Core>) {
     while let Some(floors) = cancelled.run_until_cancelled(core.catalog.floors(&known)).await {
         core.fleet.set_floors(&floors);
         known = floors;
+    }
+}
+
+/// Unpacks a function's packages and has its code compiled, before anybody waits for that.
+async fn prepare(core: Arc<Core>, function: FunctionRef) {
+    let prepared = async {
+        let _turn = core.preparing.lock().await;
+        let version = core.catalog.version(&function).await?;
+        // What is small is unpacked in no time, and may never be called.
+        if core.catalog.package(&version.code).await?.len() >= PREPARED_BYTES || !version.layers.is_empty() {
+            start::prepare(&core, &version).await?;
+            core.code_caches.want(&core, &version);
+        }
+        Ok::<_, InvokeError>(())
+    };
+    if let Some(Err(error)) = core.closing.run_until_cancelled(prepared).await {
+        tracing::debug!(%error, "a function could not be prepared");
     }
 }
 

@@ -14,6 +14,7 @@ use sandbox::{Control, Exit, Usage};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::code_cache::Place;
 use crate::config::NetworkGuard;
 use crate::engine::Core;
 use crate::faults::Fault;
@@ -100,9 +101,14 @@ pub(crate) enum Guest {
 
 impl Guest {
     /// Waits for the end of the init phase; `variables` are those that the guest was not started with.
-    pub(crate) async fn initialise(&mut self, handler: &str, variables: &[(String, String)]) -> InitEnd {
+    pub(crate) async fn initialise(
+        &mut self,
+        handler: &str,
+        variables: &[(String, String)],
+        caches: &[Place],
+    ) -> InitEnd {
         match self {
-            Self::Frames(frames) => frames.load(TASK_ROOT, handler, variables).await,
+            Self::Frames(frames) => frames.load(TASK_ROOT, handler, variables, caches).await,
             Self::Api(api) => api.initialised().await,
         }
     }

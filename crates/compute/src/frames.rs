@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::net::UnixStream;
 
 use crate::channel::Channel;
+use crate::code_cache::Place;
 use crate::environment::{Answer, Call};
 use crate::faults::{ANSWER_BYTES_MAX, Fault};
 use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_BYTES, kind};
@@ -62,25 +63,52 @@ impl Frames {
     }
 
     /// Tells a zygote what to get ready for: nothing, or the function with its code at `root`.
-    pub(crate) async fn prepare(&mut self, function: Option<(&str, &str)>) -> std::io::Result<()> {
+    pub(crate) async fn prepare(&mut self, function: Option<(&str, &str, &[Place])>) -> std::io::Result<()> {
         let order = match function {
-            Some((root, handler)) => serde_json::json!({"root": root, "handler": handler}),
+            Some((root, handler, caches)) => serde_json::json!({"root": root, "handler": handler, "caches": caches}),
             None => serde_json::json!({}),
         };
         self.channel.write(&mut protocol::encode(kind::PREPARE, &[order.to_string().as_bytes()]).as_ref()).await
     }
 
+    /// Has the guest compile a package; the pieces of what it makes, `most` bytes of them together.
+    pub(crate) async fn compile(&mut self, order: &serde_json::Value, most: usize) -> Result<Vec<Bytes>, String> {
+        let frame = protocol::encode(kind::COMPILE, &[order.to_string().as_bytes()]);
+        self.channel.write(&mut frame.as_ref()).await.map_err(|error| error.to_string())?;
+        let (mut pieces, mut left) = (Vec::new(), most);
+        loop {
+            match self.incoming().await {
+                Incoming::Frame(FromGuest::Booted | FromGuest::Begin(_)) => {}
+                Incoming::Frame(FromGuest::Chunk(piece)) => {
+                    left = left.checked_sub(piece.len()).ok_or("it made too much")?;
+                    pieces.push(piece);
+                }
+                Incoming::Frame(FromGuest::End) => return Ok(pieces),
+                Incoming::Closed => return Err("the guest ended".to_owned()),
+                _ => return Err("the guest broke the protocol".to_owned()),
+            }
+        }
+    }
+
     /// Asks the guest to load its handler, with variables that it was not started with, and waits for the end of that.
-    pub(crate) async fn load(&mut self, root: &str, handler: &str, variables: &[(String, String)]) -> InitEnd {
+    pub(crate) async fn load(
+        &mut self,
+        root: &str,
+        handler: &str,
+        variables: &[(String, String)],
+        caches: &[Place],
+    ) -> InitEnd {
         #[derive(Serialize)]
         struct Load<'a> {
             root: &'a str,
             handler: &'a str,
             environment: BTreeMap<&'a str, &'a str>,
             cold: bool,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            caches: &'a [Place],
         }
         let environment = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let load = Load { root, handler, environment, cold: true };
+        let load = Load { root, handler, environment, cold: true, caches };
         let body = serde_json::to_vec(&load).unwrap_or_default();
         if self.channel.write(&mut protocol::encode(kind::LOAD, &[&body]).as_ref()).await.is_err() {
             return InitEnd::Exited;

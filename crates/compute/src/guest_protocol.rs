@@ -6,9 +6,10 @@
 //!
 //! | kind | from     | name       | body                                                                   |
 //! |------|----------|------------|------------------------------------------------------------------------|
-//! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true}`                |
+//! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true,"caches"?}`      |
 //! | 2    | platform | INVOKE     | `meta_length: u32 le`, JSON meta, then the event's bytes               |
-//! | 3    | platform | PREPARE    | to a zygote: JSON, `{}` or `{"root","handler"}` of the function to prepare for |
+//! | 3    | platform | PREPARE    | to a zygote: JSON, `{}` or `{"root","handler","caches"}` of the function to prepare for |
+//! | 4    | platform | COMPILE    | instead of LOAD: JSON `{"root","as"}`, make a code cache of the package at `root`, as if it were at `as` |
 //! | 15   | guest    | BOOTED     | empty: the guest is up and waits for LOAD                              |
 //! | 16   | guest    | READY      | empty: the handler is loaded                                           |
 //! | 17   | guest    | INIT_ERROR | JSON error document; the guest exits after it. Also answers an INVOKE   |
@@ -24,6 +25,7 @@
 //!
 //! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?,"stream"?}`; absent keys
 //! are left out. BOOTED is the first frame of a guest, whether it was asked already or not. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
+//! `caches` are `[file, folder whose code it is of]` each. BEGIN, CHUNK and END carry a cache as well; the guest then ends.
 //! Exactly one RESPONSE, ERROR, INIT_ERROR or END answers each INVOKE; the next INVOKE comes after it. BEGIN and then any
 //! number of CHUNK come before END, or before the ERROR of an answer that fails half way. `environment` of LOAD is merged
 //! over the process's own, so that a process may be booted before its function is known.
@@ -45,6 +47,8 @@ pub mod kind {
     pub const INVOKE: u8 = 2;
     /// Get ready to fork.
     pub const PREPARE: u8 = 3;
+    /// Make a code cache.
+    pub const COMPILE: u8 = 4;
     /// The guest is up.
     pub const BOOTED: u8 = 15;
     /// The handler is loaded.

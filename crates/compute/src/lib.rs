@@ -14,6 +14,7 @@ mod admission;
 mod async_queue;
 mod autoscaler;
 mod channel;
+mod code_cache;
 mod config;
 mod detached;
 mod engine;

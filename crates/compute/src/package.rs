@@ -16,13 +16,15 @@ use base::{Random, archive};
 use model::ports::Catalog;
 use model::{CodeDigest, FunctionVersion, InvokeError};
 use parking_lot::Mutex;
+use sandbox::CACHE_SUFFIX;
 use tokio::sync::OnceCell;
 
 /// Lambda's limits: 250 MiB unpacked. Entries are bounded so that a package cannot exhaust the disk's inodes.
 pub(crate) const LIMITS: archive::Limits = archive::Limits { unpacked_bytes: 250 * 1024 * 1024, entries: 200_000 };
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const BOOT_MARK: &str = ".boot";
-const UNFINISHED: &str = ".unpacking-";
+/// What folders begin with that are not finished.
+pub(crate) const UNFINISHED: &str = ".unpacking-";
 
 type Flight = Arc<OnceCell<()>>;
 
@@ -63,13 +65,14 @@ impl Packages {
 
     async fn unpack(&self, digest: &CodeDigest) -> Result<(), InvokeError> {
         let target = self.root.join(digest.as_str());
+        let cache = self.root.join(format!("{digest}{CACHE_SUFFIX}"));
         if tokio::fs::try_exists(&target).await.unwrap_or(false) {
             return Ok(());
         }
         let zip = self.catalog.package(digest).await?;
         let beside = self.root.join(format!("{UNFINISHED}{digest}-{}", self.random.hex(8)));
         let work = tokio::task::spawn_blocking(move || {
-            let done = unpack_to(&zip, &beside, &target);
+            let done = unpack_to(&zip, &beside, &target, &cache);
             if done.is_err() {
                 // What is left is removed at the next start at the latest.
                 let _ = fs::remove_dir_all(&beside);
@@ -87,9 +90,15 @@ impl Packages {
     }
 }
 
-fn unpack_to(zip: &[u8], beside: &Path, target: &Path) -> Result<(), archive::Error> {
+fn unpack_to(zip: &[u8], beside: &Path, target: &Path, cache: &Path) -> Result<(), archive::Error> {
     make_folder(beside)?;
     archive::unpack(zip, beside, LIMITS)?;
+    // What was made of an earlier folder goes by the times of its files.
+    if let Err(error) = fs::remove_dir_all(cache)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error.into());
+    }
     match fs::rename(beside, target) {
         Ok(()) => Ok(()),
         // Another process on the same folder was first; both made the same.
@@ -113,7 +122,7 @@ fn clean(root: &Path, boot: &str) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let package = CodeDigest::parse(name).is_some();
+        let package = CodeDigest::parse(name.strip_suffix(CACHE_SUFFIX).unwrap_or(name)).is_some();
         if name.starts_with(UNFINISHED) || (package && !same_boot) {
             fs::remove_dir_all(entry.path())?;
         }
@@ -129,14 +138,16 @@ mod tests {
     fn packages_outlive_the_process_but_not_the_boot() {
         let root = tempfile::tempdir().unwrap();
         let package = root.path().join("0a".repeat(32));
+        let cache = root.path().join(format!("{}.cache", "0a".repeat(32)));
         let unfinished = root.path().join(".unpacking-x");
         clean(root.path(), "boot1").unwrap();
         fs::create_dir(&package).unwrap();
+        fs::create_dir(&cache).unwrap();
         fs::create_dir(&unfinished).unwrap();
         fs::create_dir(root.path().join("other")).unwrap();
         clean(root.path(), "boot1").unwrap();
-        assert!(package.is_dir() && !unfinished.exists());
+        assert!(package.is_dir() && cache.is_dir() && !unfinished.exists());
         clean(root.path(), "boot2").unwrap();
-        assert!(!package.exists() && root.path().join("other").is_dir());
+        assert!(!package.exists() && !cache.exists() && root.path().join("other").is_dir());
     }
 }

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::{Family, FunctionVersion, InvokeError};
-use sandbox::{Control, SandboxSpec, Started, Usage, interpreter};
+use sandbox::{Control, Interpreter, SandboxSpec, Started, Usage, interpreter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::code_cache::Place;
 use crate::config::GuestIdentity;
 use crate::engine::Core;
 use crate::environment::{Environment, Guest, Keeper, exit_of};
@@ -178,11 +179,16 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration, pu
         region: version.function.region.clone(),
         group: version.log_group.as_str().into(),
         name: report::stream_name(core.clock.now_ms(), &version.version, &id).into(),
-        first_line: report::init_start_line(&version.runtime, interpreter_of(core, &guest), &version.function.region),
+        first_line: report::init_start_line(
+            &version.runtime,
+            interpreter_of(core, &guest).map(|it| it.version),
+            &version.function.region,
+        ),
     };
     let variables = variables(core, version, &stream.name, purpose).await;
     let born_us = core.clock.monotonic_us();
-    let origin = match originate(core, version, guest, variables).await {
+    let caches = caches_of(core, version, &guest);
+    let origin = match originate(core, version, guest, variables, caches).await {
         Ok(origin) => origin,
         Err(sandbox::Error::Entrypoint(words)) => {
             let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), None));
@@ -193,6 +199,7 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration, pu
         Err(error) => {
             if let sandbox::Error::CodeMissing(code) = &error {
                 core.packages.forget(code);
+                core.code_caches.forget(code);
             }
             return StartEnd::refused(InvokeError::Internal(error.to_string()));
         }
@@ -210,6 +217,7 @@ struct Origin {
     parts: Parts,
     /// Variables that the guest was not started with.
     variables: Vec<(String, String)>,
+    caches: Vec<Place>,
 }
 
 /// A guest that is ready, or one that is started now.
@@ -218,10 +226,11 @@ async fn originate(
     version: &FunctionVersion,
     guest: sandbox::Guest,
     variables: Vec<(String, String)>,
+    caches: Vec<Place>,
 ) -> Result<Origin, sandbox::Error> {
     if let Some(booted) = core.ready.take(core, version).await {
         match booted.assign(version).await {
-            Ok(parts) => return Ok(Origin { parts, variables }),
+            Ok(parts) => return Ok(Origin { parts, variables, caches }),
             Err(sandbox::Error::CodeMissing(code)) => return Err(sandbox::Error::CodeMissing(code)),
             Err(error) => tracing::warn!(%error, "a booted guest could not be given its function"),
         }
@@ -238,16 +247,21 @@ async fn originate(
     let frames = Frames::new(channel).inspect_err(|_| control.kill());
     let frames = frames.map_err(|error| sandbox::Error::Host(format!("the guest's channel: {error}")))?;
     let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO };
-    Ok(Origin { parts, variables: Vec::new() })
+    Ok(Origin { parts, variables: Vec::new(), caches })
 }
 
 fn failed(init: FailedInit) -> StartEnd {
     StartEnd::Failed(Box::new(FailedStart::Init(init)))
 }
 
-async fn prepare(core: &Core, version: &FunctionVersion) -> Result<sandbox::Guest, InvokeError> {
+/// Has what is needed of a version on this host's disk; answers what runs it.
+pub(crate) async fn prepare(core: &Core, version: &FunctionVersion) -> Result<sandbox::Guest, InvokeError> {
     core.packages.ensure(version).await?;
-    guest_of(core, version)
+    let guest = guest_of(core, version)?;
+    if let Some(interpreter) = interpreter_of(core, &guest) {
+        core.code_caches.recall(version, interpreter).await;
+    }
+    Ok(guest)
 }
 
 /// What runs a version on this host.
@@ -262,14 +276,17 @@ pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox
     }
 }
 
-/// The version of the interpreter that a guest runs on, if it runs on one.
-fn interpreter_of(core: &Core, guest: &sandbox::Guest) -> Option<(u32, u32, u32)> {
+/// The interpreter that a guest runs on, if it runs on one.
+fn interpreter_of<'a>(core: &'a Core, guest: &sandbox::Guest) -> Option<&'a Interpreter> {
     match guest {
-        sandbox::Guest::Interpreter { interpreter, .. } => {
-            core.interpreters.usable.get(*interpreter).map(|it| it.version)
-        }
+        sandbox::Guest::Interpreter { interpreter, .. } => core.interpreters.usable.get(*interpreter),
         _ => None,
     }
+}
+
+/// What was made of a version's code ahead.
+fn caches_of(core: &Core, version: &FunctionVersion, guest: &sandbox::Guest) -> Vec<Place> {
+    interpreter_of(core, guest).map(|it| core.code_caches.places(version, it)).unwrap_or_default()
 }
 
 async fn variables(
@@ -298,6 +315,7 @@ struct Starting<'a> {
     gone: CancellationToken,
     guest: Guest,
     variables: Vec<(String, String)>,
+    caches: Vec<Place>,
     /// Processor time that was used before the guest was anybody's.
     cpu_before: Duration,
 }
@@ -314,7 +332,7 @@ impl<'a> Starting<'a> {
         origin: Origin,
     ) -> Self {
         let version = &pool.version;
-        let Origin { parts: Parts { frames, output, listeners, control, cpu }, variables } = origin;
+        let Origin { parts: Parts { frames, output, listeners, control, cpu }, variables, caches } = origin;
         let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Some(output)));
         let card = Arc::new(Card {
             id: id.clone(),
@@ -356,14 +374,14 @@ impl<'a> Starting<'a> {
             }
             _ => Guest::Frames(frames),
         };
-        Self { core, version, output, control, card, gone, guest, variables, cpu_before: cpu }
+        Self { core, version, output, control, card, gone, guest, variables, caches, cpu_before: cpu }
     }
 
     /// Runs the guest's init. The processor quota, if there is one, holds from its end on, at the latest from the cap of
     /// the init phase on: an init within an invocation may take longer than that.
     async fn unthrottled_init(&mut self) -> InitEnd {
         let control = self.control.clone();
-        let init = self.guest.initialise(&self.version.handler, &self.variables);
+        let init = self.guest.initialise(&self.version.handler, &self.variables, &self.caches);
         tokio::pin!(init);
         let end = tokio::select! {
             biased;
@@ -383,6 +401,7 @@ impl<'a> Starting<'a> {
         let init_us = self.core.clock.monotonic_us() - self.card.born_us;
         let failure = match end {
             Ok(InitEnd::Ready) => {
+                self.core.code_caches.want(self.core, self.version);
                 self.core.ready.learn(self.core, self.version, Duration::from_micros(init_us));
                 self.card.init_us.store(init_us, Ordering::Relaxed);
                 let Self { output, control, card, gone, guest, cpu_before, .. } = self;

@@ -42,6 +42,10 @@ pub trait Invoker: Send + Sync + 'static {
     fn floor(&self, _function: &FunctionRef, _version: &str) -> FloorState {
         FloorState::default()
     }
+
+    /// A function has other code or settings than before: what its first start would have to do may be done ahead. Returns
+    /// at once and promises nothing.
+    fn prepare(&self, _function: &FunctionRef) {}
 }
 
 /// What functions there are.

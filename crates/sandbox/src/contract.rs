@@ -10,6 +10,12 @@ use async_trait::async_trait;
 use model::{CodeDigest, Family};
 use tokio::net::{TcpListener, UdpSocket, UnixStream};
 
+/// Beside a package's folder below the code root, the folder of this further ending holds what the platform has made of the
+/// package. Guests see it, read-only, below `CACHE_ROOT`; it may not be there.
+pub const CACHE_SUFFIX: &str = ".cache";
+/// Where guests see what was made of their packages: the code's in `0`, each layer's, in merge order, from `1` on.
+pub const CACHE_ROOT: &str = "/var/cache";
+
 /// The program that runs inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guest {

@@ -13,7 +13,7 @@ pub mod privilege;
 pub mod process;
 
 pub use contract::{
-    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall,
-    WallState,
+    Assignment, Backend, CACHE_ROOT, CACHE_SUFFIX, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec,
+    Started, Usage, Wall, WallState,
 };
 pub use interpreter::{Interpreter, Interpreters, Skipped};

@@ -35,6 +35,7 @@ pub struct DataDir {
 const RUNTIME_FILES: &[(&str, &str)] = &[
     ("nodejs/bootstrap.cjs", include_str!("../../../runtimes/nodejs/bootstrap.cjs")),
     ("nodejs/channel.cjs", include_str!("../../../runtimes/nodejs/channel.cjs")),
+    ("nodejs/code_cache.cjs", include_str!("../../../runtimes/nodejs/code_cache.cjs")),
     ("nodejs/errors.cjs", include_str!("../../../runtimes/nodejs/errors.cjs")),
     ("nodejs/fetch.cjs", include_str!("../../../runtimes/nodejs/fetch.cjs")),
     ("nodejs/invocation.cjs", include_str!("../../../runtimes/nodejs/invocation.cjs")),
@@ -43,6 +44,7 @@ const RUNTIME_FILES: &[(&str, &str)] = &[
     ("nodejs/rehearsal.cjs", include_str!("../../../runtimes/nodejs/rehearsal.cjs")),
     ("nodejs/streaming.cjs", include_str!("../../../runtimes/nodejs/streaming.cjs")),
     ("python/bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
+    ("python/dunlin_cache.py", include_str!("../../../runtimes/python/dunlin_cache.py")),
     ("python/dunlin_guest.py", include_str!("../../../runtimes/python/dunlin_guest.py")),
     ("python/dunlin_logs.py", include_str!("../../../runtimes/python/dunlin_logs.py")),
     ("python/dunlin_zygote.py", include_str!("../../../runtimes/python/dunlin_zygote.py")),

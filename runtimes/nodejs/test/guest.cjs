@@ -70,8 +70,8 @@ class Guest {
     return promise;
   }
 
-  loadBytes(root, handler, environment = {}) {
-    return frame(1, Buffer.from(JSON.stringify({ root, handler, environment, cold: true })));
+  loadBytes(root, handler, environment = {}, caches = undefined) {
+    return frame(1, Buffer.from(JSON.stringify({ root, handler, environment, cold: true, caches })));
   }
 
   invokeBytes(event, meta = {}) {
@@ -158,4 +158,4 @@ async function run(test, { files, handler = 'index.handler', events = [{}], envi
   return { root, loaded, answers, log: guest.log, exit };
 }
 
-module.exports = { Guest, folder, run };
+module.exports = { Guest, folder, frame, run };

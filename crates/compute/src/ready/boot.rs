@@ -11,9 +11,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::Kind;
+use crate::code_cache::Place;
 use crate::engine::Core;
 use crate::frames::Frames;
-use crate::start::MIB;
+use crate::start::{self, MIB};
 use crate::variables;
 
 /// How long a boot may take.
@@ -134,13 +135,15 @@ pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVe
     let guest = Guest::Zygote { family: Family::Python, interpreter };
     let mut spec = spec(core, kind, guest, ZYGOTE_MEMORY_MB, TMP_MB);
     if let Some(version) = version {
-        core.packages.ensure(version).await.map_err(|error| error.to_string())?;
+        start::prepare(core, version).await.map_err(|error| error.to_string())?;
         spec.code = Some(version.code.clone());
         spec.layers.clone_from(&version.layers);
         spec.memory_bytes = spec.memory_bytes.max(u64::from(version.memory_mb) * MIB);
         spec.environment = variables::own_variables(version, &core.config.guest_variables);
     }
-    let order = version.map(|version| (variables::TASK_ROOT, version.handler.as_str()));
+    let caches = version.map(|version| core.code_caches.places(version, &core.interpreters.usable[interpreter]));
+    let caches = caches.unwrap_or_default();
+    let order = version.map(|version| (variables::TASK_ROOT, version.handler.as_str(), &caches[..]));
     let mut booted = boot(core, spec, Some(order)).await?;
     let parts = booted.give().ok_or("it has no parts")?;
     Ok(Zygote { kind: kind.clone(), parts, born: Instant::now(), forks: AtomicU32::new(0) })
@@ -169,7 +172,11 @@ fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> 
 }
 
 /// Boots; a zygote is told what to get ready for.
-async fn boot(core: &Core, spec: SandboxSpec, zygote: Option<Option<(&str, &str)>>) -> Result<Booted, String> {
+async fn boot(
+    core: &Core,
+    spec: SandboxSpec,
+    zygote: Option<Option<(&str, &str, &[Place])>>,
+) -> Result<Booted, String> {
     let up = async {
         let started = core.backend.start(spec).await.map_err(|error| error.to_string())?;
         let Started { channel, output, listeners, control } = started;

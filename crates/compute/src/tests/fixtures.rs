@@ -120,6 +120,12 @@ impl Catalog for FixedCatalog {
         let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
         writer.start_file("index.js", zip::write::SimpleFileOptions::default()).unwrap();
         writer.write_all(b"exports.handler = 1").unwrap();
+        if code.as_str().starts_with("1a") {
+            writer.start_file("large.py", zip::write::SimpleFileOptions::default()).unwrap();
+            // It does not shrink, so that it is a large package as well.
+            let noise: Vec<u8> = (0..200_000u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
+            writer.write_all(&noise).unwrap();
+        }
         Ok(writer.finish().unwrap().into_inner().into())
     }
 }

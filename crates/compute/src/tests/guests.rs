@@ -42,6 +42,8 @@ pub(crate) struct Guests {
     pub(crate) seen: Arc<Mutex<HashMap<String, usize>>>,
     /// Bytes of pieces that guests got rid of.
     pub(crate) streamed: Arc<AtomicU64>,
+    /// Whether guests end instead of compiling.
+    mute_compiler: Arc<AtomicBool>,
     controls: Mutex<Vec<Arc<FakeControl>>>,
 }
 
@@ -68,6 +70,7 @@ impl Guests {
             runtime_api: Mutex::default(),
             seen: Arc::default(),
             streamed: Arc::default(),
+            mute_compiler: Arc::default(),
             controls: Mutex::default(),
         }
     }
@@ -94,6 +97,10 @@ impl Guests {
             Guest::Fork { .. } => (processes, zygotes, forks + 1),
             _ => (processes + 1, zygotes, forks),
         })
+    }
+
+    pub(crate) fn mute_compiler(&self) {
+        self.mute_compiler.store(true, Ordering::SeqCst);
     }
 
     /// Ends every guest as a crash would.
@@ -206,8 +213,10 @@ impl Backend for Guests {
                 control: control.clone(),
                 seen: self.seen.clone(),
                 streamed: self.streamed.clone(),
+                mute_compiler: self.mute_compiler.clone(),
                 calls: 0,
                 began: Instant::now(),
+                caches: serde_json::Value::Null,
             };
             let mut killed = control.exit.subscribe();
             tokio::spawn(async move {
@@ -236,9 +245,12 @@ struct FakeGuest {
     control: Arc<FakeControl>,
     seen: Arc<Mutex<HashMap<String, usize>>>,
     streamed: Arc<AtomicU64>,
+    mute_compiler: Arc<AtomicBool>,
     calls: usize,
     /// When the event came.
     began: Instant,
+    /// What it was told of code that is compiled.
+    caches: serde_json::Value,
 }
 
 impl FakeGuest {
@@ -249,9 +261,18 @@ impl FakeGuest {
             (kind::PREPARE, _) => self.frame().await,
             frame => frame,
         };
+        if kind == kind::COMPILE {
+            if self.mute_compiler.load(Ordering::SeqCst) {
+                return self.control.end(Some(1), None, false);
+            }
+            self.say(kind::BEGIN, &[]).await;
+            self.say(kind::CHUNK, &[&body]).await;
+            return self.say(kind::END, &[]).await;
+        }
         assert_eq!(kind, kind::LOAD);
         let load: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let handler = load["handler"].as_str().unwrap().to_owned();
+        self.caches = load["caches"].clone();
         self.print("loading\n").await;
         match handler.split_once(' ').unwrap_or((&handler, "")) {
             ("init_error", _) => {
@@ -332,6 +353,7 @@ impl FakeGuest {
                 self.respond(b"\"stray\"").await;
             }
             ("meta", _) => self.respond(meta.to_string().as_bytes()).await,
+            ("caches", _) => self.respond(self.caches.to_string().as_bytes()).await,
             ("stream", end) => return self.stream(end, &event).await,
             ("linger", ms) => {
                 self.say(kind::LINGER, &[]).await;

@@ -3,6 +3,7 @@
 //! `guests` is the backend, `fixtures` all other ports. Time is paused where a test waits: the runtime then moves it
 //! only when nothing else can happen.
 
+mod code_caches;
 mod custom_runtimes;
 mod events;
 pub(crate) mod fixtures;

@@ -17,6 +17,7 @@ use rustix::fs::AtFlags;
 use super::make::{Made, Maker};
 use super::protocol::{Digest, Step};
 use super::sys::{self, At, Fault};
+use super::template::CACHES;
 
 /// Filters of a guest that was forked: the zygote's and its own.
 const FILTERS: u32 = 2;
@@ -56,6 +57,7 @@ pub(crate) fn furnish(
         verify(maker, made, namespaces)?;
     }
     let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
+    let caches = maker.cache_trees(Some(code), layers)?;
     let code = maker.code_tree(code)?;
     sys::set_tree_attributes(code.as_raw_fd(), read_only).at(Step::Task)?;
     let layers = maker.layers_tree(layers)?;
@@ -64,10 +66,13 @@ pub(crate) fn furnish(
     }
     within(&inside.mounts, &maker.stage.mounts, || {
         sys::attach_tree(code.as_raw_fd(), libc::AT_FDCWD, c"/var/task").at(Step::Task)?;
-        match &layers {
-            Some(layers) => sys::attach_tree(layers.as_raw_fd(), libc::AT_FDCWD, c"/opt").at(Step::Opt),
-            None => Ok(()),
+        if let Some(layers) = &layers {
+            sys::attach_tree(layers.as_raw_fd(), libc::AT_FDCWD, c"/opt").at(Step::Opt)?;
         }
+        caches.iter().zip(CACHES).try_for_each(|(cache, place)| match cache {
+            Some(cache) => sys::attach_tree(cache.as_raw_fd(), libc::AT_FDCWD, place).at(Step::Cache),
+            None => Ok(()),
+        })
     })
 }
 

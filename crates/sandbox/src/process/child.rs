@@ -25,6 +25,7 @@ use super::landlock;
 use super::netns::{self, Rules, SOCKETS_MAX};
 use super::protocol::{ENVIRONMENT_BYTES_MAX, Reply, Step, feature};
 use super::sys::{self, At, Fault};
+use super::template::CACHES;
 
 /// The user inside, as Lambda has it.
 pub(crate) const INNER_UID: u32 = 993;
@@ -100,6 +101,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) code: c_int,
     /// Detached tree of the layers, or -1.
     pub(crate) layers: c_int,
+    /// Detached trees of what was made of code and layers, or -1 each.
+    pub(crate) caches: [c_int; CACHES.len()],
     pub(crate) environment: c_int,
     /// The guest's descriptor 3, or -1.
     pub(crate) channel: c_int,
@@ -248,11 +251,14 @@ fn enter_groups(doors: &[Door]) -> sys::Call<()> {
     Ok(())
 }
 
+/// Descriptors of a plan, the caches apart.
+const OWN_FDS: usize = 10;
+
 /// Closes whatever the spawner holds of other sandboxes. With many of them their descriptors alone would pass the limit
 /// that a guest gets.
 fn let_go(plan: &Plan<'_>) {
     let (orders, entry) = plan.role.descriptors();
-    let mut kept = [
+    let own: [c_int; OWN_FDS] = [
         plan.status,
         plan.root,
         plan.code,
@@ -264,6 +270,9 @@ fn let_go(plan: &Plan<'_>) {
         orders,
         entry,
     ];
+    let mut kept = [-1; OWN_FDS + CACHES.len()];
+    kept[..OWN_FDS].copy_from_slice(&own);
+    kept[OWN_FDS..].copy_from_slice(&plan.caches);
     kept.sort_unstable();
     // Those below are the spawner's fillers.
     let mut next = 10;
@@ -296,6 +305,12 @@ fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
     if plan.layers >= 0 {
         sys::set_tree_attributes(plan.layers, read_only).at(Step::Opt)?;
         sys::attach_tree(plan.layers, libc::AT_FDCWD, c"opt").at(Step::Opt)?;
+    }
+    for (cache, place) in plan.caches.into_iter().zip(CACHES) {
+        if cache >= 0 {
+            // Below the new root, which is the working folder.
+            sys::attach_tree(cache, libc::AT_FDCWD, &place[1..]).at(Step::Cache)?;
+        }
     }
     sys::mount(c"proc", c"proc", c"proc", PROC_FLAGS, c"").at(Step::Proc)?;
     sys::pivot_here().at(Step::Pivot)

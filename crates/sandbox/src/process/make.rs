@@ -27,10 +27,11 @@ use super::child::{self, INNER_GID, INNER_UID, Plan, Program, Role};
 use super::entry::{self, Entry};
 use super::netns::Rules;
 use super::procfs;
-use super::protocol::{Digest, GuestKind, StartRequest, Step};
+use super::protocol::{Digest, GuestKind, LAYERS_MAX, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
 use super::tmp::{Tmp, Tmps};
+use crate::contract::CACHE_SUFFIX;
 use crate::interpreter::{Interpreter, PYTHON_FLAGS};
 
 /// Ranges of host ids, the preferred one first: above everything that distributions and container tools give out;
@@ -196,12 +197,16 @@ struct Inputs {
     root: OwnedFd,
     code: Option<OwnedFd>,
     layers: Option<OwnedFd>,
+    caches: Caches,
     fds: GuestFds,
     tmp: OwnedFd,
     cast: Cast,
     token: u64,
     id: u64,
 }
+
+/// Detached trees of the caches of a sandbox's packages, by their place among `template::CACHES`.
+pub(crate) type Caches = [Option<OwnedFd>; 1 + LAYERS_MAX];
 
 /// Who will run, with what it needs.
 enum Cast {
@@ -273,6 +278,7 @@ impl Maker {
         };
         let root = owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?);
         let layers = self.layers_tree(&request.layers)?;
+        let caches = self.cache_trees(request.code.as_ref(), &request.layers)?;
         let (nest, host_id) = match home {
             Some(home) => {
                 let (inner_id, host_id) = home.next_id()?;
@@ -287,7 +293,7 @@ impl Maker {
                 return Err(fault);
             }
         };
-        let inputs = Inputs { root, code, layers, fds, tmp: mount, cast, token: request.token, id };
+        let inputs = Inputs { root, code, layers, caches, fds, tmp: mount, cast, token: request.token, id };
         let group = match self.group(id, request.memory_bytes, tmp.bytes_in_memory()) {
             Ok(group) => group,
             Err(fault) => {
@@ -414,8 +420,12 @@ impl Maker {
 
     /// Opens the folder of a digest beneath the code root.
     fn code_folder(&self, digest: &Digest, step: Step) -> Result<OwnedFd, Fault> {
+        self.folder(digest, step)
+    }
+
+    fn folder(&self, name: &[u8], step: Step) -> Result<OwnedFd, Fault> {
         let refused = Fault { step, errno: libc::EINVAL };
-        let name = CString::new(&digest[..]).map_err(|_| refused)?;
+        let name = CString::new(name).map_err(|_| refused)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(&self.stage.code, name, flags, Mode::empty(), resolve).at(step)
@@ -446,6 +456,25 @@ impl Maker {
                 tree.map(Some)
             }
         }
+    }
+
+    /// What the platform has made of the code and of each layer, read-only; nothing where it has made nothing.
+    pub(crate) fn cache_trees(&self, code: Option<&Digest>, layers: &[Digest]) -> Result<Caches, Fault> {
+        let mut caches = Caches::default();
+        for (place, digest) in caches.iter_mut().zip([code].into_iter().chain(layers.iter().map(Some))) {
+            let Some(digest) = digest else { continue };
+            let name = [&digest[..], CACHE_SUFFIX.as_bytes()].concat();
+            let folder = match self.folder(&name, Step::Cache) {
+                Ok(folder) => folder,
+                Err(fault) if fault.errno == libc::ENOENT => continue,
+                Err(fault) => return Err(fault),
+            };
+            let tree = owned(sys::clone_tree(folder.as_raw_fd(), c"").at(Step::Cache)?);
+            let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC;
+            sys::set_tree_attributes(tree.as_raw_fd(), read_only).at(Step::Cache)?;
+            *place = Some(tree);
+        }
+        Ok(caches)
     }
 
     fn group(&self, id: u64, memory_bytes: u64, tmp_bytes: u64) -> Result<Option<Group>, Fault> {
@@ -482,6 +511,7 @@ impl Maker {
             root: inputs.root.as_raw_fd(),
             code: inputs.code.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             layers: inputs.layers.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            caches: inputs.caches.each_ref().map(|cache| cache.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
             environment: inputs.fds.environment.as_raw_fd(),
             channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             output: inputs.fds.output.as_raw_fd(),

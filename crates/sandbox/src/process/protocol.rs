@@ -272,10 +272,12 @@ pub(crate) enum Step {
     Assign,
     /// The guest has kept what it must give up.
     Verify,
+    /// What was made of a package cannot be mounted.
+    Cache,
 }
 
 impl Step {
-    const ALL: [Self; 38] = [
+    const ALL: [Self; 39] = [
         Self::Request,
         Self::Code,
         Self::Layers,
@@ -314,6 +316,7 @@ impl Step {
         Self::Join,
         Self::Assign,
         Self::Verify,
+        Self::Cache,
     ];
 
     pub(crate) fn from_number(number: u32) -> Option<Self> {

@@ -71,6 +71,7 @@ struct MountAttr {
 pub(crate) const ATTR_RDONLY: u64 = 0x1;
 pub(crate) const ATTR_NOSUID: u64 = 0x2;
 pub(crate) const ATTR_NODEV: u64 = 0x4;
+pub(crate) const ATTR_NOEXEC: u64 = 0x8;
 pub(crate) const ATTR_NOATIME: u64 = 0x10;
 
 /// libc's constant of this name does not fit its type.

@@ -14,7 +14,7 @@
 //!
 //! Start reading at `raise`.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -23,7 +23,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::config::SpawnerConfig;
-use super::protocol::Step;
+use super::protocol::{LAYERS_MAX, Step};
 use super::sys::{self, At, Fault};
 
 /// Folders of the host that hold programs and libraries; a link among them stays a link.
@@ -56,6 +56,18 @@ const TRUST: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
 ];
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+/// Where guests find the caches of their packages: the code's, then each layer's, in merge order.
+pub(crate) const CACHES: [&CStr; 1 + LAYERS_MAX] = [
+    c"/var/cache/0",
+    c"/var/cache/1",
+    c"/var/cache/2",
+    c"/var/cache/3",
+    c"/var/cache/4",
+    c"/var/cache/5",
+    c"/var/cache/6",
+    c"/var/cache/7",
+    c"/var/cache/8",
+];
 /// Empty folders that a sandbox mounts on, or that programs expect.
 const EMPTY: &[&str] = &["/tmp", "/proc", "/opt", "/var/task", "/var/runtime", "/dev", "/etc", "/run"];
 /// Small files of the platform's own.
@@ -194,6 +206,9 @@ fn place(piece: &Piece) -> Result<(), Fault> {
 fn fill_template(pieces: &[Piece]) -> Result<(), Fault> {
     for path in EMPTY {
         fs::create_dir_all(inside(Path::new(path))).at(Step::Stage)?;
+    }
+    for path in CACHES {
+        fs::create_dir_all(inside(Path::new(OsStr::from_bytes(path.to_bytes())))).at(Step::Stage)?;
     }
     for (path, text) in FILES {
         put_file(&inside(Path::new(path)), text).at(Step::Stage)?;

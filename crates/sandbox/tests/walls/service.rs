@@ -26,6 +26,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("exit codes and signals are told", exits),
     ("a bootstrap below /opt runs where the code has none", opt_bootstrap),
     ("layers are merged, later ones first", layers),
+    ("what was made of packages is seen beside them, read-only", caches),
     ("missing code and programs are told in words", missing),
     ("an interpreter speaks on descriptor 3", interpreter),
     ("a private prefix reaches the guest at its own path", private_prefix),
@@ -198,6 +199,28 @@ fn layers(world: &World) -> Result<(), String> {
     let outcome = world.run(&world.config(&[]), spec).map_err(|error| error.to_string())?;
     expect("output", outcome.output.contains("one two second "), true)?;
     expect("read-only", outcome.output.contains("read-only"), true)
+}
+
+fn caches(world: &World) -> Result<(), String> {
+    let code = world.add_code(
+        '4',
+        "bootstrap",
+        "#!/bin/sh\ncd /var/cache; cat 0/made 2/made; echo x 2>/dev/null >0/made || echo kept; ls 1; ls /var/task /opt\n",
+    );
+    let (plain, layer) = (world.add_code('5', "one", ""), world.add_code('6', "two", ""));
+    for (digest, text) in [(&code, "of the code "), (&layer, "of the layer ")] {
+        let folder = world.code_folder(digest).with_extension(sandbox::CACHE_SUFFIX.trim_start_matches('.'));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("made"), text).unwrap();
+    }
+    let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
+    (spec.code, spec.layers) = (Some(code), vec![plain, layer]);
+    let outcome = world.run(&world.config(&[]), spec).map_err(|error| error.to_string())?;
+    expect(
+        "output",
+        outcome.output.as_str(),
+        "of the code of the layer kept\n/opt:\none\ntwo\n\n/var/task:\nbootstrap\n",
+    )
 }
 
 fn missing(world: &World) -> Result<(), String> {

@@ -38,6 +38,7 @@ const PREPARE: u8 = 3;
 const BOOTED: u8 = 15;
 
 const FILES: &[(&str, &str)] = &[
+    ("dunlin_cache.py", include_str!("../../../../runtimes/python/dunlin_cache.py")),
     ("dunlin_guest.py", include_str!("../../../../runtimes/python/dunlin_guest.py")),
     ("dunlin_logs.py", include_str!("../../../../runtimes/python/dunlin_logs.py")),
     ("dunlin_zygote.py", include_str!("../../../../runtimes/python/dunlin_zygote.py")),
@@ -493,6 +494,9 @@ fn late_layer(world: &World) -> Result<(), String> {
     }
     let code = world.add_code('0', "index.py", EVALUATE);
     let layer = world.add_code('e', "python/layered.py", "WHERE = 'a layer'\n");
+    let cache = world.code_folder(&layer).with_extension(sandbox::CACHE_SUFFIX.trim_start_matches('.'));
+    fs::create_dir(&cache).unwrap();
+    fs::write(cache.join("made"), "of a layer").unwrap();
     world.with_backend(&config(world), async |backend| {
         let mut zygote = spec(world, Guest::Zygote { family: Family::Python, interpreter: 0 });
         zygote.environment.push(("PYTHONPATH".into(), "/opt/python".into()));
@@ -500,6 +504,7 @@ fn late_layer(world: &World) -> Result<(), String> {
         let mut fork = zygote.fork(world, backend).await?;
         fork.assign_with(&code, vec![layer]).await?;
         fork.load_assigned("index.handler").await?;
-        fork.expect("__import__('layered').WHERE", json!("a layer")).await
+        fork.expect("__import__('layered').WHERE", json!("a layer")).await?;
+        fork.expect("open('/var/cache/1/made').read()", json!("of a layer")).await
     })
 }

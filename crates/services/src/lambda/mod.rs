@@ -68,6 +68,14 @@ impl LambdaService {
     pub fn new(functions: Arc<Functions>, invoker: Arc<dyn Invoker>) -> Self {
         Self { functions, invoker }
     }
+
+    /// A function has other code or settings, if that went well: its first start may be prepared.
+    fn deployed(&self, call: &Call, done: Result<Reply, Error>) -> Result<Reply, Error> {
+        if let (Ok(_), Ok(function)) = (&done, name::of_call(call)) {
+            self.invoker.prepare(&function);
+        }
+        done
+    }
 }
 
 #[async_trait]
@@ -79,7 +87,7 @@ impl Service for LambdaService {
     async fn call(&self, call: Call) -> Result<Reply, Error> {
         let functions = &*self.functions;
         match call.operation {
-            "CreateFunction" => ops::create::run(functions, &call).await,
+            "CreateFunction" => self.deployed(&call, ops::create::run(functions, &call).await),
             "GetFunction" => ops::read::get(functions, &call).await,
             "GetFunctionConfiguration" => ops::read::configuration(functions, &call).await,
             "ListFunctions" => ops::read::list(functions, &call).await,
@@ -91,8 +99,8 @@ impl Service for LambdaService {
             "DeleteAlias" => ops::aliases::delete(functions, &call).await,
             "ListAliases" => ops::aliases::list(functions, &call).await,
             "GetAccountSettings" => ops::read::account(functions, &call).await,
-            "UpdateFunctionCode" => ops::update::code(functions, &call).await,
-            "UpdateFunctionConfiguration" => ops::update::configuration(functions, &call).await,
+            "UpdateFunctionCode" => self.deployed(&call, ops::update::code(functions, &call).await),
+            "UpdateFunctionConfiguration" => self.deployed(&call, ops::update::configuration(functions, &call).await),
             "DeleteFunction" => ops::delete::run(functions, &call).await,
             "Invoke" => ops::invoke::run(&*self.invoker, call).await,
             "InvokeWithResponseStream" => ops::invoke_stream::run(&*self.invoker, call).await,

@@ -296,6 +296,8 @@ async fn an_update_is_what_the_next_look_up_sees() {
     assert_ne!(second.revision, third.revision);
     let cleared = json!({"FunctionName": "f", "Environment": {"Variables": {}}});
     assert_eq!(platform.ok("UpdateFunctionConfiguration", cleared).await["Environment"], Value::Null);
+    platform.fails("UpdateFunctionCode", json!({"FunctionName": "g", "ZipFile": code("two")})).await;
+    assert_eq!(*platform.invoker.prepared.lock(), ["f"; 4], "a creation and three changes");
 }
 
 #[tokio::test]

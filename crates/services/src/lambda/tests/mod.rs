@@ -38,6 +38,7 @@ struct Recorder {
     answer: Mutex<Option<Result<Outcome, InvokeError>>>,
     /// What there is of environments that versions are to have always.
     floors: Mutex<HashMap<String, FloorState>>,
+    prepared: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -59,6 +60,10 @@ impl Invoker for Recorder {
 
     fn floor(&self, _: &FunctionRef, version: &str) -> FloorState {
         self.floors.lock().get(version).cloned().unwrap_or_default()
+    }
+
+    fn prepare(&self, function: &FunctionRef) {
+        self.prepared.lock().push(function.name.as_str().to_owned());
     }
 }
 
