@@ -22,7 +22,7 @@ CHANNEL = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOAD, INVOKE, COMPILE = 1, 2, 4
 BOOTED, READY, INIT_ERROR, RESPONSE, ERROR = 15, 16, 17, 18, 19
-BEGIN, CHUNK, END = 20, 21, 22
+BEGIN, CHUNK, END, READ = 20, 21, 22, 24
 # The channel keeps the bounds of writes: none is longer, and every read has room for one.
 MESSAGE_BYTES = 32 * 1024
 # 6 MiB, and what Lambda allows beyond.

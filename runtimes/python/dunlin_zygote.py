@@ -17,8 +17,11 @@ third is its child. When the second has ended, the sandbox's own first process i
 Invariants
   1. One thread, no socket but those two, nothing in `/tmp`: every fork finds all locks free and nothing of another's.
      Where an import leaves anything of that, there is no zygote.
-  2. A function's own modules are never imported here: they may count on credentials, the network, or on being first.
+  2. A function's own modules are never imported here: they may count on credentials, the network, or on being first; and
+     functions that bring the same packages share this process.
   3. A fork that cannot give up everything ends before it reads a byte of its function.
+  4. What was imported is what every function with the same packages and layers would have got, if the variables that were
+     looked at meanwhile (READ) are the same.
 
 Start reading at `main`.
 """
@@ -181,7 +184,11 @@ def preload(order):
 
     root, handler = order["root"], order["handler"]
     dunlin_guest.prepare({"environment": {}, "root": root, "caches": order.get("caches")})
-    installed = installed_names()
+    own = own_names(root) - set(order["modules"])
+    guard = Guard(own)
+    installed = (installed_names(root) | set(order["modules"])) - own
+    sys.meta_path.insert(0, guard)
+    watched = Watched.begin()
     for name in imported_names(root, handler):
         if name.partition(".")[0] in installed:
             try:
@@ -189,14 +196,86 @@ def preload(order):
             except BaseException:  # pylint: disable=broad-except
                 # The function's own import will fail as well, or find what this one lacked.
                 continue
-    if not is_forkable():
+    sys.meta_path.remove(guard)
+    read = watched.end()
+    if guard.asked or not is_forkable():
         sys.exit(1)
+    if read is not None and not has_native_modules():
+        dunlin_guest.send(dunlin_guest.READ, json.dumps(sorted(read)).encode())
 
 
-def installed_names():
-    """What installers have put on the module path: top-level names, by their records."""
+class Guard:
+    """Keeps the function's own modules out, and remembers that one was asked for."""
+
+    def __init__(self, names):
+        self.names = names
+        self.asked = False
+
+    def find_spec(self, name, path=None, target=None):
+        """The import system's question."""
+        if path is None and name in self.names:
+            self.asked = True
+            raise ImportError("a function's own module is not imported ahead")
+        return None
+
+
+class Watched(type(os.environ)):
+    """Variables that remember which of them were looked at."""
+
+    @classmethod
+    def begin(cls):
+        """Watches this process's."""
+        cls.before = type(os.environ)
+        cls.names, cls.whole = set(), False
+        for variables in (os.environ, os.environb):
+            variables.__class__ = cls
+        return cls
+
+    @classmethod
+    def end(cls):
+        """The names, or None where all were looked at."""
+        for variables in (os.environ, os.environb):
+            variables.__class__ = cls.before
+        return None if cls.whole else cls.names
+
+    def __getitem__(self, key):
+        try:
+            Watched.names.add(os.fsdecode(key))
+        except TypeError:
+            pass
+        return super().__getitem__(key)
+
+    def __iter__(self):
+        Watched.whole = True
+        return super().__iter__()
+
+    def __len__(self):
+        Watched.whole = True
+        return super().__len__()
+
+    def __repr__(self):
+        Watched.whole = True
+        return super().__repr__()
+
+
+def has_native_modules():
+    """Whether there is a module that could have looked at variables unseen: compiled, and none of the interpreter's own."""
+    places = ("/var/task/", "/opt/", "/var/runtime/")
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    return any(file.endswith(".so") and file.startswith(places) for file in files)
+
+
+def own_names(root):
+    """The names of all modules that a package's folder holds, whoever brought them."""
+    return {entry.partition(".")[0] for entry in os.listdir(root) if not entry.endswith((".dist-info", ".egg-info"))}
+
+
+def installed_names(root):
+    """What installers have put on the module path outside of a folder: top-level names, by their records."""
     names = set()
     for folder in sys.path:
+        if folder == root:
+            continue
         try:
             entries = os.listdir(folder)
         except OSError:

@@ -477,5 +477,52 @@ class CacheTests(GuestCase):
         self.assertEqual(self.value(), "one")
 
 
+class WatchedTests(unittest.TestCase):
+    """What a zygote notices of its imports."""
+
+    def read(self, act):
+        sys.path.insert(0, os.path.dirname(BOOTSTRAP))
+        try:
+            import dunlin_zygote
+        finally:
+            sys.path.pop(0)
+        before = dict(os.environ)
+        watched = dunlin_zygote.Watched.begin()
+        act()
+        names = watched.end()
+        self.assertEqual(dict(os.environ), before)
+        self.assertIs(type(os.environ), type(os.environb))
+        self.assertNotIsInstance(os.environ, watched)
+        return names
+
+    def test_names_are_noted_whether_they_are_there_or_not(self):
+        def act():
+            os.getenv("DUNLIN_A")
+            os.environ.get("DUNLIN_B", "x")
+            "DUNLIN_C" in os.environ
+            os.environb.get(b"DUNLIN_D")
+            with self.assertRaises(KeyError):
+                os.environ["DUNLIN_E"]
+
+        self.assertEqual(self.read(act), {"DUNLIN_" + letter for letter in "ABCDE"})
+
+    def test_who_looks_at_all_has_looked_at_each(self):
+        for act in (lambda: dict(os.environ), os.environ.copy, lambda: list(os.environ), lambda: len(os.environ), lambda: "%s" % os.environ):
+            self.assertIsNone(self.read(act))
+
+    def test_a_package_is_its_own_modules_and_others(self):
+        sys.path.insert(0, os.path.dirname(BOOTSTRAP))
+        try:
+            import dunlin_zygote
+        finally:
+            sys.path.pop(0)
+        with tempfile.TemporaryDirectory() as root:
+            for name in ("app.py", "fast.cpython-311-x86_64-linux-gnu.so"):
+                open(os.path.join(root, name), "w", encoding="utf-8").close()
+            for name in ("others", "others-1.0.dist-info"):
+                os.mkdir(os.path.join(root, name))
+            self.assertEqual(dunlin_zygote.own_names(root), {"app", "fast", "others"})
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -151,6 +151,12 @@ impl CodeCaches {
         }
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn present(&self) -> usize {
+        self.known.lock().values().filter(|state| matches!(state, State::Present)).count()
+    }
+
     /// A package's folder is gone: what is known of its caches holds no more.
     pub(crate) fn forget(&self, package: &CodeDigest) {
         self.known.lock().retain(|cache, _| cache.package != *package);

@@ -193,6 +193,11 @@ impl Engine {
         self.core.ready.counts()
     }
 
+    #[cfg(test)]
+    pub(crate) fn compiled(&self) -> usize {
+        self.core.code_caches.present()
+    }
+
     fn end_environments(&self) {
         self.core.cut.cancel();
         self.core.ready.clear();

@@ -36,6 +36,8 @@ pub(crate) struct Frames {
     /// The guest has answered and is not ready yet.
     lingers: bool,
     booted: bool,
+    /// The variables that a zygote looked at while it got ready, where it says so.
+    read: Option<Vec<String>>,
 }
 
 /// What came, if a frame did.
@@ -51,23 +53,28 @@ impl Frames {
     /// Frames over a fresh channel.
     pub(crate) fn new(channel: UnixStream) -> std::io::Result<Self> {
         let buffer = BytesMut::with_capacity(BUFFER_BYTES);
-        Ok(Self { channel: Channel::new(channel)?, buffer, booted: false, lingers: false })
+        Ok(Self { channel: Channel::new(channel)?, buffer, booted: false, lingers: false, read: None })
     }
 
     /// Waits until the guest is up; false if it ends before.
     pub(crate) async fn booted(&mut self) -> bool {
-        if !self.booted {
-            self.booted = matches!(self.incoming().await, Incoming::Frame(FromGuest::Booted));
+        while !self.booted {
+            match self.incoming().await {
+                Incoming::Frame(FromGuest::Booted) => self.booted = true,
+                Incoming::Frame(FromGuest::Read(names)) => self.read = Some(names),
+                _ => return false,
+            }
         }
-        self.booted
+        true
     }
 
-    /// Tells a zygote what to get ready for: nothing, or the function with its code at `root`.
-    pub(crate) async fn prepare(&mut self, function: Option<(&str, &str, &[Place])>) -> std::io::Result<()> {
-        let order = match function {
-            Some((root, handler, caches)) => serde_json::json!({"root": root, "handler": handler, "caches": caches}),
-            None => serde_json::json!({}),
-        };
+    /// The variables that a booted zygote looked at; nothing where it may have looked at all of them.
+    pub(crate) fn read(&mut self) -> Option<Vec<String>> {
+        self.read.take()
+    }
+
+    /// Tells a zygote what to get ready for: an empty object, or the function and what of its package is others'.
+    pub(crate) async fn prepare(&mut self, order: &serde_json::Value) -> std::io::Result<()> {
         self.channel.write(&mut protocol::encode(kind::PREPARE, &[order.to_string().as_bytes()]).as_ref()).await
     }
 

@@ -8,7 +8,7 @@
 //! |------|----------|------------|------------------------------------------------------------------------|
 //! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true,"caches"?}`      |
 //! | 2    | platform | INVOKE     | `meta_length: u32 le`, JSON meta, then the event's bytes               |
-//! | 3    | platform | PREPARE    | to a zygote: JSON, `{}` or `{"root","handler","caches"}` of the function to prepare for |
+//! | 3    | platform | PREPARE    | to a zygote: JSON, `{}` or `{"root","handler","caches","modules"}` of the function to prepare for |
 //! | 4    | platform | COMPILE    | instead of LOAD: JSON `{"root","as"}`, make a code cache of the package at `root`, as if it were at `as` |
 //! | 15   | guest    | BOOTED     | empty: the guest is up and waits for LOAD                              |
 //! | 16   | guest    | READY      | empty: the handler is loaded                                           |
@@ -22,6 +22,7 @@
 //! | 22   | guest    | END        | empty: all pieces were sent                                            |
 //! | 23   | guest    | LINGER     | empty, before an answer's last frame: READY follows it when the guest  |
 //! |      |          |            | has ended what it does after the answer                                |
+//! | 24   | guest    | READ       | of a zygote, before BOOTED: JSON list of the variables that were looked at |
 //!
 //! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?,"stream"?}`; absent keys
 //! are left out. BOOTED is the first frame of a guest, whether it was asked already or not. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
@@ -67,6 +68,8 @@ pub mod kind {
     pub const END: u8 = 22;
     /// The guest is busy after its answer.
     pub const LINGER: u8 = 23;
+    /// What a zygote looked at.
+    pub const READ: u8 = 24;
 }
 
 /// Most bytes of one write.
@@ -106,6 +109,8 @@ pub enum FromGuest {
     End,
     /// READY will follow the answer.
     Linger,
+    /// Names of the variables that decided what a zygote has loaded. None is said where all may have.
+    Read(Vec<String>),
 }
 
 /// A guest that does not keep to the protocol.
@@ -176,6 +181,9 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
         kind::CHUNK => Ok(Some(FromGuest::Chunk(body))),
         kind::END if body.is_empty() => Ok(Some(FromGuest::End)),
         kind::LINGER if body.is_empty() => Ok(Some(FromGuest::Linger)),
+        kind::READ => {
+            serde_json::from_slice(&body).map(|names| Some(FromGuest::Read(names))).map_err(|_| Error::Malformed(kind))
+        }
         kind::RESPONSE => response(body).map(Some).ok_or(Error::Malformed(kind)),
         _ => Err(Error::Malformed(kind)),
     }

@@ -19,6 +19,8 @@ use parking_lot::Mutex;
 use sandbox::CACHE_SUFFIX;
 use tokio::sync::OnceCell;
 
+use crate::dependencies::{self, Dependencies};
+
 /// Lambda's limits: 250 MiB unpacked. Entries are bounded so that a package cannot exhaust the disk's inodes.
 pub(crate) const LIMITS: archive::Limits = archive::Limits { unpacked_bytes: 250 * 1024 * 1024, entries: 200_000 };
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -26,7 +28,8 @@ const BOOT_MARK: &str = ".boot";
 /// What folders begin with that are not finished.
 pub(crate) const UNFINISHED: &str = ".unpacking-";
 
-type Flight = Arc<OnceCell<()>>;
+/// Filled with what a package brings of others once it is unpacked.
+type Flight = Arc<OnceCell<Option<Arc<Dependencies>>>>;
 
 /// The unpacked packages of this host.
 pub(crate) struct Packages {
@@ -57,10 +60,21 @@ impl Packages {
         self.flights.lock().remove(digest);
     }
 
+    /// What an unpacked package brings of others.
+    pub(crate) fn dependencies(&self, digest: &CodeDigest) -> Option<Arc<Dependencies>> {
+        self.flights.lock().get(digest)?.get()?.clone()
+    }
+
     async fn unpacked(&self, digest: &CodeDigest) -> Result<(), InvokeError> {
         let flight = self.flights.lock().entry(digest.clone()).or_default().clone();
         // A failure leaves the cell empty, so that the next caller tries again.
-        flight.get_or_try_init(|| self.unpack(digest)).await.copied()
+        let unpacked = async {
+            self.unpack(digest).await?;
+            let target = self.root.join(digest.as_str());
+            let found = tokio::task::spawn_blocking(move || dependencies::of(&target)).await;
+            Ok(found.ok().and_then(Result::ok).flatten().map(Arc::new))
+        };
+        flight.get_or_try_init(|| unpacked).await.map(drop)
     }
 
     async fn unpack(&self, digest: &CodeDigest) -> Result<(), InvokeError> {

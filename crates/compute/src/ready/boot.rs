@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use model::{Family, FunctionVersion};
 use sandbox::{Assignment, Control, Guest, GuestListeners, SandboxSpec, Started, interpreter};
+use serde_json::{Value as Json, json};
 use tokio::net::unix::pipe;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::Kind;
-use crate::code_cache::Place;
+use super::kind::{Terms, Variables};
 use crate::engine::Core;
 use crate::frames::Frames;
 use crate::start::{self, MIB};
@@ -25,6 +26,8 @@ const BOOT_MEMORY_MB: u64 = 128;
 const ZYGOTE_MEMORY_MB: u64 = 512;
 /// `/tmp` of a booted guest, MiB: what a function has that does not ask for more.
 const TMP_MB: u64 = 512;
+/// How long a zygote loads what it was made for, before another function of its kind may say what else to load.
+const CHANGES_AFTER: Duration = Duration::from_secs(600);
 /// A zygote is replaced after so many forks, well before it can make no more, so that a burst does not wait for the next.
 const FORKS: u32 = 128;
 /// And after this time, so that functions do not share its address layout for ever.
@@ -35,6 +38,8 @@ pub(crate) struct Booted {
     parts: Option<Parts>,
     control: Arc<dyn Control>,
     watcher: Option<AbortHandle>,
+    /// Of a fork that has loaded dependencies: for whom.
+    terms: Option<Arc<Terms>>,
     /// Whether its parts are somebody's, who ends it.
     given: bool,
 }
@@ -57,6 +62,11 @@ impl Booted {
 
     pub(super) fn control(&self) -> Arc<dyn Control> {
         self.control.clone()
+    }
+
+    /// Whether it is for a function with these variables.
+    pub(super) fn serves(&self, variables: &Variables) -> bool {
+        self.terms.as_ref().is_none_or(|terms| terms.hold_for(variables))
     }
 
     /// Watched by a task that ends with it.
@@ -100,11 +110,18 @@ impl Drop for Booted {
 pub(crate) struct Zygote {
     kind: Kind,
     parts: Parts,
+    /// Where it has loaded dependencies: for whom.
+    terms: Option<Arc<Terms>>,
     born: Instant,
     forks: AtomicU32,
 }
 
 impl Zygote {
+    /// Whether another may be made for other imports.
+    pub(super) fn may_change(&self) -> bool {
+        self.born.elapsed() >= CHANGES_AFTER
+    }
+
     /// Whether the next one should be made.
     pub(super) fn is_spent(&self) -> bool {
         self.forks.load(Ordering::Relaxed) >= FORKS || self.born.elapsed() >= ZYGOTE_AGE
@@ -115,11 +132,18 @@ impl Zygote {
         self.forks.load(Ordering::Relaxed) <= 1
     }
 
+    /// Whether its forks are for a function with these variables.
+    pub(super) fn serves(&self, variables: &Variables) -> bool {
+        self.terms.as_ref().is_none_or(|terms| terms.hold_for(variables))
+    }
+
     /// Forks a guest into a sandbox of its own.
     pub(super) async fn fork(&self, core: &Core) -> Result<Booted, String> {
         self.forks.fetch_add(1, Ordering::Relaxed);
         let guest = Guest::Fork { zygote: self.parts.control.id() };
-        boot(core, spec(core, &self.kind, guest, BOOT_MEMORY_MB, TMP_MB), None).await
+        let mut booted = boot(core, spec(core, &self.kind, guest, BOOT_MEMORY_MB, TMP_MB), None).await?;
+        booted.terms.clone_from(&self.terms);
+        Ok(booted)
     }
 }
 
@@ -141,12 +165,23 @@ pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVe
         spec.memory_bytes = spec.memory_bytes.max(u64::from(version.memory_mb) * MIB);
         spec.environment = variables::own_variables(version, &core.config.guest_variables);
     }
-    let caches = version.map(|version| core.code_caches.places(version, &core.interpreters.usable[interpreter]));
-    let caches = caches.unwrap_or_default();
-    let order = version.map(|version| (variables::TASK_ROOT, version.handler.as_str(), &caches[..]));
-    let mut booted = boot(core, spec, Some(order)).await?;
-    let parts = booted.give().ok_or("it has no parts")?;
-    Ok(Zygote { kind: kind.clone(), parts, born: Instant::now(), forks: AtomicU32::new(0) })
+    let order = version.map_or_else(
+        || json!({}),
+        |version| {
+            let dependencies = core.packages.dependencies(&version.code);
+            json!({
+                "root": variables::TASK_ROOT,
+                "handler": version.handler,
+                "caches": core.code_caches.places(version, &core.interpreters.usable[interpreter]),
+                "modules": dependencies.as_ref().map_or(&[][..], |found| &found.modules),
+            })
+        },
+    );
+    let given: Variables = spec.environment.iter().cloned().collect();
+    let mut booted = boot(core, spec, Some(&order)).await?;
+    let mut parts = booted.give().ok_or("it has no parts")?;
+    let terms = version.map(|_| Arc::new(Terms::new(given, parts.frames.read())));
+    Ok(Zygote { kind: kind.clone(), parts, terms, born: Instant::now(), forks: AtomicU32::new(0) })
 }
 
 /// Boots a guest in a process of its own.
@@ -172,19 +207,15 @@ fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> 
 }
 
 /// Boots; a zygote is told what to get ready for.
-async fn boot(
-    core: &Core,
-    spec: SandboxSpec,
-    zygote: Option<Option<(&str, &str, &[Place])>>,
-) -> Result<Booted, String> {
+async fn boot(core: &Core, spec: SandboxSpec, zygote: Option<&Json>) -> Result<Booted, String> {
     let up = async {
         let started = core.backend.start(spec).await.map_err(|error| error.to_string())?;
         let Started { channel, output, listeners, control } = started;
         // From here on whatever ends early ends the guest.
-        let mut booted = Booted { parts: None, control: control.clone(), watcher: None, given: false };
+        let mut booted = Booted { parts: None, control: control.clone(), watcher: None, terms: None, given: false };
         let mut frames = Frames::new(channel).map_err(|error| error.to_string())?;
-        if let Some(function) = zygote {
-            frames.prepare(function).await.map_err(|error| error.to_string())?;
+        if let Some(order) = zygote {
+            frames.prepare(order).await.map_err(|error| error.to_string())?;
         }
         let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO };
         if booted.parts.insert(parts).frames.booted().await { Ok(booted) } else { Err("it ended".to_owned()) }

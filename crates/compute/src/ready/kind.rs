@@ -1,11 +1,16 @@
 //! Which booted guests can become the environment of which function. Pure.
 //!
-//! Most are of nobody in particular. Python functions whose module imports much have guests of their own as well: forks
-//! of a zygote that has imported the dependencies of one revision, with that revision's variables.
+//! Most are of nobody in particular. Python functions whose module imports much have others as well: forks of a zygote
+//! that has imported what their packages bring of others. All functions of an account that bring the same share it,
+//! from revision to revision, as long as the variables that its imports looked at are the same (`Terms`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use model::{AccountId, Family, FunctionRef, FunctionVersion, Runtime, RuntimeUse};
+use model::{AccountId, CodeDigest, Family, FunctionVersion, Runtime, RuntimeUse};
+use sha2::{Digest, Sha256};
+
+use crate::dependencies::Dependencies;
 
 /// Variables that an interpreter or its libraries look at only while they start, by their beginnings.
 const READ_AT_START: &[&str] =
@@ -22,20 +27,50 @@ pub(crate) struct Kind {
     pub(crate) runtime: Runtime,
     /// MiB of memory that the interpreter is started for; nothing where it does not need to know.
     pub(crate) memory_mb: Option<u32>,
-    /// The revision whose dependencies they have loaded; nothing for guests of nobody in particular.
-    pub(crate) own: Option<Revision>,
+    /// The dependencies that they have loaded; nothing for guests of nobody in particular.
+    pub(crate) own: Option<Own>,
 }
 
-/// One content of one version of a function.
+/// Dependencies that are loaded ahead.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Revision {
-    function: FunctionRef,
-    version: String,
-    revision: String,
+pub(crate) struct Own {
+    /// What the package brings of others.
+    dependencies: Option<String>,
+    layers: Vec<CodeDigest>,
+    /// Whose imports: the handler's module says what is loaded.
+    handler: String,
+    /// Of all variables, where it is them that tell functions apart.
+    variables: Option<String>,
+}
+
+/// Variables of a zygote, or those that a function's would have.
+pub(crate) type Variables = BTreeMap<String, String>;
+
+/// For whom a zygote has loaded what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Terms {
+    variables: Variables,
+    /// The variables that were looked at meanwhile; nothing: all may have been.
+    read: Option<BTreeSet<String>>,
+}
+
+impl Terms {
+    /// Of a zygote that had these variables and looked at some of them.
+    pub(crate) fn new(variables: Variables, read: Option<Vec<String>>) -> Self {
+        Self { variables, read: read.map(|names| names.into_iter().collect()) }
+    }
+
+    /// Whether the imports would have gone the same way with other variables.
+    pub(crate) fn hold_for(&self, others: &Variables) -> bool {
+        let names = self.variables.keys().chain(others.keys());
+        let read =
+            |name: &&String| self.read.as_ref().is_none_or(|read| read.contains(*name)) || is_read_at_start(name);
+        names.filter(read).all(|name| self.variables.get(name) == others.get(name))
+    }
 }
 
 /// An init that takes less is not worth a zygote of its own: a fork takes some milliseconds too.
-const INIT_WORTH: Duration = Duration::from_millis(40);
+pub(crate) const INIT_WORTH: Duration = Duration::from_millis(40);
 
 impl Kind {
     /// The guests that a function can have; none if it brings its own program.
@@ -48,20 +83,23 @@ impl Kind {
         Some(Self { account: runtime_use.account.clone(), runtime: runtime_use.runtime.clone(), memory_mb, own: None })
     }
 
-    /// The guests that have loaded a version's own dependencies; none where there are no zygotes.
-    pub(crate) fn own(version: &FunctionVersion) -> Option<Self> {
+    /// The guests that have loaded a version's dependencies; none where there are no zygotes.
+    pub(crate) fn own(version: &FunctionVersion, dependencies: Option<&Dependencies>) -> Option<Self> {
         let plain = Self::of(&version.runtime_use()).filter(|kind| kind.runtime.family() == Family::Python)?;
-        let revision = Revision {
-            function: version.function.clone(),
-            version: version.version.clone(),
-            revision: version.revision.clone(),
+        let own = Own {
+            dependencies: dependencies.map(|found| found.digest.clone()),
+            layers: version.layers.clone(),
+            handler: version.handler.clone(),
+            variables: None,
         };
-        Some(Self { own: Some(revision), ..plain })
+        Some(Self { own: Some(own), ..plain })
     }
 
-    /// The same, if an init of this length makes them worth it.
-    pub(crate) fn worth_its_own(version: &FunctionVersion, init: Duration) -> Option<Self> {
-        if init < INIT_WORTH { None } else { Self::own(version) }
+    /// The same for functions with exactly these variables.
+    pub(crate) fn with_variables(&self, variables: &Variables) -> Self {
+        let text = serde_json::json!(variables).to_string();
+        let digest = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { own: self.own.clone().map(|own| Own { variables: Some(digest), ..own }), ..self.clone() }
     }
 
     /// The guests that a version can have; none also where a variable of it has to be there from the start.
@@ -94,16 +132,65 @@ mod tests {
     }
 
     #[test]
-    fn only_slow_python_functions_have_guests_of_their_own() {
-        let mut slow = version("f");
-        let (short, long) = (Duration::from_millis(10), Duration::from_millis(400));
-        assert_eq!(Kind::worth_its_own(&slow, long), None, "Node.js");
-        slow.runtime = Runtime::parse("python3.12").unwrap();
-        assert_eq!(Kind::worth_its_own(&slow, short), None);
-        let own = Kind::worth_its_own(&slow, long).unwrap();
-        assert_ne!(Some(&own), Kind::for_version(&slow).as_ref());
-        slow.revision = "2".into();
-        assert_ne!(Kind::own(&slow), Some(own));
+    fn python_functions_share_what_their_packages_bring_of_others() {
+        let mut one = version("f");
+        assert_eq!(Kind::own(&one, None), None, "Node.js");
+        one.runtime = Runtime::parse("python3.12").unwrap();
+        let brings = |digest: &str| Dependencies { digest: digest.into(), modules: vec!["m".into()] };
+        let own = |version: &FunctionVersion, digest| Kind::own(version, Some(&brings(digest))).unwrap();
+        let kind = own(&one, "1");
+        assert_ne!(Some(&kind), Kind::for_version(&one).as_ref());
+        let mut other = version("g");
+        (other.runtime, other.revision, other.memory_mb) = (one.runtime.clone(), "2".into(), 1_024);
+        other.code = CodeDigest::parse(&"0b".repeat(32)).unwrap();
+        other.environment.insert("A".into(), "1".into());
+        assert_eq!(own(&other, "1"), kind);
+        assert_ne!(own(&other, "2"), kind);
+        assert_ne!(Kind::own(&other, None).as_ref(), Some(&kind));
+        let changes: [&dyn Fn(&mut FunctionVersion); 4] = [
+            &|version| version.layers.push(version.code.clone()),
+            &|version| version.handler = "another.handler".into(),
+            &|version| version.runtime = Runtime::parse("python3.11").unwrap(),
+            &|version| version.function.account = AccountId::parse("111111111111").unwrap(),
+        ];
+        for change in changes {
+            let mut changed = one.clone();
+            change(&mut changed);
+            assert_ne!(own(&changed, "1"), kind);
+        }
+    }
+
+    #[test]
+    fn a_zygote_is_for_those_whose_variables_its_imports_would_not_tell_from_its_own() {
+        let of = |pairs: &[(&str, &str)]| -> Variables {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let plain = of(&[("A", "1"), ("B", "1")]);
+        let terms = |read: Option<&[&str]>| {
+            Terms::new(plain.clone(), read.map(|names| names.iter().map(|name| (*name).to_owned()).collect()))
+        };
+        for (read, others, hold) in [
+            (Some(&["A"][..]), of(&[("A", "1"), ("C", "1")]), true),
+            (Some(&["A"]), of(&[("A", "2"), ("B", "1")]), false),
+            (Some(&["A"]), of(&[("B", "1")]), false),
+            (Some(&["C"]), plain.clone(), true),
+            (Some(&["C"]), of(&[("C", "1")]), false),
+            (Some(&[]), of(&[]), true),
+            (Some(&[]), of(&[("PYTHONHASHSEED", "1")]), false),
+            (None, plain.clone(), true),
+            (None, of(&[("A", "1")]), false),
+        ] {
+            assert_eq!(terms(read).hold_for(&others), hold, "{read:?} {others:?}");
+        }
+        let kind = Kind::own(&python(), None).unwrap();
+        assert_ne!(kind.with_variables(&plain), kind);
+        assert_ne!(kind.with_variables(&plain), kind.with_variables(&of(&[])));
+    }
+
+    fn python() -> FunctionVersion {
+        let mut version = version("f");
+        version.runtime = Runtime::parse("python3.12").unwrap();
+        version
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! A booted guest is an interpreter in a sandbox of its own that has no function yet. Node.js guests are processes that were
 //! started ahead; Python guests are forked from a zygote, which is nearly free, so that a call that finds none ready has
-//! one forked at once. A Python function whose init takes long gets a zygote of its own, which has imported what the
-//! function's module imports of others.
+//! one forked at once. Python functions whose init takes long get another zygote, which has imported what their modules
+//! import of others; those that bring the same packages share it, and so does each new revision of their code.
 //!
 //! | file     | is                                                                |
 //! |----------|-------------------------------------------------------------------|
@@ -34,8 +34,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::Core;
+use crate::variables;
 use boot::Zygote;
 use demand::Demand;
+use kind::Variables;
 
 pub(crate) use boot::{Booted, Parts};
 pub(crate) use kind::Kind;
@@ -75,6 +77,8 @@ struct Shelf {
     /// Whether somebody fills it.
     filling: bool,
     zygote: Option<Arc<Zygote>>,
+    /// Whether another zygote is to be made for `version`.
+    changed: bool,
     demand: Demand,
     /// When something was last taken, or a function of this kind was first seen.
     used: Instant,
@@ -89,11 +93,33 @@ impl Shelf {
             booted: Vec::new(),
             filling: false,
             zygote: None,
+            changed: false,
             demand: Demand::default(),
             used: Instant::now(),
             failed_until: None,
         }
     }
+}
+
+impl Shelf {
+    /// A function's init was long although its dependencies were loaded, or were about to be: its module may import others.
+    fn look_for_change(&mut self, version: &Arc<FunctionVersion>) {
+        let is_other = self.version.as_ref().is_some_and(|known| known != version);
+        if is_other && self.zygote.as_ref().is_some_and(|zygote| zygote.may_change()) {
+            self.version = Some(version.clone());
+            self.changed = true;
+        }
+    }
+}
+
+/// The guests that have loaded what a version's package brings of others.
+fn own_kind(core: &Core, version: &FunctionVersion) -> Option<Kind> {
+    Kind::own(version, core.packages.dependencies(&version.code).as_deref())
+}
+
+/// The variables that a zygote for a version has.
+fn own_variables(core: &Core, version: &FunctionVersion) -> Variables {
+    variables::own_variables(version, &core.config.guest_variables).into_iter().collect()
 }
 
 impl Ready {
@@ -119,24 +145,34 @@ impl Ready {
             return None;
         }
         *self.asked.lock() = Some(Instant::now());
-        if let Some(own) = Kind::own(version)
-            && self.shelves.lock().contains_key(&own)
-            && let Some(booted) = self.take_from(core, &own).await
+        if self.shelves.lock().keys().any(|kind| kind.own.is_some())
+            && let Some(own) = own_kind(core, version)
         {
-            return Some(booted);
+            let variables = own_variables(core, version);
+            for kind in [own.with_variables(&variables), own] {
+                if let Some(booted) = self.take_from(core, &kind, &variables).await {
+                    return Some(booted);
+                }
+            }
         }
         let kind = Kind::for_version(version)?;
         self.shelves.lock().entry(kind.clone()).or_insert_with(|| Shelf::new(None));
-        self.take_from(core, &kind).await
+        self.take_from(core, &kind, &Variables::new()).await
     }
 
-    async fn take_from(&self, core: &Arc<Core>, kind: &Kind) -> Option<Booted> {
+    async fn take_from(&self, core: &Arc<Core>, kind: &Kind, variables: &Variables) -> Option<Booted> {
         let (found, zygote) = {
             let mut shelves = self.shelves.lock();
             let shelf = shelves.get_mut(kind)?;
+            let found = shelf.booted.iter().rposition(|booted| booted.serves(variables));
+            let zygote = shelf.zygote.clone().filter(|zygote| zygote.serves(variables));
+            if found.is_none() && zygote.is_none() && shelf.zygote.is_some() {
+                // Its imports would have gone another way for this function.
+                return None;
+            }
             shelf.used = Instant::now();
             shelf.demand.take(self.now_s());
-            (shelf.booted.pop(), shelf.zygote.clone())
+            (found.map(|at| shelf.booted.remove(at)), zygote)
         };
         self.fill(core, kind);
         if found.is_some() {
@@ -154,10 +190,19 @@ impl Ready {
 
     /// Learns how long an init took: where that is long, the next finds the function's dependencies loaded.
     pub(crate) fn learn(&self, core: &Arc<Core>, version: &Arc<FunctionVersion>, init: Duration) {
-        let Some(kind) = Kind::worth_its_own(version, init).filter(|_| self.max > 0) else { return };
+        if init < kind::INIT_WORTH || self.max == 0 {
+            return;
+        }
+        let Some(mut kind) = own_kind(core, version) else { return };
+        let variables = own_variables(core, version);
         let ended = {
             let mut shelves = self.shelves.lock();
-            shelves.entry(kind.clone()).or_insert_with(|| Shelf::new(Some(version.clone())));
+            let zygote = shelves.get(&kind).and_then(|shelf| shelf.zygote.as_ref());
+            if zygote.is_some_and(|zygote| !zygote.serves(&variables)) {
+                kind = kind.with_variables(&variables);
+            }
+            let shelf = shelves.entry(kind.clone()).or_insert_with(|| Shelf::new(Some(version.clone())));
+            shelf.look_for_change(version);
             let own = shelves.iter().filter(|(other, _)| other.own.is_some() && **other != kind);
             let count = own.clone().count();
             let oldest = own.min_by_key(|(_, shelf)| shelf.used).map(|(other, _)| other.clone());
@@ -250,7 +295,7 @@ impl Ready {
             return None;
         }
         let forks = kind.runtime.family() == Family::Python;
-        if forks && shelf.zygote.as_ref().is_none_or(|zygote| zygote.is_spent()) {
+        if forks && (shelf.changed || shelf.zygote.as_ref().is_none_or(|zygote| zygote.is_spent())) {
             return Some(Missing::Zygote(shelf.version.clone()));
         }
         (shelf.booted.len() < shelf.demand.wanted(self.now_s(), self.max)).then(|| Missing::Guest(shelf.zygote.clone()))
@@ -292,7 +337,10 @@ async fn fill(core: Arc<Core>, kind: Kind) {
         };
         match missing {
             Missing::Zygote(version) => match boot::zygote(&core, &kind, version.as_deref()).await {
-                Ok(zygote) => put(&core, &kind, |shelf| shelf.zygote = Some(Arc::new(zygote))),
+                Ok(zygote) => put(&core, &kind, |shelf| {
+                    shelf.zygote = Some(Arc::new(zygote));
+                    shelf.changed = false;
+                }),
                 Err(error) => failed(&core, &kind, &error),
             },
             Missing::Guest(zygote) => {

@@ -123,7 +123,12 @@ impl Catalog for FixedCatalog {
         if code.as_str().starts_with("1a") {
             writer.start_file("large.py", zip::write::SimpleFileOptions::default()).unwrap();
             // It does not shrink, so that it is a large package as well.
-            let noise: Vec<u8> = (0..200_000u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
+            let mut state = 1u32;
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            };
+            let noise: Vec<u8> = (0..200_000).map(|_| next()).collect();
             writer.write_all(&noise).unwrap();
         }
         Ok(writer.finish().unwrap().into_inner().into())

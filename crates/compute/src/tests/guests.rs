@@ -88,6 +88,13 @@ impl Guests {
         self.controls.lock().iter().filter(|control| control.assigned.load(Ordering::SeqCst)).count()
     }
 
+    /// The same, of the forks of one zygote.
+    pub(crate) fn assigned_from(&self, zygote: u64) -> usize {
+        let (specs, controls) = (self.specs.lock(), self.controls.lock());
+        let forks = specs.iter().zip(controls.iter()).filter(|(spec, _)| spec.guest == Guest::Fork { zygote });
+        forks.filter(|(_, control)| control.assigned.load(Ordering::SeqCst)).count()
+    }
+
     /// Sandboxes of each kind that are there now: processes, zygotes, forks.
     pub(crate) fn kinds(&self) -> (usize, usize, usize) {
         let (specs, controls) = (self.specs.lock(), self.controls.lock());
@@ -207,6 +214,7 @@ impl Backend for Guests {
             drop((guest_channel, write));
         } else {
             let guest = FakeGuest {
+                zygote: matches!(spec.guest, Guest::Zygote { .. }),
                 channel: guest_channel,
                 buffer: BytesMut::new(),
                 output: write,
@@ -239,6 +247,7 @@ fn variable(spec: &SandboxSpec, name: &str) -> String {
 }
 
 struct FakeGuest {
+    zygote: bool,
     channel: UnixStream,
     buffer: BytesMut,
     output: pipe::Sender,
@@ -255,12 +264,11 @@ struct FakeGuest {
 
 impl FakeGuest {
     async fn live(mut self) {
+        if self.zygote {
+            return self.prepare().await;
+        }
         self.say(kind::BOOTED, &[]).await;
-        let (kind, body) = match self.frame().await {
-            // A zygote is told what to prepare for, and then only orders of the spawner.
-            (kind::PREPARE, _) => self.frame().await,
-            frame => frame,
-        };
+        let (kind, body) = self.frame().await;
         if kind == kind::COMPILE {
             if self.mute_compiler.load(Ordering::SeqCst) {
                 return self.control.end(Some(1), None, false);
@@ -299,6 +307,18 @@ impl FakeGuest {
                 return;
             }
         }
+    }
+
+    /// A zygote is told what to prepare for, and then only orders of the spawner. Its imports look at one variable.
+    async fn prepare(mut self) {
+        let (kind, body) = self.frame().await;
+        assert_eq!(kind, kind::PREPARE);
+        let order: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        if order["handler"].is_string() {
+            self.say(kind::READ, &[br#"["COLOUR"]"#]).await;
+        }
+        self.say(kind::BOOTED, &[]).await;
+        std::future::pending().await
     }
 
     /// Answers one call; false if the guest has ended.

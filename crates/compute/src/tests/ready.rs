@@ -152,16 +152,23 @@ async fn a_slow_init_is_prepared_for_the_next_time() {
     let names: Vec<&str> = own.environment.iter().map(|(name, _)| name.as_str()).collect();
     assert!(names.contains(&"COLOUR") && !names.contains(&"AWS_SECRET_ACCESS_KEY"), "{names:?}");
     world.until("a fork of it", |world| world.engine.ready().0 >= 2).await;
-    let assigned = world.guests.assigned();
-    world.deploy("f", "slow_init 300", |version| {
-        python(version);
-        version.revision = "2".into();
-    });
-    assert!(
-        world.call("f", "1").await.unwrap().error.is_none(),
-        "another revision takes nobody's guests but the generic"
-    );
-    assert_eq!(world.guests.assigned(), assigned + 1);
+    let own = 1 + world.guests.specs.lock().iter().position(|spec| spec.code.is_some()).unwrap() as u64;
+    let deploy = |revision: &str, colour: &str| {
+        world.deploy("f", "slow_init 300", |version| {
+            python(version);
+            version.revision = revision.into();
+            version.code = model::CodeDigest::parse(&"0b".repeat(32)).unwrap();
+            version.environment.insert("COLOUR".into(), colour.into());
+            version.environment.insert("OTHER".into(), revision.into());
+        });
+    };
+    deploy("2", "blue");
+    assert!(world.call("f", "1").await.unwrap().error.is_none());
+    assert_eq!(world.guests.assigned_from(own), 1, "new code with the same dependencies finds them loaded");
+    deploy("3", "red");
+    assert!(world.call("f", "1").await.unwrap().error.is_none());
+    assert_eq!(world.guests.assigned_from(own), 1, "its imports would have gone another way");
+    world.until("a zygote for that way", |world| world.guests.kinds().1 == 3).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,6 +71,7 @@ pub const CASES: &[Case] = &[
     case("opens the keys of the machine", "open-write", &[("TARGET", "/proc/sysrq-trigger")], OutsideAsRootIfOffered),
     case("opens where cores go", "open-write", &[("TARGET", "/proc/sys/kernel/core_pattern")], OutsideAsRoot),
     case("writes its code", "write", &[("TARGET", "{task}/x")], Outside),
+    case("writes what was made of its code", "write", &[("TARGET", "{cache}/x")], Outside),
     case("writes to the runtime's folder", "write", &[("TARGET", "{runtime}/x")], Outside),
     case("writes to the root", "write", &[("TARGET", "{root}/dunlin-test-file")], Outside),
     case(
@@ -243,10 +244,11 @@ impl Drop for Bait {
 
 fn fill(world: &World, value: &str, inside: bool, name: &str, address: &str) -> String {
     let path = |path: std::path::PathBuf| path.display().to_string();
-    let [mine, code, free, setuid] = if inside {
-        ["/var/task", "/code", "/tmp", "/var/task/setuid"].map(str::to_owned)
+    let [mine, code, free, setuid, cache] = if inside {
+        ["/var/task", "/code", "/tmp", "/var/task/setuid", "/var/cache/0"].map(str::to_owned)
     } else {
-        [world.code_folder(&world.code), world.path("code"), world.folder.path().into(), world.path("setuid")].map(path)
+        let (mine, cache) = (world.code_folder(&world.code), world.cache_folder(&world.code));
+        [mine, world.path("code"), world.folder.path().into(), world.path("setuid"), cache].map(path)
     };
     let (root, task, runtime, first) = if inside {
         (String::new(), "/var/task".to_owned(), "/var/runtime".to_owned(), "/proc/1".to_owned())
@@ -265,6 +267,7 @@ fn fill(world: &World, value: &str, inside: bool, name: &str, address: &str) -> 
         .replace("{code}", &code)
         .replace("{free}", &free)
         .replace("{setuid}", &setuid)
+        .replace("{cache}", &cache)
         .replace("{b}", world.other.as_str())
         .replace("{root}", &root)
         .replace("{task}", &task)

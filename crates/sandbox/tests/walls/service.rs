@@ -209,7 +209,7 @@ fn caches(world: &World) -> Result<(), String> {
     );
     let (plain, layer) = (world.add_code('5', "one", ""), world.add_code('6', "two", ""));
     for (digest, text) in [(&code, "of the code "), (&layer, "of the layer ")] {
-        let folder = world.code_folder(digest).with_extension(sandbox::CACHE_SUFFIX.trim_start_matches('.'));
+        let folder = world.cache_folder(digest);
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("made"), text).unwrap();
     }

@@ -46,6 +46,7 @@ impl World {
         for code in [&world.code, &world.other] {
             fs::create_dir_all(world.code_folder(code)).unwrap();
         }
+        fs::create_dir(world.cache_folder(&world.code)).unwrap();
         // The code root is private, as the platform's is; what lies below is not.
         fs::set_permissions(world.path("code"), fs::Permissions::from_mode(0o700)).unwrap();
         let program = world.code_folder(&world.code).join("bootstrap");
@@ -73,6 +74,11 @@ impl World {
 
     pub fn code_folder(&self, digest: &CodeDigest) -> PathBuf {
         self.path("code").join(digest.as_str())
+    }
+
+    /// What the platform has made of code.
+    pub fn cache_folder(&self, digest: &CodeDigest) -> PathBuf {
+        self.path("code").join(format!("{digest}{}", sandbox::CACHE_SUFFIX))
     }
 
     /// A folder of code with one executable file.

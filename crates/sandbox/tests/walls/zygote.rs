@@ -36,6 +36,7 @@ const READY: u8 = 16;
 const RESPONSE: u8 = 18;
 const PREPARE: u8 = 3;
 const BOOTED: u8 = 15;
+const READ: u8 = 24;
 
 const FILES: &[(&str, &str)] = &[
     ("dunlin_cache.py", include_str!("../../../../runtimes/python/dunlin_cache.py")),
@@ -84,11 +85,13 @@ fn words(error: Error) -> String {
 /// A sandbox with a guest that speaks frames.
 struct Spoken {
     started: Started,
+    /// What a zygote says that its imports looked at.
+    read: Option<String>,
 }
 
 impl Spoken {
     async fn start(backend: &ProcessBackend, spec: SandboxSpec) -> Result<Self, String> {
-        let mut this = Self { started: backend.start(spec).await.map_err(words)? };
+        let mut this = Self { started: backend.start(spec).await.map_err(words)?, read: None };
         let (kind, _) = this.frame().await?;
         expect("the first frame", kind, BOOTED)?;
         Ok(this)
@@ -99,10 +102,14 @@ impl Spoken {
     }
 
     async fn prepared(backend: &ProcessBackend, spec: SandboxSpec, order: Value) -> Result<Self, String> {
-        let mut this = Self { started: backend.start(spec).await.map_err(words)? };
+        let mut this = Self { started: backend.start(spec).await.map_err(words)?, read: None };
         this.send(PREPARE, order.to_string().as_bytes()).await;
-        let (kind, _) = this.frame().await?;
-        expect("the first frame", kind, BOOTED)?;
+        let (mut kind, mut body) = this.frame().await?;
+        if kind == READ {
+            this.read = Some(String::from_utf8(body).unwrap());
+            (kind, body) = this.frame().await?;
+        }
+        expect("the first frame", (kind, body.len()), (BOOTED, 0))?;
         Ok(this)
     }
 
@@ -448,11 +455,13 @@ fn dependencies(world: &World) -> Result<(), String> {
         return Ok(());
     }
     let code = with_package(world, "import os\nHOME = os.environ.get('COLOUR')\n");
-    let order = json!({"root": "/var/task", "handler": "app.handler"});
+    let order = json!({"root": "/var/task", "handler": "app.handler", "modules": ["others"]});
     let done = world.with_backend(&config(world), async |backend| {
         let mut spec = preparing(world, &code);
         spec.environment.push(("COLOUR".into(), "blue".into()));
         let zygote = Spoken::prepared(backend, spec, order).await?;
+        let read: Vec<String> = serde_json::from_str(zygote.read.as_deref().unwrap_or("null")).unwrap_or_default();
+        expect("what was looked at", (read.contains(&"COLOUR".into()), read.contains(&"PATH".into())), (true, false))?;
         let mut fork = zygote.fork(world, backend).await?;
         fork.load_handler(&code, "app.handler").await?;
         // Process 2 of its own namespace imported the one, the guest the other.
@@ -476,9 +485,10 @@ fn unforkable(world: &World) -> Result<(), String> {
         ("a thread", "import threading, time\nthreading.Thread(target=time.sleep, args=(100,), daemon=True).start()\n"),
         ("a socket", "import socket\nHELD = socket.socket()\n"),
         ("a file in /tmp", "open('/tmp/left', 'w').close()\n"),
+        ("a module of the function's own", "try:\n    import own\nexcept ImportError:\n    pass\n"),
     ] {
         let code = with_package(world, text);
-        let order = json!({"root": "/var/task", "handler": "app.handler"});
+        let order = json!({"root": "/var/task", "handler": "app.handler", "modules": ["others"]});
         let made = world.with_backend(&config(world), async |backend| {
             Spoken::prepared(backend, preparing(world, &code), order).await.map(drop)
         });
@@ -494,7 +504,7 @@ fn late_layer(world: &World) -> Result<(), String> {
     }
     let code = world.add_code('0', "index.py", EVALUATE);
     let layer = world.add_code('e', "python/layered.py", "WHERE = 'a layer'\n");
-    let cache = world.code_folder(&layer).with_extension(sandbox::CACHE_SUFFIX.trim_start_matches('.'));
+    let cache = world.cache_folder(&layer);
     fs::create_dir(&cache).unwrap();
     fs::write(cache.join("made"), "of a layer").unwrap();
     world.with_backend(&config(world), async |backend| {
