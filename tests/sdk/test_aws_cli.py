@@ -56,6 +56,39 @@ def test_lambda(server, tmp_path):
     assert "(ResourceNotFoundException) when calling the GetFunction operation: Function not found: arn:aws:lambda:" in words
 
 
+def test_versions_aliases_and_what_is_provisioned(server, tmp_path):
+    name, out = name_of(), tmp_path / "out.json"
+    for number in (1, 2):
+        package = tmp_path / f"{number}.zip"
+        package.write_bytes(zipped({"handler.js": f"exports.handler = async () => [{number}, process.env.AWS_LAMBDA_INITIALIZATION_TYPE];"}))
+    of = ["--function-name", name]
+    made = aws(
+        server, "lambda", "create-function", *of, "--runtime", NODE, "--handler", "handler.handler", "--role", ROLE,
+        "--zip-file", f"fileb://{tmp_path}/1.zip", "--publish",
+    )
+    assert made["Version"] == "1"
+    aws(server, "lambda", "wait", "published-version-active", *of, "--qualifier", "1")
+    made = aws(server, "lambda", "update-function-code", *of, "--zip-file", f"fileb://{tmp_path}/2.zip", "--publish")
+    assert made["Version"] == "2"
+    listed = aws(server, "lambda", "list-versions-by-function", *of)["Versions"]
+    assert [version["Version"] for version in listed] == ["$LATEST", "1", "2"]
+    aws(server, "lambda", "create-alias", *of, "--name", "live", "--function-version", "1")
+    aws(server, "lambda", "update-alias", *of, "--name", "live", "--function-version", "2",
+        "--routing-config", "AdditionalVersionWeights={1=0}")
+    assert aws(server, "lambda", "get-alias", *of, "--name", "live")["RoutingConfig"] == {"AdditionalVersionWeights": {"1": 0.0}}
+    words = ["--qualifier", "live"]
+    aws(server, "lambda", "put-provisioned-concurrency-config", *of, *words, "--provisioned-concurrent-executions", "1")
+
+    def ready():
+        return aws(server, "lambda", "get-provisioned-concurrency-config", *of, *words)["Status"] == "READY"
+
+    wait_for(ready, "the provisioned environment")
+    answer = aws(server, "lambda", "invoke", *of, *words, str(out))
+    assert (answer["ExecutedVersion"], json.loads(out.read_text())) == ("2", [2, "provisioned-concurrency"])
+    aws(server, "lambda", "delete-alias", *of, "--name", "live")
+    assert aws(server, "lambda", "list-aliases", *of)["Aliases"] == []
+
+
 def test_dynamodb(server):
     table = name_of("table")
     aws(
