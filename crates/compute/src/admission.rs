@@ -8,11 +8,13 @@
 //!   2. Functions without one together never run more calls than the account's limit.
 //!   3. In no second begin more calls than twice a rate: what was not used for a second may come at once.
 //!   4. Rates are remembered only of whoever called within the last second.
+//!   5. A call for which concurrency is set aside (`model::Floor`) is let in whatever others do; these share what is left.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use model::{AccountId, FunctionRef, FunctionVersion, ThrottleReason};
+use model::{AccountId, Floor, FunctionRef, FunctionVersion, ThrottleReason};
 use parking_lot::Mutex;
 
 use crate::slots::Limit;
@@ -23,6 +25,8 @@ pub(crate) struct Admission {
     account_limit: u32,
     /// Calls in a second of an account's functions without reserved concurrency; nothing: not limited.
     account_rate: Option<u64>,
+    /// Whether anything is set aside: most calls then look no further.
+    any_aside: AtomicBool,
     running: Mutex<Running>,
 }
 
@@ -38,6 +42,30 @@ struct Running {
     reserved: HashMap<FunctionRef, u32>,
     account_rates: Rates<AccountId>,
     reserved_rates: Rates<FunctionRef>,
+    aside: HashMap<FunctionRef, Vec<Aside>>,
+    aside_of: HashMap<AccountId, u32>,
+}
+
+/// What is set aside for a version, and how much of it is in use.
+#[derive(Debug)]
+struct Aside {
+    version: String,
+    most: u32,
+    running: u32,
+}
+
+impl Running {
+    fn aside(&mut self, function: &FunctionRef, version: &str) -> Option<&mut Aside> {
+        self.aside.get_mut(function)?.iter_mut().find(|aside| aside.version == version)
+    }
+
+    /// Forgets what is neither set aside any more nor in use.
+    fn forget_aside(&mut self) {
+        self.aside.retain(|_, of_function| {
+            of_function.retain(|aside| aside.most + aside.running > 0);
+            !of_function.is_empty()
+        });
+    }
 }
 
 /// For each key the time until which its calls use up its rate (the generic cell rate algorithm).
@@ -80,6 +108,7 @@ impl<K: Clone + Eq + std::hash::Hash> Rates<K> {
 enum Place {
     Unreserved(AccountId),
     Reserved(FunctionRef),
+    Aside(FunctionRef, String),
 }
 
 /// A place among the running calls, until dropped.
@@ -93,12 +122,58 @@ impl Admission {
     /// Admission where each account may run `account_limit` calls of functions without reserved concurrency, and begin
     /// `account_rate` of them in a second.
     pub(crate) fn new(account_limit: u32, account_rate: Option<u32>) -> Arc<Self> {
-        Arc::new(Self { account_limit, account_rate: account_rate.map(u64::from), running: Mutex::default() })
+        Arc::new(Self {
+            account_limit,
+            account_rate: account_rate.map(u64::from),
+            any_aside: AtomicBool::new(false),
+            running: Mutex::default(),
+        })
     }
 
     /// Concurrent calls that bound a version's, over all nodes.
     pub(crate) fn limit(&self, version: &FunctionVersion) -> u32 {
-        version.reserved_concurrency.unwrap_or(self.account_limit)
+        version.reserved_concurrency.unwrap_or_else(|| {
+            if !self.any_aside.load(Ordering::Relaxed) {
+                return self.account_limit;
+            }
+            let aside = self.running.lock().aside_of.get(&version.function.account).copied();
+            self.account_limit.saturating_sub(aside.unwrap_or(0))
+        })
+    }
+
+    /// Sets aside what these floors say, and nothing else. Calls that run keep their places.
+    pub(crate) fn set_aside(&self, floors: &BTreeSet<Floor>) {
+        let mut running = self.running.lock();
+        running.aside_of.clear();
+        running.aside.values_mut().flatten().for_each(|aside| aside.most = 0);
+        for floor in floors.iter().filter(|floor| floor.set_aside > 0) {
+            let of_account = running.aside_of.entry(floor.function.account.clone()).or_default();
+            *of_account = of_account.saturating_add(floor.set_aside);
+            match running.aside(&floor.function, &floor.version) {
+                Some(aside) => aside.most = floor.set_aside,
+                None => {
+                    let aside = Aside { version: floor.version.clone(), most: floor.set_aside, running: 0 };
+                    running.aside.entry(floor.function.clone()).or_default().push(aside);
+                }
+            }
+        }
+        running.forget_aside();
+        self.any_aside.store(!running.aside.is_empty(), Ordering::Relaxed);
+    }
+
+    /// A place among what is set aside for a version, if one is free.
+    pub(crate) fn admit_aside(self: &Arc<Self>, version: &FunctionVersion) -> Option<Permit> {
+        if !self.any_aside.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut running = self.running.lock();
+        let aside = running.aside(&version.function, &version.version)?;
+        if aside.running >= aside.most {
+            return None;
+        }
+        aside.running += 1;
+        let place = Place::Aside(version.function.clone(), version.version.clone());
+        Some(Permit { admission: self.clone(), place })
     }
 
     /// Calls of a limit that run on this node.
@@ -142,8 +217,12 @@ impl Admission {
     }
 
     /// Whether a call would be admitted now.
-    pub(crate) fn check(&self, version: &FunctionVersion, now_us: u64) -> Result<(), ThrottleReason> {
-        self.decide(&self.running.lock(), version, now_us, self.limit(version))
+    pub(crate) fn check(self: &Arc<Self>, version: &FunctionVersion, now_us: u64) -> Result<(), ThrottleReason> {
+        if self.admit_aside(version).is_some() {
+            return Ok(());
+        }
+        let limit = self.limit(version);
+        self.decide(&self.running.lock(), version, now_us, limit)
     }
 
     /// The account's rate, or this node's share of it.
@@ -195,6 +274,12 @@ impl Drop for Permit {
         match &self.place {
             Place::Unreserved(account) => give(&mut running.unreserved, account),
             Place::Reserved(function) => give(&mut running.reserved, function),
+            Place::Aside(function, version) => {
+                if let Some(aside) = running.aside(function, version) {
+                    aside.running -= 1;
+                }
+                running.forget_aside();
+            }
         }
     }
 }
@@ -265,6 +350,35 @@ mod tests {
                 .count();
             assert!(begun.abs_diff(11 * most) <= 1, "{begun} of {most} a second, with what a second saved up");
         }
+    }
+
+    fn aside(name: &str, set_aside: u32) -> Floor {
+        let of = version(name);
+        Floor { function: of.function, version: of.version, revision: of.revision, environments: set_aside, set_aside }
+    }
+
+    #[test]
+    fn what_is_set_aside_is_there_for_its_version_and_for_nobody_else() {
+        let admission = Admission::new(5, None);
+        let (plain, provisioned) = (version("plain"), version("provisioned"));
+        admission.set_aside(&BTreeSet::from([aside("provisioned", 2)]));
+        let admit = |of: &FunctionVersion| {
+            admission.admit_aside(of).map_or_else(|| admission.admit(of, 0, admission.limit(of)), Ok)
+        };
+        let mut others: Vec<Permit> = (0..3).map(|_| admit(&plain).unwrap()).collect();
+        assert_eq!(admit(&plain).unwrap_err(), ThrottleReason::ConcurrentInvocationLimitExceeded);
+        assert!(admission.check(&plain, 0).is_err() && admission.check(&provisioned, 0).is_ok());
+        let own: Vec<Permit> = (0..2).map(|_| admit(&provisioned).unwrap()).collect();
+        assert!(admit(&provisioned).is_err(), "beyond it, it is a function like others");
+        others.pop();
+        let third = admit(&provisioned).unwrap();
+        assert!(admit(&plain).is_err());
+
+        admission.set_aside(&BTreeSet::new());
+        assert_eq!(admission.limit(&plain), 5);
+        drop((own, third, others));
+        let running = admission.running.lock();
+        assert!(running.aside.is_empty() && running.aside_of.is_empty() && running.unreserved.is_empty());
     }
 
     #[test]

@@ -94,6 +94,9 @@ impl Core {
 
     /// A place for one call of a version, or the limit that is reached.
     pub(crate) async fn admit(&self, version: &FunctionVersion) -> Result<Permit, ThrottleReason> {
+        if let Some(permit) = self.admission.admit_aside(version) {
+            return Ok(permit);
+        }
         match &self.slots {
             Some(slots) => Box::pin(slots.admit(&self.admission, version)).await,
             None => self.admission.admit(version, self.clock.monotonic_us(), self.admission.limit(version)),
@@ -255,6 +258,7 @@ async fn follow_floors(core: Arc<Core>) {
     let mut known = BTreeSet::new();
     let cancelled = core.closing.clone();
     while let Some(floors) = cancelled.run_until_cancelled(core.catalog.floors(&known)).await {
+        core.admission.set_aside(&floors);
         core.fleet.set_floors(&floors);
         known = floors;
     }

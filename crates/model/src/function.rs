@@ -121,6 +121,8 @@ pub struct Floor {
     pub revision: String,
     /// How many.
     pub environments: u32,
+    /// Concurrent calls of it that the account's concurrency is lowered by for all others, and that it has in any case.
+    pub set_aside: u32,
 }
 
 /// What there is of a `Floor`.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Floor;
 use model::ports::Invoker;
+use model::{Floor, InvokeError};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -20,7 +20,7 @@ fn world(set: impl FnOnce(&mut crate::EngineConfig)) -> World {
 
 /// Version 1 of `f` is to have so many environments always.
 fn floor(environments: u32) -> Floor {
-    Floor { function: reference("f"), version: "1".into(), revision: "of 1".into(), environments }
+    Floor { function: reference("f"), version: "1".into(), revision: "of 1".into(), environments, set_aside: 0 }
 }
 
 fn set(world: &World, floors: impl IntoIterator<Item = Floor>) {
@@ -228,4 +228,21 @@ async fn where_there_is_no_room_that_is_the_failure() {
     let state = world.engine.floor(&reference("f"), "1");
     assert_eq!(state.environments, 2);
     assert!(state.failure.unwrap().contains("no room"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_serve_although_others_use_up_what_the_account_has() {
+    let world = Arc::new(world(|config| config.account_concurrency = 2));
+    world.point("f", "1", "1", "echo");
+    world.deploy("g", "sleep 2000", |_| {});
+    set(&world, [Floor { set_aside: 1, ..floor(1) }]);
+    until_kept(&world, 1).await;
+    let other = tokio::spawn({
+        let world = world.clone();
+        async move { world.call("g", "1").await.is_ok() }
+    });
+    world.until("the other function runs", |world| world.guests.seen.lock().contains_key("r-1")).await;
+    assert!(matches!(world.call("g", "1").await, Err(InvokeError::Throttled(_))));
+    call(&world, "1", "own").await;
+    assert!(other.await.unwrap());
 }

@@ -24,12 +24,25 @@ pub(super) fn minimum(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number| *number <= MINIMUM_MAX)
 }
 
-/// The environments that each version is to have always.
-pub(super) fn wanted(record: &FunctionRecord) -> BTreeMap<VersionId, u32> {
-    let mut wanted: BTreeMap<VersionId, u32> = BTreeMap::new();
+/// What a version is to have always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Environments.
+    pub(super) environments: u32,
+    /// Concurrency of the account: as many calls as are provisioned, unless the function has reserved its own.
+    pub(super) set_aside: u32,
+}
+
+/// What each version is to have always.
+pub(super) fn wanted(record: &FunctionRecord) -> BTreeMap<VersionId, Wanted> {
+    let mut wanted: BTreeMap<VersionId, Wanted> = BTreeMap::new();
     let mut add = |(id, number): (VersionId, u32)| {
         if number > 0 {
-            *wanted.entry(id).or_default() += number;
+            let wanted = wanted.entry(id).or_default();
+            wanted.environments += number;
+            if record.reserved_concurrency.is_none() {
+                wanted.set_aside += number;
+            }
         }
     };
     for (qualifier, config) in &record.provisioned {
@@ -38,7 +51,9 @@ pub(super) fn wanted(record: &FunctionRecord) -> BTreeMap<VersionId, u32> {
         }
     }
     let minimum = record.tags.get(MINIMUM_TAG).and_then(|text| minimum(text));
-    add((VersionId::Latest, minimum.unwrap_or(0)));
+    if let Some(minimum) = minimum.filter(|minimum| *minimum > 0) {
+        wanted.entry(VersionId::Latest).or_default().environments += minimum;
+    }
     wanted
 }
 

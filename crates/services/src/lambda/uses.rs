@@ -88,7 +88,7 @@ impl Functions {
         record: &FunctionRecord,
         floors: &mut BTreeSet<Floor>,
     ) -> Result<(), aws::Error> {
-        for (id, environments) in provisioned::wanted(record) {
+        for (id, wanted) in provisioned::wanted(record) {
             let version = match id {
                 VersionId::Latest => Some(record.latest.clone()),
                 VersionId::Number(number) => {
@@ -98,8 +98,13 @@ impl Functions {
             };
             // A version that was deleted since its function's record was read is not listed the next time.
             let Some(version) = version else { continue };
-            let revision = record.revision(&version);
-            floors.insert(Floor { function: function.clone(), version: id.to_string(), revision, environments });
+            floors.insert(Floor {
+                function: function.clone(),
+                version: id.to_string(),
+                revision: record.revision(&version),
+                environments: wanted.environments,
+                set_aside: wanted.set_aside,
+            });
         }
         Ok(())
     }

@@ -38,6 +38,7 @@ async fn floors(platform: &Platform) -> BTreeSet<(String, u32)> {
         version: String::new(),
         revision: String::new(),
         environments: 0,
+        set_aside: 0,
     }]);
     let told = platform.functions.floors(&never).await;
     assert!(told.iter().all(|floor| floor.function == reference("f")));
@@ -179,10 +180,18 @@ async fn it_is_bounded_by_what_the_function_and_the_account_have() {
     assert_eq!(platform.fails("PutProvisionedConcurrencyConfig", put("2", 2)).await.0, 400);
     assert_eq!(platform.fails("PutFunctionConcurrency", reserve("g", 502)).await.0, 400);
 
+    let aside = async || {
+        floors(&platform).await;
+        let told = platform.functions.floors(&BTreeSet::new()).await;
+        told.into_iter().map(|floor| (floor.environments, floor.set_aside)).collect::<Vec<_>>()
+    };
+    assert_eq!(aside().await, [(399, 399)]);
+
     // What a function has reserved holds what it provisions.
     platform.ok("DeleteProvisionedConcurrencyConfig", of("1")).await;
     platform.ok("PutFunctionConcurrency", reserve("f", 10)).await;
     platform.ok("PutProvisionedConcurrencyConfig", put("1", 7)).await;
+    assert_eq!(aside().await, [(7, 0)]);
     let got = platform.fails("PutProvisionedConcurrencyConfig", put("2", 4)).await;
     assert_eq!(
         got.2,
