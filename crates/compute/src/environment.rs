@@ -21,7 +21,7 @@ use crate::faults::Fault;
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::Frames;
 use crate::output::{Output, Read};
-use crate::pool::{Place, Pool};
+use crate::pool::{FloorPlace, Pool};
 use crate::runtime_api::RuntimeApi;
 use crate::start::InitEnd;
 use crate::stream::StreamSink;
@@ -132,7 +132,7 @@ pub(crate) struct Environment {
     /// Whether it was ready before a call came for it: no call is then told of its init phase, nor billed for it.
     ahead: bool,
     /// Set where it is one of those that its version has always.
-    place: Option<Place>,
+    place: Option<FloorPlace>,
 }
 
 impl Environment {
@@ -149,7 +149,7 @@ impl Environment {
     }
 
     /// Becomes one of those that its version has always.
-    pub(crate) fn keep(&mut self, place: Place) {
+    pub(crate) fn keep(&mut self, place: FloorPlace) {
         self.place = Some(place);
     }
 

@@ -29,7 +29,7 @@ use crate::environment::Environment;
 use crate::fleet::EnvironmentState;
 use crate::keepalive::Habits;
 use crate::start::{self, FailedStart, Purpose, StartEnd};
-pub(crate) use floor::Place;
+pub(crate) use floor::FloorPlace;
 
 /// What a waiting call gets.
 pub(crate) enum Ready {

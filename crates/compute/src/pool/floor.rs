@@ -35,9 +35,9 @@ pub(super) struct Floor {
 
 /// A place of the floor, held by the environment that fills it.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct FloorPlace(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for FloorPlace {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -176,7 +176,7 @@ async fn start_one_of_floor(core: Arc<Core>, pool: Arc<Pool>) {
                 let mut state = pool.state.lock();
                 state.floor.kept.fetch_add(1, Ordering::SeqCst);
                 state.floor.failure = None;
-                environment.keep(Place(state.floor.kept.clone()));
+                environment.keep(FloorPlace(state.floor.kept.clone()));
             }
             drop(starting);
             pool.started(&core, StartEnd::Ready(environment), began.elapsed());
