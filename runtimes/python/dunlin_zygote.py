@@ -21,7 +21,7 @@ Invariants
      functions that bring the same packages share this process.
   3. A fork that cannot give up everything ends before it reads a byte of its function.
   4. What was imported is what every function with the same packages and layers would have got, if the variables that were
-     looked at meanwhile (READ) are the same.
+     looked at meanwhile are the same, and it has no module of its own by a name that was looked for (READ).
 
 Start reading at `main`.
 """
@@ -198,24 +198,25 @@ def preload(order):
                 continue
     sys.meta_path.remove(guard)
     read = watched.end()
-    if guard.asked or not is_forkable():
+    if guard.asked & own or not is_forkable():
         sys.exit(1)
-    if read is not None and not has_native_modules():
-        dunlin_guest.send(dunlin_guest.READ, json.dumps(sorted(read)).encode())
+    looked_at = {"variables": None if has_native_modules() else read, "modules": sorted(guard.asked)}
+    dunlin_guest.send(dunlin_guest.READ, json.dumps(looked_at).encode())
 
 
 class Guard:
-    """Keeps the function's own modules out, and remembers that one was asked for."""
+    """Keeps the function's own modules out, and remembers which modules were asked for."""
 
     def __init__(self, names):
         self.names = names
-        self.asked = False
+        self.asked = set()
 
     def find_spec(self, name, path=None, target=None):
         """The import system's question."""
-        if path is None and name in self.names:
-            self.asked = True
-            raise ImportError("a function's own module is not imported ahead")
+        if path is None:
+            self.asked.add(name)
+            if name in self.names:
+                raise ImportError("a function's own module is not imported ahead")
         return None
 
 
@@ -236,7 +237,7 @@ class Watched(type(os.environ)):
         """The names, or None where all were looked at."""
         for variables in (os.environ, os.environb):
             variables.__class__ = cls.before
-        return None if cls.whole else cls.names
+        return None if cls.whole else sorted(cls.names)
 
     def __getitem__(self, key):
         try:

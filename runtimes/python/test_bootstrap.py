@@ -504,7 +504,7 @@ class WatchedTests(unittest.TestCase):
             with self.assertRaises(KeyError):
                 os.environ["DUNLIN_E"]
 
-        self.assertEqual(self.read(act), {"DUNLIN_" + letter for letter in "ABCDE"})
+        self.assertEqual(self.read(act), ["DUNLIN_" + letter for letter in "ABCDE"])
 
     def test_who_looks_at_all_has_looked_at_each(self):
         for act in (lambda: dict(os.environ), os.environ.copy, lambda: list(os.environ), lambda: len(os.environ), lambda: "%s" % os.environ):

@@ -49,7 +49,7 @@ def test_later_environments_find_the_code_compiled(server, runtime, files):
         answer = invoke(server, name, {})["json"]
         return answer if answer[0] else None
 
-    caches, code, written, value, used = wait_for(in_a_new_environment, "compiled code")
+    caches, code, written, value, used = wait_for(in_a_new_environment, "compiled code", every_s=0.6)
     assert len(caches) == 1
     assert sorted(code) == sorted(files)
     assert (written, value, used) == (False, 8, True)

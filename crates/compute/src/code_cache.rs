@@ -62,9 +62,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const RETRY_AFTER: Duration = Duration::from_secs(3_600);
 /// Memory of the guest that makes one, MiB.
 const MEMORY_MB: u32 = 512;
-/// How often it is looked whether calls start environments, and how long these go first at most.
-const BUSY_POLL: Duration = Duration::from_millis(5);
-const STANDS_BACK: Duration = Duration::from_secs(2);
+/// How long calls must have started no environment before one is made: a function is often called as soon as it is
+/// deployed. And how long they go first at most.
+const CALM: Duration = Duration::from_millis(250);
+const STANDS_BACK: Duration = Duration::from_secs(30);
+const BUSY_POLL: Duration = Duration::from_millis(10);
 /// Where layers are inside.
 const LAYERS_ROOT: &str = "/opt";
 
@@ -251,9 +253,12 @@ async fn make(core: &Core, version: &FunctionVersion, index: usize, wanted: &Wan
         return Ok(State::Needless);
     }
     let _one = caches.making.lock().await;
-    let until = Instant::now() + STANDS_BACK;
-    while core.fleet.is_starting() && Instant::now() < until {
+    let (until, mut busy_at) = (Instant::now() + STANDS_BACK, Instant::now());
+    while busy_at.elapsed() < CALM && Instant::now() < until {
         sleep(BUSY_POLL).await;
+        if core.fleet.is_starting() || core.fleet.is_initialising() {
+            busy_at = Instant::now();
+        }
     }
     let pieces = timeout(PATIENCE, compile(core, version, index, wanted));
     let pieces = pieces.await.map_err(|_| "it takes too long".to_owned())??;

@@ -18,20 +18,23 @@ const BYTECODE: &str = "__pycache__";
 /// Longest record that is read.
 const RECORD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// The packages of others in a package.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The packages of others in a package, and the names of the rest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Dependencies {
-    /// Of all their files, names included.
-    pub(crate) digest: String,
+    /// Of all their files, names included; nothing if there are none.
+    pub(crate) digest: Option<String>,
     /// Names of their top-level modules.
-    pub(crate) modules: Vec<String>,
+    pub(crate) modules: BTreeSet<String>,
+    /// Names of the function's own top-level modules: they go before those of layers and of the platform.
+    pub(crate) own: BTreeSet<String>,
 }
 
-/// What is installed in a folder; nothing if nothing is.
-pub(crate) fn of(folder: &Path) -> io::Result<Option<Dependencies>> {
-    let mut entries = BTreeSet::new();
+/// What is installed in a folder.
+pub(crate) fn of(folder: &Path) -> io::Result<Dependencies> {
+    let (mut entries, mut own) = (BTreeSet::new(), BTreeSet::new());
     for entry in fs::read_dir(folder)? {
         let Ok(name) = entry?.file_name().into_string() else { continue };
+        own.extend(module(&name));
         let record = folder.join(&name).join("RECORD");
         if name.ends_with(".dist-info") && record.symlink_metadata().is_ok_and(|about| is_small_file(&about)) {
             entries.extend(recorded(&String::from_utf8_lossy(&fs::read(record)?)));
@@ -39,10 +42,11 @@ pub(crate) fn of(folder: &Path) -> io::Result<Option<Dependencies>> {
         }
     }
     entries.retain(|name| folder.join(name).symlink_metadata().is_ok());
-    if entries.is_empty() {
-        return Ok(None);
-    }
     let modules: BTreeSet<String> = entries.iter().filter_map(|name| module(name)).collect();
+    own.retain(|name| !modules.contains(name));
+    if entries.is_empty() {
+        return Ok(Dependencies { own, ..Dependencies::default() });
+    }
     let mut sum = Sha256::new();
     for name in entries.iter().filter(|name| *name != BYTECODE) {
         add(&mut sum, folder, Path::new(name))?;
@@ -61,7 +65,7 @@ pub(crate) fn of(folder: &Path) -> io::Result<Option<Dependencies>> {
         }
     }
     let digest = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Some(Dependencies { digest, modules: modules.into_iter().collect() }))
+    Ok(Dependencies { digest: Some(digest), modules, own })
 }
 
 fn is_small_file(about: &fs::Metadata) -> bool {
@@ -132,14 +136,16 @@ mod tests {
     }
 
     fn found(files: &[(&str, &str)]) -> Dependencies {
-        of(package(files).path()).unwrap().unwrap()
+        of(package(files).path()).unwrap()
     }
 
     #[test]
     fn the_functions_own_files_do_not_count_and_each_of_the_others_does() {
         let plain = found(&[("app.py", "one")]);
-        assert_eq!(plain.modules, ["others", "six"]);
-        assert_eq!(found(&[("app.py", "two"), ("own/x.py", ""), ("__pycache__/app.cpython-311.pyc", "")]), plain);
+        assert!(plain.modules.iter().eq(["others", "six"]) && plain.own.iter().eq(["app"]));
+        let other = found(&[("app.py", "two"), ("own/x.py", ""), ("__pycache__/app.cpython-311.pyc", "")]);
+        assert_eq!((&other.digest, &other.modules), (&plain.digest, &plain.modules));
+        assert!(other.own.iter().eq(["app", "own"]));
         for change in [
             ("six.py", "2"),
             ("others/__init__.py", "1"),
@@ -157,7 +163,7 @@ mod tests {
     fn a_link_is_what_it_says_and_is_not_followed() {
         let folder = package(&[]);
         std::os::unix::fs::symlink("/", folder.path().join("others/root")).unwrap();
-        let linked = of(folder.path()).unwrap().unwrap();
+        let linked = of(folder.path()).unwrap();
         assert_ne!(linked.digest, found(&[]).digest);
     }
 
@@ -165,7 +171,8 @@ mod tests {
     fn a_package_without_records_brings_nothing() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("app.py"), "").unwrap();
-        assert_eq!(of(folder.path()).unwrap(), None);
+        let found = of(folder.path()).unwrap();
+        assert_eq!((found.digest, found.modules.len(), found.own.len()), (None, 0, 1));
     }
 
     #[test]

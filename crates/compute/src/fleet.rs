@@ -262,6 +262,12 @@ impl Fleet {
         self.starts.free().0 < self.starts_max
     }
 
+    /// Whether an environment is in its init phase.
+    pub(crate) fn is_initialising(&self) -> bool {
+        let starting = EnvironmentState::Starting as u8;
+        self.cards.lock().values().any(|card| card.state.load(Ordering::Relaxed) == starting)
+    }
+
     /// What the last environment was worth that ended for another.
     pub(crate) fn price(&self) -> u64 {
         self.price.load(Ordering::Relaxed)

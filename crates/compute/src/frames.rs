@@ -15,7 +15,7 @@ use crate::channel::Channel;
 use crate::code_cache::Place;
 use crate::environment::{Answer, Call};
 use crate::faults::{ANSWER_BYTES_MAX, Fault};
-use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_BYTES, kind};
+use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_BYTES, Read, kind};
 use crate::start::InitEnd;
 use crate::stream::Outlet;
 
@@ -36,8 +36,8 @@ pub(crate) struct Frames {
     /// The guest has answered and is not ready yet.
     lingers: bool,
     booted: bool,
-    /// The variables that a zygote looked at while it got ready, where it says so.
-    read: Option<Vec<String>>,
+    /// What a zygote looked at while it got ready, where it says so.
+    read: Option<Read>,
 }
 
 /// What came, if a frame did.
@@ -61,15 +61,15 @@ impl Frames {
         while !self.booted {
             match self.incoming().await {
                 Incoming::Frame(FromGuest::Booted) => self.booted = true,
-                Incoming::Frame(FromGuest::Read(names)) => self.read = Some(names),
+                Incoming::Frame(FromGuest::Read(read)) => self.read = Some(read),
                 _ => return false,
             }
         }
         true
     }
 
-    /// The variables that a booted zygote looked at; nothing where it may have looked at all of them.
-    pub(crate) fn read(&mut self) -> Option<Vec<String>> {
+    /// What a booted zygote looked at; nothing where it does not say.
+    pub(crate) fn read(&mut self) -> Option<Read> {
         self.read.take()
     }
 

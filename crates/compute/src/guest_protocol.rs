@@ -22,7 +22,7 @@
 //! | 22   | guest    | END        | empty: all pieces were sent                                            |
 //! | 23   | guest    | LINGER     | empty, before an answer's last frame: READY follows it when the guest  |
 //! |      |          |            | has ended what it does after the answer                                |
-//! | 24   | guest    | READ       | of a zygote, before BOOTED: JSON list of the variables that were looked at |
+//! | 24   | guest    | READ       | of a zygote, before BOOTED: JSON `{"variables"?,"modules"}`, what its imports looked at |
 //!
 //! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?,"stream"?}`; absent keys
 //! are left out. BOOTED is the first frame of a guest, whether it was asked already or not. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
@@ -37,6 +37,8 @@
 //!
 //! Invariant: a frame that is no longer is written with one call, so that one invocation is one write and one read on
 //! either side.
+
+use std::collections::BTreeSet;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -109,8 +111,17 @@ pub enum FromGuest {
     End,
     /// READY will follow the answer.
     Linger,
-    /// Names of the variables that decided what a zygote has loaded. None is said where all may have.
-    Read(Vec<String>),
+    /// What decided how a zygote's imports went.
+    Read(Read),
+}
+
+/// What a zygote's imports looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct Read {
+    /// Names of variables; nothing: all may have been looked at.
+    pub variables: Option<BTreeSet<String>>,
+    /// Top-level modules that were looked for, found or not.
+    pub modules: BTreeSet<String>,
 }
 
 /// A guest that does not keep to the protocol.
@@ -182,7 +193,7 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
         kind::END if body.is_empty() => Ok(Some(FromGuest::End)),
         kind::LINGER if body.is_empty() => Ok(Some(FromGuest::Linger)),
         kind::READ => {
-            serde_json::from_slice(&body).map(|names| Some(FromGuest::Read(names))).map_err(|_| Error::Malformed(kind))
+            serde_json::from_slice(&body).map(|read| Some(FromGuest::Read(read))).map_err(|_| Error::Malformed(kind))
         }
         kind::RESPONSE => response(body).map(Some).ok_or(Error::Malformed(kind)),
         _ => Err(Error::Malformed(kind)),

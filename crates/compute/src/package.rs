@@ -29,7 +29,7 @@ const BOOT_MARK: &str = ".boot";
 pub(crate) const UNFINISHED: &str = ".unpacking-";
 
 /// Filled with what a package brings of others once it is unpacked.
-type Flight = Arc<OnceCell<Option<Arc<Dependencies>>>>;
+type Flight = Arc<OnceCell<Arc<Dependencies>>>;
 
 /// The unpacked packages of this host.
 pub(crate) struct Packages {
@@ -62,7 +62,7 @@ impl Packages {
 
     /// What an unpacked package brings of others.
     pub(crate) fn dependencies(&self, digest: &CodeDigest) -> Option<Arc<Dependencies>> {
-        self.flights.lock().get(digest)?.get()?.clone()
+        self.flights.lock().get(digest)?.get().cloned()
     }
 
     async fn unpacked(&self, digest: &CodeDigest) -> Result<(), InvokeError> {
@@ -72,7 +72,9 @@ impl Packages {
             self.unpack(digest).await?;
             let target = self.root.join(digest.as_str());
             let found = tokio::task::spawn_blocking(move || dependencies::of(&target)).await;
-            Ok(found.ok().and_then(Result::ok).flatten().map(Arc::new))
+            let found =
+                found.map_err(|error| InvokeError::Internal(format!("looking at {digest} stopped: {error}")))?;
+            found.map(Arc::new).map_err(|error| InvokeError::Internal(format!("{digest} cannot be read: {error}")))
         };
         flight.get_or_try_init(|| unpacked).await.map(drop)
     }

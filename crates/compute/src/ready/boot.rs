@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::Kind;
-use super::kind::{Terms, Variables};
+use super::kind::{Sight, Terms};
 use crate::engine::Core;
 use crate::frames::Frames;
 use crate::start::{self, MIB};
@@ -64,9 +64,9 @@ impl Booted {
         self.control.clone()
     }
 
-    /// Whether it is for a function with these variables.
-    pub(super) fn serves(&self, variables: &Variables) -> bool {
-        self.terms.as_ref().is_none_or(|terms| terms.hold_for(variables))
+    /// Whether it is for such a version; all are, where it has loaded nothing for anybody.
+    pub(super) fn serves(&self, sight: Option<&Sight>) -> bool {
+        self.terms.as_ref().is_none_or(|terms| sight.is_some_and(|sight| terms.hold_for(sight)))
     }
 
     /// Watched by a task that ends with it.
@@ -132,9 +132,9 @@ impl Zygote {
         self.forks.load(Ordering::Relaxed) <= 1
     }
 
-    /// Whether its forks are for a function with these variables.
-    pub(super) fn serves(&self, variables: &Variables) -> bool {
-        self.terms.as_ref().is_none_or(|terms| terms.hold_for(variables))
+    /// Whether its forks are for such a version.
+    pub(super) fn serves(&self, sight: Option<&Sight>) -> bool {
+        self.terms.as_ref().is_none_or(|terms| sight.is_some_and(|sight| terms.hold_for(sight)))
     }
 
     /// Forks a guest into a sandbox of its own.
@@ -165,22 +165,21 @@ pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVe
         spec.memory_bytes = spec.memory_bytes.max(u64::from(version.memory_mb) * MIB);
         spec.environment = variables::own_variables(version, &core.config.guest_variables);
     }
-    let order = version.map_or_else(
+    let sight = version.and_then(|version| super::sight(core, version));
+    let order = version.zip(sight.as_ref()).map_or_else(
         || json!({}),
-        |version| {
-            let dependencies = core.packages.dependencies(&version.code);
+        |(version, sight)| {
             json!({
                 "root": variables::TASK_ROOT,
                 "handler": version.handler,
                 "caches": core.code_caches.places(version, &core.interpreters.usable[interpreter]),
-                "modules": dependencies.as_ref().map_or(&[][..], |found| &found.modules),
+                "modules": sight.dependencies.modules,
             })
         },
     );
-    let given: Variables = spec.environment.iter().cloned().collect();
     let mut booted = boot(core, spec, Some(&order)).await?;
     let mut parts = booted.give().ok_or("it has no parts")?;
-    let terms = version.map(|_| Arc::new(Terms::new(given, parts.frames.read())));
+    let terms = sight.map(|sight| Arc::new(Terms::new(sight, parts.frames.read())));
     Ok(Zygote { kind: kind.clone(), parts, terms, born: Instant::now(), forks: AtomicU32::new(0) })
 }
 

@@ -2,15 +2,17 @@
 //!
 //! Most are of nobody in particular. Python functions whose module imports much have others as well: forks of a zygote
 //! that has imported what their packages bring of others. All functions of an account that bring the same share it,
-//! from revision to revision, as long as the variables that its imports looked at are the same (`Terms`).
+//! from revision to revision, as long as what its imports looked at is the same (`Terms`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{AccountId, CodeDigest, Family, FunctionVersion, Runtime, RuntimeUse};
 use sha2::{Digest, Sha256};
 
 use crate::dependencies::Dependencies;
+use crate::guest_protocol::Read;
 
 /// Variables that an interpreter or its libraries look at only while they start, by their beginnings.
 const READ_AT_START: &[&str] =
@@ -39,33 +41,48 @@ pub(crate) struct Own {
     layers: Vec<CodeDigest>,
     /// Whose imports: the handler's module says what is loaded.
     handler: String,
-    /// Of all variables, where it is them that tell functions apart.
-    variables: Option<String>,
+    /// Of the package and all variables, for functions that cannot share.
+    alone: Option<String>,
 }
 
 /// Variables of a zygote, or those that a function's would have.
 pub(crate) type Variables = BTreeMap<String, String>;
 
+/// What imports can look at, of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sight {
+    pub(crate) code: CodeDigest,
+    pub(crate) variables: Variables,
+    pub(crate) dependencies: Arc<Dependencies>,
+}
+
 /// For whom a zygote has loaded what it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Terms {
-    variables: Variables,
-    /// The variables that were looked at meanwhile; nothing: all may have been.
-    read: Option<BTreeSet<String>>,
+    sight: Sight,
+    /// What of it was looked at; nothing: all may have been.
+    read: Option<Read>,
 }
 
 impl Terms {
-    /// Of a zygote that had these variables and looked at some of them.
-    pub(crate) fn new(variables: Variables, read: Option<Vec<String>>) -> Self {
-        Self { variables, read: read.map(|names| names.into_iter().collect()) }
+    /// Of a zygote that could look at something, and did at a part of it.
+    pub(crate) fn new(sight: Sight, read: Option<Read>) -> Self {
+        Self { sight, read }
     }
 
-    /// Whether the imports would have gone the same way with other variables.
-    pub(crate) fn hold_for(&self, others: &Variables) -> bool {
-        let names = self.variables.keys().chain(others.keys());
-        let read =
-            |name: &&String| self.read.as_ref().is_none_or(|read| read.contains(*name)) || is_read_at_start(name);
-        names.filter(read).all(|name| self.variables.get(name) == others.get(name))
+    /// Whether the imports would have gone the same way for another version of the same kind.
+    pub(crate) fn hold_for(&self, other: &Sight) -> bool {
+        let same_code = self.sight.code == other.code;
+        let Some(read) = &self.read else { return same_code && self.sight.variables == other.variables };
+        // A module of the function's own goes before one of a layer or the platform.
+        if !same_code && !other.dependencies.own.is_disjoint(&read.modules) {
+            return false;
+        }
+        let looked_at = |name: &&String| {
+            read.variables.as_ref().is_none_or(|names| names.contains(*name)) || is_read_at_start(name)
+        };
+        let names = self.sight.variables.keys().chain(other.variables.keys());
+        names.filter(looked_at).all(|name| self.sight.variables.get(name) == other.variables.get(name))
     }
 }
 
@@ -84,22 +101,22 @@ impl Kind {
     }
 
     /// The guests that have loaded a version's dependencies; none where there are no zygotes.
-    pub(crate) fn own(version: &FunctionVersion, dependencies: Option<&Dependencies>) -> Option<Self> {
+    pub(crate) fn own(version: &FunctionVersion, dependencies: &Dependencies) -> Option<Self> {
         let plain = Self::of(&version.runtime_use()).filter(|kind| kind.runtime.family() == Family::Python)?;
         let own = Own {
-            dependencies: dependencies.map(|found| found.digest.clone()),
+            dependencies: dependencies.digest.clone(),
             layers: version.layers.clone(),
             handler: version.handler.clone(),
-            variables: None,
+            alone: None,
         };
         Some(Self { own: Some(own), ..plain })
     }
 
-    /// The same for functions with exactly these variables.
-    pub(crate) fn with_variables(&self, variables: &Variables) -> Self {
-        let text = serde_json::json!(variables).to_string();
+    /// The same for functions with exactly this package and these variables.
+    pub(crate) fn alone(&self, sight: &Sight) -> Self {
+        let text = serde_json::json!([sight.code, sight.variables]).to_string();
         let digest = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { own: self.own.clone().map(|own| Own { variables: Some(digest), ..own }), ..self.clone() }
+        Self { own: self.own.clone().map(|own| Own { alone: Some(digest), ..own }), ..self.clone() }
     }
 
     /// The guests that a version can have; none also where a variable of it has to be there from the start.
@@ -134,10 +151,10 @@ mod tests {
     #[test]
     fn python_functions_share_what_their_packages_bring_of_others() {
         let mut one = version("f");
-        assert_eq!(Kind::own(&one, None), None, "Node.js");
+        assert_eq!(Kind::own(&one, &Dependencies::default()), None, "Node.js");
         one.runtime = Runtime::parse("python3.12").unwrap();
-        let brings = |digest: &str| Dependencies { digest: digest.into(), modules: vec!["m".into()] };
-        let own = |version: &FunctionVersion, digest| Kind::own(version, Some(&brings(digest))).unwrap();
+        let brings = |digest: &str| Dependencies { digest: Some(digest.into()), ..Dependencies::default() };
+        let own = |version: &FunctionVersion, digest| Kind::own(version, &brings(digest)).unwrap();
         let kind = own(&one, "1");
         assert_ne!(Some(&kind), Kind::for_version(&one).as_ref());
         let mut other = version("g");
@@ -146,7 +163,7 @@ mod tests {
         other.environment.insert("A".into(), "1".into());
         assert_eq!(own(&other, "1"), kind);
         assert_ne!(own(&other, "2"), kind);
-        assert_ne!(Kind::own(&other, None).as_ref(), Some(&kind));
+        assert_ne!(Kind::own(&other, &Dependencies::default()).as_ref(), Some(&kind));
         let changes: [&dyn Fn(&mut FunctionVersion); 4] = [
             &|version| version.layers.push(version.code.clone()),
             &|version| version.handler = "another.handler".into(),
@@ -160,37 +177,47 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_zygote_is_for_those_whose_variables_its_imports_would_not_tell_from_its_own() {
-        let of = |pairs: &[(&str, &str)]| -> Variables {
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-        };
-        let plain = of(&[("A", "1"), ("B", "1")]);
-        let terms = |read: Option<&[&str]>| {
-            Terms::new(plain.clone(), read.map(|names| names.iter().map(|name| (*name).to_owned()).collect()))
-        };
-        for (read, others, hold) in [
-            (Some(&["A"][..]), of(&[("A", "1"), ("C", "1")]), true),
-            (Some(&["A"]), of(&[("A", "2"), ("B", "1")]), false),
-            (Some(&["A"]), of(&[("B", "1")]), false),
-            (Some(&["C"]), plain.clone(), true),
-            (Some(&["C"]), of(&[("C", "1")]), false),
-            (Some(&[]), of(&[]), true),
-            (Some(&[]), of(&[("PYTHONHASHSEED", "1")]), false),
-            (None, plain.clone(), true),
-            (None, of(&[("A", "1")]), false),
-        ] {
-            assert_eq!(terms(read).hold_for(&others), hold, "{read:?} {others:?}");
+    fn sight(code: &str, pairs: &[(&str, &str)], own: &[&str]) -> Sight {
+        let own = own.iter().map(|name| (*name).to_owned()).collect();
+        Sight {
+            code: CodeDigest::parse(&code.repeat(32)).unwrap(),
+            variables: pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            dependencies: Arc::new(Dependencies { own, ..Dependencies::default() }),
         }
-        let kind = Kind::own(&python(), None).unwrap();
-        assert_ne!(kind.with_variables(&plain), kind);
-        assert_ne!(kind.with_variables(&plain), kind.with_variables(&of(&[])));
     }
 
-    fn python() -> FunctionVersion {
+    #[test]
+    fn a_zygote_is_for_those_that_its_imports_would_not_tell_from_its_own() {
+        let plain = sight("0a", &[("A", "1"), ("B", "1")], &["app"]);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let terms = |read: Option<&[&str]>| {
+            let read = Read { variables: read.map(names), modules: names(&["boto3", "six"]) };
+            Terms::new(plain.clone(), Some(read))
+        };
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Option<&[&str]>, Pairs<'_>, bool); 9] = [
+            (Some(&["A"]), &[("A", "1"), ("C", "1")], true),
+            (Some(&["A"]), &[("A", "2"), ("B", "1")], false),
+            (Some(&["A"]), &[("B", "1")], false),
+            (Some(&["C"]), &[("A", "1"), ("B", "1")], true),
+            (Some(&["C"]), &[("C", "1")], false),
+            (Some(&[]), &[], true),
+            (Some(&[]), &[("PYTHONHASHSEED", "1")], false),
+            (None, &[("A", "1"), ("B", "1")], true),
+            (None, &[("A", "1")], false),
+        ];
+        for (read, others, hold) in cases {
+            assert_eq!(terms(read).hold_for(&sight("0b", others, &["other"])), hold, "{read:?} {others:?}");
+        }
+        let shadowing = sight("0b", &[("A", "1"), ("B", "1")], &["app", "six"]);
+        assert!(!terms(Some(&[])).hold_for(&shadowing), "its own six is another");
+        let unsaid = Terms::new(plain.clone(), None);
+        assert!(unsaid.hold_for(&plain) && !unsaid.hold_for(&Sight { code: shadowing.code.clone(), ..plain.clone() }));
         let mut version = version("f");
         version.runtime = Runtime::parse("python3.12").unwrap();
-        version
+        let kind = Kind::own(&version, &Dependencies::default()).unwrap();
+        assert_ne!(kind.alone(&plain), kind);
+        assert_ne!(kind.alone(&plain), kind.alone(&shadowing));
     }
 
     #[test]

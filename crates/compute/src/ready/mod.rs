@@ -37,7 +37,7 @@ use crate::engine::Core;
 use crate::variables;
 use boot::Zygote;
 use demand::Demand;
-use kind::Variables;
+use kind::Sight;
 
 pub(crate) use boot::{Booted, Parts};
 pub(crate) use kind::Kind;
@@ -112,14 +112,11 @@ impl Shelf {
     }
 }
 
-/// The guests that have loaded what a version's package brings of others.
-fn own_kind(core: &Core, version: &FunctionVersion) -> Option<Kind> {
-    Kind::own(version, core.packages.dependencies(&version.code).as_deref())
-}
-
-/// The variables that a zygote for a version has.
-fn own_variables(core: &Core, version: &FunctionVersion) -> Variables {
-    variables::own_variables(version, &core.config.guest_variables).into_iter().collect()
+/// What the imports of a version's zygote can look at; nothing if its package is not unpacked.
+fn sight(core: &Core, version: &FunctionVersion) -> Option<Sight> {
+    let dependencies = core.packages.dependencies(&version.code)?;
+    let variables = variables::own_variables(version, &core.config.guest_variables).into_iter().collect();
+    Some(Sight { code: version.code.clone(), variables, dependencies })
 }
 
 impl Ready {
@@ -146,26 +143,26 @@ impl Ready {
         }
         *self.asked.lock() = Some(Instant::now());
         if self.shelves.lock().keys().any(|kind| kind.own.is_some())
-            && let Some(own) = own_kind(core, version)
+            && let Some(sight) = sight(core, version)
+            && let Some(own) = Kind::own(version, &sight.dependencies)
         {
-            let variables = own_variables(core, version);
-            for kind in [own.with_variables(&variables), own] {
-                if let Some(booted) = self.take_from(core, &kind, &variables).await {
+            for kind in [own.alone(&sight), own] {
+                if let Some(booted) = self.take_from(core, &kind, Some(&sight)).await {
                     return Some(booted);
                 }
             }
         }
         let kind = Kind::for_version(version)?;
         self.shelves.lock().entry(kind.clone()).or_insert_with(|| Shelf::new(None));
-        self.take_from(core, &kind, &Variables::new()).await
+        self.take_from(core, &kind, None).await
     }
 
-    async fn take_from(&self, core: &Arc<Core>, kind: &Kind, variables: &Variables) -> Option<Booted> {
+    async fn take_from(&self, core: &Arc<Core>, kind: &Kind, sight: Option<&Sight>) -> Option<Booted> {
         let (found, zygote) = {
             let mut shelves = self.shelves.lock();
             let shelf = shelves.get_mut(kind)?;
-            let found = shelf.booted.iter().rposition(|booted| booted.serves(variables));
-            let zygote = shelf.zygote.clone().filter(|zygote| zygote.serves(variables));
+            let found = shelf.booted.iter().rposition(|booted| booted.serves(sight));
+            let zygote = shelf.zygote.clone().filter(|zygote| zygote.serves(sight));
             if found.is_none() && zygote.is_none() && shelf.zygote.is_some() {
                 // Its imports would have gone another way for this function.
                 return None;
@@ -193,13 +190,13 @@ impl Ready {
         if init < kind::INIT_WORTH || self.max == 0 {
             return;
         }
-        let Some(mut kind) = own_kind(core, version) else { return };
-        let variables = own_variables(core, version);
+        let Some(sight) = sight(core, version) else { return };
+        let Some(mut kind) = Kind::own(version, &sight.dependencies) else { return };
         let ended = {
             let mut shelves = self.shelves.lock();
             let zygote = shelves.get(&kind).and_then(|shelf| shelf.zygote.as_ref());
-            if zygote.is_some_and(|zygote| !zygote.serves(&variables)) {
-                kind = kind.with_variables(&variables);
+            if zygote.is_some_and(|zygote| !zygote.serves(Some(&sight))) {
+                kind = kind.alone(&sight);
             }
             let shelf = shelves.entry(kind.clone()).or_insert_with(|| Shelf::new(Some(version.clone())));
             shelf.look_for_change(version);

@@ -315,7 +315,7 @@ impl FakeGuest {
         assert_eq!(kind, kind::PREPARE);
         let order: serde_json::Value = serde_json::from_slice(&body).unwrap();
         if order["handler"].is_string() {
-            self.say(kind::READ, &[br#"["COLOUR"]"#]).await;
+            self.say(kind::READ, &[br#"{"variables":["COLOUR"],"modules":["others"]}"#]).await;
         }
         self.say(kind::BOOTED, &[]).await;
         std::future::pending().await

@@ -460,8 +460,9 @@ fn dependencies(world: &World) -> Result<(), String> {
         let mut spec = preparing(world, &code);
         spec.environment.push(("COLOUR".into(), "blue".into()));
         let zygote = Spoken::prepared(backend, spec, order).await?;
-        let read: Vec<String> = serde_json::from_str(zygote.read.as_deref().unwrap_or("null")).unwrap_or_default();
-        expect("what was looked at", (read.contains(&"COLOUR".into()), read.contains(&"PATH".into())), (true, false))?;
+        let read: Value = serde_json::from_str(zygote.read.as_deref().unwrap_or("null")).unwrap_or_default();
+        expect("the variables that were looked at", &read["variables"], &json!(["COLOUR"]))?;
+        expect("the modules that were looked for", &read["modules"], &json!(["others"]))?;
         let mut fork = zygote.fork(world, backend).await?;
         fork.load_handler(&code, "app.handler").await?;
         // Process 2 of its own namespace imported the one, the guest the other.
