@@ -163,10 +163,7 @@ impl Pool {
     fn still_wanted(&self, core: &Core) -> bool {
         let mut state = self.state.lock();
         state.forget_gone();
-        // What was decided because calls take longer than before holds as long as none of them ends.
-        let since_us = state.waiters.front().map(|waiter| waiter.since_us.max(state.freed_us));
-        let waited_us = since_us.map_or(0, |since_us| core.clock.monotonic_us().saturating_sub(since_us));
-        let mut load = state.load(core, Duration::from_micros(waited_us));
+        let mut load = state.load(core, Duration::from_micros(state.stuck_us(core.clock.monotonic_us())));
         load.starting -= 1;
         autoscaler::starts(&load) > 0
     }
@@ -314,6 +311,15 @@ impl State {
         while self.waiters.front().is_some_and(|waiter| waiter.sender.is_closed()) {
             self.waiters.pop_front();
         }
+    }
+
+    /// How long the first in line has waited while no call ended, if calls usually take much less: what was predicted
+    /// of them does not hold any more. Zero where they end as they did.
+    fn stuck_us(&self, now_us: u64) -> u64 {
+        let Some(first) = self.waiters.front() else { return 0 };
+        let waited_us = now_us.saturating_sub(first.since_us.max(self.freed_us));
+        let usual_us = self.took_us.get().unwrap_or(0);
+        if waited_us > usual_us.saturating_mul(2) { waited_us } else { 0 }
     }
 
     fn load(&self, core: &Core, waited: Duration) -> Load {
