@@ -187,20 +187,22 @@ def preload(order):
     own = own_names(root) - set(order["modules"])
     guard = Guard(own)
     installed = (installed_names(root) | set(order["modules"])) - own
+    wanted = [name for name in imported_names(root, handler) if name.partition(".")[0] in installed]
+    before = mapped_files()
     sys.meta_path.insert(0, guard)
     watched = Watched.begin()
-    for name in imported_names(root, handler):
-        if name.partition(".")[0] in installed:
-            try:
-                importlib.import_module(name)
-            except BaseException:  # pylint: disable=broad-except
-                # The function's own import will fail as well, or find what this one lacked.
-                continue
+    for name in wanted:
+        try:
+            importlib.import_module(name)
+        except BaseException:  # pylint: disable=broad-except
+            # The function's own import will fail as well, or find what this one lacked.
+            continue
     sys.meta_path.remove(guard)
     read = watched.end()
     if guard.asked & own or not is_forkable():
         sys.exit(1)
-    looked_at = {"variables": None if has_native_modules() else read, "modules": sorted(guard.asked)}
+    unseen = any(may_look_unseen(file) for file in mapped_files() - before)
+    looked_at = {"variables": None if unseen else read, "modules": sorted(guard.asked)}
     dunlin_guest.send(dunlin_guest.READ, json.dumps(looked_at).encode())
 
 
@@ -259,11 +261,24 @@ class Watched(type(os.environ)):
         return super().__repr__()
 
 
-def has_native_modules():
-    """Whether there is a module that could have looked at variables unseen: compiled, and none of the interpreter's own."""
-    places = ("/var/task/", "/opt/", "/var/runtime/")
-    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    return any(file.endswith(".so") and file.startswith(places) for file in files)
+def mapped_files():
+    """The files that are in this process's memory: programs and libraries."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        lines = [line.split(maxsplit=5) for line in maps]
+    return {line[5].strip() for line in lines if len(line) == 6 and line[5].startswith("/")}
+
+
+def may_look_unseen(file):
+    """Whether a library could look at a function's variables by itself: one that names the means, which end so."""
+    if os.path.basename(os.path.dirname(file)) == "lib-dynload":
+        # The interpreter's own know of none that a function would have.
+        return False
+    try:
+        with open(file, "rb") as library:
+            content = library.read()
+    except OSError:
+        return True
+    return b"getenv\0" in content or b"environ\0" in content
 
 
 def own_names(root):

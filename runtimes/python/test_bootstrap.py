@@ -510,6 +510,21 @@ class WatchedTests(unittest.TestCase):
         for act in (lambda: dict(os.environ), os.environ.copy, lambda: list(os.environ), lambda: len(os.environ), lambda: "%s" % os.environ):
             self.assertIsNone(self.read(act))
 
+    def test_a_library_that_can_look_at_variables_is_known(self):
+        sys.path.insert(0, os.path.dirname(BOOTSTRAP))
+        try:
+            import dunlin_zygote
+        finally:
+            sys.path.pop(0)
+        files = dunlin_zygote.mapped_files()
+        self.assertTrue(any(os.path.basename(file).startswith("libc") for file in files), files)
+        with tempfile.NamedTemporaryFile() as library:
+            for content, looks in ((b"\x7fELF secure_getenv\0", True), (b"\0__environ\0", True), (b"\x7fELF puts\0 environment", False)):
+                with open(library.name, "wb") as file:
+                    file.write(content)
+                self.assertEqual(dunlin_zygote.may_look_unseen(library.name), looks)
+        self.assertTrue(dunlin_zygote.may_look_unseen("/nonexistent"))
+
     def test_a_package_is_its_own_modules_and_others(self):
         sys.path.insert(0, os.path.dirname(BOOTSTRAP))
         try:
