@@ -176,13 +176,17 @@ impl Environment {
 
     /// The init phase's length, if this is the first call and it waited for that phase.
     pub(crate) fn first_init_us(&self) -> Option<u64> {
-        let first = self.card.served.load(Ordering::Relaxed) == 0;
-        (first && !self.ahead).then(|| self.card.init_us.load(Ordering::Relaxed))
+        (self.is_unused() && !self.ahead).then(|| self.card.init_us.load(Ordering::Relaxed))
+    }
+
+    /// Whether it has served no call yet.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.card.served.load(Ordering::Relaxed) == 0
     }
 
     /// Becomes idle. What its init used until now counts to no call if none came yet.
     pub(crate) fn rest(&mut self) {
-        if self.card.served.load(Ordering::Relaxed) == 0 && !self.ahead {
+        if self.is_unused() && !self.ahead {
             self.ahead = true;
             self.cpu_seen = self.control.usage().cpu;
         }

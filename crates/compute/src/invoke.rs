@@ -134,6 +134,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let environment = lease.environment();
     let output = environment.output.clone();
     let init_us = environment.first_init_us().filter(|_| began.is_none());
+    let first = environment.is_unused();
     let began = began.unwrap_or_else(|| Began { at: Instant::now(), us: core.clock.monotonic_us() });
     let deadline = began.at + Duration::from_millis(timeout_ms);
     let started_at_ms = core.clock.now_ms();
@@ -163,7 +164,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let duration_us = now_us.saturating_sub(began.us);
     let (cpu, usage) = environment.usage();
     let run_us = answer.run_us().map_or(duration_us, |run_us| run_us.min(duration_us));
-    lease.pool().learn(now_us, duration_us, run_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)));
+    lease.pool().learn(now_us, duration_us, run_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)), first);
     let ended = Ended { answer, started_at_ms, duration_us, init_us, cpu, usage };
     let outcome = settle::settle(core, &job, &output, ended);
     if sound {

@@ -260,11 +260,12 @@ impl Pool {
 
     /// Learns from a call that is over: how long it took, how long its guest had it, and what that used. Where many calls
     /// wait for a processor their lengths say nothing of the function, and more environments would only wait as well.
-    pub(crate) fn learn(&self, now_us: u64, took_us: u64, run_us: u64, cpu_us: u64) {
+    /// `first`: it was the first one of its environment.
+    pub(crate) fn learn(&self, now_us: u64, took_us: u64, run_us: u64, cpu_us: u64, first: bool) {
         let mut state = self.state.lock();
         state.took_us.add(took_us);
         let left = (state.busy + state.waiters.len()).saturating_sub(1);
-        state.habits.ended(now_us, left, run_us);
+        state.habits.ended(now_us, left, run_us, first);
         state.run_us.add(run_us);
         // What a guest does between two calls counts to the later one: beside a short one that is no second processor.
         let of = |time_us: u64| cpu_us.saturating_mul(1_000) / time_us.max(1);

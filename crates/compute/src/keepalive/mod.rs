@@ -101,9 +101,9 @@ impl Habits {
         self.rate.began(now_us);
     }
 
-    /// Counts a call out that took so long; `running` are those that are left.
-    pub(crate) fn ended(&mut self, now_us: u64, running: usize, length_us: u64) {
-        self.rate.ended(length_us);
+    /// Counts a call out that took so long; `running` are those that are left. `first`: in its environment.
+    pub(crate) fn ended(&mut self, now_us: u64, running: usize, length_us: u64, first: bool) {
+        self.rate.ended(length_us, first);
         self.surge.ended(now_us, running);
         self.quiet_us = Some(now_us);
     }

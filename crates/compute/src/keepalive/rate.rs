@@ -30,6 +30,8 @@ pub(crate) struct Rate {
     calls: u64,
     length_us: f64,
     lengths: f64,
+    /// Whether all lengths so far are of first calls.
+    first_only: bool,
 }
 
 impl Rate {
@@ -44,8 +46,16 @@ impl Rate {
         self.calls += 1;
     }
 
-    /// Learns the length of a call.
-    pub(crate) fn ended(&mut self, length_us: u64) {
+    /// Learns the length of a call; `first`: in its environment. Such a call does what later ones find done, and counts
+    /// only while there are no others: a few of them among quick ones would tell of many that run at once.
+    pub(crate) fn ended(&mut self, length_us: u64, first: bool) {
+        if first && self.lengths > 0.0 && !self.first_only {
+            return;
+        }
+        if self.first_only && !first {
+            self.lengths = 0.0;
+        }
+        self.first_only = first;
         self.lengths = (self.lengths + 1.0).min(LENGTHS);
         self.length_us += (length_us as f64 - self.length_us) / self.lengths;
     }
@@ -117,7 +127,7 @@ mod tests {
     fn steady(rate: &mut Rate, from_us: u64, calls: u64, gap_us: u64, length_us: u64) -> u64 {
         for call in 0..calls {
             rate.began(from_us + call * gap_us);
-            rate.ended(length_us);
+            rate.ended(length_us, false);
         }
         from_us + calls * gap_us
     }
@@ -128,6 +138,20 @@ mod tests {
         assert_eq!(rate.environments(MINUTE, MINUTE), 0);
         let now_us = steady(&mut rate, 0, 3, 1_000, 1_000_000);
         assert_eq!(rate.environments(now_us, MINUTE), 0);
+    }
+
+    #[test]
+    fn a_slow_first_call_tells_of_no_crowd() {
+        let mut rate = Rate::default();
+        rate.ended(500_000, true);
+        rate.ended(300_000, true);
+        assert_eq!(rate.length_us(), Some(400_000), "better than nothing");
+        // One caller, whose calls follow each other.
+        let now_us = steady(&mut rate, 0, 20, 3_000, 3_000);
+        assert_eq!(rate.length_us(), Some(3_000));
+        let before = rate.environments(now_us, MINUTE);
+        rate.ended(500_000, true);
+        assert_eq!((rate.length_us(), rate.environments(now_us, MINUTE)), (Some(3_000), before));
     }
 
     #[test]

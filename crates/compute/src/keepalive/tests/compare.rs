@@ -37,7 +37,8 @@ impl Policy for Learning {
     }
 
     fn ended(&mut self, now_us: u64, running: usize, length_us: u64) {
-        self.habits.ended(now_us, running, length_us);
+        // On generated days a call takes no longer for being the first.
+        self.habits.ended(now_us, running, length_us, false);
     }
 
     fn wanted(&mut self, now_us: u64, running: usize) -> Wanted {
