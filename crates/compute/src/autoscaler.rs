@@ -38,10 +38,14 @@ pub(crate) struct Load {
     pub(crate) host_busy_milli: u64,
 }
 
+/// A function whose calls take no longer, and how long one of them waits at most beside idle environments.
+const VERY_QUICK_US: u64 = 1_000;
+const CROWD_WAIT_US: u64 = 5_000;
 /// Where no start was seen yet.
 const START_US_GUESS: u64 = 10_000;
-/// Calls that wait all the time for as long as so many starts take are more than a passing crowd.
+/// Calls that wait all the time for as long as so many starts take, or for so long at all, are no passing crowd.
 const LASTING_STARTS: u64 = 4;
+const LASTING_US_MAX: u64 = 100_000;
 /// A function that uses less than a quarter of a processor while it runs mostly waits for others.
 const CPU_BOUND_MILLI: u64 = 250;
 
@@ -74,8 +78,12 @@ pub(crate) fn starts(load: &Load) -> usize {
     let soon_free = usize::try_from(start_us / step_us.max(1)).unwrap_or(usize::MAX);
     let sooner = uncovered.saturating_sub(soon_free);
     // No call gains that waits now, but so many have waited that those to come will.
-    let lasting = load.starting == 0 && load.backlog_us > start_us.saturating_mul(LASTING_STARTS);
-    if lasting { sooner.max(1) } else { sooner }
+    if is_lasting(load) { sooner.max(1) } else { sooner }
+}
+
+/// Whether calls have waited without a pause for so long that one more environment is worth a try.
+fn is_lasting(load: &Load) -> bool {
+    load.starting == 0 && load.backlog_us > start_us(load).saturating_mul(LASTING_STARTS).min(LASTING_US_MAX)
 }
 
 /// How many environments to start so that there are as many as there are to be always; `kept` of them there are.
@@ -90,7 +98,8 @@ pub(crate) fn beyond_floor(floor: usize, kept: usize, idle: usize) -> usize {
 
 /// When a waiting request should ask again if nothing has happened.
 pub(crate) fn ask_again_us(load: &Load) -> u64 {
-    start_us(load).clamp(1_000, 1_000_000)
+    let most_us = if crowded(load) { CROWD_WAIT_US } else { 1_000_000 };
+    start_us(load).clamp(1_000, most_us)
 }
 
 fn start_us(load: &Load) -> u64 {
@@ -102,11 +111,26 @@ pub(crate) fn saturated(load: &Load) -> bool {
     load.cpu_milli >= CPU_BOUND_MILLI && load.host_busy_milli * 10 >= load.host_milli * 9
 }
 
-/// A short call behind long ones may share a processor with them, up to twice as many environments as processors.
+/// How many environments of a processor-bound function may share that many processors.
+pub(crate) fn shared_by(cores: usize) -> usize {
+    cores * 2
+}
+
+/// Whether a call gains from waiting for an environment that runs although another is idle: the processors are busy, and
+/// one that runs is free so soon that a wrong prediction costs little.
+pub(crate) fn crowded(load: &Load) -> bool {
+    // What its own environments will use counts before they have begun.
+    let own_milli = load.cpu_milli.saturating_mul(load.busy as u64);
+    let load = &Load { host_busy_milli: load.host_busy_milli.max(own_milli), ..*load };
+    load.run_us.is_some_and(|run_us| run_us <= VERY_QUICK_US) && saturated(load)
+}
+
+/// A short call behind long ones may share a processor with them, up to twice as many environments as processors. So may
+/// one of a lasting crowd: between two calls an environment waits for the platform, which then has work for another.
 fn worth_sharing(load: &Load) -> bool {
     let own = (load.busy + load.starting) as u64;
     let patience_us = start_us(load).saturating_add(load.run_us.unwrap_or(0).saturating_mul(2));
-    load.waited_us > patience_us && own * 1_000 < load.host_milli * 2
+    (load.waited_us > patience_us || is_lasting(load)) && own * 1_000 < load.host_milli * 2
 }
 
 /// An average that follows: each new value counts one eighth.
@@ -186,13 +210,27 @@ mod tests {
     }
 
     #[test]
+    fn only_very_quick_calls_wait_beside_idle_environments() {
+        let crowd = Load { busy: 4, run_us: Some(50), start_us: Some(900_000), cpu_milli: 900, ..HOST };
+        let crowd = Load { host_busy_milli: 3_600, ..crowd };
+        assert!(crowded(&crowd));
+        assert_eq!(ask_again_us(&crowd), 5_000, "and not as long as a start takes");
+        assert!(!crowded(&Load { run_us: Some(1_001), ..crowd }));
+        assert!(!crowded(&Load { cpu_milli: 200, ..crowd }));
+        assert!(crowded(&Load { host_busy_milli: 0, ..crowd }), "four that are about to run are enough");
+        assert!(!crowded(&Load { host_busy_milli: 0, cpu_milli: 300, ..crowd }));
+    }
+
+    #[test]
     fn a_lasting_backlog_gets_one_more_at_a_time_while_processors_are_free() {
         let crowd = Load { waiting: 60, busy: 1, run_us: Some(50), start_us: Some(6_000), cpu_milli: 900, ..HOST };
         let crowd = Load { host_busy_milli: 900, ..crowd };
         assert_eq!(starts(&Load { backlog_us: 20_000, ..crowd }), 0);
         assert_eq!(starts(&Load { backlog_us: 25_000, ..crowd }), 1);
         assert_eq!(starts(&Load { backlog_us: 25_000, starting: 1, ..crowd }), 0);
-        assert_eq!(starts(&Load { backlog_us: 25_000, busy: 2, host_busy_milli: 1_800, ..crowd }), 0);
+        let three = Load { backlog_us: 25_000, busy: 3, host_busy_milli: 2_700, ..crowd };
+        assert_eq!((starts(&three), starts(&Load { busy: 4, ..three })), (1, 0), "twice the processors is the most");
+        assert_eq!(starts(&Load { backlog_us: 101_000, start_us: Some(1_000_000), ..crowd }), 1);
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! Late binding: a call that finds no idle environment waits for whichever comes first, a freed one or a new one; a
 //! start is no call's own. The most recently used environment is taken first, so that the others can grow old and end.
 //!
+//! Where the processors are busy with calls of a very quick function, more of its environments would only share what the
+//! others have, and each would find it cold. Then a call waits for one of those that run although others are idle, as they
+//! may be after a burst of first calls; but no longer than a few milliseconds.
+//!
 //! Invariants
 //!   1. Calls are served in the order they came.
 //!   2. An environment is idle, leased, or gone; `Lease` is the only way to use one.
@@ -103,7 +107,10 @@ impl Pool {
             let mut state = self.state.lock();
             let now_us = core.clock.monotonic_us();
             state.call_comes(now_us);
-            if let Some(idle) = state.take_for_call() {
+            if state.waiters.is_empty()
+                && !state.is_crowded(core)
+                && let Some(idle) = state.take_for_call()
+            {
                 state.busy += 1;
                 state.backlog_since_us = None;
                 let ahead = state.spares(core, now_us);
@@ -114,6 +121,7 @@ impl Pool {
             let (sender, receiver) = oneshot::channel();
             state.waiters.push_back(Waiter { sender, since_us: now_us });
             state.backlog_since_us.get_or_insert(now_us);
+            self.lend_idle(core, &mut state, false);
             let (starts, ask_again) = self.decide(&mut state, core, Duration::ZERO);
             (receiver, starts, ask_again)
         };
@@ -134,7 +142,11 @@ impl Pool {
                     return Err(InvokeError::NoCapacity(format!("no environment came free within {seconds} s")));
                 }
                 Err(_) => {
-                    let (starts, _) = self.decide(&mut self.state.lock(), core, arrived.elapsed());
+                    let (starts, _) = {
+                        let mut state = self.state.lock();
+                        self.lend_idle(core, &mut state, true);
+                        self.decide(&mut state, core, arrived.elapsed())
+                    };
                     self.start(core, starts);
                     ask_again *= 2;
                 }
@@ -145,12 +157,33 @@ impl Pool {
     fn decide(&self, state: &mut State, core: &Core, waited: Duration) -> (usize, Duration) {
         state.forget_gone();
         let load = state.load(core, waited);
-        let starts = autoscaler::starts(&load);
+        // Idle ones beside waiting calls are enough, and more than the processors can use.
+        let starts = if state.idle.is_empty() { autoscaler::starts(&load) } else { 0 };
         state.starting += starts;
         if starts > 0 {
             state.backlog_since_us = Some(core.clock.monotonic_us());
         }
         (starts, Duration::from_micros(autoscaler::ask_again_us(&load)))
+    }
+
+    /// Gives idle environments to the calls that wait: while there are processors for them, or one in any case.
+    fn lend_idle(self: &Arc<Self>, core: &Arc<Core>, state: &mut State, mut in_any_case: bool) {
+        while !state.waiters.is_empty() && (in_any_case || !state.is_crowded(core)) {
+            let Some(Idle { environment, since_us, price }) = state.take_for_call() else { return };
+            let mut ready = Some(Ready::Environment(Lease::new(core, self, environment)));
+            while let Some(offered) = ready.take() {
+                match state.waiters.pop_front() {
+                    Some(waiter) => ready = waiter.sender.send(offered).err(),
+                    None => {
+                        let environment = offered.into_environment();
+                        state.idle.extend(environment.map(|environment| Idle { environment, since_us, price }));
+                        return;
+                    }
+                }
+            }
+            state.busy += 1;
+            in_any_case = false;
+        }
     }
 
     fn start(self: &Arc<Self>, core: &Arc<Core>, count: usize) {
@@ -229,7 +262,8 @@ impl Pool {
             let mut state = self.state.lock();
             state.busy -= 1;
             state.freed_us = now_us;
-            while let Some(environment) = kept.take() {
+            let crowded = state.is_crowded(core);
+            while !crowded && let Some(environment) = kept.take() {
                 let Some(waiter) = state.waiters.pop_front() else {
                     kept = Some(environment);
                     break;
@@ -246,6 +280,7 @@ impl Pool {
                 state.idle.push(Idle { environment, since_us: now_us, price: core.fleet.price() });
                 state.look_at_us = now_us;
             }
+            self.lend_idle(core, &mut state, false);
             if state.waiters.is_empty() {
                 state.backlog_since_us = None;
                 0
@@ -321,6 +356,11 @@ impl State {
         let waited_us = now_us.saturating_sub(first.since_us.max(self.freed_us));
         let usual_us = self.took_us.get().unwrap_or(0);
         if waited_us > usual_us.saturating_mul(2) { waited_us } else { 0 }
+    }
+
+    /// Whether another environment that runs would only share the processors of those that do.
+    fn is_crowded(&self, core: &Core) -> bool {
+        self.busy >= autoscaler::shared_by(core.config.cores) && autoscaler::crowded(&self.load(core, Duration::ZERO))
     }
 
     fn load(&self, core: &Core, waited: Duration) -> Load {

@@ -109,6 +109,23 @@ async fn calls_that_wait_for_a_processor_start_no_more_that_would_wait_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_of_first_calls_leaves_no_more_environments_in_use_than_processors_feed() {
+    let world = World::with(Guests::booting(Duration::from_millis(5)), |config| {
+        config.keep_alive = Some(Duration::from_secs(60));
+    });
+    world.deploy("f", "echo", |_| {});
+    assert!(burst(&world, "f", 64).await.iter().all(Result::is_ok));
+    let served = || -> Vec<u64> { world.engine.environments().iter().map(|one| one.served).collect() };
+    let before = served();
+    assert!(before.len() >= 8, "nothing was known of the function: {before:?}");
+    for _ in 0..20 {
+        assert!(burst(&world, "f", 64).await.iter().all(Result::is_ok));
+    }
+    let used = before.iter().zip(served()).filter(|(before, after)| *before < after).count();
+    assert!(used <= 5, "{used} of {} were used: {:?}", before.len(), served());
+}
+
+#[tokio::test(start_paused = true)]
 async fn configured_limits_throttle_at_once() {
     let world = World::with(Guests::new(), |config| config.limit_accounts(3));
     world.deploy("f", "sleep 1000", |_| {});
