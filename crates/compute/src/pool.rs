@@ -160,9 +160,6 @@ impl Pool {
         // Idle ones beside waiting calls are enough, and more than the processors can use.
         let starts = if state.idle.is_empty() { autoscaler::starts(&load) } else { 0 };
         state.starting += starts;
-        if starts > 0 {
-            state.backlog_since_us = Some(core.clock.monotonic_us());
-        }
         (starts, Duration::from_micros(autoscaler::ask_again_us(&load)))
     }
 
@@ -198,7 +195,12 @@ impl Pool {
         state.forget_gone();
         let mut load = state.load(core, Duration::from_micros(state.stuck_us(core.clock.monotonic_us())));
         load.starting -= 1;
-        autoscaler::starts(&load) > 0
+        let wanted = autoscaler::starts(&load) > 0;
+        if wanted {
+            // Not before: what was decided for a backlog would be dropped here.
+            state.backlog_since_us = Some(core.clock.monotonic_us());
+        }
+        wanted
     }
 
     fn started(self: &Arc<Self>, core: &Arc<Core>, end: StartEnd, took: Duration) {

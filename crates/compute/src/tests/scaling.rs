@@ -126,6 +126,26 @@ async fn a_burst_of_first_calls_leaves_no_more_environments_in_use_than_processo
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_that_never_stop_waiting_get_one_more() {
+    let world = World::with(Guests::booting(Duration::from_millis(5)), |_| {});
+    world.deploy("f", "sleep 1", |_| {});
+    world.call("f", "1").await.unwrap();
+    // Each waits for two others, in less time than a start takes.
+    let mut callers = JoinSet::new();
+    for caller in 0..3 {
+        let engine = world.engine.clone();
+        callers.spawn(async move {
+            for call in 0..200 {
+                engine.invoke(invocation("f", &format!("{caller}-{call}"), "1")).await.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+    let environments = world.engine.environments().len();
+    assert!((2..=4).contains(&environments), "{environments}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn configured_limits_throttle_at_once() {
     let world = World::with(Guests::new(), |config| config.limit_accounts(3));
     world.deploy("f", "sleep 1000", |_| {});
