@@ -11,7 +11,7 @@ use model::{Floor, FunctionRef, RuntimeUse};
 use store::Range;
 use tokio::sync::watch;
 
-use super::record::{FunctionRecord, VersionId};
+use super::record::FunctionRecord;
 use super::{Functions, decoded, error, keys, provisioned};
 
 /// How often the records are gone through at most: a deployment changes many of them.
@@ -88,14 +88,13 @@ impl Functions {
         record: &FunctionRecord,
         floors: &mut BTreeSet<Floor>,
     ) -> Result<(), aws::Error> {
-        for (id, wanted) in provisioned::wanted(record) {
-            let version = match id {
-                VersionId::Latest => Some(record.latest.clone()),
-                VersionId::Number(number) => {
-                    let entry = self.store.get(&keys::version(function, number)).await.map_err(error::store)?;
-                    entry.map(|entry| decoded(&entry.value)).transpose()?
-                }
-            };
+        let wanted = provisioned::wanted(record);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let snapshot = self.store.snapshot().await.map_err(error::store)?;
+        for (id, wanted) in wanted {
+            let version = self.content(&*snapshot, function, record, id).await?;
             // A version that was deleted since its function's record was read is not listed the next time.
             let Some(version) = version else { continue };
             floors.insert(Floor {

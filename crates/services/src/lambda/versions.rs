@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use model::{FunctionRef, FunctionVersion};
-use store::{Range, Snapshot, Txn};
+use store::{Range, Snapshot, Txn, Version};
 
 use super::record::{FunctionRecord, VersionId, VersionRecord};
 use super::{Functions, alias, decoded, encoded, error, keys};
@@ -139,8 +139,7 @@ impl Functions {
     pub(super) async fn found(&self, function: &FunctionRef) -> Result<Found, aws::Error> {
         let missing = || error::function_not_found(&function.arn());
         let snapshot = self.store.snapshot().await.map_err(error::store)?;
-        let entry = snapshot.get(&keys::function(function)).await.map_err(error::store)?.ok_or_else(missing)?;
-        let record: FunctionRecord = decoded(&entry.value)?;
+        let (record, _) = existing_in(&*snapshot, function).await?;
         let id = record.target(function).ok_or_else(missing)?.first;
         let version = self.content(&*snapshot, function, &record, id).await?.ok_or_else(missing)?;
         Ok(Found { record, id, version })
@@ -246,6 +245,16 @@ impl Functions {
         let version = self.content(snapshot, function, record, id).await?;
         Ok(version.map(|version| Arc::new(record.runnable(function, id, &version))))
     }
+}
+
+/// The record of a function that must be there, whatever qualifier the reference has, and the commit that wrote it.
+pub(super) async fn existing_in(
+    snapshot: &dyn Snapshot,
+    function: &FunctionRef,
+) -> Result<(FunctionRecord, Version), aws::Error> {
+    let entry = snapshot.get(&keys::function(function)).await.map_err(error::store)?;
+    let entry = entry.ok_or_else(|| error::function_not_found(&function.arn()))?;
+    Ok((decoded(&entry.value)?, entry.version))
 }
 
 /// A version as it is shown: with the `RevisionId` that the last change of its policy gave it.

@@ -9,7 +9,8 @@ use store::Txn;
 
 use crate::lambda::packages::{self, Claim, Package, Upload};
 use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
-use crate::lambda::{Functions, decoded, encoded, error, keys, name, settings, view};
+use crate::lambda::versions::existing_in;
+use crate::lambda::{Functions, encoded, error, keys, name, settings, view};
 
 const CODE: &[&str] = &[
     "FunctionName",
@@ -79,13 +80,11 @@ async fn commit(
     let key = keys::function(function);
     for _ in 0..ATTEMPTS {
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
-        let entry = snapshot.get(&key).await.map_err(error::store)?;
-        let entry = entry.ok_or_else(|| error::function_not_found(&function.arn()))?;
-        let mut record: FunctionRecord = decoded(&entry.value)?;
+        let (mut record, written) = existing_in(&*snapshot, function).await?;
         check_revision(call, &record)?;
         let next = replaced(functions, call, &record, package)?;
         let before = std::mem::replace(&mut record.latest, next).code;
-        let mut txn = Txn::new().expect_version(key.clone(), entry.version);
+        let mut txn = Txn::new().expect_version(key.clone(), written);
         let mut users = u64::from(before != package.digest);
         let (mut id, mut version, mut claim) = (VersionId::Latest, record.latest.clone(), None);
         if call.flag("Publish") {

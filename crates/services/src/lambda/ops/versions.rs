@@ -6,8 +6,8 @@ use serde_json::json;
 use store::Txn;
 
 use crate::lambda::record::{FunctionRecord, LATEST, VersionId};
-use crate::lambda::versions::Published;
-use crate::lambda::{Functions, decoded, encoded, error, keys, name, view};
+use crate::lambda::versions::{Published, existing_in};
+use crate::lambda::{Functions, encoded, error, keys, name, view};
 
 /// Most versions of one page. Source: ListVersionsByFunction, which never answers more whatever is asked.
 const PAGE_MAX: usize = 50;
@@ -29,12 +29,10 @@ async fn commit(functions: &Functions, call: &Call, function: &FunctionRef) -> R
     let key = keys::function(function);
     for _ in 0..ATTEMPTS {
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
-        let entry = snapshot.get(&key).await.map_err(error::store)?;
-        let entry = entry.ok_or_else(|| error::function_not_found(&function.arn()))?;
-        let mut record: FunctionRecord = decoded(&entry.value)?;
+        let (mut record, written) = existing_in(&*snapshot, function).await?;
         super::update::check_revision(call, &record)?;
         check_code(call, &record)?;
-        let txn = Txn::new().expect_version(key.clone(), entry.version);
+        let txn = Txn::new().expect_version(key.clone(), written);
         let description = call.text("Description");
         let (txn, published) = functions.publish(&*snapshot, function, &mut record, description, txn).await?;
         if !published.is_new {
@@ -75,9 +73,7 @@ pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Resul
         Some(_) => return Err(super::bad_marker(marker.unwrap_or_default())),
     };
     let snapshot = functions.store.snapshot().await.map_err(error::store)?;
-    let entry = snapshot.get(&keys::function(&function)).await.map_err(error::store)?;
-    let entry = entry.ok_or_else(|| error::function_not_found(&function.arn()))?;
-    let record: FunctionRecord = decoded(&entry.value)?;
+    let (record, _) = existing_in(&*snapshot, &function).await?;
     let mut shown = Vec::new();
     if from.is_none() {
         let id = VersionId::Latest;
