@@ -18,6 +18,7 @@
 mod applier;
 mod committer;
 pub mod disk;
+mod idle;
 mod limits;
 mod lock;
 mod log;

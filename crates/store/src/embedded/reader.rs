@@ -27,6 +27,7 @@ use rusqlite::fallible_streaming_iterator::FallibleStreamingIterator;
 use rusqlite::{Connection, Row, Rows};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::idle::Idle;
 use super::overlay::{Overlay, Pinned, Slice};
 use super::record::Write;
 use super::schema::{self, Arena, Fault};
@@ -67,10 +68,8 @@ pub(super) struct Readers {
     tickets: AtomicU64,
     slots: Vec<Mutex<Slotted>>,
     free: Mutex<Vec<usize>>,
-    /// For gets of the current state; none when the store is closed.
-    idle: Mutex<Option<Vec<Connection>>>,
-    /// Most of them that are kept open: as many as can read at the same time.
-    idle_max: usize,
+    /// For reads of the current state.
+    idle: Idle,
 }
 
 /// A place for one snapshot. The connection stays when the lease ends.
@@ -91,6 +90,7 @@ struct Lease {
 impl Readers {
     pub(super) fn new(file: PathBuf, overlay: Arc<Overlay>, clock: Arc<dyn Clock>, threads: bool) -> Self {
         Self {
+            idle: Idle::new(file.clone()),
             file,
             overlay,
             clock,
@@ -99,8 +99,6 @@ impl Readers {
             tickets: AtomicU64::new(0),
             slots: (0..SNAPSHOTS_MAX).map(|_| Mutex::default()).collect(),
             free: Mutex::new((0..SNAPSHOTS_MAX).rev().collect()),
-            idle: Mutex::new(Some(Vec::new())),
-            idle_max: std::thread::available_parallelism().map_or(2, usize::from) + 2,
         }
     }
 
@@ -112,7 +110,7 @@ impl Readers {
         if let Some(slot) = self.overlay.get(key) {
             return Ok(entry_of(key, slot));
         }
-        self.with_idle(|connection| schema::get(connection, key))
+        self.idle.with(|connection| schema::get(connection, key))
     }
 
     /// Reads a page of the current state where that takes one statement, which needs no snapshot. None where more has to
@@ -122,27 +120,12 @@ impl Readers {
             return Err(Error::Closed);
         }
         let mut scan = Scan::new(range.clone());
-        self.with_idle(|connection| {
+        self.idle.with(|connection| {
             let before = self.overlay.base();
             let overlay = |range: &Range, look| Some(self.overlay.pin_beside(before)?.slice(range, look));
             scan.step(connection, overlay, &mut INLINE.clone())
         })?;
         Ok(scan.done.then_some(scan.page))
-    }
-
-    /// Reads on a connection that nobody uses.
-    fn with_idle<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Error> {
-        let idle = self.idle.lock().as_mut().ok_or(Error::Closed)?.pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => schema::open_reader(&self.file, CACHE_KIB).map_err(Fault::from)?,
-        };
-        let read = read(&connection)?;
-        let mut idle = self.idle.lock();
-        if let Some(idle) = idle.as_mut().filter(|idle| idle.len() < self.idle_max) {
-            idle.push(connection);
-        }
-        Ok(read)
     }
 
     /// Opens a snapshot of the current state, as soon as there is a place for it.
@@ -176,7 +159,7 @@ impl Readers {
         let connection = match slot.connection.take() {
             Some(connection) => connection,
             // The places are given out from the first one on: those beyond are for the rare moments of many.
-            None if index < self.idle_max => schema::open_reader(&self.file, CACHE_KIB)?,
+            None if index < self.idle.most() => schema::open_reader(&self.file, CACHE_KIB)?,
             None => schema::open_reader(&self.file, CACHE_KIB_MORE)?,
         };
         let connection = slot.connection.insert(connection);
@@ -212,7 +195,7 @@ impl Readers {
     /// Ends everything: nothing can be read any more, all connections are closed.
     pub(super) fn close(&self) {
         self.permits.close();
-        drop(self.idle.lock().take());
+        self.idle.close();
         for (index, slot) in self.slots.iter().enumerate() {
             let mut slot = slot.lock();
             if slot.lease.is_some() {
