@@ -51,6 +51,18 @@ struct Plan {
     cut: Mutex<Option<(Way, usize, Cut)>>,
     seen: [AtomicUsize; 2],
     done: AtomicBool,
+    mute: Mutex<Option<Mute>>,
+}
+
+/// Which new connections fall silent, whoever they are for.
+#[derive(Clone, Copy)]
+struct Mute {
+    /// So many are let through before.
+    skip: usize,
+    /// So many fall silent.
+    most: usize,
+    /// After so many of the node's messages.
+    messages: usize,
 }
 
 impl Plan {
@@ -65,6 +77,18 @@ impl Plan {
         *cut = None;
         self.done.store(true, Ordering::SeqCst);
         Some(how)
+    }
+
+    /// After how many messages a connection that is made now falls silent.
+    fn muted(&self) -> Option<usize> {
+        let mut mute = self.mute.lock();
+        let mute = mute.as_mut()?;
+        if mute.skip > 0 {
+            mute.skip -= 1;
+            return None;
+        }
+        mute.most = mute.most.checked_sub(1)?;
+        Some(mute.messages)
     }
 
     fn set(&self, cut: Option<(Way, usize, Cut)>) {
@@ -82,7 +106,7 @@ fn proxy(server: PathBuf, plan: Arc<Plan>) -> tempfile::TempDir {
         while let Ok((node, _)) = listener.accept().await {
             let Ok(server) = UnixStream::connect(&server).await else { continue };
             let ((from_node, to_node), (from_server, to_server)) = (node.into_split(), server.into_split());
-            let connection = Arc::new(Connection::default());
+            let connection = Arc::new(Connection { mute_after: plan.muted(), ..Connection::default() });
             tokio::spawn(pass(from_node, to_server, Way::ToServer, Arc::clone(&plan), Arc::clone(&connection)));
             tokio::spawn(pass(from_server, to_node, Way::ToNode, Arc::clone(&plan), connection));
         }
@@ -95,6 +119,8 @@ fn proxy(server: PathBuf, plan: Arc<Plan>) -> tempfile::TempDir {
 struct Connection {
     /// Whether it is one of a committer: only these are cut.
     commits: AtomicBool,
+    /// It is to fall silent after so many of the node's messages.
+    mute_after: Option<usize>,
     /// Nothing is passed on any more.
     silent: AtomicBool,
     broken: Notify,
@@ -103,6 +129,7 @@ struct Connection {
 /// Passes messages on, one after another.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, plan: Arc<Plan>, connection: Arc<Connection>) {
     let mut first = way == Way::ToServer;
+    let mut mute = connection.mute_after.filter(|_| way == Way::ToServer);
     loop {
         let message = tokio::select! {
             message = message(&mut from, first) => message,
@@ -116,6 +143,10 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, plan: A
         if contains(&message, b"merge_1") || contains(&message, b"pg_advisory_xact_lock") {
             connection.commits.store(true, Ordering::SeqCst);
         }
+        if mute == Some(0) {
+            connection.silent.store(true, Ordering::SeqCst);
+        }
+        mute = mute.map(|left| left.saturating_sub(1));
         if connection.silent.load(Ordering::SeqCst) {
             continue;
         }
@@ -180,6 +211,11 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::patient(Duration::from_secs(5)).await
+    }
+
+    /// With a node that waits so long for a server that cannot be reached.
+    async fn patient(unreachable: Duration) -> Self {
         let server = support::shared();
         let plan = Arc::new(Plan::default());
         let folder = proxy(server.socket(), Arc::clone(&plan));
@@ -189,12 +225,15 @@ impl Scene {
         let config = |host: &std::path::Path| {
             let mut config = PostgresConfig::new(format!("host={} {rest}", host.display()), SystemRandom::shared());
             config.schema.clone_from(&schema);
-            let [unreachable, round_trip, unknown] = [5_000, 150, 10_000].map(Duration::from_millis);
+            let [round_trip, unknown] = [150, 10_000].map(Duration::from_millis);
             config.deadlines = Deadlines { unreachable, round_trip, unknown };
             config.on_fatal = Arc::new(|reason| panic!("{reason}"));
             config
         };
-        let beside = Arc::new(postgres::open(config(server.socket().parent().unwrap())).await.unwrap());
+        // Nothing stands in the way of this one: its answers may take their time.
+        let mut direct = config(server.socket().parent().unwrap());
+        direct.deadlines = Deadlines::default();
+        let beside = Arc::new(postgres::open(direct).await.unwrap());
         let node = postgres::open(config(folder.path())).await.unwrap();
         let (acknowledged, unknown) = (Vec::new(), Vec::new());
         Self { node: Arc::new(node), beside, plan, acknowledged, unknown, next: 0, _folder: folder }
@@ -214,7 +253,7 @@ impl Scene {
                 0 => txn,
                 1 => txn.add("sum", 1),
                 2 => blind.put_numbered("numbered/", "", key.clone()),
-                _ => txn.expect_range(Range::prefix(key.clone()), self.node.snapshot().await.unwrap().version()),
+                _ => txn.expect_range(Range::prefix(key.clone()), self.beside.snapshot().await.unwrap().version()),
             };
             let node = Arc::clone(&self.node);
             commits.push((key, kind, tokio::spawn(async move { node.commit(txn).await })));
@@ -305,6 +344,33 @@ async fn cut_at_any_step_a_commit_happens_once_or_not_at_all() {
     scene.check("at the end").await;
     println!("cut {made} times; {} commits acknowledged, none lost or doubled", scene.acknowledged.len());
     assert!(made * 10 >= all.len().div_ceil(every) * 8, "only {made} cuts were made");
+}
+
+/// A connection whose server falls silent while it is made is given up like any other: by commits and by reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_falls_silent_while_a_node_connects_holds_up_nobody() {
+    let mut scene = Scene::patient(Duration::from_millis(400)).await;
+    scene.commit_some().await;
+    for messages in (1..24).step_by(if cuts() > 40 { 1 } else { 3 }) {
+        let (silent, patience) = (format!("silent after {messages} messages"), Duration::from_secs(30));
+        // A snapshot needs a connection of its own, as none is left of an earlier one.
+        *scene.plan.mute.lock() = Some(Mute { skip: 0, most: usize::MAX, messages });
+        let read = async { scene.node.snapshot().await?.get(b"sum").await };
+        let read = tokio::time::timeout(patience, read).await;
+        let read = read.unwrap_or_else(|_| panic!("{silent}: a read waits for ever"));
+        assert!(messages > 12 || matches!(read, Err(Error::Io(_))), "{silent}: {read:?}");
+        // The first new connection looks up what became of the commit, the second goes on with the next one.
+        *scene.plan.mute.lock() = Some(Mute { skip: 1, most: 1, messages });
+        scene.plan.set(Some((Way::ToServer, 0, Cut::Break)));
+        let commits = tokio::time::timeout(patience, scene.commit_some()).await;
+        commits.unwrap_or_else(|_| panic!("{silent}: commits wait for ever"));
+        *scene.plan.mute.lock() = None;
+        scene.plan.set(None);
+        let before = scene.acknowledged.len();
+        scene.commit_some().await;
+        assert!(scene.acknowledged.len() > before, "{silent}, nothing is committed any more");
+    }
+    scene.check("at the end").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,7 +33,9 @@ pub(super) const FORMAT: i64 = 2;
 const APPLICATION_ID: i32 = 0x6475_6e6c;
 /// Bytes of a page of the file and of its log.
 pub(super) const PAGE_BYTES: u64 = 4_096;
-/// The library's own log is cut back to this size when it starts anew.
+/// At this length the library's own log starts anew. It always is a little longer by then; cut back to this length each
+/// time, it would give blocks to the file system and take them again, which holds up every flush meanwhile. So it is
+/// cut only from twice that.
 pub(super) const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Memory for pages of the writing connection. Those of a portion must fit with room to spare: what does not is written
@@ -96,8 +98,9 @@ pub(super) fn open_writer(
     connection.execute_batch(&format!(
         // Checkpoints are run by hand, where they do not stand in the way of a commit.
         "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {wal_bytes};
-         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{WRITER_CACHE_KIB}; PRAGMA cell_size_check = ON;"
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {};
+         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{WRITER_CACHE_KIB}; PRAGMA cell_size_check = ON;",
+        2 * wal_bytes
     ))?;
     if let Some(bytes) = size_bytes_max {
         connection.execute_batch(&format!("PRAGMA max_page_count = {}", bytes / PAGE_BYTES))?;

@@ -19,10 +19,12 @@ use crate::contract::Error;
 pub(crate) struct Connecting {
     pub(super) config: Config,
     pub(super) tls: Connector,
+    /// How long the answers of one round trip are waited for.
+    pub(super) round_trip: Duration,
 }
 
 /// Reads an address. `roots_pem` are the certificates to trust where it names none.
-pub(super) fn parse(url: &str, roots_pem: &str) -> Result<Connecting, Error> {
+pub(super) fn parse(url: &str, roots_pem: &str, round_trip: Duration) -> Result<Connecting, Error> {
     let (rest, ssl) =
         if url.starts_with("postgres://") || url.starts_with("postgresql://") { of_url(url) } else { of_words(url)? };
     // The library's own words may repeat a part of the password.
@@ -45,7 +47,7 @@ pub(super) fn parse(url: &str, roots_pem: &str) -> Result<Connecting, Error> {
     config.target_session_attrs(TargetSessionAttrs::ReadWrite).tcp_user_timeout(Duration::from_secs(10));
     // A server that has vanished without a word is noticed by these.
     config.keepalives_idle(Duration::from_secs(5)).keepalives_interval(Duration::from_secs(2)).keepalives_retries(3);
-    Ok(Connecting { config, tls: Connector::new(&trust)? })
+    Ok(Connecting { config, tls: Connector::new(&trust)?, round_trip })
 }
 
 /// `host:port/database`, for people. No user and no password.
@@ -184,10 +186,10 @@ mod tests {
             "password='hush",
             "postgres://u:hush@h:99999999/d",
         ] {
-            let words = parse(url, "").err().unwrap().to_string();
+            let words = parse(url, "", Duration::ZERO).err().unwrap().to_string();
             assert!(!words.contains("hush") && words.contains("%XX"), "{words}");
         }
-        assert!(parse("postgres:///d", "").err().unwrap().to_string().contains("no host"));
+        assert!(parse("postgres:///d", "", Duration::ZERO).err().unwrap().to_string().contains("no host"));
     }
 
     #[test]
@@ -204,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_place_is_described_without_user_and_password() {
-        let connecting = parse("postgres://me:hush@one,two:6000/data?sslmode=disable", "").unwrap();
+        let connecting = parse("postgres://me:hush@one,two:6000/data?sslmode=disable", "", Duration::ZERO).unwrap();
         assert_eq!(described(&connecting.config), "one:5432,two:6000/data");
     }
 }

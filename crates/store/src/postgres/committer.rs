@@ -35,7 +35,7 @@ use super::Shared;
 use super::merge::{Counter, Plan, Supposed};
 use super::reader::entry;
 use super::schema::lock_of;
-use super::session::{Fault, Session, fault};
+use super::session::{Fault, Session, fault, in_time};
 use crate::commit::decide::{Batch, Refusal, Tree};
 use crate::commit::heads::Heads;
 use crate::commit::job::{Answer, Done, Job, Work, reply};
@@ -103,7 +103,7 @@ impl Connected {
         // Every statement has one plan that is right whatever the tables' size: by the primary key.
         let plans = "SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off;
                      SET enable_seqscan = off; SET jit = off";
-        session.client.batch_execute(plans).await.map_err(fault)?;
+        session.simple(plans).await?;
         let schema = &shared.schema;
         let of = async |sql: &str| session.statement(&sql.replace("{}", schema)).await;
         let parameters: Vec<String> = (1..=18).map(|number| format!("${number}")).collect();
@@ -680,12 +680,6 @@ impl Decided {
         self.losers.into_iter().for_each(|answer| reply(answer, Err(Error::Conflict)));
         self.winners.into_iter().map(|(job, _)| job).collect()
     }
-}
-
-/// Waits for a round trip, within its time.
-async fn in_time<T>(round_trip: Duration, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    let late = || Fault::Disconnected(format!("no answer within {round_trip:?}"));
-    tokio::time::timeout(round_trip, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 fn gone() -> Fault {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_postgres::Statement;
 
 use super::Shared;
-use super::session::{Fault, Session, fault};
+use super::session::{Fault, STATEMENT, Session, fault, in_time};
 use crate::contract::{Error, Version};
 
 /// How often rows are looked for without a hint.
@@ -50,7 +50,7 @@ async fn listen(shared: &Arc<Shared>) -> Result<(), Fault> {
         }
     };
     let session = Session::open(&shared.connecting, hear).await?;
-    session.client.batch_execute(&format!("LISTEN {}", shared.schema)).await.map_err(fault)?;
+    session.simple(&format!("LISTEN {}", shared.schema)).await?;
     let listener = Listener { shared, news: session.statement(&news_of(&shared.schema)).await?, session };
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,13 +94,13 @@ impl Listener<'_> {
     /// Tells the other nodes.
     async fn tell(&self) -> Result<(), Fault> {
         let hint = format!("NOTIFY {}, '{}'", self.shared.schema, self.shared.told.load(Ordering::Relaxed));
-        self.session.client.batch_execute(&hint).await.map_err(fault)
+        self.session.simple(&hint).await
     }
 
     /// Wakes watches by what was written since the last time.
     async fn look(&self) -> Result<(), Fault> {
         let mut seen = self.shared.told.load(Ordering::Relaxed);
-        for row in self.session.client.query(&self.news, &[&seen.cast_signed()]).await.map_err(fault)? {
+        for row in self.session.answer(self.session.client.query(&self.news, &[&seen.cast_signed()])).await? {
             let (first, last): (i64, i64) = (row.get(0), row.get(1));
             if first.cast_unsigned() != seen + 1 {
                 self.shared.watchers.touched_all(last.cast_unsigned());
@@ -120,6 +120,7 @@ impl Listener<'_> {
             "DELETE FROM {schema}.batches WHERE at < now() - interval '{KEEP}';
              DELETE FROM {schema}.fences WHERE at < now() - interval '1 day'"
         );
-        self.session.client.batch_execute(&trim).await.map_err(fault)
+        // There may be much to remove: as long as a statement may run.
+        in_time(2 * STATEMENT, async { self.session.client.batch_execute(&trim).await.map_err(fault) }).await
     }
 }

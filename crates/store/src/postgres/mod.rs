@@ -124,7 +124,7 @@ impl PostgresConfig {
     /// # Errors
     /// `Invalid` if the address cannot be read.
     pub fn described(&self) -> Result<String, Error> {
-        Ok(address::described(&address::parse(&self.url, &self.roots_pem)?.config))
+        Ok(address::described(&address::parse(&self.url, &self.roots_pem, self.deadlines.round_trip)?.config))
     }
 }
 
@@ -166,9 +166,9 @@ pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
     let connecting = prepare(&config).await?;
     let session = Session::open(&connecting, |_| ()).await?;
     let sql = format!("UPDATE {}.meta SET version = $1 WHERE version < $1", config.schema);
-    session.client.execute(&sql, &[&config.version_min.cast_signed()]).await.map_err(fault)?;
+    session.answer(session.client.execute(&sql, &[&config.version_min.cast_signed()])).await?;
     let sql = format!("SELECT version FROM {}.meta", config.schema);
-    let version = session.client.query_one(&sql, &[]).await.map_err(fault)?.get::<_, i64>(0).cast_unsigned();
+    let version = session.answer(session.client.query_one(&sql, &[])).await?.get::<_, i64>(0).cast_unsigned();
     let shared = Arc::new(Shared {
         connecting: connecting.clone(),
         schema: config.schema.clone(),
@@ -198,7 +198,7 @@ pub async fn open(config: PostgresConfig) -> Result<Postgres, Error> {
 /// Reads the address, connects, and makes the tables if there are none.
 pub(crate) async fn prepare(config: &PostgresConfig) -> Result<Connecting, Error> {
     schema::check_name(&config.schema)?;
-    let connecting = address::parse(&config.url, &config.roots_pem)?;
+    let connecting = address::parse(&config.url, &config.roots_pem, config.deadlines.round_trip)?;
     let session = Session::open(&connecting, |_| ()).await?;
     schema::prepare(&session.client, &config.schema).await?;
     Ok(connecting)
@@ -260,9 +260,9 @@ impl Postgres {
     async fn lag(&self) -> Result<Lag, Error> {
         let session = Session::open(&self.shared.connecting, |_| ()).await?;
         let version = format!("SELECT version FROM {}.meta", self.shared.schema);
-        let version = session.client.query_one(&version, &[]).await.map_err(fault)?.get::<_, i64>(0).cast_unsigned();
+        let version = session.answer(session.client.query_one(&version, &[])).await?.get::<_, i64>(0).cast_unsigned();
         let untold = version.saturating_sub(self.shared.told.load(Ordering::Relaxed));
-        let replicas = session.client.query(REPLICAS, &[]).await.map_err(fault)?;
+        let replicas = session.answer(session.client.query(REPLICAS, &[])).await?;
         let replicas = replicas.iter().map(|row| Replica {
             name: row.get(0),
             behind_bytes: row.get::<_, Option<i64>>(1).map(|bytes| bytes.max(0).cast_unsigned()),

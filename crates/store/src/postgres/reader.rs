@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Row, Statement};
 
 use super::address::Connecting;
-use super::session::{Fault, Session, fault};
+use super::session::{Fault, Session};
 use crate::contract::{Entry, Error, Page, Range, Snapshot, Version};
 
 /// Most snapshots of one node at a time.
@@ -67,7 +67,7 @@ impl Reader {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Fault> {
-        let row = self.session.client.query_opt(&self.get, &[&key]).await.map_err(fault)?;
+        let row = self.session.answer(self.session.client.query_opt(&self.get, &[&key])).await?;
         Ok(row.as_ref().map(entry))
     }
 
@@ -84,7 +84,7 @@ impl Reader {
             let (start, end) = rest.half_open();
             let wanted = piece.min((range.rows - page.entries.len()).saturating_add(1));
             let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
-            let rows = self.session.client.query(statement, &[&start, &end, &limit]).await.map_err(fault)?;
+            let rows = self.session.answer(self.session.client.query(statement, &[&start, &end, &limit])).await?;
             for row in &rows {
                 if page.entries.len() == range.rows || (bytes >= range.bytes && !page.entries.is_empty()) {
                     page.more = true;
@@ -172,7 +172,7 @@ impl Readers {
 
     async fn give_back(&self, held: Option<Held>) {
         let Some(Held { reader, _permit }) = held else { return };
-        let ended = reader.session.client.batch_execute("COMMIT").await;
+        let ended = reader.session.simple("COMMIT").await;
         let mut idle = self.idle.lock();
         if ended.is_ok() && idle.len() < IDLE_MAX && !self.permits.is_closed() {
             idle.push(reader);
@@ -190,15 +190,15 @@ impl Readers {
 }
 
 async fn begin(reader: Reader) -> Result<(Reader, Version), Fault> {
-    let client = &reader.session.client;
+    let session = &reader.session;
     let (begun, version) = tokio::join!(
-        client.batch_execute(
+        session.simple(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0"
         ),
-        client.query_one(&reader.version, &[]),
+        session.answer(session.client.query_one(&reader.version, &[])),
     );
-    begun.map_err(fault)?;
-    let version = version.map_err(fault)?.get::<_, i64>(0).cast_unsigned();
+    begun?;
+    let version = version?.get::<_, i64>(0).cast_unsigned();
     Ok((reader, version))
 }
 

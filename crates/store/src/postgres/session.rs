@@ -1,6 +1,8 @@
 //! One connection to the server with its statements, and what a failure of it means.
 //!
-//! Invariant: a session that fails in any way but by an error of one statement is not used again.
+//! Invariants
+//!   1. A session that fails in any way but by an error of one statement is not used again.
+//!   2. Nobody waits for an answer without end: a server that takes in what is sent and then is silent counts as gone.
 
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use crate::contract::Error;
 /// After this time without an answer a transaction of a node that hangs is ended by the server, so that its lock goes.
 const IDLE_IN_TRANSACTION: &str = "10s";
 /// No statement of ours runs longer; one that waits for the lock is tried again.
-const STATEMENT: &str = "30s";
+pub(super) const STATEMENT: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Why something did not work, as far as somebody acts on it.
@@ -94,6 +96,8 @@ fn words(error: &tokio_postgres::Error) -> String {
 pub(crate) struct Session {
     pub(crate) client: Client,
     task: JoinHandle<()>,
+    /// How long the answers of one round trip are waited for.
+    round_trip: Duration,
 }
 
 impl Drop for Session {
@@ -106,7 +110,7 @@ impl Drop for Session {
 impl Session {
     /// Connects. `told` is called with what each notification says.
     pub(crate) async fn open(connecting: &Connecting, told: impl Fn(&str) + Send + 'static) -> Result<Self, Fault> {
-        let Connecting { config, tls } = connecting;
+        let Connecting { config, tls, round_trip } = connecting;
         let opened = tokio::time::timeout(CONNECT, config.connect(tls.clone())).await;
         let late = || Fault::Disconnected(format!("no connection within {} s", CONNECT.as_secs()));
         let (client, mut connection) = opened.map_err(|_| late())?.map_err(refusal)?;
@@ -120,18 +124,38 @@ impl Session {
                 }
             }
         });
-        let session = Self { client, task };
+        let session = Self { client, task, round_trip: *round_trip };
         let settings = format!(
             "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';
-             SET default_transaction_read_only = off; SET statement_timeout = '{STATEMENT}';
-             SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION}'; SET client_min_messages = warning"
+             SET default_transaction_read_only = off; SET statement_timeout = '{}s';
+             SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION}'; SET client_min_messages = warning",
+            STATEMENT.as_secs()
         );
-        session.client.batch_execute(&settings).await.map_err(fault)?;
+        session.simple(&settings).await?;
         Ok(session)
+    }
+
+    /// Waits for the answers of one round trip.
+    pub(crate) async fn answer<T>(
+        &self,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Fault> {
+        in_time(self.round_trip, async { work.await.map_err(fault) }).await
+    }
+
+    /// Statements without parameters and rows.
+    pub(crate) async fn simple(&self, sql: &str) -> Result<(), Fault> {
+        self.answer(self.client.batch_execute(sql)).await
     }
 
     /// A statement, parsed once for the life of the session.
     pub(crate) async fn statement(&self, sql: &str) -> Result<Statement, Fault> {
-        self.client.prepare(sql).await.map_err(fault)
+        self.answer(self.client.prepare(sql)).await
     }
+}
+
+/// Waits no longer than this.
+pub(super) async fn in_time<T>(time: Duration, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let late = || Fault::Disconnected(format!("no answer within {time:?}"));
+    tokio::time::timeout(time, work).await.unwrap_or_else(|_| Err(late()))
 }
