@@ -12,7 +12,9 @@ process's user, which is what lets a fork enter it.
     answer = sandbox: u64 | errno: i32 | 0: u32
 
 Three processes make one guest: the first enters the namespaces, the second is born in the new process namespace, the
-third is its child. When the second has ended, the sandbox's own first process is the guest's parent.
+third is its child. When the second has ended, the sandbox's own first process is the guest's parent. Only the third is
+a copy of the interpreter: the others share its memory and run while it stands still, as copies of so much memory, and
+the faults after each of them, took more processor time than all the rest of a start.
 
 Invariants
   1. One thread, no socket but those two, nothing in `/tmp`: every fork finds all locks free and nothing of another's.
@@ -69,10 +71,13 @@ ORDERS, ENTRY = 4, 5
 ORDER = struct.Struct("<QIIII")
 ANSWER = struct.Struct("<QiI")
 DESCRIPTORS_MAX = 16
-# Numbers of system calls: close_range has one on every architecture, the others do not.
-CLONE, SETNS = {"x86_64": (56, 308), "aarch64": (220, 268)}[os.uname().machine]
+# Numbers of system calls: close_range has one on every architecture, setns does not.
+SETNS = {"x86_64": 308, "aarch64": 268}[os.uname().machine]
 CLOSE_RANGE = 436
-SIGCHLD = 17
+# Flags of `clone`: the parent's memory, while it waits.
+CLONE_VM, CLONE_VFORK, SIGCHLD = 0x100, 0x4000, 17
+# What a short-lived process needs of the stack, with room to spare.
+STACK_BYTES = 256 * 1024
 
 
 class Entry:
@@ -114,10 +119,6 @@ class Entry:
             raise OSError(-result, "system call %d" % number)
         return result
 
-    def clone(self):
-        """A fork that runs no handlers of anybody's: 0 in the child."""
-        return self.must(CLONE, SIGCHLD)
-
 
 def receive(orders):
     """The next order with its descriptors; nothing when the platform is done with this zygote."""
@@ -131,41 +132,105 @@ def receive(orders):
     return ORDER.unpack(packet), list(descriptors)
 
 
-def fork(entry, order, descriptors):
-    """Makes one guest and answers an errno, 0 for none; in the guest, answers nothing."""
-    _, namespaces, doors, must, _ = order
-    spaces = descriptors[2 : 2 + namespaces]
-    groups = descriptors[2 + namespaces : 2 + namespaces + doors]
-    first = entry.clone()
-    if first != 0:
-        return exit_code(first)
-    try:
-        for index, door in enumerate(groups):
-            try:
-                os.write(door, b"0")
-            except OSError:
-                if must >> index & 1:
-                    raise
-        for space in spaces:
-            entry.must(SETNS, space)
-        second = entry.clone()
-        if second != 0:
-            os._exit(exit_code(second))
-        if os.fork() != 0:
-            os._exit(0)
-    except OSError as error:
-        os._exit(error.errno or 1)
-    return None
+class Forks:
+    """Makes guests, each by two processes that share this one's memory while it stands still.
+
+    Such a process runs a function that Python calls back, on a stack of its own, and ends when that returns: by then the
+    interpreter is in the state in which it was called, so that to this process it is a call like any other. The stacks lie
+    below all that was ever used of this process's own, where a guest goes on with the rest of it.
+    """
+
+    run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+
+    def __init__(self, entry, orders):
+        self.entry, self.orders = entry, orders
+        self.order = self.descriptors = None
+        # Holds the interpreter's lock: nobody else could let it go.
+        self.clone = ctypes.PyDLL(None, use_errno=True).clone
+        self.clone.argtypes = [self.run, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        top = lowest_of_stack() - STACK_BYTES
+        self.first, self.second = (self.run(self.enter), top), (self.run(self.bear), top - STACK_BYTES)
+
+    def make(self, order, descriptors):
+        """Makes one guest and answers an errno, 0 for none."""
+        self.order, self.descriptors = order, descriptors
+        try:
+            return self.aside(*self.first)
+        except OSError as error:
+            return error.errno or 1
+
+    def aside(self, function, stack):
+        """Runs a function in a process of its own, and answers its errno."""
+        pid = self.clone(function, stack, CLONE_VM | CLONE_VFORK | SIGCHLD, None)
+        if pid < 0:
+            raise OSError(ctypes.get_errno(), "clone")
+        _, status = os.waitpid(pid, 0)
+        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 255
+
+    def enter(self, _):
+        """The first: enters the control groups and the namespaces."""
+        _, namespaces, doors, must, _ = self.order
+        spaces = self.descriptors[2 : 2 + namespaces]
+        groups = self.descriptors[2 + namespaces : 2 + namespaces + doors]
+        try:
+            for index, door in enumerate(groups):
+                try:
+                    os.write(door, b"0")
+                except OSError:
+                    if must >> index & 1:
+                        raise
+            for space in spaces:
+                self.entry.must(SETNS, space)
+            return self.aside(*self.second)
+        except OSError as error:
+            return error.errno or 1
+
+    def bear(self, _):
+        """The second: bears the guest, which never returns."""
+        try:
+            if os.fork() == 0:
+                # Its descriptor is about to be closed, and may be another file's when this object ends.
+                self.orders.detach()
+                become_guest(self.entry, self.descriptors)
+        except OSError as error:
+            return error.errno or 1
+        return 0
 
 
-def exit_code(pid):
-    """How a child ended that answers with an errno."""
-    _, status = os.waitpid(pid, 0)
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 255
+def lowest_of_stack():
+    """Below which address nothing of this process's stack was ever used."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        stack = next(line for line in maps if line.rstrip().endswith("[stack]"))
+    return int(stack.partition("-")[0], 16)
 
 
 def become_guest(entry, descriptors):
-    """Gives up everything, and serves until the platform is done with the guest."""
+    """Gives up everything, serves until the platform is done with the guest, and ends as any other interpreter does."""
+    status = 255
+    try:
+        give_up(entry, descriptors)
+        status = 0
+        dunlin_guest.main()
+    except SystemExit as error:
+        status = exit_status(error.code)
+    except BaseException:  # pylint: disable=broad-except
+        status = status or 1
+        traceback.print_exc()
+    finally:
+        # The caller's caller is of another process: there is nothing to return to.
+        ctypes.pythonapi.Py_Exit(status)
+
+
+def exit_status(code):
+    """The status that an interpreter ends with: `sys.exit` takes anything."""
+    if code is None or isinstance(code, int):
+        return (code or 0) & 0xFF
+    print(code, file=sys.stderr)
+    return 1
+
+
+def give_up(entry, descriptors):
+    """Gives up everything that a guest does not have."""
     for source, target in zip((descriptors[0], descriptors[1], descriptors[1]), (dunlin_guest.CHANNEL, 1, 2)):
         os.dup2(source, target)
     entry.must(CLOSE_RANGE, 4, 0x7FFFFFFF)
@@ -175,7 +240,6 @@ def become_guest(entry, descriptors):
     entry.enter()
     touch()
     gc.enable()
-    dunlin_guest.main()
 
 
 def preload(order):
@@ -372,6 +436,7 @@ def main():
     with os.fdopen(ENTRY, "rb") as file:
         entry = Entry(file.read())
     orders = socket.socket(fileno=ORDERS)
+    forks = Forks(entry, orders)
     rehearse()
     frame = dunlin_guest.Reader().frame()
     if frame is None:
@@ -389,12 +454,7 @@ def main():
         if received is None:
             return
         order, descriptors = received
-        errno = fork(entry, order, descriptors)
-        if errno is None:
-            break
+        errno = forks.make(order, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         orders.sendall(ANSWER.pack(order[0], errno, 0))
-    # Out of the loop, so that the guest ends as any other interpreter does.
-    orders.detach()
-    become_guest(entry, descriptors)

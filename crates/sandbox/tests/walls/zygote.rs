@@ -330,13 +330,13 @@ fn kept(world: &World) -> Result<(), String> {
         ),
         (
             "a process beside it",
-            "        if os.fork() != 0:\n",
-            "        if os.fork() == 0:\n            while True:\n                time.sleep(1)\n        if os.fork() != 0:\n",
+            "            if os.fork() == 0:\n",
+            "            if os.fork() == 0:\n                while True:\n                    time.sleep(1)\n            if os.fork() == 0:\n",
         ),
         (
             "the zygote's mounts",
-            "            entry.must(SETNS, space)\n",
-            "            space == spaces[1] or entry.must(SETNS, space)\n",
+            "                self.entry.must(SETNS, space)\n",
+            "                space == spaces[1] or self.entry.must(SETNS, space)\n",
         ),
     ] {
         let changed = text.replace(from, to);
