@@ -16,6 +16,7 @@ from packages import (
 
 CONNECTIONS = (1, 16, 64)
 PINNED = "pinned"
+SETTLED_MS = 6_000
 BARE = {
     "dunlin node": "bare node:http", "workerd": "bare node:http", "dunlin provided (native)": "bare node:http",
     "dunlin python": "uvicorn + starlette", "bare python http.server": "uvicorn + starlette",
@@ -45,8 +46,9 @@ def measure(bench):
 
 def measure_column(bench, sides, rows, column, connections, pinned=None):
     samples = {name: [] for name in sides}
+    # Until nothing more is started for what comes now: environments, and guests that take the place of those they took.
     for side, path in sides.values():
-        bench.load(side, connections, [get(side.port, path)], 1500, pinned)
+        bench.load(side, connections, [get(side.port, path)], SETTLED_MS, pinned)
     for _ in range(bench.options.rounds):
         for name, (side, path) in sides.items():
             samples[name].append(bench.load(side, connections, [get(side.port, path)], pinned=pinned))
