@@ -10,7 +10,8 @@ Invariants
      set up when the function's code first imports it, which no code can tell from having it set up before.
 
 Start reading at `main`. The order is: channel, errors, logs, loading, context, invocation. Beside it: `bootstrap.py`
-starts it, `dunlin_logs.py` makes the formats of `logging`, `dunlin_cache.py` keeps bytecode.
+starts it, `dunlin_logs.py` makes the formats of `logging`, `dunlin_cache.py` keeps bytecode, `dunlin_snapshot.py` goes on
+from snapshots.
 """
 
 import json
@@ -22,7 +23,7 @@ CHANNEL = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOAD, INVOKE, COMPILE = 1, 2, 4
 BOOTED, READY, INIT_ERROR, RESPONSE, ERROR = 15, 16, 17, 18, 19
-BEGIN, CHUNK, END, READ = 20, 21, 22, 24
+BEGIN, CHUNK, END, READ, UNFIT = 20, 21, 22, 24, 25
 # The channel keeps the bounds of writes: none is longer, and every read has room for one.
 MESSAGE_BYTES = 32 * 1024
 # 6 MiB, and what Lambda allows beyond.
@@ -244,6 +245,18 @@ def own_module(name):
         sys.path.remove(HERE)
 
 
+class HooksFinder:
+    """Finds, after all others, the module by which functions register their hooks of snapshots."""
+
+    def find_spec(self, name, path=None, target=None):
+        """The import system's question."""
+        if name != "snapshot_restore_py":
+            return None
+        import importlib.util
+
+        return importlib.util.spec_from_file_location(name, os.path.join(HERE, name + ".py"))
+
+
 def prepare(order):
     """Makes the environment of LOAD take effect: variables, folder, module paths, output."""
     os.environ.update(order["environment"])
@@ -263,6 +276,8 @@ def prepare(order):
     # A fork may find those of its zygote.
     if order.get("caches") or "dunlin_cache" in sys.modules:
         own_module("dunlin_cache").use(order.get("caches") or [])
+    if not any(isinstance(finder, HooksFinder) for finder in sys.meta_path):
+        sys.meta_path.append(HooksFinder())
     # What was not there when the interpreter looked last may be now: layers and code are mounted later than it starts.
     sys.path_importer_cache.clear()
     # The interpreter is started without `site`, which would have defined these.
@@ -274,6 +289,29 @@ def prepare(order):
     # Lines appear when they are written, also where the output is a pipe.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def load(order, logs):
+    """The function that LOAD names. With an error of its module's, the process ends."""
+    try:
+        handler = load_handler(order["handler"])
+        if order.get("hooks"):
+            # Without a snapshot there is nothing between the two.
+            hooks = own_module("dunlin_snapshot")
+            hooks.run_before_snapshot()
+            hooks.run_after_restore()
+        return handler
+    except Exception as error:  # pylint: disable=broad-except
+        fail_init(error, logs)
+
+
+def fail_init(error, logs):
+    """Logs and sends why the function cannot be initialised, and ends."""
+    error_document = document_of(error, "")
+    logs.failure(error_document)
+    flush()
+    send(INIT_ERROR, encode_document(error_document))
+    sys.exit(1)
 
 
 def load_handler(name):
@@ -534,14 +572,27 @@ def main():
     prepare(order)
     logs = Logs()
     logs.install()
+    handler = load(order, logs)
+    send(READY)
+    serve(reader, handler, logs)
+
+
+def resume(handler, logs, handles):
+    """Serves as a fork of a process that has loaded the handler: `main` from there on."""
+    os.set_inheritable(CHANNEL, False)
+    send(BOOTED)
+    reader = Reader()
+    frame = reader.frame()
+    if frame is None:
+        return
+    order = json.loads(str(frame[1], "utf-8"))
+    snapshot = own_module("dunlin_snapshot")
     try:
-        handler = load_handler(order["handler"])
+        os.chdir(order["root"])
+        snapshot.restore(order["environment"], handles)
+        snapshot.run_after_restore()
     except Exception as error:  # pylint: disable=broad-except
-        error_document = document_of(error, "")
-        logs.failure(error_document)
-        flush()
-        send(INIT_ERROR, encode_document(error_document))
-        sys.exit(1)
+        fail_init(error, logs)
     send(READY)
     serve(reader, handler, logs)
 

@@ -1,8 +1,8 @@
 """The zygote of Python guests: an interpreter that has loaded what they need, and forks one for each order.
 
-It runs in a sandbox of its own, without egress and without credentials: without a function, or with one whose
-dependencies it imports before it forks (`preload`). An order comes from the
-spawner on descriptor 4, with descriptors of a sandbox that is ready but for its guest: this process forks, the fork
+It runs in a sandbox of its own: without a function, or with one whose dependencies it imports before it forks (`preload`),
+both without egress and without credentials; or with one version of a function whose init it runs (`initialise`), as one
+of its environments would. An order comes from the spawner on descriptor 4, with descriptors of a sandbox that is ready but for its guest: this process forks, the fork
 enters the sandbox, makes there the system calls of the file at descriptor 5 (`crates/sandbox/src/process/entry.rs` says
 what they are), and becomes the guest. Nothing here has a capability: the sandbox's user namespace belongs to this
 process's user, which is what lets a fork enter it.
@@ -18,9 +18,10 @@ the faults after each of them, took more processor time than all the rest of a s
 
 Invariants
   1. One thread, no socket but those two, nothing in `/tmp`: every fork finds all locks free and nothing of another's.
-     Where an import leaves anything of that, there is no zygote.
-  2. A function's own modules are never imported here: they may count on credentials, the network, or on being first; and
-     functions that bring the same packages share this process.
+     Where an import or an init leaves anything of that, there is no zygote; what else an init may not leave is said in
+     `dunlin_snapshot.py`.
+  2. A function's own modules are imported only by a zygote of that version alone: they may count on credentials, the
+     network, or on being first; and functions that bring the same packages share the other kind.
   3. A fork that cannot give up everything ends before it reads a byte of its function.
   4. What was imported is what every function with the same packages and layers would have got, if the variables that were
      looked at meanwhile are the same, and it has no module of its own by a name that was looked for (READ).
@@ -66,6 +67,7 @@ import uuid  # noqa: F401
 import dunlin_cache  # noqa: F401
 import dunlin_guest
 import dunlin_logs  # noqa: F401
+import dunlin_snapshot
 
 ORDERS, ENTRY = 4, 5
 ORDER = struct.Struct("<QIIII")
@@ -145,6 +147,8 @@ class Forks:
     def __init__(self, entry, orders):
         self.entry, self.orders = entry, orders
         self.order = self.descriptors = None
+        # What guests go on with, where this process has run a function's init.
+        self.resumed = None
         # Holds the interpreter's lock: nobody else could let it go.
         self.clone = ctypes.PyDLL(None, use_errno=True).clone
         self.clone.argtypes = [self.run, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
@@ -191,7 +195,7 @@ class Forks:
             if os.fork() == 0:
                 # Its descriptor is about to be closed, and may be another file's when this object ends.
                 self.orders.detach()
-                become_guest(self.entry, self.descriptors)
+                become_guest(self.entry, self.descriptors, self.resumed)
         except OSError as error:
             return error.errno or 1
         return 0
@@ -204,13 +208,17 @@ def lowest_of_stack():
     return int(stack.partition("-")[0], 16)
 
 
-def become_guest(entry, descriptors):
-    """Gives up everything, serves until the platform is done with the guest, and ends as any other interpreter does."""
+def become_guest(entry, descriptors, resumed):
+    """Gives up everything, serves until the platform is done with the guest, and ends as any other interpreter does. It goes on
+    with what `initialise` answered, if this zygote is a function's."""
     status = 255
     try:
         give_up(entry, descriptors)
         status = 0
-        dunlin_guest.main()
+        if resumed:
+            dunlin_guest.resume(*resumed)
+        else:
+            dunlin_guest.main()
     except SystemExit as error:
         status = exit_status(error.code)
     except BaseException:  # pylint: disable=broad-except
@@ -240,6 +248,28 @@ def give_up(entry, descriptors):
     entry.enter()
     touch()
     gc.enable()
+
+
+def initialise(order):
+    """Runs a function's init and its hooks before the snapshot; what its forks go on with. Where that fails, or leaves what
+    cannot be forked, the process ends and says why."""
+    known = dunlin_snapshot.descriptors()
+    dunlin_guest.prepare({"environment": {}, "root": order["root"], "caches": order.get("caches")})
+    logs = dunlin_guest.Logs()
+    logs.install()
+    handler = dunlin_guest.load({"handler": order["handler"]}, logs)
+    try:
+        dunlin_snapshot.run_before_snapshot()
+    except Exception as error:  # pylint: disable=broad-except
+        dunlin_guest.fail_init(error, logs)
+    # Before the look at what is left: a collection may end some of it.
+    gc.collect()
+    dunlin_guest.flush()
+    reason, handles = dunlin_snapshot.obstacle(known)
+    if reason:
+        dunlin_guest.send(dunlin_guest.UNFIT, reason.encode())
+        sys.exit(1)
+    return handler, logs, handles
 
 
 def preload(order):
@@ -442,7 +472,9 @@ def main():
     if frame is None:
         return
     order = json.loads(bytes(frame[1]))
-    if order:
+    if order.get("snapshot"):
+        forks.resumed = initialise(order)
+    elif order:
         preload(order)
     gc.collect()
     gc.freeze()

@@ -14,7 +14,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, Invoker, LogSink, Meter};
-use model::{Answered, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, ThrottleReason};
+use model::{
+    Answered, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, SnapshotState, ThrottleReason,
+};
 use sandbox::{Backend, Interpreters};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -238,7 +240,12 @@ impl Invoker for Engine {
         self.core.fleet.floor(function, version)
     }
 
+    fn snapshot(&self, function: &FunctionRef, version: &str) -> SnapshotState {
+        self.core.ready.snapshot(function, version)
+    }
+
     fn prepare(&self, function: &FunctionRef) {
+        self.core.ready.announce(function);
         self.core.tasks.spawn(prepare(self.core.clone(), function.clone()));
     }
 }
@@ -267,8 +274,13 @@ async fn follow_floors(core: Arc<Core>) {
 /// Unpacks a function's packages and has its code compiled, before anybody waits for that.
 async fn prepare(core: Arc<Core>, function: FunctionRef) {
     let prepared = async {
+        let version = core.catalog.version(&function).await;
+        core.ready.prepare(&core, &function, version.as_ref().ok());
+        let version = version?;
+        if version.snap_start {
+            return Ok(());
+        }
         let _turn = core.preparing.lock().await;
-        let version = core.catalog.version(&function).await?;
         // What is small is unpacked in no time, and may never be called.
         if core.catalog.package(&version.code).await?.len() >= PREPARED_BYTES || !version.layers.is_empty() {
             start::prepare(&core, &version).await?;

@@ -14,14 +14,14 @@ use sandbox::{Control, Exit, Usage};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::code_cache::Place;
 use crate::config::NetworkGuard;
 use crate::engine::Core;
 use crate::faults::Fault;
 use crate::fleet::{Card, EnvironmentState, Room};
-use crate::frames::Frames;
+use crate::frames::{Frames, Order};
 use crate::output::{Output, Read};
 use crate::pool::{FloorPlace, Pool};
+use crate::report::Beginning;
 use crate::runtime_api::RuntimeApi;
 use crate::start::InitEnd;
 use crate::stream::StreamSink;
@@ -100,15 +100,10 @@ pub(crate) enum Guest {
 }
 
 impl Guest {
-    /// Waits for the end of the init phase; `variables` are those that the guest was not started with.
-    pub(crate) async fn initialise(
-        &mut self,
-        handler: &str,
-        variables: &[(String, String)],
-        caches: &[Place],
-    ) -> InitEnd {
+    /// Waits for the end of the init phase.
+    pub(crate) async fn initialise(&mut self, handler: &str, order: &Order) -> InitEnd {
         match self {
-            Self::Frames(frames) => frames.load(TASK_ROOT, handler, variables, caches).await,
+            Self::Frames(frames) => frames.load(TASK_ROOT, handler, order).await,
             Self::Api(api) => api.initialised().await,
         }
     }
@@ -129,6 +124,8 @@ pub(crate) struct Environment {
     card: Arc<Card>,
     gone: CancellationToken,
     cpu_seen: Duration,
+    /// How it began, for its first call.
+    beginning: Beginning,
     /// Whether it was ready before a call came for it: no call is then told of its init phase, nor billed for it.
     ahead: bool,
     /// Set where it is one of those that its version has always.
@@ -144,8 +141,9 @@ impl Environment {
         card: Arc<Card>,
         gone: CancellationToken,
         cpu_before: Duration,
+        beginning: Beginning,
     ) -> Self {
-        Self { output, control, guest, card, gone, cpu_seen: cpu_before, ahead: false, place: None }
+        Self { output, control, guest, card, gone, cpu_seen: cpu_before, beginning, ahead: false, place: None }
     }
 
     /// Becomes one of those that its version has always.
@@ -174,9 +172,9 @@ impl Environment {
         age < age_max && !self.gone.is_cancelled()
     }
 
-    /// The init phase's length, if this is the first call and it waited for that phase.
-    pub(crate) fn first_init_us(&self) -> Option<u64> {
-        (self.is_unused() && !self.ahead).then(|| self.card.init_us.load(Ordering::Relaxed))
+    /// How it began, if this is the first call and it waited for that.
+    pub(crate) fn first_beginning(&self) -> Option<Beginning> {
+        (self.is_unused() && !self.ahead).then_some(self.beginning)
     }
 
     /// Whether it has served no call yet.

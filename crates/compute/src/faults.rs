@@ -3,6 +3,8 @@
 //! Pure. Shapes and words follow Lambda: `{"errorType","errorMessage"}`, the message led by the request id.
 //! What the function reports about itself never passes through here.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use model::{Ending, RequestId};
 use sandbox::Exit;
@@ -34,6 +36,12 @@ impl Fault {
     /// The function's time was over.
     pub(crate) fn timed_out(timeout_ms: u64) -> Self {
         Self::new("Sandbox.Timedout", report::timed_out(timeout_ms), Ending::Timeout)
+    }
+
+    /// The way back from a snapshot took too long.
+    pub(crate) fn restore_timed_out(cap: Duration) -> Self {
+        let message = format!("Restore timed out after {} seconds", cap.as_secs());
+        Self::new("Sandbox.Timedout", message, Ending::Crash)
     }
 
     /// The runtime's process ended.

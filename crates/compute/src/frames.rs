@@ -40,6 +40,32 @@ pub(crate) struct Frames {
     read: Option<Read>,
 }
 
+/// What a guest is told beside the handler that it is to load.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    /// Variables that it was not started with.
+    pub(crate) variables: Vec<(String, String)>,
+    /// What was made of its code ahead.
+    pub(crate) caches: Vec<Place>,
+    /// Whether it runs the function's hooks of a snapshot, as there is none.
+    pub(crate) hooks: bool,
+}
+
+/// How the making of a snapshot ended.
+#[derive(Debug)]
+pub(crate) enum SnapshotEnd {
+    /// It can be forked.
+    Taken,
+    /// It cannot, and why.
+    Unfit(String),
+    /// The init or a hook failed; the runtime's error document.
+    Error(Bytes),
+    /// The runtime ended.
+    Exited,
+    /// The runtime broke the protocol.
+    Broken,
+}
+
 /// What came, if a frame did.
 enum Incoming {
     Frame(FromGuest),
@@ -66,6 +92,20 @@ impl Frames {
             }
         }
         true
+    }
+
+    /// Waits until a zygote has run its function's init.
+    pub(crate) async fn snapshot(&mut self) -> SnapshotEnd {
+        match self.incoming().await {
+            Incoming::Frame(FromGuest::Booted) => {
+                self.booted = true;
+                SnapshotEnd::Taken
+            }
+            Incoming::Frame(FromGuest::Unfit(reason)) => SnapshotEnd::Unfit(reason),
+            Incoming::Frame(FromGuest::InitError(document)) => SnapshotEnd::Error(document),
+            Incoming::Closed => SnapshotEnd::Exited,
+            _ => SnapshotEnd::Broken,
+        }
     }
 
     /// What a booted zygote looked at; nothing where it does not say.
@@ -98,13 +138,7 @@ impl Frames {
     }
 
     /// Asks the guest to load its handler, with variables that it was not started with, and waits for the end of that.
-    pub(crate) async fn load(
-        &mut self,
-        root: &str,
-        handler: &str,
-        variables: &[(String, String)],
-        caches: &[Place],
-    ) -> InitEnd {
+    pub(crate) async fn load(&mut self, root: &str, handler: &str, order: &Order) -> InitEnd {
         #[derive(Serialize)]
         struct Load<'a> {
             root: &'a str,
@@ -113,9 +147,11 @@ impl Frames {
             cold: bool,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             caches: &'a [Place],
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            hooks: bool,
         }
-        let environment = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let load = Load { root, handler, environment, cold: true, caches };
+        let environment = order.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let load = Load { root, handler, environment, cold: true, caches: &order.caches, hooks: order.hooks };
         let body = serde_json::to_vec(&load).unwrap_or_default();
         if self.channel.write(&mut protocol::encode(kind::LOAD, &[&body]).as_ref()).await.is_err() {
             return InitEnd::Exited;

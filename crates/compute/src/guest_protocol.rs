@@ -6,9 +6,9 @@
 //!
 //! | kind | from     | name       | body                                                                   |
 //! |------|----------|------------|------------------------------------------------------------------------|
-//! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true,"caches"?}`      |
+//! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true,"caches"?,"hooks"?}` |
 //! | 2    | platform | INVOKE     | `meta_length: u32 le`, JSON meta, then the event's bytes               |
-//! | 3    | platform | PREPARE    | to a zygote: JSON, `{}` or `{"root","handler","caches","modules"}` of the function to prepare for |
+//! | 3    | platform | PREPARE    | to a zygote: JSON, `{}` or `{"root","handler","caches","modules"}` of the function to prepare for, with `"snapshot":true` instead of `"modules"` to run its init |
 //! | 4    | platform | COMPILE    | instead of LOAD: JSON `{"root","as"}`, make a code cache of the package at `root`, as if it were at `as` |
 //! | 15   | guest    | BOOTED     | empty: the guest is up and waits for LOAD                              |
 //! | 16   | guest    | READY      | empty: the handler is loaded                                           |
@@ -23,13 +23,16 @@
 //! | 23   | guest    | LINGER     | empty, before an answer's last frame: READY follows it when the guest  |
 //! |      |          |            | has ended what it does after the answer                                |
 //! | 24   | guest    | READ       | of a zygote, before BOOTED: JSON `{"variables"?,"modules"}`, what its imports looked at |
+//! | 25   | guest    | UNFIT      | of a zygote that has run a function's init, instead of BOOTED: UTF-8, why it cannot be forked |
 //!
 //! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?,"stream"?}`; absent keys
 //! are left out. BOOTED is the first frame of a guest, whether it was asked already or not. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
 //! `caches` are `[file, folder whose code it is of]` each. BEGIN, CHUNK and END carry a cache as well; the guest then ends.
 //! Exactly one RESPONSE, ERROR, INIT_ERROR or END answers each INVOKE; the next INVOKE comes after it. BEGIN and then any
 //! number of CHUNK come before END, or before the ERROR of an answer that fails half way. `environment` of LOAD is merged
-//! over the process's own, so that a process may be booted before its function is known.
+//! over the process's own, so that a process may be booted before its function is known. `hooks`: the function's hooks of a
+//! snapshot are run although there is none. A fork of a zygote that has run the function's init has the handler; to it LOAD
+//! says what differs, and READY or INIT_ERROR tell how its hooks after the restore went.
 //!
 //! The socket keeps the bounds of writes (`SOCK_SEQPACKET`): nobody who waits for input is woken because the other side has
 //! read. So a frame longer than `MESSAGE_BYTES_MAX` is written in pieces of that size, no write holds parts of two frames,
@@ -72,6 +75,8 @@ pub mod kind {
     pub const LINGER: u8 = 23;
     /// What a zygote looked at.
     pub const READ: u8 = 24;
+    /// A zygote cannot be forked.
+    pub const UNFIT: u8 = 25;
 }
 
 /// Most bytes of one write.
@@ -113,6 +118,8 @@ pub enum FromGuest {
     Linger,
     /// What decided how a zygote's imports went.
     Read(Read),
+    /// Why a zygote that has run a function's init cannot be forked.
+    Unfit(String),
 }
 
 /// What a zygote's imports looked at.
@@ -195,6 +202,7 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<FromGuest>, Error> {
         kind::READ => {
             serde_json::from_slice(&body).map(|read| Some(FromGuest::Read(read))).map_err(|_| Error::Malformed(kind))
         }
+        kind::UNFIT => Ok(Some(FromGuest::Unfit(String::from_utf8_lossy(&body).into_owned()))),
         kind::RESPONSE => response(body).map(Some).ok_or(Error::Malformed(kind)),
         _ => Err(Error::Malformed(kind)),
     }

@@ -22,7 +22,7 @@ use crate::faults::Fault;
 use crate::patience;
 use crate::payload;
 use crate::pool::{Lease, Pool, Ready};
-use crate::report::{self, Phase, Status};
+use crate::report::{self, Beginning, Phase, Status};
 use crate::settle::{self, Ended, micros};
 use crate::start::{self, FailedStart, StartEnd};
 use crate::stream::{self, StreamSink};
@@ -133,7 +133,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let timeout_ms = job.version.timeout_ms;
     let environment = lease.environment();
     let output = environment.output.clone();
-    let init_us = environment.first_init_us().filter(|_| began.is_none());
+    let beginning = environment.first_beginning().filter(|_| began.is_none());
     let first = environment.is_unused();
     let began = began.unwrap_or_else(|| Began { at: Instant::now(), us: core.clock.monotonic_us() });
     let deadline = began.at + Duration::from_millis(timeout_ms);
@@ -164,8 +164,14 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let duration_us = now_us.saturating_sub(began.us);
     let (cpu, usage) = environment.usage();
     let run_us = answer.run_us().map_or(duration_us, |run_us| run_us.min(duration_us));
-    lease.pool().learn(now_us, duration_us, run_us, micros(cpu).saturating_sub(init_us.unwrap_or(0)), first);
-    let ended = Ended { answer, started_at_ms, duration_us, init_us, cpu, usage };
+    lease.pool().learn(
+        now_us,
+        duration_us,
+        run_us,
+        micros(cpu).saturating_sub(beginning.map_or(0, Beginning::us)),
+        first,
+    );
+    let ended = Ended { answer, started_at_ms, duration_us, beginning, cpu, usage };
     let outcome = settle::settle(core, &job, &output, ended);
     if sound {
         lease.release(deadline);

@@ -16,6 +16,7 @@ mod autoscaler;
 mod channel;
 mod code_cache;
 mod config;
+mod container_credentials;
 mod dependencies;
 mod detached;
 mod engine;

@@ -32,6 +32,40 @@ pub(crate) enum Phase {
     Invoke,
 }
 
+/// How an environment began before its first call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// By an init phase.
+    Init {
+        /// Its length.
+        us: u64,
+    },
+    /// From a snapshot.
+    Restore {
+        /// From its wish to its being ready.
+        us: u64,
+        /// Of that, what the function used for it: the way back into its process, and its hooks.
+        own_us: u64,
+    },
+}
+
+impl Beginning {
+    /// How long the first call waited for it.
+    pub(crate) fn us(self) -> u64 {
+        match self {
+            Self::Init { us } | Self::Restore { us, .. } => us,
+        }
+    }
+
+    /// What of it is charged. Of a restore that is whole milliseconds.
+    fn charged_us(self) -> u64 {
+        match self {
+            Self::Init { us } => us,
+            Self::Restore { own_us, .. } => own_us.div_ceil(1_000) * 1_000,
+        }
+    }
+}
+
 /// What a REPORT line says.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report<'a> {
@@ -39,8 +73,8 @@ pub(crate) struct Report<'a> {
     pub(crate) request_id: &'a RequestId,
     /// From event to answer.
     pub(crate) duration_us: u64,
-    /// The init phase, on a cold start.
-    pub(crate) init_us: Option<u64>,
+    /// What came before, on a cold start.
+    pub(crate) beginning: Option<Beginning>,
     /// Configured memory, MiB.
     pub(crate) memory_mb: u32,
     /// Highest memory seen.
@@ -55,6 +89,15 @@ pub(crate) struct Report<'a> {
 /// interpreter that runs the function (major, minor, patch), so that a substitution shows; the ARN holds its name in place
 /// of AWS's digest.
 pub(crate) fn init_start_line(runtime: &Runtime, interpreter: Option<(u32, u32, u32)>, region: &Region) -> String {
+    format!("INIT_START {}", runtime_version(runtime, interpreter, region))
+}
+
+/// `RESTORE_START Runtime Version: …\tRuntime Version ARN: …`, the first line of an environment that begins from a snapshot.
+pub(crate) fn restore_start_line(runtime: &Runtime, interpreter: Option<(u32, u32, u32)>, region: &Region) -> String {
+    format!("RESTORE_START {}", runtime_version(runtime, interpreter, region))
+}
+
+fn runtime_version(runtime: &Runtime, interpreter: Option<(u32, u32, u32)>, region: &Region) -> String {
     let name = runtime.as_str();
     let kind = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == 'x');
     let version = match interpreter {
@@ -62,9 +105,7 @@ pub(crate) fn init_start_line(runtime: &Runtime, interpreter: Option<(u32, u32, 
         None => name.replacen('.', ":", 1),
     };
     let digest: String = version.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!(
-        "INIT_START Runtime Version: {version}\tRuntime Version ARN: arn:aws:lambda:{region}::runtime:{digest:0<64}"
-    )
+    format!("Runtime Version: {version}\tRuntime Version ARN: arn:aws:lambda:{region}::runtime:{digest:0<64}")
 }
 
 /// `START RequestId: … Version: …`
@@ -83,14 +124,21 @@ pub(crate) fn end_line(request_id: &RequestId) -> String {
 
 /// The REPORT line.
 pub(crate) fn report_line(report: &Report<'_>) -> String {
-    let Report { request_id, duration_us, init_us, memory_mb, memory_peak_bytes, status, trace_id } = report;
-    let billed = billed_ms(*duration_us, *init_us);
+    let Report { request_id, duration_us, beginning, memory_mb, memory_peak_bytes, status, trace_id } = report;
+    let billed = billed_ms(*duration_us, *beginning);
     let peak_mb = memory_peak_bytes.div_ceil(1024 * 1024);
     let mut line = String::with_capacity(224);
     let _ = write!(line, "REPORT RequestId: {request_id}\tDuration: {} ms\t", Millis(*duration_us));
     let _ = write!(line, "Billed Duration: {billed} ms\tMemory Size: {memory_mb} MB\tMax Memory Used: {peak_mb} MB\t");
-    if let Some(init_us) = init_us {
-        let _ = write!(line, "Init Duration: {} ms\t", Millis(*init_us));
+    match beginning {
+        Some(Beginning::Init { us }) => {
+            let _ = write!(line, "Init Duration: {} ms\t", Millis(*us));
+        }
+        Some(restore @ Beginning::Restore { us, .. }) => {
+            let _ = write!(line, "Restore Duration: {} ms\t", Millis(*us));
+            let _ = write!(line, "Billed Restore Duration: {} ms\t", restore.charged_us() / 1_000);
+        }
+        None => {}
     }
     write_status(&mut line, *status);
     // Only a traced call has segments to point to.
@@ -116,6 +164,13 @@ pub(crate) fn init_report_line(init_us: u64, phase: Phase, status: Status<'_>) -
     line
 }
 
+/// The RESTORE_REPORT line.
+pub(crate) fn restore_report_line(restore_us: u64, status: Status<'_>) -> String {
+    let mut line = format!("RESTORE_REPORT Restore Duration: {} ms\t", Millis(restore_us));
+    write_status(&mut line, status);
+    line
+}
+
 /// The log line of a timeout; Lambda adds an empty line to it.
 pub(crate) fn timeout_line(now_ms: u64, request_id: &RequestId, timeout_ms: u64) -> String {
     format!("{} {request_id} {}\n", iso_ms(now_ms), timed_out(timeout_ms))
@@ -126,9 +181,9 @@ pub(crate) fn timed_out(timeout_ms: u64) -> String {
     format!("Task timed out after {}.{:02} seconds", timeout_ms / 1_000, timeout_ms % 1_000 / 10)
 }
 
-/// Milliseconds that are charged: duration plus init, rounded up; at least one.
-pub(crate) fn billed_ms(duration_us: u64, init_us: Option<u64>) -> u64 {
-    duration_us.saturating_add(init_us.unwrap_or(0)).div_ceil(1_000).max(1)
+/// Milliseconds that are charged: duration and what came before, rounded up; at least one.
+pub(crate) fn billed_ms(duration_us: u64, beginning: Option<Beginning>) -> u64 {
+    duration_us.saturating_add(beginning.map_or(0, Beginning::charged_us)).div_ceil(1_000).max(1)
 }
 
 /// `2026-01-31T23:59:59.999Z`
@@ -176,11 +231,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn report(duration_us: u64, init_us: Option<u64>, status: Status<'_>) -> String {
+        report_after(duration_us, init_us.map(|us| Beginning::Init { us }), status)
+    }
+
+    fn report_after(duration_us: u64, beginning: Option<Beginning>, status: Status<'_>) -> String {
         let request_id = RequestId("id".into());
         report_line(&Report {
             request_id: &request_id,
             duration_us,
-            init_us,
+            beginning,
             memory_mb: 128,
             memory_peak_bytes: 80 * 1024 * 1024 + 1,
             status,
@@ -194,6 +253,11 @@ mod tests {
             report(201_670, Some(480_250), Status::Fine),
             "REPORT RequestId: id\tDuration: 201.67 ms\tBilled Duration: 682 ms\tMemory Size: 128 MB\t\
              Max Memory Used: 81 MB\tInit Duration: 480.25 ms\t"
+        );
+        assert_eq!(
+            report_after(2_338_660, Some(Beginning::Restore { us: 398_970, own_us: 181_200 }), Status::Fine),
+            "REPORT RequestId: id\tDuration: 2338.66 ms\tBilled Duration: 2521 ms\tMemory Size: 128 MB\t\
+             Max Memory Used: 81 MB\tRestore Duration: 398.97 ms\tBilled Restore Duration: 182 ms\t"
         );
         assert_eq!(
             report(3_000_000, None, Status::Timeout),
@@ -213,7 +277,7 @@ mod tests {
             report_line(&Report {
                 request_id: &request_id,
                 duration_us: 1,
-                init_us: None,
+                beginning: None,
                 memory_mb: 128,
                 memory_peak_bytes: 0,
                 status: Status::Fine,
@@ -256,7 +320,7 @@ mod tests {
         #[test]
         fn what_is_billed_covers_what_was_used(duration in 0u64..1 << 50, init in proptest::option::of(0u64..1 << 50)) {
             let used = duration + init.unwrap_or(0);
-            let billed = billed_ms(duration, init);
+            let billed = billed_ms(duration, init.map(|us| Beginning::Init { us }));
             prop_assert!(billed * 1_000 >= used);
             prop_assert!(billed == 1 || (billed - 1) * 1_000 < used);
         }

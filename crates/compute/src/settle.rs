@@ -16,7 +16,7 @@ use crate::environment::Answer;
 use crate::faults::{Fault, error_type_of};
 use crate::invoke::Job;
 use crate::output::Output;
-use crate::report::{self, Phase, Report, Status};
+use crate::report::{self, Beginning, Phase, Report, Status};
 use crate::start::{FailedInit, InitFailure};
 
 /// Measured facts of an ended call.
@@ -24,8 +24,8 @@ pub(crate) struct Ended {
     pub(crate) answer: Answer,
     pub(crate) started_at_ms: u64,
     pub(crate) duration_us: u64,
-    /// Set on a cold start whose init came before the call.
-    pub(crate) init_us: Option<u64>,
+    /// Set on a cold start, where something came before the call.
+    pub(crate) beginning: Option<Beginning>,
     pub(crate) cpu: Duration,
     pub(crate) usage: Usage,
 }
@@ -57,7 +57,7 @@ pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) 
     let report = Report {
         request_id,
         duration_us: ended.duration_us,
-        init_us: ended.init_us,
+        beginning: ended.beginning,
         memory_mb: job.version.memory_mb,
         memory_peak_bytes: ended.usage.memory_peak_bytes,
         status,
@@ -72,8 +72,8 @@ pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) 
         trigger: job.invocation.trigger,
         started_at_ms: ended.started_at_ms,
         duration_us: ended.duration_us,
-        init_us: ended.init_us,
-        billed_ms: report::billed_ms(ended.duration_us, ended.init_us),
+        init_us: ended.beginning.map(Beginning::us),
+        billed_ms: report::billed_ms(ended.duration_us, ended.beginning),
         memory_mb: job.version.memory_mb,
         memory_peak_bytes: ended.usage.memory_peak_bytes,
         cpu_us: micros(ended.cpu),
@@ -137,22 +137,17 @@ fn verdict_of_fault(core: &Core, job: &Job, fault: &Fault) -> Verdict {
 
 /// Settles a call whose environment could not be initialised: the init's failure is the answer, its time the duration.
 pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase: Phase) -> Outcome {
-    let FailedInit { output, failure, init_us, usage } = init;
-    let (answer, error_type) = match failure {
-        InitFailure::Document(document) => {
-            let error_type = error_type_of(&document);
-            (Answer::Error(document), error_type)
-        }
-        InitFailure::Fault(fault) => {
-            let error_type = fault.report_type.clone();
-            (Answer::Fault { fault, sound: false }, error_type)
-        }
+    let line = init.report_line(phase);
+    let FailedInit { output, failure, init_us, usage, .. } = init;
+    let answer = match failure {
+        InitFailure::Document(document) => Answer::Error(document),
+        InitFailure::Fault(fault) => Answer::Fault { fault, sound: false },
     };
     output.drain();
-    output.line(report::init_report_line(init_us, phase, Status::Error(&error_type)));
+    output.line(line);
     output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
     let started_at_ms = core.clock.now_ms().saturating_sub(init_us / 1_000);
-    let ended = Ended { answer, started_at_ms, duration_us: init_us, init_us: None, cpu: usage.cpu, usage };
+    let ended = Ended { answer, started_at_ms, duration_us: init_us, beginning: None, cpu: usage.cpu, usage };
     let outcome = settle(core, job, &output, ended);
     output.flush().await;
     outcome
@@ -168,7 +163,7 @@ pub(crate) async fn cut_again(core: &Core, job: &Job, output: &Arc<Output>) -> O
         answer: Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
         started_at_ms: core.clock.now_ms().saturating_sub(timeout_ms),
         duration_us: timeout_ms * 1_000,
-        init_us: None,
+        beginning: None,
         cpu: Duration::ZERO,
         usage: Usage::default(),
     };

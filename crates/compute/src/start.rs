@@ -10,26 +10,29 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::{Family, FunctionVersion, InvokeError};
+use model::{Credentials, Family, FunctionVersion, InvokeError};
 use sandbox::{Control, Interpreter, SandboxSpec, Started, Usage, interpreter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::code_cache::Place;
 use crate::config::GuestIdentity;
+use crate::container_credentials::{self, Document, Lasting};
 use crate::engine::Core;
 use crate::environment::{Environment, Guest, Keeper, exit_of};
 use crate::faults::{Fault, error_type_of};
 use crate::fleet::{Card, EnvironmentState, Room};
-use crate::frames::Frames;
+use crate::frames::{Frames, Order};
 use crate::gate::Grant;
 use crate::output::{Output, Stream};
 use crate::pool::Pool;
 use crate::ready::Parts;
-use crate::report::{self, Phase, Status};
+use crate::report::{self, Beginning, Phase, Status};
 use crate::runtime_api::RuntimeApi;
 use crate::variables;
 
+/// How long a guest may take to go on from a snapshot, its hooks included. Source: Lambda's documentation of runtime hooks.
+const RESTORE_CAP: Duration = Duration::from_secs(10);
 /// How long a start may keep others from starting; a slow init beyond that mostly waits.
 const SLOT_HELD: Duration = Duration::from_millis(500);
 pub(crate) const MIB: u64 = 1024 * 1024;
@@ -67,6 +70,8 @@ pub(crate) struct FailedInit {
     pub(crate) init_us: u64,
     /// What it used.
     pub(crate) usage: Usage,
+    /// Whether it was no init, but the way back from a snapshot.
+    pub(crate) restore: bool,
 }
 
 /// Who tells why an init failed.
@@ -95,8 +100,7 @@ impl FailedStart {
     pub(crate) async fn report_alone(self: Box<Self>) {
         let (output, line) = match *self {
             Self::Init(init) => {
-                let line =
-                    report::init_report_line(init.init_us, Phase::Init, Status::Error(&init.failure.error_type()));
+                let line = init.report_line(Phase::Init);
                 (init.output, line)
             }
             Self::Cut { output, init_us } => (output, report::init_report_line(init_us, Phase::Init, Status::Timeout)),
@@ -105,6 +109,19 @@ impl FailedStart {
         output.drain();
         output.line(line);
         output.flush().await;
+    }
+}
+
+impl FailedInit {
+    /// The platform's line about it.
+    pub(crate) fn report_line(&self, phase: Phase) -> String {
+        let error_type = self.failure.error_type();
+        let status = Status::Error(&error_type);
+        if self.restore {
+            report::restore_report_line(self.init_us, status)
+        } else {
+            report::init_report_line(self.init_us, phase, status)
+        }
     }
 }
 
@@ -174,27 +191,18 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration, pu
         Err(error) => return StartEnd::refused(error),
     };
     let id = core.random.hex(16);
-    let stream = Stream {
-        account: version.function.account.clone(),
-        region: version.function.region.clone(),
-        group: version.log_group.as_str().into(),
-        name: report::stream_name(core.clock.now_ms(), &version.version, &id).into(),
-        first_line: report::init_start_line(
-            &version.runtime,
-            interpreter_of(core, &guest).map(|it| it.version),
-            &version.function.region,
-        ),
-    };
-    let variables = variables(core, version, &stream.name, purpose).await;
+    let interpreter = interpreter_of(core, &guest).map(|it| it.version);
+    let first_line = report::init_start_line(&version.runtime, interpreter, &version.function.region);
+    let mut stream = stream(core, version, &id, first_line);
+    let credentials = credentials(core, version).await;
     let born_us = core.clock.monotonic_us();
-    let caches = caches_of(core, version, &guest);
-    let origin = match originate(core, version, guest, variables, caches).await {
+    let origin = match originate(core, version, guest, credentials, &stream.name, purpose).await {
         Ok(origin) => origin,
         Err(sandbox::Error::Entrypoint(words)) => {
             let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), None));
             let failure = InitFailure::Fault(Fault::entrypoint(&words));
             let init_us = core.clock.monotonic_us() - born_us;
-            return failed(FailedInit { output, failure, init_us, usage: Usage::default() });
+            return failed(FailedInit { output, failure, init_us, usage: Usage::default(), restore: false });
         }
         Err(error) => {
             if let sandbox::Error::CodeMissing(code) = &error {
@@ -209,28 +217,52 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration, pu
         let words = "custom runtimes need a network namespace, which this machine does not give; see `dunlin doctor`";
         return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
     }
+    if origin.parts.token.is_some() {
+        stream.first_line = report::restore_start_line(&version.runtime, interpreter, &version.function.region);
+    }
     Starting::enter(core, pool, room, id, stream, born_us, origin).initialise(cap).await
+}
+
+/// Where the log of an environment goes.
+pub(crate) fn stream(core: &Core, version: &FunctionVersion, id: &str, first_line: String) -> Stream {
+    Stream {
+        account: version.function.account.clone(),
+        region: version.function.region.clone(),
+        group: version.log_group.as_str().into(),
+        name: report::stream_name(core.clock.now_ms(), &version.version, id).into(),
+        first_line,
+    }
 }
 
 /// What an environment comes from.
 struct Origin {
     parts: Parts,
-    /// Variables that the guest was not started with.
-    variables: Vec<(String, String)>,
-    caches: Vec<Place>,
+    order: Order,
+    credentials: Credentials,
 }
 
 /// A guest that is ready, or one that is started now.
 async fn originate(
     core: &Arc<Core>,
-    version: &FunctionVersion,
+    version: &Arc<FunctionVersion>,
     guest: sandbox::Guest,
-    variables: Vec<(String, String)>,
-    caches: Vec<Place>,
+    credentials: Credentials,
+    log_stream: &str,
+    purpose: Purpose,
 ) -> Result<Origin, sandbox::Error> {
+    let caches = caches_of(core, version);
+    let variables = variables(core, version, &credentials, log_stream, purpose);
     if let Some(booted) = core.ready.take(core, version).await {
         match booted.assign(version).await {
-            Ok(parts) => return Ok(Origin { parts, variables, caches }),
+            Ok(parts) if parts.token.is_some() => {
+                let variables = variables::environment_variables(version, &credentials, log_stream);
+                let order = Order { variables, caches, hooks: false };
+                return Ok(Origin { parts, order, credentials });
+            }
+            Ok(parts) => {
+                let order = Order { variables, caches, hooks: version.snap_start };
+                return Ok(Origin { parts, order, credentials });
+            }
             Err(sandbox::Error::CodeMissing(code)) => return Err(sandbox::Error::CodeMissing(code)),
             Err(error) => tracing::warn!(%error, "a booted guest could not be given its function"),
         }
@@ -246,8 +278,9 @@ async fn originate(
     let Started { channel, output, listeners, control } = core.backend.start(spec).await?;
     let frames = Frames::new(channel).inspect_err(|_| control.kill());
     let frames = frames.map_err(|error| sandbox::Error::Host(format!("the guest's channel: {error}")))?;
-    let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO };
-    Ok(Origin { parts, variables: Vec::new(), caches })
+    let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO, token: None };
+    let order = Order { variables: Vec::new(), caches, hooks: version.snap_start };
+    Ok(Origin { parts, order, credentials })
 }
 
 fn failed(init: FailedInit) -> StartEnd {
@@ -285,24 +318,36 @@ fn interpreter_of<'a>(core: &'a Core, guest: &sandbox::Guest) -> Option<&'a Inte
 }
 
 /// What was made of a version's code ahead.
-fn caches_of(core: &Core, version: &FunctionVersion, guest: &sandbox::Guest) -> Vec<Place> {
-    interpreter_of(core, guest).map(|it| core.code_caches.places(version, it)).unwrap_or_default()
+pub(crate) fn caches_of(core: &Core, version: &FunctionVersion) -> Vec<Place> {
+    let guest = guest_of(core, version).ok();
+    let interpreter = guest.as_ref().and_then(|guest| interpreter_of(core, guest));
+    interpreter.map(|it| core.code_caches.places(version, it)).unwrap_or_default()
 }
 
-async fn variables(
+/// How long an environment's credentials are good.
+fn credentials_ttl(core: &Core) -> Duration {
+    core.config.environment_age_max * 2
+}
+
+async fn credentials(core: &Core, version: &FunctionVersion) -> Credentials {
+    let ttl_s = credentials_ttl(core).as_secs();
+    core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await
+}
+
+fn variables(
     core: &Core,
     version: &FunctionVersion,
+    credentials: &Credentials,
     log_stream: &str,
     purpose: Purpose,
 ) -> Vec<(String, String)> {
-    let ttl_s = core.config.environment_age_max.as_secs() * 2;
-    let credentials = core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await;
     let initialization = match purpose {
+        _ if version.snap_start => variables::SNAP_START,
         Purpose::Calls => "on-demand",
         Purpose::Floor { .. } => "provisioned-concurrency",
     };
     let names = variables::Names { log_stream, initialization };
-    variables::guest_variables(version, &credentials, names, &core.config.guest_variables)
+    variables::guest_variables(version, credentials, names, &core.config.guest_variables)
 }
 
 /// A guest in its init phase.
@@ -314,8 +359,9 @@ struct Starting<'a> {
     card: Arc<Card>,
     gone: CancellationToken,
     guest: Guest,
-    variables: Vec<(String, String)>,
-    caches: Vec<Place>,
+    order: Order,
+    /// Whether it goes on from a snapshot.
+    restore: bool,
     /// Processor time that was used before the guest was anybody's.
     cpu_before: Duration,
 }
@@ -332,7 +378,7 @@ impl<'a> Starting<'a> {
         origin: Origin,
     ) -> Self {
         let version = &pool.version;
-        let Origin { parts: Parts { frames, output, listeners, control, cpu }, variables, caches } = origin;
+        let Origin { parts: Parts { frames, output, mut listeners, control, cpu, token }, order, credentials } = origin;
         let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Some(output)));
         let card = Arc::new(Card {
             id: id.clone(),
@@ -353,6 +399,12 @@ impl<'a> Starting<'a> {
             environment_id: id.clone(),
         };
         let network = core.network.serve(identity, listeners.tcp, listeners.dns);
+        let restore = token.is_some();
+        let served = token.zip(listeners.runtime_api.take_if(|_| restore)).map(|(token, listener)| {
+            let unsaid_ms = core.clock.now_ms().saturating_add(credentials_ttl(core).as_millis() as u64);
+            let lasting = Lasting::Until(credentials.expires_at_ms.unwrap_or(unsaid_ms));
+            container_credentials::serve(listener, Document::new(&token, credentials, lasting))
+        });
         let gone = CancellationToken::new();
         let keeper = Keeper {
             output: output.clone(),
@@ -361,7 +413,7 @@ impl<'a> Starting<'a> {
             id,
             pool: pool.clone(),
             room,
-            network,
+            network: Box::new((network, served)),
         };
         core.keepers.spawn(keeper.keep(core.clone()));
         if core.cut.is_cancelled() {
@@ -374,14 +426,14 @@ impl<'a> Starting<'a> {
             }
             _ => Guest::Frames(frames),
         };
-        Self { core, version, output, control, card, gone, guest, variables, caches, cpu_before: cpu }
+        Self { core, version, output, control, card, gone, guest, order, restore, cpu_before: cpu }
     }
 
     /// Runs the guest's init. The processor quota, if there is one, holds from its end on, at the latest from the cap of
     /// the init phase on: an init within an invocation may take longer than that.
     async fn unthrottled_init(&mut self) -> InitEnd {
         let control = self.control.clone();
-        let init = self.guest.initialise(&self.version.handler, &self.variables, &self.caches);
+        let init = self.guest.initialise(&self.version.handler, &self.order);
         tokio::pin!(init);
         let end = tokio::select! {
             biased;
@@ -397,19 +449,19 @@ impl<'a> Starting<'a> {
 
     /// Runs the init phase.
     async fn initialise(mut self, cap: Duration) -> StartEnd {
+        let cap = if self.restore { cap.min(RESTORE_CAP) } else { cap };
+        let began_us = self.core.clock.monotonic_us();
         let end = timeout(cap, self.unthrottled_init()).await;
-        let init_us = self.core.clock.monotonic_us() - self.card.born_us;
+        let ended_us = self.core.clock.monotonic_us();
+        let init_us = ended_us - self.card.born_us;
         let failure = match end {
             Ok(InitEnd::Ready) => {
-                self.core.code_caches.want(self.core, self.version);
-                self.core.ready.learn(self.core, self.version, Duration::from_micros(init_us));
-                self.card.init_us.store(init_us, Ordering::Relaxed);
-                let Self { output, control, card, gone, guest, cpu_before, .. } = self;
-                return StartEnd::Ready(Box::new(Environment::new(guest, output, control, card, gone, cpu_before)));
+                return StartEnd::Ready(Box::new(self.initialised(init_us, ended_us - began_us)));
             }
             Ok(InitEnd::Error(document)) => InitFailure::Document(document),
             Ok(InitEnd::Fault(fault)) => InitFailure::Fault(fault),
             Ok(InitEnd::Exited) => InitFailure::Fault(Fault::exited(&exit_of(&*self.control).await)),
+            Err(_) if self.restore => InitFailure::Fault(Fault::restore_timed_out(cap)),
             Err(_) => {
                 self.control.kill();
                 return StartEnd::Failed(Box::new(FailedStart::Cut { output: self.output, init_us }));
@@ -417,6 +469,22 @@ impl<'a> Starting<'a> {
         };
         let usage = self.control.usage();
         self.control.kill();
-        failed(FailedInit { output: self.output, failure, init_us, usage })
+        failed(FailedInit { output: self.output, failure, init_us, usage, restore: self.restore })
+    }
+
+    /// The environment. `own_us`: how long the guest itself took.
+    fn initialised(self, init_us: u64, own_us: u64) -> Environment {
+        let Self { core, version, output, control, card, gone, guest, cpu_before, restore, .. } = self;
+        core.code_caches.want(core, version);
+        card.init_us.store(init_us, Ordering::Relaxed);
+        let beginning = if restore {
+            output.drain();
+            output.line(report::restore_report_line(init_us, Status::Fine));
+            Beginning::Restore { us: init_us, own_us }
+        } else {
+            core.ready.learn(core, version, Duration::from_micros(init_us));
+            Beginning::Init { us: init_us }
+        };
+        Environment::new(guest, output, control, card, gone, cpu_before, beginning)
     }
 }

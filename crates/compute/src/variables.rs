@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 
 use model::{Credentials, Family, FunctionVersion, Runtime};
 
+use crate::container_credentials;
+
 /// Where the Runtime API answers inside every sandbox.
 pub(crate) const RUNTIME_API: &str = "127.0.0.1:9001";
 /// Where the function's code lies inside every sandbox.
@@ -31,9 +33,12 @@ const RESERVED_UNSET: &[&str] = &[
 pub(crate) struct Names<'a> {
     /// The log stream.
     pub(crate) log_stream: &'a str,
-    /// `on-demand` or `provisioned-concurrency`.
+    /// `on-demand`, `provisioned-concurrency` or `snap-start`.
     pub(crate) initialization: &'static str,
 }
+
+/// How a version with SnapStart is initialised.
+pub(crate) const SNAP_START: &str = "snap-start";
 
 /// All variables of one environment's guest.
 pub(crate) fn guest_variables(
@@ -47,6 +52,26 @@ pub(crate) fn guest_variables(
     all.extend(host.iter().cloned());
     all.extend(users(version));
     all.extend(platform(version, credentials, names));
+    all.into_iter().collect()
+}
+
+/// The variables of a process that runs a version's init for all its environments: all but those that differ between them.
+/// Credentials come by HTTP, for those that know `token`.
+pub(crate) fn snapshot_variables(
+    version: &FunctionVersion,
+    token: &str,
+    host: &[(String, String)],
+) -> Vec<(String, String)> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    all.extend(defaults(&version.runtime));
+    all.extend(host.iter().cloned());
+    all.extend(users(version));
+    all.extend(same(version, SNAP_START));
+    all.extend(fixed());
+    all.extend([
+        pair("AWS_CONTAINER_CREDENTIALS_FULL_URI", container_credentials::URI),
+        pair("AWS_CONTAINER_AUTHORIZATION_TOKEN", token),
+    ]);
     all.into_iter().collect()
 }
 
@@ -120,6 +145,14 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
 }
 
 fn platform(version: &FunctionVersion, credentials: &Credentials, names: Names<'_>) -> Vec<(String, String)> {
+    let mut all = same(version, names.initialization);
+    all.extend(fixed());
+    all.extend(environment_variables(version, credentials, names.log_stream));
+    all
+}
+
+/// What is the same in all environments of a version.
+fn same(version: &FunctionVersion, initialization: &str) -> Vec<(String, String)> {
     let function = &version.function;
     let mut all = vec![
         pair("_HANDLER", &version.handler),
@@ -128,22 +161,32 @@ fn platform(version: &FunctionVersion, credentials: &Credentials, names: Names<'
         pair("AWS_LAMBDA_FUNCTION_NAME", function.name.as_str()),
         pair("AWS_LAMBDA_FUNCTION_VERSION", &version.version),
         pair("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &version.memory_mb.to_string()),
-        pair("AWS_LAMBDA_INITIALIZATION_TYPE", names.initialization),
+        pair("AWS_LAMBDA_INITIALIZATION_TYPE", initialization),
         pair("AWS_LAMBDA_LOG_FORMAT", "Text"),
-        pair("AWS_LAMBDA_LOG_GROUP_NAME", &version.log_group),
-        pair("AWS_LAMBDA_LOG_STREAM_NAME", names.log_stream),
-        pair("AWS_ACCESS_KEY_ID", &credentials.access_key),
-        pair("AWS_SECRET_ACCESS_KEY", &credentials.secret_key),
     ];
-    all.extend(fixed());
-    if let Some(token) = &credentials.session_token {
-        all.push(pair("AWS_SESSION_TOKEN", token));
-    }
     match version.runtime.family() {
         Family::Provided => all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API)),
         Family::Node | Family::Python => {
             all.push(pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)));
         }
+    }
+    all
+}
+
+/// What is one environment's own, and what one has beside the variables of the snapshot that it begins from.
+pub(crate) fn environment_variables(
+    version: &FunctionVersion,
+    credentials: &Credentials,
+    log_stream: &str,
+) -> Vec<(String, String)> {
+    let mut all = vec![
+        pair("AWS_LAMBDA_LOG_GROUP_NAME", &version.log_group),
+        pair("AWS_LAMBDA_LOG_STREAM_NAME", log_stream),
+        pair("AWS_ACCESS_KEY_ID", &credentials.access_key),
+        pair("AWS_SECRET_ACCESS_KEY", &credentials.secret_key),
+    ];
+    if let Some(token) = &credentials.session_token {
+        all.push(pair("AWS_SESSION_TOKEN", token));
     }
     all
 }
@@ -195,6 +238,33 @@ mod tests {
         assert!(all["NODE_PATH"].contains(":/var/runtime/node_modules:"));
         version.runtime = Runtime::parse("nodejs16.x").unwrap();
         assert!(variables(&version)["NODE_PATH"].contains(":/var/runtime/nodejs16/node_modules:"));
+    }
+
+    #[test]
+    fn a_snapshot_has_what_its_environments_have_but_for_what_differs() {
+        let mut version = version("f");
+        version.runtime = Runtime::parse("python3.12").unwrap();
+        version.environment.insert("A".into(), "b".into());
+        let mut all = variables(&version);
+        let snapshot: BTreeMap<_, _> =
+            snapshot_variables(&version, "token", &[pair("AWS_ENDPOINT_URL", "http://platform")]).into_iter().collect();
+        let uri = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
+        assert_eq!((snapshot["AWS_LAMBDA_INITIALIZATION_TYPE"].as_str(), snapshot["A"].as_str()), (SNAP_START, "b"));
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_LAMBDA_LOG_STREAM_NAME"] {
+            assert!(!snapshot.contains_key(name), "{name}");
+        }
+        let credentials = Credentials {
+            access_key: "ASIA1".into(),
+            secret_key: "secret".into(),
+            session_token: Some("token".into()),
+            expires_at_ms: None,
+        };
+        let mut restored = snapshot;
+        restored.extend(environment_variables(&version, &credentials, "2026/01/01/[1]ab"));
+        assert!(restored.remove(uri).is_some() && restored.remove("AWS_CONTAINER_AUTHORIZATION_TOKEN").is_some());
+        restored.insert("AWS_LAMBDA_INITIALIZATION_TYPE".into(), "on-demand".into());
+        all.remove("SSL_CERT_FILE");
+        assert_eq!(restored, all);
     }
 
     #[test]

@@ -134,6 +134,19 @@ pub struct FloorState {
     pub failure: Option<String>,
 }
 
+/// How far a node is with the snapshot of a version that has SnapStart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotState {
+    /// Nothing is under way and nothing speaks against one.
+    Open,
+    /// It is being taken.
+    Pending,
+    /// Environments begin from it.
+    Taken,
+    /// There can be none, for this reason: every environment runs the init.
+    Impossible(String),
+}
+
 /// One version of a function: everything that an environment is started from. Never changes; a change of code or
 /// configuration makes another one with another `revision`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +181,9 @@ pub struct FunctionVersion {
     pub egress: Egress,
     /// Most concurrent invocations, if reserved. Zero throttles every call.
     pub reserved_concurrency: Option<u32>,
+    /// Whether its environments begin as copies of one that was initialised ahead (SnapStart), where the platform can.
+    #[serde(default)]
+    pub snap_start: bool,
 }
 
 impl FunctionVersion {

@@ -20,6 +20,7 @@ pub mod usage;
 pub use egress::{EGRESS_TAG, Egress, NotATarget, OpenTarget};
 pub use function::{
     CodeDigest, Floor, FloorState, FunctionArn, FunctionName, FunctionRef, FunctionVersion, MINIMUM_TAG, RuntimeUse,
+    SnapshotState,
 };
 pub use http_api::{FunctionUrl, HttpApi, RestApi, Site, SiteKey};
 pub use identity::{AccountId, Credentials, Principal, Region};

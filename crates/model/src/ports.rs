@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::{
     Answered, CodeDigest, Credentials, Floor, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError,
-    LogBatch, Outcome, Principal, RuntimeUse, Site, SiteKey, UsageRecord,
+    LogBatch, Outcome, Principal, RuntimeUse, Site, SiteKey, SnapshotState, UsageRecord,
 };
 
 /// The only road to a running function.
@@ -43,8 +43,13 @@ pub trait Invoker: Send + Sync + 'static {
         FloorState::default()
     }
 
-    /// A function has other code or settings than before: what its first start would have to do may be done ahead. Returns
-    /// at once and promises nothing.
+    /// How far this node is with the snapshot of a version that has SnapStart.
+    fn snapshot(&self, _function: &FunctionRef, _version: &str) -> SnapshotState {
+        SnapshotState::Open
+    }
+
+    /// A function has other code or settings than before, or a version that is new: what its first start would have to do
+    /// may be done ahead, and the snapshot of a version is taken. Returns at once and promises nothing.
     fn prepare(&self, _function: &FunctionRef) {}
 }
 

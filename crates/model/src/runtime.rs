@@ -65,6 +65,11 @@ impl Runtime {
         }
     }
 
+    /// Whether versions of it may have SnapStart. Lambda has it for Python from 3.12 on, and for none of the others here.
+    pub fn has_snap_start(&self) -> bool {
+        self.family() == Family::Python && self.version() >= Some((3, 12))
+    }
+
     /// The version the user asks for: `(20, 0)` of `nodejs20.x`, `(3, 12)` of `python3.12`; nothing for `provided`.
     pub fn version(&self) -> Option<(u32, u32)> {
         let digits = self.identifier.trim_start_matches(|c: char| c.is_ascii_alphabetic());
@@ -96,5 +101,7 @@ mod tests {
         assert_eq!(Runtime::parse("python3.12").unwrap().version(), Some((3, 12)));
         assert_eq!(Runtime::parse("nodejs20.x").unwrap().version(), Some((20, 0)));
         assert_eq!(Runtime::parse("nodejs20"), None);
+        let with_snap_start = ACCEPTED.iter().filter(|it| Runtime::parse(it).unwrap().has_snap_start());
+        assert!(with_snap_start.eq(&["python3.12", "python3.13", "python3.14", "python3.15"]));
     }
 }

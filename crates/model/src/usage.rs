@@ -34,9 +34,9 @@ pub struct UsageRecord {
     pub started_at_ms: u64,
     /// Microseconds from event to answer.
     pub duration_us: u64,
-    /// Microseconds of the init phase, on a cold start.
+    /// Microseconds of the init phase, on a cold start, or of the restore in its place.
     pub init_us: Option<u64>,
-    /// Milliseconds that are charged: duration plus init, rounded up.
+    /// Milliseconds that are charged: duration plus init, rounded up; of a restore what the function used for it.
     pub billed_ms: u64,
     /// Configured memory, MiB.
     pub memory_mb: u32,

@@ -1,5 +1,6 @@
 //! Boots a guest without a function, makes a zygote, and gives a booted guest its function.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(crate) struct Booted {
     watcher: Option<AbortHandle>,
     /// Of a fork that has loaded dependencies: for whom.
     terms: Option<Arc<Terms>>,
+    /// Of a fork that has run a version's init: what its clients ask for credentials with.
+    token: Option<Arc<str>>,
     /// Whether its parts are somebody's, who ends it.
     given: bool,
 }
@@ -52,6 +55,8 @@ pub(crate) struct Parts {
     pub(crate) control: Arc<dyn Control>,
     /// Processor time that was used before it was anybody's.
     pub(crate) cpu: Duration,
+    /// Of a guest that has run its version's init: what its clients ask for credentials with.
+    pub(crate) token: Option<Arc<str>>,
 }
 
 impl Booted {
@@ -91,6 +96,7 @@ impl Booted {
         self.control.assign(&assignment).await?;
         let mut parts = self.give().ok_or(sandbox::Error::SpawnerGone)?;
         parts.cpu = parts.control.usage().cpu;
+        parts.token.clone_from(&self.token);
         Ok(parts)
     }
 }
@@ -109,22 +115,47 @@ impl Drop for Booted {
 /// A process that Python guests are forked from. Dropped, it ends; its forks live on.
 pub(crate) struct Zygote {
     kind: Kind,
-    parts: Parts,
+    control: Arc<dyn Control>,
+    /// Its channel and its output: it ends when they close.
+    _open: Box<dyn Any + Send + Sync>,
     /// Where it has loaded dependencies: for whom.
     terms: Option<Arc<Terms>>,
+    /// Where it has run a version's init: what its forks are.
+    copies: Option<Copies>,
     born: Instant,
     forks: AtomicU32,
 }
 
+/// Forks of a zygote that has run a version's init.
+pub(super) struct Copies {
+    /// MiB of their memory.
+    pub(super) memory_mb: u32,
+    /// What they ask for credentials with.
+    pub(super) token: Arc<str>,
+}
+
 impl Zygote {
+    /// One that is up. Whatever is `open` stays so as long as it lives.
+    pub(super) fn new(kind: &Kind, control: Arc<dyn Control>, open: impl Any + Send + Sync) -> Self {
+        let (kind, born, forks) = (kind.clone(), Instant::now(), AtomicU32::new(0));
+        Self { kind, control, _open: Box::new(open), terms: None, copies: None, born, forks }
+    }
+
+    /// The same, which has run a version's init.
+    pub(super) fn with(mut self, copies: Copies) -> Self {
+        self.copies = Some(copies);
+        self
+    }
+
     /// Whether another may be made for other imports.
     pub(super) fn may_change(&self) -> bool {
         self.born.elapsed() >= CHANGES_AFTER
     }
 
-    /// Whether the next one should be made.
-    pub(super) fn is_spent(&self) -> bool {
-        self.forks.load(Ordering::Relaxed) >= FORKS || self.born.elapsed() >= ZYGOTE_AGE
+    /// Whether the next one should be made. A snapshot that was not used since it was taken need not be taken again.
+    pub(super) fn is_spent(&self, used: Instant) -> bool {
+        let aged = self.born.elapsed() >= ZYGOTE_AGE && (self.copies.is_none() || used > self.born);
+        aged || self.forks.load(Ordering::Relaxed) >= FORKS
     }
 
     /// Whether it was asked for at most one fork so far.
@@ -140,16 +171,18 @@ impl Zygote {
     /// Forks a guest into a sandbox of its own.
     pub(super) async fn fork(&self, core: &Core) -> Result<Booted, String> {
         self.forks.fetch_add(1, Ordering::Relaxed);
-        let guest = Guest::Fork { zygote: self.parts.control.id() };
-        let mut booted = boot(core, spec(core, &self.kind, guest, BOOT_MEMORY_MB, TMP_MB), None).await?;
+        let guest = Guest::Fork { zygote: self.control.id() };
+        let memory_mb = self.copies.as_ref().map_or(BOOT_MEMORY_MB, |copies| u64::from(copies.memory_mb));
+        let mut booted = boot(core, spec(core, &self.kind, guest, memory_mb, TMP_MB), None).await?;
         booted.terms.clone_from(&self.terms);
+        booted.token = self.copies.as_ref().map(|copies| copies.token.clone());
         Ok(booted)
     }
 }
 
 impl Drop for Zygote {
     fn drop(&mut self) {
-        self.parts.control.kill();
+        self.control.kill();
     }
 }
 
@@ -180,7 +213,10 @@ pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVe
     let mut booted = boot(core, spec, Some(&order)).await?;
     let mut parts = booted.give().ok_or("it has no parts")?;
     let terms = sight.map(|sight| Arc::new(Terms::new(sight, parts.frames.read())));
-    Ok(Zygote { kind: kind.clone(), parts, terms, born: Instant::now(), forks: AtomicU32::new(0) })
+    let control = parts.control.clone();
+    let mut zygote = Zygote::new(kind, control, parts);
+    zygote.terms = terms;
+    Ok(zygote)
 }
 
 /// Boots a guest in a process of its own.
@@ -211,12 +247,13 @@ async fn boot(core: &Core, spec: SandboxSpec, zygote: Option<&Json>) -> Result<B
         let started = core.backend.start(spec).await.map_err(|error| error.to_string())?;
         let Started { channel, output, listeners, control } = started;
         // From here on whatever ends early ends the guest.
-        let mut booted = Booted { parts: None, control: control.clone(), watcher: None, terms: None, given: false };
+        let mut booted =
+            Booted { parts: None, control: control.clone(), watcher: None, terms: None, token: None, given: false };
         let mut frames = Frames::new(channel).map_err(|error| error.to_string())?;
         if let Some(order) = zygote {
             frames.prepare(order).await.map_err(|error| error.to_string())?;
         }
-        let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO };
+        let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO, token: None };
         if booted.parts.insert(parts).frames.booted().await { Ok(booted) } else { Err("it ended".to_owned()) }
     };
     timeout(BOOT_TIMEOUT, up).await.unwrap_or_else(|_| Err("it did not come up in time".to_owned()))

@@ -2,13 +2,14 @@
 //!
 //! Most are of nobody in particular. Python functions whose module imports much have others as well: forks of a zygote
 //! that has imported what their packages bring of others. All functions of an account that bring the same share it,
-//! from revision to revision, as long as what its imports looked at is the same (`Terms`).
+//! from revision to revision, as long as what its imports looked at is the same (`Terms`). Those of a version with SnapStart
+//! have run its init, and are for that version alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{AccountId, CodeDigest, Family, FunctionVersion, Runtime, RuntimeUse};
+use model::{AccountId, CodeDigest, Family, FunctionRef, FunctionVersion, Runtime, RuntimeUse};
 use sha2::{Digest, Sha256};
 
 use crate::dependencies::Dependencies;
@@ -31,6 +32,16 @@ pub(crate) struct Kind {
     pub(crate) memory_mb: Option<u32>,
     /// The dependencies that they have loaded; nothing for guests of nobody in particular.
     pub(crate) own: Option<Own>,
+    /// The version whose init they have run; nothing for those that have run none.
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+/// One content of one version.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Snapshot {
+    pub(crate) function: FunctionRef,
+    pub(crate) version: String,
+    pub(crate) revision: String,
 }
 
 /// Dependencies that are loaded ahead.
@@ -97,7 +108,19 @@ impl Kind {
             Family::Python => None,
             Family::Provided => return None,
         };
-        Some(Self { account: runtime_use.account.clone(), runtime: runtime_use.runtime.clone(), memory_mb, own: None })
+        let (account, runtime) = (runtime_use.account.clone(), runtime_use.runtime.clone());
+        Some(Self { account, runtime, memory_mb, own: None, snapshot: None })
+    }
+
+    /// The guests that have run a version's init, if it is to begin from a snapshot and its process can be forked.
+    pub(crate) fn snapshot(version: &FunctionVersion) -> Option<Self> {
+        let plain = Self::of(&version.runtime_use()).filter(|kind| kind.runtime.family() == Family::Python)?;
+        let snapshot = Snapshot {
+            function: version.function.clone(),
+            version: version.version.clone(),
+            revision: version.revision.clone(),
+        };
+        version.snap_start.then_some(Self { snapshot: Some(snapshot), ..plain })
     }
 
     /// The guests that have loaded a version's dependencies; none where there are no zygotes.
@@ -175,6 +198,30 @@ mod tests {
             change(&mut changed);
             assert_ne!(own(&changed, "1"), kind);
         }
+    }
+
+    #[test]
+    fn a_snapshot_is_one_versions_alone() {
+        let mut one = version("f");
+        one.runtime = Runtime::parse("python3.12").unwrap();
+        assert_eq!(Kind::snapshot(&one), None, "nobody asked for it");
+        one.snap_start = true;
+        let kind = Kind::snapshot(&one).unwrap();
+        assert_ne!(Some(&kind), Kind::for_version(&one).as_ref());
+        let changes: [&dyn Fn(&mut FunctionVersion); 5] = [
+            &|version| version.version = "2".into(),
+            &|version| version.revision = "2".into(),
+            &|version| version.function.name = model::FunctionName::parse("g").unwrap(),
+            &|version| version.function.account = AccountId::parse("111111111111").unwrap(),
+            &|version| version.function.region = model::Region::parse("eu-west-1").unwrap(),
+        ];
+        for change in changes {
+            let mut changed = one.clone();
+            change(&mut changed);
+            assert_ne!(Kind::snapshot(&changed).unwrap(), kind);
+        }
+        one.runtime = Runtime::parse("nodejs22.x").unwrap();
+        assert_eq!(Kind::snapshot(&one), None, "its process has threads");
     }
 
     fn sight(code: &str, pairs: &[(&str, &str)], own: &[&str]) -> Sight {

@@ -3,14 +3,18 @@
 //! A booted guest is an interpreter in a sandbox of its own that has no function yet. Node.js guests are processes that were
 //! started ahead; Python guests are forked from a zygote, which is nearly free, so that a call that finds none ready has
 //! one forked at once. Python functions whose init takes long get another zygote, which has imported what their modules
-//! import of others; those that bring the same packages share it, and so does each new revision of their code.
+//! import of others; those that bring the same packages share it, and so does each new revision of their code. Versions with
+//! SnapStart have one each, which has run their init: the snapshot.
 //!
-//! | file     | is                                                                |
-//! |----------|-------------------------------------------------------------------|
-//! | `kind`   | which guests can serve which function                             |
-//! | `demand` | how many to have ready                                            |
-//! | `boot`   | boots a guest, makes a zygote, gives a guest its function         |
-//! | `mod`    | the shelves: what is ready, and when it is made                   |
+//! | file       | is                                                              |
+//! |------------|-----------------------------------------------------------------|
+//! | `kind`     | which guests can serve which function                           |
+//! | `demand`   | how many to have ready                                          |
+//! | `boot`     | boots a guest, makes a zygote, gives a guest its function       |
+//! | `snapshot` | runs a version's init for all its environments                  |
+//! | `shelf`    | what is ready of one kind, and what is missing                  |
+//! | `versions` | which versions have snapshots, how far they are, when they go   |
+//! | `mod`      | the shelves, and when something is made for them                |
 //!
 //! Invariants
 //!   1. Nothing is booted for a kind before a function of it exists or is called.
@@ -24,6 +28,9 @@
 mod boot;
 mod demand;
 mod kind;
+mod shelf;
+mod snapshot;
+mod versions;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -36,20 +43,22 @@ use tokio::time::{Instant, sleep};
 use crate::engine::Core;
 use crate::variables;
 use boot::Zygote;
-use demand::Demand;
 use kind::Sight;
+use shelf::{Missing, Shelf};
+use snapshot::Untaken;
+use versions::Versions;
 
 pub(crate) use boot::{Booted, Parts};
 pub(crate) use kind::Kind;
 
 /// Functions that have a zygote of their own at once: each holds its dependencies in memory.
 const OWN_MAX: usize = 16;
-/// How long no zygote of its own is tried for a function whose dependencies make none.
-const OWN_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 /// How long a kind stays ready that no function of this host's has any more.
 const UNUSED_FOR: Duration = Duration::from_secs(600);
-/// How long nothing is booted after it failed.
-const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Inits of snapshots at once, of those that are not longer than `INIT_HELD`.
+const INITS_MAX: usize = 2;
+/// How long an init keeps others from beginning; a slow one beyond that mostly waits.
+const INIT_HELD: Duration = Duration::from_secs(2);
 /// How often it is looked whether a start is under way.
 const BUSY_POLL: Duration = Duration::from_millis(5);
 /// For how long after a call took a guest the processors are left to it.
@@ -66,50 +75,12 @@ pub(crate) struct Ready {
     uses: Mutex<BTreeSet<RuntimeUse>>,
     /// Held by the one boot that goes on.
     boots: tokio::sync::Mutex<()>,
+    /// Held by inits of snapshots while they are likely to need processors.
+    inits: tokio::sync::Semaphore,
+    /// Versions that begin from snapshots.
+    versions: Versions,
     /// When a call last asked for a guest.
     asked: Mutex<Option<Instant>>,
-}
-
-struct Shelf {
-    /// Whose dependencies its guests have loaded.
-    version: Option<Arc<FunctionVersion>>,
-    booted: Vec<Booted>,
-    /// Whether somebody fills it.
-    filling: bool,
-    zygote: Option<Arc<Zygote>>,
-    /// Whether another zygote is to be made for `version`.
-    changed: bool,
-    demand: Demand,
-    /// When something was last taken, or a function of this kind was first seen.
-    used: Instant,
-    /// Until when nothing is tried.
-    failed_until: Option<Instant>,
-}
-
-impl Shelf {
-    fn new(version: Option<Arc<FunctionVersion>>) -> Self {
-        Self {
-            version,
-            booted: Vec::new(),
-            filling: false,
-            zygote: None,
-            changed: false,
-            demand: Demand::default(),
-            used: Instant::now(),
-            failed_until: None,
-        }
-    }
-}
-
-impl Shelf {
-    /// A function's init was long although its dependencies were loaded, or were about to be: its module may import others.
-    fn look_for_change(&mut self, version: &Arc<FunctionVersion>) {
-        let is_other = self.version.as_ref().is_some_and(|known| known != version);
-        if is_other && self.zygote.as_ref().is_some_and(|zygote| zygote.may_change()) {
-            self.version = Some(version.clone());
-            self.changed = true;
-        }
-    }
 }
 
 /// What the imports of a version's zygote can look at; nothing if its package is not unpacked.
@@ -128,6 +99,8 @@ impl Ready {
             shelves: Mutex::default(),
             uses: Mutex::default(),
             boots: tokio::sync::Mutex::default(),
+            inits: tokio::sync::Semaphore::new(INITS_MAX),
+            versions: Versions::default(),
             asked: Mutex::default(),
         }
     }
@@ -137,11 +110,16 @@ impl Ready {
     }
 
     /// A booted guest for a version: one that is ready, or a fork that is made now. None: start one.
-    pub(crate) async fn take(&self, core: &Arc<Core>, version: &FunctionVersion) -> Option<Booted> {
+    pub(crate) async fn take(&self, core: &Arc<Core>, version: &Arc<FunctionVersion>) -> Option<Booted> {
         if self.max == 0 {
             return None;
         }
         *self.asked.lock() = Some(Instant::now());
+        if let Some(kind) = self.shelf_of_snapshot(version)
+            && let Some(booted) = self.take_from(core, &kind, None).await
+        {
+            return Some(booted);
+        }
         if self.shelves.lock().keys().any(|kind| kind.own.is_some())
             && let Some(sight) = sight(core, version)
             && let Some(own) = Kind::own(version, &sight.dependencies)
@@ -236,7 +214,8 @@ impl Ready {
             shelves.entry(kind.clone()).or_insert_with(|| Shelf::new(None));
         }
         shelves.retain(|kind, shelf| {
-            let keep = shelf.filling || wanted.contains(kind) || shelf.used.elapsed() < UNUSED_FOR;
+            let unused_for = if kind.snapshot.is_some() { versions::UNUSED_FOR } else { UNUSED_FOR };
+            let keep = shelf.filling || wanted.contains(kind) || shelf.used.elapsed() < unused_for;
             if !keep {
                 ended.append(&mut shelf.booted);
             }
@@ -252,6 +231,7 @@ impl Ready {
         for kind in kinds {
             self.fill(core, &kind);
         }
+        self.look_for_gone_versions(core);
     }
 
     /// Ends everything: the host's memory is short, or the engine stops.
@@ -274,7 +254,7 @@ impl Ready {
     fn fill(&self, core: &Arc<Core>, kind: &Kind) {
         let mut shelves = self.shelves.lock();
         let Some(shelf) = shelves.get_mut(kind) else { return };
-        if shelf.filling || self.missing(kind, shelf).is_none() || core.closing.is_cancelled() {
+        if shelf.filling || shelf.missing(kind, self.now_s(), self.max).is_none() || core.closing.is_cancelled() {
             return;
         }
         shelf.filling = true;
@@ -283,19 +263,18 @@ impl Ready {
 
     fn lacks_zygote(&self, kind: &Kind) -> bool {
         let shelves = self.shelves.lock();
-        let lacks = |shelf: &Shelf| shelf.zygote.as_ref().is_none_or(|zygote| zygote.is_spent());
-        kind.own.is_none() && kind.runtime.family() == Family::Python && shelves.get(kind).is_some_and(lacks)
+        let is_plain = kind.own.is_none() && kind.snapshot.is_none() && kind.runtime.family() == Family::Python;
+        is_plain && shelves.get(kind).is_some_and(Shelf::lacks_zygote)
     }
 
-    fn missing(&self, kind: &Kind, shelf: &mut Shelf) -> Option<Missing> {
-        if shelf.failed_until.is_some_and(|until| Instant::now() < until) {
-            return None;
-        }
-        let forks = kind.runtime.family() == Family::Python;
-        if forks && (shelf.changed || shelf.zygote.as_ref().is_none_or(|zygote| zygote.is_spent())) {
-            return Some(Missing::Zygote(shelf.version.clone()));
-        }
-        (shelf.booted.len() < shelf.demand.wanted(self.now_s(), self.max)).then(|| Missing::Guest(shelf.zygote.clone()))
+    /// What is to be made next for a shelf; nothing: nobody fills it any more.
+    fn missing(&self, core: &Core, kind: &Kind) -> Option<Missing> {
+        let mut shelves = self.shelves.lock();
+        let shelf = shelves.get_mut(kind)?;
+        let allowed = !core.closing.is_cancelled() && !core.fleet.is_short();
+        let missing = shelf.missing(kind, self.now_s(), self.max).filter(|_| allowed);
+        shelf.filling = missing.is_some();
+        missing
     }
 
     /// Forgets a booted guest that has ended.
@@ -310,57 +289,73 @@ impl Ready {
     }
 }
 
-/// What a shelf lacks.
-enum Missing {
-    Zygote(Option<Arc<FunctionVersion>>),
-    Guest(Option<Arc<Zygote>>),
-}
-
 /// Fills a shelf until nothing is missing on it.
 async fn fill(core: Arc<Core>, kind: Kind) {
     let ready = &core.ready;
     loop {
-        let _one = ready.boots.lock().await;
+        let one = ready.boots.lock().await;
         stand_back(&core, &kind).await;
-        let missing = {
-            let mut shelves = ready.shelves.lock();
-            let Some(shelf) = shelves.get_mut(&kind) else { return };
-            let allowed = !core.closing.is_cancelled() && !core.fleet.is_short();
-            let Some(missing) = ready.missing(&kind, shelf).filter(|_| allowed) else {
-                shelf.filling = false;
-                return;
-            };
-            missing
-        };
+        let Some(missing) = ready.missing(&core, &kind) else { return };
         match missing {
+            Missing::Zygote(Some(version)) if kind.snapshot.is_some() => {
+                // An init of a function's own may take minutes, and mostly waits.
+                drop(one);
+                take_snapshot(&core, &kind, &version).await;
+            }
             Missing::Zygote(version) => match boot::zygote(&core, &kind, version.as_deref()).await {
-                Ok(zygote) => put(&core, &kind, |shelf| {
-                    shelf.zygote = Some(Arc::new(zygote));
-                    shelf.changed = false;
-                }),
+                Ok(zygote) => put_zygote(&core, &kind, zygote),
                 Err(error) => failed(&core, &kind, &error),
             },
-            Missing::Guest(zygote) => {
-                let booted = match &zygote {
-                    Some(zygote) => zygote.fork(&core).await,
-                    None => boot::guest(&core, &kind).await,
-                };
-                match (booted, zygote) {
-                    (Ok(mut booted), _) => {
-                        watch(&core, &kind, &mut booted);
-                        put(&core, &kind, |shelf| shelf.booted.push(booted));
-                    }
-                    (Err(error), Some(zygote)) => {
-                        ready.retire(&kind, &zygote, &error);
-                        // Another would forever be made where none can fork.
-                        if zygote.is_new() {
-                            failed(&core, &kind, &error);
-                        }
-                    }
-                    (Err(error), None) => failed(&core, &kind, &error),
-                }
+            Missing::Guest(zygote) => put_guest(&core, &kind, zygote).await,
+        }
+    }
+}
+
+async fn take_snapshot(core: &Core, kind: &Kind, version: &FunctionVersion) {
+    let taking = async {
+        let turn = core.ready.inits.acquire().await;
+        let taking = snapshot::take(core, kind, version);
+        tokio::pin!(taking);
+        tokio::select! {
+            biased;
+            end = &mut taking => return end,
+            () = sleep(INIT_HELD) => drop(turn),
+        }
+        taking.await
+    };
+    match core.closing.run_until_cancelled(taking).await {
+        Some(Ok(zygote)) => put_zygote(core, kind, zygote),
+        Some(Err(Untaken::Unfit(reason))) => core.ready.set_unfit(kind, reason),
+        Some(Err(Untaken::Failed(error))) => failed(core, kind, &error),
+        None => {}
+    }
+}
+
+fn put_zygote(core: &Core, kind: &Kind, zygote: Zygote) {
+    put(core, kind, |shelf| {
+        shelf.zygote = Some(Arc::new(zygote));
+        shelf.changed = false;
+    });
+}
+
+async fn put_guest(core: &Arc<Core>, kind: &Kind, zygote: Option<Arc<Zygote>>) {
+    let booted = match &zygote {
+        Some(zygote) => zygote.fork(core).await,
+        None => boot::guest(core, kind).await,
+    };
+    match (booted, zygote) {
+        (Ok(mut booted), _) => {
+            watch(core, kind, &mut booted);
+            put(core, kind, |shelf| shelf.booted.push(booted));
+        }
+        (Err(error), Some(zygote)) => {
+            core.ready.retire(kind, &zygote, &error);
+            // Another would forever be made where none can fork.
+            if zygote.is_new() {
+                failed(core, kind, &error);
             }
         }
+        (Err(error), None) => failed(core, kind, &error),
     }
 }
 
@@ -372,14 +367,12 @@ fn put(core: &Core, kind: &Kind, act: impl FnOnce(&mut Shelf)) {
 }
 
 fn failed(core: &Core, kind: &Kind, error: &str) {
-    let retry_after = if kind.own.is_some() {
-        tracing::debug!(?kind, %error, "dependencies could not be loaded ahead");
-        OWN_RETRY_AFTER
+    if kind.own.is_some() || kind.snapshot.is_some() {
+        tracing::debug!(?kind, %error, "no guests are ready that have loaded a function's dependencies or run its init");
     } else {
         tracing::warn!(runtime = %kind.runtime, %error, "no guest could be booted ahead; functions start from nothing");
-        RETRY_AFTER
-    };
-    put(core, kind, |shelf| shelf.failed_until = Some(Instant::now() + retry_after));
+    }
+    put(core, kind, |shelf| shelf.failed(kind));
 }
 
 /// Waits while calls start environments, within reason. A zygote is not waited with: a burst may be using up the last.

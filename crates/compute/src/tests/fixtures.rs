@@ -43,6 +43,7 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         log_group: format!("/aws/lambda/{name}"),
         egress: model::Egress::default(),
         reserved_concurrency: None,
+        snap_start: false,
     }
 }
 

@@ -207,6 +207,15 @@ impl Backend for Guests {
             controls.push(control.clone());
         }
         let mut listeners = GuestListeners::default();
+        let runs_init = |spec: &SandboxSpec| !variable(spec, "AWS_CONTAINER_CREDENTIALS_FULL_URI").is_empty();
+        let snapshot = match spec.guest {
+            Guest::Zygote { .. } => runs_init(&spec),
+            Guest::Fork { zygote } => runs_init(&self.specs.lock()[zygote as usize - 1]),
+            _ => false,
+        };
+        if snapshot {
+            listeners.runtime_api = Some(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
         if spec.guest == Guest::Bootstrap {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             *self.runtime_api.lock() = Some(listener.local_addr().unwrap());
@@ -215,6 +224,7 @@ impl Backend for Guests {
         } else {
             let guest = FakeGuest {
                 zygote: matches!(spec.guest, Guest::Zygote { .. }),
+                snapshot,
                 channel: guest_channel,
                 buffer: BytesMut::new(),
                 output: write,
@@ -225,6 +235,7 @@ impl Backend for Guests {
                 calls: 0,
                 began: Instant::now(),
                 caches: serde_json::Value::Null,
+                loaded: serde_json::Value::Null,
             };
             let mut killed = control.exit.subscribe();
             tokio::spawn(async move {
@@ -248,6 +259,8 @@ fn variable(spec: &SandboxSpec, name: &str) -> String {
 
 struct FakeGuest {
     zygote: bool,
+    /// Whether it has run a function's init, or is to run it.
+    snapshot: bool,
     channel: UnixStream,
     buffer: BytesMut,
     output: pipe::Sender,
@@ -258,8 +271,9 @@ struct FakeGuest {
     calls: usize,
     /// When the event came.
     began: Instant,
-    /// What it was told of code that is compiled.
+    /// What it was told of code that is compiled, and all that it was told.
     caches: serde_json::Value,
+    loaded: serde_json::Value,
 }
 
 impl FakeGuest {
@@ -281,7 +295,17 @@ impl FakeGuest {
         let load: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let handler = load["handler"].as_str().unwrap().to_owned();
         self.caches = load["caches"].clone();
+        if self.snapshot {
+            // The handler is there; only the hooks are run.
+            self.print("after restore\n").await;
+            if handler == "slow_restore" {
+                std::future::pending::<()>().await;
+            }
+            self.loaded = load;
+            return self.serve(&handler).await;
+        }
         self.print("loading\n").await;
+        self.loaded = load;
         match handler.split_once(' ').unwrap_or((&handler, "")) {
             ("init_error", _) => {
                 self.say(kind::INIT_ERROR, &[br#"{"errorType":"Runtime.ImportModuleError","errorMessage":"no"}"#])
@@ -289,9 +313,13 @@ impl FakeGuest {
                 return self.control.end(Some(1), None, false);
             }
             ("init_exit", _) => return self.control.end(Some(3), None, false),
-            ("slow_init", ms) => tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await,
+            ("slow_init" | "slow_told", ms) => tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await,
             _ => {}
         }
+        self.serve(&handler).await;
+    }
+
+    async fn serve(mut self, handler: &str) {
         self.say(kind::READY, &[]).await;
         loop {
             let (kind, mut body) = self.frame().await;
@@ -303,7 +331,7 @@ impl FakeGuest {
             self.calls += 1;
             self.began = Instant::now();
             self.control.usage.lock().cpu += Duration::from_micros(700);
-            if !self.act(&handler, &meta, body).await {
+            if !self.act(handler, &meta, body).await {
                 return;
             }
         }
@@ -314,7 +342,20 @@ impl FakeGuest {
         let (kind, body) = self.frame().await;
         assert_eq!(kind, kind::PREPARE);
         let order: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        if order["handler"].is_string() {
+        if self.snapshot {
+            assert_eq!(order["snapshot"], true);
+            self.print("loading for all\n").await;
+            let handler = order["handler"].as_str().unwrap();
+            match handler.split_once(' ').unwrap_or((handler, "")) {
+                ("unfit", _) => {
+                    self.say(kind::UNFIT, &[b"its init left a thread running"]).await;
+                    return self.control.end(Some(1), None, false);
+                }
+                ("init_exit", code) => return self.control.end(Some(code.parse().unwrap_or(3)), None, false),
+                ("slow_init" | "slow_told", ms) => tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await,
+                _ => {}
+            }
+        } else if order["handler"].is_string() {
             self.say(kind::READ, &[br#"{"variables":["COLOUR"],"modules":["others"]}"#]).await;
         }
         self.say(kind::BOOTED, &[]).await;
@@ -373,6 +414,7 @@ impl FakeGuest {
                 self.respond(b"\"stray\"").await;
             }
             ("meta", _) => self.respond(meta.to_string().as_bytes()).await,
+            ("slow_told" | "told", _) => self.respond(self.loaded.to_string().as_bytes()).await,
             ("caches", _) => self.respond(self.caches.to_string().as_bytes()).await,
             ("stream", end) => return self.stream(end, &event).await,
             ("linger", ms) => {

@@ -14,4 +14,5 @@ mod invoking;
 mod nodes;
 mod ready;
 mod scaling;
+mod snapshots;
 mod streaming;

@@ -42,7 +42,9 @@ const FILES: &[(&str, &str)] = &[
     ("dunlin_cache.py", include_str!("../../../../runtimes/python/dunlin_cache.py")),
     ("dunlin_guest.py", include_str!("../../../../runtimes/python/dunlin_guest.py")),
     ("dunlin_logs.py", include_str!("../../../../runtimes/python/dunlin_logs.py")),
+    ("dunlin_snapshot.py", include_str!("../../../../runtimes/python/dunlin_snapshot.py")),
     ("dunlin_zygote.py", include_str!("../../../../runtimes/python/dunlin_zygote.py")),
+    ("snapshot_restore_py.py", include_str!("../../../../runtimes/python/snapshot_restore_py.py")),
     ("bootstrap.py", include_str!("../../../../runtimes/python/bootstrap.py")),
     ("zygote.py", include_str!("../../../../runtimes/python/zygote.py")),
 ];

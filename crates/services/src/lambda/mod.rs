@@ -27,6 +27,7 @@ mod policy;
 mod provisioned;
 mod record;
 mod settings;
+mod snapshots;
 mod uses;
 mod versions;
 mod view;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use aws::{Call, Error, Reply, Service};
 use bytes::Bytes;
+use model::FunctionRef;
 use model::ports::Invoker;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -74,6 +76,26 @@ impl LambdaService {
         if let (Ok(_), Ok(function)) = (&done, name::of_call(call)) {
             self.invoker.prepare(&function);
         }
+        self.published(call, done)
+    }
+
+    /// A version may have been published, if that went well: its snapshot is taken, if it is to have one.
+    fn published(&self, call: &Call, mut done: Result<Reply, Error>) -> Result<Reply, Error> {
+        if let (Ok(reply), Ok(function)) = (&mut done, name::of_call(call))
+            && let Some((function, version, _)) = snapshots::version_in(&mut reply.output, &function)
+        {
+            self.invoker.prepare(&FunctionRef { qualifier: Some(version), ..function });
+        }
+        self.with_snapshot(call, done)
+    }
+
+    /// An answer that tells how far the snapshot of its version is, if it is to have one.
+    fn with_snapshot(&self, call: &Call, mut done: Result<Reply, Error>) -> Result<Reply, Error> {
+        if let (Ok(reply), Ok(function)) = (&mut done, name::of_call(call))
+            && let Some((function, version, configuration)) = snapshots::version_in(&mut reply.output, &function)
+        {
+            snapshots::show(configuration, self.invoker.snapshot(&function, &version));
+        }
         done
     }
 }
@@ -88,10 +110,10 @@ impl Service for LambdaService {
         let functions = &*self.functions;
         match call.operation {
             "CreateFunction" => self.deployed(&call, ops::create::run(functions, &call).await),
-            "GetFunction" => ops::read::get(functions, &call).await,
-            "GetFunctionConfiguration" => ops::read::configuration(functions, &call).await,
+            "GetFunction" => self.with_snapshot(&call, ops::read::get(functions, &call).await),
+            "GetFunctionConfiguration" => self.with_snapshot(&call, ops::read::configuration(functions, &call).await),
             "ListFunctions" => ops::read::list(functions, &call).await,
-            "PublishVersion" => ops::versions::publish(functions, &call).await,
+            "PublishVersion" => self.published(&call, ops::versions::publish(functions, &call).await),
             "ListVersionsByFunction" => ops::versions::list(functions, &call).await,
             "CreateAlias" => ops::aliases::create(functions, &call).await,
             "GetAlias" => ops::aliases::get(functions, &call).await,

@@ -172,6 +172,9 @@ pub(super) struct Settings {
     pub(super) tracing: String,
     /// `LoggingConfig.LogGroup`, if it is not the default one.
     pub(super) log_group: Option<String>,
+    /// `SnapStart.ApplyOn` is `PublishedVersions`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) snap_start: bool,
 }
 
 /// A function URL.
@@ -238,6 +241,7 @@ impl FunctionRecord {
             log_group: settings.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{}", function.name)),
             reserved_concurrency: self.reserved_concurrency,
             egress: self.egress(),
+            snap_start: settings.begins_from_snapshot(id),
             function,
         }
     }
@@ -257,6 +261,13 @@ impl FunctionRecord {
         // Checked when the tag was given; one that was there before it meant something closes rather than opens.
         let closed = Egress { public: false, targets: Vec::new() };
         self.tags.get(EGRESS_TAG).map_or_else(Egress::default, |text| text.parse().unwrap_or(closed))
+    }
+}
+
+impl Settings {
+    /// Whether SnapStart holds for this version: `$LATEST` has it never.
+    pub(super) fn begins_from_snapshot(&self, id: VersionId) -> bool {
+        self.snap_start && id != VersionId::Latest
     }
 }
 

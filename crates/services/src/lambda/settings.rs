@@ -99,6 +99,7 @@ pub(super) fn created(call: &Call, host_architecture: &str) -> Result<Settings, 
         architecture: "x86_64".into(),
         tracing: "PassThrough".into(),
         log_group: None,
+        snap_start: false,
     };
     let settings = updated(&settings, call)?;
     with_architecture(settings, call, host_architecture)
@@ -131,10 +132,13 @@ pub(super) fn updated(settings: &Settings, call: &Call) -> Result<Settings, Erro
     if let Some(logging) = call.input.get("LoggingConfig") {
         next.log_group = log_group_of(logging)?;
     }
-    match call.input.pointer("/SnapStart/ApplyOn").and_then(Value::as_str) {
-        None | Some("None") => Ok(next),
-        Some(_) => Err(Error::not_implemented("SnapStart of published versions")),
+    if let Some(apply_on) = call.input.pointer("/SnapStart/ApplyOn").and_then(Value::as_str) {
+        next.snap_start = apply_on == "PublishedVersions";
     }
+    if next.snap_start && !next.runtime.has_snap_start() {
+        return Err(error::invalid(format!("{} is not supported for SnapStart enabled functions.", next.runtime)));
+    }
+    Ok(next)
 }
 
 /// The settings with the architecture that the call asks for. An interpreter of the host serves both; a program of the

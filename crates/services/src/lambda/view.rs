@@ -52,7 +52,10 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
         "PackageType": "Zip",
         "Architectures": [settings.architecture],
         "EphemeralStorage": {"Size": settings.tmp_mb},
-        "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
+        "SnapStart": {
+            "ApplyOn": if settings.snap_start { "PublishedVersions" } else { "None" },
+            "OptimizationStatus": if settings.begins_from_snapshot(id) { "On" } else { "Off" },
+        },
         "LoggingConfig": {"LogFormat": "Text", "LogGroup": log_group},
         "ConfigSha256": BASE64.encode(Sha256::digest(json!(settings).to_string())),
     });

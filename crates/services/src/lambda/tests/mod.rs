@@ -20,7 +20,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use model::ports::Invoker;
-use model::{AccountId, FloorState, FunctionRef, Invocation, InvokeError, Outcome, Principal, Region};
+use model::{AccountId, FloorState, FunctionRef, Invocation, InvokeError, Outcome, Principal, Region, SnapshotState};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use store::{Blobs, MemoryBlobs, MemoryStore, Range, Store};
@@ -39,6 +39,8 @@ struct Recorder {
     /// What there is of environments that versions are to have always.
     floors: Mutex<HashMap<String, FloorState>>,
     prepared: Mutex<Vec<String>>,
+    /// How far the snapshots of versions are.
+    snapshots: Mutex<HashMap<String, SnapshotState>>,
 }
 
 #[async_trait]
@@ -63,7 +65,13 @@ impl Invoker for Recorder {
     }
 
     fn prepare(&self, function: &FunctionRef) {
-        self.prepared.lock().push(function.name.as_str().to_owned());
+        let qualifier = function.qualifier.as_ref().map_or(String::new(), |version| format!(":{version}"));
+        self.prepared.lock().push(format!("{}{qualifier}", function.name));
+    }
+
+    fn snapshot(&self, function: &FunctionRef, version: &str) -> SnapshotState {
+        assert_eq!(function.qualifier, None);
+        self.snapshots.lock().get(version).cloned().unwrap_or(SnapshotState::Open)
     }
 }
 

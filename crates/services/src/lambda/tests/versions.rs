@@ -310,3 +310,40 @@ async fn what_a_release_without_versions_kept_can_be_published() {
     assert_eq!(platform.ok("PublishVersion", json!({"FunctionName": "f"})).await["Version"], json!("1"));
     assert_eq!(runs(&platform, "f:1").await.2, zip(&[("index.js", b"one")]));
 }
+
+#[tokio::test]
+async fn published_versions_begin_from_snapshots_where_that_was_asked_for() {
+    let platform = Platform::new();
+    let snap_start = json!({"ApplyOn": "PublishedVersions"});
+    let mut input = creation("f");
+    (input["Runtime"], input["SnapStart"]) = (json!("python3.12"), snap_start.clone());
+    let shown = platform.ok("CreateFunction", input).await;
+    assert_eq!(shown["SnapStart"], json!({"ApplyOn": "PublishedVersions", "OptimizationStatus": "Off"}));
+    platform.invoker.snapshots.lock().insert("1".into(), SnapshotState::Pending);
+    let first = platform.ok("PublishVersion", json!({"FunctionName": "f"})).await;
+    assert_eq!(first["SnapStart"], json!({"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"}));
+    assert_eq!((&first["State"], &first["StateReasonCode"]), (&json!("Pending"), &json!("Creating")));
+    assert_eq!(*platform.invoker.prepared.lock(), ["f", "f:1"]);
+    for (state, shown, optimised) in [
+        (SnapshotState::Taken, "Active", "On"),
+        (SnapshotState::Impossible("its init left a thread running".into()), "Active", "Off"),
+    ] {
+        platform.invoker.snapshots.lock().insert("1".into(), state);
+        let got =
+            platform.ok("GetFunction", json!({"FunctionName": "f", "Qualifier": "1"})).await["Configuration"].clone();
+        assert_eq!((&got["State"], &got["SnapStart"]["OptimizationStatus"]), (&json!(shown), &json!(optimised)));
+        assert_eq!(got["StateReason"].is_string(), optimised == "Off");
+    }
+    let begins = async |name: &str| platform.functions.version(&reference(name)).await.unwrap().snap_start;
+    assert_eq!((begins("f").await, begins("f:1").await), (false, true));
+
+    let none = json!({"FunctionName": "f", "SnapStart": {"ApplyOn": "None"}});
+    platform.ok("UpdateFunctionConfiguration", none).await;
+    let second = platform.ok("PublishVersion", json!({"FunctionName": "f"})).await;
+    assert_eq!(second["SnapStart"], json!({"ApplyOn": "None", "OptimizationStatus": "Off"}));
+    assert_eq!((begins("f:1").await, begins("f:2").await), (true, false));
+    let old = json!({"FunctionName": "f", "SnapStart": snap_start, "Runtime": "python3.11"});
+    let (_, code, message) = platform.fails("UpdateFunctionConfiguration", old).await;
+    assert_eq!(code, "InvalidParameterValueException");
+    assert_eq!(message, "python3.11 is not supported for SnapStart enabled functions.");
+}
