@@ -94,20 +94,33 @@ class Server:
         headers = {"X-Amz-Target": operation, "Content-Type": f"application/x-amz-json-{version}"}
         return self.call(service, "POST", "/", body, headers)
 
-    def create_function(self, name, runtime, handler, package, memory_mb=512):
-        """Creates a function with a URL; the path at which the URL answers."""
+    def create_function(self, name, runtime, handler, package, memory_mb=512, qualifier=None, **more):
+        """Creates a function with a URL, of an alias that is made for it if there is one; the path at which that answers."""
         settings = {
             "FunctionName": name, "Runtime": runtime, "Handler": handler, "Role": ROLE, "MemorySize": memory_mb,
-            "Timeout": 30, "Code": {"ZipFile": base64.b64encode(package).decode()},
+            "Timeout": 30, "Code": {"ZipFile": base64.b64encode(package).decode()}, **more,
         }
         self.call("lambda", "POST", "/2015-03-31/functions", settings)
-        url = self.call("lambda", "POST", f"/2021-10-31/functions/{name}/url", {"AuthType": "NONE"})["FunctionUrl"]
         self.settled(name)
+        of_alias = ""
+        if qualifier:
+            alias = {"Name": qualifier, "FunctionVersion": self.publish(name)}
+            self.call("lambda", "POST", f"/2015-03-31/functions/{name}/aliases", alias)
+            of_alias = f"?Qualifier={qualifier}"
+        url = self.call("lambda", "POST", f"/2021-10-31/functions/{name}/url{of_alias}", {"AuthType": "NONE"})["FunctionUrl"]
         return f"/_dunlin/url/{url.split('//')[1].split('.')[0]}/"
+
+    def publish(self, name, alias=None):
+        """Makes a version of the function as it is, to which the alias moves once it is ready; its number."""
+        version = self.call("lambda", "POST", f"/2015-03-31/functions/{name}/versions", {})["Version"]
+        self.settled(f"{name}:{version}")
+        if alias:
+            self.call("lambda", "PUT", f"/2015-03-31/functions/{name}/aliases/{alias}", {"FunctionVersion": version})
+        return version
 
     def settled(self, name):
         """Waits until the function can be called as it was last configured."""
-        for _ in range(1000):
+        for _ in range(3000):
             seen = self.call("lambda", "GET", f"/2015-03-31/functions/{name}/configuration")
             if seen.get("State", "Active") == "Active" and seen.get("LastUpdateStatus", "Successful") == "Successful":
                 return

@@ -19,7 +19,7 @@ from parts.warm import native_package
 # Cold starts over a warm call: most ms, and most of what a fresh process takes.
 PROMISED = {
     "python hello": (6, 1 / 3), "node hello": (5, 1 / 5), "python, boto3 and requests": (12, 1 / 30),
-    "items-api (TypeScript, aws-sdk v2)": (None, 1 / 2),
+    "python, boto3, requests and a client, SnapStart": (12, 1 / 30), "items-api (TypeScript, aws-sdk v2)": (None, 1 / 2),
 }
 
 
@@ -48,6 +48,7 @@ class Cold:
         for kind, ((variable, peer, runtime), handler, package) in kinds.items():
             name = kind.split(",")[0].replace(" ", "-").replace("(", "").replace(")", "") + str(len(kind))
             rows[kind] = self.cold_of(name, runtime, handler, package, peer, variable, rounds)
+        rows["python, boto3, requests and a client, SnapStart"] = self.cold_of_versions(rounds)
         rows["items-api (TypeScript, aws-sdk v2)"] = self.cold_of_items(rounds)
         return rows
 
@@ -75,6 +76,28 @@ class Cold:
         inits = [line for line in self.server.reports(f"cold-{name}") if "Init Duration" in line][1:]
         self.server.delete_function(f"cold-{name}")
         return cold_row(seen, inits[::2] if variable else inits)
+
+    def cold_of_versions(self, rounds):
+        """First calls of versions whose init has run when they were published."""
+        # It asks for no interpreter of its own: Lambda has SnapStart from this version on, and the host's runs it.
+        path = self.server.create_function(
+            "snap-start", "python3.12", "handler.handler", boto3_package(), qualifier="live",
+            SnapStart={"ApplyOn": "PublishedVersions"})
+        request = get(self.server.port, path)
+        seen = {"environment": [], "extra": [], "empty": [], "created": [], "fresh": [], "cpu": [], "fresh_cpu": []}
+        self.after_a_while(request)
+        for turn in range(rounds):
+            self.server.renew("snap-start", turn)
+            self.server.publish("snap-start", "live")
+            self.renewed_call(request, seen)
+            taken, spent = fresh_process(boto3_peer)
+            seen["fresh"].append(taken)
+            seen["fresh_cpu"].append(spent)
+        restores = [line for line in self.server.reports("snap-start") if "Restore Duration" in line][1:]
+        self.server.delete_function("snap-start")
+        if len(restores) < rounds:
+            return {"error": f"only {len(restores)} of {rounds} environments began from a snapshot"}
+        return cold_row(seen, restores)
 
     def after_a_while(self, request):
         """A call at least half a second after what came before it: guests that are booted ahead are there again."""
@@ -145,7 +168,7 @@ def cold_row(seen, inits):
     return {
         **{f"{name}_ms": median(values) for name, values in seen.items()},
         "environment_min_ms": min(seen["environment"]), "environment_max_ms": max(seen["environment"]),
-        "init_ms": median([line["Init Duration"] for line in inits]),
+        "init_ms": median([line.get("Init Duration", line.get("Restore Duration")) for line in inits]),
         "handler_ms": median([line["Duration"] for line in inits]), "calls": len(seen["environment"]),
     }
 
@@ -168,7 +191,7 @@ def lines(rows):
     text = [
         "## Cold start, HTTP included", "",
         "*Over warm*: the first call of a new environment of a known package, half a second after anything else, less a warm "
-        "call. *Of it init*: what the REPORT line says. *Nothing ahead*: the same where no guest is booted ahead. *New "
+        "call. *Of it init*: what the REPORT line says; of SnapStart, the restore. *Nothing ahead*: the same where no guest is booted ahead. *New "
         "function*: its package is unpacked as well. *Fresh process*: the bare server from its start to its first answer; "
         "of items-api, `node -e require(bundle)`. CPU of all processes of a side.", "",
         "| | over warm ms | whole call ms (min to max) | of it init | of it handler | CPU ms | nothing ahead ms | new function ms | fresh process ms | its CPU ms | ratio |",
