@@ -132,6 +132,44 @@ functions:
     assert deploy("", "two")["steps"] == []
 
 
+def test_snap_start_is_of_an_alias_that_events_lead_to(dev, folder):
+    def deploy(line, answer):
+        project(
+            folder,
+            handler__py=f"import os\ndef handler(event, context):\n    return {{'statusCode': 200, 'body': '{answer} '"
+                        " + os.environ['AWS_LAMBDA_INITIALIZATION_TYPE']}\n",
+            serverless__yml=f"""
+provider: {{name: aws, runtime: python3.12}}
+package: {{patterns: ['!serverless.yml']}}
+functions:
+  f:
+    handler: handler.handler
+    url: true
+    {line}
+""",
+        )
+        done = dunlin(dev, "deploy", "--json", folder)
+        assert done.code == 0, done.err
+        return done.json
+
+    def answer(told):
+        return requests.get(told["routes"][0]["url"], timeout=60).text
+
+    client = dev.client("lambda")
+    first = deploy("snapStart: true", "one")
+    name = first["functions"][0]
+    assert answer(first) == "one snap-start"
+    alias = client.get_function_configuration(FunctionName=name, Qualifier="snapstart")
+    assert (alias["Version"], alias["SnapStart"]["ApplyOn"]) == ("1", "PublishedVersions")
+    assert deploy("snapStart: true", "one")["steps"] == []
+    assert answer(deploy("snapStart: true", "two")) == "two snap-start"
+    assert deploy("snapStart: true", "two")["steps"] == []
+    last = deploy("", "two")
+    assert [step["action"] for step in last["steps"]][-1] == "delete"
+    assert answer(last) == "two on-demand"
+    assert client.list_aliases(FunctionName=name)["Aliases"] == []
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -140,6 +140,7 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
         environment: BTreeMap::new(),
         reserved_concurrency: None,
         provisioned: None,
+        snap_start: false,
         tmp_mb: None,
         rest: Vec::new(),
         http: Vec::new(),

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::intrinsics::Names;
 use super::package::Package;
-use super::project::{Function, PROVISIONED, Project, Table, UrlConfig};
+use super::project::{Function, PROVISIONED, Project, SNAP_START, Table, UrlConfig};
 use super::{http_api, rest_api};
 use crate::client::{Client, found};
 
@@ -54,10 +54,10 @@ pub enum Action {
     UpdateConfiguration(String, Json),
     /// PutFunctionConcurrency or DeleteFunctionConcurrency.
     Concurrency(String, Option<u64>),
-    /// PublishVersion, its alias, and PutProvisionedConcurrencyConfig.
-    Provision(String, u64),
-    /// DeleteAlias of what was provisioned, with that.
-    Unprovision(String),
+    /// PublishVersion, its alias, and PutProvisionedConcurrencyConfig if that is wanted.
+    Publish(String, &'static str, Option<u64>),
+    /// DeleteAlias, with what was provisioned of it.
+    Unpublish(String, &'static str),
     /// CreateFunctionUrlConfig at this path.
     CreateUrl(String, Json),
     /// UpdateFunctionUrlConfig at this path.
@@ -93,8 +93,10 @@ pub fn plan(client: &Client, project: &Project, ready: &[Ready<'_>], account: &s
     steps.extend(rest_api::step(client, project, account)?);
     steps.extend(http_api::step(client, project, account)?);
     // Only once nothing leads there any more.
-    for function in project.functions.iter().filter(|function| function.provisioned.is_none()) {
-        steps.extend(unprovision_step(client, project, function)?);
+    for function in &project.functions {
+        for alias in [PROVISIONED, SNAP_START].into_iter().filter(|alias| function.alias() != Some(alias)) {
+            steps.extend(unpublish_step(client, project, function, alias)?);
+        }
     }
     Ok(steps)
 }
@@ -169,7 +171,7 @@ fn function_steps(
     }
     let changed = steps.len() > before;
     concurrency_step(client, project, function, live.is_some(), steps)?;
-    provision_step(client, project, function, live.as_ref().filter(|_| !changed), steps)?;
+    publish_step(client, project, function, live.as_ref().filter(|_| !changed), steps)?;
     url_step(client, project, function, live.is_some(), steps)
 }
 
@@ -185,6 +187,7 @@ fn configuration(project: &Project, ready: &Ready<'_>, account: &str) -> Json {
         "Timeout": function.timeout_s,
         "Environment": {"Variables": ready.environment},
         "EphemeralStorage": {"Size": function.tmp_mb.unwrap_or(512)},
+        "SnapStart": {"ApplyOn": if function.snap_start { "PublishedVersions" } else { "None" }},
     })
 }
 
@@ -198,6 +201,9 @@ fn changed_settings(live: &Json, wanted: &Json) -> Vec<String> {
     }
     if live["EphemeralStorage"]["Size"] != wanted["EphemeralStorage"]["Size"] {
         changed.push("EphemeralStorage".into());
+    }
+    if live["SnapStart"]["ApplyOn"] != wanted["SnapStart"]["ApplyOn"] {
+        changed.push("SnapStart".into());
     }
     let empty = json!({});
     let variables =
@@ -238,59 +244,87 @@ fn concurrency_step(
     Ok(())
 }
 
-/// What is there under the alias of what is provisioned.
-fn provisioned(client: &Client, project: &Project, function: &Function, what: &str) -> Result<Option<Json>> {
-    let path = format!("{what}?Qualifier={PROVISIONED}").replace("{name}", &function.name);
+/// What is there under an alias.
+fn under_alias(
+    client: &Client,
+    project: &Project,
+    function: &Function,
+    alias: &str,
+    what: &str,
+) -> Result<Option<Json>> {
+    let path = format!("{what}?Qualifier={alias}").replace("{name}", &function.name);
     found(client.rest("lambda", &project.region, Method::GET, &path, None))
 }
 
 /// `unchanged` is the function as it is, unless it is yet to be made or changed.
-fn provision_step(
+fn publish_step(
     client: &Client,
     project: &Project,
     function: &Function,
     unchanged: Option<&Json>,
     steps: &mut Vec<Step>,
 ) -> Result<()> {
-    let Some(wanted) = function.provisioned else { return Ok(()) };
+    let Some(alias) = function.alias() else { return Ok(()) };
     if let Some(latest) = unchanged {
-        let version = provisioned(client, project, function, "/2015-03-31/functions/{name}/configuration")?;
+        let version = under_alias(client, project, function, alias, "/2015-03-31/functions/{name}/configuration")?;
         let same = |of: &Json| ["CodeSha256", "ConfigSha256"].iter().all(|name| of[name] == latest[name]);
-        let config = provisioned(client, project, function, "/2019-09-30/functions/{name}/provisioned-concurrency")?;
-        let number = |of: &Json| of["RequestedProvisionedConcurrentExecutions"].as_u64();
-        if version.as_ref().is_some_and(same) && config.as_ref().and_then(number) == Some(wanted) {
+        let number = match function.provisioned {
+            Some(_) => {
+                let path = "/2019-09-30/functions/{name}/provisioned-concurrency";
+                let config = under_alias(client, project, function, alias, path)?;
+                config.and_then(|config| config["RequestedProvisionedConcurrentExecutions"].as_u64())
+            }
+            None => None,
+        };
+        if version.as_ref().is_some_and(same) && number == function.provisioned {
             return Ok(());
         }
     }
-    steps.push(Step {
-        verb: "update",
-        subject: format!("alias {PROVISIONED} of {}", function.name),
-        detail: format!("the present version, provisioned concurrency {wanted}"),
-        action: Action::Provision(function.name.clone(), wanted),
-    });
+    let mut detail = "the present version".to_owned();
+    if function.snap_start {
+        detail.push_str(", SnapStart");
+    }
+    if let Some(number) = function.provisioned {
+        detail.push_str(&format!(", provisioned concurrency {number}"));
+    }
+    let action = Action::Publish(function.name.clone(), alias, function.provisioned);
+    steps.push(Step { verb: "update", subject: format!("alias {alias} of {}", function.name), detail, action });
     Ok(())
 }
 
-fn unprovision_step(client: &Client, project: &Project, function: &Function) -> Result<Option<Step>> {
-    let config = provisioned(client, project, function, "/2019-09-30/functions/{name}/provisioned-concurrency")?;
-    Ok(config.map(|_| Step {
+fn unpublish_step(
+    client: &Client,
+    project: &Project,
+    function: &Function,
+    alias: &'static str,
+) -> Result<Option<Step>> {
+    // An alias of this name that somebody made for something else is not the project's to remove.
+    let is_ours = if alias == PROVISIONED {
+        under_alias(client, project, function, alias, "/2019-09-30/functions/{name}/provisioned-concurrency")?.is_some()
+    } else {
+        let version = under_alias(client, project, function, alias, "/2015-03-31/functions/{name}/configuration")?;
+        version.is_some_and(|version| version["SnapStart"]["ApplyOn"] == "PublishedVersions")
+    };
+    Ok(is_ours.then(|| Step {
         verb: "delete",
-        subject: format!("alias {PROVISIONED} of {}", function.name),
-        detail: "no provisioned concurrency".into(),
-        action: Action::Unprovision(function.name.clone()),
+        subject: format!("alias {alias} of {}", function.name),
+        detail: "nothing of the project leads there any more".into(),
+        action: Action::Unpublish(function.name.clone(), alias),
     }))
 }
 
-fn provision(client: &Client, region: &str, name: &str, number: u64) -> Result<()> {
+fn publish(client: &Client, region: &str, name: &str, alias: &str, provisioned: Option<u64>) -> Result<()> {
     let lambda = |method, path: String, input: &Json| client.rest("lambda", region, method, &path, Some(input));
     let version = lambda(Method::POST, format!("{FUNCTIONS}/{name}/versions"), &json!({}))?["Version"].clone();
     let aliases = format!("{FUNCTIONS}/{name}/aliases");
-    let alias = json!({"FunctionVersion": version, "RoutingConfig": {}});
-    if found(lambda(Method::PUT, format!("{aliases}/{PROVISIONED}"), &alias))?.is_none() {
-        lambda(Method::POST, aliases, &json!({"Name": PROVISIONED, "FunctionVersion": version}))?;
+    let input = json!({"FunctionVersion": version, "RoutingConfig": {}});
+    if found(lambda(Method::PUT, format!("{aliases}/{alias}"), &input))?.is_none() {
+        lambda(Method::POST, aliases, &json!({"Name": alias, "FunctionVersion": version}))?;
     }
-    let path = format!("/2019-09-30/functions/{name}/provisioned-concurrency?Qualifier={PROVISIONED}");
-    lambda(Method::PUT, path, &json!({"ProvisionedConcurrentExecutions": number}))?;
+    if let Some(number) = provisioned {
+        let path = format!("/2019-09-30/functions/{name}/provisioned-concurrency?Qualifier={alias}");
+        lambda(Method::PUT, path, &json!({"ProvisionedConcurrentExecutions": number}))?;
+    }
     Ok(())
 }
 
@@ -340,7 +374,7 @@ pub fn live_url(client: &Client, project: &Project, function: &Function) -> Resu
 }
 
 fn url_path(function: &Function) -> String {
-    let qualifier = function.provisioned.map_or(String::new(), |_| format!("?Qualifier={PROVISIONED}"));
+    let qualifier = function.alias().map_or(String::new(), |alias| format!("?Qualifier={alias}"));
     format!("/2021-10-31/functions/{}/url{qualifier}", function.name)
 }
 
@@ -374,9 +408,9 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
                 None => lambda(Method::DELETE, path, None)?,
             };
         }
-        Action::Provision(name, number) => provision(client, region, name, *number)?,
-        Action::Unprovision(name) => {
-            lambda(Method::DELETE, format!("{FUNCTIONS}/{name}/aliases/{PROVISIONED}"), None)?;
+        Action::Publish(name, alias, provisioned) => publish(client, region, name, alias, *provisioned)?,
+        Action::Unpublish(name, alias) => {
+            lambda(Method::DELETE, format!("{FUNCTIONS}/{name}/aliases/{alias}"), None)?;
         }
         Action::CreateUrl(path, input) => {
             lambda(Method::POST, path.clone(), Some(input))?;

@@ -76,6 +76,8 @@ pub struct Function {
     pub reserved_concurrency: Option<u64>,
     /// Environments that are there always: of a version under the alias `PROVISIONED`, which events then lead to.
     pub provisioned: Option<u64>,
+    /// Whether versions begin from snapshots; without `provisioned`, events then lead to the alias `SNAP_START` of one.
+    pub snap_start: bool,
     /// MiB of `/tmp`, if said.
     pub tmp_mb: Option<u64>,
     /// `http` events.
@@ -90,12 +92,19 @@ pub struct Function {
 
 /// The alias of what is provisioned, as the Serverless Framework names it.
 pub const PROVISIONED: &str = "provisioned";
+/// The alias of what begins from snapshots, as the Serverless Framework names it.
+pub const SNAP_START: &str = "snapstart";
 
 impl Function {
-    /// What events call: the function, or the alias of what is provisioned of it.
+    /// The alias of a version that events lead to; nothing: they lead to the function as it is.
+    pub fn alias(&self) -> Option<&'static str> {
+        self.provisioned.map(|_| PROVISIONED).or(self.snap_start.then_some(SNAP_START))
+    }
+
+    /// What events call: the function, or the alias of a version of it.
     pub fn target(&self) -> String {
-        match self.provisioned {
-            Some(_) => format!("{}:{PROVISIONED}", self.name),
+        match self.alias() {
+            Some(alias) => format!("{}:{alias}", self.name),
             None => self.name.clone(),
         }
     }

@@ -70,6 +70,7 @@ const FUNCTION: Keys = Keys {
         "package",
         "reservedConcurrency",
         "provisionedConcurrency",
+        "snapStart",
         "ephemeralStorageSize",
     ],
     noted: &["tags", "architecture", "tracing", "versionFunction", "role", "logRetentionInDays"],
@@ -254,6 +255,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         environment,
         reserved_concurrency: optional("reservedConcurrency", 0, 1_000)?,
         provisioned: optional("provisionedConcurrency", 1, 1_000)?,
+        snap_start: node.get("snapStart").map_or(Ok(false), |node| node.flag("snapStart"))?,
         tmp_mb: optional("ephemeralStorageSize", 512, 10_240)?,
         rest: Vec::new(),
         http: Vec::new(),
@@ -522,6 +524,12 @@ mod tests {
         let function = read("").unwrap().functions.remove(0);
         assert_eq!(function.target(), function.name);
         assert!(read("    provisionedConcurrency: 0").is_err());
+        let function = read("    snapStart: true").unwrap().functions.remove(0);
+        assert_eq!((function.snap_start, function.target()), (true, format!("{}:snapstart", function.name)));
+        let both = read("    snapStart: true\n    provisionedConcurrency: 1").unwrap().functions.remove(0);
+        assert_eq!((both.snap_start, both.alias()), (true, Some("provisioned")));
+        assert_eq!(read("    snapStart: false").unwrap().functions.remove(0).alias(), None);
+        assert!(read("    snapStart: PublishedVersions").is_err());
     }
 
     #[test]
