@@ -18,8 +18,14 @@ use super::world::{World, digest, expect, wait_until};
 pub const CHECKS: &[(&str, Check)] = &[
     ("a zygote forks guests into sandboxes of their own", forks),
     ("a fork has given up what every guest gives up", given_up),
+    ("a fork of a process that has run a function's init has given it up as well", given_up_after_init),
     ("a fork has the privileges and limits of a guest that is executed", same),
+    ("a fork of a process that has run a function's init has them as well", same_after_init),
     ("forks know nothing of each other", apart),
+    ("forks of a process that has run a function's init know nothing of each other", apart_after_init),
+    ("forks have no descriptor of the init's", descriptors_after_init),
+    ("an init that leaves more than memory makes no zygote", unfit),
+    ("an init that lies to the platform gains nothing", lying_init),
     ("a fork that keeps something gets nothing", kept),
     ("the end of a zygote is not the end of its forks", outlived),
     ("a fork's end is told, and nothing of it stays", ended),
@@ -37,6 +43,7 @@ const RESPONSE: u8 = 18;
 const PREPARE: u8 = 3;
 const BOOTED: u8 = 15;
 const READ: u8 = 24;
+const UNFIT: u8 = 25;
 
 const FILES: &[(&str, &str)] = &[
     ("dunlin_cache.py", include_str!("../../../../runtimes/python/dunlin_cache.py")),
@@ -234,83 +241,220 @@ fn forks(world: &World) -> Result<(), String> {
     })
 }
 
+/// The same with a zygote that has run the init of that function, after `init`.
+fn with_snapshot(
+    world: &World,
+    init: &str,
+    check: impl AsyncFnOnce(&ProcessBackend, Spoken, CodeDigest) -> Result<(), String>,
+) -> Result<(), String> {
+    if no_python() {
+        return Ok(());
+    }
+    let code = world.add_code('0', "index.py", &format!("{EVALUATE}\n{init}"));
+    let done = world.with_backend(&config(world), async |backend| {
+        let zygote = Spoken::prepared(backend, preparing(world, &code), snapshot_order()).await?;
+        check(backend, zygote, code.clone()).await
+    });
+    world.add_code('0', "index.py", EVALUATE);
+    done
+}
+
+fn snapshot_order() -> Value {
+    json!({"root": "/var/task", "handler": "index.handler", "snapshot": true})
+}
+
+type Checked<'a> = (&'a ProcessBackend, Spoken, CodeDigest);
+
 fn given_up(world: &World) -> Result<(), String> {
-    with_zygote(world, async |backend, zygote, code| {
-        let mut fork = zygote.fork(world, backend).await?;
-        fork.load(&code).await?;
-        let sets = "[int(status()[name], 16) for name in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb')]";
-        fork.expect(sets, json!([0, 0, 0, 0, 0])).await?;
-        fork.expect("[status()['NoNewPrivs'], status()['Seccomp']]", json!(["1", "2"])).await?;
-        fork.expect("sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:4]", json!([0, 1, 2, 3])).await?;
-        fork.expect("len(os.listdir('/proc/self/fd'))", json!(5)).await?;
-        let limits = "[__import__('resource').getrlimit(kind) for kind in (7, 4)]";
-        fork.expect(limits, json!([[1024, 1024], [0, 0]])).await?;
-        for (attempt, errno) in [
-            ("errno_of(lambda: open('/x', 'w'))", json!(libc::EROFS)),
-            ("errno_of(lambda: open('/var/task/x', 'w'))", json!(libc::EROFS)),
-            ("errno_of(lambda: os.kill(1, 9))", json!(libc::EPERM)),
-            ("errno_of(lambda: open('/proc/1/mem', 'rb'))", json!(libc::EACCES)),
-        ] {
-            fork.expect(attempt, errno).await?;
-        }
-        let calls = "[(ctypes.CDLL(None, use_errno=True).syscall(*call), ctypes.get_errno())[1] for call in %s]";
-        // setns, unshare, mount, clone of a user namespace, bpf: what a zygote may and more.
-        let attempted =
-            "[(308, 0, 0), (272, 0x10000000), (165, 0, 0, 0, 0, 0), (56, 0x10000011, 0, 0, 0, 0), (321, 0, 0, 0)]";
-        if cfg!(target_arch = "x86_64") {
-            fork.expect(&calls.replace("%s", attempted), json!([1, 1, 1, 1, 1])).await?;
-        }
-        Ok(())
-    })
+    with_zygote(world, async |backend, zygote, code| fork_has_given_up(world, (backend, zygote, code)).await)
+}
+
+fn given_up_after_init(world: &World) -> Result<(), String> {
+    with_snapshot(world, "", async |backend, zygote, code| fork_has_given_up(world, (backend, zygote, code)).await)
+}
+
+async fn fork_has_given_up(world: &World, (backend, zygote, code): Checked<'_>) -> Result<(), String> {
+    let mut fork = zygote.fork(world, backend).await?;
+    fork.load(&code).await?;
+    let sets = "[int(status()[name], 16) for name in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb')]";
+    fork.expect(sets, json!([0, 0, 0, 0, 0])).await?;
+    fork.expect("[status()['NoNewPrivs'], status()['Seccomp']]", json!(["1", "2"])).await?;
+    fork.expect("sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:4]", json!([0, 1, 2, 3])).await?;
+    fork.expect("len(os.listdir('/proc/self/fd'))", json!(5)).await?;
+    let limits = "[__import__('resource').getrlimit(kind) for kind in (7, 4)]";
+    fork.expect(limits, json!([[1024, 1024], [0, 0]])).await?;
+    for (attempt, errno) in [
+        ("errno_of(lambda: open('/x', 'w'))", json!(libc::EROFS)),
+        ("errno_of(lambda: open('/var/task/x', 'w'))", json!(libc::EROFS)),
+        ("errno_of(lambda: os.kill(1, 9))", json!(libc::EPERM)),
+        ("errno_of(lambda: open('/proc/1/mem', 'rb'))", json!(libc::EACCES)),
+    ] {
+        fork.expect(attempt, errno).await?;
+    }
+    let calls = "[(ctypes.CDLL(None, use_errno=True).syscall(*call), ctypes.get_errno())[1] for call in %s]";
+    // setns, unshare, mount, clone of a user namespace, bpf: what a zygote may and more.
+    let attempted =
+        "[(308, 0, 0), (272, 0x10000000), (165, 0, 0, 0, 0, 0), (56, 0x10000011, 0, 0, 0, 0), (321, 0, 0, 0)]";
+    if cfg!(target_arch = "x86_64") {
+        fork.expect(&calls.replace("%s", attempted), json!([1, 1, 1, 1, 1])).await?;
+    }
+    Ok(())
+}
+
+fn same(world: &World) -> Result<(), String> {
+    with_zygote(world, async |backend, zygote, code| fork_is_like_executed(world, (backend, zygote, code)).await)
+}
+
+fn same_after_init(world: &World) -> Result<(), String> {
+    with_snapshot(world, "", async |backend, zygote, code| fork_is_like_executed(world, (backend, zygote, code)).await)
 }
 
 /// `entry` and `child` list the same walls, each for its own way into a sandbox.
-fn same(world: &World) -> Result<(), String> {
-    with_zygote(world, async |backend, zygote, code| {
-        let guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 200 };
-        let mut executed = Spoken::start(backend, spec(world, guest)).await?;
-        let mut forked = zygote.fork(world, backend).await?;
-        executed.load(&code).await?;
-        forked.load(&code).await?;
-        let names = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "Gid", "Groups"];
-        for looked_at in [
-            format!("[status()[name] for name in {}]", json!(names)),
-            "[__import__('resource').getrlimit(kind) for kind in range(16)]".into(),
-            "os.getpriority(os.PRIO_PROCESS, 0)".into(),
-            "ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)".into(),
-            "[errno_of(lambda: os.listdir(path)) for path in ('/proc/1/root', '/proc/sys', '/dev', '/tmp')]".into(),
-        ] {
-            let wanted = executed.evaluate(&looked_at).await?;
-            forked.expect(&looked_at, wanted).await?;
-        }
-        Ok(())
-    })
+async fn fork_is_like_executed(world: &World, (backend, zygote, code): Checked<'_>) -> Result<(), String> {
+    let guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 200 };
+    let mut executed = Spoken::start(backend, spec(world, guest)).await?;
+    let mut forked = zygote.fork(world, backend).await?;
+    executed.load(&code).await?;
+    forked.load(&code).await?;
+    let names = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "Gid", "Groups"];
+    for looked_at in [
+        format!("[status()[name] for name in {}]", json!(names)),
+        "[__import__('resource').getrlimit(kind) for kind in range(16)]".into(),
+        "os.getpriority(os.PRIO_PROCESS, 0)".into(),
+        "ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)".into(),
+        "[errno_of(lambda: os.listdir(path)) for path in ('/proc/1/root', '/proc/sys', '/dev', '/tmp')]".into(),
+    ] {
+        let wanted = executed.evaluate(&looked_at).await?;
+        forked.expect(&looked_at, wanted).await?;
+    }
+    Ok(())
 }
 
 fn apart(world: &World) -> Result<(), String> {
-    with_zygote(world, async |backend, zygote, code| {
+    with_zygote(world, async |backend, zygote, code| forks_are_apart(world, (backend, zygote, code)).await)
+}
+
+/// All that an init could have begun that random numbers come from is begun.
+fn apart_after_init(world: &World) -> Result<(), String> {
+    let init =
+        "import random, ssl, tempfile, uuid\nrandom.random(), ssl.RAND_bytes(8), uuid.uuid4(), tempfile.mktemp()\n";
+    with_snapshot(world, init, async |backend, zygote, code| forks_are_apart(world, (backend, zygote, code)).await)
+}
+
+async fn forks_are_apart(world: &World, (backend, zygote, code): Checked<'_>) -> Result<(), String> {
+    let mut one = zygote.fork(world, backend).await?;
+    let mut two = zygote.fork(world, backend).await?;
+    one.load(&code).await?;
+    two.load(&code).await?;
+    one.expect("open('/tmp/secret', 'w').write('one')", json!(3)).await?;
+    one.expect("globals().__setitem__('secret', 'one')", Value::Null).await?;
+    two.expect("os.listdir('/tmp')", json!([])).await?;
+    two.expect("globals().get('secret')", Value::Null).await?;
+    two.expect("sorted(int(pid) for pid in os.listdir('/proc') if pid.isdigit())", json!([1, 3])).await?;
+    for expression in [
+        "os.urandom(8).hex()",
+        "__import__('random').random()",
+        "__import__('uuid').uuid4().hex",
+        "__import__('ssl').RAND_bytes(8).hex()",
+        "__import__('tempfile').mktemp()",
+    ] {
+        let (first, second) = (one.evaluate(expression).await?, two.evaluate(expression).await?);
+        expect(expression, first == second, false)?;
+    }
+    for namespace in ["user", "mnt", "pid", "net", "ipc", "uts"] {
+        let link = format!("os.readlink('/proc/self/ns/{namespace}')");
+        let (first, second) = (one.evaluate(&link).await?, two.evaluate(&link).await?);
+        expect(&link, first == second, false)?;
+    }
+    let listen =
+        "(globals().__setitem__('held', socket.socket(socket.AF_UNIX)), held.bind('\\0abstract'), held.listen())[0]";
+    one.expect(listen, Value::Null).await?;
+    let connect = "errno_of(lambda: socket.socket(socket.AF_UNIX).connect('\\0abstract'))";
+    two.expect(connect, json!(libc::ECONNREFUSED)).await
+}
+
+/// Connections of the init have ended, files have places of their own, and nothing else is there.
+fn descriptors_after_init(world: &World) -> Result<(), String> {
+    let init = "\
+import threading
+server = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(server.getsockname())
+other = server.accept()[0]
+server.close()
+file = open('/etc/passwd', 'rb', buffering=0)
+FIRST = file.read(4).decode()
+null = open('/dev/null', 'w')
+";
+    with_snapshot(world, init, async |backend, zygote, code| {
         let mut one = zygote.fork(world, backend).await?;
         let mut two = zygote.fork(world, backend).await?;
         one.load(&code).await?;
         two.load(&code).await?;
-        one.expect("open('/tmp/secret', 'w').write('one')", json!(3)).await?;
-        one.expect("globals().__setitem__('secret', 'one')", Value::Null).await?;
-        two.expect("os.listdir('/tmp')", json!([])).await?;
-        two.expect("globals().get('secret')", Value::Null).await?;
-        two.expect("sorted(int(pid) for pid in os.listdir('/proc') if pid.isdigit())", json!([1, 3])).await?;
-        for expression in ["os.urandom(8).hex()", "__import__('random').random()", "__import__('uuid').uuid4().hex"] {
-            let (first, second) = (one.evaluate(expression).await?, two.evaluate(expression).await?);
-            expect(expression, first == second, false)?;
+        for fork in [&mut one, &mut two] {
+            fork.expect("[client.recv(1).decode(), other.recv(1).decode()]", json!(["", ""])).await?;
+            fork.expect("errno_of(lambda: client.send(b'x'))", json!(libc::EPIPE)).await?;
+            fork.expect("[file.tell(), FIRST, null.write('x')]", json!([4, "root", 1])).await?;
         }
-        for namespace in ["user", "mnt", "pid", "net", "ipc", "uts"] {
-            let link = format!("os.readlink('/proc/self/ns/{namespace}')");
-            let (first, second) = (one.evaluate(&link).await?, two.evaluate(&link).await?);
-            expect(&link, first == second, false)?;
+        one.expect("file.read(1).decode()", json!(":")).await?;
+        two.expect("file.tell()", json!(4)).await?;
+        // The channel, the output twice, the input, the listing, and what is named above.
+        two.expect("len(os.listdir('/proc/self/fd'))", json!(9)).await
+    })
+}
+
+fn unfit(world: &World) -> Result<(), String> {
+    if no_python() {
+        return Ok(());
+    }
+    let done = world.with_backend(&config(world), async |backend| {
+        for (init, wanted) in [
+            (
+                "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+                "a thread",
+            ),
+            ("import subprocess\nchild = subprocess.Popen(['sleep', '60'])", "a process (sleep)"),
+            (
+                "child = os.fork() or (os.setsid(), os.fork() and os._exit(0), __import__('time').sleep(60))",
+                "processes",
+            ),
+            ("open('/tmp/x', 'w').close()", "files in /tmp: x"),
+            ("pair = socket.socketpair()", "something open: socket:["),
+            ("datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "something open: socket:["),
+            ("server = socket.create_server(('127.0.0.1', 0))", "something open: socket:["),
+            ("ends = os.pipe()", "something open: pipe:["),
+            ("import mmap\nshared = mmap.mmap(-1, 4096)", "memory that processes share"),
+            ("import signal\nsignal.alarm(60)", "a timer"),
+        ] {
+            let code = world.add_code('0', "index.py", &format!("{EVALUATE}\n{init}\n"));
+            let mut zygote =
+                Spoken { started: backend.start(preparing(world, &code)).await.map_err(words)?, read: None };
+            zygote.send(PREPARE, snapshot_order().to_string().as_bytes()).await;
+            let (kind, body) = zygote.frame().await?;
+            let reason = String::from_utf8_lossy(&body).into_owned();
+            expect(init, (kind, reason.contains(wanted)), (UNFIT, true)).map_err(|why| format!("{why}: {reason}"))?;
+            zygote.started.control.wait().await;
         }
-        let listen = "(globals().__setitem__('held', socket.socket(socket.AF_UNIX)), held.bind('\\0abstract'), held.listen())[0]";
-        one.expect(listen, Value::Null).await?;
-        let connect = "errno_of(lambda: socket.socket(socket.AF_UNIX).connect('\\0abstract'))";
-        two.expect(connect, json!(libc::ECONNREFUSED)).await
+        Ok(())
+    });
+    world.add_code('0', "index.py", EVALUATE);
+    done
+}
+
+/// An init that has itself declared fit and lets its forks keep what they are to give up.
+fn lying_init(world: &World) -> Result<(), String> {
+    let init = "\
+import dunlin_snapshot, dunlin_zygote, threading, time
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+dunlin_snapshot.obstacle = lambda known: (None, [])
+dunlin_zygote.Entry.enter = lambda self: None
+";
+    with_snapshot(world, init, async |backend, zygote, code| {
+        let error = match zygote.fork(world, backend).await {
+            Ok(fork) => fork.assign(&code).await.err(),
+            Err(why) => Some(why),
+        };
+        let error = error.ok_or("it kept everything and was given the function")?;
+        expect("who found out", error.contains("verify"), true).map_err(|why| format!("{why}: {error}"))
     })
 }
 
