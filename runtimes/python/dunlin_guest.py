@@ -577,8 +577,9 @@ def main():
     serve(reader, handler, logs)
 
 
-def resume(handler, logs, handles):
-    """Serves as a fork of a process that has loaded the handler: `main` from there on."""
+def resume(handler, logs, handles, collects):
+    """Serves as a fork of a process that has loaded the handler: `main` from there on. `collects`: whether the function left
+    the collection of garbage on."""
     os.set_inheritable(CHANNEL, False)
     send(BOOTED)
     reader = Reader()
@@ -590,6 +591,8 @@ def resume(handler, logs, handles):
     try:
         os.chdir(order["root"])
         snapshot.restore(order["environment"], handles)
+        if not collects:
+            sys.modules["gc"].disable()
         snapshot.run_after_restore()
     except Exception as error:  # pylint: disable=broad-except
         fail_init(error, logs)

@@ -269,7 +269,7 @@ def initialise(order):
     if reason:
         dunlin_guest.send(dunlin_guest.UNFIT, reason.encode())
         sys.exit(1)
-    return handler, logs, handles
+    return handler, logs, handles, gc.isenabled()
 
 
 def preload(order):

@@ -539,5 +539,72 @@ class WatchedTests(unittest.TestCase):
             self.assertEqual(dunlin_zygote.own_names(root), {"app", "fast", "others"})
 
 
+class SnapshotTests(unittest.TestCase):
+    """What goes on from a snapshot, in a process that is forked for the test."""
+
+    def forked(self, act):
+        """What `act` answers in a fork, as JSON."""
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.write(write, json.dumps(act()).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        os.waitpid(pid, 0)
+        with os.fdopen(read, "rb") as end:
+            return json.loads(end.read())
+
+    def setUp(self):
+        sys.path.insert(0, os.path.dirname(BOOTSTRAP))
+        try:
+            import dunlin_snapshot
+            import snapshot_restore_py
+        finally:
+            sys.path.pop(0)
+        self.snapshot, self.hooks = dunlin_snapshot, snapshot_restore_py
+
+    def test_hooks_run_in_their_order_with_their_arguments(self):
+        order = []
+        decorated = self.hooks.register_before_snapshot(lambda: order.append("before 1"))
+        self.assertTrue(callable(decorated))
+        self.hooks.register_before_snapshot(order.append, "before 2")
+        self.hooks.register_after_restore(lambda word, ending: order.append(word + ending), "after", ending=" 1")
+        self.hooks.register_after_restore(order.append, "after 2")
+        self.snapshot.run_before_snapshot()
+        self.snapshot.run_after_restore()
+        self.assertEqual(order, ["before 2", "before 1", "after 1", "after 2"])
+
+    def test_generators_of_libraries_begin_anew(self):
+        def act():
+            import random
+            import types
+
+            library = types.ModuleType("numpy.random")
+            seeded = []
+            library.seed = lambda: seeded.append(True)
+            sys.modules["numpy.random"] = library
+            random.seed(1)
+            known = random.random()
+            random.seed(1)
+            self.snapshot.restore({"DUNLIN_OWN": "x"}, [])
+            return [seeded, random.random() == known, os.environ["DUNLIN_OWN"]]
+
+        self.assertEqual(self.forked(act), [[True], False, "x"])
+
+    def test_files_that_cannot_change_get_a_place_of_their_own_and_others_none(self):
+        def act():
+            libc = os.open("/usr/bin/env", os.O_RDONLY)
+            os.lseek(libc, 4, os.SEEK_SET)
+            way = self.snapshot.handle(libc)
+            os.close(libc)
+            self.snapshot.restore({}, [way])
+            with tempfile.TemporaryFile() as own:
+                return [os.lseek(libc, 0, os.SEEK_CUR), os.get_inheritable(libc), self.snapshot.handle(own.fileno())]
+
+        self.assertEqual(self.forked(act), [4, False, None])
+
+
 if __name__ == "__main__":
     unittest.main()
