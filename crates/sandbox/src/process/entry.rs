@@ -39,6 +39,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) landlock_abi: u32,
     pub(crate) limit_tasks: bool,
     pub(crate) niceness: c_int,
+    /// The highest number of a capability.
+    pub(crate) last_capability: i64,
     pub(crate) seccomp: &'a [sock_filter],
 }
 
@@ -115,10 +117,9 @@ impl Calls {
     }
 
     /// Empties every set of capabilities.
-    fn drop_capabilities(&mut self) {
-        // Beyond the kernel's last capability the call fails, and nothing is there to drop.
-        for capability in 0..64 {
-            self.prctl(false, libc::PR_CAPBSET_DROP, capability);
+    fn drop_capabilities(&mut self, last: i64) {
+        for capability in 0..=last {
+            self.prctl(true, libc::PR_CAPBSET_DROP, capability);
         }
         self.prctl(true, libc::PR_CAP_AMBIENT, i64::from(libc::PR_CAP_AMBIENT_CLEAR_ALL));
         const VERSION_3: u32 = 0x2008_0522;
@@ -162,7 +163,7 @@ pub(crate) fn program(entry: Entry<'_>) -> String {
     // Priority is no wall.
     let process = i64::from(libc::PRIO_PROCESS);
     calls.call(libc::SYS_setpriority, false, &[Number(process), Number(0), Number(i64::from(entry.niceness))]);
-    calls.drop_capabilities();
+    calls.drop_capabilities(entry.last_capability);
     // As after an exec: what is in `/proc` about the guest belongs to the guest.
     calls.prctl(true, libc::PR_SET_DUMPABLE, 1);
     if !entry.seccomp.is_empty() {

@@ -356,6 +356,7 @@ impl Maker {
             landlock_abi: self.settings.landlock_abi,
             limit_tasks: self.settings.limit_tasks && !self.groups.powers().tasks,
             niceness: child::niceness(lower_priority),
+            last_capability: procfs::last_capability(&self.stage.proc).at(Step::Zygote)?,
             seccomp: if self.settings.seccomp { &self.seccomp } else { &[] },
         });
         sys::memory_file(c"entry", text.as_bytes()).at(Step::Zygote)

@@ -21,3 +21,9 @@ pub(crate) fn children(proc: &OwnedFd, pid: i32) -> Vec<i32> {
     let text = read(proc, &format!("{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
+
+/// The highest number of a capability that the kernel knows.
+pub(crate) fn last_capability(proc: &OwnedFd) -> io::Result<i64> {
+    let text = read(proc, "sys/kernel/cap_last_cap")?;
+    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+}

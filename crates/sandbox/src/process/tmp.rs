@@ -36,7 +36,7 @@ const BLOCK: u64 = 4096;
 #[derive(Debug)]
 pub(crate) enum Tmp {
     /// On disk.
-    Image { id: u64 },
+    Image { id: u64, bytes: u64 },
     /// In memory. The mount is kept to look at it and to change it.
     Memory { bytes: u64, mount: OwnedFd },
 }
@@ -129,7 +129,12 @@ impl Tmps {
     pub(crate) fn resize(&mut self, tmp: &mut Tmp, bytes: u64) -> Result<(), Fault> {
         let cap = self.cap;
         match (tmp, &mut self.images) {
-            (Tmp::Image { id }, Ok(stock)) => stock.resize(*id, bytes).at(Step::Tmp)?,
+            // The way to the keeper and back is a good part of what giving a sandbox to a function takes.
+            (Tmp::Image { bytes: now, .. }, Ok(_)) if *now == bytes => {}
+            (Tmp::Image { id, bytes: now }, Ok(stock)) => {
+                stock.resize(*id, bytes).at(Step::Tmp)?;
+                *now = bytes;
+            }
             (Tmp::Memory { bytes: now, mount }, _) => {
                 let bytes = cap.map_or(bytes, |cap| bytes.min(cap));
                 let context = sys::pick_file_system(mount.as_raw_fd()).at(Step::Tmp)?;
@@ -152,7 +157,7 @@ impl Tmps {
         const LARGE: u64 = 32 << 20;
         match (tmp, &mut self.images) {
             // A keeper that is gone has taken its images with it.
-            (Tmp::Image { id }, Ok(stock)) => drop(stock.maker.ask(&Ask::Drop { id })),
+            (Tmp::Image { id, .. }, Ok(stock)) => drop(stock.maker.ask(&Ask::Drop { id })),
             (Tmp::Memory { mount, .. }, _) if used_bytes(&mount) > LARGE => {
                 // The last process that holds it frees it: let that be one that nobody waits for.
                 // SAFETY: the spawner never starts a thread.
@@ -206,7 +211,7 @@ impl Stock {
         self.ahead = AHEAD;
         // Without the next one there is still this one.
         let _ = self.stock_up(self.ahead);
-        Ok((Tmp::Image { id }, mount))
+        Ok((Tmp::Image { id, bytes }, mount))
     }
 
     fn stock_up(&mut self, wanted: usize) -> sys::Call<()> {
