@@ -105,6 +105,9 @@ pub struct Serve {
     /// Seconds that environments stay without a call [default: as long as the calls of each function make it worth]
     #[arg(long, env = "DUNLIN_KEEP_ALIVE", value_name = "SECONDS")]
     pub keep_alive: Option<u32>,
+    /// Let what functions leave running (threads, programs) run on between calls, instead of freezing it as Lambda does
+    #[arg(long, env = "DUNLIN_NO_FREEZE")]
+    pub no_freeze: bool,
     /// Let several accounts share this machine although its kernel does not enforce every wall between them
     #[arg(long, env = "DUNLIN_ALLOW_SOFT_WALLS")]
     pub allow_soft_walls: bool,

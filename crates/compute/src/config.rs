@@ -71,6 +71,9 @@ pub struct EngineConfig {
     /// How long an environment stays without a call; nothing: as long as the calls of its function make it worth, and
     /// started again ahead of calls that are expected.
     pub keep_alive: Option<Duration>,
+    /// How long an environment is idle before what its function has left running is stopped until the next call; nothing:
+    /// it runs on.
+    pub freeze_after: Option<Duration>,
     /// Age after which an environment serves no further call. Its credentials are valid twice as long.
     pub environment_age_max: Duration,
     /// The cap of the init phase.
@@ -101,6 +104,7 @@ impl EngineConfig {
             cores,
             capacity_wait: Duration::from_secs(30),
             keep_alive: None,
+            freeze_after: Some(Duration::from_millis(100)),
             environment_age_max: Duration::from_secs(4 * 3_600),
             init_cap: Duration::from_secs(10),
             guest_variables: Vec::new(),

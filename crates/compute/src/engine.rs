@@ -41,6 +41,12 @@ const TEND_PAUSE_MIN: Duration = Duration::from_millis(5);
 const TEND_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// How often it is looked whether the host is short of memory.
 const RELIEVE_EVERY_US: u64 = 1_000_000;
+/// How often it is looked whether functions with idle environments are still there.
+const DELETIONS_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked at most, and at least, whether idle environments are to be frozen: one may become idle at any
+/// time.
+const FROST_EVERY_US: u64 = 50_000;
+const FROST_ANEW_US: u64 = 250_000;
 /// Bytes of a package from which on it is worth to prepare for its first start.
 const PREPARED_BYTES: usize = 64 * 1024;
 /// The version that an unqualified call means.
@@ -58,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) config: EngineConfig,
+    /// Whether the backend can freeze.
+    freezes: bool,
     pub(crate) admission: Arc<Admission>,
     /// This node's shares of limits, where other nodes use the same store.
     slots: Option<Slots>,
@@ -105,6 +113,11 @@ impl Core {
         }
     }
 
+    /// How long an environment is idle before it may be frozen; nothing: never.
+    pub(crate) fn frost_after(&self) -> Option<Duration> {
+        self.config.freeze_after.filter(|_| self.freezes)
+    }
+
     /// A version will be called after this time, as far as is known: an environment is ready then.
     pub(crate) fn expect(&self, function: &FunctionRef, version: &str, after: Duration) {
         let now_us = self.clock.monotonic_us();
@@ -143,6 +156,7 @@ impl Engine {
             meter,
             log_sink,
             authorizer,
+            freezes: backend.freezes(),
             backend,
             network,
             interpreters,
@@ -159,6 +173,7 @@ impl Engine {
         tokio::spawn(tend(core.clone()));
         tokio::spawn(follow_uses(core.clone()));
         tokio::spawn(follow_floors(core.clone()));
+        tokio::spawn(follow_deletions(core.clone()));
         if core.slots.is_some() {
             tokio::spawn(renew_slots(core.clone()));
         }
@@ -271,6 +286,20 @@ async fn follow_floors(core: Arc<Core>) {
     }
 }
 
+/// Ends the environments of versions that there are no more, whichever node deleted them.
+async fn follow_deletions(core: Arc<Core>) {
+    while timeout(DELETIONS_EVERY, core.closing.cancelled()).await.is_err() {
+        for pool in core.fleet.pools_with_idle() {
+            let version = &pool.version;
+            let qualifier = (version.version != LATEST).then(|| version.version.clone());
+            let function = FunctionRef { qualifier, ..version.function.clone() };
+            if let Err(InvokeError::NotFound(_)) = core.catalog.version(&function).await {
+                core.fleet.remove(&pool);
+            }
+        }
+    }
+}
+
 /// Unpacks a function's packages and has its code compiled, before anybody waits for that.
 async fn prepare(core: Arc<Core>, function: FunctionRef) {
     let prepared = async {
@@ -303,10 +332,13 @@ async fn renew_slots(core: Arc<Core>) {
 
 /// Keeps as many environments as calls are expected for.
 async fn tend(core: Arc<Core>) {
-    let mut relieved_us = 0;
+    let (mut relieved_us, mut frost_at_us) = (0, 0);
     loop {
         let now_us = core.clock.monotonic_us();
         let (due, look_at_us) = core.fleet.tend(&core, now_us);
+        if core.frost_after().is_some() && now_us >= frost_at_us {
+            frost_at_us = core.fleet.frost(now_us).max(now_us + FROST_EVERY_US).min(now_us + FROST_ANEW_US);
+        }
         for (mut function, version) in due {
             function.qualifier = (version != LATEST).then_some(version);
             core.tasks.spawn(start_due(core.clone(), function));
@@ -321,7 +353,8 @@ async fn tend(core: Arc<Core>) {
             }
             core.fleet.relieve(now_us);
         }
-        let pause = Duration::from_micros(look_at_us.saturating_sub(now_us)).clamp(TEND_PAUSE_MIN, TEND_PAUSE_MAX);
+        let pause = Duration::from_micros(look_at_us.min(frost_at_us).saturating_sub(now_us))
+            .clamp(TEND_PAUSE_MIN, TEND_PAUSE_MAX);
         if timeout(pause, core.closing.cancelled()).await.is_ok() {
             return;
         }

@@ -20,7 +20,7 @@ use crate::faults::Fault;
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
 use crate::output::{Output, Read};
-use crate::pool::{FloorPlace, Pool};
+use crate::pool::{FloorPlace, Freezing, Pool};
 use crate::report::Beginning;
 use crate::runtime_api::RuntimeApi;
 use crate::start::InitEnd;
@@ -116,6 +116,15 @@ impl Guest {
     }
 }
 
+/// What a guest was before its function was loaded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before {
+    /// Processor time that it had used.
+    pub(crate) cpu: Duration,
+    /// Its processes and threads.
+    pub(crate) tasks: u32,
+}
+
 /// An initialised guest.
 pub(crate) struct Environment {
     pub(crate) output: Arc<Output>,
@@ -130,20 +139,23 @@ pub(crate) struct Environment {
     ahead: bool,
     /// Set where it is one of those that its version has always.
     place: Option<FloorPlace>,
+    /// Processes and threads that it had before its function was loaded.
+    usual_tasks: u32,
 }
 
 impl Environment {
-    /// `cpu_before` is what the guest had used before it was anybody's.
+    /// One that is ready for calls.
     pub(crate) fn new(
         guest: Guest,
         output: Arc<Output>,
         control: Arc<dyn Control>,
         card: Arc<Card>,
         gone: CancellationToken,
-        cpu_before: Duration,
+        before: Before,
         beginning: Beginning,
     ) -> Self {
-        Self { output, control, guest, card, gone, cpu_seen: cpu_before, beginning, ahead: false, place: None }
+        let Before { cpu: cpu_seen, tasks: usual_tasks } = before;
+        Self { output, control, guest, card, gone, cpu_seen, beginning, ahead: false, place: None, usual_tasks }
     }
 
     /// Becomes one of those that its version has always.
@@ -190,6 +202,27 @@ impl Environment {
         }
     }
 
+    /// Whether nothing in it runs until the next call.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.card.frozen.load(Ordering::Relaxed)
+    }
+
+    /// Has it frozen until its next call; what is returned does it.
+    pub(crate) fn freeze(&mut self) -> Freezing {
+        self.card.frozen.store(true, Ordering::Relaxed);
+        self.control.freeze()
+    }
+
+    /// Processes and threads that it had before its function was loaded.
+    pub(crate) fn usual_tasks(&self) -> u32 {
+        self.usual_tasks
+    }
+
+    /// What it has used, and how many processes and threads it has.
+    pub(crate) fn measured(&self) -> (Usage, u32) {
+        (self.control.usage(), self.control.held().tasks)
+    }
+
     /// Runs one call, at most until `deadline`; its answer is looked for at first (`patience`). Counts it unless the guest
     /// never got it.
     pub(crate) async fn run(
@@ -199,6 +232,10 @@ impl Environment {
         deadline: Instant,
         timeout_ms: u64,
     ) -> Answer {
+        if self.is_frozen() {
+            self.control.thaw();
+            self.card.frozen.store(false, Ordering::Relaxed);
+        }
         self.card.set(EnvironmentState::Busy);
         let answer = tokio::select! {
             biased;

@@ -9,7 +9,7 @@
 //!      since it was used (greedy dual: `price` is what room cost when it was last short).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub struct EnvironmentInfo {
     pub version: String,
     /// What it does.
     pub state: EnvironmentState,
+    /// Whether it is stopped until its next call.
+    pub frozen: bool,
     /// Milliseconds since it was started.
     pub age_ms: u64,
     /// Configured memory, MiB.
@@ -83,6 +85,7 @@ pub(crate) struct Card {
     pub(crate) state: AtomicU8,
     pub(crate) served: AtomicU64,
     pub(crate) init_us: AtomicU64,
+    pub(crate) frozen: AtomicBool,
 }
 
 impl Card {
@@ -103,6 +106,7 @@ impl Card {
             function: self.version.function.clone(),
             version: self.version.version.clone(),
             state,
+            frozen: self.frozen.load(Ordering::Relaxed),
             age_ms: now_us.saturating_sub(self.born_us) / 1_000,
             memory_mb: self.version.memory_mb,
             memory_bytes: self.control.upgrade().map_or(0, |control| control.held().memory_bytes),
@@ -335,6 +339,19 @@ impl Fleet {
         (due, look_at_us.min(book.look_at_us().unwrap_or(u64::MAX)))
     }
 
+    /// Freezes idle environments that could run although nobody calls them. Answers when to look again: monotonic
+    /// microseconds.
+    pub(crate) fn frost(&self, now_us: u64) -> u64 {
+        let (mut freezings, mut look_at_us) = (Vec::new(), u64::MAX);
+        for pool in self.pools.lock().values().flatten() {
+            let (of_pool, next_us) = pool.frost(now_us);
+            freezings.extend(of_pool);
+            look_at_us = look_at_us.min(next_us);
+        }
+        freezings.into_iter().for_each(|freeze| freeze());
+        look_at_us
+    }
+
     /// Versions that are to have environments always, and whose content has no pool yet.
     fn floors_without_pool(&self) -> Vec<Key> {
         let pools = self.pools.lock();
@@ -386,6 +403,25 @@ impl Fleet {
     pub(crate) fn forget(&self, key: &Key) {
         self.floors.lock().remove(key);
         drop(self.book.lock().take(key));
+    }
+
+    /// Pools that keep an environment idle.
+    pub(crate) fn pools_with_idle(&self) -> Vec<Arc<Pool>> {
+        self.pools.lock().values().flatten().filter(|pool| pool.has_idle()).cloned().collect()
+    }
+
+    /// Takes the pool of a version that is gone out of use: idle environments end now, the others after their call.
+    pub(crate) fn remove(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools.lock();
+        if let Some(of_function) = pools.get_mut(&pool.version.function) {
+            of_function.retain(|other| !Arc::ptr_eq(other, pool));
+            if of_function.is_empty() {
+                pools.remove(&pool.version.function);
+            }
+        }
+        drop(pools);
+        drop(pool.retire());
+        self.forget(&key_of(&pool.version));
     }
 
     /// Takes every pool out of use: idle environments end now, the others after their call.

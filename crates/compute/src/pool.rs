@@ -13,9 +13,11 @@
 //!   3. A leased environment returns only if its call says that it is sound; in every other case it ends.
 //!   4. A retired pool keeps no environment idle; calls that wait are still served.
 //!
-//! How many environments there should be without a waiting call is in `tend`, and how many always in `floor`.
+//! How many environments there should be without a waiting call is in `tend`, and how many always in `floor`; what idle
+//! ones may do is in `frost`.
 
 mod floor;
+mod frost;
 mod tend;
 
 use std::collections::VecDeque;
@@ -34,6 +36,8 @@ use crate::fleet::EnvironmentState;
 use crate::keepalive::Habits;
 use crate::start::{self, FailedStart, Purpose, StartEnd};
 pub(crate) use floor::FloorPlace;
+pub(crate) use frost::Freezing;
+use frost::Watch;
 
 /// What a waiting call gets.
 pub(crate) enum Ready {
@@ -75,6 +79,8 @@ struct State {
     /// When an environment was last given back: monotonic microseconds.
     freed_us: u64,
     floor: floor::Floor,
+    /// When an idle environment is to be looked at that may have to be frozen: monotonic microseconds.
+    frost_at_us: u64,
 }
 
 /// A call that waits for an environment.
@@ -90,6 +96,7 @@ pub(crate) struct Idle {
     since_us: u64,
     /// The price of room when it became idle (`Fleet::evict_one`).
     price: u64,
+    watch: Watch,
 }
 
 impl Pool {
@@ -166,14 +173,14 @@ impl Pool {
     /// Gives idle environments to the calls that wait: while there are processors for them, or one in any case.
     fn lend_idle(self: &Arc<Self>, core: &Arc<Core>, state: &mut State, mut in_any_case: bool) {
         while !state.waiters.is_empty() && (in_any_case || !state.is_crowded(core)) {
-            let Some(Idle { environment, since_us, price }) = state.take_for_call() else { return };
+            let Some(Idle { environment, since_us, price, watch }) = state.take_for_call() else { return };
             let mut ready = Some(Ready::Environment(Lease::new(core, self, environment)));
             while let Some(offered) = ready.take() {
                 match state.waiters.pop_front() {
                     Some(waiter) => ready = waiter.sender.send(offered).err(),
                     None => {
                         let environment = offered.into_environment();
-                        state.idle.extend(environment.map(|environment| Idle { environment, since_us, price }));
+                        state.idle.extend(environment.map(|environment| Idle { environment, since_us, price, watch }));
                         return;
                     }
                 }
@@ -279,7 +286,10 @@ impl Pool {
             if let Some(mut environment) = kept.take_if(|_| stays) {
                 environment.rest();
                 environment.card().set(EnvironmentState::Idle);
-                state.idle.push(Idle { environment, since_us: now_us, price: core.fleet.price() });
+                let watch =
+                    if environment.is_frozen() { Watch::NEVER } else { Watch::from(now_us, core.frost_after()) };
+                let watch = state.watch(watch);
+                state.idle.push(Idle { environment, since_us: now_us, price: core.fleet.price(), watch });
                 state.look_at_us = now_us;
             }
             self.lend_idle(core, &mut state, false);
@@ -330,6 +340,11 @@ impl Pool {
         let mut state = self.state.lock();
         state.retired = true;
         std::mem::take(&mut state.idle)
+    }
+
+    /// Whether an environment waits for a call.
+    pub(crate) fn has_idle(&self) -> bool {
+        !self.state.lock().idle.is_empty()
     }
 
     /// Whether nothing runs, starts, waits or idles here.

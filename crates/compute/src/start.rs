@@ -6,7 +6,7 @@
 //!   2. A guest whose init failed never serves a call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::code_cache::Place;
 use crate::config::GuestIdentity;
 use crate::container_credentials::{self, Document, Lasting};
 use crate::engine::Core;
-use crate::environment::{Environment, Guest, Keeper, exit_of};
+use crate::environment::{Before, Environment, Guest, Keeper, exit_of};
 use crate::faults::{Fault, error_type_of};
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
@@ -362,8 +362,7 @@ struct Starting<'a> {
     order: Order,
     /// Whether it goes on from a snapshot.
     restore: bool,
-    /// Processor time that was used before the guest was anybody's.
-    cpu_before: Duration,
+    before: Before,
 }
 
 impl<'a> Starting<'a> {
@@ -388,8 +387,10 @@ impl<'a> Starting<'a> {
             state: AtomicU8::new(EnvironmentState::Starting as u8),
             served: AtomicU64::new(0),
             init_us: AtomicU64::new(0),
+            frozen: AtomicBool::new(false),
         });
         core.fleet.enter(card.clone());
+        let before = Before { cpu, tasks: control.held().tasks.max(1) };
         let identity = GuestIdentity {
             account: version.function.account.clone(),
             region: version.function.region.clone(),
@@ -426,7 +427,7 @@ impl<'a> Starting<'a> {
             }
             _ => Guest::Frames(frames),
         };
-        Self { core, version, output, control, card, gone, guest, order, restore, cpu_before: cpu }
+        Self { core, version, output, control, card, gone, guest, order, restore, before }
     }
 
     /// Runs the guest's init. The processor quota, if there is one, holds from its end on, at the latest from the cap of
@@ -474,7 +475,7 @@ impl<'a> Starting<'a> {
 
     /// The environment. `own_us`: how long the guest itself took.
     fn initialised(self, init_us: u64, own_us: u64) -> Environment {
-        let Self { core, version, output, control, card, gone, guest, cpu_before, restore, .. } = self;
+        let Self { core, version, output, control, card, gone, guest, before, restore, .. } = self;
         core.code_caches.want(core, version);
         card.init_us.store(init_us, Ordering::Relaxed);
         let beginning = if restore {
@@ -485,6 +486,6 @@ impl<'a> Starting<'a> {
             core.ready.learn(core, version, Duration::from_micros(init_us));
             Beginning::Init { us: init_us }
         };
-        Environment::new(guest, output, control, card, gone, cpu_before, beginning)
+        Environment::new(guest, output, control, card, gone, before, beginning)
     }
 }

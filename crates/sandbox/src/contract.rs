@@ -117,8 +117,17 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// used already cannot be taken away.
     async fn assign(&self, assignment: &Assignment) -> Result<(), Error>;
 
-    /// Kills every process of the sandbox. Returns at once; `wait` tells when it is gone.
+    /// Kills every process of the sandbox, frozen or not. Returns at once; `wait` tells when it is gone.
     fn kill(&self);
+
+    /// Has every process of the sandbox stop until `thaw`: returns what does it, which waits for the kernel and is to be
+    /// called without locks. A `thaw` that comes first wins. Does nothing where the host cannot (`Backend::freezes`). A
+    /// frozen sandbox can be measured and killed; the end of a guest that was killed otherwise may be told only after
+    /// `thaw`.
+    fn freeze(&self) -> Box<dyn FnOnce() + Send>;
+
+    /// Undoes `freeze`, also one that is only on its way. When it returns, the sandbox runs, or is about to.
+    fn thaw(&self);
 
     /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.
     async fn wait(&self) -> Exit;
@@ -213,4 +222,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Which walls stand on this host.
     fn walls(&self) -> Vec<Wall>;
+
+    /// Whether sandboxes can be frozen on this host.
+    fn freezes(&self) -> bool;
 }

@@ -19,17 +19,24 @@ pub fn run(options: &cli::Doctor) -> Result<()> {
     let seen = inspect(&data);
     // Whatever was seen, the folder goes; what is left of a failed removal is an empty folder in a temporary place.
     let _ = std::fs::remove_dir_all(&folder);
-    let (walls, interpreters) = seen?;
+    let Seen { walls, freezes, interpreters } = seen?;
     if options.json {
         let soft = walls.iter().filter(|wall| wall.state != WallState::Hard).count();
-        cli::print_data(&json!({"walls": walls, "interpreters": interpreters, "substitutions": substitutions(&interpreters), "softOrMissing": soft}).to_string());
+        cli::print_data(&json!({"walls": walls, "interpreters": interpreters, "substitutions": substitutions(&interpreters), "freezes": freezes, "softOrMissing": soft}).to_string());
         return Ok(());
     }
-    show(&walls, &interpreters);
+    show(&walls, freezes, &interpreters);
     Ok(())
 }
 
-fn inspect(data: &DataDir) -> Result<(Vec<Wall>, Interpreters)> {
+/// What was found.
+struct Seen {
+    walls: Vec<Wall>,
+    freezes: bool,
+    interpreters: Interpreters,
+}
+
+fn inspect(data: &DataDir) -> Result<Seen> {
     data.write_runtimes()?;
     let interpreters = crate::interpreters::find();
     let mut config =
@@ -40,7 +47,7 @@ fn inspect(data: &DataDir) -> Result<(Vec<Wall>, Interpreters)> {
         .ok()
         .and_then(|folder| folder.ancestors().find(|above| above.is_dir()).map(Path::to_owned));
     let spawner = launch_spawner(&config)?;
-    Ok((spawner.walls(), interpreters))
+    Ok(Seen { walls: spawner.walls(), freezes: spawner.freezes(), interpreters })
 }
 
 /// The managed runtimes that another version than the one asked for serves.
@@ -49,7 +56,7 @@ fn substitutions(interpreters: &Interpreters) -> Vec<String> {
     runtimes.filter_map(|runtime| interpreter::substitution(interpreters, &runtime)).collect()
 }
 
-fn show(walls: &[Wall], interpreters: &Interpreters) {
+fn show(walls: &[Wall], freezes: bool, interpreters: &Interpreters) {
     let state = |wall: &Wall| match wall.state {
         WallState::Hard => "hard",
         WallState::Soft => "soft",
@@ -86,6 +93,12 @@ fn show(walls: &[Wall], interpreters: &Interpreters) {
     if !substitutions.is_empty() {
         cli::print_data("");
     }
+    cli::print_data(if freezes {
+        "Idle environments that could run are frozen between calls (cgroup v2)."
+    } else {
+        "Idle environments are not frozen here: threads and programs that functions leave behind run on between calls. \
+         That needs cgroup v2, as root or with Delegate=yes."
+    });
     cli::print_data(
         "Policies of roles are stored and not enforced yet: a function may do in its account whatever the services offer.",
     );

@@ -291,6 +291,9 @@ fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
 
 fn set_limits(config: &mut EngineConfig, serve: &Serve) {
     config.keep_alive = serve.keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
+    if serve.no_freeze {
+        config.freeze_after = None;
+    }
     if let Some(concurrency) = serve.account_concurrency {
         config.limit_accounts(concurrency);
     }

@@ -39,7 +39,7 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
             vec![
                 text(row, "function"),
                 text(row, "version"),
-                text(row, "state"),
+                if row["frozen"] == true { "frozen".into() } else { text(row, "state") },
                 text(row, "calls"),
                 format!("{memory} MB"),
                 format!("{age} s"),

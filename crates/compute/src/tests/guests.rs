@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,6 +36,8 @@ pub(crate) struct Guests {
     pub(crate) boot: Duration,
     /// Whether the host has a Python.
     pub(crate) python: bool,
+    /// Whether the host can freeze.
+    freezing: bool,
     /// The address of the last Runtime API listener.
     pub(crate) runtime_api: Mutex<Option<std::net::SocketAddr>>,
     /// Calls that each request id was seen in.
@@ -63,6 +65,7 @@ impl Guests {
     fn with(boot: Duration, python: bool) -> Self {
         Self {
             python,
+            freezing: true,
             started: AtomicUsize::new(0),
             alive: Arc::default(),
             specs: Mutex::default(),
@@ -73,6 +76,30 @@ impl Guests {
             mute_compiler: Arc::default(),
             controls: Mutex::default(),
         }
+    }
+
+    pub(crate) fn unfreezable() -> Arc<Self> {
+        Arc::new(Self { freezing: false, ..Self::with(Duration::ZERO, true) })
+    }
+
+    /// Has every guest use processor time, whether it is called or not.
+    pub(crate) fn burn(&self, time: Duration) {
+        self.controls.lock().iter().for_each(|control| control.usage.lock().cpu += time);
+    }
+
+    /// Has every guest consist of so many threads.
+    pub(crate) fn set_tasks(&self, tasks: u32) {
+        self.controls.lock().iter().for_each(|control| control.tasks.store(tasks, Ordering::SeqCst));
+    }
+
+    /// Guests that are frozen now.
+    pub(crate) fn frozen(&self) -> usize {
+        self.controls.lock().iter().filter(|control| *control.frozen.borrow()).count()
+    }
+
+    /// How often guests were frozen.
+    pub(crate) fn freezes(&self) -> usize {
+        self.controls.lock().iter().map(|control| control.freezes.load(Ordering::SeqCst)).sum()
     }
 
     pub(crate) fn started(&self) -> usize {
@@ -123,6 +150,9 @@ pub(crate) struct FakeControl {
     id: u64,
     assigned: AtomicBool,
     exit: watch::Sender<Option<Exit>>,
+    frozen: watch::Sender<bool>,
+    freezes: AtomicUsize,
+    tasks: AtomicU32,
     usage: Mutex<Usage>,
     alive: Arc<AtomicUsize>,
 }
@@ -166,12 +196,22 @@ impl Control for FakeControl {
 
     fn settle(&self) {}
 
+    fn freeze(&self) -> Box<dyn FnOnce() + Send> {
+        self.frozen.send_replace(true);
+        self.freezes.fetch_add(1, Ordering::SeqCst);
+        Box::new(|| {})
+    }
+
+    fn thaw(&self) {
+        self.frozen.send_replace(false);
+    }
+
     fn usage(&self) -> Usage {
         *self.usage.lock()
     }
 
     fn held(&self) -> Held {
-        Held::default()
+        Held { tasks: self.tasks.load(Ordering::SeqCst), ..Held::default() }
     }
 }
 
@@ -198,6 +238,9 @@ impl Backend for Guests {
             id: number as u64 + 1,
             assigned: AtomicBool::new(false),
             exit: watch::Sender::new(None),
+            frozen: watch::Sender::new(false),
+            freezes: AtomicUsize::new(0),
+            tasks: AtomicU32::new(1),
             usage: Mutex::new(Usage { memory_peak_bytes: 10 << 20, ..Usage::default() }),
             alive: self.alive.clone(),
         });
@@ -250,6 +293,10 @@ impl Backend for Guests {
 
     fn walls(&self) -> Vec<Wall> {
         Vec::new()
+    }
+
+    fn freezes(&self) -> bool {
+        self.freezing
     }
 }
 
@@ -323,6 +370,8 @@ impl FakeGuest {
         self.say(kind::READY, &[]).await;
         loop {
             let (kind, mut body) = self.frame().await;
+            let mut frozen = self.control.frozen.subscribe();
+            frozen.wait_for(|frozen| !*frozen).await.unwrap();
             assert_eq!(kind, kind::INVOKE);
             let length = body.get_u32_le() as usize;
             let meta: serde_json::Value = serde_json::from_slice(&body.split_to(length)).unwrap();

@@ -28,6 +28,21 @@ async fn a_function_that_is_not_called_again_costs_nothing_soon() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn environments_of_a_deleted_function_end() {
+    let world = World::new();
+    for name in ["gone", "stays"] {
+        world.deploy(name, "echo", |_| {});
+        world.call(name, "1").await.unwrap();
+    }
+    world.catalog.versions.lock().retain(|function, _| function.name.as_str() != "gone");
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!((world.guests.alive(), world.engine.pools()), (1, 1));
+    world.deploy("gone", "echo", |_| {});
+    world.call("gone", "1").await.unwrap();
+    assert_eq!((world.guests.alive(), world.engine.pools()), (2, 2), "one that comes after it is another");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_timer_finds_an_environment_that_was_not_there_in_between() {
     let world = world();
     world.deploy("f", "echo", |_| {});

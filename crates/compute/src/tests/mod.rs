@@ -8,6 +8,7 @@ mod custom_runtimes;
 mod events;
 pub(crate) mod fixtures;
 mod floors;
+mod frost;
 mod guests;
 mod habits;
 mod invoking;

@@ -52,6 +52,8 @@ struct Shared {
     socket: AsyncFd<OwnedFd>,
     /// The host's `/proc`, for sandboxes without a cgroup.
     proc: OwnedFd,
+    /// Whether sandboxes can be frozen.
+    freezes: bool,
     next_token: AtomicU64,
     state: Mutex<State>,
     /// Set when the spawner is gone.
@@ -64,6 +66,8 @@ struct State {
     starting: HashMap<u64, oneshot::Sender<Result<Parts, Failure>>>,
     assigning: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
     running: HashMap<u64, watch::Sender<Option<Exit>>>,
+    /// Of sandboxes whose freezer was asked for and has not come.
+    freezers: HashMap<u64, Arc<Freezer>>,
 }
 
 /// What the spawner gives of a new sandbox.
@@ -98,6 +102,7 @@ impl ProcessBackend {
         let shared = Arc::new(Shared {
             socket: watched?,
             proc: std::fs::File::open("/proc")?.into(),
+            freezes: handle.freezes,
             next_token: AtomicU64::new(1),
             state: Mutex::default(),
             ended: Arc::default(),
@@ -247,6 +252,10 @@ impl Backend for ProcessBackend {
     fn walls(&self) -> Vec<Wall> {
         self.walls.iter().map(FoundWall::public).collect()
     }
+
+    fn freezes(&self) -> bool {
+        self.shared.freezes
+    }
 }
 
 /// Forgets a start that is no longer waited for.
@@ -339,6 +348,7 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
                 peak: AtomicU64::new(0),
                 ceiling: AtomicU64::new(u64::MAX),
                 exit,
+                freezer: Arc::default(),
             });
             let tmp_in_group = features & feature::TMP_IN_GROUP != 0;
             let waiter = {
@@ -372,8 +382,19 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
                 let _ = waiter.send(Ok(()));
             }
         }
+        Reply::Freezer { id } => {
+            let freezer = shared.state.lock().freezers.remove(&id);
+            if let Some(freezer) = freezer {
+                freezer.0.lock().file = fds.pop();
+                freezer.apply();
+            }
+        }
         Reply::Exited { id, status, out_of_memory, cpu_ns, peak_bytes } => {
-            let sender = shared.state.lock().running.remove(&id);
+            let sender = {
+                let mut state = shared.state.lock();
+                state.freezers.remove(&id);
+                state.running.remove(&id)
+            };
             if let Some(sender) = sender {
                 let status = ExitStatus::from_raw(status);
                 let usage = Usage { cpu: Duration::from_nanos(cpu_ns), memory_peak_bytes: peak_bytes };
@@ -396,6 +417,7 @@ struct ProcessControl {
     /// What the group counts beyond this is its `/tmp`.
     ceiling: AtomicU64,
     exit: watch::Receiver<Option<Exit>>,
+    freezer: Arc<Freezer>,
 }
 
 impl fmt::Debug for ProcessControl {
@@ -415,6 +437,41 @@ impl Drop for ProcessControl {
         if self.exit.borrow().is_none() {
             self.shared.send_soon(Request::Kill(self.id));
         }
+    }
+}
+
+/// Freezes and thaws one sandbox. The file that does it is asked for when it is first needed.
+#[derive(Default)]
+struct Freezer(Mutex<FreezerState>);
+
+#[derive(Default)]
+struct FreezerState {
+    /// What was wanted last, and what was done last.
+    wanted: bool,
+    done: bool,
+    /// Whether `file` was asked for.
+    asked: bool,
+    file: Option<OwnedFd>,
+}
+
+impl Freezer {
+    /// Does what is wanted by now, if that can be done. One after another: what was wanted last stays.
+    fn apply(&self) {
+        let mut state = self.0.lock();
+        if let FreezerState { wanted, done, file: Some(file), .. } = &mut *state
+            && *wanted != *done
+        {
+            // A group that is gone needs neither.
+            let _ = rustix::io::write(file, if *wanted { b"1" } else { b"0" });
+            *done = *wanted;
+        }
+    }
+
+    /// Sets what is wanted. True where the file is to be asked for.
+    fn want(&self, frozen: bool) -> bool {
+        let mut state = self.0.lock();
+        state.wanted = frozen;
+        frozen && !std::mem::replace(&mut state.asked, true)
     }
 }
 
@@ -461,6 +518,27 @@ impl Control for ProcessControl {
 
     fn kill(&self) {
         self.shared.send_soon(Request::Kill(self.id));
+    }
+
+    fn freeze(&self) -> Box<dyn FnOnce() + Send> {
+        if !self.shared.freezes || self.exit.borrow().is_some() {
+            return Box::new(|| {});
+        }
+        let asks = self.freezer.want(true);
+        let (shared, freezer, id) = (Arc::clone(&self.shared), Arc::clone(&self.freezer), self.id);
+        Box::new(move || {
+            if asks {
+                shared.state.lock().freezers.insert(id, freezer);
+                shared.send_soon(Request::Freezer(id));
+            } else {
+                freezer.apply();
+            }
+        })
+    }
+
+    fn thaw(&self) {
+        self.freezer.want(false);
+        self.freezer.apply();
     }
 
     async fn wait(&self) -> Exit {

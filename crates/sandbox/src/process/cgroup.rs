@@ -1,4 +1,5 @@
-//! Control groups: memory, processes and processor weight of each sandbox, in v2 or v1.
+//! Control groups: memory, processes and processor weight of each sandbox, in v2 or v1; and freezing, in v2 alone: what
+//! the freezer of v1 holds cannot be killed, and would outlive a platform that was.
 //!
 //! All groups of one spawner lie in one folder `dunlin-<boot id>-<pid>-<start time>` of each hierarchy, which it makes
 //! at start and removes at the end; folders of spawners that no longer live are removed at start.
@@ -10,7 +11,7 @@
 //! Start reading at `Groups::find`.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -40,6 +41,9 @@ struct Hierarchy {
 pub(crate) struct Groups {
     unified: bool,
     hierarchies: Vec<Hierarchy>,
+    /// Beside hierarchies of v1: one of v2, for freezing alone. A sandbox has a group in it only from when it is first to
+    /// be frozen, as to move a process costs an RCU grace period.
+    freezers: Option<Hierarchy>,
     name: String,
 }
 
@@ -48,6 +52,8 @@ pub(crate) struct Groups {
 pub(crate) struct Group {
     name: String,
     folders: Vec<OwnedFd>,
+    /// Its group among `Groups::freezers`.
+    freezer: Option<OwnedFd>,
 }
 
 /// A file to enter a group by.
@@ -87,6 +93,9 @@ impl Counts {
 }
 
 const PREFIX: &str = "dunlin-";
+const FREEZE: &str = "cgroup.freeze";
+/// How often the processes of a sandbox are looked at until all of them are in its freezer.
+const MOVE_ROUNDS: usize = 16;
 
 /// One line of `/proc/self/mountinfo` about a cgroup hierarchy.
 struct Mounted {
@@ -154,15 +163,19 @@ impl Groups {
         let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         for mount in mounts.iter().filter(|mount| mount.unified) {
             if let Some(hierarchy) = Self::unified(mount, &membership, &name, server) {
-                return Self { unified: true, hierarchies: vec![hierarchy], name };
+                return Self { unified: true, hierarchies: vec![hierarchy], freezers: None, name };
             }
         }
+        let freezers = mounts.iter().filter(|mount| mount.unified).find_map(|mount| {
+            let made = Self::folder(own_folder(mount, &membership)?, &name, Powers::default())?;
+            can_freeze(&made.folder).then_some(made)
+        });
         let hierarchies = mounts
             .iter()
             .filter(|mount| !mount.unified)
             .filter_map(|mount| Self::legacy(mount, &membership, &name))
             .collect();
-        Self { unified: false, hierarchies, name }
+        Self { unified: false, hierarchies, freezers, name }
     }
 
     fn unified(mount: &Mounted, membership: &str, name: &str, server: i32) -> Option<Hierarchy> {
@@ -208,12 +221,57 @@ impl Groups {
         if powers == Powers::default() && !accounting {
             return None;
         }
-        let parent = own_folder(mount, membership)?;
+        Self::folder(own_folder(mount, membership)?, name, powers)
+    }
+
+    /// Makes the folder below `parent`.
+    fn folder(parent: PathBuf, name: &str, powers: Powers) -> Option<Hierarchy> {
         remove_stale(&parent);
         let path = parent.join(name);
         fs::create_dir(&path).ok()?;
         let folder = open_folder(&path)?;
         Some(Hierarchy { path: parent, folder, powers })
+    }
+
+    /// Whether sandboxes can be frozen.
+    pub(crate) fn freezes(&self) -> bool {
+        let unified = self.hierarchies.first().filter(|_| self.unified);
+        unified.or(self.freezers.as_ref()).is_some_and(|hierarchy| can_freeze(&hierarchy.folder))
+    }
+
+    /// The file that freezes a sandbox: "1" stops all its processes, "0" lets them go on. `first` is its first process,
+    /// which goes on in a mixed setup, where it can be told from the others.
+    pub(crate) fn freezer(&self, group: &mut Group, first: i32) -> io::Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        if self.unified {
+            let folder = group.folders.first().ok_or(io::ErrorKind::Unsupported)?;
+            return Ok(rustix::fs::openat(folder, FREEZE, flags, Mode::empty())?);
+        }
+        if group.freezer.is_none() {
+            let freezers = self.freezers.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+            group.freezer = Some(make_folder(freezers, &group.name)?);
+        }
+        let folder = group.freezer.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        self.move_all(group, folder, first)?;
+        Ok(rustix::fs::openat(folder, FREEZE, flags, Mode::empty())?)
+    }
+
+    /// Moves every process but the first into a folder. What they fork meanwhile is seen in another round, or was forked
+    /// there already.
+    fn move_all(&self, group: &Group, folder: &OwnedFd, first: i32) -> io::Result<()> {
+        for _ in 0..MOVE_ROUNDS {
+            let there = processes(folder)?;
+            let all = processes(group.folders.first().ok_or(io::ErrorKind::Unsupported)?)?;
+            let mut left = all.iter().filter(|pid| **pid != first && !there.contains(pid)).peekable();
+            if left.peek().is_none() {
+                return Ok(());
+            }
+            for pid in left {
+                // One that has ended meanwhile needs no moving.
+                let _ = write_at(folder, "cgroup.procs", &pid.to_string());
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
     }
 
     /// Which limits stand.
@@ -232,19 +290,13 @@ impl Groups {
 
     /// Makes a sandbox's groups with their limits.
     pub(crate) fn create(&self, id: u64, limits: Limits) -> io::Result<Group> {
-        let mut group = Group { name: id.to_string(), folders: Vec::new() };
+        let mut group = Group { name: id.to_string(), folders: Vec::new(), freezer: None };
         for hierarchy in &self.hierarchies {
-            let made = rustix::fs::mkdirat(&hierarchy.folder, &group.name, Mode::from_raw_mode(0o755))
-                .and_then(|()| {
-                    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-                    rustix::fs::openat(&hierarchy.folder, &group.name, flags, Mode::empty())
-                })
-                .map_err(io::Error::from)
-                .and_then(|folder| {
-                    let limited = self.limit(hierarchy, &folder, limits);
-                    group.folders.push(folder);
-                    limited
-                });
+            let made = make_folder(hierarchy, &group.name).and_then(|folder| {
+                let limited = self.limit(hierarchy, &folder, limits);
+                group.folders.push(folder);
+                limited
+            });
             if let Err(error) = made {
                 self.remove(&group);
                 return Err(error);
@@ -383,7 +435,8 @@ impl Groups {
 
     /// Removes a sandbox's groups. False while the kernel still holds one; try again later.
     pub(crate) fn remove(&self, group: &Group) -> bool {
-        self.hierarchies.iter().fold(true, |gone, hierarchy| {
+        let freezers = self.freezers.iter().filter(|_| group.freezer.is_some());
+        self.hierarchies.iter().chain(freezers).fold(true, |gone, hierarchy| {
             let removed = rustix::fs::unlinkat(&hierarchy.folder, &group.name, rustix::fs::AtFlags::REMOVEDIR);
             gone & matches!(removed, Ok(()) | Err(rustix::io::Errno::NOENT))
         })
@@ -391,7 +444,8 @@ impl Groups {
 
     /// Opens the parents, for `Remains`, while their paths can still be reached.
     pub(crate) fn remains(&self) -> Remains {
-        let parents = self.hierarchies.iter().filter_map(|hierarchy| open_folder(&hierarchy.path)).collect();
+        let all = self.hierarchies.iter().chain(&self.freezers);
+        let parents = all.filter_map(|hierarchy| open_folder(&hierarchy.path)).collect();
         Remains { parents, name: self.name.clone() }
     }
 }
@@ -458,6 +512,25 @@ fn cpu_quota_us(memory_bytes: u64) -> u64 {
 /// Processor weight of a memory size: 1,769 MiB make one processor in Lambda, 100 is the kernel's default weight.
 fn cpu_weight(memory_bytes: u64) -> u64 {
     ((memory_bytes >> 20) * 100 / 1769).max(1)
+}
+
+fn can_freeze(folder: &OwnedFd) -> bool {
+    rustix::fs::accessat(folder, FREEZE, rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::empty()).is_ok()
+}
+
+/// Makes a sandbox's folder in a hierarchy.
+fn make_folder(hierarchy: &Hierarchy, name: &str) -> io::Result<OwnedFd> {
+    rustix::fs::mkdirat(&hierarchy.folder, name, Mode::from_raw_mode(0o755))?;
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(&hierarchy.folder, name, flags, Mode::empty())?)
+}
+
+/// The processes in a group.
+fn processes(folder: &OwnedFd) -> io::Result<Vec<i32>> {
+    let file = rustix::fs::openat(folder, "cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    File::from(file).read_to_string(&mut text)?;
+    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
 }
 
 fn open_folder(path: &Path) -> Option<OwnedFd> {

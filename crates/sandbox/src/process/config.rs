@@ -143,5 +143,7 @@ impl FoundWall {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) walls: Vec<FoundWall>,
+    /// Whether sandboxes can be frozen.
+    pub(crate) freezes: bool,
     pub(crate) error: Option<String>,
 }

@@ -39,6 +39,7 @@ pub enum LaunchError {
 pub struct SpawnerHandle {
     pub(crate) socket: OwnedFd,
     pub(crate) walls: Vec<FoundWall>,
+    pub(crate) freezes: bool,
     /// Of the interpreters, for messages.
     pub(crate) binaries: Vec<PathBuf>,
     child: Child,
@@ -48,6 +49,11 @@ impl SpawnerHandle {
     /// Which walls stand on this host.
     pub fn walls(&self) -> Vec<Wall> {
         self.walls.iter().map(FoundWall::public).collect()
+    }
+
+    /// Whether sandboxes can be frozen on this host.
+    pub fn freezes(&self) -> bool {
+        self.freezes
     }
 
     /// The spawner's process id.
@@ -91,7 +97,7 @@ pub fn launch_spawner(config: &SpawnerConfig) -> Result<SpawnerHandle, LaunchErr
     let child =
         Command::new(program).arg("__spawner").env_clear().stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
     let binaries = config.interpreters.iter().map(|interpreter| interpreter.binary.clone()).collect();
-    let mut handle = SpawnerHandle { socket, walls: Vec::new(), binaries, child };
+    let mut handle = SpawnerHandle { socket, walls: Vec::new(), freezes: false, binaries, child };
     let message = serde_json::to_vec(config).map_err(io::Error::from)?;
     protocol::send(&handle.socket, &message, &[])?;
     let timeout = rustix::net::sockopt::Timeout::Recv;
@@ -107,6 +113,7 @@ pub fn launch_spawner(config: &SpawnerConfig) -> Result<SpawnerHandle, LaunchErr
         Some(error) => Err(LaunchError::Refused(error)),
         None => {
             handle.walls = report.walls;
+            handle.freezes = report.freezes;
             Ok(handle)
         }
     }

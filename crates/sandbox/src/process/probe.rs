@@ -67,7 +67,7 @@ pub(crate) fn probe(maker: &mut Maker, config: &SpawnerConfig) -> Report {
             Err(fault) => {
                 let Some(kind) = go_without(maker, &fault) else {
                     let error = format!("no sandbox can be made on this host: {}", explain(&fault));
-                    return Report { walls: Vec::new(), error: Some(error) };
+                    return Report { walls: Vec::new(), freezes: false, error: Some(error) };
                 };
                 lost.push((kind, explain(&fault)));
             }
@@ -79,7 +79,7 @@ pub(crate) fn probe(maker: &mut Maker, config: &SpawnerConfig) -> Report {
     let error = missing
         .first()
         .map(|wall| format!("the wall \"{}\" is required and does not stand hard: {}", wall.kind.name(), wall.detail));
-    Report { walls, error }
+    Report { walls, freezes: maker.groups.freezes(), error }
 }
 
 /// Leaves out the wall that a failed step belongs to, if it stands and can be spared.

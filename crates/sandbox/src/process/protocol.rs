@@ -84,12 +84,15 @@ pub(crate) enum Request {
     Kill(u64),
     /// The start of the sandbox with this id is over: hold it to its processor share.
     Settle(u64),
+    /// Make what is needed to freeze the sandbox with this id.
+    Freezer(u64),
 }
 
 const START: u32 = 1;
 const KILL: u32 = 2;
 const ASSIGN: u32 = 3;
 const SETTLE: u32 = 4;
+const FREEZER: u32 = 5;
 
 fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
     buffer[at..at + bytes.len()].copy_from_slice(bytes);
@@ -158,8 +161,12 @@ impl Request {
     pub(crate) fn encode(&self) -> [u8; REQUEST_BYTES] {
         let mut buffer = [0; REQUEST_BYTES];
         match self {
-            Self::Kill(id) | Self::Settle(id) => {
-                let kind = if matches!(self, Self::Kill(_)) { KILL } else { SETTLE };
+            Self::Kill(id) | Self::Settle(id) | Self::Freezer(id) => {
+                let kind = match self {
+                    Self::Kill(_) => KILL,
+                    Self::Settle(_) => SETTLE,
+                    _ => FREEZER,
+                };
                 put(&mut buffer, AT_KIND, &kind.to_le_bytes());
                 put(&mut buffer, AT_SUBJECT, &id.to_le_bytes());
             }
@@ -199,6 +206,7 @@ impl Request {
         match u32_at(packet, AT_KIND) {
             KILL => Some(Self::Kill(u64_at(packet, AT_SUBJECT))),
             SETTLE => Some(Self::Settle(u64_at(packet, AT_SUBJECT))),
+            FREEZER => Some(Self::Freezer(u64_at(packet, AT_SUBJECT))),
             START => Self::decode_start(packet).map(Self::Start),
             ASSIGN => {
                 let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
@@ -333,6 +341,8 @@ pub(crate) enum Reply {
     Failed { token: u64, step: u32, errno: i32 },
     /// A sandbox has what the assignment with this token asked for. A failed one is `Failed`.
     Assigned { token: u64 },
+    /// Answers `Request::Freezer`. Beside it, where it could be made: the file that freezes the sandbox with this id.
+    Freezer { id: u64 },
     /// A sandbox has ended and everything of it is removed. `status` is wait(2)'s.
     Exited { id: u64, status: i32, out_of_memory: bool, cpu_ns: u64, peak_bytes: u64 },
 }
@@ -370,6 +380,7 @@ impl Reply {
                 words[..6].copy_from_slice(&[3, id, status as u64, u64::from(out_of_memory), cpu_ns, peak_bytes]);
             }
             Self::Assigned { token } => words[..2].copy_from_slice(&[4, token]),
+            Self::Freezer { id } => words[..2].copy_from_slice(&[5, id]),
         }
         for (index, word) in words.iter().enumerate() {
             put(&mut buffer, index * 8, &word.to_le_bytes());
@@ -401,6 +412,7 @@ impl Reply {
                 peak_bytes: word(5),
             }),
             4 => Some(Self::Assigned { token: word(1) }),
+            5 => Some(Self::Freezer { id: word(1) }),
             _ => None,
         }
     }
@@ -457,7 +469,8 @@ mod tests {
 
     #[test]
     fn requests_read_back() {
-        let mut requests = vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5)];
+        let mut requests =
+            vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5), Request::Freezer(6)];
         for guest in [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }] {
             requests.push(Request::Start(StartRequest { guest, code: None, ..start() }));
         }
@@ -473,6 +486,7 @@ mod tests {
     fn replies_read_back() {
         for reply in [
             Reply::Started { token: 1, id: 2, pid: 3, listeners: 4, meters: 4, features: 1 },
+            Reply::Freezer { id: 9 },
             Reply::Failed { token: 9, step: Step::Code as u32, errno: 2 },
             Reply::Exited { id: 1, status: 9, out_of_memory: true, cpu_ns: 5, peak_bytes: 6 },
             Reply::Assigned { token: 4 },

@@ -126,7 +126,7 @@ fn run() -> io::Result<()> {
     let (maker, report, remains) = match prepare(&config) {
         Ok(ready) => ready,
         Err(error) => {
-            let report = Report { walls: Vec::new(), error: Some(error) };
+            let report = Report { walls: Vec::new(), freezes: false, error: Some(error) };
             return protocol::send(&control, &serde_json::to_vec(&report)?, &[]);
         }
     };
@@ -299,6 +299,7 @@ impl Spawner {
         match Request::decode(packet.get(..length).unwrap_or(&packet)) {
             Some(Request::Kill(id)) => self.kill(id),
             Some(Request::Settle(id)) => self.settle(id),
+            Some(Request::Freezer(id)) => self.freezer(id),
             Some(Request::Start(start)) => {
                 if let Err(fault) = self.start(&start, fds) {
                     let step = fault.step as u32;
@@ -421,6 +422,18 @@ impl Spawner {
             // The trial has shown that the kernel takes it.
             let _ = self.maker.settle(&sandbox.made, sandbox.memory_bytes);
         }
+    }
+
+    /// Gives the server the file that freezes a sandbox, or an answer without one.
+    fn freezer(&mut self, id: u64) {
+        let groups = &self.maker.groups;
+        let of = |sandbox: &mut Sandbox| {
+            let first = sandbox.made.pid;
+            sandbox.made.group.as_mut().and_then(|group| groups.freezer(group, first).ok())
+        };
+        let file = self.sandboxes.get_mut(&id).filter(|sandbox| sandbox.started).and_then(of);
+        let fds: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
+        self.reply(Reply::Freezer { id }, &fds);
     }
 
     /// A fork's sandbox stands: its zygote may send the guest in. The server hears of it when that has happened.
@@ -567,7 +580,7 @@ impl Spawner {
                     self.close_nursery(id);
                 }
             }
-            Some(Reply::Assigned { .. }) | None => {}
+            Some(Reply::Assigned { .. } | Reply::Freezer { .. }) | None => {}
         }
     }
 

@@ -56,7 +56,10 @@ pub fn run(name: &str) -> ! {
         "handle" => handle(),
         "clock" => clock(),
         "syslog" => system(libc::SYS_syslog, &[10, 0, 0]),
-        other => super::calls::attempt(other).unwrap_or_else(|| super::service::guest(other)),
+        other => super::calls::attempt(other).unwrap_or_else(|| match other {
+            "count" | "breed" => super::frost::guest(other),
+            other => super::service::guest(other),
+        }),
     };
     match outcome {
         Ok(detail) => println!("DID {detail}"),

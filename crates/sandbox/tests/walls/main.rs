@@ -12,6 +12,7 @@ mod attempts;
 mod calls;
 mod cases;
 mod dropped;
+mod frost;
 mod hostile;
 mod limits;
 mod remains;
@@ -94,6 +95,7 @@ fn suite(filter: &str) -> ExitCode {
         .chain(zygote::CHECKS)
         .chain(tmp::CHECKS)
         .chain(limits::CHECKS)
+        .chain(frost::CHECKS)
     {
         run(name, &|| check(&world).map(|()| String::new()));
     }

@@ -129,6 +129,15 @@ pub fn server() -> ExitCode {
             started.output.read_exact(&mut [0; 6]).await.unwrap();
             held.push(started);
         }
+        // One runs, the others are frozen.
+        if backend.freezes() {
+            for started in &held[1..] {
+                started.control.freeze()();
+            }
+            while super::frost::frozen_groups(spawner) < held.len() - 1 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
         println!("{spawner}");
         std::io::stdout().flush().unwrap();
         std::future::pending::<()>().await;
