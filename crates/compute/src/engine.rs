@@ -33,6 +33,7 @@ use crate::package::Packages;
 use crate::ready::Ready;
 use crate::slots::{self, Slots};
 use crate::start;
+use crate::unneeded::{self, Needs};
 
 /// How long sandboxes get to be gone after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -43,6 +44,8 @@ const TEND_PAUSE_MAX: Duration = Duration::from_millis(250);
 const RELIEVE_EVERY_US: u64 = 1_000_000;
 /// How often it is looked whether functions with idle environments are still there.
 const DELETIONS_EVERY: Duration = Duration::from_secs(2);
+/// In how many of these rounds it is looked once for packages that nobody needs.
+const UNNEEDED_ROUNDS: u32 = 10;
 /// How often it is looked at most, and at least, whether idle environments are to be frozen: one may become idle at any
 /// time.
 const FROST_EVERY_US: u64 = 50_000;
@@ -50,7 +53,7 @@ const FROST_ANEW_US: u64 = 250_000;
 /// Bytes of a package from which on it is worth to prepare for its first start.
 const PREPARED_BYTES: usize = 64 * 1024;
 /// The version that an unqualified call means.
-const LATEST: &str = "$LATEST";
+pub(crate) const LATEST: &str = "$LATEST";
 
 /// What every part of the engine shares.
 pub(crate) struct Core {
@@ -72,6 +75,7 @@ pub(crate) struct Core {
     pub(crate) fleet: Fleet,
     pub(crate) packages: Packages,
     pub(crate) code_caches: CodeCaches,
+    pub(crate) needs: Needs,
     pub(crate) ready: Ready,
     pub(crate) async_queue: AsyncQueue,
     /// Held by the deployed function that is prepared.
@@ -149,6 +153,7 @@ impl Engine {
             fleet: Fleet::new(&config),
             ready: Ready::new(config.ready_max),
             packages: Packages::open(config.code_root.clone(), catalog.clone(), random.clone())?,
+            needs: Needs::default(),
             code_caches: CodeCaches::new(config.code_root.clone(), random.clone()),
             slots: (!config.async_queue.sole_node).then(|| Slots::new(store.clone(), clock.clone(), random.hex(8))),
             async_queue: AsyncQueue::new(store, config.async_queue.clone(), random.hex(8)),
@@ -286,16 +291,18 @@ async fn follow_floors(core: Arc<Core>) {
     }
 }
 
-/// Ends the environments of versions that there are no more, whichever node deleted them.
+/// Ends the environments of versions that there are no more, whichever node deleted them, and removes their packages.
 async fn follow_deletions(core: Arc<Core>) {
+    let mut rounds = 0u32;
     while timeout(DELETIONS_EVERY, core.closing.cancelled()).await.is_err() {
         for pool in core.fleet.pools_with_idle() {
-            let version = &pool.version;
-            let qualifier = (version.version != LATEST).then(|| version.version.clone());
-            let function = FunctionRef { qualifier, ..version.function.clone() };
-            if let Err(InvokeError::NotFound(_)) = core.catalog.version(&function).await {
+            if let Err(InvokeError::NotFound(_)) = core.catalog.version(&unneeded::named(&pool.version)).await {
                 core.fleet.remove(&pool);
             }
+        }
+        rounds += 1;
+        if rounds % UNNEEDED_ROUNDS == 0 {
+            unneeded::remove(&core).await;
         }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::Clock;
-use model::{Floor, FloorState, FunctionRef, FunctionVersion};
+use model::{CodeDigest, Floor, FloorState, FunctionRef, FunctionVersion};
 use parking_lot::Mutex;
 use sandbox::Control;
 use tokio::time::sleep;
@@ -25,6 +25,7 @@ use crate::engine::Core;
 use crate::gate::{Gate, Grant};
 use crate::keepalive::{Book, Habits};
 use crate::pool::Pool;
+use crate::unneeded;
 
 /// How long idle environments of a former revision stay.
 const RETIRED_STAY: Duration = Duration::from_millis(50);
@@ -462,6 +463,11 @@ impl Fleet {
     /// Shows an environment.
     pub(crate) fn enter(&self, card: Arc<Card>) {
         self.cards.lock().insert(card.id.clone(), card);
+    }
+
+    /// Whether an environment was started with a package.
+    pub(crate) fn uses(&self, package: &CodeDigest) -> bool {
+        self.cards.lock().values().any(|card| unneeded::has(&card.version, package))
     }
 
     /// Kills every sandbox, whoever holds its environment.

@@ -43,6 +43,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod unneeded;
 mod variables;
 
 pub use config::{

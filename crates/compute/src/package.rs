@@ -60,6 +60,17 @@ impl Packages {
         self.flights.lock().remove(digest);
     }
 
+    /// Takes a package's folders from their names. Answers what is left to be removed.
+    pub(crate) fn leave(&self, digest: &CodeDigest) -> Vec<PathBuf> {
+        self.forget(digest);
+        let names = [digest.to_string(), format!("{digest}{CACHE_SUFFIX}")];
+        let renamed = names.iter().filter_map(|name| {
+            let beside = self.root.join(format!("{UNFINISHED}{name}-{}", self.random.hex(8)));
+            fs::rename(self.root.join(name), &beside).ok().map(|()| beside)
+        });
+        renamed.collect()
+    }
+
     /// What an unpacked package brings of others.
     pub(crate) fn dependencies(&self, digest: &CodeDigest) -> Option<Arc<Dependencies>> {
         self.flights.lock().get(digest)?.get().cloned()

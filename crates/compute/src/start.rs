@@ -289,6 +289,7 @@ fn failed(init: FailedInit) -> StartEnd {
 
 /// Has what is needed of a version on this host's disk; answers what runs it.
 pub(crate) async fn prepare(core: &Core, version: &FunctionVersion) -> Result<sandbox::Guest, InvokeError> {
+    core.needs.note(version, core.clock.monotonic_us());
     core.packages.ensure(version).await?;
     let guest = guest_of(core, version)?;
     if let Some(interpreter) = interpreter_of(core, &guest) {

@@ -36,12 +36,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Family, FunctionVersion, RuntimeUse};
+use model::{CodeDigest, Family, FunctionVersion, RuntimeUse};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::Core;
-use crate::variables;
+use crate::{unneeded, variables};
 use boot::Zygote;
 use kind::Sight;
 use shelf::{Missing, Shelf};
@@ -232,6 +232,12 @@ impl Ready {
             self.fill(core, &kind);
         }
         self.look_for_gone_versions(core);
+    }
+
+    /// Whether a zygote was made with a package.
+    pub(crate) fn uses(&self, package: &CodeDigest) -> bool {
+        let shelves = self.shelves.lock();
+        shelves.values().filter_map(|shelf| shelf.version.as_ref()).any(|version| unneeded::has(version, package))
     }
 
     /// Ends everything: the host's memory is short, or the engine stops.

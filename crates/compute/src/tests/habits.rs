@@ -43,6 +43,37 @@ async fn environments_of_a_deleted_function_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn packages_of_deleted_functions_leave_the_disk() {
+    let world = World::new();
+    for (name, code) in [("one", "0a"), ("same", "0a"), ("other", "0b")] {
+        world.deploy(name, "echo", |version| version.code = model::CodeDigest::parse(&code.repeat(32)).unwrap());
+        world.call(name, "1").await.unwrap();
+    }
+    let folders = || {
+        let all = std::fs::read_dir(&world.config.code_root).unwrap().flatten();
+        let mut names: Vec<String> = all.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.retain(|name| !name.starts_with(".boot"));
+        names.sort();
+        names
+    };
+    let both = ["0a".repeat(32), "0b".repeat(32)];
+    let delete = |gone: &str| world.catalog.versions.lock().retain(|function, _| function.name.as_str() != gone);
+    delete("one");
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(folders(), both, "another function has it too");
+    delete("same");
+    sleep(Duration::from_secs(300)).await;
+    world.until("it is gone", |_| folders() == both[1..]).await;
+    world.deploy("again", "echo", |_| {});
+    world.call("again", "1").await.unwrap();
+    assert_eq!(folders(), both, "it is unpacked again");
+    world.deploy("other", "echo", |version| version.revision = "2".into());
+    world.call("other", "1").await.unwrap();
+    sleep(Duration::from_secs(300)).await;
+    world.until("other code came instead", |_| folders() == both[..1]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_timer_finds_an_environment_that_was_not_there_in_between() {
     let world = world();
     world.deploy("f", "echo", |_| {});

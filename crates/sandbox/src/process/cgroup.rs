@@ -259,16 +259,18 @@ impl Groups {
     /// Moves every process but the first into a folder. What they fork meanwhile is seen in another round, or was forked
     /// there already.
     fn move_all(&self, group: &Group, folder: &OwnedFd, first: i32) -> io::Result<()> {
+        let from = group.folders.first().ok_or(io::ErrorKind::Unsupported)?;
+        let mut moved = processes(folder)?;
+        moved.push(first);
         for _ in 0..MOVE_ROUNDS {
-            let there = processes(folder)?;
-            let all = processes(group.folders.first().ok_or(io::ErrorKind::Unsupported)?)?;
-            let mut left = all.iter().filter(|pid| **pid != first && !there.contains(pid)).peekable();
-            if left.peek().is_none() {
+            let left: Vec<i32> = processes(from)?.into_iter().filter(|pid| !moved.contains(pid)).collect();
+            if left.is_empty() {
                 return Ok(());
             }
             for pid in left {
-                // One that has ended meanwhile needs no moving.
+                // One that is ending is accepted and stays where it is; it forks no more. One that has ended is refused.
                 let _ = write_at(folder, "cgroup.procs", &pid.to_string());
+                moved.push(pid);
             }
         }
         Err(io::ErrorKind::ResourceBusy.into())
