@@ -30,7 +30,7 @@ proof() {
     echo "result: $result"
     echo
     echo '```'
-    grep -E 'acknowledged|cold |found out|flipped|killed|claimed|median|p50|max|passed|failed|lost|test result' "$log" | tail -20 || true
+    grep -E 'acknowledged|mixed load|cold |found out|flipped|killed|claimed|median|p50|max|passed|failed|lost|test result' "$log" | tail -30 || true
     echo '```'
   } >"$file"
   rm -f "$log"
@@ -42,6 +42,8 @@ proof power-cuts env DUNLIN_CUTS=1000 cargo test -q -p store --test power -- --n
 proof store-faults env DUNLIN_FAULTS=30 cargo test -q -p store --test faults -- --nocapture
 proof open-1-gb env DUNLIN_FILL_MB=1024 cargo test -q -p store --test large -- --nocapture
 proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos -q -s
+# Everything at once with random kills of environments: nothing lost or doubled, and nothing that grows.
+proof mixed-load env DUNLIN_SOAK_SECONDS=1800 .cache/venv/bin/python -m pytest tests/soak -q -s
 proof fifty-callers env DUNLIN_LOAD_SECONDS=30 .cache/venv/bin/python -m pytest tests/load -q -s
 # Every message of a commit over PostgreSQL, cut in three ways; kills of its server and of its nodes.
 proof postgres-cuts env DUNLIN_CUTS=100000 cargo test -q -p store --test postgres_cut -- --nocapture

@@ -147,12 +147,15 @@ def test_doctor():
     told = json.loads(done.stdout)
     assert {wall["state"] for wall in told["walls"]} <= {"hard", "soft", "missing"}
     assert all(wall["name"] and wall["detail"] for wall in told["walls"])
+    assert told["freezes"] in (True, False)
     families = {found["family"] for found in told["interpreters"]["usable"]}
     assert "Python" in families
     assert all(skipped["path"] and skipped["why"] for skipped in told["interpreters"]["skipped"])
     words = alone("doctor")
     assert words.returncode == 0
     assert "WALL" in words.stdout and "INTERPRETER" in words.stdout
+    frozen = "Idle environments that could run are frozen" if told["freezes"] else "Idle environments are not frozen here"
+    assert frozen in words.stdout
 
 
 @pytest.mark.parametrize(

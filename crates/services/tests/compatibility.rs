@@ -143,6 +143,8 @@ const DIFFERENCES: &str = "
 - **Extensions, Telemetry and Logs APIs** of a runtime answer 501; `/opt` is empty, since layers are refused.
 - **Asynchronous events** are durable and retried twice; destinations and dead-letter queues are refused.
 - **Concurrency**: reserved concurrency and the account's limit throttle at once; rates per second are not limited.
+- **Freezing between calls** begins 100 ms after a function became idle, and only where it left something running; where the machine has no
+  cgroup v2 that the server may write, what was left runs on. `--no-freeze` lets it run on everywhere.
 - **Provisioned concurrency**: every node that shares a store has as many environments as are asked for, and tells of its own. The bill
   counts calls only.
 - **Network of a function**: public addresses over TCP, and DNS. Other UDP, ICMP and IPv6-only names looked up by address are not served.
