@@ -17,7 +17,7 @@ from chaos.servers import control_groups, descendants, process_stat
 
 #: What may be between two quarters of a run, beside a tenth: what varies with the environments of the moment.
 SLACK = {
-    "server MB": 12, "server anonymous MB": 12, "spawner MB": 4, "keeper MB": 2, "server threads": 4,
+    "server MB": 12, "server anonymous MB": 12, "spawner MB": 4, "keeper MB": 2, "server threads": 8,
     "server descriptors": 60, "spawner descriptors": 60, "keeper descriptors": 12, "server mounts": 0,
     "spawner mounts": 2, "keeper mounts": 1, "groups": 12, "processes": 24, "sandboxes": 12,
     "loop devices": 12, "files": 24, "packages": 24,
