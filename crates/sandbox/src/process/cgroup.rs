@@ -52,6 +52,7 @@ pub(crate) struct Groups {
 pub(crate) struct Group {
     name: String,
     folders: Vec<OwnedFd>,
+    limits: Limits,
     /// Its group among `Groups::freezers`.
     freezer: Option<OwnedFd>,
 }
@@ -65,7 +66,7 @@ pub(crate) struct Door {
 }
 
 /// What a sandbox may use.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) memory_bytes: u64,
     /// What `/tmp` may hold beside it, where that is memory.
@@ -292,7 +293,7 @@ impl Groups {
 
     /// Makes a sandbox's groups with their limits.
     pub(crate) fn create(&self, id: u64, limits: Limits) -> io::Result<Group> {
-        let mut group = Group { name: id.to_string(), folders: Vec::new(), freezer: None };
+        let mut group = Group { name: id.to_string(), folders: Vec::new(), limits, freezer: None };
         for hierarchy in &self.hierarchies {
             let made = make_folder(hierarchy, &group.name).and_then(|folder| {
                 let limited = self.limit(hierarchy, &folder, limits);
@@ -315,11 +316,14 @@ impl Groups {
 
     /// Gives a sandbox's groups other limits. A memory limit below what is used is refused by v1, and makes v2 reclaim
     /// or kill.
-    pub(crate) fn set_limits(&self, group: &Group, limits: Limits) -> io::Result<()> {
-        self.hierarchies
-            .iter()
-            .zip(&group.folders)
-            .try_for_each(|(hierarchy, folder)| self.limit(hierarchy, folder, limits))
+    pub(crate) fn set_limits(&self, group: &mut Group, limits: Limits) -> io::Result<()> {
+        if group.limits == limits {
+            return Ok(());
+        }
+        let mut folders = self.hierarchies.iter().zip(&group.folders);
+        folders.try_for_each(|(hierarchy, folder)| self.limit(hierarchy, folder, limits))?;
+        group.limits = limits;
+        Ok(())
     }
 
     /// Holds a sandbox to the processor time of its memory size, whether or not others want the rest.

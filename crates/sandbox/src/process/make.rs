@@ -337,7 +337,7 @@ impl Maker {
     pub(crate) fn resize(&mut self, made: &mut Made, memory_bytes: u64, tmp_bytes: u64) -> Result<(), Fault> {
         self.tmps.resize(&mut made.tmp, tmp_bytes)?;
         let limits = self.limits(memory_bytes, made.tmp.bytes_in_memory());
-        made.group.as_ref().map_or(Ok(()), |group| self.groups.set_limits(group, limits)).at(Step::Assign)
+        made.group.as_mut().map_or(Ok(()), |group| self.groups.set_limits(group, limits)).at(Step::Assign)
     }
 
     /// Holds a sandbox whose start is over to its processor share, where that is wanted.
