@@ -1,5 +1,6 @@
 //! Versions with SnapStart: when their snapshots are taken, what begins from them, and when they go.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::ports::Invoker;
@@ -160,6 +161,34 @@ async fn it_goes_with_its_version_and_after_a_long_time_without_use() {
     assert_eq!(inits, 2, "nobody used it: it was not taken again");
     world.until("it is not kept for ever", |world| world.snapshot("f", "2") == SnapshotState::Open).await;
     assert!(world.clock_s() < 7 * 3_600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn none_is_kept_while_memory_is_short() {
+    static LEFT_MB: AtomicU64 = AtomicU64::new(10_000);
+    let world = World::with(Guests::new(), |config| {
+        config.ready_max = 2;
+        config.memory_low_mb = 500;
+        config.memory_available_mb = || Some(LEFT_MB.load(Ordering::SeqCst));
+    });
+    world.publish("f", "1", "sleep 600000", |version| version.timeout_ms = 900_000);
+    world.until_taken("f", "1").await;
+    let mut invoked = invocation("f", "r", "1");
+    invoked.function = numbered("f", "1");
+    let engine = world.engine.clone();
+    let call = tokio::spawn(async move { engine.invoke(invoked).await });
+    world.until("it runs", |world| world.guests.assigned() == 1).await;
+    LEFT_MB.store(100, Ordering::SeqCst);
+    world.until("it is gone", |world| world.snapshot("f", "1") == SnapshotState::Open).await;
+    assert_eq!((world.guests.alive(), world.engine.ready()), (1, (0, 0)), "the busy one stays");
+    LEFT_MB.store(10_000, Ordering::SeqCst);
+    let mut again = invocation("f", "again", "1");
+    again.function = numbered("f", "1");
+    let engine = world.engine.clone();
+    let second = tokio::spawn(async move { engine.invoke(again).await });
+    world.until_taken("f", "1").await;
+    call.abort();
+    second.abort();
 }
 
 #[tokio::test(start_paused = true)]
