@@ -301,7 +301,7 @@ async fn follow_deletions(core: Arc<Core>) {
             }
         }
         rounds += 1;
-        if rounds % UNNEEDED_ROUNDS == 0 {
+        if rounds.is_multiple_of(UNNEEDED_ROUNDS) {
             unneeded::remove(&core).await;
         }
     }
