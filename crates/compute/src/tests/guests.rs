@@ -158,6 +158,19 @@ pub(crate) struct FakeControl {
 }
 
 impl FakeControl {
+    fn new(id: u64, alive: Arc<AtomicUsize>) -> Self {
+        Self {
+            id,
+            assigned: AtomicBool::new(false),
+            exit: watch::Sender::new(None),
+            frozen: watch::Sender::new(false),
+            freezes: AtomicUsize::new(0),
+            tasks: AtomicU32::new(1),
+            usage: Mutex::new(Usage { memory_peak_bytes: 10 << 20, ..Usage::default() }),
+            alive,
+        }
+    }
+
     fn end(&self, code: Option<i32>, signal: Option<i32>, out_of_memory: bool) {
         let usage = *self.usage.lock();
         self.exit.send_if_modified(|exit| {
@@ -234,16 +247,7 @@ impl Backend for Guests {
         self.alive.fetch_add(1, Ordering::SeqCst);
         let (channel, guest_channel) = UnixStream::pair().unwrap();
         let (write, output) = pipe::pipe().unwrap();
-        let control = Arc::new(FakeControl {
-            id: number as u64 + 1,
-            assigned: AtomicBool::new(false),
-            exit: watch::Sender::new(None),
-            frozen: watch::Sender::new(false),
-            freezes: AtomicUsize::new(0),
-            tasks: AtomicU32::new(1),
-            usage: Mutex::new(Usage { memory_peak_bytes: 10 << 20, ..Usage::default() }),
-            alive: self.alive.clone(),
-        });
+        let control = Arc::new(FakeControl::new(number as u64 + 1, self.alive.clone()));
         {
             let (mut specs, mut controls) = (self.specs.lock(), self.controls.lock());
             specs.push(spec.clone());
