@@ -140,7 +140,10 @@ const DIFFERENCES: &str = "
   `AuthType` NONE, may. `dunlin doctor` says so.
 - **Streaming**: up to 200 MB, at the reader's pace: the rate of 2 MB a second after the first 6 MB is imposed on request only
   (`--stream-rate`). An answer that fails half way ends its HTTP connection without the last chunk, and `InvokeComplete` names the error.
-- **Extensions, Telemetry and Logs APIs** of a runtime answer 501; `/opt` is empty, since layers are refused.
+- **Extensions, Telemetry and Logs APIs** of a runtime answer 501; a layer that brings an extension (`extensions/…`) is refused when it
+  is published.
+- **Layers**: content comes as a zip in the call, not from a bucket; layers that AWS provides (`awslayer`) are refused. The policy of a
+  layer version is evaluated for other accounts, but nobody belongs to an organization.
 - **Asynchronous events** are durable and retried twice; destinations and dead-letter queues are refused.
 - **Concurrency**: reserved concurrency and the account's limit throttle at once; rates per second are not limited.
 - **Freezing between calls** begins 100 ms after a function became idle, and only where it left something running; where the machine has no

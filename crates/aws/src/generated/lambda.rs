@@ -10,7 +10,7 @@ use crate::model_table::{Io, Kind, Location, Member, Model, Operation, Pattern, 
 pub(crate) static MODEL: Model = Model { version: "2015-03-31", target_prefix: "", xml_namespace: "", operations: OPERATIONS };
 
 static OPERATIONS: &[Operation] = &[
-    Operation { name: "AddLayerVersionPermission", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 201, io: None },
+    Operation { name: "AddLayerVersionPermission", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 201, io: Some(&IO_AddLayerVersionPermission) },
     Operation { name: "AddPermission", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/policy", status: 201, io: Some(&IO_AddPermission) },
     Operation { name: "CheckpointDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/checkpoint", status: 200, io: None },
     Operation { name: "CreateAlias", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 201, io: Some(&IO_CreateAlias) },
@@ -29,7 +29,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "DeleteFunctionConcurrency", method: "DELETE", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 204, io: Some(&IO_DeleteFunctionConcurrency) },
     Operation { name: "DeleteFunctionEventInvokeConfig", method: "DELETE", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 204, io: None },
     Operation { name: "DeleteFunctionUrlConfig", method: "DELETE", uri: "/2021-10-31/functions/{FunctionName}/url", status: 204, io: Some(&IO_DeleteFunctionUrlConfig) },
-    Operation { name: "DeleteLayerVersion", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 204, io: None },
+    Operation { name: "DeleteLayerVersion", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 204, io: Some(&IO_DeleteLayerVersion) },
     Operation { name: "DeleteProvisionedConcurrencyConfig", method: "DELETE", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 204, io: Some(&IO_DeleteProvisionedConcurrencyConfig) },
     Operation { name: "DeleteResourcePolicy", method: "DELETE", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 204, io: None },
     Operation { name: "GetAccountSettings", method: "GET", uri: "/2016-08-19/account-settings", status: 200, io: Some(&IO_GetAccountSettings) },
@@ -48,9 +48,9 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "GetFunctionRecursionConfig", method: "GET", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, io: None },
     Operation { name: "GetFunctionScalingConfig", method: "GET", uri: "/2025-11-30/functions/{FunctionName}/function-scaling-config", status: 200, io: None },
     Operation { name: "GetFunctionUrlConfig", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, io: Some(&IO_GetFunctionUrlConfig) },
-    Operation { name: "GetLayerVersion", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 200, io: None },
-    Operation { name: "GetLayerVersionByArn", method: "GET", uri: "/2018-10-31/layers?find=LayerVersion", status: 200, io: None },
-    Operation { name: "GetLayerVersionPolicy", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 200, io: None },
+    Operation { name: "GetLayerVersion", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 200, io: Some(&IO_GetLayerVersion) },
+    Operation { name: "GetLayerVersionByArn", method: "GET", uri: "/2018-10-31/layers?find=LayerVersion", status: 200, io: Some(&IO_GetLayerVersionByArn) },
+    Operation { name: "GetLayerVersionPolicy", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 200, io: Some(&IO_GetLayerVersionPolicy) },
     Operation { name: "GetPolicy", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/policy", status: 200, io: Some(&IO_GetPolicy) },
     Operation { name: "GetProvisionedConcurrencyConfig", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 200, io: Some(&IO_GetProvisionedConcurrencyConfig) },
     Operation { name: "GetResourcePolicy", method: "GET", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, io: None },
@@ -68,13 +68,13 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "ListFunctionVersionsByCapacityProvider", method: "GET", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}/function-versions", status: 200, io: None },
     Operation { name: "ListFunctions", method: "GET", uri: "/2015-03-31/functions", status: 200, io: Some(&IO_ListFunctions) },
     Operation { name: "ListFunctionsByCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}/functions", status: 200, io: None },
-    Operation { name: "ListLayerVersions", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions", status: 200, io: None },
-    Operation { name: "ListLayers", method: "GET", uri: "/2018-10-31/layers", status: 200, io: None },
+    Operation { name: "ListLayerVersions", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions", status: 200, io: Some(&IO_ListLayerVersions) },
+    Operation { name: "ListLayers", method: "GET", uri: "/2018-10-31/layers", status: 200, io: Some(&IO_ListLayers) },
     Operation { name: "ListProvisionedConcurrencyConfigs", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency?List=ALL", status: 200, io: Some(&IO_ListProvisionedConcurrencyConfigs) },
     Operation { name: "ListTags", method: "GET", uri: "/2017-03-31/tags/{Resource}", status: 200, io: Some(&IO_ListTags) },
     Operation { name: "ListVersionsByFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 200, io: Some(&IO_ListVersionsByFunction) },
     Operation { name: "PauseDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/pause", status: 202, io: None },
-    Operation { name: "PublishLayerVersion", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions", status: 201, io: None },
+    Operation { name: "PublishLayerVersion", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions", status: 201, io: Some(&IO_PublishLayerVersion) },
     Operation { name: "PublishVersion", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 201, io: Some(&IO_PublishVersion) },
     Operation { name: "PutFunctionCodeSigningConfig", method: "PUT", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: None },
     Operation { name: "PutFunctionConcurrency", method: "PUT", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 200, io: Some(&IO_PutFunctionConcurrency) },
@@ -84,7 +84,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "PutProvisionedConcurrencyConfig", method: "PUT", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 202, io: Some(&IO_PutProvisionedConcurrencyConfig) },
     Operation { name: "PutResourcePolicy", method: "PUT", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, io: None },
     Operation { name: "PutRuntimeManagementConfig", method: "PUT", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, io: None },
-    Operation { name: "RemoveLayerVersionPermission", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy/{StatementId}", status: 204, io: None },
+    Operation { name: "RemoveLayerVersionPermission", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy/{StatementId}", status: 204, io: Some(&IO_RemoveLayerVersionPermission) },
     Operation { name: "RemovePermission", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/policy/{StatementId}", status: 204, io: Some(&IO_RemovePermission) },
     Operation { name: "ResumeDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/resume", status: 202, io: None },
     Operation { name: "SendDurableExecutionCallbackFailure", method: "POST", uri: "/2025-12-01/durable-execution-callbacks/{CallbackId}/fail", status: 200, io: None },
@@ -103,6 +103,21 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "UpdateFunctionUrlConfig", method: "PUT", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, io: Some(&IO_UpdateFunctionUrlConfig) },
 ];
 
+static IO_AddLayerVersionPermission: Io = Io {
+    input: &[
+    Member { name: "LayerName", wire: "LayerName", location: Location::Uri, required: true, shape: &S_LayerNameOrArn },
+    Member { name: "VersionNumber", wire: "VersionNumber", location: Location::Uri, required: true, shape: &S_LayerVersionNumber },
+    Member { name: "StatementId", wire: "StatementId", location: Location::Body, required: true, shape: &S_StatementId },
+    Member { name: "Action", wire: "Action", location: Location::Body, required: true, shape: &S_LayerPermissionAllowedAction },
+    Member { name: "Principal", wire: "Principal", location: Location::Body, required: true, shape: &S_LayerPermissionAllowedPrincipal },
+    Member { name: "OrganizationId", wire: "OrganizationId", location: Location::Body, required: false, shape: &S_OrganizationId },
+    Member { name: "RevisionId", wire: "RevisionId", location: Location::Query, required: false, shape: &S_String },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_AddPermission: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
@@ -224,6 +239,15 @@ static IO_DeleteFunctionUrlConfig: Io = Io {
     output: &[],
     output_payload: "",
 };
+static IO_DeleteLayerVersion: Io = Io {
+    input: &[
+    Member { name: "LayerName", wire: "LayerName", location: Location::Uri, required: true, shape: &S_LayerNameOrArn },
+    Member { name: "VersionNumber", wire: "VersionNumber", location: Location::Uri, required: true, shape: &S_LayerVersionNumber },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_DeleteProvisionedConcurrencyConfig: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
@@ -284,6 +308,35 @@ static IO_GetFunctionUrlConfig: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionUrlFunctionName },
     Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_FunctionUrlQualifier },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetLayerVersion: Io = Io {
+    input: &[
+    Member { name: "LayerName", wire: "LayerName", location: Location::Uri, required: true, shape: &S_LayerNameOrArn },
+    Member { name: "VersionNumber", wire: "VersionNumber", location: Location::Uri, required: true, shape: &S_LayerVersionNumber },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetLayerVersionByArn: Io = Io {
+    input: &[
+    Member { name: "Arn", wire: "Arn", location: Location::Query, required: true, shape: &S_LayerVersionArn },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetLayerVersionPolicy: Io = Io {
+    input: &[
+    Member { name: "LayerName", wire: "LayerName", location: Location::Uri, required: true, shape: &S_LayerNameOrArn },
+    Member { name: "VersionNumber", wire: "VersionNumber", location: Location::Uri, required: true, shape: &S_LayerVersionNumber },
 ],
     input_payload: "",
     output: &[
@@ -382,6 +435,31 @@ static IO_ListFunctions: Io = Io {
 ],
     output_payload: "",
 };
+static IO_ListLayerVersions: Io = Io {
+    input: &[
+    Member { name: "CompatibleArchitecture", wire: "CompatibleArchitecture", location: Location::Query, required: false, shape: &S_Architecture },
+    Member { name: "CompatibleRuntime", wire: "CompatibleRuntime", location: Location::Query, required: false, shape: &S_Runtime },
+    Member { name: "LayerName", wire: "LayerName", location: Location::Uri, required: true, shape: &S_LayerNameOrArn },
+    Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
+    Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxLayerListItems },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_ListLayers: Io = Io {
+    input: &[
+    Member { name: "CompatibleArchitecture", wire: "CompatibleArchitecture", location: Location::Query, required: false, shape: &S_Architecture },
+    Member { name: "CompatibleRuntime", wire: "CompatibleRuntime", location: Location::Query, required: false, shape: &S_Runtime },
+    Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
+    Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxLayerListItems },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_ListProvisionedConcurrencyConfigs: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
@@ -407,6 +485,20 @@ static IO_ListVersionsByFunction: Io = Io {
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
     Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
     Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxListItems },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_PublishLayerVersion: Io = Io {
+    input: &[
+    Member { name: "LayerName", wire: "LayerName", location: Location::Uri, required: true, shape: &S_LayerNameOrArn },
+    Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
+    Member { name: "Content", wire: "Content", location: Location::Body, required: true, shape: &S_LayerVersionContentInput },
+    Member { name: "CompatibleArchitectures", wire: "CompatibleArchitectures", location: Location::Body, required: false, shape: &S_CompatibleArchitectures },
+    Member { name: "CompatibleRuntimes", wire: "CompatibleRuntimes", location: Location::Body, required: false, shape: &S_CompatibleRuntimes },
+    Member { name: "LicenseInfo", wire: "LicenseInfo", location: Location::Body, required: false, shape: &S_LicenseInfo },
 ],
     input_payload: "",
     output: &[
@@ -445,6 +537,17 @@ static IO_PutProvisionedConcurrencyConfig: Io = Io {
     input_payload: "",
     output: &[
 ],
+    output_payload: "",
+};
+static IO_RemoveLayerVersionPermission: Io = Io {
+    input: &[
+    Member { name: "LayerName", wire: "LayerName", location: Location::Uri, required: true, shape: &S_LayerNameOrArn },
+    Member { name: "VersionNumber", wire: "VersionNumber", location: Location::Uri, required: true, shape: &S_LayerVersionNumber },
+    Member { name: "StatementId", wire: "StatementId", location: Location::Uri, required: true, shape: &S_StatementId },
+    Member { name: "RevisionId", wire: "RevisionId", location: Location::Query, required: false, shape: &S_String },
+],
+    input_payload: "",
+    output: &[],
     output_payload: "",
 };
 static IO_RemovePermission: Io = Io {
@@ -574,26 +677,29 @@ static P14: Pattern = Pattern::new("((?!^\\d+$)^[0-9a-zA-Z-_]+$)");
 static P15: Pattern = Pattern::new("[^\\s]+");
 static P16: Pattern = Pattern::new(".*");
 static P17: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()");
-static P18: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))");
-static P19: Pattern = Pattern::new("/mnt/[a-zA-Z0-9-_.]+");
-static P20: Pattern = Pattern::new("[\\.\\-_/#A-Za-z0-9]+");
-static P21: Pattern = Pattern::new("ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}");
-static P22: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?");
-static P23: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
-static P24: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
-static P25: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
-static P26: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
-static P27: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
-static P28: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
-static P29: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
-static P30: Pattern = Pattern::new("\\d{12}");
-static P31: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
-static P32: Pattern = Pattern::new("subnet-[0-9a-z]*");
-static P33: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
-static P34: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
-static P35: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
-static P36: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
-static P37: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
+static P18: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]{1,140}|[a-zA-Z0-9-_]{1,140})");
+static P19: Pattern = Pattern::new("lambda:GetLayerVersion");
+static P20: Pattern = Pattern::new("\\d{12}|\\*|arn:(aws[a-zA-Z-]*):iam::\\d{12}:root");
+static P21: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))");
+static P22: Pattern = Pattern::new("/mnt/[a-zA-Z0-9-_.]+");
+static P23: Pattern = Pattern::new("[\\.\\-_/#A-Za-z0-9]+");
+static P24: Pattern = Pattern::new("ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}");
+static P25: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?");
+static P26: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
+static P27: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
+static P28: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
+static P29: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
+static P30: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
+static P31: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
+static P32: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
+static P33: Pattern = Pattern::new("\\d{12}");
+static P34: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
+static P35: Pattern = Pattern::new("subnet-[0-9a-z]*");
+static P36: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
+static P37: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
+static P38: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
+static P39: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
+static P40: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
 
 static S_AcceleratorConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AcceleratorMemorySize", wire: "AcceleratorMemorySize", location: Location::Body, required: true, shape: &S_AcceleratorMemoryGB },
@@ -620,6 +726,8 @@ static S_CapacityProviderConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "LambdaManagedInstancesCapacityProviderConfig", wire: "LambdaManagedInstancesCapacityProviderConfig", location: Location::Body, required: true, shape: &S_LambdaManagedInstancesCapacityProviderConfig },
 ]));
 static S_CodeSigningConfigArn: Shape = Shape::of(Kind::Text).min(0).max(200).pattern(&P5);
+static S_CompatibleArchitectures: Shape = Shape::of(Kind::List(&S_Architecture)).min(0).max(2);
+static S_CompatibleRuntimes: Shape = Shape::of(Kind::List(&S_Runtime)).min(0).max(15);
 static S_Cors: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AllowCredentials", wire: "AllowCredentials", location: Location::Body, required: false, shape: &S_AllowCredentials },
     Member { name: "AllowHeaders", wire: "AllowHeaders", location: Location::Body, required: false, shape: &S_HeadersList },
@@ -700,10 +808,22 @@ static S_LambdaManagedInstancesCapacityProviderConfig: Shape = Shape::of(Kind::S
     Member { name: "ExecutionEnvironmentMemoryGiBPerVCpu", wire: "ExecutionEnvironmentMemoryGiBPerVCpu", location: Location::Body, required: false, shape: &S_ExecutionEnvironmentMemoryGiBPerVCpu },
 ]));
 static S_LayerList: Shape = Shape::of(Kind::List(&S_LayerVersionArn));
-static S_LayerVersionArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P18);
-static S_LocalMountPath: Shape = Shape::of(Kind::Text).min(0).max(160).pattern(&P19);
+static S_LayerNameOrArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P18);
+static S_LayerPermissionAllowedAction: Shape = Shape::of(Kind::Text).min(0).max(22).pattern(&P19);
+static S_LayerPermissionAllowedPrincipal: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P20);
+static S_LayerVersionArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P21);
+static S_LayerVersionContentInput: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "S3Bucket", wire: "S3Bucket", location: Location::Body, required: false, shape: &S_S3Bucket },
+    Member { name: "S3Key", wire: "S3Key", location: Location::Body, required: false, shape: &S_S3Key },
+    Member { name: "S3ObjectVersion", wire: "S3ObjectVersion", location: Location::Body, required: false, shape: &S_S3ObjectVersion },
+    Member { name: "S3ObjectStorageMode", wire: "S3ObjectStorageMode", location: Location::Body, required: false, shape: &S_S3ObjectStorageMode },
+    Member { name: "ZipFile", wire: "ZipFile", location: Location::Body, required: false, shape: &S_Blob },
+]));
+static S_LayerVersionNumber: Shape = Shape::of(Kind::Integer);
+static S_LicenseInfo: Shape = Shape::of(Kind::Text).min(0).max(512).pattern(&P16);
+static S_LocalMountPath: Shape = Shape::of(Kind::Text).min(0).max(160).pattern(&P22);
 static S_LogFormat: Shape = Shape::of(Kind::Text).values(&["JSON","Text"]);
-static S_LogGroup: Shape = Shape::of(Kind::Text).min(1).max(512).pattern(&P20);
+static S_LogGroup: Shape = Shape::of(Kind::Text).min(1).max(512).pattern(&P23);
 static S_LogType: Shape = Shape::of(Kind::Text).values(&["None","Tail"]);
 static S_LoggingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "LogFormat", wire: "LogFormat", location: Location::Body, required: false, shape: &S_LogFormat },
@@ -711,67 +831,69 @@ static S_LoggingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SystemLogLevel", wire: "SystemLogLevel", location: Location::Body, required: false, shape: &S_SystemLogLevel },
     Member { name: "LogGroup", wire: "LogGroup", location: Location::Body, required: false, shape: &S_LogGroup },
 ]));
-static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P21);
+static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P24);
 static S_MaxAge: Shape = Shape::of(Kind::Integer).min(0).max(86400);
 static S_MaxItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
+static S_MaxLayerListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxListItems: Shape = Shape::of(Kind::Integer).min(1).max(10000);
 static S_MaxProvisionedConcurrencyConfigListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MemorySize: Shape = Shape::of(Kind::Integer).min(128).max(32768);
 static S_Method: Shape = Shape::of(Kind::Text).min(0).max(6).pattern(&P16);
-static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P22);
-static S_NamespacedStatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P23);
+static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P25);
+static S_NamespacedStatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P26);
 static S_NullableBoolean: Shape = Shape::of(Kind::Boolean);
-static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P24);
+static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P27);
+static S_OrganizationId: Shape = Shape::of(Kind::Text).min(0).max(34).pattern(&P28);
 static S_Origin: Shape = Shape::of(Kind::Text).min(1).max(253).pattern(&P16);
 static S_PackageType: Shape = Shape::of(Kind::Text).values(&["Zip","Image"]);
 static S_PerExecutionEnvironmentMaxConcurrency: Shape = Shape::of(Kind::Integer).min(1).max(1600);
 static S_PositiveInteger: Shape = Shape::of(Kind::Integer).min(1);
 static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P15);
-static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P25);
-static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P26);
+static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P28);
+static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P29);
 static S_ReservedConcurrentExecutions: Shape = Shape::of(Kind::Integer).min(0);
 static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P17);
 static S_ResponseStreamingInvocationType: Shape = Shape::of(Kind::Text).values(&["RequestResponse","DryRun"]);
 static S_RetentionPeriodInDays: Shape = Shape::of(Kind::Integer).min(1).max(90);
-static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P27);
+static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P30);
 static S_Runtime: Shape = Shape::of(Kind::Text);
-static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P28);
+static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P31);
 static S_S3FilesConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "DirectS3Read", wire: "DirectS3Read", location: Location::Body, required: false, shape: &S_DirectS3Read },
 ]));
 static S_S3Key: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P16);
 static S_S3ObjectStorageMode: Shape = Shape::of(Kind::Text).values(&["COPY","REFERENCE"]);
 static S_S3ObjectVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P16);
-static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P29);
+static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P32);
 static S_SecurityGroupIds: Shape = Shape::of(Kind::List(&S_SecurityGroupId)).min(0).max(5);
 static S_SnapStart: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ApplyOn", wire: "ApplyOn", location: Location::Body, required: false, shape: &S_SnapStartApplyOn },
 ]));
 static S_SnapStartApplyOn: Shape = Shape::of(Kind::Text).values(&["PublishedVersions","None"]);
-static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P30);
-static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P31);
+static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P33);
+static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P34);
 static S_String: Shape = Shape::of(Kind::Text);
 static S_StringList: Shape = Shape::of(Kind::List(&S_String)).min(0).max(1500);
-static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P32);
+static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P35);
 static S_SubnetIds: Shape = Shape::of(Kind::List(&S_SubnetId)).min(0).max(16);
 static S_SystemLogLevel: Shape = Shape::of(Kind::Text).values(&["DEBUG","INFO","WARN"]);
-static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P33);
+static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P36);
 static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKey));
-static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P33);
-static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P34);
+static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P36);
+static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P37);
 static S_Tags: Shape = Shape::of(Kind::Map(&S_TagKey, &S_TagValue));
 static S_TenancyConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "TenantIsolationMode", wire: "TenantIsolationMode", location: Location::Body, required: true, shape: &S_TenantIsolationMode },
 ]));
-static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P35);
+static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P38);
 static S_TenantIsolationMode: Shape = Shape::of(Kind::Text).values(&["PER_TENANT"]);
 static S_Timeout: Shape = Shape::of(Kind::Integer).min(1).max(5400);
 static S_TracingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Mode", wire: "Mode", location: Location::Body, required: false, shape: &S_TracingMode },
 ]));
 static S_TracingMode: Shape = Shape::of(Kind::Text).values(&["Active","PassThrough"]);
-static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P36);
-static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P37);
+static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P39);
+static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P40);
 static S_VpcConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SubnetIds", wire: "SubnetIds", location: Location::Body, required: false, shape: &S_SubnetIds },
     Member { name: "SecurityGroupIds", wire: "SecurityGroupIds", location: Location::Body, required: false, shape: &S_SecurityGroupIds },

@@ -7,11 +7,15 @@
 //! | `u` | function URL id               | `UrlOwner`: whose URL it is                                 |
 //! | `p` | package digest                | `PackageRecord`: where its bytes are, its users             |
 //! | `d` | due time, blob name           | `Doomed`: a package that may end from then on               |
+//! | `l` | account, region, layer        | `LayerRecord`: the number of its next version               |
+//! | `m` | account, region, layer, number | `LayerVersionRecord`: a version of a layer                 |
 //! | `s` |                               | 32 random bytes that sign package links                     |
 
 use bytes::Bytes;
 use model::{AccountId, CodeDigest, FunctionName, FunctionRef, Region};
 use store::keys::{Key, Parts};
+
+use super::layer::{LayerRef, LayerVersionRef};
 
 fn under(tag: u8) -> Key {
     Key::new(model::prefixes::LAMBDA.byte).tag(tag)
@@ -100,6 +104,51 @@ pub(super) fn doomed(due_ms: u64, blob: &str) -> Bytes {
 /// Everything that is due up to and including `now_ms`: from the first key to the last, as a start and an end.
 pub(super) fn doomed_until(now_ms: u64) -> (Bytes, Bytes) {
     (under(b'd').done(), under(b'd').number(now_ms.saturating_add(1)).done())
+}
+
+/// A layer.
+pub(super) fn layer(layer: &LayerRef) -> Bytes {
+    of_layer(b'l', layer).done()
+}
+
+/// What the keys of all layers of one account and region start with.
+pub(super) fn layers(account: &str, region: &str) -> Bytes {
+    under(b'l').text(account).text(region).done()
+}
+
+/// The name of the layer of a layer's key.
+pub(super) fn layer_name_of(key: &[u8]) -> Option<String> {
+    let mut parts = Parts::of(key);
+    let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'l';
+    (0..2).try_for_each(|_| parts.text().map(drop))?;
+    parts.text().filter(|_| own)
+}
+
+/// A version of a layer.
+pub(super) fn layer_version(version: &LayerVersionRef) -> Bytes {
+    of_layer(b'm', &version.layer).number(version.number).done()
+}
+
+/// What the keys of all versions of a layer start with.
+pub(super) fn layer_versions(layer: &LayerRef) -> Bytes {
+    of_layer(b'm', layer).done()
+}
+
+/// What the keys of all versions of layers of one account and region start with.
+pub(super) fn layer_versions_of(account: &str, region: &str) -> Bytes {
+    under(b'm').text(account).text(region).done()
+}
+
+/// The number at the end of a layer version's key.
+pub(super) fn layer_number_of(key: &[u8]) -> Option<u64> {
+    let mut parts = Parts::of(key);
+    let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'm';
+    (0..3).try_for_each(|_| parts.text().map(drop))?;
+    parts.number().filter(|_| own)
+}
+
+fn of_layer(tag: u8, layer: &LayerRef) -> Key {
+    under(tag).text(layer.account.as_str()).text(layer.region.as_str()).text(&layer.name)
 }
 
 /// The secret that signs package links.

@@ -1,8 +1,8 @@
-//! The `lambda` service: functions, their code and configuration, their URLs and policies, and the Invoke operation.
+//! The `lambda` service: functions, their code, layers and configuration, their URLs and policies, and the Invoke operation.
 //!
 //! Operations: Create/Get/List/Update/DeleteFunction, GetFunctionConfiguration, UpdateFunctionCode,
-//! UpdateFunctionConfiguration, versions, aliases, Invoke, InvokeWithResponseStream, function URLs, AddPermission, GetPolicy,
-//! RemovePermission, reserved and provisioned concurrency, tags, GetAccountSettings. Every other operation, and every parameter that is
+//! UpdateFunctionConfiguration, versions, aliases, layers with their policies, Invoke, InvokeWithResponseStream, function URLs,
+//! AddPermission, GetPolicy, RemovePermission, reserved and provisioned concurrency, tags, GetAccountSettings. Every other operation, and every parameter that is
 //! not honoured, is refused loudly; `ACCEPTED_WITHOUT_EFFECT` lists the few that are taken and do nothing.
 //!
 //! Not here: running anything (that is behind `Invoker`).
@@ -20,6 +20,8 @@ mod alias;
 mod catalog;
 mod error;
 mod keys;
+mod layer;
+mod layers;
 mod name;
 mod ops;
 mod packages;
@@ -56,6 +58,11 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("UpdateFunctionCode", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
     ("CreateFunction", "LoggingConfig.LogFormat=Text", "Text is the only format"),
     ("ListFunctions", "MasterRegion", "there are no replicated functions"),
+    (
+        "AddLayerVersionPermission",
+        "OrganizationId",
+        "stored and shown; no account belongs to an organization, so it lets nobody",
+    ),
     ("AddPermission", "every parameter", "the policy is stored and shown; it is not evaluated"),
 ];
 
@@ -134,6 +141,15 @@ impl Service for LambdaService {
             "AddPermission" => ops::permissions::add(functions, &call).await,
             "GetPolicy" => ops::permissions::get(functions, &call).await,
             "RemovePermission" => ops::permissions::remove(functions, &call).await,
+            "PublishLayerVersion" => ops::layers::publish(functions, &call).await,
+            "GetLayerVersion" => ops::layers::get(functions, &call).await,
+            "GetLayerVersionByArn" => ops::layers::by_arn(functions, &call).await,
+            "ListLayers" => ops::layers::list(functions, &call).await,
+            "ListLayerVersions" => ops::layers::versions(functions, &call).await,
+            "DeleteLayerVersion" => ops::layers::delete(functions, &call).await,
+            "AddLayerVersionPermission" => ops::layer_permissions::add(functions, &call).await,
+            "GetLayerVersionPolicy" => ops::layer_permissions::get(functions, &call).await,
+            "RemoveLayerVersionPermission" => ops::layer_permissions::remove(functions, &call).await,
             "PutFunctionConcurrency" => ops::concurrency::put(functions, &call).await,
             "GetFunctionConcurrency" => ops::concurrency::get(functions, &call).await,
             "DeleteFunctionConcurrency" => ops::concurrency::delete(functions, &call).await,

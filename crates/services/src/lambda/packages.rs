@@ -1,4 +1,4 @@
-//! Code packages: checked before they are kept, kept once however many functions use them, removed when nobody does.
+//! Packages, the code of functions and the content of layers: checked before they are kept, kept once however many use them, removed when nobody does.
 //!
 //! A package has a record that counts its users; its bytes are a blob that the record owns (`store::references`, which
 //! sees to uploads that nobody came to own, to crashes and to backups under way).
@@ -9,6 +9,7 @@
 //!      links that were handed out still reach it. Until then a new user gives it its life back.
 //!   3. A package whose time is over is listed (`Doomed`) until its record is gone, in one transaction with the list.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::archive;
@@ -23,13 +24,13 @@ use store::references::Collected;
 use store::{Range, Snapshot, Txn};
 
 use super::Functions;
-use super::record::{Doomed, PackageRecord};
+use super::record::{Doomed, PackageRecord, VersionRecord};
 use super::{error, keys};
 
 /// Most bytes of a package sent inline. Source: Lambda quotas.
 const ZIP_BYTES_MAX: usize = 52_428_800;
-/// Most bytes of a package once unpacked. Source: Lambda quotas.
-const UNPACKED_BYTES_MAX: u64 = 262_144_000;
+/// Most bytes of a package once unpacked, and of a function's code and layers together. Source: Lambda quotas.
+pub(super) const UNPACKED_BYTES_MAX: u64 = 262_144_000;
 /// Most files of a package; a bound on the work of unpacking it.
 const ENTRIES_MAX: usize = 100_000;
 /// How long a package without users, and a link to a package, last.
@@ -50,6 +51,45 @@ pub(super) struct Package {
     pub(super) digest: CodeDigest,
     /// The zip.
     pub(super) zip: Bytes,
+    /// Bytes of its files.
+    pub(super) unpacked_bytes: u64,
+}
+
+/// A package that comes with a call, and its upload once it was needed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Brought<'a> {
+    /// The package.
+    pub(super) package: &'a Package,
+    /// Its upload.
+    pub(super) upload: Option<&'a Upload>,
+}
+
+/// How many users each package gains by a transaction, or loses.
+#[derive(Debug, Default)]
+pub(super) struct Users(BTreeMap<CodeDigest, i64>);
+
+impl Users {
+    /// One package alone.
+    pub(super) fn one(code: &CodeDigest, users: i64) -> Self {
+        Self(BTreeMap::from([(code.clone(), users)]))
+    }
+
+    /// What a version of a function uses, so many times.
+    pub(super) fn of(version: &VersionRecord, times: i64) -> Self {
+        Self::default().and(version, times)
+    }
+
+    /// Those of another version too.
+    pub(super) fn and(mut self, version: &VersionRecord, times: i64) -> Self {
+        for code in version.packages() {
+            *self.0.entry(code.clone()).or_default() += times;
+        }
+        self
+    }
+
+    fn changed(&self) -> impl Iterator<Item = (&CodeDigest, i64)> {
+        self.0.iter().filter(|(_, users)| **users != 0).map(|(code, users)| (code, *users))
+    }
 }
 
 /// A blob that no record owns yet.
@@ -67,8 +107,23 @@ pub(super) async fn checked(zip_file: &str) -> Result<Package, aws::Error> {
     if zip.len() > ZIP_BYTES_MAX {
         return Err(error::too_large(format!("Zipped size must be smaller than {ZIP_BYTES_MAX} bytes")));
     }
+    measured(zip.into()).await
+}
+
+/// Reads and checks a whole zip.
+pub(super) async fn measured(zip: Bytes) -> Result<Package, aws::Error> {
     // Unpacking a quarter of a gigabyte takes a second: not on a thread that serves others.
-    tokio::task::spawn_blocking(move || inspected(zip.into())).await.map_err(aws::Error::internal)?
+    tokio::task::spawn_blocking(move || inspected(zip)).await.map_err(aws::Error::internal)?
+}
+
+/// The name of a file that a package has below a folder, if it has one.
+pub(super) fn file_in(package: &Package, folder: &str) -> Result<Option<String>, aws::Error> {
+    archive::file_in(&package.zip, folder).map_err(aws::Error::internal)
+}
+
+/// A package that somebody uses is not there.
+pub(super) fn without_record(code: &CodeDigest) -> aws::Error {
+    aws::Error::internal(format_args!("the package {code} has no record"))
 }
 
 fn nothing_in_it() -> aws::Error {
@@ -77,8 +132,8 @@ fn nothing_in_it() -> aws::Error {
 
 fn inspected(zip: Bytes) -> Result<Package, aws::Error> {
     let limits = archive::Limits { unpacked_bytes: UNPACKED_BYTES_MAX, entries: ENTRIES_MAX };
-    match archive::inspect(&zip, limits) {
-        Ok(_) => {}
+    let unpacked_bytes = match archive::inspect(&zip, limits) {
+        Ok(bytes) => bytes,
         Err(archive::Error::Empty) => return Err(nothing_in_it()),
         Err(archive::Error::TooLarge(most)) => {
             return Err(error::invalid(format!("Unzipped size must be smaller than {most} bytes")));
@@ -88,10 +143,10 @@ fn inspected(zip: Bytes) -> Result<Package, aws::Error> {
                 "Could not unzip uploaded file. Please check your file, then try to upload again. ({problem})"
             )));
         }
-    }
+    };
     let digest = CodeDigest::parse(&hex::encode(Sha256::digest(&zip)))
         .ok_or_else(|| aws::Error::internal("a SHA-256 has 64 digits"))?;
-    Ok(Package { digest, zip })
+    Ok(Package { digest, zip, unpacked_bytes })
 }
 
 impl Functions {
@@ -109,56 +164,70 @@ impl Functions {
         }
     }
 
-    /// Adds users to a package within `txn`. Nothing is returned where the package has no record and `upload` is not
-    /// there either, or was given up: upload, then try again.
+    /// Counts users of packages within `txn`, among them those of one that the call brings. Nothing is returned where that
+    /// one has no record and its upload is not there either, or was given up: upload, then try again.
     pub(super) async fn claim(
         &self,
         snapshot: &dyn Snapshot,
+        users: &Users,
+        brought: Brought<'_>,
+        mut txn: Txn,
+    ) -> Result<Option<(Txn, Claim)>, aws::Error> {
+        let mut claim = Claim::Shared;
+        for (code, change) in users.changed() {
+            let brought = Some(brought).filter(|brought| brought.package.digest == *code);
+            let Some((next, how)) = self.count_one(snapshot, code, change, brought, txn).await? else {
+                return Ok(None);
+            };
+            txn = next;
+            if how == Claim::Uploaded {
+                claim = how;
+            }
+        }
+        Ok(Some((txn, claim)))
+    }
+
+    /// Counts users of packages that have a record within `txn`.
+    pub(super) async fn count(&self, snapshot: &dyn Snapshot, users: &Users, mut txn: Txn) -> Result<Txn, aws::Error> {
+        for (code, change) in users.changed() {
+            let counted = self.count_one(snapshot, code, change, None, txn).await?;
+            (txn, _) = counted.ok_or_else(|| without_record(code))?;
+        }
+        Ok(txn)
+    }
+
+    /// A package that loses its last user is doomed.
+    async fn count_one(
+        &self,
+        snapshot: &dyn Snapshot,
         code: &CodeDigest,
-        users: u64,
-        upload: Option<&Upload>,
+        change: i64,
+        brought: Option<Brought<'_>>,
         txn: Txn,
     ) -> Result<Option<(Txn, Claim)>, aws::Error> {
         let key = keys::package(code);
         let entry = snapshot.get(&key).await.map_err(error::store)?;
-        let (record, claim, txn) = match (&entry, upload) {
-            (Some(entry), _) => {
-                let record: PackageRecord = super::decoded(&entry.value)?;
-                (PackageRecord { users: record.users + users, due_ms: None, ..record }, Claim::Shared, txn)
-            }
-            (None, Some(upload)) => {
+        let (record, claim, txn) = match (&entry, brought) {
+            (Some(entry), _) => (super::decoded::<PackageRecord>(&entry.value)?, Claim::Shared, txn),
+            (None, Some(Brought { package, upload: Some(upload) })) => {
                 let adopted = self.references.adopt(snapshot, txn, &upload.blob, OWNER).await.map_err(error::store)?;
                 let Some(txn) = adopted else { return Ok(None) };
-                (PackageRecord { blob: upload.blob.clone(), users, due_ms: None }, Claim::Uploaded, txn)
+                let unpacked_bytes = Some(package.unpacked_bytes);
+                let blob = upload.blob.clone();
+                (PackageRecord { blob, users: 0, due_ms: None, unpacked_bytes }, Claim::Uploaded, txn)
             }
-            (None, None) => return Ok(None),
+            (None, Some(_)) => return Ok(None),
+            (None, None) => return Err(without_record(code)),
         };
-        let txn = txn.expect_unchanged(key.clone(), entry.as_ref()).put(key, super::encoded(&record)?);
-        Ok(Some((txn, claim)))
-    }
-
-    /// Takes users away from a package within `txn`; the last one dooms it.
-    pub(super) async fn release(
-        &self,
-        snapshot: &dyn Snapshot,
-        code: &CodeDigest,
-        users: u64,
-        txn: Txn,
-    ) -> Result<Txn, aws::Error> {
-        let key = keys::package(code);
-        let Some(entry) = snapshot.get(&key).await.map_err(error::store)? else {
-            return Err(aws::Error::internal(format_args!("the package {code} has no record")));
-        };
-        let mut record: PackageRecord = super::decoded(&entry.value)?;
-        record.users = record.users.saturating_sub(users);
-        let mut txn = txn.expect_version(key.clone(), entry.version);
-        if record.users == 0 {
-            let due_ms = self.clock.now_ms() + GRACE_MS;
-            record.due_ms = Some(due_ms);
+        let users = record.users.saturating_add_signed(change);
+        let due_ms = (users == 0).then(|| self.clock.now_ms() + GRACE_MS);
+        let mut txn = txn.expect_unchanged(key.clone(), entry.as_ref());
+        if let Some(due_ms) = due_ms {
             let doomed = Doomed { package: Some(code.clone()), blob: record.blob.clone() };
             txn = txn.put(keys::doomed(due_ms, &record.blob), super::encoded(&doomed)?);
         }
-        Ok(txn.put(key, super::encoded(&record)?))
+        let record = PackageRecord { users, due_ms, ..record };
+        Ok(Some((txn.put(key, super::encoded(&record)?), claim)))
     }
 
     /// Ends packages whose time without users is over, and removes bytes that nobody owns; says how many blobs went.

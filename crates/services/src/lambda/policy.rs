@@ -87,6 +87,18 @@ pub(super) fn document(statements: &[Value]) -> Result<String, Error> {
     Ok(text)
 }
 
+/// A statement with this id is there already.
+pub(super) fn sid_exists(sid: &str) -> Error {
+    error::conflict(format!(
+        "The statement id ({sid}) provided already exists. Please provide a new statement id, or remove the existing statement."
+    ))
+}
+
+/// No statement has this id.
+pub(super) fn no_statement(sid: &str) -> Error {
+    error::not_found(format!("Statement {sid} is not found in resource policy."))
+}
+
 /// Whether a statement has this id.
 pub(super) fn has_sid(statement: &Value, sid: &str) -> bool {
     statement.get("Sid").and_then(Value::as_str) == Some(sid)

@@ -6,7 +6,8 @@
 //!      version cover its published versions too.
 //!   3. `content_revision` changes exactly when code or configuration change, so an environment of another one is stale;
 //!      `revision_id` changes with permissions too, as clients expect of `RevisionId`.
-//!   4. A `PackageRecord` counts its users exactly: it changes in the same transaction as the function that uses it.
+//!   4. A `PackageRecord` counts its users exactly: it changes in the same transaction as the function or the layer version
+//!      that uses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -175,6 +176,50 @@ pub(super) struct Settings {
     /// `SnapStart.ApplyOn` is `PublishedVersions`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) snap_start: bool,
+    /// `Layers`, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) layers: Vec<LayerUse>,
+}
+
+/// A layer version that a function has. It holds its content itself, for the layer version may be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LayerUse {
+    /// `Arn`
+    pub(super) arn: String,
+    /// The package.
+    pub(super) code: CodeDigest,
+    /// `CodeSize`
+    pub(super) code_bytes: u64,
+}
+
+/// What there is of a layer beside its versions. It stays when the last of them is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LayerRecord {
+    /// The number that the next version gets. Numbers are never reused.
+    pub(super) next_version: u64,
+}
+
+/// A version of a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct LayerVersionRecord {
+    /// The package.
+    pub(super) code: CodeDigest,
+    /// Bytes of the package.
+    pub(super) code_bytes: u64,
+    /// `Description`
+    pub(super) description: String,
+    /// `CompatibleRuntimes`
+    pub(super) runtimes: Vec<String>,
+    /// `CompatibleArchitectures`
+    pub(super) architectures: Vec<String>,
+    /// `LicenseInfo`
+    pub(super) license: Option<String>,
+    /// Milliseconds since the epoch.
+    pub(super) created_ms: u64,
+    /// Statements of its policy.
+    pub(super) policy: Vec<Value>,
+    /// `RevisionId` of the policy.
+    pub(super) revision_id: String,
 }
 
 /// A function URL.
@@ -206,10 +251,13 @@ pub(super) struct UrlOwner {
 pub(super) struct PackageRecord {
     /// The blob. Its name is used once and never again.
     pub(super) blob: String,
-    /// Versions of functions that use it.
+    /// Versions of functions and of layers that use it.
     pub(super) users: u64,
     /// When it is removed, while it has no user.
     pub(super) due_ms: Option<u64>,
+    /// Bytes once unpacked. None in what earlier releases kept, until somebody needs to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unpacked_bytes: Option<u64>,
 }
 
 /// A package that ends after a time unless somebody uses it by then.
@@ -232,7 +280,7 @@ impl FunctionRecord {
             runtime: settings.runtime.clone(),
             handler: settings.handler.clone(),
             code: code.clone(),
-            layers: Vec::new(),
+            layers: settings.merged_layers(),
             memory_mb: settings.memory_mb,
             timeout_ms: u64::from(settings.timeout_s) * 1_000,
             tmp_mb: settings.tmp_mb,
@@ -269,9 +317,23 @@ impl Settings {
     pub(super) fn begins_from_snapshot(&self, id: VersionId) -> bool {
         self.snap_start && id != VersionId::Latest
     }
+
+    /// The packages that make `/opt`, later ones over earlier ones. Of two layers with the same content the later one
+    /// alone decides, and nothing can be merged with itself.
+    fn merged_layers(&self) -> Vec<CodeDigest> {
+        let layers = self.layers.iter().enumerate();
+        let last =
+            |(index, layer): &(usize, &LayerUse)| self.layers[index + 1..].iter().all(|other| other.code != layer.code);
+        layers.filter(last).map(|(_, layer)| layer.code.clone()).collect()
+    }
 }
 
 impl VersionRecord {
+    /// Every package that it uses: its code, and the content of each layer.
+    pub(super) fn packages(&self) -> impl Iterator<Item = &CodeDigest> {
+        std::iter::once(&self.code).chain(self.settings.layers.iter().map(|layer| &layer.code))
+    }
+
     /// Whether code and configuration are those of another.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.code == other.code && self.settings == other.settings

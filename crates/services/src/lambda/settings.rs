@@ -1,7 +1,7 @@
 //! The configuration of a function as a client asks for it: defaults, limits and refusals. Pure.
 //!
 //! The wire has checked types, lengths and patterns before; here are the limits that are tighter than the model's, the
-//! rules between fields, and the values that the platform cannot honour.
+//! rules between fields, and the values that the platform cannot honour. Not here: layers, which `layers` looks up.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +25,7 @@ pub(super) const HONOURED: &[&str] = &[
     "TracingConfig",
     "LoggingConfig",
     "SnapStart",
+    "Layers",
 ];
 
 /// Most bytes of names and values of all variables. Source: Lambda quotas.
@@ -100,6 +101,7 @@ pub(super) fn created(call: &Call, host_architecture: &str) -> Result<Settings, 
         tracing: "PassThrough".into(),
         log_group: None,
         snap_start: false,
+        layers: Vec::new(),
     };
     let settings = updated(&settings, call)?;
     with_architecture(settings, call, host_architecture)

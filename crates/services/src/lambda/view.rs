@@ -8,7 +8,8 @@ use model::{FunctionName, FunctionRef};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::record::{UrlRecord, VersionId, VersionRecord};
+use super::layer::LayerVersionRef;
+use super::record::{LayerVersionRecord, UrlRecord, VersionId, VersionRecord};
 
 /// Milliseconds since the epoch as Lambda writes them: `2024-01-02T03:04:05.678+0000`.
 pub(super) fn time(ms: u64) -> String {
@@ -62,7 +63,25 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
     if let Some(variables) = settings.environment.as_ref().filter(|variables| !variables.is_empty()) {
         shown["Environment"] = json!({"Variables": variables});
     }
+    if !settings.layers.is_empty() {
+        let layers = settings.layers.iter();
+        shown["Layers"] = layers.map(|layer| json!({"Arn": layer.arn, "CodeSize": layer.code_bytes})).collect();
+    }
     shown
+}
+
+/// A layer version as lists show it.
+pub(super) fn layer_version(version: &LayerVersionRef, record: &LayerVersionRecord) -> Value {
+    let list = |items: &Vec<String>| (!items.is_empty()).then(|| json!(items));
+    json!({
+        "LayerVersionArn": version.arn(),
+        "Version": version.number,
+        "Description": record.description,
+        "CreatedDate": time(record.created_ms),
+        "CompatibleRuntimes": list(&record.runtimes),
+        "CompatibleArchitectures": list(&record.architectures),
+        "LicenseInfo": record.license,
+    })
 }
 
 fn default_log_group(name: &FunctionName) -> String {

@@ -8,7 +8,8 @@ use model::FunctionRef;
 use serde_json::Value;
 use store::Txn;
 
-use crate::lambda::packages::{self, Claim, Package, Upload};
+use crate::lambda::layer::{self, LayerVersionRef};
+use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{FunctionRecord, Settings, VersionId, VersionRecord};
 use crate::lambda::{Functions, encoded, error, keys, name, settings, view};
 
@@ -26,6 +27,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
     }
     let zip_file = super::inline_zip(call, &call.input["Code"])?;
     let settings = settings::created(call, functions.config.architecture)?;
+    let layers = layer::wanted(call)?.unwrap_or_default();
     let tags = super::tags::checked(call.input.get("Tags"))?;
     if functions.record(&function).await?.is_some() {
         return Err(exists(&function));
@@ -44,8 +46,8 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
         provisioned: std::collections::BTreeMap::new(),
     };
     let mut upload = None;
-    let new = New { function, package, record, publish: call.flag("Publish") };
-    let made = commit(functions, &new, &mut upload).await;
+    let new = New { function, package, layers, record, publish: call.flag("Publish") };
+    let made = commit(functions, call, &new, &mut upload).await;
     if let Some(upload) = upload.filter(|_| !matches!(made, Ok((_, _, Claim::Uploaded)))) {
         functions.discard(&upload).await;
     }
@@ -57,6 +59,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
 struct New {
     function: FunctionRef,
     package: Package,
+    layers: Vec<LayerVersionRef>,
     record: FunctionRecord,
     publish: bool,
 }
@@ -81,6 +84,7 @@ pub(super) fn version(functions: &Functions, settings: Settings, package: &Packa
 /// Makes the function; tells the version to show, `$LATEST` or the one that was published with it.
 async fn commit(
     functions: &Functions,
+    call: &Call,
     new: &New,
     upload: &mut Option<Upload>,
 ) -> Result<(VersionId, VersionRecord, Claim), Error> {
@@ -92,6 +96,8 @@ async fn commit(
             return Err(exists(function));
         }
         let mut record = new.record.clone();
+        record.latest.settings.layers = functions.layers_of(&*snapshot, call, &new.layers).await?;
+        functions.check_unpacked(&*snapshot, &record.latest, Some(package)).await?;
         let (mut id, mut shown) = (VersionId::Latest, record.latest.clone());
         let mut txn = Txn::new().expect_absent(key.clone());
         if new.publish {
@@ -99,8 +105,9 @@ async fn commit(
             (txn, id, shown) = (with_version, published.id, published.version);
         }
         let txn = txn.put(key.clone(), encoded(&record)?);
-        let users = 1 + u64::from(new.publish);
-        let claimed = functions.claim(&*snapshot, &package.digest, users, upload.as_ref(), txn).await?;
+        let users = Users::of(&record.latest, 1 + i64::from(new.publish));
+        let brought = Brought { package, upload: upload.as_ref() };
+        let claimed = functions.claim(&*snapshot, &users, brought, txn).await?;
         drop(snapshot);
         match claimed {
             None => *upload = Some(functions.upload(package).await?),

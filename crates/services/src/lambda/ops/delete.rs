@@ -1,13 +1,12 @@
 //! DeleteFunction: the record, its versions, its URLs and its use of packages go in one transaction; with a qualifier, one
 //! version alone.
 
-use std::collections::BTreeMap;
-
 use aws::{Call, Error, Reply};
-use model::{CodeDigest, FunctionRef};
+use model::FunctionRef;
 use serde_json::json;
 use store::{Entry, Range, Snapshot, Txn};
 
+use crate::lambda::packages::Users;
 use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
 use crate::lambda::versions::Qualifier;
 use crate::lambda::{Functions, decoded, encoded, error, keys, name};
@@ -39,7 +38,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
             record.provisioned.remove(&number.to_string());
             let txn = Txn::new().expect_version(key.clone(), entry.version).put(key.clone(), encoded(&record)?);
             let txn = txn.delete(keys::version(&function, number));
-            functions.release(&*snapshot, &version.code, 1, txn).await?
+            functions.count(&*snapshot, &Users::of(&version, -1), txn).await?
         };
         drop(snapshot);
         if functions.committed(txn).await? {
@@ -86,16 +85,13 @@ async fn whole(
     for url in record.urls.values() {
         txn = txn.delete(keys::url(&url.id));
     }
-    let mut users: BTreeMap<CodeDigest, u64> = BTreeMap::from([(record.latest.code, 1)]);
+    let mut users = Users::of(&record.latest, -1);
     let versions = snapshot.range(&Range::prefix(keys::versions(function))).await.map_err(error::store)?;
     for version in versions.entries {
-        *users.entry(decoded::<VersionRecord>(&version.value)?.code).or_default() += 1;
+        users = users.and(&decoded::<VersionRecord>(&version.value)?, -1);
         txn = txn.delete(version.key);
     }
-    for (code, users) in users {
-        txn = functions.release(snapshot, &code, users, txn).await?;
-    }
-    Ok(txn)
+    functions.count(snapshot, &users, txn).await
 }
 
 fn done() -> Reply {

@@ -8,6 +8,8 @@ pub(super) mod create;
 pub(super) mod delete;
 pub(super) mod invoke;
 pub(super) mod invoke_stream;
+pub(super) mod layer_permissions;
+pub(super) mod layers;
 pub(super) mod permissions;
 pub(super) mod provisioned;
 pub(super) mod read;

@@ -104,9 +104,7 @@ pub(in crate::lambda) async fn add(functions: &Functions, call: &Call) -> Result
             subject.check_revision(call, record)?;
             let statements = record.policies.entry(subject.qualifier.clone()).or_default();
             if statements.iter().any(|statement| policy::has_sid(statement, sid)) {
-                return Err(error::conflict(format!(
-                    "The statement id ({sid}) provided already exists. Please provide a new statement id, or remove the existing statement."
-                )));
+                return Err(policy::sid_exists(sid));
             }
             statements.push(statement.clone());
             policy::document(statements)?;
@@ -141,7 +139,7 @@ pub(in crate::lambda) async fn remove(functions: &Functions, call: &Call) -> Res
             let before = statements.len();
             statements.retain(|statement| !policy::has_sid(statement, sid));
             if statements.len() == before {
-                return Err(error::not_found(format!("Statement {sid} is not found in resource policy.")));
+                return Err(policy::no_statement(sid));
             }
             if statements.is_empty() {
                 record.policies.remove(&subject.qualifier);

@@ -7,7 +7,7 @@ use model::{FunctionName, FunctionRef};
 use serde_json::{Value, json};
 use store::Range;
 
-use crate::lambda::record::{FunctionRecord, LATEST, VersionId, VersionRecord};
+use crate::lambda::record::{FunctionRecord, LATEST, LayerVersionRecord, VersionId, VersionRecord};
 use crate::lambda::versions::Found;
 use crate::lambda::{Functions, decoded, error, keys, name, provisioned, view};
 
@@ -118,8 +118,12 @@ pub(in crate::lambda) async fn account(functions: &Functions, call: &Call) -> Re
     let page = snapshot.range(&Range::prefix(keys::versions_of(account, region))).await.map_err(error::store)?;
     let versions: Vec<VersionRecord> =
         page.entries.iter().map(|entry| decoded(&entry.value)).collect::<Result<_, _>>()?;
+    let page = snapshot.range(&Range::prefix(keys::layer_versions_of(account, region))).await.map_err(error::store)?;
+    let layers: Vec<LayerVersionRecord> =
+        page.entries.iter().map(|entry| decoded(&entry.value)).collect::<Result<_, _>>()?;
     let versions = records.iter().map(|record| &record.latest).chain(&versions);
-    let sizes: BTreeMap<&str, u64> = versions.map(|version| (version.code.as_str(), version.code_bytes)).collect();
+    let mut sizes: BTreeMap<&str, u64> = versions.map(|version| (version.code.as_str(), version.code_bytes)).collect();
+    sizes.extend(layers.iter().map(|layer| (layer.code.as_str(), layer.code_bytes)));
     let taken: u64 = records.iter().map(provisioned::taken).sum();
     let most = functions.config.account_concurrency;
     let output: Value = json!({

@@ -7,7 +7,8 @@ use aws::{Call, Error, Reply};
 use model::FunctionRef;
 use store::Txn;
 
-use crate::lambda::packages::{self, Claim, Package, Upload};
+use crate::lambda::layer;
+use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
 use crate::lambda::versions::existing_in;
 use crate::lambda::{Functions, encoded, error, keys, name, settings, view};
@@ -39,11 +40,13 @@ pub(in crate::lambda) async fn code(functions: &Functions, call: &Call) -> Resul
     let package = packages::checked(super::inline_zip(call, &call.input)?).await?;
     if call.flag("DryRun") {
         let next = replaced(functions, call, &record, &package)?;
+        let snapshot = functions.store.snapshot().await.map_err(error::store)?;
+        functions.check_unpacked(&*snapshot, &next, Some(&package)).await?;
         return Ok(Reply::of(view::configuration(&function, VersionId::Latest, &next)));
     }
     let mut upload = None;
     let done = commit(functions, call, &function, &package, &mut upload).await;
-    let used = matches!(done, Ok(Done { claim: Some(Claim::Uploaded), .. }));
+    let used = matches!(done, Ok(Done { claim: Claim::Uploaded, .. }));
     if let Some(upload) = upload.filter(|_| !used) {
         functions.discard(&upload).await;
     }
@@ -56,7 +59,7 @@ pub(in crate::lambda) async fn code(functions: &Functions, call: &Call) -> Resul
 struct Done {
     id: VersionId,
     version: VersionRecord,
-    claim: Option<Claim>,
+    claim: Claim,
 }
 
 fn replaced(
@@ -83,29 +86,23 @@ async fn commit(
         let (mut record, written) = existing_in(&*snapshot, function).await?;
         check_revision(call, &record)?;
         let next = replaced(functions, call, &record, package)?;
-        let before = std::mem::replace(&mut record.latest, next).code;
+        functions.check_unpacked(&*snapshot, &next, Some(package)).await?;
+        let before = std::mem::replace(&mut record.latest, next);
         let mut txn = Txn::new().expect_version(key.clone(), written);
-        let mut users = u64::from(before != package.digest);
-        let (mut id, mut version, mut claim) = (VersionId::Latest, record.latest.clone(), None);
+        let mut users = Users::of(&before, -1).and(&record.latest, 1);
+        let (mut id, mut version) = (VersionId::Latest, record.latest.clone());
         if call.flag("Publish") {
             let (with_version, published) = functions.publish(&*snapshot, function, &mut record, None, txn).await?;
-            users += u64::from(published.is_new);
+            users = users.and(&published.version, i64::from(published.is_new));
             (txn, id, version) = (with_version, published.id, published.version);
         }
         txn = txn.put(key.clone(), encoded(&record)?);
-        if before != package.digest {
-            txn = functions.release(&*snapshot, &before, 1, txn).await?;
-        }
-        if users > 0 {
-            let claimed = functions.claim(&*snapshot, &package.digest, users, upload.as_ref(), txn).await?;
-            let Some((with_claim, how)) = claimed else {
-                drop(snapshot);
-                *upload = Some(functions.upload(package).await?);
-                continue;
-            };
-            txn = with_claim;
-            claim = Some(how);
-        }
+        let brought = Brought { package, upload: upload.as_ref() };
+        let Some((txn, claim)) = functions.claim(&*snapshot, &users, brought, txn).await? else {
+            drop(snapshot);
+            *upload = Some(functions.upload(package).await?);
+            continue;
+        };
         drop(snapshot);
         if functions.committed(txn).await? {
             return Ok(Done { id, version, claim });
@@ -118,18 +115,31 @@ async fn commit(
 pub(in crate::lambda) async fn configuration(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&[CONFIGURATION, settings::HONOURED].concat())?;
     let function = name::unqualified(call)?;
-    let version = functions
-        .change(&function, |record, _| {
-            check_revision(call, record)?;
-            let latest = &mut record.latest;
-            latest.settings = settings::updated(&latest.settings, call)?;
-            latest.modified_ms = functions.clock.now_ms();
-            latest.revision_id = functions.random.uuid();
-            latest.content_revision = functions.random.hex(16);
-            Ok(latest.clone())
-        })
-        .await?;
-    Ok(Reply::of(view::configuration(&function, VersionId::Latest, &version)))
+    let layers = layer::wanted(call)?;
+    let key = keys::function(&function);
+    for _ in 0..ATTEMPTS {
+        let snapshot = functions.store.snapshot().await.map_err(error::store)?;
+        let (mut record, written) = existing_in(&*snapshot, &function).await?;
+        check_revision(call, &record)?;
+        let before = record.latest.clone();
+        let latest = &mut record.latest;
+        latest.settings = settings::updated(&latest.settings, call)?;
+        if let Some(layers) = &layers {
+            latest.settings.layers = functions.layers_of(&*snapshot, call, layers).await?;
+            functions.check_unpacked(&*snapshot, latest, None).await?;
+        }
+        latest.modified_ms = functions.clock.now_ms();
+        latest.revision_id = functions.random.uuid();
+        latest.content_revision = functions.random.hex(16);
+        let txn = Txn::new().expect_version(key.clone(), written).put(key.clone(), encoded(&record)?);
+        let users = Users::of(&before, -1).and(&record.latest, 1);
+        let txn = functions.count(&*snapshot, &users, txn).await?;
+        drop(snapshot);
+        if functions.committed(txn).await? {
+            return Ok(Reply::of(view::configuration(&function, VersionId::Latest, &record.latest)));
+        }
+    }
+    Err(error::store(store::Error::Conflict))
 }
 
 /// Refuses a `RevisionId` that is not the function's.

@@ -5,6 +5,7 @@ use model::FunctionRef;
 use serde_json::json;
 use store::Txn;
 
+use crate::lambda::packages::Users;
 use crate::lambda::record::{FunctionRecord, LATEST, VersionId};
 use crate::lambda::versions::{Published, existing_in};
 use crate::lambda::{Functions, encoded, error, keys, name, view};
@@ -38,10 +39,7 @@ async fn commit(functions: &Functions, call: &Call, function: &FunctionRef) -> R
         if !published.is_new {
             return Ok(published);
         }
-        let code = &published.version.code;
-        let Some((txn, _)) = functions.claim(&*snapshot, code, 1, None, txn).await? else {
-            return Err(Error::internal(format_args!("the package {code} has no record")));
-        };
+        let txn = functions.count(&*snapshot, &Users::of(&published.version, 1), txn).await?;
         drop(snapshot);
         if functions.committed(txn.put(key.clone(), encoded(&record)?)).await? {
             return Ok(published);

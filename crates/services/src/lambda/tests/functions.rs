@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use store::Txn;
 
 use super::*;
+use crate::lambda::packages;
 
 const ARN: &str = "arn:aws:lambda:us-east-1:000000000000:function:f";
 
@@ -94,7 +95,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
         ("MemorySize", json!(10_241), 400, invalid, "less than or equal to 10240"),
         ("EphemeralStorage", json!({"Size": 10_241}), 400, invalid, "less than or equal to 10240"),
         ("Environment", json!({"Variables": {"AWS_REGION": "x"}}), 400, invalid, "reserved keys"),
-        ("Layers", json!(["arn"]), 501, "NotImplementedException", "Layers"),
+        ("Layers", json!(["arn"]), 400, "ValidationException", "layers"),
         ("FileSystemConfigs", json!([{"Arn": "a"}]), 501, "NotImplementedException", "FileSystemConfigs"),
         ("ImageConfig", json!({"Command": ["x"]}), 501, "NotImplementedException", "ImageConfig"),
         ("DurableConfig", json!({"ExecutionTimeout": 1}), 501, "NotImplementedException", "DurableConfig"),
@@ -190,7 +191,7 @@ async fn a_package_that_is_used_again_in_time_stays() {
 #[tokio::test]
 async fn an_upload_that_a_crash_cut_off_is_removed_later() {
     let platform = Platform::new();
-    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    let package = packages::checked(&code("x")).await.unwrap();
     platform.functions.upload(&package).await.unwrap();
     assert_eq!(platform.everything().await, (1, 1));
     assert_eq!(platform.functions.collect_garbage().await.unwrap(), 0);
@@ -203,16 +204,17 @@ async fn an_upload_that_a_crash_cut_off_is_removed_later() {
 async fn a_function_is_not_stored_with_an_upload_that_was_given_up() {
     let platform = Platform::new();
     let functions = &platform.functions;
-    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    let package = packages::checked(&code("x")).await.unwrap();
     let upload = functions.upload(&package).await.unwrap();
     let snapshot = platform.store.snapshot().await.unwrap();
-    let (claimed, _) =
-        functions.claim(&*snapshot, &package.digest, 1, Some(&upload), Txn::new()).await.unwrap().unwrap();
+    let (users, brought) =
+        (packages::Users::one(&package.digest, 1), packages::Brought { package: &package, upload: Some(&upload) });
+    let (claimed, _) = functions.claim(&*snapshot, &users, brought, Txn::new()).await.unwrap().unwrap();
     platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(functions.collect_garbage().await.unwrap(), 1);
     assert!(!functions.committed(claimed).await.unwrap(), "its bytes are gone");
     let snapshot = platform.store.snapshot().await.unwrap();
-    let again = functions.claim(&*snapshot, &package.digest, 1, Some(&upload), Txn::new()).await.unwrap();
+    let again = functions.claim(&*snapshot, &users, brought, Txn::new()).await.unwrap();
     assert!(again.is_none(), "it is to be uploaded anew");
 }
 
@@ -220,7 +222,7 @@ async fn a_function_is_not_stored_with_an_upload_that_was_given_up() {
 async fn an_upload_that_nothing_names_is_found_and_removed() {
     let platform = Platform::new();
     platform.create("a").await;
-    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    let package = packages::checked(&code("x")).await.unwrap();
     platform.functions.upload(&package).await.unwrap();
     platform.functions.find_strays().await.unwrap();
     assert_eq!(platform.everything().await, (5, 2), "one is owned, the other has its mark");
@@ -266,7 +268,7 @@ async fn nothing_is_removed_while_a_backup_holds() {
     let platform = Platform::new();
     platform.create("a").await;
     platform.ok("DeleteFunction", json!({"FunctionName": "a"})).await;
-    let package = crate::lambda::packages::checked(&code("x")).await.unwrap();
+    let package = packages::checked(&code("x")).await.unwrap();
     platform.functions.upload(&package).await.unwrap();
     let holds = store::references::Holds::new(model::prefixes::BLOBS.byte);
     platform.clock.advance(Duration::from_secs(7_200));

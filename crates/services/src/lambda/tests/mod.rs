@@ -1,10 +1,11 @@
 //! Behaviour of the `lambda` service on a store in memory, with an invoker that records.
 //!
-//! `functions` covers the life of functions and their packages, `versions`, `aliases` and `provisioned` what is published of them,
+//! `functions` covers the life of functions and their packages, `layers` layers, `versions`, `aliases` and `provisioned` what is published of them,
 //! `surface` everything around them. Start at `Platform`.
 
 mod aliases;
 mod functions;
+mod layers;
 mod provisioned;
 mod surface;
 mod versions;
