@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import requests
 
-from conftest import ROOT, binary, name_of, wait_for
+from conftest import ROOT, binary, name_of, wait_for, zipped
 
 
 class Ended:
@@ -394,3 +394,42 @@ def test_dependencies_of_a_manifest(dev, folder):
     # The second time comes from the cache, and changes nothing.
     assert dunlin(dev, "deploy", "--json", folder).json["changed"] is False
 
+
+def test_layers_of_a_serverless_yml(server, folder):
+    client = server.client("lambda")
+    layer = name_of("libs")
+    # A layer of somebody else, by its ARN.
+    other = client.publish_layer_version(LayerName=name_of(), Content={"ZipFile": zipped({"python/other.py": "NAME = 'other'"})})
+    (folder / "libs" / "python").mkdir(parents=True)
+    (folder / "libs" / "python" / "shared.py").write_text("NAME = 'one'")
+    project(folder, handler__py="import other, shared\ndef main(event, context):\n    return [other.NAME, shared.NAME]\n")
+    yml = f"""
+provider: {{name: aws, runtime: python3.11}}
+layers:
+  my-libs: {{path: libs, name: {layer}, description: d, allowedAccounts: ["*"]}}
+package: {{patterns: ["!libs/**"]}}
+functions:
+  f:
+    handler: handler.main
+    layers: ["{other['LayerVersionArn']}", !Ref MyDashlibsLambdaLayer]
+"""
+    (folder / "serverless.yml").write_text(yml)
+    name = f"{folder.name}-dev-f"
+    planned = dunlin(server, "deploy", "--plan", folder)
+    assert planned.code == 0, planned.err
+    assert f"create layer {layer}" in planned.err and "create function" in planned.err
+    done = dunlin(server, "deploy", "--json", folder)
+    assert done.code == 0, done.err
+    answer = lambda: json.load(client.invoke(FunctionName=name)["Payload"])
+    assert answer() == ["other", "one"]
+    assert [one["Arn"].rsplit(":", 2)[1:] for one in client.get_function_configuration(FunctionName=name)["Layers"]][1] == [layer, "1"]
+    policy = json.loads(client.get_layer_version_policy(LayerName=layer, VersionNumber=1)["Policy"])
+    assert [statement["Principal"] for statement in policy["Statement"]] == ["*"]
+    assert dunlin(server, "deploy", "--json", folder).json["changed"] is False
+    (folder / "libs" / "python" / "shared.py").write_text("NAME = 'two'")
+    changed = dunlin(server, "deploy", "--json", folder).json
+    assert [(step["action"], step["resource"]) for step in changed["steps"]] == [("update", f"layer {layer}"), ("update", f"function {name}")]
+    assert answer() == ["other", "two"]
+    (folder / "serverless.yml").write_text(yml.replace(", !Ref MyDashlibsLambdaLayer", ", !Ref NoLambdaLayer"))
+    wrong = dunlin(server, "deploy", folder)
+    assert wrong.code != 0 and "layers: " in wrong.err and "NoLambdaLayer" in wrong.err

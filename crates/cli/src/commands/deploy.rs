@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::client::Client;
 use crate::deploy::discover::{self, Found, Options};
+use crate::deploy::layers::Layers;
 use crate::deploy::package::{self, Package};
 use crate::deploy::packs;
 use crate::deploy::plan::{self, Ready, Step};
@@ -62,6 +63,7 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
     let Found { project, single_file } = discover::discover(&args.path, &options, &account)?;
     let runtimes = if project.functions.is_empty() { Json::Null } else { client.admin("/_dunlin/runtimes")? };
     let mut notes = project.notes.clone();
+    let layers = Layers::look(client, &project, &account)?;
     let mut ready = Vec::new();
     for function in &project.functions {
         let runtime = match &function.runtime {
@@ -97,9 +99,11 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
                 notes.push(note.to_owned());
             }
         }
-        ready.push(Ready { function, runtime, package, environment });
+        let listed = layers.of(&project, &account, function)?;
+        ready.push(Ready { function, runtime, package, environment, layers: listed });
     }
-    let steps = plan::plan(client, &project, &ready, &account)?;
+    let mut steps = layers.steps;
+    steps.extend(plan::plan(client, &project, &ready, &account)?);
     show_plan(&project, &steps, &notes);
     if args.plan {
         if args.json {

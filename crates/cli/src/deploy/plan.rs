@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use super::intrinsics::Names;
 use super::package::Package;
 use super::project::{Function, PROVISIONED, Project, SNAP_START, Table, UrlConfig};
-use super::{http_api, rest_api};
+use super::{http_api, layers, rest_api};
 use crate::client::{Client, found};
 
 /// A function with everything settled: runtime, package, variables.
@@ -26,6 +26,8 @@ pub struct Ready<'a> {
     pub package: Package,
     /// Its variables, functions evaluated.
     pub environment: Map<String, Json>,
+    /// The ARNs of its layers.
+    pub layers: Vec<Json>,
 }
 
 /// One change.
@@ -44,6 +46,8 @@ pub struct Step {
 /// Calls behind a step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
+    /// PublishLayerVersion of this name, and AddLayerVersionPermission for these accounts.
+    Layer(String, Json, Vec<String>),
     /// CreateTable.
     Table(Json),
     /// CreateFunction, with the index of the package.
@@ -188,6 +192,7 @@ fn configuration(project: &Project, ready: &Ready<'_>, account: &str) -> Json {
         "Environment": {"Variables": ready.environment},
         "EphemeralStorage": {"Size": function.tmp_mb.unwrap_or(512)},
         "SnapStart": {"ApplyOn": if function.snap_start { "PublishedVersions" } else { "None" }},
+        "Layers": ready.layers,
     })
 }
 
@@ -204,6 +209,10 @@ fn changed_settings(live: &Json, wanted: &Json) -> Vec<String> {
     }
     if live["SnapStart"]["ApplyOn"] != wanted["SnapStart"]["ApplyOn"] {
         changed.push("SnapStart".into());
+    }
+    let listed = live["Layers"].as_array().into_iter().flatten().map(|layer| &layer["Arn"]);
+    if !listed.eq(wanted["Layers"].as_array().into_iter().flatten()) {
+        changed.push("Layers".into());
     }
     let empty = json!({});
     let variables =
@@ -384,12 +393,13 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
     let lambda = |method, path: String, input: Option<&Json>| client.rest("lambda", region, method, &path, input);
     let encode = |index: &usize| base64::engine::general_purpose::STANDARD.encode(&ready[*index].package.zip);
     match &step.action {
+        Action::Layer(name, input, accounts) => layers::publish(client, region, name, input, accounts)?,
         Action::Table(input) => {
             dynamodb(client, project, "CreateTable", input)?;
             wait_for_table(client, project, &input["TableName"])?;
         }
         Action::CreateFunction(input, index) => {
-            let mut input = input.clone();
+            let mut input = layers::numbered(client, region, input)?;
             input["Code"] = json!({"ZipFile": encode(index)});
             lambda(Method::POST, FUNCTIONS.into(), Some(&input))?;
         }
@@ -397,7 +407,7 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
             lambda(Method::PUT, format!("{FUNCTIONS}/{name}/code"), Some(&json!({"ZipFile": encode(index)})))?;
         }
         Action::UpdateConfiguration(name, input) => {
-            let mut input = input.clone();
+            let mut input = layers::numbered(client, region, input)?;
             input.as_object_mut().map(|members| members.shift_remove("FunctionName"));
             lambda(Method::PUT, format!("{FUNCTIONS}/{name}/configuration"), Some(&input))?;
         }
@@ -467,5 +477,10 @@ mod tests {
         live["Timeout"] = json!(6);
         live["Environment"] = Json::Null;
         assert_eq!(changed_settings(&live, &wanted), ["Timeout 6 → 3", "Environment"]);
+        let mut wanted = live.clone();
+        (live["Layers"], wanted["Layers"]) = (json!([{"Arn": "a:1"}, {"Arn": "b:1"}]), json!(["a:1", "b:1"]));
+        assert_eq!(changed_settings(&live, &wanted), Vec::<String>::new());
+        wanted["Layers"] = json!(["b:1", "a:1"]);
+        assert_eq!(changed_settings(&live, &wanted), ["Layers"]);
     }
 }

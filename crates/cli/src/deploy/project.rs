@@ -18,6 +18,8 @@ pub struct Project {
     pub root: PathBuf,
     /// Functions in the file's order.
     pub functions: Vec<Function>,
+    /// Layers in the file's order.
+    pub layers: Vec<Layer>,
     /// Tables in the file's order, as CreateTable inputs.
     pub tables: Vec<Table>,
     /// Cross-origin settings of the HTTP API, as CreateApi's `corsConfiguration`.
@@ -72,6 +74,8 @@ pub struct Function {
     pub description: String,
     /// Variables; values may still hold CloudFormation functions.
     pub environment: BTreeMap<String, Json>,
+    /// ARNs of layer versions, in their order; values may be CloudFormation functions.
+    pub layers: Vec<Json>,
     /// Reserved concurrency, if any.
     pub reserved_concurrency: Option<u64>,
     /// Environments that are there always: of a version under the alias `PROVISIONED`, which events then lead to.
@@ -88,6 +92,39 @@ pub struct Function {
     pub url: Option<UrlConfig>,
     /// `package.patterns`, provider-wide ones first; a leading `!` takes away.
     pub patterns: Vec<String>,
+}
+
+/// A layer that the project brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Its key in the file.
+    pub key: String,
+    /// Its name on the platform.
+    pub name: String,
+    /// The folder that becomes `/opt`, or the zip of it; relative to the root.
+    pub path: PathBuf,
+    /// `path` is a zip.
+    pub is_artifact: bool,
+    /// Text for people.
+    pub description: String,
+    /// `compatibleRuntimes`
+    pub runtimes: Vec<String>,
+    /// `compatibleArchitectures`
+    pub architectures: Vec<String>,
+    /// `licenseInfo`
+    pub license: Option<String>,
+    /// Other accounts that may have it; `*` is all.
+    pub accounts: Vec<String>,
+}
+
+impl Layer {
+    /// What `Ref` calls it, as the Serverless Framework makes it.
+    pub fn logical_id(&self) -> String {
+        let mut letters = self.key.chars();
+        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+        let id: String = first.into_iter().chain(letters).collect();
+        format!("{}LambdaLayer", id.replace('-', "Dash").replace('_', "Underscore"))
+    }
 }
 
 /// The alias of what is provisioned, as the Serverless Framework names it.

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 
 use super::intrinsics::Names;
-use super::project::{Function, HttpRoute, Project, RestRoute, Table, UrlConfig};
+use super::project::{Function, HttpRoute, Layer, Project, RestRoute, Table, UrlConfig};
 use crate::yaml::{Error, Node, Value};
 
 /// Keys that are read, and keys that the plan notes as having no effect.
@@ -27,6 +27,7 @@ const TOP: Keys = Keys {
         "custom",
         "params",
         "package",
+        "layers",
         "frameworkVersion",
         "configValidationMode",
         "useDotenv",
@@ -34,7 +35,7 @@ const TOP: Keys = Keys {
     noted: &["plugins", "org", "app", "variablesResolutionMode", "disabledDeprecations", "build"],
 };
 const PROVIDER: Keys = Keys {
-    read: &["name", "runtime", "stage", "region", "memorySize", "timeout", "environment", "httpApi"],
+    read: &["name", "runtime", "stage", "region", "memorySize", "timeout", "environment", "httpApi", "layers"],
     noted: &[
         "profile",
         "stackName",
@@ -72,8 +73,23 @@ const FUNCTION: Keys = Keys {
         "provisionedConcurrency",
         "snapStart",
         "ephemeralStorageSize",
+        "layers",
     ],
     noted: &["tags", "architecture", "tracing", "versionFunction", "role", "logRetentionInDays"],
+};
+
+const LAYER: Keys = Keys {
+    read: &[
+        "path",
+        "package",
+        "name",
+        "description",
+        "compatibleRuntimes",
+        "compatibleArchitectures",
+        "licenseInfo",
+        "allowedAccounts",
+    ],
+    noted: &["retain"],
 };
 
 /// The project of a resolved document in `folder`.
@@ -107,6 +123,7 @@ pub fn project(document: &Node, folder: &Path, stage: String, region: String, ac
         region,
         root: folder.to_owned(),
         functions: Vec::new(),
+        layers: Vec::new(),
         tables: Vec::new(),
         http_api_cors: None,
         notes,
@@ -115,14 +132,18 @@ pub fn project(document: &Node, folder: &Path, stage: String, region: String, ac
     if let Some(resources) = document.get("resources") {
         project.tables = tables(resources, &project, account, &mut Vec::new())?;
     }
+    for (key, node) in document.get("layers").map_or(Ok(&[][..]), |node| node.map("layers"))? {
+        let layer = layer(key, node, &mut project.notes)?;
+        project.layers.push(layer);
+    }
     let patterns = patterns(document)?;
     for (key, node) in document.get("functions").map_or(Ok(&[][..]), |node| node.map("functions"))? {
         let mut function = function(key, node, provider, &mut project, &payload)?;
         function.patterns.splice(0..0, patterns.iter().cloned());
         project.functions.push(function);
     }
-    if project.functions.is_empty() && project.tables.is_empty() {
-        return Err(document.error("nothing to deploy: `functions:` and `resources:` are missing or empty"));
+    if project.functions.is_empty() && project.tables.is_empty() && project.layers.is_empty() {
+        return Err(document.error("nothing to deploy: `functions:`, `layers:` and `resources:` are missing or empty"));
     }
     Ok(project)
 }
@@ -253,6 +274,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         timeout_s: number("timeout", 1, 900, 6)?,
         description: node.get("description").map_or(Ok(String::new()), |node| node.text("description"))?,
         environment,
+        layers: listed_layers(either("layers"))?,
         reserved_concurrency: optional("reservedConcurrency", 0, 1_000)?,
         provisioned: optional("provisionedConcurrency", 1, 1_000)?,
         snap_start: node.get("snapStart").map_or(Ok(false), |node| node.flag("snapStart"))?,
@@ -266,6 +288,43 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         add_event(&mut function, event, payload)?;
     }
     Ok(function)
+}
+
+fn layer(key: &str, node: &Node, notes: &mut Vec<String>) -> Result<Layer, Error> {
+    let prefix = format!("layers.{key}.");
+    notes.extend(check_keys(node, &LAYER, &prefix)?);
+    let artifact = node.get("package").and_then(|package| package.get("artifact"));
+    let (path, is_artifact) = match (node.get("path"), artifact) {
+        (Some(path), None) => (path.text("path")?, false),
+        (None, Some(artifact)) => (artifact.text("package.artifact")?, true),
+        _ => return Err(node.error(format!("{prefix}path, a folder, or {prefix}package.artifact, a zip, is needed"))),
+    };
+    let text = |name: &str| node.get(name).map(|found| found.text(name)).transpose();
+    let texts = |name: &str| match node.get(name) {
+        Some(list) => list.list(name)?.iter().map(|item| item.text(name)).collect(),
+        None => Ok(Vec::new()),
+    };
+    Ok(Layer {
+        key: key.to_owned(),
+        name: text("name")?.unwrap_or_else(|| key.to_owned()),
+        path: path.into(),
+        is_artifact,
+        description: text("description")?.unwrap_or_default(),
+        runtimes: texts("compatibleRuntimes")?,
+        architectures: texts("compatibleArchitectures")?,
+        license: text("licenseInfo")?,
+        accounts: texts("allowedAccounts")?,
+    })
+}
+
+/// What a function lists of layers: ARNs, and functions that give one.
+fn listed_layers(node: Option<&Node>) -> Result<Vec<Json>, Error> {
+    let Some(node) = node else { return Ok(Vec::new()) };
+    let one = |item: &Node| match &item.value {
+        Value::Map(_) => Ok(item.json()),
+        _ => item.text("a layer").map(Json::String),
+    };
+    node.list("layers")?.iter().map(one).collect()
 }
 
 fn url(node: &Node) -> Result<Option<UrlConfig>, Error> {
@@ -530,6 +589,23 @@ mod tests {
         assert_eq!((both.snap_start, both.alias()), (true, Some("provisioned")));
         assert_eq!(read("    snapStart: false").unwrap().functions.remove(0).alias(), None);
         assert!(read("    snapStart: PublishedVersions").is_err());
+    }
+
+    #[test]
+    fn layers_are_read() {
+        let yaml = "provider:\n  name: aws\n  layers: ['arn:p:1']\nlayers:\n  my-libs: {path: libs, compatibleRuntimes: [python3.12], allowedAccounts: ['*'], retain: true}\n  ready: {package: {artifact: ready.zip}, name: other}\nfunctions:\n  f: {handler: a.b}\n  g:\n    handler: a.b\n    layers:\n      - arn:x:1\n      - !Ref MyDashlibsLambdaLayer\n";
+        let project = read(yaml).unwrap();
+        let [libs, ready] = &project.layers[..] else { panic!("two layers") };
+        assert_eq!((libs.name.as_str(), libs.logical_id().as_str()), ("my-libs", "MyDashlibsLambdaLayer"));
+        assert_eq!(
+            (libs.path.to_str(), libs.is_artifact, &libs.accounts[..]),
+            (Some("libs"), false, &["*".to_owned()][..])
+        );
+        assert_eq!((ready.name.as_str(), ready.path.to_str(), ready.is_artifact), ("other", Some("ready.zip"), true));
+        assert_eq!(project.functions[0].layers, [json!("arn:p:1")]);
+        assert_eq!(project.functions[1].layers, [json!("arn:x:1"), json!({"Ref": "MyDashlibsLambdaLayer"})]);
+        assert!(project.notes.iter().any(|note| note == "layers.my-libs.retain has no effect"));
+        assert!(read("layers: {a: {name: b}}\n").unwrap_err().message.contains("layers.a.path, a folder"));
     }
 
     #[test]
