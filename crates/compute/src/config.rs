@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, Random};
-use model::ports::{Authorizer, Catalog, LogSink, Meter};
+use model::ports::{Authorizer, Catalog, EventTarget, LogSink, Meter};
 use model::{AccountId, Egress, FunctionArn, Region};
 use sandbox::{Backend, Interpreters};
 use store::Store;
@@ -34,6 +34,8 @@ pub struct EngineParts {
     pub interpreters: Interpreters,
     /// Serves the network of the guests.
     pub network: Arc<dyn GuestNetwork>,
+    /// Take the records of events that have ended; functions need none, the engine takes what is for them.
+    pub targets: Vec<Arc<dyn EventTarget>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Randomness for names and ids.

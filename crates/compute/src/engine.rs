@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Clock, Random};
-use model::ports::{Authorizer, Catalog, Invoker, LogSink, Meter};
+use model::ports::{Authorizer, Catalog, EventTarget, Invoker, LogSink, Meter};
 use model::{
     Answered, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, SnapshotState, ThrottleReason,
 };
@@ -63,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) network: Arc<dyn GuestNetwork>,
+    /// Who takes events beside the functions.
+    targets: Vec<Arc<dyn EventTarget>>,
     pub(crate) interpreters: Interpreters,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
@@ -122,6 +124,12 @@ impl Core {
         self.config.freeze_after.filter(|_| self.freezes)
     }
 
+    /// Everybody who takes events.
+    pub(crate) fn targets(self: &Arc<Self>) -> Vec<Arc<dyn EventTarget>> {
+        let functions: Arc<dyn EventTarget> = Arc::new(async_queue::Functions(self.clone()));
+        self.targets.iter().cloned().chain([functions]).collect()
+    }
+
     /// A version will be called after this time, as far as is known: an environment is ready then.
     pub(crate) fn expect(&self, function: &FunctionRef, version: &str, after: Duration) {
         let now_us = self.clock.monotonic_us();
@@ -147,7 +155,7 @@ impl Engine {
     /// The folder of unpacked packages cannot be made or cleaned.
     pub fn new(parts: EngineParts) -> io::Result<Arc<Self>> {
         let EngineParts { store, catalog, meter, log_sink, authorizer, backend, interpreters, network, .. } = parts;
-        let EngineParts { clock, random, config, .. } = parts;
+        let EngineParts { targets, clock, random, config, .. } = parts;
         let core = Arc::new(Core {
             admission: Admission::new(config.account_concurrency, config.account_rate),
             fleet: Fleet::new(&config),
@@ -164,6 +172,7 @@ impl Engine {
             freezes: backend.freezes(),
             backend,
             network,
+            targets,
             interpreters,
             clock,
             random,
@@ -189,6 +198,11 @@ impl Engine {
     /// Every environment of this host, for `dunlin ps`.
     pub fn environments(&self) -> Vec<EnvironmentInfo> {
         self.core.fleet.environments(self.core.clock.monotonic_us())
+    }
+
+    /// Everybody who takes events: what was given to the engine, and the functions.
+    pub fn targets(&self) -> Vec<Arc<dyn EventTarget>> {
+        self.core.targets()
     }
 
     /// Refuses new calls, waits until those that run have ended or `grace` is over, then ends every environment and

@@ -6,6 +6,7 @@
 //!   3. Budget: 4,000 lines.
 
 pub mod egress;
+pub mod event;
 pub mod function;
 pub mod http_api;
 pub mod identity;
@@ -18,6 +19,7 @@ pub mod stream;
 pub mod usage;
 
 pub use egress::{EGRESS_TAG, Egress, NotATarget, OpenTarget};
+pub use event::{Delivery, DeliveryError, EventRules, Lineage};
 pub use function::{
     CodeDigest, Floor, FloorState, FunctionArn, FunctionName, FunctionRef, FunctionVersion, MINIMUM_TAG, RuntimeUse,
     SnapshotState,

@@ -8,6 +8,7 @@
 //! | `Authorizer` | whose key is this; make temporary keys      | services/iam; doubles         | gateway, compute     |
 //! | `Meter`      | keep this usage record                      | services/usage; recorder      | compute              |
 //! | `LogSink`    | keep these log lines                        | services/logs; recorder       | compute              |
+//! | `EventTarget`| take this event for a resource of yours     | compute (functions); recorder | compute, services    |
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,8 +17,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Answered, CodeDigest, Credentials, Floor, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError,
-    LogBatch, Outcome, Principal, RuntimeUse, Site, SiteKey, SnapshotState, UsageRecord,
+    Answered, CodeDigest, Credentials, Delivery, DeliveryError, EventRules, Floor, FloorState, FunctionRef,
+    FunctionVersion, Invocation, InvokeError, LogBatch, Outcome, Principal, RuntimeUse, Site, SiteKey, SnapshotState,
+    UsageRecord,
 };
 
 /// The only road to a running function.
@@ -58,6 +60,11 @@ pub trait Invoker: Send + Sync + 'static {
 pub trait Catalog: Send + Sync + 'static {
     /// The version that a reference means now, aliases resolved. `NotFound` and `NotReady` are for the caller's eyes.
     async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError>;
+
+    /// What holds now for events that were sent to this reference. A function or qualifier that is gone has no rules.
+    async fn event_rules(&self, _function: &FunctionRef) -> Result<Arc<EventRules>, InvokeError> {
+        Ok(Arc::default())
+    }
 
     /// The zip of a code package.
     async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError>;
@@ -123,4 +130,26 @@ pub trait Meter: Send + Sync + 'static {
 pub trait LogSink: Send + Sync + 'static {
     /// Takes the batch; waits while the sink is behind, so that no line is dropped. Lines of one stream keep their order.
     async fn append(&self, batch: LogBatch);
+}
+
+/// Takes events for the resources of one service: functions, queues, topics, buses.
+#[async_trait]
+pub trait EventTarget: Send + Sync + 'static {
+    /// The service as ARNs name it: `lambda`, `sqs`.
+    fn service(&self) -> &'static str;
+
+    /// Most bytes of one event.
+    fn event_bytes_max(&self) -> usize;
+
+    /// Whether there is a resource of this ARN that takes events.
+    async fn has(&self, arn: &str) -> bool;
+
+    /// Delivers one event. When this returns, the event is on disk. It may come again, so that none is lost.
+    async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError>;
+}
+
+/// The target among `targets` that takes events for the service of this ARN.
+pub fn target_of<'a>(targets: &'a [Arc<dyn EventTarget>], arn: &str) -> Option<&'a Arc<dyn EventTarget>> {
+    let service = arn.split(':').nth(2)?;
+    targets.iter().find(|target| target.service() == service)
 }

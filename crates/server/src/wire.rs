@@ -213,6 +213,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
         backend: backend.clone(),
         interpreters: ground.interpreters.clone(),
         network: network.clone(),
+        targets: Vec::new(),
         clock: base.clock.clone(),
         random: base.random.clone(),
         config,
@@ -303,7 +304,7 @@ fn dispatcher(base: &Base, engine: &Arc<Engine>, mode: Mode) -> Dispatcher {
     let services: Vec<Arc<dyn aws::Service>> = vec![
         Arc::new(ApiGatewayService::new(base.apis.clone())),
         Arc::new(base.tables.clone()),
-        Arc::new(LambdaService::new(base.functions.clone(), engine.clone())),
+        Arc::new(LambdaService::new(base.functions.clone(), engine.clone(), engine.targets())),
         base.logs.clone(),
         Arc::new(Sts),
     ];

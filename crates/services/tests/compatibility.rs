@@ -54,7 +54,7 @@ fn services() -> BTreeMap<&'static str, Arc<dyn Service>> {
             "dynamodb",
             Arc::new(DynamoDb::new(store.clone(), clock.clone(), random.clone(), dynamodb::Config::default())),
         ),
-        ("lambda", Arc::new(LambdaService::new(functions, Arc::new(Nobody)))),
+        ("lambda", Arc::new(LambdaService::new(functions, Arc::new(Nobody), Vec::new()))),
         ("logs", Logs::new(store, clock, random)),
         ("sts", Arc::new(Sts)),
     ])
@@ -144,7 +144,11 @@ const DIFFERENCES: &str = "
   is published.
 - **Layers**: content comes as a zip in the call, not from a bucket; layers that AWS provides (`awslayer`) are refused. The policy of a
   layer version is evaluated for other accounts, but nobody belongs to an organization.
-- **Asynchronous events** are durable and retried twice; destinations and dead-letter queues are refused.
+- **Asynchronous events** are durable, retried as their event invoke configuration says, and their records reach destinations at least
+  once. A destination is a function of the same account and region; queues, topics, buses and buckets, and dead-letter queues, are
+  refused until their services exist. A record that is too large for its destination goes without its payloads. Chains of destinations
+  that call one function more than 16 times are cut; loops through clients are not seen. With a reserved concurrency of zero an
+  event waits if its failure has no destination.
 - **Concurrency**: reserved concurrency and the account's limit throttle at once; rates per second are not limited.
 - **Freezing between calls** begins 100 ms after a function became idle, and only where it left something running; where the machine has no
   cgroup v2 that the server may write, what was left runs on. `--no-freeze` lets it run on everywhere.

@@ -27,7 +27,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "DeleteFunction", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}", status: 200, io: Some(&IO_DeleteFunction) },
     Operation { name: "DeleteFunctionCodeSigningConfig", method: "DELETE", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 204, io: None },
     Operation { name: "DeleteFunctionConcurrency", method: "DELETE", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 204, io: Some(&IO_DeleteFunctionConcurrency) },
-    Operation { name: "DeleteFunctionEventInvokeConfig", method: "DELETE", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 204, io: None },
+    Operation { name: "DeleteFunctionEventInvokeConfig", method: "DELETE", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 204, io: Some(&IO_DeleteFunctionEventInvokeConfig) },
     Operation { name: "DeleteFunctionUrlConfig", method: "DELETE", uri: "/2021-10-31/functions/{FunctionName}/url", status: 204, io: Some(&IO_DeleteFunctionUrlConfig) },
     Operation { name: "DeleteLayerVersion", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 204, io: Some(&IO_DeleteLayerVersion) },
     Operation { name: "DeleteProvisionedConcurrencyConfig", method: "DELETE", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 204, io: Some(&IO_DeleteProvisionedConcurrencyConfig) },
@@ -44,7 +44,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "GetFunctionCodeSigningConfig", method: "GET", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: None },
     Operation { name: "GetFunctionConcurrency", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/concurrency", status: 200, io: Some(&IO_GetFunctionConcurrency) },
     Operation { name: "GetFunctionConfiguration", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, io: Some(&IO_GetFunctionConfiguration) },
-    Operation { name: "GetFunctionEventInvokeConfig", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: None },
+    Operation { name: "GetFunctionEventInvokeConfig", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: Some(&IO_GetFunctionEventInvokeConfig) },
     Operation { name: "GetFunctionRecursionConfig", method: "GET", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, io: None },
     Operation { name: "GetFunctionScalingConfig", method: "GET", uri: "/2025-11-30/functions/{FunctionName}/function-scaling-config", status: 200, io: None },
     Operation { name: "GetFunctionUrlConfig", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, io: Some(&IO_GetFunctionUrlConfig) },
@@ -63,7 +63,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "ListCodeSigningConfigs", method: "GET", uri: "/2020-04-22/code-signing-configs", status: 200, io: None },
     Operation { name: "ListDurableExecutionsByFunction", method: "GET", uri: "/2025-12-01/functions/{FunctionName}/durable-executions", status: 200, io: None },
     Operation { name: "ListEventSourceMappings", method: "GET", uri: "/2015-03-31/event-source-mappings", status: 200, io: None },
-    Operation { name: "ListFunctionEventInvokeConfigs", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config/list", status: 200, io: None },
+    Operation { name: "ListFunctionEventInvokeConfigs", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config/list", status: 200, io: Some(&IO_ListFunctionEventInvokeConfigs) },
     Operation { name: "ListFunctionUrlConfigs", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/urls", status: 200, io: Some(&IO_ListFunctionUrlConfigs) },
     Operation { name: "ListFunctionVersionsByCapacityProvider", method: "GET", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}/function-versions", status: 200, io: None },
     Operation { name: "ListFunctions", method: "GET", uri: "/2015-03-31/functions", status: 200, io: Some(&IO_ListFunctions) },
@@ -78,7 +78,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "PublishVersion", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 201, io: Some(&IO_PublishVersion) },
     Operation { name: "PutFunctionCodeSigningConfig", method: "PUT", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: None },
     Operation { name: "PutFunctionConcurrency", method: "PUT", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 200, io: Some(&IO_PutFunctionConcurrency) },
-    Operation { name: "PutFunctionEventInvokeConfig", method: "PUT", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: None },
+    Operation { name: "PutFunctionEventInvokeConfig", method: "PUT", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: Some(&IO_PutFunctionEventInvokeConfig) },
     Operation { name: "PutFunctionRecursionConfig", method: "PUT", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, io: None },
     Operation { name: "PutFunctionScalingConfig", method: "PUT", uri: "/2025-11-30/functions/{FunctionName}/function-scaling-config", status: 202, io: None },
     Operation { name: "PutProvisionedConcurrencyConfig", method: "PUT", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 202, io: Some(&IO_PutProvisionedConcurrencyConfig) },
@@ -99,7 +99,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "UpdateEventSourceMapping", method: "PUT", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, io: None },
     Operation { name: "UpdateFunctionCode", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/code", status: 200, io: Some(&IO_UpdateFunctionCode) },
     Operation { name: "UpdateFunctionConfiguration", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, io: Some(&IO_UpdateFunctionConfiguration) },
-    Operation { name: "UpdateFunctionEventInvokeConfig", method: "POST", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: None },
+    Operation { name: "UpdateFunctionEventInvokeConfig", method: "POST", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: Some(&IO_UpdateFunctionEventInvokeConfig) },
     Operation { name: "UpdateFunctionUrlConfig", method: "PUT", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, io: Some(&IO_UpdateFunctionUrlConfig) },
 ];
 
@@ -230,6 +230,15 @@ static IO_DeleteFunctionConcurrency: Io = Io {
     output: &[],
     output_payload: "",
 };
+static IO_DeleteFunctionEventInvokeConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_DeleteFunctionUrlConfig: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionUrlFunctionName },
@@ -295,6 +304,16 @@ static IO_GetFunctionConcurrency: Io = Io {
     output_payload: "",
 };
 static IO_GetFunctionConfiguration: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetFunctionEventInvokeConfig: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
     Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
@@ -412,6 +431,17 @@ static IO_ListAliases: Io = Io {
 ],
     output_payload: "",
 };
+static IO_ListFunctionEventInvokeConfigs: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
+    Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxFunctionEventInvokeConfigListItems },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_ListFunctionUrlConfigs: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionUrlFunctionName },
@@ -522,6 +552,19 @@ static IO_PutFunctionConcurrency: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
     Member { name: "ReservedConcurrentExecutions", wire: "ReservedConcurrentExecutions", location: Location::Body, required: true, shape: &S_ReservedConcurrentExecutions },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_PutFunctionEventInvokeConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+    Member { name: "MaximumRetryAttempts", wire: "MaximumRetryAttempts", location: Location::Body, required: false, shape: &S_MaximumRetryAttempts },
+    Member { name: "MaximumEventAgeInSeconds", wire: "MaximumEventAgeInSeconds", location: Location::Body, required: false, shape: &S_MaximumEventAgeInSeconds },
+    Member { name: "DestinationConfig", wire: "DestinationConfig", location: Location::Body, required: false, shape: &S_DestinationConfig },
 ],
     input_payload: "",
     output: &[
@@ -645,6 +688,19 @@ static IO_UpdateFunctionConfiguration: Io = Io {
 ],
     output_payload: "",
 };
+static IO_UpdateFunctionEventInvokeConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+    Member { name: "MaximumRetryAttempts", wire: "MaximumRetryAttempts", location: Location::Body, required: false, shape: &S_MaximumRetryAttempts },
+    Member { name: "MaximumEventAgeInSeconds", wire: "MaximumEventAgeInSeconds", location: Location::Body, required: false, shape: &S_MaximumEventAgeInSeconds },
+    Member { name: "DestinationConfig", wire: "DestinationConfig", location: Location::Body, required: false, shape: &S_DestinationConfig },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_UpdateFunctionUrlConfig: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionUrlFunctionName },
@@ -665,41 +721,42 @@ static P2: Pattern = Pattern::new("(?!^[0-9]+$)([a-zA-Z0-9-_]+)");
 static P3: Pattern = Pattern::new("arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)");
 static P4: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:capacity-provider:[a-zA-Z0-9-_]+");
 static P5: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:code-signing-config:csc-[a-z0-9]{17}");
-static P6: Pattern = Pattern::new("arn:([a-zA-Z0-9-]+):lambda:([a-zA-Z0-9-]+):(\\d{12}):function:([a-zA-Z0-9_-]+):(\\$LATEST(?:\\.PUBLISHED)?|[0-9]+)/durable-execution/([a-zA-Z0-9_-]+)/([a-zA-Z0-9_-]+)");
-static P7: Pattern = Pattern::new("[a-zA-Z0-9-_]+");
-static P8: Pattern = Pattern::new("[a-zA-Z]([a-zA-Z0-9_])+");
-static P9: Pattern = Pattern::new("[a-zA-Z0-9._\\-]+");
-static P10: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}");
-static P11: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?");
-static P12: Pattern = Pattern::new("arn:[a-z-]+:lambda:[a-z0-9-]+:\\d{12}:runtime/.+");
-static P13: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\\d+$)[0-9a-zA-Z-_]+))?");
-static P14: Pattern = Pattern::new("((?!^\\d+$)^[0-9a-zA-Z-_]+$)");
-static P15: Pattern = Pattern::new("[^\\s]+");
-static P16: Pattern = Pattern::new(".*");
-static P17: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()");
-static P18: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]{1,140}|[a-zA-Z0-9-_]{1,140})");
-static P19: Pattern = Pattern::new("lambda:GetLayerVersion");
-static P20: Pattern = Pattern::new("\\d{12}|\\*|arn:(aws[a-zA-Z-]*):iam::\\d{12}:root");
-static P21: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))");
-static P22: Pattern = Pattern::new("/mnt/[a-zA-Z0-9-_.]+");
-static P23: Pattern = Pattern::new("[\\.\\-_/#A-Za-z0-9]+");
-static P24: Pattern = Pattern::new("ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}");
-static P25: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?");
-static P26: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
-static P27: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
-static P28: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
-static P29: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
-static P30: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
-static P31: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
-static P32: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
-static P33: Pattern = Pattern::new("\\d{12}");
-static P34: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
-static P35: Pattern = Pattern::new("subnet-[0-9a-z]*");
-static P36: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
-static P37: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
-static P38: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
-static P39: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
-static P40: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
+static P6: Pattern = Pattern::new("$|kafka://([^.]([a-zA-Z0-9\\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)");
+static P7: Pattern = Pattern::new("arn:([a-zA-Z0-9-]+):lambda:([a-zA-Z0-9-]+):(\\d{12}):function:([a-zA-Z0-9_-]+):(\\$LATEST(?:\\.PUBLISHED)?|[0-9]+)/durable-execution/([a-zA-Z0-9_-]+)/([a-zA-Z0-9_-]+)");
+static P8: Pattern = Pattern::new("[a-zA-Z0-9-_]+");
+static P9: Pattern = Pattern::new("[a-zA-Z]([a-zA-Z0-9_])+");
+static P10: Pattern = Pattern::new("[a-zA-Z0-9._\\-]+");
+static P11: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}");
+static P12: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?");
+static P13: Pattern = Pattern::new("arn:[a-z-]+:lambda:[a-z0-9-]+:\\d{12}:runtime/.+");
+static P14: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\\d+$)[0-9a-zA-Z-_]+))?");
+static P15: Pattern = Pattern::new("((?!^\\d+$)^[0-9a-zA-Z-_]+$)");
+static P16: Pattern = Pattern::new("[^\\s]+");
+static P17: Pattern = Pattern::new(".*");
+static P18: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()");
+static P19: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]{1,140}|[a-zA-Z0-9-_]{1,140})");
+static P20: Pattern = Pattern::new("lambda:GetLayerVersion");
+static P21: Pattern = Pattern::new("\\d{12}|\\*|arn:(aws[a-zA-Z-]*):iam::\\d{12}:root");
+static P22: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))");
+static P23: Pattern = Pattern::new("/mnt/[a-zA-Z0-9-_.]+");
+static P24: Pattern = Pattern::new("[\\.\\-_/#A-Za-z0-9]+");
+static P25: Pattern = Pattern::new("ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}");
+static P26: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?");
+static P27: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
+static P28: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
+static P29: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
+static P30: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
+static P31: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
+static P32: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
+static P33: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
+static P34: Pattern = Pattern::new("\\d{12}");
+static P35: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
+static P36: Pattern = Pattern::new("subnet-[0-9a-z]*");
+static P37: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
+static P38: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
+static P39: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
+static P40: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
+static P41: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
 
 static S_AcceleratorConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AcceleratorMemorySize", wire: "AcceleratorMemorySize", location: Location::Body, required: true, shape: &S_AcceleratorMemoryGB },
@@ -740,28 +797,33 @@ static S_DeadLetterConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "TargetArn", wire: "TargetArn", location: Location::Body, required: false, shape: &S_ResourceArn },
 ]));
 static S_Description: Shape = Shape::of(Kind::Text).min(0).max(256);
+static S_DestinationArn: Shape = Shape::of(Kind::Text).min(0).max(350).pattern(&P6);
+static S_DestinationConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "OnSuccess", wire: "OnSuccess", location: Location::Body, required: false, shape: &S_OnSuccess },
+    Member { name: "OnFailure", wire: "OnFailure", location: Location::Body, required: false, shape: &S_OnFailure },
+]));
 static S_DirectS3Read: Shape = Shape::of(Kind::Text).values(&["ENABLED","DISABLED","AUTO"]);
 static S_DurableConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "KMSKeyArn", wire: "KMSKeyArn", location: Location::Body, required: false, shape: &S_KMSKeyArn },
     Member { name: "RetentionPeriodInDays", wire: "RetentionPeriodInDays", location: Location::Body, required: false, shape: &S_RetentionPeriodInDays },
     Member { name: "ExecutionTimeout", wire: "ExecutionTimeout", location: Location::Body, required: false, shape: &S_ExecutionTimeout },
 ]));
-static S_DurableExecutionArn: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P6);
-static S_DurableExecutionName: Shape = Shape::of(Kind::Text).min(1).max(64).pattern(&P7);
+static S_DurableExecutionArn: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P7);
+static S_DurableExecutionName: Shape = Shape::of(Kind::Text).min(1).max(64).pattern(&P8);
 static S_Environment: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Variables", wire: "Variables", location: Location::Body, required: false, shape: &S_EnvironmentVariables },
 ]));
-static S_EnvironmentVariableName: Shape = Shape::of(Kind::Text).pattern(&P8);
+static S_EnvironmentVariableName: Shape = Shape::of(Kind::Text).pattern(&P9);
 static S_EnvironmentVariableValue: Shape = Shape::of(Kind::Text);
 static S_EnvironmentVariables: Shape = Shape::of(Kind::Map(&S_EnvironmentVariableName, &S_EnvironmentVariableValue));
 static S_EphemeralStorage: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Size", wire: "Size", location: Location::Body, required: true, shape: &S_EphemeralStorageSize },
 ]));
 static S_EphemeralStorageSize: Shape = Shape::of(Kind::Integer).min(512).max(32768);
-static S_EventSourceToken: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P9);
+static S_EventSourceToken: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P10);
 static S_ExecutionEnvironmentMemoryGiBPerVCpu: Shape = Shape::of(Kind::Float).min(2).max(8);
 static S_ExecutionTimeout: Shape = Shape::of(Kind::Integer).min(1).max(31622400);
-static S_FileSystemArn: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P10);
+static S_FileSystemArn: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P11);
 static S_FileSystemConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Arn", wire: "Arn", location: Location::Body, required: true, shape: &S_FileSystemArn },
     Member { name: "LocalMountPath", wire: "LocalMountPath", location: Location::Body, required: true, shape: &S_LocalMountPath },
@@ -777,20 +839,20 @@ static S_FunctionCode: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ImageUri", wire: "ImageUri", location: Location::Body, required: false, shape: &S_String },
     Member { name: "SourceKMSKeyArn", wire: "SourceKMSKeyArn", location: Location::Body, required: false, shape: &S_KMSKeyArn },
 ]));
-static S_FunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P11);
+static S_FunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P12);
 static S_FunctionRuntimeAlias: Shape = Shape::of(Kind::Text).min(1).max(128);
-static S_FunctionRuntimeArn: Shape = Shape::of(Kind::Text).min(48).max(2048).pattern(&P12);
+static S_FunctionRuntimeArn: Shape = Shape::of(Kind::Text).min(48).max(2048).pattern(&P13);
 static S_FunctionRuntimeConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "RuntimeArn", wire: "RuntimeArn", location: Location::Body, required: true, shape: &S_FunctionRuntimeArn },
     Member { name: "RuntimeAlias", wire: "RuntimeAlias", location: Location::Body, required: true, shape: &S_FunctionRuntimeAlias },
 ]));
 static S_FunctionUrlAuthType: Shape = Shape::of(Kind::Text).values(&["NONE","AWS_IAM"]);
-static S_FunctionUrlFunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P13);
-static S_FunctionUrlQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P14);
+static S_FunctionUrlFunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P14);
+static S_FunctionUrlQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P15);
 static S_FunctionVersion: Shape = Shape::of(Kind::Text).values(&["ALL"]);
 static S_FunctionVersionLatestPublished: Shape = Shape::of(Kind::Text).values(&["LATEST_PUBLISHED"]);
-static S_Handler: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P15);
-static S_Header: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P16);
+static S_Handler: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P16);
+static S_Header: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P17);
 static S_HeadersList: Shape = Shape::of(Kind::List(&S_Header)).min(0).max(100);
 static S_ImageConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "EntryPoint", wire: "EntryPoint", location: Location::Body, required: false, shape: &S_StringList },
@@ -801,17 +863,17 @@ static S_Integer: Shape = Shape::of(Kind::Integer);
 static S_InvocationType: Shape = Shape::of(Kind::Text).values(&["Event","RequestResponse","DryRun"]);
 static S_InvokeMode: Shape = Shape::of(Kind::Text).values(&["BUFFERED","RESPONSE_STREAM"]);
 static S_InvokedViaFunctionUrl: Shape = Shape::of(Kind::Boolean);
-static S_KMSKeyArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P17);
+static S_KMSKeyArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P18);
 static S_LambdaManagedInstancesCapacityProviderConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "CapacityProviderArn", wire: "CapacityProviderArn", location: Location::Body, required: true, shape: &S_CapacityProviderArn },
     Member { name: "PerExecutionEnvironmentMaxConcurrency", wire: "PerExecutionEnvironmentMaxConcurrency", location: Location::Body, required: false, shape: &S_PerExecutionEnvironmentMaxConcurrency },
     Member { name: "ExecutionEnvironmentMemoryGiBPerVCpu", wire: "ExecutionEnvironmentMemoryGiBPerVCpu", location: Location::Body, required: false, shape: &S_ExecutionEnvironmentMemoryGiBPerVCpu },
 ]));
 static S_LayerList: Shape = Shape::of(Kind::List(&S_LayerVersionArn));
-static S_LayerNameOrArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P18);
-static S_LayerPermissionAllowedAction: Shape = Shape::of(Kind::Text).min(0).max(22).pattern(&P19);
-static S_LayerPermissionAllowedPrincipal: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P20);
-static S_LayerVersionArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P21);
+static S_LayerNameOrArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P19);
+static S_LayerPermissionAllowedAction: Shape = Shape::of(Kind::Text).min(0).max(22).pattern(&P20);
+static S_LayerPermissionAllowedPrincipal: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P21);
+static S_LayerVersionArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P22);
 static S_LayerVersionContentInput: Shape = Shape::of(Kind::Structure(&[
     Member { name: "S3Bucket", wire: "S3Bucket", location: Location::Body, required: false, shape: &S_S3Bucket },
     Member { name: "S3Key", wire: "S3Key", location: Location::Body, required: false, shape: &S_S3Key },
@@ -820,10 +882,10 @@ static S_LayerVersionContentInput: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ZipFile", wire: "ZipFile", location: Location::Body, required: false, shape: &S_Blob },
 ]));
 static S_LayerVersionNumber: Shape = Shape::of(Kind::Integer);
-static S_LicenseInfo: Shape = Shape::of(Kind::Text).min(0).max(512).pattern(&P16);
-static S_LocalMountPath: Shape = Shape::of(Kind::Text).min(0).max(160).pattern(&P22);
+static S_LicenseInfo: Shape = Shape::of(Kind::Text).min(0).max(512).pattern(&P17);
+static S_LocalMountPath: Shape = Shape::of(Kind::Text).min(0).max(160).pattern(&P23);
 static S_LogFormat: Shape = Shape::of(Kind::Text).values(&["JSON","Text"]);
-static S_LogGroup: Shape = Shape::of(Kind::Text).min(1).max(512).pattern(&P23);
+static S_LogGroup: Shape = Shape::of(Kind::Text).min(1).max(512).pattern(&P24);
 static S_LogType: Shape = Shape::of(Kind::Text).values(&["None","Tail"]);
 static S_LoggingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "LogFormat", wire: "LogFormat", location: Location::Body, required: false, shape: &S_LogFormat },
@@ -831,69 +893,78 @@ static S_LoggingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SystemLogLevel", wire: "SystemLogLevel", location: Location::Body, required: false, shape: &S_SystemLogLevel },
     Member { name: "LogGroup", wire: "LogGroup", location: Location::Body, required: false, shape: &S_LogGroup },
 ]));
-static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P24);
+static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P25);
 static S_MaxAge: Shape = Shape::of(Kind::Integer).min(0).max(86400);
+static S_MaxFunctionEventInvokeConfigListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxLayerListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxListItems: Shape = Shape::of(Kind::Integer).min(1).max(10000);
 static S_MaxProvisionedConcurrencyConfigListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
+static S_MaximumEventAgeInSeconds: Shape = Shape::of(Kind::Integer).min(60).max(21600);
+static S_MaximumRetryAttempts: Shape = Shape::of(Kind::Integer).min(0).max(2);
 static S_MemorySize: Shape = Shape::of(Kind::Integer).min(128).max(32768);
-static S_Method: Shape = Shape::of(Kind::Text).min(0).max(6).pattern(&P16);
-static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P25);
-static S_NamespacedStatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P26);
+static S_Method: Shape = Shape::of(Kind::Text).min(0).max(6).pattern(&P17);
+static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P26);
+static S_NamespacedStatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P27);
 static S_NullableBoolean: Shape = Shape::of(Kind::Boolean);
-static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P27);
-static S_OrganizationId: Shape = Shape::of(Kind::Text).min(0).max(34).pattern(&P28);
-static S_Origin: Shape = Shape::of(Kind::Text).min(1).max(253).pattern(&P16);
+static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P28);
+static S_OnFailure: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Destination", wire: "Destination", location: Location::Body, required: false, shape: &S_DestinationArn },
+]));
+static S_OnSuccess: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Destination", wire: "Destination", location: Location::Body, required: false, shape: &S_DestinationArn },
+]));
+static S_OrganizationId: Shape = Shape::of(Kind::Text).min(0).max(34).pattern(&P29);
+static S_Origin: Shape = Shape::of(Kind::Text).min(1).max(253).pattern(&P17);
 static S_PackageType: Shape = Shape::of(Kind::Text).values(&["Zip","Image"]);
 static S_PerExecutionEnvironmentMaxConcurrency: Shape = Shape::of(Kind::Integer).min(1).max(1600);
 static S_PositiveInteger: Shape = Shape::of(Kind::Integer).min(1);
-static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P15);
-static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P28);
-static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P29);
+static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P16);
+static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P29);
+static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P30);
 static S_ReservedConcurrentExecutions: Shape = Shape::of(Kind::Integer).min(0);
-static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P17);
+static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P18);
 static S_ResponseStreamingInvocationType: Shape = Shape::of(Kind::Text).values(&["RequestResponse","DryRun"]);
 static S_RetentionPeriodInDays: Shape = Shape::of(Kind::Integer).min(1).max(90);
-static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P30);
+static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P31);
 static S_Runtime: Shape = Shape::of(Kind::Text);
-static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P31);
+static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P32);
 static S_S3FilesConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "DirectS3Read", wire: "DirectS3Read", location: Location::Body, required: false, shape: &S_DirectS3Read },
 ]));
-static S_S3Key: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P16);
+static S_S3Key: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P17);
 static S_S3ObjectStorageMode: Shape = Shape::of(Kind::Text).values(&["COPY","REFERENCE"]);
-static S_S3ObjectVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P16);
-static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P32);
+static S_S3ObjectVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P17);
+static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P33);
 static S_SecurityGroupIds: Shape = Shape::of(Kind::List(&S_SecurityGroupId)).min(0).max(5);
 static S_SnapStart: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ApplyOn", wire: "ApplyOn", location: Location::Body, required: false, shape: &S_SnapStartApplyOn },
 ]));
 static S_SnapStartApplyOn: Shape = Shape::of(Kind::Text).values(&["PublishedVersions","None"]);
-static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P33);
-static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P34);
+static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P34);
+static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P35);
 static S_String: Shape = Shape::of(Kind::Text);
 static S_StringList: Shape = Shape::of(Kind::List(&S_String)).min(0).max(1500);
-static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P35);
+static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P36);
 static S_SubnetIds: Shape = Shape::of(Kind::List(&S_SubnetId)).min(0).max(16);
 static S_SystemLogLevel: Shape = Shape::of(Kind::Text).values(&["DEBUG","INFO","WARN"]);
-static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P36);
+static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P37);
 static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKey));
-static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P36);
-static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P37);
+static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P37);
+static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P38);
 static S_Tags: Shape = Shape::of(Kind::Map(&S_TagKey, &S_TagValue));
 static S_TenancyConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "TenantIsolationMode", wire: "TenantIsolationMode", location: Location::Body, required: true, shape: &S_TenantIsolationMode },
 ]));
-static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P38);
+static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P39);
 static S_TenantIsolationMode: Shape = Shape::of(Kind::Text).values(&["PER_TENANT"]);
 static S_Timeout: Shape = Shape::of(Kind::Integer).min(1).max(5400);
 static S_TracingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Mode", wire: "Mode", location: Location::Body, required: false, shape: &S_TracingMode },
 ]));
 static S_TracingMode: Shape = Shape::of(Kind::Text).values(&["Active","PassThrough"]);
-static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P39);
-static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P40);
+static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P40);
+static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P41);
 static S_VpcConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SubnetIds", wire: "SubnetIds", location: Location::Body, required: false, shape: &S_SubnetIds },
     Member { name: "SecurityGroupIds", wire: "SecurityGroupIds", location: Location::Body, required: false, shape: &S_SecurityGroupIds },

@@ -7,22 +7,26 @@
 //! Invariants
 //!   1. `accept` returns after the event is on disk.
 //!   2. Whoever runs an event holds its lease, which is its due key; ending or moving it succeeds only for the holder.
-//!   3. An event leaves the store only when it has succeeded or is given up. A process that dies leaves its leases;
-//!      the next one takes them over (`sole_node`), or others do when they end.
+//!   3. An event leaves the store only when it has succeeded or is given up; where its end has a destination, a record
+//!      takes its place in the same transaction, and leaves when the destination has it. A process that dies leaves its
+//!      leases; the next one takes them over (`sole_node`), or others do when they end.
 //!   4. One function holds at most half of the slots, so that a slow one does not stop the others; and no more than its
 //!      reserved concurrency, since the rest would only be refused and wait ever longer for another try.
 //!
-//! Not here yet: destinations and dead-letter queues; an event that is given up leaves a line in the server's log.
+//! An event that is given up and has no destination leaves a line in the server's log. Not here: who may be a
+//! destination; whoever takes the rules says that. Start reading at `accept`, then `worker::run`.
 
+mod deliver;
 mod event;
 mod keys;
+mod record;
 mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::{FunctionRef, FunctionVersion, Invocation, InvocationKind, InvokeError};
+use model::{FunctionRef, FunctionVersion, Invocation, InvocationKind, InvokeError, Lineage};
 use parking_lot::Mutex;
 use store::{Store, Txn};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -30,7 +34,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::config::AsyncConfig;
 use crate::engine::Core;
 use crate::payload;
-use event::Pending;
+pub(crate) use deliver::Functions;
+use event::{Kept, Pending};
 pub(crate) use worker::work;
 
 /// The asynchronous queue of this node.
@@ -52,9 +57,10 @@ struct Slot {
     freed: Arc<Notify>,
 }
 
-/// A claimed event: what is to be run, under which lease.
+/// A claimed event or record: what is to be run or delivered, under which lease.
 struct Claim {
-    invocation: Invocation,
+    id: String,
+    kept: Kept,
     pending: Pending,
     lease: Bytes,
     slot: Slot,
@@ -101,7 +107,12 @@ impl AsyncQueue {
 }
 
 /// Accepts an event: when this returns, it is on disk.
-pub(crate) async fn accept(core: &Arc<Core>, mut invocation: Invocation) -> Result<(), InvokeError> {
+pub(crate) async fn accept(core: &Arc<Core>, invocation: Invocation) -> Result<(), InvokeError> {
+    accept_of(core, invocation, &Lineage::new()).await
+}
+
+/// Accepts an event that stems from a chain of deliveries.
+async fn accept_of(core: &Arc<Core>, mut invocation: Invocation, lineage: &Lineage) -> Result<(), InvokeError> {
     let running = core.enter()?;
     invocation.kind = InvocationKind::Event;
     let version = core.catalog.version(&invocation.function).await?;
@@ -119,15 +130,16 @@ pub(crate) async fn accept(core: &Arc<Core>, mut invocation: Invocation) -> Resu
     let id = &invocation.request_id.0;
     let due_ms = if slot.is_some() { queue.lease_until(now_ms) } else { now_ms };
     let lease = keys::due(due_ms, id);
-    let value = event::encode(&invocation, &payload);
+    let value = event::encode(&invocation, &payload, lineage);
     let txn = Txn::new().put(keys::event(id), value.clone()).put(lease.clone(), encode(&pending));
     queue.store.commit(txn).await.map_err(|error| match error {
         store::Error::Busy | store::Error::DiskFull => InvokeError::NoCapacity(error.to_string()),
         other => InvokeError::Internal(other.to_string()),
     })?;
     drop(running);
-    if let (Some(slot), Some(invocation)) = (slot, event::decode(value)) {
-        tokio::spawn(worker::run(core.clone(), Claim { invocation, pending, lease, slot }));
+    if let (Some(slot), Some(kept)) = (slot, event::decode(value)) {
+        let id = invocation.request_id.0;
+        tokio::spawn(worker::run(core.clone(), Claim { id, kept, pending, lease, slot }));
     }
     Ok(())
 }

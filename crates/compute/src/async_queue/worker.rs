@@ -1,17 +1,19 @@
 //! The loop that finds due events and runs them, and the end of each.
 //!
-//! Claims and ends are committed `Relaxed`: lost with a power failure, they only make an event run again.
+//! Claims and ends are committed `Relaxed`: lost with a power failure, they only make an event run again, or its record
+//! be delivered again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::FunctionRef;
+use model::{EventRules, FunctionRef, Invocation, InvokeError, Lineage, RequestId};
 use store::{Entry, Range, Txn};
 use tokio::time::sleep;
 
-use super::event::{self, Next, Pending, Try};
+use super::deliver::{End, deliver, finish};
+use super::event::{self, Condition, Kept, Next, Pending, Try};
 use super::{AsyncQueue, Claim, encode, keys};
 use crate::engine::Core;
 use crate::invoke;
@@ -140,8 +142,8 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
         for (id, pending, lease, slot) in claims {
             match queue.store.get(&keys::event(&id)).await? {
                 Some(entry) => match event::decode(entry.value) {
-                    Some(invocation) => {
-                        tokio::spawn(run(core.clone(), Claim { invocation, pending, lease, slot }));
+                    Some(kept) => {
+                        tokio::spawn(run(core.clone(), Claim { id, kept, pending, lease, slot }));
                     }
                     None => give_up(queue, &id, &lease, "it cannot be read").await,
                 },
@@ -174,49 +176,89 @@ fn parse(entry: &Entry) -> Option<(String, Pending)> {
     Some((id, serde_json::from_slice(&entry.value).ok()?))
 }
 
-/// Runs one claimed event and writes down what follows.
+/// Runs one claimed event, or delivers one record, and writes down what follows.
 pub(super) async fn run(core: Arc<Core>, claim: Claim) {
-    let Claim { invocation, pending, lease, slot } = claim;
-    let id = invocation.request_id.0.clone();
-    let result = invoke::invoke(&core, invocation).await;
+    let Claim { id, kept, pending, lease, slot } = claim;
+    match kept {
+        Kept::Event { invocation, lineage } => handle(&core, invocation, &lineage, &pending, &lease).await,
+        Kept::Record(delivery) => deliver(&core, &RequestId(id), &pending, &lease, delivery).await,
+    }
+    drop(slot);
+}
+
+async fn handle(core: &Arc<Core>, invocation: Invocation, lineage: &Lineage, pending: &Pending, lease: &Bytes) {
+    let queue = &core.async_queue;
+    let ends = |condition, tried| End { invocation: &invocation, lineage, pending, lease, condition, tried };
+    let Some(rules) = rules(core, &pending.function).await else { return };
+    if event::left(pending, core.clock.now_ms(), &rules, &queue.config).is_none() {
+        return finish(core, &rules, ends(Condition::EventAgeExceeded, None)).await;
+    }
+    let result = invoke::invoke(core, invocation.clone()).await;
     if core.closing.is_cancelled() && !matches!(result, Ok(ref outcome) if outcome.error.is_none()) {
         // Cut off by the stop, not by the function: the lease stays, and the next process takes it over.
         return;
     }
+    let reserved = match result {
+        Err(InvokeError::Throttled(_)) => reserved(core, &pending.function).await,
+        _ => None,
+    };
+    // What holds now, as the call may have taken long.
+    let Some(rules) = self::rules(core, &pending.function).await else { return };
+    let tried = Try::of(&result, reserved);
     let now_ms = core.clock.now_ms();
-    let next = event::after(&pending, Try::of(&result), now_ms, &core.async_queue.config);
-    let queue = &core.async_queue;
-    match next {
-        Next::Done => end(queue, &lease, |txn| txn.delete(keys::event(&id))).await,
-        Next::Drop(reason) => give_up(queue, &id, &lease, reason).await,
+    let id = &invocation.request_id.0;
+    match event::after(pending, tried, now_ms, &rules, &queue.config) {
+        Next::End(condition) => {
+            finish(core, &rules, ends(condition, Some((tried, result.as_ref().ok())))).await;
+        }
+        Next::Drop(reason) => give_up(queue, id, lease, reason).await,
         Next::Retry { wait, failures, refusals } => {
             let due_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             if let Ok(outcome) = &result {
                 core.expect(&pending.function, &outcome.executed_version, wait);
             }
-            let pending = Pending { failures, refusals, holder: None, ..pending };
-            end(queue, &lease, |txn| txn.put(keys::due(due_ms, &id), encode(&pending))).await;
+            let pending = Pending { failures, refusals, holder: None, ..pending.clone() };
+            end(queue, lease, |txn| txn.put(keys::due(due_ms, id), encode(&pending))).await;
         }
     }
-    drop(slot);
 }
 
-async fn give_up(queue: &AsyncQueue, id: &str, lease: &Bytes, reason: &str) {
+/// The rules that hold now. Nothing: they cannot be read, and the event runs again when its lease ends.
+async fn rules(core: &Core, function: &FunctionRef) -> Option<Arc<EventRules>> {
+    for attempt in 1..=END_TRIES {
+        match core.catalog.event_rules(function).await {
+            Ok(rules) => return Some(rules),
+            Err(error) if attempt == END_TRIES => {
+                tracing::error!(%error, "the rules for an event cannot be read; it will run again");
+            }
+            Err(_) => sleep(STORE_PAUSE * attempt).await,
+        }
+    }
+    None
+}
+
+async fn reserved(core: &Core, function: &FunctionRef) -> Option<u32> {
+    core.catalog.version(function).await.ok()?.reserved_concurrency
+}
+
+pub(super) async fn give_up(queue: &AsyncQueue, id: &str, lease: &Bytes, reason: &str) {
     tracing::warn!(request_id = id, reason, "an asynchronous event is given up");
     end(queue, lease, |txn| txn.delete(keys::event(id))).await;
 }
 
-/// Ends a lease, with whatever else belongs to that.
-async fn end(queue: &AsyncQueue, lease: &Bytes, more: impl Fn(Txn) -> Txn) {
+/// Ends a lease, with whatever else belongs to that. False: nothing was written, or nobody knows.
+pub(super) async fn end(queue: &AsyncQueue, lease: &Bytes, more: impl Fn(Txn) -> Txn) -> bool {
     for attempt in 0..END_TRIES {
         let txn = more(Txn::new().relaxed().expect_present(lease.clone()).delete(lease.clone()));
         match queue.store.commit(txn).await {
+            Ok(_) => return true,
             // Another holder has it since: the event is in its hands.
-            Ok(_) | Err(store::Error::Conflict) => return,
+            Err(store::Error::Conflict) => return false,
             Err(error) if attempt + 1 == END_TRIES => {
                 tracing::error!(%error, "the end of an event could not be written; it will run again");
             }
             Err(_) => sleep(STORE_PAUSE * (attempt + 1)).await,
         }
     }
+    false
 }

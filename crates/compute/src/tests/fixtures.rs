@@ -5,15 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{Cursor, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Clock, SeededRandom};
 use bytes::Bytes;
-use model::ports::{Authorizer, Catalog, Invoker, KnownKey, LogSink, Meter, MeterError};
+use model::ports::{Authorizer, Catalog, EventTarget, Invoker, KnownKey, LogSink, Meter, MeterError};
 use model::{
-    AccountId, CodeDigest, Credentials, Family, Floor, FunctionName, FunctionRef, FunctionVersion, Invocation,
-    InvocationKind, InvokeError, LogBatch, Outcome, Region, RequestId, Runtime, RuntimeUse, Trigger, UsageRecord,
+    AccountId, CodeDigest, Credentials, Delivery, DeliveryError, EventRules, Family, Floor, FunctionName, FunctionRef,
+    FunctionVersion, Invocation, InvocationKind, InvokeError, LogBatch, Outcome, Region, RequestId, Runtime,
+    RuntimeUse, Trigger, UsageRecord,
 };
 use parking_lot::Mutex;
 use sandbox::{Interpreter, Interpreters};
@@ -91,6 +93,8 @@ impl Clock for TestClock {
 pub(crate) struct FixedCatalog {
     pub(crate) versions: Mutex<HashMap<FunctionRef, Arc<FunctionVersion>>>,
     pub(crate) fetched: Mutex<usize>,
+    /// What holds for events of a reference; as it stands there, or the default.
+    pub(crate) rules: Mutex<HashMap<FunctionRef, EventRules>>,
     /// What the catalog says of what functions run on.
     pub(crate) uses: watch::Sender<BTreeSet<RuntimeUse>>,
     /// What the catalog says of environments that are there always.
@@ -110,6 +114,10 @@ impl Catalog for FixedCatalog {
     async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
         let found = self.versions.lock().get(function).cloned();
         found.ok_or_else(|| InvokeError::NotFound(function.arn()))
+    }
+
+    async fn event_rules(&self, function: &FunctionRef) -> Result<Arc<EventRules>, InvokeError> {
+        Ok(Arc::new(self.rules.lock().get(function).cloned().unwrap_or_default()))
     }
 
     async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError> {
@@ -165,6 +173,42 @@ impl LogSink for Lines {
     }
 }
 
+/// A service of queues that remembers what it was given.
+#[derive(Default)]
+pub(crate) struct Queues {
+    pub(crate) taken: Mutex<Vec<Delivery>>,
+    /// What it answers, and how often; afterwards it takes everything.
+    pub(crate) answers: Mutex<Vec<DeliveryError>>,
+    /// Whether deliveries hang, as in a process that is about to die.
+    pub(crate) hangs: AtomicBool,
+}
+
+#[async_trait]
+impl EventTarget for Queues {
+    fn service(&self) -> &'static str {
+        "sqs"
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        1_000
+    }
+
+    async fn has(&self, _arn: &str) -> bool {
+        true
+    }
+
+    async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if let Some(error) = self.answers.lock().pop() {
+            return Err(error);
+        }
+        self.taken.lock().push(delivery);
+        Ok(())
+    }
+}
+
 struct Keys;
 
 #[async_trait]
@@ -190,6 +234,7 @@ pub(crate) struct World {
     pub(crate) catalog: Arc<FixedCatalog>,
     pub(crate) records: Arc<Records>,
     pub(crate) lines: Arc<Lines>,
+    pub(crate) queues: Arc<Queues>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) config: EngineConfig,
@@ -213,25 +258,26 @@ impl World {
         config.keep_alive = Some(Duration::from_secs(600));
         set(&mut config);
         let (catalog, records, lines) = <(Arc<FixedCatalog>, Arc<Records>, Arc<Lines>)>::default();
+        let queues = Arc::new(Queues::default());
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let clock = Arc::new(TestClock { started: Instant::now() });
-        let parts = parts(&guests, &catalog, &records, &lines, &store, &clock, &config, 1);
+        let parts = parts(&guests, &catalog, &records, &lines, &queues, &store, &clock, &config, 1);
         let engine = Engine::new(parts).unwrap();
-        Self { engine, guests, catalog, records, lines, store, clock, config, seed: 1, _folder: folder }
+        Self { engine, guests, catalog, records, lines, queues, store, clock, config, seed: 1, _folder: folder }
     }
 
     /// Ends the engine without grace and starts another on the same store.
     pub(crate) fn restart(&mut self) {
         self.seed += 1;
-        let Self { guests, catalog, records, lines, store, clock, config, seed, .. } = self;
-        let parts = parts(guests, catalog, records, lines, store, clock, config, *seed);
+        let Self { guests, catalog, records, lines, queues, store, clock, config, seed, .. } = self;
+        let parts = parts(guests, catalog, records, lines, queues, store, clock, config, *seed);
         self.engine = Engine::new(parts).unwrap();
     }
 
     /// Another engine on the same store, as on another node.
     pub(crate) fn beside(&self) -> Arc<Engine> {
-        let Self { guests, catalog, records, lines, store, clock, config, .. } = self;
-        Engine::new(parts(guests, catalog, records, lines, store, clock, config, 1_000)).unwrap()
+        let Self { guests, catalog, records, lines, queues, store, clock, config, .. } = self;
+        Engine::new(parts(guests, catalog, records, lines, queues, store, clock, config, 1_000)).unwrap()
     }
 
     /// Deploys a function whose handler selects what its guest does.
@@ -284,6 +330,7 @@ fn parts(
     catalog: &Arc<FixedCatalog>,
     records: &Arc<Records>,
     lines: &Arc<Lines>,
+    queues: &Arc<Queues>,
     store: &Arc<dyn Store>,
     clock: &Arc<TestClock>,
     config: &EngineConfig,
@@ -307,6 +354,7 @@ fn parts(
         backend: guests.clone(),
         interpreters: Interpreters { usable, skipped: Vec::new() },
         network: Arc::new(NoNetwork),
+        targets: vec![queues.clone()],
         clock: clock.clone(),
         random: SeededRandom::new(seed),
         config: config.clone(),

@@ -5,6 +5,7 @@
 
 mod code_caches;
 mod custom_runtimes;
+mod destinations;
 mod events;
 pub(crate) mod fixtures;
 mod floors;

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use base::{Cache, Clock, Random};
 use bytes::Bytes;
 use model::{
-    AccountId, CodeDigest, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, RuntimeUse, Site, SiteKey,
+    AccountId, CodeDigest, EventRules, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, RuntimeUse, Site,
+    SiteKey,
     ports::{Catalog, Sites},
 };
 use store::references::References;
@@ -21,7 +22,7 @@ use store::{Blobs, Store, Txn};
 use super::record::{FunctionRecord, UrlOwner};
 use super::uses::Uses;
 use super::versions::Resolved;
-use super::{decoded, encoded, error, keys, packages};
+use super::{decoded, encoded, error, event_config, keys, packages};
 
 /// Answers remembered at most; beyond that they are read again.
 const REMEMBERED_MAX: usize = 50_000;
@@ -57,6 +58,7 @@ pub struct Functions {
     pub(super) config: Config,
     pub(super) link_secret: OnceLock<Arc<[u8]>>,
     versions: Cache<FunctionRef, Resolved>,
+    event_rules: Cache<FunctionRef, Arc<EventRules>>,
     urls: Cache<String, Arc<FunctionUrl>>,
     pub(super) uses: Uses,
 }
@@ -87,6 +89,7 @@ impl Functions {
             config,
             link_secret: OnceLock::new(),
             versions: Cache::new(REMEMBERED_MAX),
+            event_rules: Cache::new(REMEMBERED_MAX),
             urls: Cache::new(REMEMBERED_MAX),
             uses: Uses::new(),
         })
@@ -114,6 +117,7 @@ impl Functions {
     /// Forgets what is remembered; the next look-ups read.
     pub(super) fn forget(&self) {
         self.versions.clear();
+        self.event_rules.clear();
         self.urls.clear();
     }
 
@@ -196,6 +200,18 @@ impl Catalog for Functions {
         let resolved = resolved.ok_or_else(|| InvokeError::NotFound(function.arn()))?;
         self.versions.keep(ticket, function.clone(), resolved.clone());
         Ok(resolved.choose(|| self.random.next_u64()))
+    }
+
+    async fn event_rules(&self, function: &FunctionRef) -> Result<Arc<EventRules>, InvokeError> {
+        if let Some(rules) = self.event_rules.get(function) {
+            return Ok(rules);
+        }
+        let ticket = self.event_rules.ticket();
+        let record = self.record(function).await.map_err(|problem| InvokeError::Internal(problem.to_string()))?;
+        let config = record.and_then(|mut record| record.event_configs.remove(event_config::qualifier(function)));
+        let rules = Arc::new(config.map(|config| config.rules).unwrap_or_default());
+        self.event_rules.keep(ticket, function.clone(), rules.clone());
+        Ok(rules)
     }
 
     async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError> {

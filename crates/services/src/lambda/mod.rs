@@ -2,8 +2,9 @@
 //!
 //! Operations: Create/Get/List/Update/DeleteFunction, GetFunctionConfiguration, UpdateFunctionCode,
 //! UpdateFunctionConfiguration, versions, aliases, layers with their policies, Invoke, InvokeWithResponseStream, function URLs,
-//! AddPermission, GetPolicy, RemovePermission, reserved and provisioned concurrency, tags, GetAccountSettings. Every other operation, and every parameter that is
-//! not honoured, is refused loudly; `ACCEPTED_WITHOUT_EFFECT` lists the few that are taken and do nothing.
+//! AddPermission, GetPolicy, RemovePermission, reserved and provisioned concurrency, event invoke configurations, tags,
+//! GetAccountSettings. Every other operation, and every parameter that is not honoured, is refused loudly;
+//! `ACCEPTED_WITHOUT_EFFECT` lists the few that are taken and do nothing.
 //!
 //! Not here: running anything (that is behind `Invoker`).
 //!
@@ -19,6 +20,7 @@
 mod alias;
 mod catalog;
 mod error;
+mod event_config;
 mod keys;
 mod layer;
 mod layers;
@@ -44,7 +46,7 @@ use async_trait::async_trait;
 use aws::{Call, Error, Reply, Service};
 use bytes::Bytes;
 use model::FunctionRef;
-use model::ports::Invoker;
+use model::ports::{EventTarget, Invoker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -70,12 +72,13 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
 pub struct LambdaService {
     functions: Arc<Functions>,
     invoker: Arc<dyn Invoker>,
+    targets: Vec<Arc<dyn EventTarget>>,
 }
 
 impl LambdaService {
-    /// The API over these functions; `invoker` runs them.
-    pub fn new(functions: Arc<Functions>, invoker: Arc<dyn Invoker>) -> Self {
-        Self { functions, invoker }
+    /// The API over these functions; `invoker` runs them, `targets` take the records of their events.
+    pub fn new(functions: Arc<Functions>, invoker: Arc<dyn Invoker>, targets: Vec<Arc<dyn EventTarget>>) -> Self {
+        Self { functions, invoker, targets }
     }
 
     /// A function has other code or settings, if that went well: its first start may be prepared.
@@ -157,6 +160,11 @@ impl Service for LambdaService {
             "GetProvisionedConcurrencyConfig" => ops::provisioned::get(functions, &*self.invoker, &call).await,
             "DeleteProvisionedConcurrencyConfig" => ops::provisioned::delete(functions, &call).await,
             "ListProvisionedConcurrencyConfigs" => ops::provisioned::list(functions, &*self.invoker, &call).await,
+            "PutFunctionEventInvokeConfig" => ops::event_config::put(functions, &self.targets, &call).await,
+            "UpdateFunctionEventInvokeConfig" => ops::event_config::update(functions, &self.targets, &call).await,
+            "GetFunctionEventInvokeConfig" => ops::event_config::get(functions, &call).await,
+            "DeleteFunctionEventInvokeConfig" => ops::event_config::delete(functions, &call).await,
+            "ListFunctionEventInvokeConfigs" => ops::event_config::list(functions, &call).await,
             "TagResource" => ops::tags::add(functions, &call).await,
             "UntagResource" => ops::tags::remove(functions, &call).await,
             "ListTags" => ops::tags::list(functions, &call).await,

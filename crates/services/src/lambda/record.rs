@@ -17,6 +17,8 @@ use model::{AccountId, CodeDigest, EGRESS_TAG, Egress, FunctionRef, FunctionVers
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::event_config::EventConfigRecord;
+
 /// `$LATEST`
 pub(super) const LATEST: &str = "$LATEST";
 
@@ -51,6 +53,9 @@ pub(super) struct FunctionRecord {
     /// Provisioned concurrency by qualifier, a number or an alias.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) provisioned: BTreeMap<String, ProvisionedRecord>,
+    /// What is asked of events, by qualifier: `$LATEST`, a number or an alias.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) event_configs: BTreeMap<String, EventConfigRecord>,
 }
 
 /// What was asked for by PutProvisionedConcurrencyConfig.

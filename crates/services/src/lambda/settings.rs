@@ -9,8 +9,8 @@ use aws::{Call, Error};
 use model::{Family, Runtime};
 use serde_json::{Value, json};
 
-use super::error;
 use super::record::Settings;
+use super::{error, event_config};
 
 /// Members that both CreateFunction and UpdateFunctionConfiguration may carry and that are looked at here.
 pub(super) const HONOURED: &[&str] = &[
@@ -26,6 +26,7 @@ pub(super) const HONOURED: &[&str] = &[
     "LoggingConfig",
     "SnapStart",
     "Layers",
+    "DeadLetterConfig",
 ];
 
 /// Most bytes of names and values of all variables. Source: Lambda quotas.
@@ -109,6 +110,7 @@ pub(super) fn created(call: &Call, host_architecture: &str) -> Result<Settings, 
 
 /// Existing settings with what the call sends in place of what was there.
 pub(super) fn updated(settings: &Settings, call: &Call) -> Result<Settings, Error> {
+    event_config::check_dead_letters(call)?;
     let mut next = settings.clone();
     if let Some(runtime) = call.text("Runtime") {
         next.runtime = runtime_of(runtime)?;

@@ -87,6 +87,7 @@ pub(in crate::lambda) async fn delete(functions: &Functions, call: &Call) -> Res
             record.aliases.remove(name);
             record.policies.remove(name);
             record.provisioned.remove(name);
+            record.event_configs.remove(name);
             if let Some(url) = record.urls.remove(name) {
                 *txn = std::mem::take(txn).delete(keys::url(&url.id));
             }

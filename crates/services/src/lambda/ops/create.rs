@@ -44,6 +44,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
         version_revisions: std::collections::BTreeMap::new(),
         aliases: std::collections::BTreeMap::new(),
         provisioned: std::collections::BTreeMap::new(),
+        event_configs: std::collections::BTreeMap::new(),
     };
     let mut upload = None;
     let new = New { function, package, layers, record, publish: call.flag("Publish") };

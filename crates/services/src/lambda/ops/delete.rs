@@ -36,6 +36,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
             record.version_revisions.remove(&number);
             record.policies.remove(&number.to_string());
             record.provisioned.remove(&number.to_string());
+            record.event_configs.remove(&number.to_string());
             let txn = Txn::new().expect_version(key.clone(), entry.version).put(key.clone(), encoded(&record)?);
             let txn = txn.delete(keys::version(&function, number));
             functions.count(&*snapshot, &Users::of(&version, -1), txn).await?

@@ -6,6 +6,7 @@ pub(super) mod aliases;
 pub(super) mod concurrency;
 pub(super) mod create;
 pub(super) mod delete;
+pub(super) mod event_config;
 pub(super) mod invoke;
 pub(super) mod invoke_stream;
 pub(super) mod layer_permissions;

@@ -99,7 +99,13 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
         ("FileSystemConfigs", json!([{"Arn": "a"}]), 501, "NotImplementedException", "FileSystemConfigs"),
         ("ImageConfig", json!({"Command": ["x"]}), 501, "NotImplementedException", "ImageConfig"),
         ("DurableConfig", json!({"ExecutionTimeout": 1}), 501, "NotImplementedException", "DurableConfig"),
-        ("DeadLetterConfig", json!({"TargetArn": "arn:x"}), 501, "NotImplementedException", "DeadLetterConfig"),
+        (
+            "DeadLetterConfig",
+            json!({"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}),
+            501,
+            "NotImplementedException",
+            "DeadLetterConfig",
+        ),
         ("VpcConfig", json!({"SubnetIds": ["subnet-1"]}), 501, "NotImplementedException", "VpcConfig"),
         (
             "SnapStart",

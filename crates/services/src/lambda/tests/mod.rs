@@ -1,9 +1,10 @@
 //! Behaviour of the `lambda` service on a store in memory, with an invoker that records.
 //!
-//! `functions` covers the life of functions and their packages, `layers` layers, `versions`, `aliases` and `provisioned` what is published of them,
-//! `surface` everything around them. Start at `Platform`.
+//! `functions` covers the life of functions and their packages, `layers` layers, `versions`, `aliases` and `provisioned` what
+//! is published of them, `event_configs` what is asked of their events, `surface` everything around them. Start at `Platform`.
 
 mod aliases;
+mod event_configs;
 mod functions;
 mod layers;
 mod provisioned;
@@ -20,8 +21,11 @@ use base::{Clock, ManualClock, SeededRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use model::ports::Invoker;
-use model::{AccountId, FloorState, FunctionRef, Invocation, InvokeError, Outcome, Principal, Region, SnapshotState};
+use model::ports::{Catalog as _, EventTarget, Invoker};
+use model::{
+    AccountId, Delivery, DeliveryError, FloorState, FunctionRef, Invocation, InvokeError, Outcome, Principal, Region,
+    SnapshotState,
+};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use store::{Blobs, MemoryBlobs, MemoryStore, Range, Store};
@@ -76,6 +80,38 @@ impl Invoker for Recorder {
     }
 }
 
+/// A service that takes events for what it has: functions that there are, or one queue.
+enum Target {
+    Functions(Arc<Functions>),
+    Queue,
+}
+
+#[async_trait]
+impl EventTarget for Target {
+    fn service(&self) -> &'static str {
+        match self {
+            Self::Functions(_) => "lambda",
+            Self::Queue => "sqs",
+        }
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        1_024
+    }
+
+    async fn has(&self, arn: &str) -> bool {
+        match (self, FunctionRef::parse_arn(arn)) {
+            (Self::Functions(functions), Some(function)) => functions.version(&function).await.is_ok(),
+            (Self::Functions(_), None) => false,
+            (Self::Queue, _) => arn.ends_with(":there"),
+        }
+    }
+
+    async fn deliver(&self, _: Delivery) -> Result<(), DeliveryError> {
+        Err(DeliveryError::Refused("nothing is delivered here".into()))
+    }
+}
+
 /// A service with all that it stands on.
 struct Platform {
     store: Arc<dyn Store>,
@@ -93,7 +129,11 @@ impl Platform {
         let as_clock: Arc<dyn Clock> = clock.clone();
         let functions = Functions::new(store.clone(), blobs.clone(), as_clock, SeededRandom::new(1), Config::default());
         let invoker = Arc::new(Recorder::default());
-        let service = Arc::new(LambdaService::new(functions.clone(), invoker.clone()));
+        let service = Arc::new(LambdaService::new(
+            functions.clone(),
+            invoker.clone(),
+            vec![Arc::new(Target::Functions(functions.clone())), Arc::new(Target::Queue)],
+        ));
         Self { store, blobs, clock, functions, invoker, service }
     }
 
