@@ -109,8 +109,8 @@ def test_the_root_key_is_well_kept(up):
 @pytest.mark.parametrize(
     ("service", "operation", "arguments"),
     [
-        ("lambda", "list_layers", {}),
-        ("lambda", "publish_layer_version", {"LayerName": "l", "Content": {"ZipFile": b"x"}}),
+        ("lambda", "list_event_source_mappings", {}),
+        ("lambda", "list_code_signing_configs", {}),
         ("lambda", "create_event_source_mapping", {"FunctionName": "f"}),
         ("s3", "list_buckets", {}),
         ("s3", "put_object", {"Bucket": "b", "Key": "k", "Body": b"x"}),

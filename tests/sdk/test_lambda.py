@@ -168,7 +168,11 @@ def test_a_name_is_created_once(server):
          "Reserved keys used in this request: AWS_REGION"),
         ({"Environment": {"Variables": {"BIG": "x" * 4096}}}, 400, "InvalidParameterValueException",
          "exceeded the 4KB limit"),
-        ({"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 501, "NotImplementedException", "Layers"),
+        ({"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:l:1"]}, 400, "InvalidParameterValueException", "layer:l:1"),
+        ({"FileSystemConfigs": [{
+            "Arn": "arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/fsap-0123456789abcdef0",
+            "LocalMountPath": "/mnt/files",
+        }]}, 501, "NotImplementedException", "FileSystemConfigs"),
         ({"Code": {"S3Bucket": "bucket", "S3Key": "key"}}, 501, "NotImplementedException", "S3Bucket"),
         ({"PublishTo": "LATEST_PUBLISHED"}, 501, "NotImplementedException", "PublishTo"),
     ],
