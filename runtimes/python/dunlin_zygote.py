@@ -2,10 +2,10 @@
 
 It runs in a sandbox of its own: without a function, or with one whose dependencies it imports before it forks (`preload`),
 both without egress and without credentials; or with one version of a function whose init it runs (`initialise`), as one
-of its environments would. An order comes from the spawner on descriptor 4, with descriptors of a sandbox that is ready but for its guest: this process forks, the fork
-enters the sandbox, makes there the system calls of the file at descriptor 5 (`crates/sandbox/src/process/entry.rs` says
-what they are), and becomes the guest. Nothing here has a capability: the sandbox's user namespace belongs to this
-process's user, which is what lets a fork enter it.
+of its environments would. An order comes from the spawner on descriptor 4, with descriptors of a sandbox that is ready
+but for its guest: this process forks, the fork enters the sandbox, makes there the system calls of the file at
+descriptor 5 (`crates/sandbox/src/process/entry.rs` says what they are), and becomes the guest. Nothing here has a
+capability: the sandbox's user namespace belongs to this process's user, which is what lets a fork enter it.
 
     order  = sandbox: u64 | namespaces: u32 | doors: u32 | doors that must open: u32 (bits) | 0: u32
              with: channel, output, the namespaces (user first), the doors (control groups)
@@ -13,8 +13,8 @@ process's user, which is what lets a fork enter it.
 
 Three processes make one guest: the first enters the namespaces, the second is born in the new process namespace, the
 third is its child. When the second has ended, the sandbox's own first process is the guest's parent. Only the third is
-a copy of the interpreter: the others share its memory and run while it stands still, as copies of so much memory, and
-the faults after each of them, took more processor time than all the rest of a start.
+a copy of the interpreter: the others share its memory and run while it stands still. As copies they took a third of the
+processor time of a fork.
 
 Invariants
   1. One thread, no socket but those two, nothing in `/tmp`: every fork finds all locks free and nothing of another's.

@@ -129,7 +129,7 @@ impl Tmps {
     pub(crate) fn resize(&mut self, tmp: &mut Tmp, bytes: u64) -> Result<(), Fault> {
         let cap = self.cap;
         match (tmp, &mut self.images) {
-            // The way to the keeper and back is a good part of what giving a sandbox to a function takes.
+            // Spares the way to the keeper and back while a call waits.
             (Tmp::Image { bytes: now, .. }, Ok(_)) if *now == bytes => {}
             (Tmp::Image { id, bytes: now }, Ok(stock)) => {
                 stock.resize(*id, bytes).at(Step::Tmp)?;

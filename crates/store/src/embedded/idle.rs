@@ -1,8 +1,8 @@
 //! Connections that read the current state, one at a time each, and are kept open between reads.
 //!
 //! Each lies in a cell with a lock of its own, and a read begins to look at the cell of its processor: so a connection's
-//! pages stay in that processor's cache, and reads on different processors touch nothing in common. Taken from one list
-//! instead, connections change processors at random, which made a get by two readers a fifth dearer.
+//! pages stay in that processor's cache, and reads on different processors share no lock. Taken from one list instead,
+//! connections change processors at random.
 //!
 //! Invariants
 //!   1. Who holds a cell's lock is its connection's only user.

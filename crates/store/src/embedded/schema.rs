@@ -34,8 +34,7 @@ const APPLICATION_ID: i32 = 0x6475_6e6c;
 /// Bytes of a page of the file and of its log.
 pub(super) const PAGE_BYTES: u64 = 4_096;
 /// At this length the library's own log starts anew. It always is a little longer by then; cut back to this length each
-/// time, it would give blocks to the file system and take them again, which holds up every flush meanwhile. So it is
-/// cut only from twice that.
+/// time, it would give blocks to the file system and take them again. So it is cut only from twice that.
 pub(super) const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Memory for pages of the writing connection. Those of a portion must fit with room to spare: what does not is written
