@@ -555,16 +555,21 @@ def serve(reader, handler, logs):
         run(handler, meta, body[meta_end:], fixed, encoder, logs)
 
 
-def main():
-    """Boots, loads and serves."""
+def boot():
+    """Says that this process is up: the reader of the channel, and the first order with its kind, if one comes."""
     os.set_inheritable(CHANNEL, False)
     send(BOOTED)
     reader = Reader()
     frame = reader.frame()
-    if frame is None:
+    return (reader, frame[0], json.loads(str(frame[1], "utf-8"))) if frame else (reader, None, None)
+
+
+def main():
+    """Boots, loads and serves."""
+    reader, kind, order = boot()
+    if kind is None:
         return
-    order = json.loads(str(frame[1], "utf-8"))
-    if frame[0] == COMPILE:
+    if kind == COMPILE:
         send(BEGIN)
         own_module("dunlin_cache").make(order, lambda piece: send(CHUNK, piece))
         send(END)
@@ -580,13 +585,9 @@ def main():
 def resume(handler, logs, handles, collects):
     """Serves as a fork of a process that has loaded the handler: `main` from there on. `collects`: whether the function left
     the collection of garbage on."""
-    os.set_inheritable(CHANNEL, False)
-    send(BOOTED)
-    reader = Reader()
-    frame = reader.frame()
-    if frame is None:
+    reader, kind, order = boot()
+    if kind is None:
         return
-    order = json.loads(str(frame[1], "utf-8"))
     snapshot = own_module("dunlin_snapshot")
     try:
         os.chdir(order["root"])

@@ -254,13 +254,12 @@ async fn originate(
     let variables = variables(core, version, &credentials, log_stream, purpose);
     if let Some(booted) = core.ready.take(core, version).await {
         match booted.assign(version).await {
-            Ok(parts) if parts.token.is_some() => {
-                let variables = variables::environment_variables(version, &credentials, log_stream);
-                let order = Order { variables, caches, hooks: false };
-                return Ok(Origin { parts, order, credentials });
-            }
             Ok(parts) => {
-                let order = Order { variables, caches, hooks: version.snap_start };
+                // What has run the init has the others from it, and its hooks come by themselves.
+                let is_copy = parts.token.is_some();
+                let own = || variables::environment_variables(version, &credentials, log_stream);
+                let variables = if is_copy { own() } else { variables };
+                let order = Order { variables, caches, hooks: version.snap_start && !is_copy };
                 return Ok(Origin { parts, order, credentials });
             }
             Err(sandbox::Error::CodeMissing(code)) => return Err(sandbox::Error::CodeMissing(code)),

@@ -47,11 +47,8 @@ pub(crate) fn guest_variables(
     names: Names<'_>,
     host: &[(String, String)],
 ) -> Vec<(String, String)> {
-    let mut all: BTreeMap<String, String> = BTreeMap::new();
-    all.extend(defaults(&version.runtime));
-    all.extend(host.iter().cloned());
-    all.extend(users(version));
-    all.extend(platform(version, credentials, names));
+    let mut all = common(version, names.initialization, host);
+    all.extend(environment_variables(version, credentials, names.log_stream));
     all.into_iter().collect()
 }
 
@@ -62,17 +59,23 @@ pub(crate) fn snapshot_variables(
     token: &str,
     host: &[(String, String)],
 ) -> Vec<(String, String)> {
-    let mut all: BTreeMap<String, String> = BTreeMap::new();
-    all.extend(defaults(&version.runtime));
-    all.extend(host.iter().cloned());
-    all.extend(users(version));
-    all.extend(same(version, SNAP_START));
-    all.extend(fixed());
+    let mut all = common(version, SNAP_START, host);
     all.extend([
         pair("AWS_CONTAINER_CREDENTIALS_FULL_URI", container_credentials::URI),
         pair("AWS_CONTAINER_AUTHORIZATION_TOKEN", token),
     ]);
     all.into_iter().collect()
+}
+
+/// What all environments of a version have: later ones hide earlier ones of the same name.
+fn common(version: &FunctionVersion, initialization: &str, host: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    all.extend(defaults(&version.runtime));
+    all.extend(host.iter().cloned());
+    all.extend(users(version));
+    all.extend(platform(version, initialization));
+    all.extend(fixed());
+    all
 }
 
 /// The variables of a guest that has no function yet: what every function of a runtime gets.
@@ -144,15 +147,8 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
     all
 }
 
-fn platform(version: &FunctionVersion, credentials: &Credentials, names: Names<'_>) -> Vec<(String, String)> {
-    let mut all = same(version, names.initialization);
-    all.extend(fixed());
-    all.extend(environment_variables(version, credentials, names.log_stream));
-    all
-}
-
-/// What is the same in all environments of a version.
-fn same(version: &FunctionVersion, initialization: &str) -> Vec<(String, String)> {
+/// What the platform says that is the same in all environments of a version.
+fn platform(version: &FunctionVersion, initialization: &str) -> Vec<(String, String)> {
     let function = &version.function;
     let mut all = vec![
         pair("_HANDLER", &version.handler),

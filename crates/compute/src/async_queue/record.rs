@@ -9,10 +9,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::event::Condition;
+use crate::engine::LATEST;
 use crate::report;
-
-/// The version that an unqualified event was sent to.
-const LATEST: &str = "$LATEST";
 
 /// What a record tells of.
 pub(super) struct Ended<'a> {

@@ -75,10 +75,15 @@ fn versions_key(function: &FunctionRef) -> Key {
 
 /// The number at the end of a published version's key.
 pub(super) fn number_of(key: &[u8]) -> Option<u64> {
+    beyond_texts(b'v', 3, key)?.number()
+}
+
+/// What follows the first texts of a key with this tag.
+fn beyond_texts(tag: u8, texts: usize, key: &[u8]) -> Option<Parts<'_>> {
     let mut parts = Parts::of(key);
-    let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'v';
-    (0..3).try_for_each(|_| parts.text().map(drop))?;
-    parts.number().filter(|_| own)
+    let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == tag;
+    (0..texts).try_for_each(|_| parts.text().map(drop))?;
+    own.then_some(parts)
 }
 
 /// The owner of a function URL.
@@ -118,10 +123,7 @@ pub(super) fn layers(account: &str, region: &str) -> Bytes {
 
 /// The name of the layer of a layer's key.
 pub(super) fn layer_name_of(key: &[u8]) -> Option<String> {
-    let mut parts = Parts::of(key);
-    let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'l';
-    (0..2).try_for_each(|_| parts.text().map(drop))?;
-    parts.text().filter(|_| own)
+    beyond_texts(b'l', 2, key)?.text()
 }
 
 /// A version of a layer.
@@ -141,10 +143,7 @@ pub(super) fn layer_versions_of(account: &str, region: &str) -> Bytes {
 
 /// The number at the end of a layer version's key.
 pub(super) fn layer_number_of(key: &[u8]) -> Option<u64> {
-    let mut parts = Parts::of(key);
-    let own = parts.byte()? == model::prefixes::LAMBDA.byte && parts.byte()? == b'm';
-    (0..3).try_for_each(|_| parts.text().map(drop))?;
-    parts.number().filter(|_| own)
+    beyond_texts(b'm', 3, key)?.number()
 }
 
 fn of_layer(tag: u8, layer: &LayerRef) -> Key {

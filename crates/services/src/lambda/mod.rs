@@ -86,24 +86,18 @@ impl LambdaService {
         if let (Ok(_), Ok(function)) = (&done, name::of_call(call)) {
             self.invoker.prepare(&function);
         }
-        self.published(call, done)
+        self.with_snapshot(call, done, true)
     }
 
-    /// A version may have been published, if that went well: its snapshot is taken, if it is to have one.
-    fn published(&self, call: &Call, mut done: Result<Reply, Error>) -> Result<Reply, Error> {
-        if let (Ok(reply), Ok(function)) = (&mut done, name::of_call(call))
-            && let Some((function, version, _)) = snapshots::version_in(&mut reply.output, &function)
-        {
-            self.invoker.prepare(&FunctionRef { qualifier: Some(version), ..function });
-        }
-        self.with_snapshot(call, done)
-    }
-
-    /// An answer that tells how far the snapshot of its version is, if it is to have one.
-    fn with_snapshot(&self, call: &Call, mut done: Result<Reply, Error>) -> Result<Reply, Error> {
+    /// An answer that tells how far the snapshot of its version is, if it is to have one. Of a version that may be new it is
+    /// taken.
+    fn with_snapshot(&self, call: &Call, mut done: Result<Reply, Error>, is_new: bool) -> Result<Reply, Error> {
         if let (Ok(reply), Ok(function)) = (&mut done, name::of_call(call))
             && let Some((function, version, configuration)) = snapshots::version_in(&mut reply.output, &function)
         {
+            if is_new {
+                self.invoker.prepare(&FunctionRef { qualifier: Some(version.clone()), ..function.clone() });
+            }
             snapshots::show(configuration, self.invoker.snapshot(&function, &version));
         }
         done
@@ -120,10 +114,12 @@ impl Service for LambdaService {
         let functions = &*self.functions;
         match call.operation {
             "CreateFunction" => self.deployed(&call, ops::create::run(functions, &call).await),
-            "GetFunction" => self.with_snapshot(&call, ops::read::get(functions, &call).await),
-            "GetFunctionConfiguration" => self.with_snapshot(&call, ops::read::configuration(functions, &call).await),
+            "GetFunction" => self.with_snapshot(&call, ops::read::get(functions, &call).await, false),
+            "GetFunctionConfiguration" => {
+                self.with_snapshot(&call, ops::read::configuration(functions, &call).await, false)
+            }
             "ListFunctions" => ops::read::list(functions, &call).await,
-            "PublishVersion" => self.published(&call, ops::versions::publish(functions, &call).await),
+            "PublishVersion" => self.with_snapshot(&call, ops::versions::publish(functions, &call).await, true),
             "ListVersionsByFunction" => ops::versions::list(functions, &call).await,
             "CreateAlias" => ops::aliases::create(functions, &call).await,
             "GetAlias" => ops::aliases::get(functions, &call).await,

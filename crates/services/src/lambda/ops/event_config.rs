@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use aws::{Call, Error, Reply};
-use model::FunctionRef;
 use model::ports::EventTarget;
+use model::{EventRules, FunctionRef};
 use serde_json::{Value, json};
 
 use crate::lambda::event_config::{self, EventConfigRecord, Wanted, qualifier, shown};
@@ -22,7 +22,7 @@ pub(in crate::lambda) async fn put(
     targets: &[Arc<dyn EventTarget>],
     call: &Call,
 ) -> Result<Reply, Error> {
-    set(functions, targets, call, |wanted, _| Ok(EventConfigRecord { rules: wanted.alone(), modified_ms: 0 })).await
+    set(functions, targets, call, |wanted, _| Some(wanted.alone())).await
 }
 
 /// UpdateFunctionEventInvokeConfig: what is not said stays.
@@ -31,32 +31,28 @@ pub(in crate::lambda) async fn update(
     targets: &[Arc<dyn EventTarget>],
     call: &Call,
 ) -> Result<Reply, Error> {
-    let function = name::of_call(call)?;
-    set(functions, targets, call, |wanted, before| {
-        let before = before.ok_or_else(|| none(&function))?;
-        Ok(EventConfigRecord { rules: wanted.over(&before.rules), modified_ms: 0 })
-    })
-    .await
+    set(functions, targets, call, |wanted, before| before.map(|before| wanted.over(&before.rules))).await
 }
 
+/// Sets what `decide` says; where that is nothing, there is nothing to change.
 async fn set(
     functions: &Functions,
     targets: &[Arc<dyn EventTarget>],
     call: &Call,
-    decide: impl Fn(&Wanted, Option<&EventConfigRecord>) -> Result<EventConfigRecord, Error> + Send + Sync,
+    decide: impl Fn(&Wanted, Option<&EventConfigRecord>) -> Option<EventRules> + Send + Sync,
 ) -> Result<Reply, Error> {
     call.honours(HONOURED)?;
     let function = name::of_call(call)?;
     let wanted = Wanted::of(call)?;
-    let record = functions.record(&function).await?.ok_or_else(no_function)?;
-    check_there(&record, &function)?;
-    decide(&wanted, record.event_configs.get(qualifier(&function)))?;
+    let decided = |record: &FunctionRecord| {
+        record.target(&function).ok_or_else(no_function)?;
+        decide(&wanted, record.event_configs.get(qualifier(&function))).ok_or_else(|| none(&function))
+    };
+    decided(&functions.record(&function).await?.ok_or_else(no_function)?)?;
     wanted.check(&function, targets).await?;
     let config = functions
         .change(&function, |record, _| {
-            check_there(record, &function)?;
-            let decided = decide(&wanted, record.event_configs.get(qualifier(&function)))?;
-            let config = EventConfigRecord { modified_ms: functions.clock.now_ms(), ..decided };
+            let config = EventConfigRecord { rules: decided(record)?, modified_ms: functions.clock.now_ms() };
             record.event_configs.insert(qualifier(&function).to_owned(), config.clone());
             Ok(config)
         })
@@ -100,10 +96,6 @@ pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Resul
 
 fn shown_of(function: &FunctionRef, config: &EventConfigRecord) -> Value {
     shown(function, qualifier(function), config)
-}
-
-fn check_there(record: &FunctionRecord, function: &FunctionRef) -> Result<(), Error> {
-    record.target(function).map(drop).ok_or_else(no_function)
 }
 
 fn no_function() -> Error {
