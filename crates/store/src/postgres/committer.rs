@@ -129,15 +129,11 @@ impl Connected {
     }
 
     async fn rows(&self, statement: &Statement, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Fault> {
-        self.session.client.query(statement, parameters).await.map_err(fault)
+        self.session.answer(self.session.client.query(statement, parameters)).await
     }
 
     async fn done(&self, statement: &Statement, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), Fault> {
-        self.session.client.execute(statement, parameters).await.map(drop).map_err(fault)
-    }
-
-    async fn simple(&self, sql: &str) -> Result<(), Fault> {
-        self.session.client.batch_execute(sql).await.map_err(fault)
+        self.session.answer(self.session.client.execute(statement, parameters)).await.map(drop)
     }
 }
 
@@ -300,14 +296,13 @@ impl Committer {
             }
         };
         let Some(connected) = self.connected.take() else { return Attempt::Again(jobs, gone()) };
-        let round_trip = self.shared.deadlines.round_trip;
-        let mut found = match in_time(round_trip, read(&connected, self.seen, &jobs, self.recent.heads())).await {
+        let mut found = match read(&connected, self.seen, &jobs, self.recent.heads()).await {
             Ok(found) => found,
             // Nothing is written yet; the server ends the transaction with the connection.
             Err(reason) => return Attempt::Again(jobs, reason),
         };
         self.learn(&found.news, found.version);
-        if let Err(reason) = in_time(round_trip, found.read_lowered(&connected, self.recent.heads())).await {
+        if let Err(reason) = found.read_lowered(&connected, self.recent.heads()).await {
             return Attempt::Again(jobs, reason);
         }
         self.clock = Some((found.now_ms, Instant::now()));
@@ -316,7 +311,7 @@ impl Committer {
             return Attempt::Done;
         };
         let before = self.number();
-        match in_time(round_trip, self.write(&connected, &decided)).await {
+        match self.write(&connected, &decided).await {
             Ok(()) => {
                 self.connected = Some(connected);
                 self.publish(decided);
@@ -349,7 +344,7 @@ impl Committer {
 
     /// Ends a transaction that is not wanted.
     async fn give_back(&mut self, connected: Connected) {
-        if in_time(self.shared.deadlines.round_trip, connected.simple("ROLLBACK")).await.is_ok() {
+        if connected.session.simple("ROLLBACK").await.is_ok() {
             self.connected = Some(connected);
         }
     }
@@ -366,7 +361,7 @@ impl Committer {
             Err(reason) => return Quick::Ended(Attempt::Again(jobs, reason)),
         };
         let before = self.number();
-        match in_time(self.shared.deadlines.round_trip, self.merge(&connected, &plan)).await {
+        match self.merge(&connected, &plan).await {
             Ok(rows) => {
                 self.connected = Some(connected);
                 self.merged(plan, jobs, &rows)
@@ -401,8 +396,7 @@ impl Committer {
         let mut read: HashMap<Bytes, Counter> = HashMap::new();
         if !unknown.is_empty() {
             let parameters: [&(dyn ToSql + Sync); 1] = [&unknown];
-            let rows = connected.rows(&connected.values, &parameters);
-            for row in in_time(self.shared.deadlines.round_trip, rows).await? {
+            for row in connected.rows(&connected.values, &parameters).await? {
                 let version = row.get::<_, i64>(2).cast_unsigned();
                 read.insert(key_of(&row), Some((version, Bytes::copy_from_slice(row.get(1)))));
             }
@@ -594,7 +588,7 @@ impl Committer {
         }
         steps.push(Box::pin(connected.done(&connected.advance, &advance)));
         steps.push(Box::pin(connected.done(&connected.note, &note)));
-        steps.push(Box::pin(connected.simple("COMMIT")));
+        steps.push(Box::pin(connected.session.simple("COMMIT")));
         // Not the first error but the worst counts: a broken connection leaves the end open.
         let mut outcome = Ok(());
         for step in futures_util::future::join_all(steps).await {
@@ -747,7 +741,7 @@ async fn read(connected: &Connected, seen: Version, jobs: &[Job], heads: &Heads)
     let points: [&(dyn ToSql + Sync); 1] = [&expected];
     let counters: [&(dyn ToSql + Sync); 1] = [&added];
     let firsts: Vec<[&(dyn ToSql + Sync); 3]> = queues.iter().map(Queue::parameters).collect();
-    let begun = connected.simple(BEGIN);
+    let begun = connected.session.simple(BEGIN);
     let mut reads: Vec<Step<'_, Vec<Row>>> = vec![
         Box::pin(async { begun.await.map(|()| Vec::new()) }),
         Box::pin(connected.rows(&connected.lock, &[])),
