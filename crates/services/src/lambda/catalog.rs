@@ -22,12 +22,10 @@ use store::{Blobs, Store, Txn};
 use super::record::{FunctionRecord, UrlOwner};
 use super::uses::Uses;
 use super::versions::Resolved;
-use super::{decoded, encoded, error, event_config, keys, packages};
+use super::{ATTEMPTS, decoded, encoded, error, event_config, keys, packages};
 
 /// Answers remembered at most; beyond that they are read again.
 const REMEMBERED_MAX: usize = 50_000;
-/// How often a change is tried against others of the same function.
-const ATTEMPTS: usize = 64;
 
 /// What an operator decides about functions.
 #[derive(Debug, Clone)]

@@ -52,6 +52,9 @@ use serde::de::DeserializeOwned;
 
 pub use catalog::{Config, Functions};
 
+/// How often a change is tried against others of the same record.
+const ATTEMPTS: usize = 64;
+
 /// What is taken and stored but changes nothing: operation, parameter, and why. The compatibility matrix shows it.
 pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("CreateFunction", "TracingConfig", "stored and shown; no trace segments are recorded"),

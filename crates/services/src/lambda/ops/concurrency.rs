@@ -6,11 +6,10 @@ use serde_json::json;
 use store::{Range, Txn};
 
 use crate::lambda::record::FunctionRecord;
-use crate::lambda::{Functions, decoded, encoded, error, keys, name, provisioned};
+use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, name, provisioned};
 
 /// What must stay for functions without a reservation. Source: Lambda quotas.
 pub(super) const UNRESERVED_LEAST: u32 = 100;
-const ATTEMPTS: usize = 64;
 
 /// What functions take of an account's concurrency, as a decision sees it.
 pub(super) struct Account {

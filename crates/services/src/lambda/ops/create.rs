@@ -11,11 +11,9 @@ use store::Txn;
 use crate::lambda::layer::{self, LayerVersionRef};
 use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{FunctionRecord, Settings, VersionId, VersionRecord};
-use crate::lambda::{Functions, encoded, error, keys, name, settings, view};
+use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, settings, view};
 
 const HONOURED: &[&str] = &["FunctionName", "Code", "PackageType", "Tags", "Architectures", "Publish"];
-/// How often a creation is tried against changes of its package by others.
-const ATTEMPTS: usize = 64;
 
 /// CreateFunction.
 pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result<Reply, Error> {

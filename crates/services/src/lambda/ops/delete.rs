@@ -9,9 +9,7 @@ use store::{Entry, Range, Snapshot, Txn};
 use crate::lambda::packages::Users;
 use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
 use crate::lambda::versions::Qualifier;
-use crate::lambda::{Functions, decoded, encoded, error, keys, name};
-
-const ATTEMPTS: usize = 64;
+use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, name};
 
 /// DeleteFunction.
 pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result<Reply, Error> {

@@ -7,9 +7,7 @@ use store::Txn;
 
 use crate::lambda::layer::{self, LayerVersionRef};
 use crate::lambda::record::LayerVersionRecord;
-use crate::lambda::{Functions, decoded, encoded, error, keys, policy};
-
-const ATTEMPTS: usize = 64;
+use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, policy};
 
 fn of_call(call: &Call) -> Result<LayerVersionRef, Error> {
     layer::numbered(call, layer::own(call)?)

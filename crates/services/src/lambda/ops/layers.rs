@@ -9,11 +9,10 @@ use store::{Range, Txn};
 use crate::lambda::layer::{self, LayerRef, LayerVersionRef};
 use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{LayerRecord, LayerVersionRecord};
-use crate::lambda::{Functions, decoded, encoded, error, keys, view};
+use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, view};
 
 /// Most layers or versions of one page. Source: the service model.
 const PAGE_MAX: usize = 50;
-const ATTEMPTS: usize = 64;
 /// Where a layer brings programs that run beside the function.
 const EXTENSIONS: &str = "extensions/";
 

@@ -11,7 +11,7 @@ use crate::lambda::layer;
 use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
 use crate::lambda::versions::existing_in;
-use crate::lambda::{Functions, encoded, error, keys, name, settings, view};
+use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, settings, view};
 
 const CODE: &[&str] = &[
     "FunctionName",
@@ -28,7 +28,6 @@ const CODE: &[&str] = &[
     "RevisionId",
 ];
 const CONFIGURATION: &[&str] = &["FunctionName", "RevisionId"];
-const ATTEMPTS: usize = 64;
 
 /// UpdateFunctionCode.
 pub(in crate::lambda) async fn code(functions: &Functions, call: &Call) -> Result<Reply, Error> {

@@ -8,11 +8,10 @@ use store::Txn;
 use crate::lambda::packages::Users;
 use crate::lambda::record::{FunctionRecord, LATEST, VersionId};
 use crate::lambda::versions::{Published, existing_in};
-use crate::lambda::{Functions, encoded, error, keys, name, view};
+use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, view};
 
 /// Most versions of one page. Source: ListVersionsByFunction, which never answers more whatever is asked.
 const PAGE_MAX: usize = 50;
-const ATTEMPTS: usize = 64;
 
 /// PublishVersion.
 pub(in crate::lambda) async fn publish(functions: &Functions, call: &Call) -> Result<Reply, Error> {
