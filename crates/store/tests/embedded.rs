@@ -236,7 +236,7 @@ async fn the_log_stays_short_under_load_and_a_standing_reader() {
     let store = Arc::new(open(folder.path()));
     let mut longest = 0;
     let mut snapshot = store.snapshot().await.unwrap();
-    // 300 MB through logs of some 50 MB, while there always is a reader that is not older than two rounds.
+    // 300 MB through logs of some 80 MB, while there always is a reader that is not older than two rounds.
     for round in 0..75u32 {
         let txn = (0..2).fold(Txn::new(), |txn, part: u32| {
             txn.put([round % 5, part].map(u32::to_be_bytes).concat(), vec![3; 2_000_000])
@@ -249,7 +249,7 @@ async fn the_log_stays_short_under_load_and_a_standing_reader() {
         longest = longest.max(["store.db-wal", "log.0", "log.1", "log.2", "log.3"].map(length).iter().sum());
     }
     drop(snapshot);
-    assert!(longest < 150 * 1024 * 1024, "the logs grew to {longest} bytes");
+    assert!(longest < 180 * 1024 * 1024, "the logs grew to {longest} bytes");
 }
 
 #[tokio::test]

@@ -148,10 +148,10 @@ async fn failing_calls_lose_nothing_that_was_acknowledged() {
         (WAL, "pwrite64", "error=EIO", true),
         (WAL, "pwrite64", "error=ENOSPC", false),
         (WAL, "pwrite64", "retval=0", false),
-        (WAL, "fsync", "error=EIO", true),
+        (WAL, "fdatasync", "error=EIO", true),
         (TREE, "pwrite64", "error=EIO", true),
         (TREE, "pwrite64", "error=ENOSPC", false),
-        (TREE, "fsync", "error=EIO", true),
+        (TREE, "fdatasync", "error=EIO", true),
     ];
     let random = SeededRandom::new(7);
     let (mut ended, mut refused, mut full) = (0, 0, 0);

@@ -27,7 +27,7 @@ use crate::commit::decide::Slot;
 use crate::contract::Version;
 
 /// Bytes of a segment: any batch fits into one.
-pub(super) const SEGMENT_BYTES: usize = 12 * 1024 * 1024;
+pub(super) const SEGMENT_BYTES: usize = 20 * 1024 * 1024;
 /// Most segments: two generations of the overlay, one being written into the tree, and one segment that both are in.
 pub(super) const SEGMENTS_MAX: usize = 3;
 /// How much is written at once when a segment is made.

@@ -195,7 +195,7 @@ struct Parts {
 }
 
 /// Opens the store of a folder, recovering from its log what an earlier process left there.
-/// Blocks for some milliseconds, after a crash for as long as reading a log of 36 MB and copying the tree's takes. Needs a tokio runtime from the first read on.
+/// Blocks for some milliseconds, after a crash for as long as reading a log of 60 MB and copying the tree's takes. Needs a tokio runtime from the first read on.
 pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
     let Parts { shared, worker, reader, writer, version, lock } = prepare(config, true)?;
     let committer = Committer::new(Behind::thread(Arc::clone(&shared)), Arc::clone(&shared), reader, writer, version);

@@ -27,8 +27,10 @@ use crate::commit::decide::Slot;
 use crate::contract::{Range, Version};
 use crate::stats::Lag;
 
-/// So many bytes of log are worth writing into the tree. The log holds two generations of that size, and a segment.
-pub(super) const DUE_LOG_BYTES: usize = 6 * 1024 * 1024;
+/// So many bytes of log are worth writing into the tree: nearly a segment, of which the log has three, so that commits go on
+/// into the others meanwhile. Few committers fill the log with the padding of their records; the more of those share a
+/// page of the tree, the less often it is written beside them.
+pub(super) const DUE_LOG_BYTES: usize = 18 * 1024 * 1024;
 /// So many deletions are: a scan has to step over each.
 pub(super) const DUE_DELETES: usize = 2_048;
 /// Above this, commits wait for the tree.

@@ -44,14 +44,14 @@ fn child() {
 /// that something is left which the page cache has and the disk has not. Slow syncs leave time for that.
 fn lives() -> Vec<(Phase, Vec<String>)> {
     let usual = Phase { commits: 10, relaxed: false, reopen: false, close: false };
-    let slow = || vec!["pwritev2:delay_enter=100".to_owned(), "fsync:delay_enter=500".to_owned()];
-    let killed = |call: &str, at: u32| [slow(), vec![format!("{call}:signal=KILL:when={at}")]].concat();
-    let slower = || [slow(), vec!["fdatasync:delay_enter=5000".to_owned()]].concat();
+    let slow = |us| vec!["pwritev2:delay_enter=100".to_owned(), format!("fdatasync:delay_enter={us}")];
+    let killed = |at: u32| [slow(500), vec![format!("fdatasync:signal=KILL:when={at}")]].concat();
+    let slower = || slow(5_000);
     vec![
         (Phase { commits: 20, reopen: true, ..usual }, slower()),
-        (usual, killed("fsync", 4)),
-        (Phase { relaxed: true, ..usual }, killed("fsync", 5)),
-        (usual, killed("fdatasync", 3)),
+        (usual, killed(4)),
+        (Phase { relaxed: true, ..usual }, killed(5)),
+        (usual, killed(9)),
         (Phase { relaxed: true, commits: 16, ..usual }, slower()),
         (Phase { reopen: true, close: true, ..usual }, slower()),
     ]
