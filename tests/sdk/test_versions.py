@@ -4,6 +4,8 @@ import base64
 import collections
 import concurrent.futures
 import json
+import threading
+import time
 
 import pytest
 import requests
@@ -156,6 +158,48 @@ def test_an_alias_moves_without_a_lost_call(server):
     client.delete_alias(FunctionName=name, Name="live")
     assert refused(client.get_alias, FunctionName=name, Name="live") == (
         404, "ResourceNotFoundException", f"Cannot find alias arn: {made['AliasArn']}")
+
+
+@pytest.mark.parametrize("moves", ["code", "alias"])
+def test_under_load_nothing_old_runs_once_a_change_is_reported_done(server, moves):
+    """100 calls a second while the code, or the alias, changes five times: no error, and a call that begins after a change
+    was reported done runs what it changed to."""
+    client = server.client("lambda")
+    name = published(server, *range(1, 7)) if moves == "alias" else server.function(who(1))
+    target = f"{name}:live" if moves == "alias" else name
+    if moves == "alias":
+        client.create_alias(FunctionName=name, Name="live", FunctionVersion="1")
+    newest, calls, stop = [1], [], threading.Event()
+
+    def caller(number):
+        due = time.monotonic() + number / 100
+        while not stop.is_set():
+            time.sleep(max(0, due - time.monotonic()))
+            due += 8 / 100
+            known = newest[0]
+            calls.append((known, call(client, target)["answer"]))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        callers = [threads.submit(caller, number) for number in range(8)]
+        try:
+            for change in range(2, 7):
+                before = len(calls)
+                wait_for(lambda: len(calls) >= before + 40 or any(done.done() for done in callers), "calls before the change")
+                if moves == "alias":
+                    client.update_alias(FunctionName=name, Name="live", FunctionVersion=str(change))
+                else:
+                    client.update_function_code(FunctionName=name, ZipFile=zipped({"handler.py": who(change)}))
+                    client.get_waiter("function_updated_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.02})
+                newest[0] = change
+            before = len(calls)
+            wait_for(lambda: len(calls) >= before + 40 or any(done.done() for done in callers), "calls after the last change")
+        finally:
+            stop.set()
+        for done in callers:
+            done.result()
+    old = [(known, answer) for known, answer in calls if answer < known]
+    assert not old, f"{len(old)} of {len(calls)} calls ran what was replaced before they began: {old[:5]}"
+    assert {answer for _, answer in calls} == set(range(1, 7))
 
 
 def test_weights_share_the_calls(server):
