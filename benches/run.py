@@ -3,9 +3,10 @@
 
     python3 benches/run.py [--dunlin FILE] [--load FILE] [--rounds N] [--seconds S] [--only PART…] [--no-save]
 
-Parts, in `parts/`: `idle` (time to ready, memory), `cold` (first calls beside fresh processes), `burst` (many first calls
-at once), `warm` (function URLs beside bare servers, interleaved A-B-A-B), `noisy` (a quiet function beside loud ones),
-`density` (memory of many environments, guests and functions), `tables` (the DynamoDB interface).
+Parts, in `parts/`: `idle` (time to ready, memory), `standing` (processor time with a thousand functions that nobody
+calls), `cold` (first calls beside fresh processes), `burst` (many first calls at once), `warm` (function URLs beside bare
+servers, interleaved A-B-A-B), `events` (asynchronous ones), `noisy` (a quiet function beside loud ones), `density` (memory
+of many environments, guests and functions), `tables` (the DynamoDB interface).
 
 Everything is started here, on loopback and free ports, in a temporary folder, and ended here. Peers that no system has
 are installed from the registries into `.cache/peers`; one that cannot be had is skipped, and said so. Figures are medians
@@ -29,7 +30,7 @@ from bench import Bench, say
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
-PARTS = ("idle", "cold", "burst", "warm", "noisy", "density", "tables")
+PARTS = ("idle", "standing", "cold", "burst", "warm", "events", "noisy", "density", "tables")
 
 
 def main():

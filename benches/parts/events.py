@@ -1,0 +1,83 @@
+"""Asynchronous events: how long it takes to accept one for good, and until the handler's first line."""
+import json
+import statistics
+import time
+
+import machine
+from bench import at_most, load_line, medians
+from dunlin import authorization, zipped
+from packages import python_runtime
+
+CONNECTIONS = (1, 16, 64)
+#: Events one after another, and how far apart.
+SENT, APART_S = 200, 0.01
+#: What accepting an event, and beginning to run it, may take beyond one flush.
+ACCEPT_MORE_US, BEGIN_MORE_US = 150, 1_000
+
+#: Says how long ago it was sent, if it is told when.
+CODE = b"""
+import time
+
+def handler(event, context):
+    now = time.time()
+    if event.get("sent"):
+        print("BEGAN", round((now - event["sent"]) * 1e6))
+"""
+
+
+def measure(bench):
+    server = bench.fresh("events")
+    try:
+        server.create_function("work", python_runtime(), "handler.handler", zipped({"handler.py": (CODE, 0o644)}))
+        found = {"flush_us": machine.flush_us(bench.folder), "begin_us": begin_us(server), "accept": {}}
+        for connections in CONNECTIONS:
+            samples = [bench.load(server, connections, [event(server, {})]) for _ in range(bench.options.rounds)]
+            found["accept"][connections] = medians(samples)
+        return found
+    finally:
+        server.stop()
+
+
+def event(server, payload):
+    text = json.dumps(payload).encode()
+    head = (f"POST /2015-03-31/functions/work/invocations HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+            f"Authorization: {authorization('lambda')}\r\nX-Amz-Date: 20260101T000000Z\r\n"
+            f"X-Amz-Invocation-Type: Event\r\nContent-Length: {len(text)}\r\n\r\n")
+    return head.encode() + text
+
+
+def begin_us(server):
+    """Median µs from before an event is sent to the first line of its handler, in a warm environment."""
+    headers = {"X-Amz-Invocation-Type": "Event"}
+    for number in range(SENT + 1):
+        # The first one starts the environment.
+        body = {"sent": time.time()} if number else {}
+        server.call("lambda", "POST", "/2015-03-31/functions/work/invocations", body, headers)
+        time.sleep(APART_S if number else 2)
+    body = {"logGroupName": "/aws/lambda/work", "filterPattern": "BEGAN"}
+    for _ in range(100):
+        lines = server.target("logs", "Logs_20140328.FilterLogEvents", body)["events"]
+        if len(lines) >= SENT:
+            break
+        time.sleep(0.1)
+    return statistics.median(int(line["message"].split()[1]) for line in lines)
+
+
+def promises(found):
+    flush_us = found["flush_us"]
+    return {
+        "event accepted, one client, p50 µs: one flush and 150 µs": at_most(found["accept"][1]["p50_us"], flush_us + ACCEPT_MORE_US),
+        "event to the handler's first line, µs: one flush and 1 ms": at_most(found["begin_us"], flush_us + BEGIN_MORE_US),
+    }
+
+
+def lines(found):
+    text = [
+        "## Asynchronous events", "",
+        f"Each is on disk before its 202; one 4 KiB append with fdatasync takes {found['flush_us']:,.0f} µs here. From before the "
+        f"call to the first line of the handler, warm: {found['begin_us']:,.0f} µs (median of {SENT}). The function runs while "
+        "events are sent.", "",
+        "| | connections | p50 µs | p99 µs | events/s | CPU µs/event, some run | page faults/event | not 2xx |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    return text + [load_line("Invoke, Event", connections, seen) for connections, seen in found["accept"].items()]
