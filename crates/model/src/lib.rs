@@ -7,11 +7,13 @@
 
 pub mod egress;
 pub mod event;
+pub mod event_source;
 pub mod function;
 pub mod http_api;
 pub mod identity;
 pub mod invocation;
 pub mod log;
+pub mod pattern;
 pub mod ports;
 pub mod prefixes;
 pub mod runtime;
@@ -20,6 +22,10 @@ pub mod usage;
 
 pub use egress::{EGRESS_TAG, Egress, NotATarget, OpenTarget};
 pub use event::{Delivery, DeliveryError, EventRules, Lineage};
+pub use event_source::{
+    Content, Mapping, MappingNews, Mappings, Position, Shard, SourceError, SourceFacts, SourceKind, SourceRecord, Take,
+    Taken, Wanted,
+};
 pub use function::{
     CodeDigest, Floor, FloorState, FunctionArn, FunctionName, FunctionRef, FunctionVersion, MINIMUM_TAG, RuntimeUse,
     SnapshotState,
@@ -30,6 +36,7 @@ pub use invocation::{
     FunctionError, Invocation, InvocationKind, InvokeError, Outcome, RequestId, ThrottleReason, Trigger,
 };
 pub use log::{LogBatch, LogEvent};
+pub use pattern::Pattern;
 pub use runtime::{Family, Runtime};
 pub use stream::{Answered, Body, BrokenOff, Chunks, Piece, Pieces, StreamedAnswer};
 pub use usage::{Ending, UsageRecord};

@@ -9,6 +9,7 @@
 //! | `Meter`      | keep this usage record                      | services/usage; recorder      | compute              |
 //! | `LogSink`    | keep these log lines                        | services/logs; recorder       | compute              |
 //! | `EventTarget`| take this event for a resource of yours     | compute (functions); recorder | compute, services    |
+//! | `EventSource`| lease, ack, nack records of a queue, stream | doubles in tests              | compute, services    |
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use bytes::Bytes;
 
 use crate::{
     Answered, CodeDigest, Credentials, Delivery, DeliveryError, EventRules, Floor, FloorState, FunctionRef,
-    FunctionVersion, Invocation, InvokeError, LogBatch, Outcome, Principal, RuntimeUse, Site, SiteKey, SnapshotState,
-    UsageRecord,
+    FunctionVersion, Invocation, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Principal, RuntimeUse, Shard,
+    Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord, Take, Taken, UsageRecord,
 };
 
 /// The only road to a running function.
@@ -79,6 +80,15 @@ pub trait Catalog: Send + Sync + 'static {
     async fn floors(&self, _known: &BTreeSet<Floor>) -> BTreeSet<Floor> {
         std::future::pending().await
     }
+
+    /// Which event source mappings there are, as soon as they are other than `known`. A catalog that does not say never
+    /// answers.
+    async fn mappings(&self, _known: &Mappings) -> Mappings {
+        std::future::pending().await
+    }
+
+    /// Takes note of what a poller tells; it is told again after the next change or start.
+    async fn tell(&self, _news: MappingNews) {}
 }
 
 /// What answers HTTP under an id.
@@ -152,4 +162,43 @@ pub trait EventTarget: Send + Sync + 'static {
 pub fn target_of<'a>(targets: &'a [Arc<dyn EventTarget>], arn: &str) -> Option<&'a Arc<dyn EventTarget>> {
     let service = arn.split(':').nth(2)?;
     targets.iter().find(|target| target.service() == service)
+}
+
+/// Gives the records of one service's queues or streams to pollers.
+///
+/// A queue keeps track of its messages: what was taken comes again unless it is acknowledged. A stream keeps track of
+/// nobody: its readers keep their positions, so that it has nothing to acknowledge.
+#[async_trait]
+pub trait EventSource: Send + Sync + 'static {
+    /// The service as ARNs name it: `sqs`, `kinesis`, `dynamodb`.
+    fn service(&self) -> &'static str;
+
+    /// What the source of this ARN is; nothing if there is none.
+    async fn describe(&self, arn: &str) -> Result<Option<SourceFacts>, SourceError>;
+
+    /// The shards that a stream has now, those that have ended included.
+    async fn shards(&self, _arn: &str) -> Result<Vec<Shard>, SourceError> {
+        Ok(Vec::new())
+    }
+
+    /// Takes records; waits for the first as long as it is asked to. Who drops the answer before it is there has taken
+    /// nothing for longer than a lease.
+    async fn lease(&self, take: &Take) -> Result<Taken, SourceError>;
+
+    /// These messages are handled: they never come again. Those whose lease has ended may.
+    async fn ack(&self, _arn: &str, _records: &[SourceRecord]) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    /// These messages are given back: they come again after so many milliseconds. What is neither acknowledged nor given
+    /// back comes again when its lease ends.
+    async fn nack(&self, _arn: &str, _records: &[SourceRecord], _delay_ms: u64) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+/// The source among `sources` that the service of this ARN has.
+pub fn source_of<'a>(sources: &'a [Arc<dyn EventSource>], arn: &str) -> Option<&'a Arc<dyn EventSource>> {
+    let service = arn.split(':').nth(2)?;
+    sources.iter().find(|source| source.service() == service)
 }

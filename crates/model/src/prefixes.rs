@@ -27,6 +27,8 @@ pub const USAGE: Prefix = Prefix { byte: b'u', name: "usage", owner: "services/u
 pub const ASYNC_QUEUE: Prefix = Prefix { byte: b'a', name: "events", owner: "compute/async_queue" };
 /// Which node may use how much of a limit.
 pub const SLOTS: Prefix = Prefix { byte: b'n', name: "slots", owner: "compute/slots" };
+/// How far the pollers of event source mappings are.
+pub const POLLERS: Prefix = Prefix { byte: b'e', name: "positions", owner: "compute/poller" };
 
 /// Which blobs are needed, and holds that keep them.
 pub const BLOBS: Prefix = Prefix { byte: b'b', name: "blobs", owner: "store/references" };
@@ -34,7 +36,7 @@ pub const BLOBS: Prefix = Prefix { byte: b'b', name: "blobs", owner: "store/refe
 pub const STORE: Prefix = Prefix { byte: 0xff, name: "store", owner: "store" };
 
 /// Every prefix that is given out.
-pub const ALL: &[Prefix] = &[LAMBDA, APIGATEWAY, DYNAMODB, LOGS, USAGE, ASYNC_QUEUE, SLOTS, BLOBS, STORE];
+pub const ALL: &[Prefix] = &[LAMBDA, APIGATEWAY, DYNAMODB, LOGS, USAGE, ASYNC_QUEUE, SLOTS, POLLERS, BLOBS, STORE];
 
 /// Whose keys start with this byte.
 pub fn of(byte: u8) -> Option<&'static Prefix> {
