@@ -17,7 +17,7 @@ use gateway::authority::{Authority, system_roots};
 use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService};
 use gateway::{Gateway, GatewayParts, Listening};
 use model::FunctionRef;
-use model::ports::{Authorizer, Sites};
+use model::ports::{Authorizer, EventSource, Sites};
 use sandbox::process::{ProcessBackend, TRUST_PATH};
 use sandbox::{Backend, Interpreters, WallState, interpreter};
 use serde_json::json;
@@ -300,11 +300,16 @@ fn set_limits(config: &mut EngineConfig, serve: &Serve) {
     }
 }
 
+/// The services whose queues and streams can be mapped to functions. None has any yet: whichever comes is named here.
+fn sources() -> Vec<Arc<dyn EventSource>> {
+    Vec::new()
+}
+
 fn dispatcher(base: &Base, engine: &Arc<Engine>, mode: Mode) -> Dispatcher {
     let services: Vec<Arc<dyn aws::Service>> = vec![
         Arc::new(ApiGatewayService::new(base.apis.clone())),
         Arc::new(base.tables.clone()),
-        Arc::new(LambdaService::new(base.functions.clone(), engine.clone(), engine.targets())),
+        Arc::new(LambdaService::new(base.functions.clone(), engine.clone(), engine.targets(), sources())),
         base.logs.clone(),
         Arc::new(Sts),
     ];

@@ -54,7 +54,7 @@ fn services() -> BTreeMap<&'static str, Arc<dyn Service>> {
             "dynamodb",
             Arc::new(DynamoDb::new(store.clone(), clock.clone(), random.clone(), dynamodb::Config::default())),
         ),
-        ("lambda", Arc::new(LambdaService::new(functions, Arc::new(Nobody), Vec::new()))),
+        ("lambda", Arc::new(LambdaService::new(functions, Arc::new(Nobody), Vec::new(), Vec::new()))),
         ("logs", Logs::new(store, clock, random)),
         ("sts", Arc::new(Sts)),
     ])

@@ -16,14 +16,14 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "CreateAlias", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 201, io: Some(&IO_CreateAlias) },
     Operation { name: "CreateCapacityProvider", method: "POST", uri: "/2025-11-30/capacity-providers", status: 202, io: None },
     Operation { name: "CreateCodeSigningConfig", method: "POST", uri: "/2020-04-22/code-signing-configs", status: 201, io: None },
-    Operation { name: "CreateEventSourceMapping", method: "POST", uri: "/2015-03-31/event-source-mappings", status: 202, io: None },
+    Operation { name: "CreateEventSourceMapping", method: "POST", uri: "/2015-03-31/event-source-mappings", status: 202, io: Some(&IO_CreateEventSourceMapping) },
     Operation { name: "CreateFunction", method: "POST", uri: "/2015-03-31/functions", status: 201, io: Some(&IO_CreateFunction) },
     Operation { name: "CreateFunctionUrlConfig", method: "POST", uri: "/2021-10-31/functions/{FunctionName}/url", status: 201, io: Some(&IO_CreateFunctionUrlConfig) },
     Operation { name: "DeleteAlias", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 204, io: Some(&IO_DeleteAlias) },
     Operation { name: "DeleteCapacityProvider", method: "DELETE", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 202, io: None },
     Operation { name: "DeleteCodeSigningConfig", method: "DELETE", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 204, io: None },
     Operation { name: "DeleteDurableExecution", method: "DELETE", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}", status: 202, io: None },
-    Operation { name: "DeleteEventSourceMapping", method: "DELETE", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, io: None },
+    Operation { name: "DeleteEventSourceMapping", method: "DELETE", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, io: Some(&IO_DeleteEventSourceMapping) },
     Operation { name: "DeleteFunction", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}", status: 200, io: Some(&IO_DeleteFunction) },
     Operation { name: "DeleteFunctionCodeSigningConfig", method: "DELETE", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 204, io: None },
     Operation { name: "DeleteFunctionConcurrency", method: "DELETE", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 204, io: Some(&IO_DeleteFunctionConcurrency) },
@@ -39,7 +39,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "GetDurableExecution", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}", status: 200, io: None },
     Operation { name: "GetDurableExecutionHistory", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/history", status: 200, io: None },
     Operation { name: "GetDurableExecutionState", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/state", status: 200, io: None },
-    Operation { name: "GetEventSourceMapping", method: "GET", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 200, io: None },
+    Operation { name: "GetEventSourceMapping", method: "GET", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 200, io: Some(&IO_GetEventSourceMapping) },
     Operation { name: "GetFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}", status: 200, io: Some(&IO_GetFunction) },
     Operation { name: "GetFunctionCodeSigningConfig", method: "GET", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: None },
     Operation { name: "GetFunctionConcurrency", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/concurrency", status: 200, io: Some(&IO_GetFunctionConcurrency) },
@@ -62,7 +62,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "ListCapacityProviders", method: "GET", uri: "/2025-11-30/capacity-providers", status: 200, io: None },
     Operation { name: "ListCodeSigningConfigs", method: "GET", uri: "/2020-04-22/code-signing-configs", status: 200, io: None },
     Operation { name: "ListDurableExecutionsByFunction", method: "GET", uri: "/2025-12-01/functions/{FunctionName}/durable-executions", status: 200, io: None },
-    Operation { name: "ListEventSourceMappings", method: "GET", uri: "/2015-03-31/event-source-mappings", status: 200, io: None },
+    Operation { name: "ListEventSourceMappings", method: "GET", uri: "/2015-03-31/event-source-mappings", status: 200, io: Some(&IO_ListEventSourceMappings) },
     Operation { name: "ListFunctionEventInvokeConfigs", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config/list", status: 200, io: Some(&IO_ListFunctionEventInvokeConfigs) },
     Operation { name: "ListFunctionUrlConfigs", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/urls", status: 200, io: Some(&IO_ListFunctionUrlConfigs) },
     Operation { name: "ListFunctionVersionsByCapacityProvider", method: "GET", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}/function-versions", status: 200, io: None },
@@ -96,7 +96,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "UpdateAlias", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, io: Some(&IO_UpdateAlias) },
     Operation { name: "UpdateCapacityProvider", method: "PUT", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 202, io: None },
     Operation { name: "UpdateCodeSigningConfig", method: "PUT", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, io: None },
-    Operation { name: "UpdateEventSourceMapping", method: "PUT", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, io: None },
+    Operation { name: "UpdateEventSourceMapping", method: "PUT", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, io: Some(&IO_UpdateEventSourceMapping) },
     Operation { name: "UpdateFunctionCode", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/code", status: 200, io: Some(&IO_UpdateFunctionCode) },
     Operation { name: "UpdateFunctionConfiguration", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, io: Some(&IO_UpdateFunctionConfiguration) },
     Operation { name: "UpdateFunctionEventInvokeConfig", method: "POST", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: Some(&IO_UpdateFunctionEventInvokeConfig) },
@@ -145,6 +145,42 @@ static IO_CreateAlias: Io = Io {
     Member { name: "FunctionVersion", wire: "FunctionVersion", location: Location::Body, required: true, shape: &S_VersionWithLatestPublished },
     Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
     Member { name: "RoutingConfig", wire: "RoutingConfig", location: Location::Body, required: false, shape: &S_AliasRoutingConfiguration },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_CreateEventSourceMapping: Io = Io {
+    input: &[
+    Member { name: "EventSourceArn", wire: "EventSourceArn", location: Location::Body, required: false, shape: &S_Arn },
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Body, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "Enabled", wire: "Enabled", location: Location::Body, required: false, shape: &S_Enabled },
+    Member { name: "BatchSize", wire: "BatchSize", location: Location::Body, required: false, shape: &S_BatchSize },
+    Member { name: "FilterCriteria", wire: "FilterCriteria", location: Location::Body, required: false, shape: &S_FilterCriteria },
+    Member { name: "KMSKeyArn", wire: "KMSKeyArn", location: Location::Body, required: false, shape: &S_KMSKeyArn },
+    Member { name: "MetricsConfig", wire: "MetricsConfig", location: Location::Body, required: false, shape: &S_EventSourceMappingMetricsConfig },
+    Member { name: "LoggingConfig", wire: "LoggingConfig", location: Location::Body, required: false, shape: &S_EventSourceMappingLoggingConfig },
+    Member { name: "ScalingConfig", wire: "ScalingConfig", location: Location::Body, required: false, shape: &S_ScalingConfig },
+    Member { name: "MaximumBatchingWindowInSeconds", wire: "MaximumBatchingWindowInSeconds", location: Location::Body, required: false, shape: &S_MaximumBatchingWindowInSeconds },
+    Member { name: "ParallelizationFactor", wire: "ParallelizationFactor", location: Location::Body, required: false, shape: &S_ParallelizationFactor },
+    Member { name: "StartingPosition", wire: "StartingPosition", location: Location::Body, required: false, shape: &S_EventSourcePosition },
+    Member { name: "StartingPositionTimestamp", wire: "StartingPositionTimestamp", location: Location::Body, required: false, shape: &S_Date },
+    Member { name: "DestinationConfig", wire: "DestinationConfig", location: Location::Body, required: false, shape: &S_DestinationConfig },
+    Member { name: "MaximumRecordAgeInSeconds", wire: "MaximumRecordAgeInSeconds", location: Location::Body, required: false, shape: &S_MaximumRecordAgeInSeconds },
+    Member { name: "BisectBatchOnFunctionError", wire: "BisectBatchOnFunctionError", location: Location::Body, required: false, shape: &S_BisectBatchOnFunctionError },
+    Member { name: "MaximumRetryAttempts", wire: "MaximumRetryAttempts", location: Location::Body, required: false, shape: &S_MaximumRetryAttemptsEventSourceMapping },
+    Member { name: "Tags", wire: "Tags", location: Location::Body, required: false, shape: &S_Tags },
+    Member { name: "TumblingWindowInSeconds", wire: "TumblingWindowInSeconds", location: Location::Body, required: false, shape: &S_TumblingWindowInSeconds },
+    Member { name: "Topics", wire: "Topics", location: Location::Body, required: false, shape: &S_Topics },
+    Member { name: "Queues", wire: "Queues", location: Location::Body, required: false, shape: &S_Queues },
+    Member { name: "SourceAccessConfigurations", wire: "SourceAccessConfigurations", location: Location::Body, required: false, shape: &S_SourceAccessConfigurations },
+    Member { name: "SelfManagedEventSource", wire: "SelfManagedEventSource", location: Location::Body, required: false, shape: &S_SelfManagedEventSource },
+    Member { name: "FunctionResponseTypes", wire: "FunctionResponseTypes", location: Location::Body, required: false, shape: &S_FunctionResponseTypeList },
+    Member { name: "AmazonManagedKafkaEventSourceConfig", wire: "AmazonManagedKafkaEventSourceConfig", location: Location::Body, required: false, shape: &S_AmazonManagedKafkaEventSourceConfig },
+    Member { name: "SelfManagedKafkaEventSourceConfig", wire: "SelfManagedKafkaEventSourceConfig", location: Location::Body, required: false, shape: &S_SelfManagedKafkaEventSourceConfig },
+    Member { name: "DocumentDBEventSourceConfig", wire: "DocumentDBEventSourceConfig", location: Location::Body, required: false, shape: &S_DocumentDBEventSourceConfig },
+    Member { name: "ProvisionedPollerConfig", wire: "ProvisionedPollerConfig", location: Location::Body, required: false, shape: &S_ProvisionedPollerConfig },
 ],
     input_payload: "",
     output: &[
@@ -209,6 +245,15 @@ static IO_DeleteAlias: Io = Io {
 ],
     input_payload: "",
     output: &[],
+    output_payload: "",
+};
+static IO_DeleteEventSourceMapping: Io = Io {
+    input: &[
+    Member { name: "UUID", wire: "UUID", location: Location::Uri, required: true, shape: &S_UUIDString },
+],
+    input_payload: "",
+    output: &[
+],
     output_payload: "",
 };
 static IO_DeleteFunction: Io = Io {
@@ -278,6 +323,15 @@ static IO_GetAlias: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
     Member { name: "Name", wire: "Name", location: Location::Uri, required: true, shape: &S_Alias },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetEventSourceMapping: Io = Io {
+    input: &[
+    Member { name: "UUID", wire: "UUID", location: Location::Uri, required: true, shape: &S_UUIDString },
 ],
     input_payload: "",
     output: &[
@@ -423,6 +477,18 @@ static IO_ListAliases: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
     Member { name: "FunctionVersion", wire: "FunctionVersion", location: Location::Query, required: false, shape: &S_VersionWithLatestPublished },
+    Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
+    Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxListItems },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_ListEventSourceMappings: Io = Io {
+    input: &[
+    Member { name: "EventSourceArn", wire: "EventSourceArn", location: Location::Query, required: false, shape: &S_Arn },
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Query, required: false, shape: &S_NamespacedFunctionName },
     Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
     Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxListItems },
 ],
@@ -636,6 +702,36 @@ static IO_UpdateAlias: Io = Io {
 ],
     output_payload: "",
 };
+static IO_UpdateEventSourceMapping: Io = Io {
+    input: &[
+    Member { name: "UUID", wire: "UUID", location: Location::Uri, required: true, shape: &S_UUIDString },
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Body, required: false, shape: &S_NamespacedFunctionName },
+    Member { name: "Enabled", wire: "Enabled", location: Location::Body, required: false, shape: &S_Enabled },
+    Member { name: "BatchSize", wire: "BatchSize", location: Location::Body, required: false, shape: &S_BatchSize },
+    Member { name: "FilterCriteria", wire: "FilterCriteria", location: Location::Body, required: false, shape: &S_FilterCriteria },
+    Member { name: "KMSKeyArn", wire: "KMSKeyArn", location: Location::Body, required: false, shape: &S_KMSKeyArn },
+    Member { name: "MetricsConfig", wire: "MetricsConfig", location: Location::Body, required: false, shape: &S_EventSourceMappingMetricsConfig },
+    Member { name: "LoggingConfig", wire: "LoggingConfig", location: Location::Body, required: false, shape: &S_EventSourceMappingLoggingConfig },
+    Member { name: "ScalingConfig", wire: "ScalingConfig", location: Location::Body, required: false, shape: &S_ScalingConfig },
+    Member { name: "MaximumBatchingWindowInSeconds", wire: "MaximumBatchingWindowInSeconds", location: Location::Body, required: false, shape: &S_MaximumBatchingWindowInSeconds },
+    Member { name: "ParallelizationFactor", wire: "ParallelizationFactor", location: Location::Body, required: false, shape: &S_ParallelizationFactor },
+    Member { name: "DestinationConfig", wire: "DestinationConfig", location: Location::Body, required: false, shape: &S_DestinationConfig },
+    Member { name: "MaximumRecordAgeInSeconds", wire: "MaximumRecordAgeInSeconds", location: Location::Body, required: false, shape: &S_MaximumRecordAgeInSeconds },
+    Member { name: "BisectBatchOnFunctionError", wire: "BisectBatchOnFunctionError", location: Location::Body, required: false, shape: &S_BisectBatchOnFunctionError },
+    Member { name: "MaximumRetryAttempts", wire: "MaximumRetryAttempts", location: Location::Body, required: false, shape: &S_MaximumRetryAttemptsEventSourceMapping },
+    Member { name: "TumblingWindowInSeconds", wire: "TumblingWindowInSeconds", location: Location::Body, required: false, shape: &S_TumblingWindowInSeconds },
+    Member { name: "SourceAccessConfigurations", wire: "SourceAccessConfigurations", location: Location::Body, required: false, shape: &S_SourceAccessConfigurations },
+    Member { name: "FunctionResponseTypes", wire: "FunctionResponseTypes", location: Location::Body, required: false, shape: &S_FunctionResponseTypeList },
+    Member { name: "AmazonManagedKafkaEventSourceConfig", wire: "AmazonManagedKafkaEventSourceConfig", location: Location::Body, required: false, shape: &S_AmazonManagedKafkaEventSourceConfig },
+    Member { name: "SelfManagedKafkaEventSourceConfig", wire: "SelfManagedKafkaEventSourceConfig", location: Location::Body, required: false, shape: &S_SelfManagedKafkaEventSourceConfig },
+    Member { name: "DocumentDBEventSourceConfig", wire: "DocumentDBEventSourceConfig", location: Location::Body, required: false, shape: &S_DocumentDBEventSourceConfig },
+    Member { name: "ProvisionedPollerConfig", wire: "ProvisionedPollerConfig", location: Location::Body, required: false, shape: &S_ProvisionedPollerConfig },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_UpdateFunctionCode: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
@@ -721,42 +817,50 @@ static P2: Pattern = Pattern::new("(?!^[0-9]+$)([a-zA-Z0-9-_]+)");
 static P3: Pattern = Pattern::new("arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)");
 static P4: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:capacity-provider:[a-zA-Z0-9-_]+");
 static P5: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:code-signing-config:csc-[a-z0-9]{17}");
-static P6: Pattern = Pattern::new("$|kafka://([^.]([a-zA-Z0-9\\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)");
-static P7: Pattern = Pattern::new("arn:([a-zA-Z0-9-]+):lambda:([a-zA-Z0-9-]+):(\\d{12}):function:([a-zA-Z0-9_-]+):(\\$LATEST(?:\\.PUBLISHED)?|[0-9]+)/durable-execution/([a-zA-Z0-9_-]+)/([a-zA-Z0-9_-]+)");
-static P8: Pattern = Pattern::new("[a-zA-Z0-9-_]+");
-static P9: Pattern = Pattern::new("[a-zA-Z]([a-zA-Z0-9_])+");
-static P10: Pattern = Pattern::new("[a-zA-Z0-9._\\-]+");
-static P11: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}");
-static P12: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?");
-static P13: Pattern = Pattern::new("arn:[a-z-]+:lambda:[a-z0-9-]+:\\d{12}:runtime/.+");
-static P14: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\\d+$)[0-9a-zA-Z-_]+))?");
-static P15: Pattern = Pattern::new("((?!^\\d+$)^[0-9a-zA-Z-_]+$)");
-static P16: Pattern = Pattern::new("[^\\s]+");
-static P17: Pattern = Pattern::new(".*");
-static P18: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()");
-static P19: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]{1,140}|[a-zA-Z0-9-_]{1,140})");
-static P20: Pattern = Pattern::new("lambda:GetLayerVersion");
-static P21: Pattern = Pattern::new("\\d{12}|\\*|arn:(aws[a-zA-Z-]*):iam::\\d{12}:root");
-static P22: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))");
-static P23: Pattern = Pattern::new("/mnt/[a-zA-Z0-9-_.]+");
-static P24: Pattern = Pattern::new("[\\.\\-_/#A-Za-z0-9]+");
-static P25: Pattern = Pattern::new("ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}");
-static P26: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?");
-static P27: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
-static P28: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
-static P29: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
-static P30: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
-static P31: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
-static P32: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
-static P33: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
-static P34: Pattern = Pattern::new("\\d{12}");
-static P35: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
-static P36: Pattern = Pattern::new("subnet-[0-9a-z]*");
-static P37: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
-static P38: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
-static P39: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
-static P40: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
-static P41: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
+static P6: Pattern = Pattern::new("(^(?!(system\\x2e)))(^[_a-zA-Z0-9])([^$]*)");
+static P7: Pattern = Pattern::new("[^ /\\.$\\x22]*");
+static P8: Pattern = Pattern::new("$|kafka://([^.]([a-zA-Z0-9\\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)");
+static P9: Pattern = Pattern::new("arn:([a-zA-Z0-9-]+):lambda:([a-zA-Z0-9-]+):(\\d{12}):function:([a-zA-Z0-9_-]+):(\\$LATEST(?:\\.PUBLISHED)?|[0-9]+)/durable-execution/([a-zA-Z0-9_-]+)/([a-zA-Z0-9_-]+)");
+static P10: Pattern = Pattern::new("[a-zA-Z0-9-_]+");
+static P11: Pattern = Pattern::new("(([a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9\\-]*[a-zA-Z0-9])\\.)*([A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9\\-]*[A-Za-z0-9]):[0-9]{1,5}");
+static P12: Pattern = Pattern::new("[a-zA-Z]([a-zA-Z0-9_])+");
+static P13: Pattern = Pattern::new("[a-zA-Z0-9._\\-]+");
+static P14: Pattern = Pattern::new("arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}");
+static P15: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?");
+static P16: Pattern = Pattern::new("arn:[a-z-]+:lambda:[a-z0-9-]+:\\d{12}:runtime/.+");
+static P17: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\\d+$)[0-9a-zA-Z-_]+))?");
+static P18: Pattern = Pattern::new("((?!^\\d+$)^[0-9a-zA-Z-_]+$)");
+static P19: Pattern = Pattern::new("[^\\s]+");
+static P20: Pattern = Pattern::new(".*");
+static P21: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()");
+static P22: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]{1,140}|[a-zA-Z0-9-_]{1,140})");
+static P23: Pattern = Pattern::new("lambda:GetLayerVersion");
+static P24: Pattern = Pattern::new("\\d{12}|\\*|arn:(aws[a-zA-Z-]*):iam::\\d{12}:root");
+static P25: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))");
+static P26: Pattern = Pattern::new("/mnt/[a-zA-Z0-9-_.]+");
+static P27: Pattern = Pattern::new("[\\.\\-_/#A-Za-z0-9]+");
+static P28: Pattern = Pattern::new("ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}");
+static P29: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?");
+static P30: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
+static P31: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
+static P32: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
+static P33: Pattern = Pattern::new("[\\s\\S]*");
+static P34: Pattern = Pattern::new("[a-zA-Z0-9-_]*");
+static P35: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
+static P36: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
+static P37: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
+static P38: Pattern = Pattern::new("[a-zA-Z0-9-\\/*:_+=.@-]*");
+static P39: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
+static P40: Pattern = Pattern::new("\\d{12}");
+static P41: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
+static P42: Pattern = Pattern::new("subnet-[0-9a-z]*");
+static P43: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
+static P44: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
+static P45: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
+static P46: Pattern = Pattern::new("[^.]([a-zA-Z0-9\\-_.]+)");
+static P47: Pattern = Pattern::new("[ a-zA-Z0-9-\\/*:_+=.@-]*");
+static P48: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
+static P49: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
 
 static S_AcceleratorConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AcceleratorMemorySize", wire: "AcceleratorMemorySize", location: Location::Body, required: true, shape: &S_AcceleratorMemoryGB },
@@ -772,10 +876,16 @@ static S_AliasRoutingConfiguration: Shape = Shape::of(Kind::Structure(&[
 static S_AllowCredentials: Shape = Shape::of(Kind::Boolean);
 static S_AllowMethodsList: Shape = Shape::of(Kind::List(&S_Method)).min(0).max(6);
 static S_AllowOriginsList: Shape = Shape::of(Kind::List(&S_Origin)).min(0).max(100);
+static S_AmazonManagedKafkaEventSourceConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "ConsumerGroupId", wire: "ConsumerGroupId", location: Location::Body, required: false, shape: &S_URI },
+    Member { name: "SchemaRegistryConfig", wire: "SchemaRegistryConfig", location: Location::Body, required: false, shape: &S_KafkaSchemaRegistryConfig },
+]));
 static S_ApplicationLogLevel: Shape = Shape::of(Kind::Text).values(&["TRACE","DEBUG","INFO","WARN","ERROR","FATAL"]);
 static S_Architecture: Shape = Shape::of(Kind::Text).values(&["x86_64","arm64"]);
 static S_ArchitecturesList: Shape = Shape::of(Kind::List(&S_Architecture)).min(1).max(1);
 static S_Arn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P3);
+static S_BatchSize: Shape = Shape::of(Kind::Integer).min(1).max(10000);
+static S_BisectBatchOnFunctionError: Shape = Shape::of(Kind::Boolean);
 static S_Blob: Shape = Shape::of(Kind::Blob);
 static S_Boolean: Shape = Shape::of(Kind::Boolean);
 static S_CapacityProviderArn: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P4);
@@ -783,6 +893,7 @@ static S_CapacityProviderConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "LambdaManagedInstancesCapacityProviderConfig", wire: "LambdaManagedInstancesCapacityProviderConfig", location: Location::Body, required: true, shape: &S_LambdaManagedInstancesCapacityProviderConfig },
 ]));
 static S_CodeSigningConfigArn: Shape = Shape::of(Kind::Text).min(0).max(200).pattern(&P5);
+static S_CollectionName: Shape = Shape::of(Kind::Text).min(1).max(57).pattern(&P6);
 static S_CompatibleArchitectures: Shape = Shape::of(Kind::List(&S_Architecture)).min(0).max(2);
 static S_CompatibleRuntimes: Shape = Shape::of(Kind::List(&S_Runtime)).min(0).max(15);
 static S_Cors: Shape = Shape::of(Kind::Structure(&[
@@ -793,43 +904,73 @@ static S_Cors: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ExposeHeaders", wire: "ExposeHeaders", location: Location::Body, required: false, shape: &S_HeadersList },
     Member { name: "MaxAge", wire: "MaxAge", location: Location::Body, required: false, shape: &S_MaxAge },
 ]));
+static S_DatabaseName: Shape = Shape::of(Kind::Text).min(1).max(63).pattern(&P7);
+static S_Date: Shape = Shape::of(Kind::Timestamp(TimeFormat::Epoch));
 static S_DeadLetterConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "TargetArn", wire: "TargetArn", location: Location::Body, required: false, shape: &S_ResourceArn },
 ]));
 static S_Description: Shape = Shape::of(Kind::Text).min(0).max(256);
-static S_DestinationArn: Shape = Shape::of(Kind::Text).min(0).max(350).pattern(&P6);
+static S_DestinationArn: Shape = Shape::of(Kind::Text).min(0).max(350).pattern(&P8);
 static S_DestinationConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "OnSuccess", wire: "OnSuccess", location: Location::Body, required: false, shape: &S_OnSuccess },
     Member { name: "OnFailure", wire: "OnFailure", location: Location::Body, required: false, shape: &S_OnFailure },
 ]));
 static S_DirectS3Read: Shape = Shape::of(Kind::Text).values(&["ENABLED","DISABLED","AUTO"]);
+static S_DocumentDBEventSourceConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "DatabaseName", wire: "DatabaseName", location: Location::Body, required: false, shape: &S_DatabaseName },
+    Member { name: "CollectionName", wire: "CollectionName", location: Location::Body, required: false, shape: &S_CollectionName },
+    Member { name: "FullDocument", wire: "FullDocument", location: Location::Body, required: false, shape: &S_FullDocument },
+]));
 static S_DurableConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "KMSKeyArn", wire: "KMSKeyArn", location: Location::Body, required: false, shape: &S_KMSKeyArn },
     Member { name: "RetentionPeriodInDays", wire: "RetentionPeriodInDays", location: Location::Body, required: false, shape: &S_RetentionPeriodInDays },
     Member { name: "ExecutionTimeout", wire: "ExecutionTimeout", location: Location::Body, required: false, shape: &S_ExecutionTimeout },
 ]));
-static S_DurableExecutionArn: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P7);
-static S_DurableExecutionName: Shape = Shape::of(Kind::Text).min(1).max(64).pattern(&P8);
+static S_DurableExecutionArn: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P9);
+static S_DurableExecutionName: Shape = Shape::of(Kind::Text).min(1).max(64).pattern(&P10);
+static S_Enabled: Shape = Shape::of(Kind::Boolean);
+static S_EndPointType: Shape = Shape::of(Kind::Text).values(&["KAFKA_BOOTSTRAP_SERVERS"]);
+static S_Endpoint: Shape = Shape::of(Kind::Text).min(1).max(300).pattern(&P11);
+static S_EndpointLists: Shape = Shape::of(Kind::List(&S_Endpoint)).min(1).max(10);
+static S_Endpoints: Shape = Shape::of(Kind::Map(&S_EndPointType, &S_EndpointLists)).min(1).max(2);
 static S_Environment: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Variables", wire: "Variables", location: Location::Body, required: false, shape: &S_EnvironmentVariables },
 ]));
-static S_EnvironmentVariableName: Shape = Shape::of(Kind::Text).pattern(&P9);
+static S_EnvironmentVariableName: Shape = Shape::of(Kind::Text).pattern(&P12);
 static S_EnvironmentVariableValue: Shape = Shape::of(Kind::Text);
 static S_EnvironmentVariables: Shape = Shape::of(Kind::Map(&S_EnvironmentVariableName, &S_EnvironmentVariableValue));
 static S_EphemeralStorage: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Size", wire: "Size", location: Location::Body, required: true, shape: &S_EphemeralStorageSize },
 ]));
 static S_EphemeralStorageSize: Shape = Shape::of(Kind::Integer).min(512).max(32768);
-static S_EventSourceToken: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P10);
+static S_EventSourceMappingLoggingConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "SystemLogLevel", wire: "SystemLogLevel", location: Location::Body, required: false, shape: &S_EventSourceMappingSystemLogLevel },
+]));
+static S_EventSourceMappingMetric: Shape = Shape::of(Kind::Text).values(&["EventCount","ErrorCount","KafkaMetrics"]);
+static S_EventSourceMappingMetricList: Shape = Shape::of(Kind::List(&S_EventSourceMappingMetric)).min(0).max(3);
+static S_EventSourceMappingMetricsConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Metrics", wire: "Metrics", location: Location::Body, required: false, shape: &S_EventSourceMappingMetricList },
+]));
+static S_EventSourceMappingSystemLogLevel: Shape = Shape::of(Kind::Text).values(&["DEBUG","INFO","WARN"]);
+static S_EventSourcePosition: Shape = Shape::of(Kind::Text).values(&["TRIM_HORIZON","LATEST","AT_TIMESTAMP"]);
+static S_EventSourceToken: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P13);
 static S_ExecutionEnvironmentMemoryGiBPerVCpu: Shape = Shape::of(Kind::Float).min(2).max(8);
 static S_ExecutionTimeout: Shape = Shape::of(Kind::Integer).min(1).max(31622400);
-static S_FileSystemArn: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P11);
+static S_FileSystemArn: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P14);
 static S_FileSystemConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Arn", wire: "Arn", location: Location::Body, required: true, shape: &S_FileSystemArn },
     Member { name: "LocalMountPath", wire: "LocalMountPath", location: Location::Body, required: true, shape: &S_LocalMountPath },
     Member { name: "S3FilesConfig", wire: "S3FilesConfig", location: Location::Body, required: false, shape: &S_S3FilesConfig },
 ]));
 static S_FileSystemConfigList: Shape = Shape::of(Kind::List(&S_FileSystemConfig)).min(0).max(1);
+static S_Filter: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Pattern", wire: "Pattern", location: Location::Body, required: false, shape: &S_Pattern },
+]));
+static S_FilterCriteria: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Filters", wire: "Filters", location: Location::Body, required: false, shape: &S_FilterList },
+]));
+static S_FilterList: Shape = Shape::of(Kind::List(&S_Filter));
+static S_FullDocument: Shape = Shape::of(Kind::Text).values(&["UpdateLookup","Default"]);
 static S_FunctionCode: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ZipFile", wire: "ZipFile", location: Location::Body, required: false, shape: &S_Blob },
     Member { name: "S3Bucket", wire: "S3Bucket", location: Location::Body, required: false, shape: &S_S3Bucket },
@@ -839,20 +980,22 @@ static S_FunctionCode: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ImageUri", wire: "ImageUri", location: Location::Body, required: false, shape: &S_String },
     Member { name: "SourceKMSKeyArn", wire: "SourceKMSKeyArn", location: Location::Body, required: false, shape: &S_KMSKeyArn },
 ]));
-static S_FunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P12);
+static S_FunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P15);
+static S_FunctionResponseType: Shape = Shape::of(Kind::Text).values(&["ReportBatchItemFailures"]);
+static S_FunctionResponseTypeList: Shape = Shape::of(Kind::List(&S_FunctionResponseType)).min(0).max(1);
 static S_FunctionRuntimeAlias: Shape = Shape::of(Kind::Text).min(1).max(128);
-static S_FunctionRuntimeArn: Shape = Shape::of(Kind::Text).min(48).max(2048).pattern(&P13);
+static S_FunctionRuntimeArn: Shape = Shape::of(Kind::Text).min(48).max(2048).pattern(&P16);
 static S_FunctionRuntimeConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "RuntimeArn", wire: "RuntimeArn", location: Location::Body, required: true, shape: &S_FunctionRuntimeArn },
     Member { name: "RuntimeAlias", wire: "RuntimeAlias", location: Location::Body, required: true, shape: &S_FunctionRuntimeAlias },
 ]));
 static S_FunctionUrlAuthType: Shape = Shape::of(Kind::Text).values(&["NONE","AWS_IAM"]);
-static S_FunctionUrlFunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P14);
-static S_FunctionUrlQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P15);
+static S_FunctionUrlFunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P17);
+static S_FunctionUrlQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P18);
 static S_FunctionVersion: Shape = Shape::of(Kind::Text).values(&["ALL"]);
 static S_FunctionVersionLatestPublished: Shape = Shape::of(Kind::Text).values(&["LATEST_PUBLISHED"]);
-static S_Handler: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P16);
-static S_Header: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P17);
+static S_Handler: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P19);
+static S_Header: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P20);
 static S_HeadersList: Shape = Shape::of(Kind::List(&S_Header)).min(0).max(100);
 static S_ImageConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "EntryPoint", wire: "EntryPoint", location: Location::Body, required: false, shape: &S_StringList },
@@ -863,17 +1006,35 @@ static S_Integer: Shape = Shape::of(Kind::Integer);
 static S_InvocationType: Shape = Shape::of(Kind::Text).values(&["Event","RequestResponse","DryRun"]);
 static S_InvokeMode: Shape = Shape::of(Kind::Text).values(&["BUFFERED","RESPONSE_STREAM"]);
 static S_InvokedViaFunctionUrl: Shape = Shape::of(Kind::Boolean);
-static S_KMSKeyArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P18);
+static S_KMSKeyArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P21);
+static S_KafkaEventSourceMappingConsumptionMode: Shape = Shape::of(Kind::Text).values(&["Stream","Queue"]);
+static S_KafkaSchemaRegistryAccessConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Type", wire: "Type", location: Location::Body, required: false, shape: &S_KafkaSchemaRegistryAuthType },
+    Member { name: "URI", wire: "URI", location: Location::Body, required: false, shape: &S_Arn },
+]));
+static S_KafkaSchemaRegistryAccessConfigList: Shape = Shape::of(Kind::List(&S_KafkaSchemaRegistryAccessConfig));
+static S_KafkaSchemaRegistryAuthType: Shape = Shape::of(Kind::Text).values(&["BASIC_AUTH","CLIENT_CERTIFICATE_TLS_AUTH","SERVER_ROOT_CA_CERTIFICATE","OAUTHBEARER_AUTH"]);
+static S_KafkaSchemaRegistryConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "SchemaRegistryURI", wire: "SchemaRegistryURI", location: Location::Body, required: false, shape: &S_SchemaRegistryUri },
+    Member { name: "EventRecordFormat", wire: "EventRecordFormat", location: Location::Body, required: false, shape: &S_SchemaRegistryEventRecordFormat },
+    Member { name: "AccessConfigs", wire: "AccessConfigs", location: Location::Body, required: false, shape: &S_KafkaSchemaRegistryAccessConfigList },
+    Member { name: "SchemaValidationConfigs", wire: "SchemaValidationConfigs", location: Location::Body, required: false, shape: &S_KafkaSchemaValidationConfigList },
+]));
+static S_KafkaSchemaValidationAttribute: Shape = Shape::of(Kind::Text).values(&["KEY","VALUE"]);
+static S_KafkaSchemaValidationConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Attribute", wire: "Attribute", location: Location::Body, required: false, shape: &S_KafkaSchemaValidationAttribute },
+]));
+static S_KafkaSchemaValidationConfigList: Shape = Shape::of(Kind::List(&S_KafkaSchemaValidationConfig));
 static S_LambdaManagedInstancesCapacityProviderConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "CapacityProviderArn", wire: "CapacityProviderArn", location: Location::Body, required: true, shape: &S_CapacityProviderArn },
     Member { name: "PerExecutionEnvironmentMaxConcurrency", wire: "PerExecutionEnvironmentMaxConcurrency", location: Location::Body, required: false, shape: &S_PerExecutionEnvironmentMaxConcurrency },
     Member { name: "ExecutionEnvironmentMemoryGiBPerVCpu", wire: "ExecutionEnvironmentMemoryGiBPerVCpu", location: Location::Body, required: false, shape: &S_ExecutionEnvironmentMemoryGiBPerVCpu },
 ]));
 static S_LayerList: Shape = Shape::of(Kind::List(&S_LayerVersionArn));
-static S_LayerNameOrArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P19);
-static S_LayerPermissionAllowedAction: Shape = Shape::of(Kind::Text).min(0).max(22).pattern(&P20);
-static S_LayerPermissionAllowedPrincipal: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P21);
-static S_LayerVersionArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P22);
+static S_LayerNameOrArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P22);
+static S_LayerPermissionAllowedAction: Shape = Shape::of(Kind::Text).min(0).max(22).pattern(&P23);
+static S_LayerPermissionAllowedPrincipal: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P24);
+static S_LayerVersionArn: Shape = Shape::of(Kind::Text).min(1).max(2048).pattern(&P25);
 static S_LayerVersionContentInput: Shape = Shape::of(Kind::Structure(&[
     Member { name: "S3Bucket", wire: "S3Bucket", location: Location::Body, required: false, shape: &S_S3Bucket },
     Member { name: "S3Key", wire: "S3Key", location: Location::Body, required: false, shape: &S_S3Key },
@@ -882,10 +1043,10 @@ static S_LayerVersionContentInput: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ZipFile", wire: "ZipFile", location: Location::Body, required: false, shape: &S_Blob },
 ]));
 static S_LayerVersionNumber: Shape = Shape::of(Kind::Integer);
-static S_LicenseInfo: Shape = Shape::of(Kind::Text).min(0).max(512).pattern(&P17);
-static S_LocalMountPath: Shape = Shape::of(Kind::Text).min(0).max(160).pattern(&P23);
+static S_LicenseInfo: Shape = Shape::of(Kind::Text).min(0).max(512).pattern(&P20);
+static S_LocalMountPath: Shape = Shape::of(Kind::Text).min(0).max(160).pattern(&P26);
 static S_LogFormat: Shape = Shape::of(Kind::Text).values(&["JSON","Text"]);
-static S_LogGroup: Shape = Shape::of(Kind::Text).min(1).max(512).pattern(&P24);
+static S_LogGroup: Shape = Shape::of(Kind::Text).min(1).max(512).pattern(&P27);
 static S_LogType: Shape = Shape::of(Kind::Text).values(&["None","Tail"]);
 static S_LoggingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "LogFormat", wire: "LogFormat", location: Location::Body, required: false, shape: &S_LogFormat },
@@ -893,78 +1054,118 @@ static S_LoggingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SystemLogLevel", wire: "SystemLogLevel", location: Location::Body, required: false, shape: &S_SystemLogLevel },
     Member { name: "LogGroup", wire: "LogGroup", location: Location::Body, required: false, shape: &S_LogGroup },
 ]));
-static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P25);
+static S_MasterRegion: Shape = Shape::of(Kind::Text).min(1).max(50).pattern(&P28);
 static S_MaxAge: Shape = Shape::of(Kind::Integer).min(0).max(86400);
 static S_MaxFunctionEventInvokeConfigListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxLayerListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
 static S_MaxListItems: Shape = Shape::of(Kind::Integer).min(1).max(10000);
 static S_MaxProvisionedConcurrencyConfigListItems: Shape = Shape::of(Kind::Integer).min(1).max(50);
+static S_MaximumBatchingWindowInSeconds: Shape = Shape::of(Kind::Integer).min(0).max(300);
+static S_MaximumConcurrency: Shape = Shape::of(Kind::Integer).min(2).max(1000);
 static S_MaximumEventAgeInSeconds: Shape = Shape::of(Kind::Integer).min(60).max(21600);
+static S_MaximumNumberOfPollers: Shape = Shape::of(Kind::Integer).min(1).max(10000);
+static S_MaximumRecordAgeInSeconds: Shape = Shape::of(Kind::Integer).min(-1).max(604800);
 static S_MaximumRetryAttempts: Shape = Shape::of(Kind::Integer).min(0).max(2);
+static S_MaximumRetryAttemptsEventSourceMapping: Shape = Shape::of(Kind::Integer).min(-1).max(10000);
 static S_MemorySize: Shape = Shape::of(Kind::Integer).min(128).max(32768);
-static S_Method: Shape = Shape::of(Kind::Text).min(0).max(6).pattern(&P17);
-static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P26);
-static S_NamespacedStatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P27);
+static S_Method: Shape = Shape::of(Kind::Text).min(0).max(6).pattern(&P20);
+static S_MinimumNumberOfPollers: Shape = Shape::of(Kind::Integer).min(1).max(200);
+static S_NamespacedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P29);
+static S_NamespacedStatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P30);
 static S_NullableBoolean: Shape = Shape::of(Kind::Boolean);
-static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P28);
+static S_NumericLatestPublishedOrAliasQualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P31);
 static S_OnFailure: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Destination", wire: "Destination", location: Location::Body, required: false, shape: &S_DestinationArn },
 ]));
 static S_OnSuccess: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Destination", wire: "Destination", location: Location::Body, required: false, shape: &S_DestinationArn },
 ]));
-static S_OrganizationId: Shape = Shape::of(Kind::Text).min(0).max(34).pattern(&P29);
-static S_Origin: Shape = Shape::of(Kind::Text).min(1).max(253).pattern(&P17);
+static S_OrganizationId: Shape = Shape::of(Kind::Text).min(0).max(34).pattern(&P32);
+static S_Origin: Shape = Shape::of(Kind::Text).min(1).max(253).pattern(&P20);
 static S_PackageType: Shape = Shape::of(Kind::Text).values(&["Zip","Image"]);
+static S_ParallelizationFactor: Shape = Shape::of(Kind::Integer).min(1).max(10);
+static S_Pattern: Shape = Shape::of(Kind::Text).min(0).max(4096).pattern(&P33);
 static S_PerExecutionEnvironmentMaxConcurrency: Shape = Shape::of(Kind::Integer).min(1).max(1600);
 static S_PositiveInteger: Shape = Shape::of(Kind::Integer).min(1);
-static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P16);
-static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P29);
-static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P30);
+static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P19);
+static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P32);
+static S_ProvisionedPollerConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "MinimumPollers", wire: "MinimumPollers", location: Location::Body, required: false, shape: &S_MinimumNumberOfPollers },
+    Member { name: "MaximumPollers", wire: "MaximumPollers", location: Location::Body, required: false, shape: &S_MaximumNumberOfPollers },
+    Member { name: "PollerGroupName", wire: "PollerGroupName", location: Location::Body, required: false, shape: &S_ProvisionedPollerGroupName },
+]));
+static S_ProvisionedPollerGroupName: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P34);
+static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P35);
+static S_Queue: Shape = Shape::of(Kind::Text).min(1).max(1000).pattern(&P33);
+static S_Queues: Shape = Shape::of(Kind::List(&S_Queue)).min(1).max(1);
 static S_ReservedConcurrentExecutions: Shape = Shape::of(Kind::Integer).min(0);
-static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P18);
+static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P21);
 static S_ResponseStreamingInvocationType: Shape = Shape::of(Kind::Text).values(&["RequestResponse","DryRun"]);
 static S_RetentionPeriodInDays: Shape = Shape::of(Kind::Integer).min(1).max(90);
-static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P31);
+static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P36);
 static S_Runtime: Shape = Shape::of(Kind::Text);
-static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P32);
+static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P37);
 static S_S3FilesConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "DirectS3Read", wire: "DirectS3Read", location: Location::Body, required: false, shape: &S_DirectS3Read },
 ]));
-static S_S3Key: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P17);
+static S_S3Key: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P20);
 static S_S3ObjectStorageMode: Shape = Shape::of(Kind::Text).values(&["COPY","REFERENCE"]);
-static S_S3ObjectVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P17);
-static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P33);
+static S_S3ObjectVersion: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P20);
+static S_ScalingConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "MaximumConcurrency", wire: "MaximumConcurrency", location: Location::Body, required: false, shape: &S_MaximumConcurrency },
+]));
+static S_SchemaRegistryEventRecordFormat: Shape = Shape::of(Kind::Text).values(&["JSON","SOURCE"]);
+static S_SchemaRegistryUri: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P38);
+static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P39);
 static S_SecurityGroupIds: Shape = Shape::of(Kind::List(&S_SecurityGroupId)).min(0).max(5);
+static S_SelfManagedEventSource: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Endpoints", wire: "Endpoints", location: Location::Body, required: false, shape: &S_Endpoints },
+]));
+static S_SelfManagedKafkaEventSourceConfig: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "ConsumerGroupId", wire: "ConsumerGroupId", location: Location::Body, required: false, shape: &S_URI },
+    Member { name: "SchemaRegistryConfig", wire: "SchemaRegistryConfig", location: Location::Body, required: false, shape: &S_KafkaSchemaRegistryConfig },
+    Member { name: "ConsumptionMode", wire: "ConsumptionMode", location: Location::Body, required: false, shape: &S_KafkaEventSourceMappingConsumptionMode },
+]));
 static S_SnapStart: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ApplyOn", wire: "ApplyOn", location: Location::Body, required: false, shape: &S_SnapStartApplyOn },
 ]));
 static S_SnapStartApplyOn: Shape = Shape::of(Kind::Text).values(&["PublishedVersions","None"]);
-static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P34);
-static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P35);
+static S_SourceAccessConfiguration: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Type", wire: "Type", location: Location::Body, required: false, shape: &S_SourceAccessType },
+    Member { name: "URI", wire: "URI", location: Location::Body, required: false, shape: &S_URI },
+]));
+static S_SourceAccessConfigurations: Shape = Shape::of(Kind::List(&S_SourceAccessConfiguration)).min(0).max(23);
+static S_SourceAccessType: Shape = Shape::of(Kind::Text).values(&["BASIC_AUTH","VPC_SUBNET","VPC_SECURITY_GROUP","SASL_SCRAM_512_AUTH","SASL_SCRAM_256_AUTH","VIRTUAL_HOST","CLIENT_CERTIFICATE_TLS_AUTH","SERVER_ROOT_CA_CERTIFICATE","OAUTHBEARER_AUTH","OAUTHBEARER_SCOPE","OAUTHBEARER_AUDIENCE","OAUTHBEARER_LOGICAL_CLUSTER","OAUTHBEARER_IDENTITY_POOL","IAM_AUTH","IAM_OAUTHBEARER_AUTH"]);
+static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P40);
+static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P41);
 static S_String: Shape = Shape::of(Kind::Text);
 static S_StringList: Shape = Shape::of(Kind::List(&S_String)).min(0).max(1500);
-static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P36);
+static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P42);
 static S_SubnetIds: Shape = Shape::of(Kind::List(&S_SubnetId)).min(0).max(16);
 static S_SystemLogLevel: Shape = Shape::of(Kind::Text).values(&["DEBUG","INFO","WARN"]);
-static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P37);
+static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P43);
 static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKey));
-static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P37);
-static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P38);
+static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P43);
+static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P44);
 static S_Tags: Shape = Shape::of(Kind::Map(&S_TagKey, &S_TagValue));
 static S_TenancyConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "TenantIsolationMode", wire: "TenantIsolationMode", location: Location::Body, required: true, shape: &S_TenantIsolationMode },
 ]));
-static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P39);
+static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P45);
 static S_TenantIsolationMode: Shape = Shape::of(Kind::Text).values(&["PER_TENANT"]);
 static S_Timeout: Shape = Shape::of(Kind::Integer).min(1).max(5400);
+static S_Topic: Shape = Shape::of(Kind::Text).min(1).max(249).pattern(&P46);
+static S_Topics: Shape = Shape::of(Kind::List(&S_Topic)).min(1).max(1);
 static S_TracingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Mode", wire: "Mode", location: Location::Body, required: false, shape: &S_TracingMode },
 ]));
 static S_TracingMode: Shape = Shape::of(Kind::Text).values(&["Active","PassThrough"]);
-static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P40);
-static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P41);
+static S_TumblingWindowInSeconds: Shape = Shape::of(Kind::Integer).min(0).max(900);
+static S_URI: Shape = Shape::of(Kind::Text).min(1).max(200).pattern(&P47);
+static S_UUIDString: Shape = Shape::of(Kind::Text).min(36).max(36);
+static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P48);
+static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P49);
 static S_VpcConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SubnetIds", wire: "SubnetIds", location: Location::Body, required: false, shape: &S_SubnetIds },
     Member { name: "SecurityGroupIds", wire: "SecurityGroupIds", location: Location::Body, required: false, shape: &S_SecurityGroupIds },

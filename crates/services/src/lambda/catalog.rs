@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use base::{Cache, Clock, Random};
 use bytes::Bytes;
 use model::{
-    AccountId, CodeDigest, EventRules, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, RuntimeUse, Site,
-    SiteKey,
+    AccountId, CodeDigest, EventRules, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, MappingNews,
+    Mappings, RuntimeUse, Site, SiteKey,
     ports::{Catalog, Sites},
 };
 use store::references::References;
@@ -226,6 +226,16 @@ impl Catalog for Functions {
 
     async fn floors(&self, known: &BTreeSet<Floor>) -> BTreeSet<Floor> {
         self.uses.floors_other_than(known).await
+    }
+
+    async fn mappings(&self, known: &Mappings) -> Mappings {
+        self.mappings_other_than(known).await
+    }
+
+    async fn tell(&self, news: MappingNews) {
+        if let Err(problem) = self.heard(news).await {
+            tracing::warn!(%problem, "what a poller has told could not be kept");
+        }
     }
 }
 

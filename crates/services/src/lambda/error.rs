@@ -43,6 +43,11 @@ pub(super) fn conflict(message: impl Into<String>) -> Error {
     user(409, "ResourceConflictException", message)
 }
 
+/// A change of the same thing is under way.
+pub(super) fn in_use(message: impl Into<String>) -> Error {
+    user(400, "ResourceInUseException", message)
+}
+
 /// `RevisionId` is not the current one. `read_with` names the operations that tell the current one.
 pub(super) fn stale_revision(read_with: &str) -> Error {
     user(

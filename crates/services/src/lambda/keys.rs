@@ -10,12 +10,16 @@
 //! | `l` | account, region, layer        | `LayerRecord`: the number of its next version               |
 //! | `m` | account, region, layer, number | `LayerVersionRecord`: a version of a layer                 |
 //! | `s` |                               | 32 random bytes that sign package links                     |
+//! | `e` | account, region, UUID         | `MappingRecord`: an event source mapping                    |
+//! | `q` | account, region, source ARN, function ARN | the UUID of the mapping of both                 |
+//! | `r` | account, region, UUID         | how the last batch of a mapping has ended, in words         |
 
 use bytes::Bytes;
 use model::{AccountId, CodeDigest, FunctionName, FunctionRef, Region};
 use store::keys::{Key, Parts};
 
 use super::layer::{LayerRef, LayerVersionRef};
+use super::mapping::MappingRef;
 
 fn under(tag: u8) -> Key {
     Key::new(model::prefixes::LAMBDA.byte).tag(tag)
@@ -148,6 +152,42 @@ pub(super) fn layer_number_of(key: &[u8]) -> Option<u64> {
 
 fn of_layer(tag: u8, layer: &LayerRef) -> Key {
     under(tag).text(layer.account.as_str()).text(layer.region.as_str()).text(&layer.name)
+}
+
+/// An event source mapping.
+pub(super) fn mapping(mapping: &MappingRef) -> Bytes {
+    of_mapping(b'e', mapping).text(&mapping.uuid).done()
+}
+
+/// All event source mappings.
+pub(super) fn mappings() -> Bytes {
+    under(b'e').done()
+}
+
+/// What the keys of all event source mappings of one account and region start with.
+pub(super) fn mappings_of(account: &str, region: &str) -> Bytes {
+    under(b'e').text(account).text(region).done()
+}
+
+/// The event source mapping of its key.
+pub(super) fn mapping_of(key: &[u8]) -> Option<MappingRef> {
+    let mut parts = beyond_texts(b'e', 0, key)?;
+    let (account, region) = (AccountId::parse(&parts.text()?)?, Region::parse(&parts.text()?)?);
+    Some(MappingRef { account, region, uuid: parts.text()? })
+}
+
+/// The mapping of a source and a function.
+pub(super) fn mapping_pair(mapping: &MappingRef, source: &str, function: &FunctionRef) -> Bytes {
+    of_mapping(b'q', mapping).text(source).text(&function.arn()).done()
+}
+
+/// How the last batch of a mapping has ended.
+pub(super) fn mapping_result(mapping: &MappingRef) -> Bytes {
+    of_mapping(b'r', mapping).text(&mapping.uuid).done()
+}
+
+fn of_mapping(tag: u8, mapping: &MappingRef) -> Key {
+    under(tag).text(mapping.account.as_str()).text(mapping.region.as_str())
 }
 
 /// The secret that signs package links.

@@ -2,8 +2,8 @@
 //!
 //! Operations: Create/Get/List/Update/DeleteFunction, GetFunctionConfiguration, UpdateFunctionCode,
 //! UpdateFunctionConfiguration, versions, aliases, layers with their policies, Invoke, InvokeWithResponseStream, function URLs,
-//! AddPermission, GetPolicy, RemovePermission, reserved and provisioned concurrency, event invoke configurations, tags,
-//! GetAccountSettings. Every other operation, and every parameter that is not honoured, is refused loudly;
+//! AddPermission, GetPolicy, RemovePermission, reserved and provisioned concurrency, event invoke configurations, event source
+//! mappings, tags, GetAccountSettings. Every other operation, and every parameter that is not honoured, is refused loudly;
 //! `ACCEPTED_WITHOUT_EFFECT` lists the few that are taken and do nothing.
 //!
 //! Not here: running anything (that is behind `Invoker`).
@@ -24,6 +24,9 @@ mod event_config;
 mod keys;
 mod layer;
 mod layers;
+mod mapping;
+mod mapping_list;
+mod mapping_settings;
 mod name;
 mod ops;
 mod packages;
@@ -46,7 +49,7 @@ use async_trait::async_trait;
 use aws::{Call, Error, Reply, Service};
 use bytes::Bytes;
 use model::FunctionRef;
-use model::ports::{EventTarget, Invoker};
+use model::ports::{EventSource, EventTarget, Invoker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -68,6 +71,8 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
         "OrganizationId",
         "stored and shown; no account belongs to an organization, so it lets nobody",
     ),
+    ("CreateEventSourceMapping", "MetricsConfig", "stored and shown; there are no metrics of mappings yet"),
+    ("UpdateEventSourceMapping", "MetricsConfig", "stored and shown; there are no metrics of mappings yet"),
     ("AddPermission", "every parameter", "the policy is stored and shown; it is not evaluated"),
 ];
 
@@ -76,12 +81,23 @@ pub struct LambdaService {
     functions: Arc<Functions>,
     invoker: Arc<dyn Invoker>,
     targets: Vec<Arc<dyn EventTarget>>,
+    sources: Vec<Arc<dyn EventSource>>,
 }
 
 impl LambdaService {
-    /// The API over these functions; `invoker` runs them, `targets` take the records of their events.
-    pub fn new(functions: Arc<Functions>, invoker: Arc<dyn Invoker>, targets: Vec<Arc<dyn EventTarget>>) -> Self {
-        Self { functions, invoker, targets }
+    /// The API over these functions; `invoker` runs them, `targets` take the records of their events, `sources` have what
+    /// can be mapped to them.
+    pub fn new(
+        functions: Arc<Functions>,
+        invoker: Arc<dyn Invoker>,
+        targets: Vec<Arc<dyn EventTarget>>,
+        sources: Vec<Arc<dyn EventSource>>,
+    ) -> Self {
+        Self { functions, invoker, targets, sources }
+    }
+
+    fn ends(&self) -> ops::mappings::Ends<'_> {
+        ops::mappings::Ends { sources: &self.sources, targets: &self.targets }
     }
 
     /// A function has other code or settings, if that went well: its first start may be prepared.
@@ -164,6 +180,14 @@ impl Service for LambdaService {
             "GetFunctionEventInvokeConfig" => ops::event_config::get(functions, &call).await,
             "DeleteFunctionEventInvokeConfig" => ops::event_config::delete(functions, &call).await,
             "ListFunctionEventInvokeConfigs" => ops::event_config::list(functions, &call).await,
+            "CreateEventSourceMapping" => ops::mappings::create(functions, self.ends(), &call).await,
+            "GetEventSourceMapping" => ops::mappings::get(functions, &call).await,
+            "UpdateEventSourceMapping" => ops::mappings::update(functions, self.ends(), &call).await,
+            "DeleteEventSourceMapping" => ops::mappings::delete(functions, &call).await,
+            "ListEventSourceMappings" => ops::mappings::list(functions, &call).await,
+            "TagResource" | "UntagResource" | "ListTags" if let Some(mapping) = ops::mappings::tagged(&call) => {
+                ops::mappings::tags(functions, &call, &mapping).await
+            }
             "TagResource" => ops::tags::add(functions, &call).await,
             "UntagResource" => ops::tags::remove(functions, &call).await,
             "ListTags" => ops::tags::list(functions, &call).await,

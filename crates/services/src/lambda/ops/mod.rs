@@ -11,6 +11,7 @@ pub(super) mod invoke;
 pub(super) mod invoke_stream;
 pub(super) mod layer_permissions;
 pub(super) mod layers;
+pub(super) mod mappings;
 pub(super) mod permissions;
 pub(super) mod provisioned;
 pub(super) mod read;

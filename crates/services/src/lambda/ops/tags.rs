@@ -1,4 +1,4 @@
-//! TagResource, UntagResource, ListTags: of functions, which alone can have tags here.
+//! TagResource, UntagResource, ListTags: of functions. Those of event source mappings are in `mappings`.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(super) fn checked(value: Option<&Value>) -> Result<BTreeMap<String, String>,
     limited(tags)
 }
 
-fn limited(tags: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
+pub(super) fn limited(tags: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
     if tags.len() > TAGS_MAX {
         return Err(error::invalid(format!("Number of tags exceeds resource tag limit. (limit {TAGS_MAX})")));
     }
@@ -40,7 +40,9 @@ fn function_of(call: &Call) -> Result<FunctionRef, Error> {
     let arn = call.text("Resource").unwrap_or_default();
     let Some(function) = FunctionRef::parse_arn(arn) else {
         if arn.starts_with("arn:") {
-            return Err(Error::not_implemented(format_args!("tags of {arn}: only functions have tags")));
+            return Err(Error::not_implemented(format_args!(
+                "tags of {arn}: only functions and event source mappings have tags"
+            )));
         }
         return Err(error::constraint(arn, "resource", "Member must be the ARN of a function"));
     };

@@ -1,12 +1,13 @@
 //! Behaviour of the `lambda` service on a store in memory, with an invoker that records.
 //!
 //! `functions` covers the life of functions and their packages, `layers` layers, `versions`, `aliases` and `provisioned` what
-//! is published of them, `event_configs` what is asked of their events, `surface` everything around them. Start at `Platform`.
+//! is published of them, `event_configs` what is asked of their events, `mappings` event source mappings, `surface` everything around them. Start at `Platform`.
 
 mod aliases;
 mod event_configs;
 mod functions;
 mod layers;
+mod mappings;
 mod provisioned;
 mod surface;
 mod versions;
@@ -133,6 +134,7 @@ impl Platform {
             functions.clone(),
             invoker.clone(),
             vec![Arc::new(Target::Functions(functions.clone())), Arc::new(Target::Queue)],
+            vec![Arc::new(mappings::Source("sqs")), Arc::new(mappings::Source("kinesis"))],
         ));
         Self { store, blobs, clock, functions, invoker, service }
     }

@@ -286,7 +286,7 @@ async fn tags_can_be_added_and_removed() {
 async fn what_is_not_there_is_refused_loudly() {
     let platform = Platform::new();
     platform.create("f").await;
-    for operation in ["CreateEventSourceMapping", "CreateCodeSigningConfig"] {
+    for operation in ["CreateCapacityProvider", "GetDurableExecution"] {
         let got = platform.fails(operation, json!({"FunctionName": "f"})).await;
         assert_eq!((got.0, got.1.as_str()), (501, "NotImplementedException"));
         assert!(got.2.contains(operation), "{got:?}");
