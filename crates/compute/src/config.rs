@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, Random};
-use model::ports::{Authorizer, Catalog, EventTarget, LogSink, Meter};
+use model::ports::{Authorizer, Catalog, EventSource, EventTarget, LogSink, Meter};
 use model::{AccountId, Egress, FunctionArn, Region};
 use sandbox::{Backend, Interpreters};
 use store::Store;
@@ -36,6 +36,8 @@ pub struct EngineParts {
     pub network: Arc<dyn GuestNetwork>,
     /// Take the records of events that have ended; functions need none, the engine takes what is for them.
     pub targets: Vec<Arc<dyn EventTarget>>,
+    /// What event source mappings lead from.
+    pub sources: Vec<Arc<dyn EventSource>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Randomness for names and ids.

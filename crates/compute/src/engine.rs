@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Clock, Random};
-use model::ports::{Authorizer, Catalog, EventTarget, Invoker, LogSink, Meter};
+use model::ports::{Authorizer, Catalog, EventSource, EventTarget, Invoker, LogSink, Meter};
 use model::{
     Answered, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, SnapshotState, ThrottleReason,
 };
 use sandbox::{Backend, Interpreters};
+use store::Store;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +31,7 @@ use crate::config::{EngineConfig, EngineParts, GuestNetwork};
 use crate::fleet::{EnvironmentInfo, Fleet};
 use crate::invoke;
 use crate::package::Packages;
+use crate::poller;
 use crate::ready::Ready;
 use crate::slots::{self, Slots};
 use crate::start;
@@ -65,6 +67,9 @@ pub(crate) struct Core {
     pub(crate) network: Arc<dyn GuestNetwork>,
     /// Who takes events beside the functions.
     targets: Vec<Arc<dyn EventTarget>>,
+    /// What event source mappings lead from.
+    pub(crate) sources: Vec<Arc<dyn EventSource>>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) interpreters: Interpreters,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
@@ -155,7 +160,7 @@ impl Engine {
     /// The folder of unpacked packages cannot be made or cleaned.
     pub fn new(parts: EngineParts) -> io::Result<Arc<Self>> {
         let EngineParts { store, catalog, meter, log_sink, authorizer, backend, interpreters, network, .. } = parts;
-        let EngineParts { targets, clock, random, config, .. } = parts;
+        let EngineParts { targets, sources, clock, random, config, .. } = parts;
         let core = Arc::new(Core {
             admission: Admission::new(config.account_concurrency, config.account_rate),
             fleet: Fleet::new(&config),
@@ -164,7 +169,7 @@ impl Engine {
             needs: Needs::default(),
             code_caches: CodeCaches::new(config.code_root.clone(), random.clone()),
             slots: (!config.async_queue.sole_node).then(|| Slots::new(store.clone(), clock.clone(), random.hex(8))),
-            async_queue: AsyncQueue::new(store, config.async_queue.clone(), random.hex(8)),
+            async_queue: AsyncQueue::new(store.clone(), config.async_queue.clone(), random.hex(8)),
             catalog,
             meter,
             log_sink,
@@ -173,6 +178,8 @@ impl Engine {
             backend,
             network,
             targets,
+            sources,
+            store,
             interpreters,
             clock,
             random,
@@ -192,6 +199,7 @@ impl Engine {
             tokio::spawn(renew_slots(core.clone()));
         }
         tokio::spawn(async_queue::work(core.clone()));
+        tokio::spawn(poller::follow(core.clone()));
         Ok(Arc::new(Self { core }))
     }
 

@@ -31,6 +31,7 @@ mod output;
 mod package;
 mod patience;
 mod payload;
+mod poller;
 mod pool;
 mod pressure;
 mod ready;

@@ -87,8 +87,10 @@ pub trait Catalog: Send + Sync + 'static {
         std::future::pending().await
     }
 
-    /// Takes note of what a poller tells; it is told again after the next change or start.
-    async fn tell(&self, _news: MappingNews) {}
+    /// Takes note of what a poller tells. False: not now, it is to be told again.
+    async fn tell(&self, _news: MappingNews) -> bool {
+        true
+    }
 }
 
 /// What answers HTTP under an id.
@@ -181,7 +183,8 @@ pub trait EventSource: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Takes records; waits for the first as long as it is asked to. Who drops the answer before it is there has taken
+    /// Takes records; waits for the first as long as it is asked to. Where none are asked for, it says where the position is.
+    /// Who drops the answer before it is there has taken
     /// nothing for longer than a lease.
     async fn lease(&self, take: &Take) -> Result<Taken, SourceError>;
 

@@ -204,6 +204,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     // Over a database there may be other nodes, or have been: what they run is left to them until their leases end.
     config.async_queue.sole_node = matches!(base.opened.engine, StoreEngine::Embedded(_));
     config.streams.bytes_per_s = ground.config.serve.stream_rate;
+    let sources = sources();
     let engine = Engine::new(EngineParts {
         store: base.store.clone(),
         catalog: base.functions.clone(),
@@ -214,11 +215,12 @@ pub async fn start(ground: Ground) -> Result<Server> {
         interpreters: ground.interpreters.clone(),
         network: network.clone(),
         targets: Vec::new(),
+        sources: sources.clone(),
         clock: base.clock.clone(),
         random: base.random.clone(),
         config,
     })?;
-    let door = Arc::new(Door::new(dispatcher(&base, &engine, ground.config.mode)));
+    let door = Arc::new(Door::new(dispatcher(&base, &engine, sources, ground.config.mode)));
     let kept = Served::new(base.kept.clone(), base.store.clone(), base.clock.clone(), base.random.clone());
     let admin = Admin {
         store: kept,
@@ -305,11 +307,11 @@ fn sources() -> Vec<Arc<dyn EventSource>> {
     Vec::new()
 }
 
-fn dispatcher(base: &Base, engine: &Arc<Engine>, mode: Mode) -> Dispatcher {
+fn dispatcher(base: &Base, engine: &Arc<Engine>, sources: Vec<Arc<dyn EventSource>>, mode: Mode) -> Dispatcher {
     let services: Vec<Arc<dyn aws::Service>> = vec![
         Arc::new(ApiGatewayService::new(base.apis.clone())),
         Arc::new(base.tables.clone()),
-        Arc::new(LambdaService::new(base.functions.clone(), engine.clone(), engine.targets(), sources())),
+        Arc::new(LambdaService::new(base.functions.clone(), engine.clone(), engine.targets(), sources)),
         base.logs.clone(),
         Arc::new(Sts),
     ];

@@ -11,11 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::{Clock, SeededRandom};
 use bytes::Bytes;
-use model::ports::{Authorizer, Catalog, EventTarget, Invoker, KnownKey, LogSink, Meter, MeterError};
+use model::ports::{Authorizer, Catalog, EventSource, EventTarget, Invoker, KnownKey, LogSink, Meter, MeterError};
 use model::{
     AccountId, CodeDigest, Credentials, Delivery, DeliveryError, EventRules, Family, Floor, FunctionName, FunctionRef,
-    FunctionVersion, Invocation, InvocationKind, InvokeError, LogBatch, Outcome, Region, RequestId, Runtime,
-    RuntimeUse, Trigger, UsageRecord,
+    FunctionVersion, Invocation, InvocationKind, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Region,
+    RequestId, Runtime, RuntimeUse, Trigger, UsageRecord,
 };
 use parking_lot::Mutex;
 use sandbox::{Interpreter, Interpreters};
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::guests::Guests;
+use crate::poller::doubles::{MemoryQueue, MemoryStream};
 use crate::{Engine, EngineConfig, EngineParts, NoNetwork};
 
 /// A Node function of that name.
@@ -99,6 +100,9 @@ pub(crate) struct FixedCatalog {
     pub(crate) uses: watch::Sender<BTreeSet<RuntimeUse>>,
     /// What the catalog says of environments that are there always.
     pub(crate) floors: watch::Sender<BTreeSet<Floor>>,
+    /// What the catalog says of event source mappings, and what it was told of them.
+    pub(crate) mappings: watch::Sender<Mappings>,
+    pub(crate) told: Mutex<Vec<MappingNews>>,
 }
 
 #[async_trait]
@@ -109,6 +113,15 @@ impl Catalog for FixedCatalog {
 
     async fn floors(&self, known: &BTreeSet<Floor>) -> BTreeSet<Floor> {
         self.floors.subscribe().wait_for(|floors| floors != known).await.unwrap().clone()
+    }
+
+    async fn mappings(&self, known: &Mappings) -> Mappings {
+        self.mappings.subscribe().wait_for(|mappings| mappings != known).await.unwrap().clone()
+    }
+
+    async fn tell(&self, news: MappingNews) -> bool {
+        self.told.lock().push(news);
+        true
     }
 
     async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
@@ -209,6 +222,8 @@ impl EventTarget for Queues {
     }
 }
 
+type Sources = Vec<Arc<dyn EventSource>>;
+
 struct Keys;
 
 #[async_trait]
@@ -235,6 +250,9 @@ pub(crate) struct World {
     pub(crate) records: Arc<Records>,
     pub(crate) lines: Arc<Lines>,
     pub(crate) queues: Arc<Queues>,
+    /// A queue and a stream whose records functions can get.
+    pub(crate) queue: Arc<MemoryQueue>,
+    pub(crate) stream: Arc<MemoryStream>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) config: EngineConfig,
@@ -261,23 +279,41 @@ impl World {
         let queues = Arc::new(Queues::default());
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let clock = Arc::new(TestClock { started: Instant::now() });
-        let parts = parts(&guests, &catalog, &records, &lines, &queues, &store, &clock, &config, 1);
+        let (queue, stream) = (MemoryQueue::new(clock.clone()), MemoryStream::new(clock.clone()));
+        let sources: Sources = vec![queue.clone(), stream.clone()];
+        let parts = parts(&guests, &catalog, &records, &lines, &queues, sources, &store, &clock, &config, 1);
         let engine = Engine::new(parts).unwrap();
-        Self { engine, guests, catalog, records, lines, queues, store, clock, config, seed: 1, _folder: folder }
+        Self {
+            engine,
+            guests,
+            catalog,
+            records,
+            lines,
+            queues,
+            queue,
+            stream,
+            store,
+            clock,
+            config,
+            seed: 1,
+            _folder: folder,
+        }
     }
 
     /// Ends the engine without grace and starts another on the same store.
     pub(crate) fn restart(&mut self) {
         self.seed += 1;
         let Self { guests, catalog, records, lines, queues, store, clock, config, seed, .. } = self;
-        let parts = parts(guests, catalog, records, lines, queues, store, clock, config, *seed);
+        let sources: Sources = vec![self.queue.clone(), self.stream.clone()];
+        let parts = parts(guests, catalog, records, lines, queues, sources, store, clock, config, *seed);
         self.engine = Engine::new(parts).unwrap();
     }
 
     /// Another engine on the same store, as on another node.
     pub(crate) fn beside(&self) -> Arc<Engine> {
         let Self { guests, catalog, records, lines, queues, store, clock, config, .. } = self;
-        Engine::new(parts(guests, catalog, records, lines, queues, store, clock, config, 1_000)).unwrap()
+        let sources: Sources = vec![self.queue.clone(), self.stream.clone()];
+        Engine::new(parts(guests, catalog, records, lines, queues, sources, store, clock, config, 1_000)).unwrap()
     }
 
     /// Deploys a function whose handler selects what its guest does.
@@ -331,6 +367,7 @@ fn parts(
     records: &Arc<Records>,
     lines: &Arc<Lines>,
     queues: &Arc<Queues>,
+    sources: Sources,
     store: &Arc<dyn Store>,
     clock: &Arc<TestClock>,
     config: &EngineConfig,
@@ -355,6 +392,7 @@ fn parts(
         interpreters: Interpreters { usable, skipped: Vec::new() },
         network: Arc::new(NoNetwork),
         targets: vec![queues.clone()],
+        sources,
         clock: clock.clone(),
         random: SeededRandom::new(seed),
         config: config.clone(),

@@ -24,6 +24,9 @@ use crate::guest_protocol::{self as protocol, kind};
 /// A function of this memory cannot be given to a guest that is booted already.
 pub(crate) const UNASSIGNABLE_MB: u64 = 777;
 
+/// Answers events, as a test wants it.
+pub(crate) type Script = Arc<Mutex<Box<dyn FnMut(&[u8]) -> Option<String> + Send>>>;
+
 /// What a fake guest does when its function is loaded or called. The handler's name selects it.
 pub(crate) struct Guests {
     /// Sandboxes that were started.
@@ -44,6 +47,8 @@ pub(crate) struct Guests {
     pub(crate) seen: Arc<Mutex<HashMap<String, usize>>>,
     /// Bytes of pieces that guests got rid of.
     pub(crate) streamed: Arc<AtomicU64>,
+    /// What functions with the handler `script` answer; nothing: an error.
+    pub(crate) script: Script,
     /// Whether guests end instead of compiling.
     mute_compiler: Arc<AtomicBool>,
     controls: Mutex<Vec<Arc<FakeControl>>>,
@@ -73,6 +78,7 @@ impl Guests {
             runtime_api: Mutex::default(),
             seen: Arc::default(),
             streamed: Arc::default(),
+            script: Arc::new(Mutex::new(Box::new(|_| None))),
             mute_compiler: Arc::default(),
             controls: Mutex::default(),
         }
@@ -278,6 +284,7 @@ impl Backend for Guests {
                 control: control.clone(),
                 seen: self.seen.clone(),
                 streamed: self.streamed.clone(),
+                script: self.script.clone(),
                 mute_compiler: self.mute_compiler.clone(),
                 calls: 0,
                 began: Instant::now(),
@@ -318,6 +325,7 @@ struct FakeGuest {
     control: Arc<FakeControl>,
     seen: Arc<Mutex<HashMap<String, usize>>>,
     streamed: Arc<AtomicU64>,
+    script: Script,
     mute_compiler: Arc<AtomicBool>,
     calls: usize,
     /// When the event came.
@@ -422,6 +430,7 @@ impl FakeGuest {
                 tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
                 self.respond(&event).await;
             }
+            ("script", ms) => self.scripted(ms, &event).await,
             ("sleep_as_told", _) => {
                 let ms = std::str::from_utf8(&event).unwrap().parse().unwrap();
                 tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -485,6 +494,15 @@ impl FakeGuest {
             _ => self.respond(&event).await,
         }
         true
+    }
+
+    async fn scripted(&mut self, ms: &str, event: &[u8]) {
+        tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await;
+        let answer = (self.script.lock())(event);
+        match answer {
+            Some(answer) => self.respond(answer.as_bytes()).await,
+            None => self.say(kind::ERROR, &[br#"{"errorType":"E","errorMessage":"x"}"#]).await,
+        }
     }
 
     async fn respond(&mut self, payload: &[u8]) {

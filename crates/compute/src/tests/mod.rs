@@ -10,7 +10,7 @@ mod events;
 pub(crate) mod fixtures;
 mod floors;
 mod frost;
-mod guests;
+pub(crate) mod guests;
 mod habits;
 mod invoking;
 mod nodes;

@@ -232,10 +232,12 @@ impl Catalog for Functions {
         self.mappings_other_than(known).await
     }
 
-    async fn tell(&self, news: MappingNews) {
-        if let Err(problem) = self.heard(news).await {
+    async fn tell(&self, news: MappingNews) -> bool {
+        let heard = self.heard(news).await;
+        if let Err(problem) = &heard {
             tracing::warn!(%problem, "what a poller has told could not be kept");
         }
+        heard.is_ok()
     }
 }
 

@@ -1,0 +1,255 @@
+//! Who polls a shard: one process at a time, and what it may still write when another has taken over.
+//!
+//! A holder is believed to be alive as long as its sign of life changes; no clocks are compared. Every checkpoint is
+//! written on condition of the commit before, so that one that lost its shard writes nothing any more.
+//!
+//! Invariants
+//!   1. Of two processes only the one that took a shard last moves its checkpoint.
+//!   2. A process that is alone over its store writes no signs of life: whoever else is named is dead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base::Clock;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use store::{Range, Store, Txn, Version};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::keys;
+use super::lane::Window;
+use super::shard::Checkpoint;
+
+/// How often a sign of life is given, and how long one may stand still.
+const BEAT_EVERY: Duration = Duration::from_secs(2);
+const DEAD_AFTER_US: u64 = 10_000_000;
+/// How long to wait after the store failed.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// How often a checkpoint is tried to be written.
+const TRIES: u32 = 4;
+
+/// What is kept of a shard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// The process that polls it.
+    pub(super) holder: Option<String>,
+    /// How often it was taken.
+    pub(super) fence: u64,
+    pub(super) checkpoint: Checkpoint,
+}
+
+/// The processes over this store, as far as they poll.
+pub(super) struct Nodes {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    own: String,
+    alone: bool,
+    /// Those whose signs of life have stood still.
+    dead: watch::Sender<BTreeSet<String>>,
+    beats: AtomicBool,
+}
+
+/// A shard that this process polls.
+pub(super) struct Lease {
+    nodes: Arc<Nodes>,
+    key: Bytes,
+    version: Version,
+    kept: Kept,
+    windows: BTreeSet<usize>,
+}
+
+impl Nodes {
+    pub(super) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, own: String, alone: bool) -> Arc<Self> {
+        Arc::new(Self { store, clock, own, alone, dead: watch::Sender::default(), beats: AtomicBool::new(false) })
+    }
+
+    /// Takes a shard, as soon as no other process that lives has it. `first` is how far it is if nothing is kept of it.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        mapping: &str,
+        shard: &str,
+        first: &Checkpoint,
+        stop: &CancellationToken,
+    ) -> Option<Lease> {
+        stop.run_until_cancelled(self.taken(mapping, shard, first, stop)).await
+    }
+
+    async fn taken(
+        self: &Arc<Self>,
+        mapping: &str,
+        shard: &str,
+        first: &Checkpoint,
+        stop: &CancellationToken,
+    ) -> Lease {
+        if !self.alone && !self.beats.swap(true, Ordering::SeqCst) {
+            self.start_beating(stop).await;
+        }
+        let key = keys::shard(mapping, shard);
+        let mut watch = self.store.watch(&key);
+        let mut dead = self.dead.subscribe();
+        loop {
+            let entry = match self.store.get(&key).await {
+                Ok(entry) => entry,
+                Err(problem) => {
+                    tracing::warn!(%problem, "a shard cannot be taken");
+                    sleep(STORE_PAUSE).await;
+                    continue;
+                }
+            };
+            let kept = entry.as_ref().and_then(|entry| serde_json::from_slice::<Kept>(&entry.value).ok());
+            let kept = kept.unwrap_or(Kept { holder: None, fence: 0, checkpoint: first.clone() });
+            if self.is_with_another(&kept, &mut dead) {
+                tokio::select! {
+                    () = watch.changed() => {}
+                    _ = dead.changed() => {}
+                }
+                continue;
+            }
+            let kept = Kept { holder: Some(self.own.clone()), fence: kept.fence + 1, ..kept };
+            let txn =
+                Txn::new().relaxed().expect_unchanged(key.clone(), entry.as_ref()).put(key.clone(), encode(&kept));
+            match self.store.commit(txn).await {
+                Ok(version) => {
+                    return Lease { nodes: self.clone(), key, version, kept, windows: BTreeSet::new() };
+                }
+                Err(store::Error::Conflict | store::Error::TooOld) => {}
+                Err(problem) => {
+                    tracing::warn!(%problem, "a shard cannot be taken");
+                    sleep(STORE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn is_with_another(&self, kept: &Kept, dead: &mut watch::Receiver<BTreeSet<String>>) -> bool {
+        let Some(holder) = kept.holder.as_ref().filter(|holder| **holder != self.own) else { return false };
+        !self.alone && !dead.borrow_and_update().contains(holder)
+    }
+
+    /// Gives signs of life until the process stops polling, and watches those of others.
+    async fn start_beating(self: &Arc<Self>, stop: &CancellationToken) {
+        let mut beat = 0u64;
+        let mut seen = BTreeMap::new();
+        self.beat(&mut beat, &mut seen).await;
+        // With a mapping that stops, the others go on: it ends with the process, which drops the last strong reference.
+        let (nodes, stop) = (Arc::downgrade(self), stop.clone());
+        drop(stop);
+        tokio::spawn(async move {
+            loop {
+                sleep(BEAT_EVERY).await;
+                let Some(nodes) = nodes.upgrade() else { return };
+                nodes.beat(&mut beat, &mut seen).await;
+            }
+        });
+    }
+
+    async fn beat(&self, beat: &mut u64, seen: &mut BTreeMap<String, (Bytes, u64)>) {
+        *beat += 1;
+        let txn = Txn::new().relaxed().put(keys::node(&self.own), beat.to_string());
+        if let Err(problem) = self.store.commit(txn).await {
+            tracing::warn!(%problem, "a sign of life could not be written");
+        }
+        let Ok(page) = self.store.range(&Range::prefix(keys::nodes())).await else { return };
+        let now_us = self.clock.monotonic_us();
+        let mut dead = BTreeSet::new();
+        for entry in page.entries {
+            let Some(node) = keys::node_of(&entry.key).filter(|node| *node != self.own) else { continue };
+            let (last, since_us) = seen.entry(node.clone()).or_insert_with(|| (entry.value.clone(), now_us));
+            if *last != entry.value {
+                (*last, *since_us) = (entry.value, now_us);
+            }
+            let still_us = now_us.saturating_sub(*since_us);
+            if still_us >= DEAD_AFTER_US {
+                dead.insert(node);
+            }
+        }
+        self.dead.send_if_modified(|known| {
+            let changed = *known != dead;
+            *known = dead;
+            changed
+        });
+    }
+}
+
+impl Lease {
+    /// How far the shard was when it was taken.
+    pub(super) fn checkpoint(&self) -> &Checkpoint {
+        &self.kept.checkpoint
+    }
+
+    /// The windows that were open, by lane.
+    pub(super) async fn windows(&mut self, mapping: &str, shard: &str, lanes: usize) -> Vec<Option<Window>> {
+        let mut windows = Vec::with_capacity(lanes);
+        for lane in 0..lanes {
+            let entry = self.nodes.store.get(&keys::window(mapping, shard, lane)).await.ok().flatten();
+            let window = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+            if window.is_some() {
+                self.windows.insert(lane);
+            }
+            windows.push(window);
+        }
+        windows
+    }
+
+    /// Writes how far the shard is, with the open windows at these keys by lane. False: another process has it.
+    pub(super) async fn save(&mut self, checkpoint: Checkpoint, windows: &[(Bytes, Option<Bytes>)]) -> bool {
+        let kept = Kept { checkpoint, ..self.kept.clone() };
+        self.write(kept, windows).await
+    }
+
+    /// Lets other processes take the shard.
+    pub(super) async fn release(mut self) {
+        let kept = Kept { holder: None, ..self.kept.clone() };
+        self.write(kept, &[]).await;
+    }
+
+    async fn write(&mut self, kept: Kept, windows: &[(Bytes, Option<Bytes>)]) -> bool {
+        for attempt in 1..=TRIES {
+            let mut txn = Txn::new().relaxed().expect_version(self.key.clone(), self.version);
+            txn = txn.put(self.key.clone(), encode(&kept));
+            for (lane, (key, window)) in windows.iter().enumerate() {
+                match window {
+                    Some(window) => txn = txn.put(key.clone(), window.clone()),
+                    None if self.windows.contains(&lane) => txn = txn.delete(key.clone()),
+                    None => {}
+                }
+            }
+            match self.nodes.store.commit(txn).await {
+                Ok(version) => {
+                    (self.version, self.kept) = (version, kept);
+                    let open = windows.iter().enumerate().filter(|(_, (_, window))| window.is_some());
+                    self.windows.extend(open.map(|(lane, _)| lane));
+                    return true;
+                }
+                // An answer that was lost may have been a success.
+                Err(store::Error::Conflict | store::Error::TooOld) => {
+                    let entry = self.nodes.store.get(&self.key).await.ok().flatten();
+                    let Some(entry) = entry else { return false };
+                    let now = serde_json::from_slice::<Kept>(&entry.value).ok();
+                    if now
+                        .is_none_or(|now| now.fence != self.kept.fence || now.holder.as_ref() != Some(&self.nodes.own))
+                    {
+                        return false;
+                    }
+                    self.version = entry.version;
+                }
+                Err(store::Error::Closed) => return false,
+                Err(problem) => {
+                    tracing::warn!(%problem, "how far a shard is could not be written");
+                    sleep(STORE_PAUSE * attempt).await;
+                }
+            }
+        }
+        // What is handled again does no harm.
+        true
+    }
+}
+
+fn encode(kept: &Kept) -> Vec<u8> {
+    // Strings and numbers always serialise.
+    serde_json::to_vec(kept).unwrap_or_default()
+}
