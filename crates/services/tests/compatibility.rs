@@ -149,6 +149,11 @@ const DIFFERENCES: &str = "
   refused until their services exist. A record that is too large for its destination goes without its payloads. Chains of destinations
   that call one function more than 16 times are cut; loops through clients are not seen. With a reserved concurrency of zero an
   event waits if its failure has no destination.
+- **Event source mappings**: their API, filters and pollers are there, but no service yet has queues or streams, so that every creation is
+  refused, in words that name the service. DynamoDB, Kinesis and SQS sources work as soon as their services come. A mapping outlives its
+  function, as in AWS, and takes nothing while the function is not there. Policies of sources are not evaluated: a source belongs to the
+  caller's account and region. Up to 10 filters; there are no event source mapping logs (`LoggingConfig`), no keys for filters (`KMSKeyArn`)
+  and no poller groups.
 - **Concurrency**: reserved concurrency and the account's limit throttle at once; rates per second are not limited.
 - **Freezing between calls** begins 100 ms after a function became idle, and only where it left something running; where the machine has no
   cgroup v2 that the server may write, what was left runs on. `--no-freeze` lets it run on everywhere.

@@ -9,14 +9,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::Clock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use store::{Range, Store, Txn, Version};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +26,8 @@ use super::shard::Checkpoint;
 /// How often a sign of life is given, and how long one may stand still.
 const BEAT_EVERY: Duration = Duration::from_secs(2);
 const DEAD_AFTER_US: u64 = 10_000_000;
+/// After what time a sign of life that stands still is removed.
+const REMOVED_AFTER_US: u64 = 600_000_000;
 /// How long to wait after the store failed.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// How often a checkpoint is tried to be written.
@@ -48,9 +49,9 @@ pub(super) struct Nodes {
     clock: Arc<dyn Clock>,
     own: String,
     alone: bool,
-    /// Those whose signs of life have stood still.
-    dead: watch::Sender<BTreeSet<String>>,
-    beats: AtomicBool,
+    /// The others whose signs of life have not stood still for long.
+    living: watch::Sender<BTreeSet<String>>,
+    beating: OnceCell<()>,
 }
 
 /// A shard that this process polls.
@@ -64,7 +65,7 @@ pub(super) struct Lease {
 
 impl Nodes {
     pub(super) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, own: String, alone: bool) -> Arc<Self> {
-        Arc::new(Self { store, clock, own, alone, dead: watch::Sender::default(), beats: AtomicBool::new(false) })
+        Arc::new(Self { store, clock, own, alone, living: watch::Sender::default(), beating: OnceCell::new() })
     }
 
     /// Takes a shard, as soon as no other process that lives has it. `first` is how far it is if nothing is kept of it.
@@ -75,22 +76,17 @@ impl Nodes {
         first: &Checkpoint,
         stop: &CancellationToken,
     ) -> Option<Lease> {
-        stop.run_until_cancelled(self.taken(mapping, shard, first, stop)).await
+        stop.run_until_cancelled(self.taken(mapping, shard, first)).await
     }
 
-    async fn taken(
-        self: &Arc<Self>,
-        mapping: &str,
-        shard: &str,
-        first: &Checkpoint,
-        stop: &CancellationToken,
-    ) -> Lease {
-        if !self.alone && !self.beats.swap(true, Ordering::SeqCst) {
-            self.start_beating(stop).await;
+    async fn taken(self: &Arc<Self>, mapping: &str, shard: &str, first: &Checkpoint) -> Lease {
+        if !self.alone {
+            // Nobody is taken for dead before it is known who there is.
+            self.beating.get_or_init(|| self.start_beating()).await;
         }
         let key = keys::shard(mapping, shard);
         let mut watch = self.store.watch(&key);
-        let mut dead = self.dead.subscribe();
+        let mut living = self.living.subscribe();
         loop {
             let entry = match self.store.get(&key).await {
                 Ok(entry) => entry,
@@ -102,10 +98,10 @@ impl Nodes {
             };
             let kept = entry.as_ref().and_then(|entry| serde_json::from_slice::<Kept>(&entry.value).ok());
             let kept = kept.unwrap_or(Kept { holder: None, fence: 0, checkpoint: first.clone() });
-            if self.is_with_another(&kept, &mut dead) {
+            if self.is_with_another(&kept, &mut living) {
                 tokio::select! {
                     () = watch.changed() => {}
-                    _ = dead.changed() => {}
+                    _ = living.changed() => {}
                 }
                 continue;
             }
@@ -125,19 +121,17 @@ impl Nodes {
         }
     }
 
-    fn is_with_another(&self, kept: &Kept, dead: &mut watch::Receiver<BTreeSet<String>>) -> bool {
-        let Some(holder) = kept.holder.as_ref().filter(|holder| **holder != self.own) else { return false };
-        !self.alone && !dead.borrow_and_update().contains(holder)
+    fn is_with_another(&self, kept: &Kept, living: &mut watch::Receiver<BTreeSet<String>>) -> bool {
+        let living = living.borrow_and_update();
+        kept.holder.as_ref().is_some_and(|holder| !self.alone && living.contains(holder))
     }
 
-    /// Gives signs of life until the process stops polling, and watches those of others.
-    async fn start_beating(self: &Arc<Self>, stop: &CancellationToken) {
+    /// Gives signs of life as long as there are pollers, and watches those of others.
+    async fn start_beating(self: &Arc<Self>) {
         let mut beat = 0u64;
         let mut seen = BTreeMap::new();
         self.beat(&mut beat, &mut seen).await;
-        // With a mapping that stops, the others go on: it ends with the process, which drops the last strong reference.
-        let (nodes, stop) = (Arc::downgrade(self), stop.clone());
-        drop(stop);
+        let nodes = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
                 sleep(BEAT_EVERY).await;
@@ -149,29 +143,35 @@ impl Nodes {
 
     async fn beat(&self, beat: &mut u64, seen: &mut BTreeMap<String, (Bytes, u64)>) {
         *beat += 1;
-        let txn = Txn::new().relaxed().put(keys::node(&self.own), beat.to_string());
+        let mut txn = Txn::new().relaxed().put(keys::node(&self.own), beat.to_string());
+        let now_us = self.clock.monotonic_us();
+        let mut living = BTreeSet::new();
+        match self.store.range(&Range::prefix(keys::nodes())).await {
+            Ok(page) => {
+                for entry in page.entries {
+                    let Some(node) = keys::node_of(&entry.key).filter(|node| *node != self.own) else { continue };
+                    let (last, since_us) = seen.entry(node.clone()).or_insert_with(|| (entry.value.clone(), now_us));
+                    if *last != entry.value {
+                        (*last, *since_us) = (entry.value, now_us);
+                    }
+                    let still_us = now_us.saturating_sub(*since_us);
+                    if still_us < DEAD_AFTER_US {
+                        living.insert(node);
+                    } else if still_us >= REMOVED_AFTER_US {
+                        txn = txn.delete(entry.key);
+                    }
+                }
+                self.living.send_if_modified(|known| {
+                    let changed = *known != living;
+                    *known = living;
+                    changed
+                });
+            }
+            Err(problem) => tracing::warn!(%problem, "signs of life could not be read"),
+        }
         if let Err(problem) = self.store.commit(txn).await {
             tracing::warn!(%problem, "a sign of life could not be written");
         }
-        let Ok(page) = self.store.range(&Range::prefix(keys::nodes())).await else { return };
-        let now_us = self.clock.monotonic_us();
-        let mut dead = BTreeSet::new();
-        for entry in page.entries {
-            let Some(node) = keys::node_of(&entry.key).filter(|node| *node != self.own) else { continue };
-            let (last, since_us) = seen.entry(node.clone()).or_insert_with(|| (entry.value.clone(), now_us));
-            if *last != entry.value {
-                (*last, *since_us) = (entry.value, now_us);
-            }
-            let still_us = now_us.saturating_sub(*since_us);
-            if still_us >= DEAD_AFTER_US {
-                dead.insert(node);
-            }
-        }
-        self.dead.send_if_modified(|known| {
-            let changed = *known != dead;
-            *known = dead;
-            changed
-        });
     }
 }
 

@@ -62,6 +62,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const MOMENT: Duration = Duration::from_millis(5);
 /// How long a read waits in its source.
 const READ_WAIT_MS: u64 = 60_000;
+/// A poll of this length is no failed try.
+const LONG_US: u64 = 60_000_000;
 /// How often at most it is written how batches end.
 const RESULT_EVERY_MS: u64 = 1_000;
 
@@ -149,13 +151,16 @@ impl Poller {
     async fn poll(self: &Arc<Self>) {
         let mut tries = 0;
         while !self.stop.is_cancelled() {
+            let began_us = self.core.clock.monotonic_us();
             match self.source().await {
                 Ok((source, facts)) => {
                     match facts.kind {
                         SourceKind::Queue { lease_ms, .. } => queue::poll(self, &source, &facts, lease_ms).await,
                         SourceKind::Stream => stream::poll(self, &source, &facts).await,
                     }
-                    tries = 0;
+                    if self.core.clock.monotonic_us() - began_us > LONG_US {
+                        tries = 0;
+                    }
                 }
                 Err(words) => {
                     self.news.result(words).await;

@@ -2,6 +2,7 @@
 
 mod lanes;
 mod queues;
+mod restarts;
 mod seeds;
 mod streams;
 
