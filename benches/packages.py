@@ -59,7 +59,8 @@ def boto3_folder():
     """The function with boto3 and requests, and what it needs, installed once."""
     source = os.path.join(HERE, "functions", "python-boto3")
     folder = installed("boto3", [real_python(), "-m", "pip", "install", "-q", "-r", os.path.join(source, "requirements.txt"), "--target"])
-    shutil.copy(os.path.join(source, "handler.py"), folder)
+    for module in ("handler.py", "imports.py"):
+        shutil.copy(os.path.join(source, module), folder)
     return folder
 
 
@@ -96,8 +97,12 @@ def python_peer(port):
     return [real_python(), os.path.join(HERE, "peers", "http_python.py"), os.path.join(HERE, "functions", "python"), str(port)]
 
 
-def boto3_peer(port):
-    return [real_python(), os.path.join(HERE, "peers", "http_python.py"), boto3_folder(), str(port)]
+def boto3_peer(port, module="handler"):
+    return [real_python(), os.path.join(HERE, "peers", "http_python.py"), boto3_folder(), str(port), module]
+
+
+def imports_peer(port):
+    return boto3_peer(port, "imports")
 
 
 def uvicorn_peer(port):

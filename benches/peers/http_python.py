@@ -1,9 +1,10 @@
-"""Peer: the handler of functions/python behind the standard library's threaded server. Arguments: folder, port."""
+"""Peer: the handler of functions/python behind the standard library's threaded server. Arguments: folder, port, module."""
+import importlib
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 sys.path.insert(0, sys.argv[1])
-from handler import handler  # noqa: E402
+handler = importlib.import_module(sys.argv[3] if len(sys.argv) > 3 else "handler").handler
 
 
 class Hello(BaseHTTPRequestHandler):
