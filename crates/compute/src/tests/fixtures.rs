@@ -266,6 +266,11 @@ impl World {
     }
 
     pub(crate) fn with(guests: Arc<Guests>, set: impl FnOnce(&mut EngineConfig)) -> Self {
+        Self::over(Arc::new(MemoryStore::new()), guests, set)
+    }
+
+    /// The same over a store that there is.
+    pub(crate) fn over(store: Arc<dyn Store>, guests: Arc<Guests>, set: impl FnOnce(&mut EngineConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = EngineConfig::new(folder.path().join("code"));
         config.cores = 2;
@@ -277,7 +282,6 @@ impl World {
         set(&mut config);
         let (catalog, records, lines) = <(Arc<FixedCatalog>, Arc<Records>, Arc<Lines>)>::default();
         let queues = Arc::new(Queues::default());
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let clock = Arc::new(TestClock { started: Instant::now() });
         let (queue, stream) = (MemoryQueue::new(clock.clone()), MemoryStream::new(clock.clone()));
         let sources: Sources = vec![queue.clone(), stream.clone()];

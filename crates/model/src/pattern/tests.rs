@@ -1,3 +1,5 @@
+//! What matches and what does not, rule by rule; and that patterns and documents of any kind keep what the rules say.
+
 use proptest::prelude::*;
 use serde_json::json;
 

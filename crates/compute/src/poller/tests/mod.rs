@@ -1,5 +1,6 @@
 //! The decisions of pollers over many seeds, and pollers of a whole engine on a queue and a stream in memory.
 
+mod kills;
 mod lanes;
 mod queues;
 mod restarts;

@@ -237,3 +237,19 @@ async fn a_mapping_that_rests_takes_nothing_and_gives_back_what_it_had() {
     world.until("it has stopped", |world| is_settled(world, &gone)).await;
     assert_eq!(*world.queue.acked.lock(), ["m0", "m1"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_calls_holds_over_two_nodes() {
+    let world = World::with(crate::tests::guests::Guests::new(), |config| config.async_queue.sole_node = false);
+    deploy(&world, "f", 1_000, |_| Some("null".into()));
+    (0..40).for_each(|number| world.queue.send(&format!("m{number}"), "x", None));
+    map(&world, Mapping { batch_records: 1, concurrency_max: Some(3), ..mapping(QUEUE, "f") });
+    let other = world.beside();
+    let mut top = 0;
+    while world.queue.len() > 0 {
+        sleep(Duration::from_millis(100)).await;
+        let shown = [world.engine.environments(), other.environments()].concat();
+        top = top.max(shown.iter().filter(|shown| shown.state == crate::EnvironmentState::Busy).count());
+    }
+    assert_eq!((top, world.queue.acked.lock().len()), (3, 40));
+}

@@ -15,19 +15,19 @@ use super::*;
 /// Seeds of a usual run.
 const SEEDS: u64 = 15;
 const RECORDS: usize = 40;
-const KEYS: usize = 4;
+pub(super) const KEYS: usize = 4;
 
 /// What a function has been given and has handled, by record.
 #[derive(Debug, Default)]
-struct Seen {
-    handled: BTreeSet<usize>,
-    given: BTreeMap<usize, u32>,
-    wrong: Option<String>,
+pub(super) struct Seen {
+    pub(super) handled: BTreeSet<usize>,
+    pub(super) given: BTreeMap<usize, u32>,
+    pub(super) wrong: Option<String>,
 }
 
 impl Seen {
     /// Takes note of an event, of which all before the place `failed` is handled.
-    fn event(&mut self, numbers: &[usize], failed: Option<usize>, ordered: bool) {
+    pub(super) fn event(&mut self, numbers: &[usize], failed: Option<usize>, ordered: bool) {
         let mut before = BTreeSet::new();
         for number in numbers {
             let older = (0..*number).filter(|older| older % KEYS == number % KEYS);

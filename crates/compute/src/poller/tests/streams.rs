@@ -219,3 +219,25 @@ async fn a_mapping_that_goes_leaves_nothing_behind() {
     world.until("it is gone", |world| is_settled(world, &gone)).await;
     assert_eq!(kept().await, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_waits_for_its_function_and_goes_on_after_a_rest() {
+    let world = World::new();
+    world.stream.open("s-1", &[]);
+    world.stream.append("s-1", "k", "0");
+    let first = mapping(STREAM, "f");
+    map(&world, first.clone());
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(results(&world), ["PROBLEM: Function not found"]);
+    let events = deploy(&world, "f", 0, |_| Some("null".into()));
+    until_seen(&world, &events, 1).await;
+    let rests = Mapping { wanted: Wanted::Rests, revision: 2, ..first.clone() };
+    map(&world, rests.clone());
+    world.until("it rests", |world| is_settled(world, &rests)).await;
+    world.stream.append("s-1", "k", "1");
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(all(&events), ["0"]);
+    map(&world, Mapping { revision: 3, start: Position::Latest, ..first });
+    until_seen(&world, &events, 2).await;
+    assert_eq!(all(&events), ["0", "1"], "it goes on where it was, wherever a new one would begin");
+}
