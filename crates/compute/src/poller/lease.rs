@@ -222,7 +222,7 @@ impl Lease {
                 Ok(version) => {
                     (self.version, self.kept) = (version, kept);
                     let open = windows.iter().enumerate().filter(|(_, (_, window))| window.is_some());
-                    self.windows.extend(open.map(|(lane, _)| lane));
+                    self.windows = open.map(|(lane, _)| lane).collect();
                     return true;
                 }
                 // An answer that was lost may have been a success.

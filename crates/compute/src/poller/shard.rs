@@ -148,7 +148,8 @@ impl ShardRun {
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             match lane.step(&self.rules, now_ms, self.caught_up_ms) {
                 Step::Busy | Step::Wait(None) => {}
-                // A window that is over by the clock waits for a read that began after that.
+                // A window that is over by the clock waits for a read that began after that, not for time.
+                Step::Wait(Some(at_ms)) if at_ms <= now_ms => {}
                 Step::Wait(Some(at_ms)) => wake_ms = Some(wake_ms.map_or(at_ms, |wake_ms| wake_ms.min(at_ms))),
                 step => steps.push((number, step)),
             }

@@ -27,7 +27,7 @@ use super::shard::{Checkpoint, ShardRun};
 use super::{Poller, READ_WAIT_MS, keys, until};
 use crate::report::iso_ms;
 
-/// How often it is looked for new shards where there is none to read.
+/// How often it is looked for new shards where there is none to read, and whether one that was lost can be read again.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Polls until the poller is stopped or the stream is gone.
@@ -68,7 +68,8 @@ pub(super) async fn poll(poller: &Arc<Poller>, source: &Arc<dyn EventSource>, fa
                     checkpoint.ended = done;
                 }
                 if !done {
-                    poller.pause(wait_after(1)).await;
+                    // Gone, or with another process.
+                    poller.pause(LOOK_EVERY).await;
                 }
             },
             () = tokio::time::sleep(LOOK_EVERY), if running.is_empty() => {}

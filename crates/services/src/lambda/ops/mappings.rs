@@ -35,11 +35,10 @@ fn of_uuid(call: &Call, uuid: &str) -> MappingRef {
 /// The function that a call names, and its timeout in seconds; it must be there, with its qualifier.
 async fn function(functions: &Functions, call: &Call) -> Result<(FunctionRef, u64), Error> {
     let function = name::of_call(call)?;
-    let record = functions.record(&function).await?;
-    let leads = record.as_ref().is_some_and(|record| record.target(&function).is_some());
-    match record {
-        Some(record) if leads => Ok((function, u64::from(record.latest.settings.timeout_s))),
-        _ => Err(error::invalid("Function does not exist")),
+    match functions.found(&function).await {
+        Ok(found) => Ok((function, u64::from(found.version.settings.timeout_s))),
+        Err(problem) if problem.status == 404 => Err(error::invalid("Function does not exist")),
+        Err(problem) => Err(problem),
     }
 }
 

@@ -432,3 +432,45 @@ fn without_nulls(shown: &Value) -> Value {
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }
+
+/// The calls of Terraform's AWS provider for `aws_lambda_event_source_mapping`, in its order. What it does not wait for it
+/// takes for a failure. Source: its `internal/service/lambda/event_source_mapping.go`.
+#[tokio::test]
+async fn the_calls_of_terraform_find_what_they_wait_for() {
+    let platform = Platform::new();
+    let function = platform.create("f").await["FunctionArn"].clone();
+    for source in [of_queue(), of_stream()] {
+        let made = platform
+            .ok(
+                "CreateEventSourceMapping",
+                with(with(source, "FunctionName", function.clone()), "Enabled", json!(true)),
+            )
+            .await;
+        let id = json!({"UUID": made["UUID"]});
+        let state = async || get(&platform, &uuid(&id)).await["State"].as_str().unwrap().to_owned();
+        assert_eq!(state().await, "Creating");
+        settle(&platform).await;
+        assert_eq!(state().await, "Enabled");
+        let read = get(&platform, &uuid(&id)).await;
+        assert_eq!(read["FunctionArn"], function);
+        let tags = json!({"Resource": read["EventSourceMappingArn"]});
+        assert_eq!(platform.ok("ListTags", tags.clone()).await, json!({"Tags": {}}));
+        let update = with(with(id.clone(), "Enabled", json!(false)), "KMSKeyArn", json!(""));
+        platform.ok("UpdateEventSourceMapping", with(update, "FilterCriteria", json!({}))).await;
+        assert_eq!(state().await, "Disabling");
+        settle(&platform).await;
+        assert_eq!(state().await, "Disabled");
+        platform.ok("TagResource", with(tags, "Tags", json!({"a": "1"}))).await;
+        platform.ok("UpdateEventSourceMapping", with(id.clone(), "BatchSize", json!(7))).await;
+        // It deletes at once and tries again for as long as the mapping is in use.
+        let in_use = platform.fails("DeleteEventSourceMapping", id.clone()).await;
+        assert_eq!((in_use.0, in_use.1.as_str()), (400, "ResourceInUseException"));
+        settle(&platform).await;
+        platform.ok("DeleteEventSourceMapping", id.clone()).await;
+        assert_eq!(state().await, "Deleting");
+        settle(&platform).await;
+        for operation in ["GetEventSourceMapping", "DeleteEventSourceMapping"] {
+            assert_eq!(platform.fails(operation, id.clone()).await.1, "ResourceNotFoundException");
+        }
+    }
+}
