@@ -203,8 +203,17 @@ class Server:
         """Makes a URL for a function and returns its path form, which every client reaches."""
         settings.setdefault("AuthType", "NONE")
         made = self.client("lambda").create_function_url_config(FunctionName=name, **settings)
+        if settings["AuthType"] == "NONE":
+            self.open_url(name, **{key: settings[key] for key in ("Qualifier",) if key in settings})
         identity = made["FunctionUrl"].split("://")[1].split(".")[0]
         return f"{self.url}/_dunlin/url/{identity}/"
+
+    def open_url(self, name, **settings):
+        """Lets everybody call the URL of a function, as AWS wants it to be said."""
+        self.client("lambda").add_permission(
+            FunctionName=name, StatementId="public", Action="lambda:InvokeFunctionUrl", Principal="*",
+            FunctionUrlAuthType="NONE", **settings,
+        )
 
 
 def _server(mode):

@@ -296,6 +296,12 @@ class Server:
             FunctionName=name, Runtime=runtime, Handler=handler, Role=ROLE, Code={"ZipFile": package(**files)}, **settings
         )
 
+    def open_url(self, name):
+        """Lets everybody call the URL of a function."""
+        self.client("lambda").add_permission(
+            FunctionName=name, StatementId="public", Action="lambda:InvokeFunctionUrl", Principal="*", FunctionUrlAuthType="NONE"
+        )
+
     def invoke(self, name, payload=None, **options):
         """Calls a function: its answer, and the whole response."""
         response = self.client("lambda").invoke(FunctionName=name, Payload=json.dumps(payload or {}), **options)

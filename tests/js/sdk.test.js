@@ -15,7 +15,7 @@ import {
   waitUntilTableNotExists,
 } from "@aws-sdk/client-dynamodb";
 import {
-  CreateAliasCommand, CreateFunctionCommand, CreateFunctionUrlConfigCommand, DeleteFunctionCommand, GetFunctionCommand, InvokeCommand,
+  AddPermissionCommand, CreateAliasCommand, CreateFunctionCommand, CreateFunctionUrlConfigCommand, DeleteFunctionCommand, GetFunctionCommand, InvokeCommand,
   InvokeWithResponseStreamCommand, LambdaClient, ListEventSourceMappingsCommand,
   paginateListFunctions, paginateListVersionsByFunction, PublishVersionCommand, ResourceConflictException, UpdateAliasCommand,
   UpdateFunctionCodeCommand, UpdateFunctionConfigurationCommand, waitUntilFunctionActiveV2, waitUntilFunctionUpdatedV2,
@@ -147,6 +147,10 @@ test("lambda: a function URL", async () => {
   await created(name);
   const { FunctionUrl } = await lambda.send(new CreateFunctionUrlConfigCommand({ FunctionName: name, AuthType: "NONE" }));
   const id = new URL(FunctionUrl).host.split(".")[0];
+  assert.equal((await fetch(`${endpoint}/_dunlin/url/${id}/`)).status, 403, "nobody may call it yet");
+  await lambda.send(new AddPermissionCommand({
+    FunctionName: name, StatementId: "public", Action: "lambda:InvokeFunctionUrl", Principal: "*", FunctionUrlAuthType: "NONE",
+  }));
   const answer = await fetch(`${endpoint}/_dunlin/url/${id}/path?q=1`);
   const { said, event } = await answer.json();
   assert.deepEqual([answer.status, said, event.rawPath, event.rawQueryString], [200, "one", "/path", "q=1"]);
@@ -229,6 +233,9 @@ test("logs: what a function wrote", async () => {
 test("apigatewayv2: an API over a function", async () => {
   const name = named("js");
   const { FunctionArn } = await created(name);
+  await lambda.send(new AddPermissionCommand({
+    FunctionName: name, StatementId: "api", Action: "lambda:InvokeFunction", Principal: "apigateway.amazonaws.com",
+  }));
   const made = await apis.send(new CreateApiCommand({ Name: name, ProtocolType: "HTTP", Target: FunctionArn }));
   const { said, event } = await (await fetch(`${endpoint}/_dunlin/api/${made.ApiId}/$default/a/b`)).json();
   assert.deepEqual([said, event.rawPath, event.routeKey], ["one", "/a/b", "$default"]);

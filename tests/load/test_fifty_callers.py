@@ -117,6 +117,7 @@ def test_fifty_callers_lose_nothing(platform, family):
     name = f"fifty-{family}"
     server.create(name, CODE[family], runtime, Timeout=30)
     url = server.client("lambda").create_function_url_config(FunctionName=name, AuthType="NONE")["FunctionUrl"]
+    server.open_url(name)
     callers = Callers(server.port, url.split("/")[2])
     callers.run()
 

@@ -11,6 +11,13 @@ from test_function_urls import sign
 ECHO = "import json\ndef handler(event, context):\n    return {'statusCode': 200, 'body': json.dumps(event)}\n"
 
 
+def open_to_apis(server, name, **more):
+    """Lets every API of the account call a function."""
+    server.client("lambda").add_permission(
+        FunctionName=name, StatementId=name_of("api"), Action="lambda:InvokeFunction", Principal="apigateway.amazonaws.com", **more
+    )
+
+
 def arn_of(server, name):
     """The ARN of a function."""
     return server.client("lambda").get_function_configuration(FunctionName=name)["FunctionArn"]
@@ -36,6 +43,7 @@ def rest_api(server, name, *paths, method="ANY", stage="dev"):
             restApiId=api, resourceId=known[parent], httpMethod=method, type="AWS_PROXY", integrationHttpMethod="POST", uri=uri,
         )
     client.create_deployment(restApiId=api, stageName=stage)
+    open_to_apis(server, name)
     return api, known, f"{server.url}/_dunlin/api/{api}/{stage}"
 
 
@@ -49,6 +57,7 @@ def http_api(server, name, *keys, version="2.0", **settings):
     for key in keys:
         client.create_route(ApiId=api, RouteKey=key, Target=f"integrations/{made['IntegrationId']}")
     client.create_stage(ApiId=api, StageName="$default", AutoDeploy=True)
+    open_to_apis(server, name)
     return api, f"{server.url}/_dunlin/api/{api}/$default"
 
 
@@ -255,6 +264,7 @@ def test_http_quick_create_and_cors(server):
         Name=name_of("quick"), ProtocolType="HTTP", Target=arn_of(server, name),
         CorsConfiguration={"AllowOrigins": ["https://a.example"], "AllowMethods": ["GET"], "MaxAge": 60},
     )
+    open_to_apis(server, name)
     url = f"{server.url}/_dunlin/api/{made['ApiId']}/$default/any/path"
     answer = requests.get(url, headers={"Origin": "https://a.example"}, timeout=30)
     assert (answer.text, answer.headers["access-control-allow-origin"]) == ("quick", "https://a.example")

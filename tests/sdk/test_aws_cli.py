@@ -115,6 +115,8 @@ def test_dynamodb(server):
 def test_apigatewayv2(server):
     name = server.function("def handler(event, context):\n    return {'path': event['rawPath']}\n")
     arn = server.client("lambda").get_function_configuration(FunctionName=name)["FunctionArn"]
+    aws(server, "lambda", "add-permission", "--function-name", name, "--statement-id", "api", "--action", "lambda:InvokeFunction",
+        "--principal", "apigateway.amazonaws.com")
     made = aws(server, "apigatewayv2", "create-api", "--name", name, "--protocol-type", "HTTP", "--target", arn)
     answer = requests.get(f"{server.url}/_dunlin/api/{made['ApiId']}/$default/from/cli", timeout=30)
     assert answer.json() == {"path": "/from/cli"}

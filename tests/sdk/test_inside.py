@@ -27,14 +27,14 @@ def handler(event, context):
 """
 
 
-def with_boto3(source):
+def with_boto3(source, *services):
     """A package of a handler and the boto3 of this environment, without the models of services that it does not call."""
     files = {"handler.py": source}
     site = pathlib.Path(boto3.__file__).parent.parent
     for package in ["boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3"]:
         for path in (site / package).rglob("*"):
             name = path.relative_to(site).as_posix()
-            unused = "/data/" in name and name.count("/") > 2 and name.split("/")[2] not in ("dynamodb", "sts")
+            unused = "/data/" in name and name.count("/") > 2 and name.split("/")[2] not in (services or ("dynamodb", "sts"))
             if path.is_file() and not unused and "__pycache__" not in name and not name.endswith("examples-1.json"):
                 files[name] = path.read_bytes()
     files["six.py"] = (site / "six.py").read_bytes()

@@ -49,6 +49,7 @@ def site(open_platform):
     runtime = runtimes(open_platform)["python"]
     open_platform.create("page", PAGE_CODE, runtime)
     url = open_platform.client("lambda").create_function_url_config(FunctionName="page", AuthType="NONE")
+    open_platform.open_url("page")
     host = url["FunctionUrl"].split("/")[2]
     return host, host.split(".")[0]
 
@@ -244,6 +245,7 @@ def test_urls_answer_their_own_cross_origin_settings(open_platform):
     url = client.create_function_url_config(
         FunctionName="shop", AuthType="NONE", Cors={"AllowOrigins": ["https://shop.example"], "AllowMethods": ["POST"]},
     )["FunctionUrl"]
+    open_platform.open_url("shop")
     host = url.split("/")[2]
     for way in ({"Host": host}, None):
         path = "/" if way else f"/_dunlin/url/{host.split('.')[0]}/"

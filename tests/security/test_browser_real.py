@@ -165,6 +165,7 @@ def open_url(server):
         server.client("lambda").create_function_url_config(
             FunctionName="open", AuthType="NONE", Cors={"AllowOrigins": ["*"]}
         )
+        server.open_url("open")
     url = server.client("lambda").get_function_url_config(FunctionName="open")["FunctionUrl"]
     identity = url.split("/")[2].split(".")[0]
     return f"http://localhost:{server.port}/_dunlin/url/{identity}/"
@@ -192,6 +193,7 @@ def test_a_tenants_page_on_the_platforms_own_host_does_nothing(platform, collect
            "    return {'statusCode': 200, 'headers': {'content-type': 'text/html'}, 'body': PAGE}\n"
     platform.create("page", code, runtimes(platform)["python"])
     url = platform.client("lambda").create_function_url_config(FunctionName="page", AuthType="NONE")["FunctionUrl"]
+    platform.open_url("page")
     identity = url.split("/")[2].split(".")[0]
     origin = assert_harmless(
         platform, browse(f"http://localhost:{platform.port}/_dunlin/url/{identity}/", collector)

@@ -73,6 +73,7 @@ class Load:
             if kind.via != "invoke":
                 mode = "RESPONSE_STREAM" if kind.via == "stream" else "BUFFERED"
                 made = self.client.create_function_url_config(FunctionName=kind.name, AuthType="NONE", InvokeMode=mode)
+                self.server.open_url(kind.name)
                 self.hosts[kind.name] = made["FunctionUrl"].split("/")[2]
         self.deploy("records", "python", PYTHON_RECORDS)
         number, code = self.next_version("python")

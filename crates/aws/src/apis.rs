@@ -80,6 +80,17 @@ static DYNAMODB: Api = Api {
     refusal_status: 400,
 };
 
+static IAM: Api = Api {
+    signing_name: "iam",
+    host: "iam",
+    protocol: Protocol::Query,
+    model: &generated::iam::MODEL,
+    constraints: Constraints::Checked("ValidationError"),
+    bad_json: SERIALIZATION,
+    error_namespace: "",
+    refusal_status: 403,
+};
+
 static LAMBDA: Api = Api {
     signing_name: "lambda",
     host: "lambda",
@@ -114,7 +125,7 @@ static STS: Api = Api {
 };
 
 /// Every model.
-pub(crate) static ALL: &[&Api] = &[&APIGATEWAY, &APIGATEWAY_V2, &DYNAMODB, &LAMBDA, &LOGS, &STS];
+pub(crate) static ALL: &[&Api] = &[&APIGATEWAY, &APIGATEWAY_V2, &DYNAMODB, &IAM, &LAMBDA, &LOGS, &STS];
 
 /// The model that serves a path under a signing name.
 pub(crate) fn of(signing_name: &str, path: &str) -> Option<&'static Api> {
@@ -142,7 +153,7 @@ pub(crate) fn of_target(target: &str) -> Option<&'static str> {
 }
 
 /// Every operation of every model that the wire knows, as (service, operation): `apigateway`, `apigatewayv2`,
-/// `dynamodb`, `lambda`, `logs`, `sts`. For the compatibility matrix.
+/// `dynamodb`, `iam`, `lambda`, `logs`, `sts`. For the compatibility matrix.
 pub fn catalogue() -> impl Iterator<Item = (&'static str, &'static Operation)> {
     ALL.iter().flat_map(|api| {
         let is_v2 = std::ptr::eq(*api, &APIGATEWAY_V2);

@@ -5,6 +5,8 @@
 //!   2. Text is never looked at twice: a JSON body is parsed once, a blob payload not at all.
 //!   3. All broken constraints are reported together, in the words and paths that AWS uses.
 
+use std::collections::HashMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -69,17 +71,55 @@ pub(crate) fn json(api: &Api, io: &Io, body: &Bytes) -> Result<Value, Error> {
     Ok(Value::Object(input))
 }
 
-/// The input of an operation of the query protocol. Only flat members: no supported operation has others.
+/// The input of an operation of the query protocol: `Name`, `List.member.1.Name`, `Map.entry.1.key`.
 pub(crate) fn form(api: &Api, io: &Io, fields: &[(String, String)]) -> Result<Value, Error> {
     let mut check = Check::of(api);
+    let mut by_name: HashMap<&str, &str> = HashMap::with_capacity(fields.len());
+    for (name, text) in fields {
+        by_name.entry(name).or_insert(text);
+    }
     let mut input = Map::new();
     for member in io.input {
-        let text = fields.iter().find(|(name, _)| name == member.wire).map(|(_, text)| text.clone());
-        let found = text.map(|text| of_text(text, &member.shape.kind)).transpose()?;
+        let found = of_fields(&by_name, member.wire, member.shape)?;
         check.member(member, found, "", &mut input)?;
     }
     check.done()?;
     Ok(Value::Object(input))
+}
+
+/// What the fields under a name hold, if there are any. Each step down looks up names, so that the work is as much as there
+/// are fields.
+fn of_fields(fields: &HashMap<&str, &str>, name: &str, shape: &'static Shape) -> Result<Option<Value>, Error> {
+    Ok(match &shape.kind {
+        Kind::Structure(members) => {
+            let mut found = Map::new();
+            for member in *members {
+                if let Some(value) = of_fields(fields, &format!("{name}.{}", member.wire), member.shape)? {
+                    found.insert(member.wire.to_owned(), value);
+                }
+            }
+            (!found.is_empty()).then_some(Value::Object(found))
+        }
+        Kind::List(inner) => {
+            let mut found = Vec::new();
+            while let Some(value) = of_fields(fields, &format!("{name}.member.{}", found.len() + 1), inner)? {
+                found.push(value);
+            }
+            (!found.is_empty()).then_some(Value::Array(found))
+        }
+        Kind::Map(_, inner) => {
+            let mut found = Map::new();
+            let entry = |number: usize, part: &str| format!("{name}.entry.{number}.{part}");
+            while let Some(key) = fields.get(entry(found.len() + 1, "key").as_str()) {
+                let Some(value) = of_fields(fields, &entry(found.len() + 1, "value"), inner)? else { break };
+                if found.insert((*key).to_owned(), value).is_some() {
+                    return Err(serialization(format!("{name} has the key {key} twice")));
+                }
+            }
+            (!found.is_empty()).then_some(Value::Object(found))
+        }
+        kind => fields.get(name).map(|text| of_text((*text).to_owned(), kind)).transpose()?,
+    })
 }
 
 fn object(api: &Api, body: &[u8]) -> Result<Map<String, Value>, Error> {

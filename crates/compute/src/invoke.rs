@@ -22,6 +22,7 @@ use crate::faults::Fault;
 use crate::patience;
 use crate::payload;
 use crate::pool::{Lease, Pool, Ready};
+use crate::recursion;
 use crate::report::{self, Beginning, Phase, Status};
 use crate::settle::{self, Ended, micros};
 use crate::start::{self, FailedStart, StartEnd};
@@ -67,6 +68,7 @@ async fn run_whole(
 ) -> Result<Outcome, InvokeError> {
     let running = core.enter()?;
     let version = core.catalog.version(&invocation.function).await?;
+    recursion::check(invocation.trace_id.as_deref(), &version)?;
     invocation.payload = payload::checked(&invocation)?;
     let permit = core.admit(&version).await.map_err(InvokeError::Throttled)?;
     let mut job = Box::new(Job { invocation, version, sink, tries: 0, _permit: permit, _running: running });
@@ -190,7 +192,7 @@ fn call(core: &Core, job: &Job, began: &Began) -> Call {
         payload: invocation.payload.clone(),
         deadline_ms: core.clock.now_ms() + job.version.timeout_ms.saturating_sub(spent_ms),
         function_arn: invocation.function.arn(),
-        trace_id: invocation.trace_id.clone(),
+        trace_id: recursion::counted(invocation.trace_id.as_deref(), &job.version.function),
         client_context: invocation.client_context.clone(),
         version: job.version.clone(),
         sink: job.sink.clone(),

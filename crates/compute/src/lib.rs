@@ -35,6 +35,7 @@ mod poller;
 mod pool;
 mod pressure;
 mod ready;
+mod recursion;
 mod report;
 mod runtime_api;
 mod settle;

@@ -196,7 +196,15 @@ fn integration(format: PayloadFormat, timeout_ms: u64) -> Integration {
 }
 
 fn url(id: &str, auth: AuthKind, cors: Option<Cors>) -> (SiteKey, Site) {
-    let url = FunctionUrl { id: id.into(), function: function(), auth, streaming: false, cors };
+    let url = FunctionUrl {
+        id: id.into(),
+        function: function(),
+        auth,
+        streaming: false,
+        cors,
+        open: true,
+        policy: Vec::new(),
+    };
     (SiteKey::FunctionUrl(id.into()), Site::FunctionUrl(Arc::new(url)))
 }
 

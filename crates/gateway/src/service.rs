@@ -53,7 +53,7 @@ pub struct GatewayParts {
 pub struct Gateway {
     pub(crate) aws: Arc<dyn AwsDoor>,
     pub(crate) invoker: Arc<dyn Invoker>,
-    sites: Arc<dyn Sites>,
+    pub(crate) sites: Arc<dyn Sites>,
     admin: Arc<dyn AdminDoor>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,

@@ -31,6 +31,9 @@ use crate::http_event::{Facts, Malformed, cors, http_router, rest_router, trace_
 use crate::service::{Gateway, whole};
 use crate::spelling::{Recorder, Spelling};
 
+/// The service that calls functions for APIs, as policies name it.
+const API_GATEWAY: &str = "apigateway.amazonaws.com";
+
 /// A whole request for a site, with what the listener and the router know about it.
 pub(crate) struct SiteCall<'a> {
     pub parts: &'a Parts,
@@ -94,6 +97,9 @@ impl Gateway {
         stamp: &Stamp,
     ) -> Result<Response<Body>, Fault> {
         let caller = self.caller(url.auth, call, "lambda").await?;
+        if !url.lets(caller.as_ref()) {
+            return Err(Fault::Forbidden);
+        }
         let domain = call.host.map_or_else(
             || Cow::Owned(format!("{}.lambda-url.{}.localhost", call.id, url.function.region)),
             Cow::Borrowed,
@@ -179,6 +185,9 @@ impl Gateway {
                 v1::event(&Facts { spelling: &spelling, ..facts }, &route, request_id)
             }
         };
+        let path = key.split_once(' ').map_or(key.to_owned(), |(_, path)| format!("{method}{path}"));
+        self.check_policy(function, (&api.region, &api.account), &format!("{}/{}/{path}", api.id, staged.stage.name))
+            .await?;
         let payload = self.invoke(function, event, Trigger::Api, Some(timeout_ms), stamp).await?;
         let response = match format {
             PayloadFormat::V2 => v2::response(&payload, v2::Front::HttpApi),
@@ -232,6 +241,8 @@ impl Gateway {
         };
         let spelling = call.spelling();
         let event = v1::event(&Facts { spelling: &spelling, ..facts }, &route, extended_id);
+        let source = format!("{}/{}/{}{}", api.id, stage.name, call.parts.method, matched.method.resource_path);
+        self.check_policy(function, (&api.region, &api.account), &source).await?;
         let payload = self.invoke(function, event, Trigger::Api, Some(timeout_ms), stamp).await?;
         let accept = call.parts.headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
         let reading = v1::Reading::Rest { binary_media_types: &api.binary_media_types, accept };
@@ -254,6 +265,24 @@ impl Gateway {
                 Err(AuthDenied::Forbidden) => Err(Fault::Forbidden),
             },
         }
+    }
+
+    /// Refuses a call that the function's policy does not let a route of an API make.
+    async fn check_policy(
+        &self,
+        function: &FunctionRef,
+        (region, account): (&model::Region, &model::AccountId),
+        route: &str,
+    ) -> Result<(), Fault> {
+        let source = format!("arn:aws:execute-api:{region}:{account}:{route}");
+        if self.sites.lets(function, API_GATEWAY, &source).await {
+            return Ok(());
+        }
+        tracing::warn!(
+            function = %function.arn(), source,
+            "the function's policy does not let this route call it: AddPermission for {API_GATEWAY}"
+        );
+        Err(Fault::Platform)
     }
 
     /// Runs the function; its failure is a fault.
@@ -438,6 +467,7 @@ fn fault_of(error: &InvokeError, function: &FunctionRef) -> Fault {
         InvokeError::NotFound(_)
         | InvokeError::PayloadNotJson(_)
         | InvokeError::NotReady(_)
+        | InvokeError::Recursive(_)
         | InvokeError::Internal(_) => {
             tracing::warn!(function = %function.arn(), %error, "the function could not be run");
             Fault::Platform

@@ -184,6 +184,9 @@ pub struct FunctionVersion {
     /// Whether its environments begin as copies of one that was initialised ahead (SnapStart), where the platform can.
     #[serde(default)]
     pub snap_start: bool,
+    /// Whether chains of calls may call it as often as they like.
+    #[serde(default)]
+    pub allows_recursion: bool,
 }
 
 impl FunctionVersion {

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{AccountId, FunctionRef, Region};
+use crate::policy::{self, Actor, Verdict};
+use crate::{AccountId, FunctionRef, Principal, Region};
 
 /// What a host name or path names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,6 +71,38 @@ pub struct FunctionUrl {
     pub streaming: bool,
     /// Cross-origin settings, if any.
     pub cors: Option<Cors>,
+    /// Whether the function's policy lets everybody call.
+    pub open: bool,
+    /// The statements of the function's policy.
+    pub policy: Vec<Value>,
+}
+
+impl FunctionUrl {
+    /// Whether this caller may call, or everybody where the URL asks for no signature. Within the function's own account
+    /// the policy need not allow it, for what principals may do by themselves is not limited yet.
+    pub fn lets(&self, caller: Option<&Principal>) -> bool {
+        let Some(caller) = caller else { return self.open };
+        if self.policy.is_empty() {
+            return caller.account == self.function.account;
+        }
+        let context = [
+            ("lambda:functionurlauthtype", "AWS_IAM"),
+            ("lambda:invokedviafunctionurl", "true"),
+            ("aws:principalaccount", caller.account.as_str()),
+            ("aws:principalarn", &caller.arn),
+        ];
+        let request = policy::Request {
+            actor: Actor::Principal(caller.account.as_str(), &caller.arn),
+            action: "lambda:InvokeFunctionUrl",
+            resource: &self.function.arn(),
+            context: &context,
+        };
+        match policy::evaluate(&self.policy, &request) {
+            Verdict::Allowed => true,
+            Verdict::Denied => false,
+            Verdict::Silent => caller.account == self.function.account,
+        }
+    }
 }
 
 /// Version of the event document that a function gets.

@@ -81,6 +81,17 @@ pub struct Principal {
     pub access_key: String,
 }
 
+/// A role, as far as others than its owner need to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Its ARN.
+    pub arn: String,
+    /// Statements of the policy that says who may assume it.
+    pub trust: Vec<serde_json::Value>,
+    /// Seconds that a session may last.
+    pub max_session_s: u64,
+}
+
 /// A key pair, with a session token if it is temporary.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {

@@ -140,6 +140,9 @@ pub enum InvokeError {
     /// The payload is not JSON.
     #[error("Could not parse request body into json: {0}")]
     PayloadNotJson(String),
+    /// The chain of calls that this one stems from has called the function too often.
+    #[error("{0}")]
+    Recursive(String),
     /// The function cannot run in its present state (being created, failed, no interpreter on this machine).
     #[error("{0}")]
     NotReady(String),

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod invocation;
 pub mod log;
 pub mod pattern;
+pub mod policy;
 pub mod ports;
 pub mod prefixes;
 pub mod runtime;
@@ -31,7 +32,7 @@ pub use function::{
     SnapshotState,
 };
 pub use http_api::{FunctionUrl, HttpApi, RestApi, Site, SiteKey};
-pub use identity::{AccountId, Credentials, Principal, Region};
+pub use identity::{AccountId, Credentials, Principal, Region, Role};
 pub use invocation::{
     FunctionError, Invocation, InvocationKind, InvokeError, Outcome, RequestId, ThrottleReason, Trigger,
 };

@@ -19,8 +19,8 @@ use bytes::Bytes;
 
 use crate::{
     Answered, CodeDigest, Credentials, Delivery, DeliveryError, EventRules, Floor, FloorState, FunctionRef,
-    FunctionVersion, Invocation, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Principal, RuntimeUse, Shard,
-    Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord, Take, Taken, UsageRecord,
+    FunctionVersion, Invocation, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Principal, Role, RuntimeUse,
+    Shard, Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord, Take, Taken, UsageRecord,
 };
 
 /// The only road to a running function.
@@ -98,6 +98,12 @@ pub trait Catalog: Send + Sync + 'static {
 pub trait Sites: Send + Sync + 'static {
     /// The site, or nothing if the id is not known.
     async fn site(&self, key: &SiteKey) -> Option<Site>;
+
+    /// Whether a function's policy lets a service call it on behalf of a resource: `apigateway.amazonaws.com` for a route.
+    /// Who has no functions objects to nothing.
+    async fn lets(&self, _function: &FunctionRef, _service: &str, _source_arn: &str) -> bool {
+        true
+    }
 }
 
 /// What the owner of an access key is and knows.
@@ -121,9 +127,23 @@ pub trait Authorizer: Send + Sync + 'static {
         false
     }
 
-    /// Credentials of a role for one environment, valid for `ttl_s` seconds.
+    /// Credentials of a role for one environment or session, valid for `ttl_s` seconds; or of an account's root, if its ARN is
+    /// given.
     async fn issue(&self, role_arn: &str, session_name: &str, ttl_s: u64) -> Credentials;
+
+    /// The role of an ARN, if there is one. Who keeps no roles knows none.
+    ///
+    /// # Errors
+    /// When roles cannot be read.
+    async fn role(&self, _arn: &str) -> Result<Option<Role>, RoleError> {
+        Ok(None)
+    }
 }
+
+/// Roles cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("roles cannot be read: {0}")]
+pub struct RoleError(pub String);
 
 /// A usage record could not be kept.
 #[derive(Debug, thiserror::Error)]

@@ -30,13 +30,16 @@ pub const SLOTS: Prefix = Prefix { byte: b'n', name: "slots", owner: "compute/sl
 /// How far the pollers of event source mappings are.
 pub const POLLERS: Prefix = Prefix { byte: b'e', name: "positions", owner: "compute/poller" };
 
+/// Roles and policies.
+pub const IAM: Prefix = Prefix { byte: b'i', name: "identities", owner: "services/iam" };
+
 /// Which blobs are needed, and holds that keep them.
 pub const BLOBS: Prefix = Prefix { byte: b'b', name: "blobs", owner: "store/references" };
 /// What the store keeps for itself: unfinished imports, wrapped keys. Above every other prefix.
 pub const STORE: Prefix = Prefix { byte: 0xff, name: "store", owner: "store" };
 
 /// Every prefix that is given out.
-pub const ALL: &[Prefix] = &[LAMBDA, APIGATEWAY, DYNAMODB, LOGS, USAGE, ASYNC_QUEUE, SLOTS, POLLERS, BLOBS, STORE];
+pub const ALL: &[Prefix] = &[LAMBDA, APIGATEWAY, DYNAMODB, LOGS, USAGE, ASYNC_QUEUE, SLOTS, POLLERS, IAM, BLOBS, STORE];
 
 /// Whose keys start with this byte.
 pub fn of(byte: u8) -> Option<&'static Prefix> {

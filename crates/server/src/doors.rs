@@ -14,7 +14,7 @@ use gateway::{AuthDenied, AwsDoor, GuestIdentity};
 use http::Response;
 use http::request::Parts;
 use model::ports::Sites;
-use model::{Body, Principal, Site, SiteKey};
+use model::{Body, FunctionRef, Principal, Site, SiteKey};
 
 /// Signing name of the platform's own interface.
 const ADMIN_SERVICE: &str = "dunlin";
@@ -104,6 +104,15 @@ impl Sites for AllSites {
         }
         None
     }
+
+    async fn lets(&self, function: &FunctionRef, service: &str, source_arn: &str) -> bool {
+        for part in &self.parts {
+            if !part.lets(function, service, source_arn).await {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 #[cfg(test)]
@@ -112,8 +121,8 @@ mod tests {
     use aws::auth::Mode;
     use aws::sigv4::{Signing, sign};
     use base::{SystemClock, SystemRandom};
+    use model::Credentials;
     use model::ports::Authorizer;
-    use model::{Credentials, FunctionRef};
     use services::iam::Keys;
     use services::sts::Sts;
 
@@ -146,7 +155,7 @@ mod tests {
         let own = keys.issue(ROLE, "mine", 60).await;
         let stolen = keys.issue(ROLE, "yours", 60).await;
         let root = services::iam::root_key(folder.path(), &SystemRandom).unwrap();
-        let services: Vec<Arc<dyn aws::Service>> = vec![Arc::new(Sts)];
+        let services: Vec<Arc<dyn aws::Service>> = vec![Arc::new(Sts::new(keys.clone()))];
         let door = Door::new(Dispatcher::new(services, keys, Mode::Up, clock, random));
         for (credentials, from, status) in [
             (&own, Some("mine"), 200),

@@ -23,7 +23,7 @@ use sandbox::{Backend, Interpreters, WallState, interpreter};
 use serde_json::json;
 use services::apigateway::{ApiGatewayService, Apis};
 use services::dynamodb::DynamoDb;
-use services::iam::Keys;
+use services::iam::{Iam, Keys, Roles};
 use services::lambda::{Functions, LambdaService};
 use services::logs::Logs;
 use services::sts::Sts;
@@ -139,6 +139,7 @@ struct Base {
     store: Arc<dyn Store>,
     kept: Kept,
     keys: Arc<Keys>,
+    roles: Arc<Roles>,
     functions: Arc<Functions>,
     apis: Arc<Apis>,
     logs: Arc<Logs>,
@@ -159,6 +160,8 @@ async fn open(ground: &Ground) -> Result<Base> {
         Mode::Dev => Keys::dev(&keys, clock.clone(), random.clone())?,
         Mode::Up => Keys::up(&keys, clock.clone(), random.clone())?,
     };
+    let roles = Roles::new(store.clone(), clock.clone());
+    let keys = keys.with_roles(roles.clone());
     let mut settings = services::lambda::Config::default();
     if let Some(concurrency) = ground.config.serve.account_concurrency {
         settings.account_concurrency = concurrency;
@@ -168,7 +171,7 @@ async fn open(ground: &Ground) -> Result<Base> {
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());
     let usage = Usage::open(data.root(), &ground.boot_id, store.clone(), clock.clone()).await?;
     let tables = DynamoDb::new(store.clone(), clock.clone(), random.clone(), services::dynamodb::Config::default());
-    Ok(Base { clock, random, opened, store, kept, keys: Arc::new(keys), functions, apis, logs, usage, tables })
+    Ok(Base { clock, random, opened, store, kept, keys: Arc::new(keys), roles, functions, apis, logs, usage, tables })
 }
 
 fn gateway_config(config: &Config, port: u16) -> gateway::Config {
@@ -308,12 +311,15 @@ fn sources() -> Vec<Arc<dyn EventSource>> {
 }
 
 fn dispatcher(base: &Base, engine: &Arc<Engine>, sources: Vec<Arc<dyn EventSource>>, mode: Mode) -> Dispatcher {
+    let lambda = LambdaService::new(base.functions.clone(), engine.clone(), engine.targets(), sources);
+    let lambda = lambda.with_roles(base.keys.clone());
     let services: Vec<Arc<dyn aws::Service>> = vec![
         Arc::new(ApiGatewayService::new(base.apis.clone())),
         Arc::new(base.tables.clone()),
-        Arc::new(LambdaService::new(base.functions.clone(), engine.clone(), engine.targets(), sources)),
+        Arc::new(lambda),
         base.logs.clone(),
-        Arc::new(Sts),
+        Arc::new(Iam::new(base.roles.clone())),
+        Arc::new(Sts::new(base.keys.clone())),
     ];
     let mode = match mode {
         Mode::Dev => AuthMode::Dev,

@@ -19,6 +19,7 @@ use model::{FunctionRef, Invocation, InvokeError, Outcome};
 use serde_json::json;
 use services::apigateway::{self, ApiGatewayService, Apis};
 use services::dynamodb::{self, DynamoDb};
+use services::iam::{self, Iam, Keys, Roles};
 use services::lambda::{self, Functions, LambdaService};
 use services::logs::Logs;
 use services::sts::Sts;
@@ -45,6 +46,8 @@ fn services() -> BTreeMap<&'static str, Arc<dyn Service>> {
     let (store, blobs) = (MemoryStore::shared(), MemoryBlobs::shared());
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
     let functions = Functions::new(store.clone(), blobs, clock.clone(), random.clone(), lambda::Config::default());
+    let folder = tempfile::tempdir().unwrap();
+    let keys = Keys::dev(folder.path(), clock.clone(), random.clone()).unwrap();
     let apis: Arc<dyn Service> =
         Arc::new(ApiGatewayService::new(Apis::new(store.clone(), clock.clone(), random.clone(), "localhost")));
     BTreeMap::from([
@@ -54,9 +57,10 @@ fn services() -> BTreeMap<&'static str, Arc<dyn Service>> {
             "dynamodb",
             Arc::new(DynamoDb::new(store.clone(), clock.clone(), random.clone(), dynamodb::Config::default())),
         ),
+        ("iam", Arc::new(Iam::new(Roles::new(store.clone(), clock.clone())))),
         ("lambda", Arc::new(LambdaService::new(functions, Arc::new(Nobody), Vec::new(), Vec::new()))),
         ("logs", Logs::new(store, clock, random)),
-        ("sts", Arc::new(Sts)),
+        ("sts", Arc::new(Sts::new(Arc::new(keys)))),
     ])
 }
 
@@ -125,7 +129,9 @@ fn matrix() -> String {
     let apis = apigateway::ACCEPTED_WITHOUT_EFFECT
         .iter()
         .map(|(operation, parameter, why)| ("apigateway", *operation, *parameter, *why));
-    for (service, operation, parameter, why) in apis.chain(dynamodb).chain(lambda) {
+    let iam =
+        iam::ACCEPTED_WITHOUT_EFFECT.iter().map(|(operation, parameter, why)| ("iam", *operation, *parameter, *why));
+    for (service, operation, parameter, why) in apis.chain(dynamodb).chain(iam).chain(lambda) {
         writeln!(page, "| {service} | {operation} | {parameter} | {why} |").unwrap();
     }
     page.push_str(DIFFERENCES);
@@ -136,19 +142,26 @@ fn matrix() -> String {
 const DIFFERENCES: &str = "
 ## Differences that clients can see
 
-- **Policies** of roles and resources are stored and not evaluated: whoever has a valid key, or calls a function URL with
-  `AuthType` NONE, may. `dunlin doctor` says so.
+- **Policies of functions** are evaluated: a function URL with `AuthType` NONE answers 403 until `lambda:InvokeFunctionUrl` is permitted to `*`
+  (the second permission that AWS asks of newer URLs is not needed), APIs call what permits `apigateway.amazonaws.com`, other accounts
+  invoke what permits them. `dunlin deploy` adds what a project needs. Condition operators for dates, numbers and addresses are refused.
+- **Roles**: who may assume one is evaluated, by AssumeRole and for functions; a function may have a role that was never made. Policies of roles
+  are stored and not evaluated: within its own account, whoever has a valid key may. `dunlin doctor` says so. Policies that AWS provides can be
+  attached by their names and not be read. Session policies, session tags and permissions boundaries are refused.
 - **Streaming**: up to 200 MB, at the reader's pace: the rate of 2 MB a second after the first 6 MB is imposed on request only
   (`--stream-rate`). An answer that fails half way ends its HTTP connection without the last chunk, and `InvokeComplete` names the error.
 - **Extensions, Telemetry and Logs APIs** of a runtime answer 501; a layer that brings an extension (`extensions/…`) is refused when it
   is published.
 - **Layers**: content comes as a zip in the call, not from a bucket; layers that AWS provides (`awslayer`) are refused. The policy of a
   layer version is evaluated for other accounts, but nobody belongs to an organization.
+- **Code signing**: nothing here signs code, so every package counts as unsigned: a configuration with the policy Enforce refuses every
+  deployment, one with Warn lets it pass.
 - **Asynchronous events** are durable, retried as their event invoke configuration says, and their records reach destinations at least
   once. A destination is a function of the same account and region; queues, topics, buses and buckets, and dead-letter queues, are
-  refused until their services exist. A record that is too large for its destination goes without its payloads. Chains of destinations
-  that call one function more than 16 times are cut; loops through clients are not seen. With a reserved concurrency of zero an
-  event waits if its failure has no destination.
+  refused until their services exist. A record that is too large for its destination goes without its payloads. With a reserved
+  concurrency of zero an event waits if its failure has no destination.
+- **Recursive loops** are stopped before the seventeenth call of one function, unless it allows them: they are seen by the trace header, which
+  SDKs pass on, and along destinations. The record of an event that was stopped has the condition `RecursiveLoop`.
 - **Event source mappings**: their API, filters and pollers are there, but no service yet has queues or streams, so that every creation is
   refused, in words that name the service. DynamoDB, Kinesis and SQS sources work as soon as their services come. A mapping outlives its
   function, as in AWS, and takes nothing while the function is not there. Policies of sources are not evaluated: a source belongs to the

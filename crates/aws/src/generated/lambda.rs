@@ -15,37 +15,37 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "CheckpointDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/checkpoint", status: 200, io: None },
     Operation { name: "CreateAlias", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 201, io: Some(&IO_CreateAlias) },
     Operation { name: "CreateCapacityProvider", method: "POST", uri: "/2025-11-30/capacity-providers", status: 202, io: None },
-    Operation { name: "CreateCodeSigningConfig", method: "POST", uri: "/2020-04-22/code-signing-configs", status: 201, io: None },
+    Operation { name: "CreateCodeSigningConfig", method: "POST", uri: "/2020-04-22/code-signing-configs", status: 201, io: Some(&IO_CreateCodeSigningConfig) },
     Operation { name: "CreateEventSourceMapping", method: "POST", uri: "/2015-03-31/event-source-mappings", status: 202, io: Some(&IO_CreateEventSourceMapping) },
     Operation { name: "CreateFunction", method: "POST", uri: "/2015-03-31/functions", status: 201, io: Some(&IO_CreateFunction) },
     Operation { name: "CreateFunctionUrlConfig", method: "POST", uri: "/2021-10-31/functions/{FunctionName}/url", status: 201, io: Some(&IO_CreateFunctionUrlConfig) },
     Operation { name: "DeleteAlias", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 204, io: Some(&IO_DeleteAlias) },
     Operation { name: "DeleteCapacityProvider", method: "DELETE", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 202, io: None },
-    Operation { name: "DeleteCodeSigningConfig", method: "DELETE", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 204, io: None },
+    Operation { name: "DeleteCodeSigningConfig", method: "DELETE", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 204, io: Some(&IO_DeleteCodeSigningConfig) },
     Operation { name: "DeleteDurableExecution", method: "DELETE", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}", status: 202, io: None },
     Operation { name: "DeleteEventSourceMapping", method: "DELETE", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, io: Some(&IO_DeleteEventSourceMapping) },
     Operation { name: "DeleteFunction", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}", status: 200, io: Some(&IO_DeleteFunction) },
-    Operation { name: "DeleteFunctionCodeSigningConfig", method: "DELETE", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 204, io: None },
+    Operation { name: "DeleteFunctionCodeSigningConfig", method: "DELETE", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 204, io: Some(&IO_DeleteFunctionCodeSigningConfig) },
     Operation { name: "DeleteFunctionConcurrency", method: "DELETE", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 204, io: Some(&IO_DeleteFunctionConcurrency) },
     Operation { name: "DeleteFunctionEventInvokeConfig", method: "DELETE", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 204, io: Some(&IO_DeleteFunctionEventInvokeConfig) },
     Operation { name: "DeleteFunctionUrlConfig", method: "DELETE", uri: "/2021-10-31/functions/{FunctionName}/url", status: 204, io: Some(&IO_DeleteFunctionUrlConfig) },
     Operation { name: "DeleteLayerVersion", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 204, io: Some(&IO_DeleteLayerVersion) },
     Operation { name: "DeleteProvisionedConcurrencyConfig", method: "DELETE", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 204, io: Some(&IO_DeleteProvisionedConcurrencyConfig) },
-    Operation { name: "DeleteResourcePolicy", method: "DELETE", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 204, io: None },
+    Operation { name: "DeleteResourcePolicy", method: "DELETE", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 204, io: Some(&IO_DeleteResourcePolicy) },
     Operation { name: "GetAccountSettings", method: "GET", uri: "/2016-08-19/account-settings", status: 200, io: Some(&IO_GetAccountSettings) },
     Operation { name: "GetAlias", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, io: Some(&IO_GetAlias) },
     Operation { name: "GetCapacityProvider", method: "GET", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 200, io: None },
-    Operation { name: "GetCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, io: None },
+    Operation { name: "GetCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, io: Some(&IO_GetCodeSigningConfig) },
     Operation { name: "GetDurableExecution", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}", status: 200, io: None },
     Operation { name: "GetDurableExecutionHistory", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/history", status: 200, io: None },
     Operation { name: "GetDurableExecutionState", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/state", status: 200, io: None },
     Operation { name: "GetEventSourceMapping", method: "GET", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 200, io: Some(&IO_GetEventSourceMapping) },
     Operation { name: "GetFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}", status: 200, io: Some(&IO_GetFunction) },
-    Operation { name: "GetFunctionCodeSigningConfig", method: "GET", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: None },
+    Operation { name: "GetFunctionCodeSigningConfig", method: "GET", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: Some(&IO_GetFunctionCodeSigningConfig) },
     Operation { name: "GetFunctionConcurrency", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/concurrency", status: 200, io: Some(&IO_GetFunctionConcurrency) },
     Operation { name: "GetFunctionConfiguration", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, io: Some(&IO_GetFunctionConfiguration) },
     Operation { name: "GetFunctionEventInvokeConfig", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: Some(&IO_GetFunctionEventInvokeConfig) },
-    Operation { name: "GetFunctionRecursionConfig", method: "GET", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, io: None },
+    Operation { name: "GetFunctionRecursionConfig", method: "GET", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, io: Some(&IO_GetFunctionRecursionConfig) },
     Operation { name: "GetFunctionScalingConfig", method: "GET", uri: "/2025-11-30/functions/{FunctionName}/function-scaling-config", status: 200, io: None },
     Operation { name: "GetFunctionUrlConfig", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, io: Some(&IO_GetFunctionUrlConfig) },
     Operation { name: "GetLayerVersion", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 200, io: Some(&IO_GetLayerVersion) },
@@ -53,21 +53,21 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "GetLayerVersionPolicy", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 200, io: Some(&IO_GetLayerVersionPolicy) },
     Operation { name: "GetPolicy", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/policy", status: 200, io: Some(&IO_GetPolicy) },
     Operation { name: "GetProvisionedConcurrencyConfig", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 200, io: Some(&IO_GetProvisionedConcurrencyConfig) },
-    Operation { name: "GetResourcePolicy", method: "GET", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, io: None },
-    Operation { name: "GetRuntimeManagementConfig", method: "GET", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, io: None },
+    Operation { name: "GetResourcePolicy", method: "GET", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, io: Some(&IO_GetResourcePolicy) },
+    Operation { name: "GetRuntimeManagementConfig", method: "GET", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, io: Some(&IO_GetRuntimeManagementConfig) },
     Operation { name: "Invoke", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/invocations", status: 200, io: Some(&IO_Invoke) },
-    Operation { name: "InvokeAsync", method: "POST", uri: "/2014-11-13/functions/{FunctionName}/invoke-async", status: 202, io: None },
+    Operation { name: "InvokeAsync", method: "POST", uri: "/2014-11-13/functions/{FunctionName}/invoke-async", status: 202, io: Some(&IO_InvokeAsync) },
     Operation { name: "InvokeWithResponseStream", method: "POST", uri: "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", status: 200, io: Some(&IO_InvokeWithResponseStream) },
     Operation { name: "ListAliases", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 200, io: Some(&IO_ListAliases) },
     Operation { name: "ListCapacityProviders", method: "GET", uri: "/2025-11-30/capacity-providers", status: 200, io: None },
-    Operation { name: "ListCodeSigningConfigs", method: "GET", uri: "/2020-04-22/code-signing-configs", status: 200, io: None },
+    Operation { name: "ListCodeSigningConfigs", method: "GET", uri: "/2020-04-22/code-signing-configs", status: 200, io: Some(&IO_ListCodeSigningConfigs) },
     Operation { name: "ListDurableExecutionsByFunction", method: "GET", uri: "/2025-12-01/functions/{FunctionName}/durable-executions", status: 200, io: None },
     Operation { name: "ListEventSourceMappings", method: "GET", uri: "/2015-03-31/event-source-mappings", status: 200, io: Some(&IO_ListEventSourceMappings) },
     Operation { name: "ListFunctionEventInvokeConfigs", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config/list", status: 200, io: Some(&IO_ListFunctionEventInvokeConfigs) },
     Operation { name: "ListFunctionUrlConfigs", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/urls", status: 200, io: Some(&IO_ListFunctionUrlConfigs) },
     Operation { name: "ListFunctionVersionsByCapacityProvider", method: "GET", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}/function-versions", status: 200, io: None },
     Operation { name: "ListFunctions", method: "GET", uri: "/2015-03-31/functions", status: 200, io: Some(&IO_ListFunctions) },
-    Operation { name: "ListFunctionsByCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}/functions", status: 200, io: None },
+    Operation { name: "ListFunctionsByCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}/functions", status: 200, io: Some(&IO_ListFunctionsByCodeSigningConfig) },
     Operation { name: "ListLayerVersions", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions", status: 200, io: Some(&IO_ListLayerVersions) },
     Operation { name: "ListLayers", method: "GET", uri: "/2018-10-31/layers", status: 200, io: Some(&IO_ListLayers) },
     Operation { name: "ListProvisionedConcurrencyConfigs", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency?List=ALL", status: 200, io: Some(&IO_ListProvisionedConcurrencyConfigs) },
@@ -76,14 +76,14 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "PauseDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/pause", status: 202, io: None },
     Operation { name: "PublishLayerVersion", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions", status: 201, io: Some(&IO_PublishLayerVersion) },
     Operation { name: "PublishVersion", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 201, io: Some(&IO_PublishVersion) },
-    Operation { name: "PutFunctionCodeSigningConfig", method: "PUT", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: None },
+    Operation { name: "PutFunctionCodeSigningConfig", method: "PUT", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, io: Some(&IO_PutFunctionCodeSigningConfig) },
     Operation { name: "PutFunctionConcurrency", method: "PUT", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 200, io: Some(&IO_PutFunctionConcurrency) },
     Operation { name: "PutFunctionEventInvokeConfig", method: "PUT", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, io: Some(&IO_PutFunctionEventInvokeConfig) },
-    Operation { name: "PutFunctionRecursionConfig", method: "PUT", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, io: None },
+    Operation { name: "PutFunctionRecursionConfig", method: "PUT", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, io: Some(&IO_PutFunctionRecursionConfig) },
     Operation { name: "PutFunctionScalingConfig", method: "PUT", uri: "/2025-11-30/functions/{FunctionName}/function-scaling-config", status: 202, io: None },
     Operation { name: "PutProvisionedConcurrencyConfig", method: "PUT", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 202, io: Some(&IO_PutProvisionedConcurrencyConfig) },
-    Operation { name: "PutResourcePolicy", method: "PUT", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, io: None },
-    Operation { name: "PutRuntimeManagementConfig", method: "PUT", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, io: None },
+    Operation { name: "PutResourcePolicy", method: "PUT", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, io: Some(&IO_PutResourcePolicy) },
+    Operation { name: "PutRuntimeManagementConfig", method: "PUT", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, io: Some(&IO_PutRuntimeManagementConfig) },
     Operation { name: "RemoveLayerVersionPermission", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy/{StatementId}", status: 204, io: Some(&IO_RemoveLayerVersionPermission) },
     Operation { name: "RemovePermission", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/policy/{StatementId}", status: 204, io: Some(&IO_RemovePermission) },
     Operation { name: "ResumeDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/resume", status: 202, io: None },
@@ -95,7 +95,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "UntagResource", method: "DELETE", uri: "/2017-03-31/tags/{Resource}", status: 204, io: Some(&IO_UntagResource) },
     Operation { name: "UpdateAlias", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, io: Some(&IO_UpdateAlias) },
     Operation { name: "UpdateCapacityProvider", method: "PUT", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 202, io: None },
-    Operation { name: "UpdateCodeSigningConfig", method: "PUT", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, io: None },
+    Operation { name: "UpdateCodeSigningConfig", method: "PUT", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, io: Some(&IO_UpdateCodeSigningConfig) },
     Operation { name: "UpdateEventSourceMapping", method: "PUT", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, io: Some(&IO_UpdateEventSourceMapping) },
     Operation { name: "UpdateFunctionCode", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/code", status: 200, io: Some(&IO_UpdateFunctionCode) },
     Operation { name: "UpdateFunctionConfiguration", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, io: Some(&IO_UpdateFunctionConfiguration) },
@@ -145,6 +145,18 @@ static IO_CreateAlias: Io = Io {
     Member { name: "FunctionVersion", wire: "FunctionVersion", location: Location::Body, required: true, shape: &S_VersionWithLatestPublished },
     Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
     Member { name: "RoutingConfig", wire: "RoutingConfig", location: Location::Body, required: false, shape: &S_AliasRoutingConfiguration },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_CreateCodeSigningConfig: Io = Io {
+    input: &[
+    Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
+    Member { name: "AllowedPublishers", wire: "AllowedPublishers", location: Location::Body, required: true, shape: &S_AllowedPublishers },
+    Member { name: "CodeSigningPolicies", wire: "CodeSigningPolicies", location: Location::Body, required: false, shape: &S_CodeSigningPolicies },
+    Member { name: "Tags", wire: "Tags", location: Location::Body, required: false, shape: &S_Tags },
 ],
     input_payload: "",
     output: &[
@@ -247,6 +259,15 @@ static IO_DeleteAlias: Io = Io {
     output: &[],
     output_payload: "",
 };
+static IO_DeleteCodeSigningConfig: Io = Io {
+    input: &[
+    Member { name: "CodeSigningConfigArn", wire: "CodeSigningConfigArn", location: Location::Uri, required: true, shape: &S_CodeSigningConfigArn },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_DeleteEventSourceMapping: Io = Io {
     input: &[
     Member { name: "UUID", wire: "UUID", location: Location::Uri, required: true, shape: &S_UUIDString },
@@ -265,6 +286,14 @@ static IO_DeleteFunction: Io = Io {
     output: &[
     Member { name: "StatusCode", wire: "StatusCode", location: Location::Status, required: false, shape: &S_Integer },
 ],
+    output_payload: "",
+};
+static IO_DeleteFunctionCodeSigningConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+],
+    input_payload: "",
+    output: &[],
     output_payload: "",
 };
 static IO_DeleteFunctionConcurrency: Io = Io {
@@ -311,6 +340,15 @@ static IO_DeleteProvisionedConcurrencyConfig: Io = Io {
     output: &[],
     output_payload: "",
 };
+static IO_DeleteResourcePolicy: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Uri, required: true, shape: &S_PolicyResourceArn },
+    Member { name: "RevisionId", wire: "RevisionId", location: Location::Query, required: false, shape: &S_RevisionId },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_GetAccountSettings: Io = Io {
     input: &[
 ],
@@ -323,6 +361,15 @@ static IO_GetAlias: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
     Member { name: "Name", wire: "Name", location: Location::Uri, required: true, shape: &S_Alias },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetCodeSigningConfig: Io = Io {
+    input: &[
+    Member { name: "CodeSigningConfigArn", wire: "CodeSigningConfigArn", location: Location::Uri, required: true, shape: &S_CodeSigningConfigArn },
 ],
     input_payload: "",
     output: &[
@@ -342,6 +389,15 @@ static IO_GetFunction: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
     Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetFunctionCodeSigningConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
 ],
     input_payload: "",
     output: &[
@@ -371,6 +427,15 @@ static IO_GetFunctionEventInvokeConfig: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
     Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetFunctionRecursionConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_UnqualifiedFunctionName },
 ],
     input_payload: "",
     output: &[
@@ -436,6 +501,25 @@ static IO_GetProvisionedConcurrencyConfig: Io = Io {
 ],
     output_payload: "",
 };
+static IO_GetResourcePolicy: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Uri, required: true, shape: &S_PolicyResourceArn },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_GetRuntimeManagementConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_Invoke: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
@@ -455,6 +539,16 @@ static IO_Invoke: Io = Io {
     Member { name: "DurableExecutionArn", wire: "X-Amz-Durable-Execution-Arn", location: Location::Header, required: false, shape: &S_DurableExecutionArn },
 ],
     output_payload: "Payload",
+};
+static IO_InvokeAsync: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+],
+    input_payload: "InvokeArgs",
+    output: &[
+    Member { name: "Status", wire: "Status", location: Location::Status, required: false, shape: &S_HttpStatus },
+],
+    output_payload: "",
 };
 static IO_InvokeWithResponseStream: Io = Io {
     input: &[
@@ -477,6 +571,16 @@ static IO_ListAliases: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
     Member { name: "FunctionVersion", wire: "FunctionVersion", location: Location::Query, required: false, shape: &S_VersionWithLatestPublished },
+    Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
+    Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxListItems },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_ListCodeSigningConfigs: Io = Io {
+    input: &[
     Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
     Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxListItems },
 ],
@@ -523,6 +627,17 @@ static IO_ListFunctions: Io = Io {
     input: &[
     Member { name: "MasterRegion", wire: "MasterRegion", location: Location::Query, required: false, shape: &S_MasterRegion },
     Member { name: "FunctionVersion", wire: "FunctionVersion", location: Location::Query, required: false, shape: &S_FunctionVersion },
+    Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
+    Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxListItems },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_ListFunctionsByCodeSigningConfig: Io = Io {
+    input: &[
+    Member { name: "CodeSigningConfigArn", wire: "CodeSigningConfigArn", location: Location::Uri, required: true, shape: &S_CodeSigningConfigArn },
     Member { name: "Marker", wire: "Marker", location: Location::Query, required: false, shape: &S_String },
     Member { name: "MaxItems", wire: "MaxItems", location: Location::Query, required: false, shape: &S_MaxListItems },
 ],
@@ -614,6 +729,16 @@ static IO_PublishVersion: Io = Io {
 ],
     output_payload: "",
 };
+static IO_PutFunctionCodeSigningConfig: Io = Io {
+    input: &[
+    Member { name: "CodeSigningConfigArn", wire: "CodeSigningConfigArn", location: Location::Body, required: true, shape: &S_CodeSigningConfigArn },
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_PutFunctionConcurrency: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
@@ -637,11 +762,44 @@ static IO_PutFunctionEventInvokeConfig: Io = Io {
 ],
     output_payload: "",
 };
+static IO_PutFunctionRecursionConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_UnqualifiedFunctionName },
+    Member { name: "RecursiveLoop", wire: "RecursiveLoop", location: Location::Body, required: true, shape: &S_RecursiveLoop },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_PutProvisionedConcurrencyConfig: Io = Io {
     input: &[
     Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_FunctionName },
     Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: true, shape: &S_Qualifier },
     Member { name: "ProvisionedConcurrentExecutions", wire: "ProvisionedConcurrentExecutions", location: Location::Body, required: true, shape: &S_PositiveInteger },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_PutResourcePolicy: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Uri, required: true, shape: &S_PolicyResourceArn },
+    Member { name: "Policy", wire: "Policy", location: Location::Body, required: true, shape: &S_ResourcePolicy },
+    Member { name: "RevisionId", wire: "RevisionId", location: Location::Body, required: false, shape: &S_RevisionId },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_PutRuntimeManagementConfig: Io = Io {
+    input: &[
+    Member { name: "FunctionName", wire: "FunctionName", location: Location::Uri, required: true, shape: &S_NamespacedFunctionName },
+    Member { name: "Qualifier", wire: "Qualifier", location: Location::Query, required: false, shape: &S_NumericLatestPublishedOrAliasQualifier },
+    Member { name: "UpdateRuntimeOn", wire: "UpdateRuntimeOn", location: Location::Body, required: true, shape: &S_UpdateRuntimeOn },
+    Member { name: "RuntimeVersionArn", wire: "RuntimeVersionArn", location: Location::Body, required: false, shape: &S_RuntimeVersionArn },
 ],
     input_payload: "",
     output: &[
@@ -696,6 +854,18 @@ static IO_UpdateAlias: Io = Io {
     Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
     Member { name: "RoutingConfig", wire: "RoutingConfig", location: Location::Body, required: false, shape: &S_AliasRoutingConfiguration },
     Member { name: "RevisionId", wire: "RevisionId", location: Location::Body, required: false, shape: &S_String },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_UpdateCodeSigningConfig: Io = Io {
+    input: &[
+    Member { name: "CodeSigningConfigArn", wire: "CodeSigningConfigArn", location: Location::Uri, required: true, shape: &S_CodeSigningConfigArn },
+    Member { name: "Description", wire: "Description", location: Location::Body, required: false, shape: &S_Description },
+    Member { name: "AllowedPublishers", wire: "AllowedPublishers", location: Location::Body, required: false, shape: &S_AllowedPublishers },
+    Member { name: "CodeSigningPolicies", wire: "CodeSigningPolicies", location: Location::Body, required: false, shape: &S_CodeSigningPolicies },
 ],
     input_payload: "",
     output: &[
@@ -845,22 +1015,27 @@ static P30: Pattern = Pattern::new("([a-zA-Z0-9-_.]+)");
 static P31: Pattern = Pattern::new("\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+");
 static P32: Pattern = Pattern::new("o-[a-z0-9]{10,32}");
 static P33: Pattern = Pattern::new("[\\s\\S]*");
-static P34: Pattern = Pattern::new("[a-zA-Z0-9-_]*");
-static P35: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
-static P36: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
-static P37: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
-static P38: Pattern = Pattern::new("[a-zA-Z0-9-\\/*:_+=.@-]*");
-static P39: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
-static P40: Pattern = Pattern::new("\\d{12}");
-static P41: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
-static P42: Pattern = Pattern::new("subnet-[0-9a-z]*");
-static P43: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
-static P44: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
-static P45: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
-static P46: Pattern = Pattern::new("[^.]([a-zA-Z0-9\\-_.]+)");
-static P47: Pattern = Pattern::new("[ a-zA-Z0-9-\\/*:_+=.@-]*");
-static P48: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
-static P49: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
+static P34: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_])+)?|runtime/[a-zA-Z0-9-_./]+)");
+static P35: Pattern = Pattern::new("[a-zA-Z0-9-_]*");
+static P36: Pattern = Pattern::new("(|[a-zA-Z0-9$_-]+)");
+static P37: Pattern = Pattern::new("[\\s\\S]+");
+static P38: Pattern = Pattern::new("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}");
+static P39: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+");
+static P40: Pattern = Pattern::new("((arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}::runtime:.+)|(arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:runtime/[A-Za-z0-9_.-]{1,128}/version/[A-Za-z0-9_.-]{1,128}))");
+static P41: Pattern = Pattern::new("[0-9A-Za-z\\.\\-_]*(?<!\\.)");
+static P42: Pattern = Pattern::new("[a-zA-Z0-9-\\/*:_+=.@-]*");
+static P43: Pattern = Pattern::new("sg-[0-9a-zA-Z]*");
+static P44: Pattern = Pattern::new("\\d{12}");
+static P45: Pattern = Pattern::new("([a-zA-Z0-9-_]+)");
+static P46: Pattern = Pattern::new("subnet-[0-9a-z]*");
+static P47: Pattern = Pattern::new("([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)");
+static P48: Pattern = Pattern::new("arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})");
+static P49: Pattern = Pattern::new("[a-zA-Z0-9\\._:\\/=+\\-@ ]+");
+static P50: Pattern = Pattern::new("[^.]([a-zA-Z0-9\\-_.]+)");
+static P51: Pattern = Pattern::new("[ a-zA-Z0-9-\\/*:_+=.@-]*");
+static P52: Pattern = Pattern::new("(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)");
+static P53: Pattern = Pattern::new("(\\$LATEST|[0-9]+)");
+static P54: Pattern = Pattern::new("(\\$LATEST(\\.PUBLISHED)?|[0-9]+)");
 
 static S_AcceleratorConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AcceleratorMemorySize", wire: "AcceleratorMemorySize", location: Location::Body, required: true, shape: &S_AcceleratorMemoryGB },
@@ -876,6 +1051,9 @@ static S_AliasRoutingConfiguration: Shape = Shape::of(Kind::Structure(&[
 static S_AllowCredentials: Shape = Shape::of(Kind::Boolean);
 static S_AllowMethodsList: Shape = Shape::of(Kind::List(&S_Method)).min(0).max(6);
 static S_AllowOriginsList: Shape = Shape::of(Kind::List(&S_Origin)).min(0).max(100);
+static S_AllowedPublishers: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "SigningProfileVersionArns", wire: "SigningProfileVersionArns", location: Location::Body, required: true, shape: &S_SigningProfileVersionArns },
+]));
 static S_AmazonManagedKafkaEventSourceConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ConsumerGroupId", wire: "ConsumerGroupId", location: Location::Body, required: false, shape: &S_URI },
     Member { name: "SchemaRegistryConfig", wire: "SchemaRegistryConfig", location: Location::Body, required: false, shape: &S_KafkaSchemaRegistryConfig },
@@ -893,6 +1071,10 @@ static S_CapacityProviderConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "LambdaManagedInstancesCapacityProviderConfig", wire: "LambdaManagedInstancesCapacityProviderConfig", location: Location::Body, required: true, shape: &S_LambdaManagedInstancesCapacityProviderConfig },
 ]));
 static S_CodeSigningConfigArn: Shape = Shape::of(Kind::Text).min(0).max(200).pattern(&P5);
+static S_CodeSigningPolicies: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "UntrustedArtifactOnDeployment", wire: "UntrustedArtifactOnDeployment", location: Location::Body, required: false, shape: &S_CodeSigningPolicy },
+]));
+static S_CodeSigningPolicy: Shape = Shape::of(Kind::Text).values(&["Warn","Enforce"]);
 static S_CollectionName: Shape = Shape::of(Kind::Text).min(1).max(57).pattern(&P6);
 static S_CompatibleArchitectures: Shape = Shape::of(Kind::List(&S_Architecture)).min(0).max(2);
 static S_CompatibleRuntimes: Shape = Shape::of(Kind::List(&S_Runtime)).min(0).max(15);
@@ -997,6 +1179,7 @@ static S_FunctionVersionLatestPublished: Shape = Shape::of(Kind::Text).values(&[
 static S_Handler: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P19);
 static S_Header: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P20);
 static S_HeadersList: Shape = Shape::of(Kind::List(&S_Header)).min(0).max(100);
+static S_HttpStatus: Shape = Shape::of(Kind::Integer);
 static S_ImageConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "EntryPoint", wire: "EntryPoint", location: Location::Body, required: false, shape: &S_StringList },
     Member { name: "Command", wire: "Command", location: Location::Body, required: false, shape: &S_StringList },
@@ -1087,6 +1270,7 @@ static S_PackageType: Shape = Shape::of(Kind::Text).values(&["Zip","Image"]);
 static S_ParallelizationFactor: Shape = Shape::of(Kind::Integer).min(1).max(10);
 static S_Pattern: Shape = Shape::of(Kind::Text).min(0).max(4096).pattern(&P33);
 static S_PerExecutionEnvironmentMaxConcurrency: Shape = Shape::of(Kind::Integer).min(1).max(1600);
+static S_PolicyResourceArn: Shape = Shape::of(Kind::Text).min(0).max(512).pattern(&P34);
 static S_PositiveInteger: Shape = Shape::of(Kind::Integer).min(1);
 static S_Principal: Shape = Shape::of(Kind::Text).min(0).max(2048).pattern(&P19);
 static S_PrincipalOrgID: Shape = Shape::of(Kind::Text).min(12).max(34).pattern(&P32);
@@ -1095,17 +1279,21 @@ static S_ProvisionedPollerConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "MaximumPollers", wire: "MaximumPollers", location: Location::Body, required: false, shape: &S_MaximumNumberOfPollers },
     Member { name: "PollerGroupName", wire: "PollerGroupName", location: Location::Body, required: false, shape: &S_ProvisionedPollerGroupName },
 ]));
-static S_ProvisionedPollerGroupName: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P34);
-static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P35);
+static S_ProvisionedPollerGroupName: Shape = Shape::of(Kind::Text).min(0).max(128).pattern(&P35);
+static S_Qualifier: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P36);
 static S_Queue: Shape = Shape::of(Kind::Text).min(1).max(1000).pattern(&P33);
 static S_Queues: Shape = Shape::of(Kind::List(&S_Queue)).min(1).max(1);
+static S_RecursiveLoop: Shape = Shape::of(Kind::Text).values(&["Allow","Terminate"]);
 static S_ReservedConcurrentExecutions: Shape = Shape::of(Kind::Integer).min(0);
 static S_ResourceArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P21);
+static S_ResourcePolicy: Shape = Shape::of(Kind::Text).min(1).max(20480).pattern(&P37);
 static S_ResponseStreamingInvocationType: Shape = Shape::of(Kind::Text).values(&["RequestResponse","DryRun"]);
 static S_RetentionPeriodInDays: Shape = Shape::of(Kind::Integer).min(1).max(90);
-static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P36);
+static S_RevisionId: Shape = Shape::of(Kind::Text).min(36).max(36).pattern(&P38);
+static S_RoleArn: Shape = Shape::of(Kind::Text).min(0).max(10000).pattern(&P39);
 static S_Runtime: Shape = Shape::of(Kind::Text);
-static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P37);
+static S_RuntimeVersionArn: Shape = Shape::of(Kind::Text).min(26).max(2048).pattern(&P40);
+static S_S3Bucket: Shape = Shape::of(Kind::Text).min(3).max(63).pattern(&P41);
 static S_S3FilesConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "DirectS3Read", wire: "DirectS3Read", location: Location::Body, required: false, shape: &S_DirectS3Read },
 ]));
@@ -1116,8 +1304,8 @@ static S_ScalingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "MaximumConcurrency", wire: "MaximumConcurrency", location: Location::Body, required: false, shape: &S_MaximumConcurrency },
 ]));
 static S_SchemaRegistryEventRecordFormat: Shape = Shape::of(Kind::Text).values(&["JSON","SOURCE"]);
-static S_SchemaRegistryUri: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P38);
-static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P39);
+static S_SchemaRegistryUri: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P42);
+static S_SecurityGroupId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P43);
 static S_SecurityGroupIds: Shape = Shape::of(Kind::List(&S_SecurityGroupId)).min(0).max(5);
 static S_SelfManagedEventSource: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Endpoints", wire: "Endpoints", location: Location::Body, required: false, shape: &S_Endpoints },
@@ -1127,6 +1315,7 @@ static S_SelfManagedKafkaEventSourceConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SchemaRegistryConfig", wire: "SchemaRegistryConfig", location: Location::Body, required: false, shape: &S_KafkaSchemaRegistryConfig },
     Member { name: "ConsumptionMode", wire: "ConsumptionMode", location: Location::Body, required: false, shape: &S_KafkaEventSourceMappingConsumptionMode },
 ]));
+static S_SigningProfileVersionArns: Shape = Shape::of(Kind::List(&S_Arn)).min(1).max(20);
 static S_SnapStart: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ApplyOn", wire: "ApplyOn", location: Location::Body, required: false, shape: &S_SnapStartApplyOn },
 ]));
@@ -1137,35 +1326,37 @@ static S_SourceAccessConfiguration: Shape = Shape::of(Kind::Structure(&[
 ]));
 static S_SourceAccessConfigurations: Shape = Shape::of(Kind::List(&S_SourceAccessConfiguration)).min(0).max(23);
 static S_SourceAccessType: Shape = Shape::of(Kind::Text).values(&["BASIC_AUTH","VPC_SUBNET","VPC_SECURITY_GROUP","SASL_SCRAM_512_AUTH","SASL_SCRAM_256_AUTH","VIRTUAL_HOST","CLIENT_CERTIFICATE_TLS_AUTH","SERVER_ROOT_CA_CERTIFICATE","OAUTHBEARER_AUTH","OAUTHBEARER_SCOPE","OAUTHBEARER_AUDIENCE","OAUTHBEARER_LOGICAL_CLUSTER","OAUTHBEARER_IDENTITY_POOL","IAM_AUTH","IAM_OAUTHBEARER_AUTH"]);
-static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P40);
-static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P41);
+static S_SourceOwner: Shape = Shape::of(Kind::Text).min(0).max(12).pattern(&P44);
+static S_StatementId: Shape = Shape::of(Kind::Text).min(1).max(100).pattern(&P45);
 static S_String: Shape = Shape::of(Kind::Text);
 static S_StringList: Shape = Shape::of(Kind::List(&S_String)).min(0).max(1500);
-static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P42);
+static S_SubnetId: Shape = Shape::of(Kind::Text).min(0).max(1024).pattern(&P46);
 static S_SubnetIds: Shape = Shape::of(Kind::List(&S_SubnetId)).min(0).max(16);
 static S_SystemLogLevel: Shape = Shape::of(Kind::Text).values(&["DEBUG","INFO","WARN"]);
-static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P43);
+static S_TagKey: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P47);
 static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKey));
-static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P43);
-static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P44);
+static S_TagValue: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P47);
+static S_TaggableResource: Shape = Shape::of(Kind::Text).min(1).max(10000).pattern(&P48);
 static S_Tags: Shape = Shape::of(Kind::Map(&S_TagKey, &S_TagValue));
 static S_TenancyConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "TenantIsolationMode", wire: "TenantIsolationMode", location: Location::Body, required: true, shape: &S_TenantIsolationMode },
 ]));
-static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P45);
+static S_TenantId: Shape = Shape::of(Kind::Text).min(1).max(256).pattern(&P49);
 static S_TenantIsolationMode: Shape = Shape::of(Kind::Text).values(&["PER_TENANT"]);
 static S_Timeout: Shape = Shape::of(Kind::Integer).min(1).max(5400);
-static S_Topic: Shape = Shape::of(Kind::Text).min(1).max(249).pattern(&P46);
+static S_Topic: Shape = Shape::of(Kind::Text).min(1).max(249).pattern(&P50);
 static S_Topics: Shape = Shape::of(Kind::List(&S_Topic)).min(1).max(1);
 static S_TracingConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Mode", wire: "Mode", location: Location::Body, required: false, shape: &S_TracingMode },
 ]));
 static S_TracingMode: Shape = Shape::of(Kind::Text).values(&["Active","PassThrough"]);
 static S_TumblingWindowInSeconds: Shape = Shape::of(Kind::Integer).min(0).max(900);
-static S_URI: Shape = Shape::of(Kind::Text).min(1).max(200).pattern(&P47);
+static S_URI: Shape = Shape::of(Kind::Text).min(1).max(200).pattern(&P51);
 static S_UUIDString: Shape = Shape::of(Kind::Text).min(36).max(36);
-static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P48);
-static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P49);
+static S_UnqualifiedFunctionName: Shape = Shape::of(Kind::Text).min(1).max(140).pattern(&P52);
+static S_UpdateRuntimeOn: Shape = Shape::of(Kind::Text).values(&["Auto","Manual","FunctionUpdate"]);
+static S_Version: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P53);
+static S_VersionWithLatestPublished: Shape = Shape::of(Kind::Text).min(1).max(1024).pattern(&P54);
 static S_VpcConfig: Shape = Shape::of(Kind::Structure(&[
     Member { name: "SubnetIds", wire: "SubnetIds", location: Location::Body, required: false, shape: &S_SubnetIds },
     Member { name: "SecurityGroupIds", wire: "SecurityGroupIds", location: Location::Body, required: false, shape: &S_SecurityGroupIds },

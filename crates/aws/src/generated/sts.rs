@@ -10,7 +10,7 @@ use crate::model_table::{Io, Kind, Location, Member, Model, Operation, Pattern, 
 pub(crate) static MODEL: Model = Model { version: "2011-06-15", target_prefix: "", xml_namespace: "https://sts.amazonaws.com/doc/2011-06-15/", operations: OPERATIONS };
 
 static OPERATIONS: &[Operation] = &[
-    Operation { name: "AssumeRole", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "AssumeRole", method: "POST", uri: "/", status: 200, io: Some(&IO_AssumeRole) },
     Operation { name: "AssumeRoleWithSAML", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "AssumeRoleWithWebIdentity", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "AssumeRoot", method: "POST", uri: "/", status: 200, io: None },
@@ -19,10 +19,30 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "GetCallerIdentity", method: "POST", uri: "/", status: 200, io: Some(&IO_GetCallerIdentity) },
     Operation { name: "GetDelegatedAccessToken", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "GetFederationToken", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "GetSessionToken", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "GetSessionToken", method: "POST", uri: "/", status: 200, io: Some(&IO_GetSessionToken) },
     Operation { name: "GetWebIdentityToken", method: "POST", uri: "/", status: 200, io: None },
 ];
 
+static IO_AssumeRole: Io = Io {
+    input: &[
+    Member { name: "RoleArn", wire: "RoleArn", location: Location::Body, required: true, shape: &S_arnType },
+    Member { name: "RoleSessionName", wire: "RoleSessionName", location: Location::Body, required: true, shape: &S_roleSessionNameType },
+    Member { name: "PolicyArns", wire: "PolicyArns", location: Location::Body, required: false, shape: &S_policyDescriptorListType },
+    Member { name: "Policy", wire: "Policy", location: Location::Body, required: false, shape: &S_unrestrictedSessionPolicyDocumentType },
+    Member { name: "DurationSeconds", wire: "DurationSeconds", location: Location::Body, required: false, shape: &S_roleDurationSecondsType },
+    Member { name: "Tags", wire: "Tags", location: Location::Body, required: false, shape: &S_tagListType },
+    Member { name: "TransitiveTagKeys", wire: "TransitiveTagKeys", location: Location::Body, required: false, shape: &S_tagKeyListType },
+    Member { name: "ExternalId", wire: "ExternalId", location: Location::Body, required: false, shape: &S_externalIdType },
+    Member { name: "SerialNumber", wire: "SerialNumber", location: Location::Body, required: false, shape: &S_serialNumberType },
+    Member { name: "TokenCode", wire: "TokenCode", location: Location::Body, required: false, shape: &S_tokenCodeType },
+    Member { name: "SourceIdentity", wire: "SourceIdentity", location: Location::Body, required: false, shape: &S_sourceIdentityType },
+    Member { name: "ProvidedContexts", wire: "ProvidedContexts", location: Location::Body, required: false, shape: &S_ProvidedContextsListType },
+    Member { name: "MinimumSessionTokenSize", wire: "MinimumSessionTokenSize", location: Location::Body, required: false, shape: &S_minimumSessionTokenSizeType },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 static IO_GetCallerIdentity: Io = Io {
     input: &[
 ],
@@ -30,5 +50,52 @@ static IO_GetCallerIdentity: Io = Io {
     output: &[],
     output_payload: "",
 };
+static IO_GetSessionToken: Io = Io {
+    input: &[
+    Member { name: "DurationSeconds", wire: "DurationSeconds", location: Location::Body, required: false, shape: &S_durationSecondsType },
+    Member { name: "SerialNumber", wire: "SerialNumber", location: Location::Body, required: false, shape: &S_serialNumberType },
+    Member { name: "TokenCode", wire: "TokenCode", location: Location::Body, required: false, shape: &S_tokenCodeType },
+    Member { name: "MinimumSessionTokenSize", wire: "MinimumSessionTokenSize", location: Location::Body, required: false, shape: &S_minimumSessionTokenSizeType },
+],
+    input_payload: "",
+    output: &[],
+    output_payload: "",
+};
 
+static P0: Pattern = Pattern::new("[\\u0009\\u000A\\u000D\\u0020-\\u007E\\u0085\\u00A0-\\uD7FF\\uE000-\\uFFFD\\u10000-\\u10FFFF]+");
+static P1: Pattern = Pattern::new("[\\w+=,.@:\\/-]*");
+static P2: Pattern = Pattern::new("[\\w+=,.@-]*");
+static P3: Pattern = Pattern::new("[\\w+=/:,.@-]*");
+static P4: Pattern = Pattern::new("[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]+");
+static P5: Pattern = Pattern::new("[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*");
+static P6: Pattern = Pattern::new("[\\d]*");
+static P7: Pattern = Pattern::new("[\\u0009\\u000A\\u000D\\u0020-\\u00FF]+");
 
+static S_PolicyDescriptorType: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "arn", wire: "arn", location: Location::Body, required: false, shape: &S_arnType },
+]));
+static S_ProvidedContext: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "ProviderArn", wire: "ProviderArn", location: Location::Body, required: false, shape: &S_arnType },
+    Member { name: "ContextAssertion", wire: "ContextAssertion", location: Location::Body, required: false, shape: &S_contextAssertionType },
+]));
+static S_ProvidedContextsListType: Shape = Shape::of(Kind::List(&S_ProvidedContext)).min(1).max(5);
+static S_Tag: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Key", wire: "Key", location: Location::Body, required: true, shape: &S_tagKeyType },
+    Member { name: "Value", wire: "Value", location: Location::Body, required: true, shape: &S_tagValueType },
+]));
+static S_arnType: Shape = Shape::of(Kind::Text).min(20).max(2048).pattern(&P0);
+static S_contextAssertionType: Shape = Shape::of(Kind::Text).min(4).max(3072);
+static S_durationSecondsType: Shape = Shape::of(Kind::Integer).min(900).max(129600);
+static S_externalIdType: Shape = Shape::of(Kind::Text).min(2).max(1224).pattern(&P1);
+static S_minimumSessionTokenSizeType: Shape = Shape::of(Kind::Integer).min(0).max(4096);
+static S_policyDescriptorListType: Shape = Shape::of(Kind::List(&S_PolicyDescriptorType));
+static S_roleDurationSecondsType: Shape = Shape::of(Kind::Integer).min(900).max(43200);
+static S_roleSessionNameType: Shape = Shape::of(Kind::Text).min(2).max(64).pattern(&P2);
+static S_serialNumberType: Shape = Shape::of(Kind::Text).min(9).max(256).pattern(&P3);
+static S_sourceIdentityType: Shape = Shape::of(Kind::Text).min(2).max(256).pattern(&P2);
+static S_tagKeyListType: Shape = Shape::of(Kind::List(&S_tagKeyType)).max(50);
+static S_tagKeyType: Shape = Shape::of(Kind::Text).min(1).max(128).pattern(&P4);
+static S_tagListType: Shape = Shape::of(Kind::List(&S_Tag)).max(50);
+static S_tagValueType: Shape = Shape::of(Kind::Text).min(0).max(256).pattern(&P5);
+static S_tokenCodeType: Shape = Shape::of(Kind::Text).min(6).max(6).pattern(&P6);
+static S_unrestrictedSessionPolicyDocumentType: Shape = Shape::of(Kind::Text).min(1).pattern(&P7);

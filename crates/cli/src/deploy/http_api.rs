@@ -1,11 +1,12 @@
 //! The project's HTTP API: compared with what is there, and brought to it. Its stage is `$default`, deployed by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use http::Method;
 use serde_json::{Value as Json, json};
 
+use super::permissions;
 use super::plan::{Action, Step};
 use super::project::Project;
 use crate::client::Client;
@@ -48,6 +49,11 @@ fn wanted(project: &Project, account: &str) -> Routes {
         .collect()
 }
 
+/// Functions and aliases that routes lead to.
+fn targets(project: &Project) -> BTreeSet<String> {
+    project.http_routes().map(|(_, function)| function.target()).collect()
+}
+
 struct Live {
     routes: Routes,
     route_ids: BTreeMap<String, String>,
@@ -83,7 +89,9 @@ pub fn step(client: &Client, project: &Project, account: &str) -> Result<Option<
     };
     let live = live(client, project, api["apiId"].as_str().unwrap_or(""))?;
     let same_cors = cors_of(&api) == project.http_api_cors.as_ref();
-    if live.routes == wanted && same_cors {
+    let id = api["apiId"].as_str().unwrap_or("");
+    let permitted = permissions::may_call(client, project, id, targets(project).iter())?;
+    if live.routes == wanted && same_cors && permitted {
         return Ok(None);
     }
     let add = wanted.iter().filter(|(key, target)| live.routes.get(*key) != Some(target)).count();
@@ -91,6 +99,9 @@ pub fn step(client: &Client, project: &Project, account: &str) -> Result<Option<
     let mut detail = format!("{add} routes to set, {remove} to remove");
     if !same_cors {
         detail.push_str(", cross-origin settings");
+    }
+    if !permitted {
+        detail.push_str(", permission to call its functions");
     }
     Ok(Some(Step { verb: "update", subject, detail, action: Action::Http }))
 }
@@ -146,5 +157,5 @@ pub fn apply(client: &Client, project: &Project, account: &str) -> Result<()> {
         let input = json!({"routeKey": key, "target": format!("integrations/{integration}")});
         call(client, project, Method::POST, &format!("/v2/apis/{id}/routes"), Some(&input))?;
     }
-    Ok(())
+    permissions::permit_api(client, project, account, &id, targets(project).iter())
 }

@@ -8,6 +8,7 @@ pub mod intrinsics;
 pub mod layers;
 pub mod package;
 pub mod packs;
+pub mod permissions;
 pub mod plan;
 pub mod project;
 pub mod rest_api;

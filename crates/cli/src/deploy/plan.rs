@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::intrinsics::Names;
 use super::package::Package;
+use super::permissions;
 use super::project::{Function, PROVISIONED, Project, SNAP_START, Table, UrlConfig};
 use super::{http_api, layers, rest_api};
 use crate::client::{Client, found};
@@ -66,6 +67,8 @@ pub enum Action {
     CreateUrl(String, Json),
     /// UpdateFunctionUrlConfig at this path.
     UpdateUrl(String, Json),
+    /// AddPermission for everybody to call the URL of this function or alias.
+    PermitUrl(String),
     /// Bring the REST API to the project's routes.
     Rest,
     /// Bring the HTTP API to the project's routes.
@@ -360,7 +363,13 @@ fn url_step(
         // A URL that somebody made by hand is not the project's to remove.
         (_, None) => None,
     };
-    steps.extend(step.map(|(verb, detail, action)| Step { verb, subject, detail, action }));
+    steps.extend(step.map(|(verb, detail, action)| Step { verb, subject: subject.clone(), detail, action }));
+    let public = function.url.as_ref().is_some_and(|config| config.auth == "NONE");
+    let target = function.target();
+    if public && !(exists && permissions::has(client, project, &target, permissions::PUBLIC_URL)?) {
+        let detail = "everybody may call it".to_owned();
+        steps.push(Step { verb: "permit", subject, detail, action: Action::PermitUrl(target) });
+    }
     Ok(())
 }
 
@@ -428,6 +437,7 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
         Action::UpdateUrl(path, input) => {
             lambda(Method::PUT, path.clone(), Some(input))?;
         }
+        Action::PermitUrl(target) => permissions::permit_url(client, project, target)?,
         Action::Rest => rest_api::apply(client, project, account)?,
         Action::Http => http_api::apply(client, project, account)?,
     }

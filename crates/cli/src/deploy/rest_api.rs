@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use http::Method;
 use serde_json::{Value as Json, json};
 
+use super::permissions;
 use super::plan::{Action, Step};
 use super::project::Project;
 use crate::client::Client;
@@ -113,11 +114,15 @@ pub fn step(client: &Client, project: &Project, account: &str) -> Result<Option<
     let has_stage = stages["item"]
         .as_array()
         .is_some_and(|all| all.iter().any(|stage| stage["stageName"] == project.stage.as_str()));
-    if live == wanted && has_stage {
+    let permitted = permissions::may_call(client, project, &id, targets(project).iter())?;
+    if live == wanted && has_stage && permitted {
         return Ok(None);
     }
-    let detail =
+    let mut detail =
         format!("{} routes to add, {} to remove", wanted.difference(&live).count(), live.difference(&wanted).count());
+    if !permitted {
+        detail.push_str(", permission to call its functions");
+    }
     Ok(Some(Step { verb: "update", subject, detail, action: Action::Rest }))
 }
 
@@ -151,7 +156,12 @@ pub fn apply(client: &Client, project: &Project, account: &str) -> Result<()> {
         &format!("/restapis/{id}/deployments"),
         Some(&json!({"stageName": project.stage})),
     )?;
-    Ok(())
+    permissions::permit_api(client, project, account, &id, targets(project).iter())
+}
+
+/// Functions and aliases that routes lead to.
+fn targets(project: &Project) -> BTreeSet<String> {
+    project.rest_routes().map(|(_, function)| function.target()).collect()
 }
 
 fn ensure_resource(

@@ -19,9 +19,7 @@ use super::worker::{end, give_up};
 use super::{AsyncQueue, accept_of, encode, keys};
 use crate::engine::Core;
 use crate::payload;
-
-/// How often a chain of deliveries may call one function. Source: Lambda's recursive loop detection.
-const CALLS_IN_CHAIN_MAX: u32 = 16;
+use crate::recursion::CALLS_IN_CHAIN_MAX;
 
 /// An event that has ended, and what its record is made from.
 pub(super) struct End<'a> {
@@ -113,6 +111,16 @@ async fn lose(queue: &AsyncQueue, id: &RequestId, lease: &Bytes, arn: &str, reas
     end(queue, lease, |txn| txn.delete(keys::event(&id.0))).await;
 }
 
+/// Whether a chain of deliveries has brought an event to its function too often.
+pub(super) async fn is_loop(core: &Core, function: &FunctionRef, lineage: &Lineage) -> bool {
+    lineage.get(&unqualified(function)).is_some_and(|calls| *calls > CALLS_IN_CHAIN_MAX)
+        && core.catalog.version(function).await.is_ok_and(|version| !version.allows_recursion)
+}
+
+fn unqualified(function: &FunctionRef) -> String {
+    FunctionRef { qualifier: None, ..function.clone() }.arn()
+}
+
 /// Functions, as takers of events.
 pub(crate) struct Functions(pub(crate) Arc<Core>);
 
@@ -139,11 +147,13 @@ impl EventTarget for Functions {
         let Some(function) = FunctionRef::parse_arn(&target) else {
             return Err(DeliveryError::Refused("it is no ARN of a function".into()));
         };
-        let calls = lineage.entry(FunctionRef { qualifier: None, ..function.clone() }.arn()).or_default();
-        if *calls >= CALLS_IN_CHAIN_MAX {
+        let calls = lineage.entry(unqualified(&function)).or_default();
+        let allowed = self.0.catalog.version(&function).await.is_ok_and(|version| version.allows_recursion);
+        // One more than may run: that one is stopped, and whoever is to be told of that hears it. Those come back too.
+        if *calls > CALLS_IN_CHAIN_MAX && !allowed {
             return Err(DeliveryError::Refused(format!("a recursive loop has called it {calls} times")));
         }
-        *calls += 1;
+        *calls = calls.saturating_add(1);
         let invocation = Invocation {
             function,
             request_id: RequestId(self.0.random.uuid()),

@@ -40,6 +40,8 @@ pub(super) enum Condition {
     EventAgeExceeded,
     /// The function has no concurrency at all.
     ZeroReservedConcurrency,
+    /// A chain of calls has come back to the function too often.
+    RecursiveLoop,
 }
 
 impl Condition {
@@ -50,6 +52,7 @@ impl Condition {
             Self::RetriesExhausted => "RetriesExhausted",
             Self::EventAgeExceeded => "EventAgeExceeded",
             Self::ZeroReservedConcurrency => "ZeroReservedConcurrency",
+            Self::RecursiveLoop => "RecursiveLoop",
         }
     }
 
@@ -84,6 +87,8 @@ pub(super) enum Try {
     Succeeded,
     Failed,
     Refused,
+    /// Refused for good: a chain of calls has come back to the function too often.
+    Looped,
     /// Refused, and so will every other be: the function's reserved concurrency is zero.
     Closed,
     Gone,
@@ -98,6 +103,7 @@ impl Try {
             Err(InvokeError::NotFound(_) | InvokeError::PayloadTooLarge { .. } | InvokeError::PayloadNotJson(_)) => {
                 Self::Gone
             }
+            Err(InvokeError::Recursive(_)) => Self::Looped,
             Err(InvokeError::Throttled(_)) if reserved == Some(0) => Self::Closed,
             Err(
                 InvokeError::Throttled(_)
@@ -131,6 +137,7 @@ pub(super) fn after(pending: &Pending, tried: Try, now_ms: u64, rules: &EventRul
     match tried {
         Try::Succeeded => Next::End(Condition::Success),
         Try::Gone => Next::Drop("the function does not exist"),
+        Try::Looped => Next::End(Condition::RecursiveLoop),
         Try::Closed if rules.on_failure.is_some() => Next::End(Condition::ZeroReservedConcurrency),
         Try::Failed => {
             let retries = rules.retries_max.map_or(usize::MAX, |retries| retries as usize);
@@ -324,7 +331,12 @@ mod tests {
     fn success_and_failure_have_targets_of_their_own() {
         let rules = EventRules { on_success: Some("s".into()), on_failure: Some("f".into()), ..EventRules::default() };
         assert_eq!(Condition::Success.target(&rules), Some("s"));
-        for failure in [Condition::RetriesExhausted, Condition::EventAgeExceeded, Condition::ZeroReservedConcurrency] {
+        for failure in [
+            Condition::RetriesExhausted,
+            Condition::EventAgeExceeded,
+            Condition::ZeroReservedConcurrency,
+            Condition::RecursiveLoop,
+        ] {
             assert_eq!(failure.target(&rules), Some("f"));
         }
     }

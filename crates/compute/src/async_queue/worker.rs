@@ -12,11 +12,12 @@ use model::{EventRules, FunctionRef, Invocation, InvokeError, Lineage, RequestId
 use store::{Entry, Range, Txn};
 use tokio::time::sleep;
 
-use super::deliver::{End, deliver, finish};
+use super::deliver::{End, deliver, finish, is_loop};
 use super::event::{self, Condition, Kept, Next, Pending, Try};
 use super::{AsyncQueue, Claim, encode, keys};
 use crate::engine::Core;
 use crate::invoke;
+use crate::recursion;
 
 /// Due keys that are looked at in one round.
 const ROUND_ROWS: usize = 256;
@@ -193,7 +194,11 @@ async fn handle(core: &Arc<Core>, invocation: Invocation, lineage: &Lineage, pen
     if event::left(pending, core.clock.now_ms(), &rules, &queue.config).is_none() {
         return finish(core, &rules, ends(Condition::EventAgeExceeded, None)).await;
     }
-    let result = invoke::invoke(core, invocation.clone()).await;
+    let result = if is_loop(core, &pending.function, lineage).await {
+        Err(recursion::looped(&pending.function))
+    } else {
+        invoke::invoke(core, invocation.clone()).await
+    };
     if core.closing.is_cancelled() && !matches!(result, Ok(ref outcome) if outcome.error.is_none()) {
         // Cut off by the stop, not by the function: the lease stays, and the next process takes it over.
         return;

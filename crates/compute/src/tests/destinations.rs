@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::ports::Invoker;
-use model::{Delivery, DeliveryError, EventRules, FunctionRef, InvocationKind};
+use model::{Delivery, DeliveryError, EventRules, FunctionRef, InvocationKind, InvokeError};
 use serde_json::{Value, json};
 use store::Range;
 
@@ -195,6 +195,65 @@ async fn functions_that_call_each_other_stop_after_a_while() {
     send(&world, reference("f"), "e-1").await;
     until_empty(&world).await;
     assert_eq!(world.records.0.lock().len(), 1 + 2 * 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_of_deliveries_that_is_stopped_is_told_of_once_and_one_that_is_allowed_goes_on() {
+    let world = World::new();
+    for (name, other) in [("f", "g"), ("g", "f")] {
+        world.deploy(name, "echo", |_| {});
+        rule(&world, reference(name), told(Some(&function_arn(other)), Some(QUEUE)));
+    }
+    send(&world, reference("f"), "e-1").await;
+    until_empty(&world).await;
+    assert_eq!(world.records.0.lock().len(), 1 + 2 * 16);
+    let [(_, record)] = &taken(&world)[..] else { panic!("not one record") };
+    assert_eq!(record["requestContext"]["condition"], json!("RecursiveLoop"));
+    assert_eq!(record["requestContext"]["approximateInvokeCount"], json!(0));
+
+    // Whoever hears of a stop and is in the loop does not make it endless.
+    for (name, other) in [("f", "g"), ("g", "f")] {
+        rule(&world, reference(name), told(Some(&function_arn(other)), Some(&function_arn(other))));
+    }
+    send(&world, reference("f"), "e-2").await;
+    until_empty(&world).await;
+    assert_eq!(world.records.0.lock().len(), 2 * (1 + 2 * 16));
+
+    for name in ["f", "g"] {
+        world.deploy(name, "echo", |version| version.allows_recursion = true);
+    }
+    send(&world, reference("f"), "e-3").await;
+    // A loop that never rests leaves the paused clock no moment to go on: nothing here may wait for it.
+    while world.records.0.lock().len() <= 4 * (1 + 2 * 16) {
+        tokio::task::yield_now().await;
+    }
+    for name in ["f", "g"] {
+        rule(&world, reference(name), EventRules::default());
+    }
+    until_empty(&world).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_chain_of_calls_has_come_back_too_often_is_not_run() {
+    let world = World::new();
+    world.deploy("f", "echo", |_| {});
+    rule(&world, reference("f"), told(None, Some(QUEUE)));
+    let mut trace = "Root=1".to_owned();
+    for calls in 0..=16 {
+        let mut event = invocation("f", &format!("e-{calls}"), "{}");
+        event.trace_id = Some(trace.clone());
+        world.engine.accept(event).await.unwrap();
+        trace = crate::recursion::counted(Some(&trace), &reference("f")).unwrap();
+    }
+    until_empty(&world).await;
+    assert_eq!(world.records.0.lock().len(), 16);
+    let [(_, record)] = &taken(&world)[..] else { panic!("not one record") };
+    assert_eq!(record["requestContext"]["requestId"], json!("e-16"));
+    assert_eq!(record["requestContext"]["condition"], json!("RecursiveLoop"));
+    let mut call = invocation("f", "sync", "{}");
+    call.trace_id = Some(trace);
+    let refused = world.engine.invoke(call).await;
+    assert!(matches!(refused, Err(InvokeError::Recursive(_))), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]

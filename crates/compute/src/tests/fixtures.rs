@@ -47,6 +47,7 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         egress: model::Egress::default(),
         reserved_concurrency: None,
         snap_start: false,
+        allows_recursion: false,
     }
 }
 

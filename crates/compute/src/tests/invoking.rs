@@ -66,7 +66,8 @@ async fn the_guest_sees_the_call() {
     let meta: serde_json::Value = serde_json::from_slice(&outcome.payload).unwrap();
     assert_eq!(meta["requestId"], "r-9");
     assert_eq!(meta["functionArn"], "arn:aws:lambda:us-east-1:000000000000:function:f");
-    assert_eq!(meta["traceId"], "Root=1-a-b");
+    let trace = crate::recursion::counted(Some("Root=1-a-b"), &super::fixtures::reference("f")).unwrap();
+    assert_eq!(meta["traceId"], trace, "with this call counted");
     assert_eq!(meta["clientContext"], "{\"x\":1}");
     assert_eq!(meta["deadlineMs"], super::fixtures::START_MS + 3_000);
     let spec = world.guests.specs.lock()[0].clone();

@@ -1,7 +1,8 @@
-//! Keys: the root key of a production server, any key in development, and temporary keys of functions.
+//! Keys: the root key of a production server, any key in development, and temporary keys of roles. Beside them roles and
+//! policies, with their API (`Iam`).
 //!
-//! Not here: the IAM API (users, roles, policies), which answers `NotImplementedException` at the wire; and what a
-//! principal may do: for now a verified principal acts freely within its account.
+//! Not here: users and groups, which answer `NotImplementedException`; and what a principal may do: for now a verified
+//! principal acts freely within its account.
 //!
 //! Invariants
 //!   1. Secrets are in files of mode 0600 in the data folder and nowhere else: not in the store, not in a log.
@@ -10,9 +11,15 @@
 //!      the secret, and ends by itself.
 //!   3. Comparisons of secrets and MACs take constant time.
 //!
-//! Start reading at `Keys`; files are in `files`, tokens in `token`.
+//! Start reading at `Keys`; files are in `files`, tokens in `token`. Of roles, start at `roles`.
 
+mod api;
+mod error;
 mod files;
+mod keys;
+mod ops;
+mod record;
+mod roles;
 mod token;
 
 use std::path::Path;
@@ -20,10 +27,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use base::{Clock, Random};
-use model::ports::{Authorizer, KnownKey};
-use model::{AccountId, Credentials, Principal};
+use model::ports::{Authorizer, KnownKey, RoleError};
+use model::{AccountId, Credentials, Principal, Role};
 
+pub use api::{ACCEPTED_WITHOUT_EFFECT, Iam};
 pub use files::{Error, ROOT_KEY_FILE, SESSION_SECRET_FILE, root_key};
+pub use roles::Roles;
 use token::{Session, Tokens};
 
 /// All keys of one server.
@@ -31,6 +40,8 @@ pub struct Keys {
     /// Absent in development, where every key is known.
     root: Option<Credentials>,
     tokens: Tokens,
+    /// Absent where nobody asks for roles.
+    roles: Option<Arc<Roles>>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -45,14 +56,20 @@ impl Keys {
     /// Development: every key is known. One of twelve digits is an account's, all others are the default account's.
     pub fn dev(folder: &Path, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self, Error> {
         let tokens = Tokens::new(files::session_secret(folder, &*random)?);
-        Ok(Self { root: None, tokens, clock, random })
+        Ok(Self { root: None, tokens, roles: None, clock, random })
     }
 
     /// Production: the root key, made at the first start, and what is issued to functions.
     pub fn up(folder: &Path, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self, Error> {
         let root = root_key(folder, &*random)?;
         let tokens = Tokens::new(files::session_secret(folder, &*random)?);
-        Ok(Self { root: Some(root), tokens, clock, random })
+        Ok(Self { root: Some(root), tokens, roles: None, clock, random })
+    }
+
+    /// The same keys, with roles.
+    #[must_use]
+    pub fn with_roles(self, roles: Arc<Roles>) -> Self {
+        Self { roles: Some(roles), ..self }
     }
 
     fn of_session(&self, access_key: &str, token: &str) -> Option<KnownKey> {
@@ -97,6 +114,13 @@ impl Authorizer for Keys {
         let token = self.tokens.seal(&session);
         self.tokens.credentials(&session, &token)
     }
+
+    async fn role(&self, arn: &str) -> Result<Option<Role>, RoleError> {
+        match &self.roles {
+            Some(roles) => roles.find(arn).await.map_err(|error| RoleError(error.to_string())),
+            None => Ok(None),
+        }
+    }
 }
 
 fn any_key(access_key: &str, session_token: Option<&str>) -> KnownKey {
@@ -131,6 +155,9 @@ pub fn session_arn(role_arn: &str, session_name: &str) -> String {
 
 fn role_principal(session: &Session, access_key: &str) -> Principal {
     let account = account_of(&session.role_arn);
+    if session.role_arn.ends_with(":root") {
+        return root_principal(account, access_key);
+    }
     Principal {
         arn: session_arn(&session.role_arn, &session.session_name),
         user_id: format!("{}:{}", token::role_id(&session.role_arn), session.session_name),

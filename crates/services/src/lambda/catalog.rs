@@ -11,15 +11,17 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use base::{Cache, Clock, Random};
 use bytes::Bytes;
+use model::policy::{self, Actor, Verdict};
 use model::{
     AccountId, CodeDigest, EventRules, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, MappingNews,
     Mappings, RuntimeUse, Site, SiteKey,
     ports::{Catalog, Sites},
 };
+use serde_json::Value;
 use store::references::References;
 use store::{Blobs, Store, Txn};
 
-use super::record::{FunctionRecord, UrlOwner};
+use super::record::{FunctionRecord, LATEST, UrlOwner};
 use super::uses::Uses;
 use super::versions::Resolved;
 use super::{ATTEMPTS, decoded, encoded, error, event_config, keys, packages};
@@ -58,6 +60,7 @@ pub struct Functions {
     versions: Cache<FunctionRef, Resolved>,
     event_rules: Cache<FunctionRef, Arc<EventRules>>,
     urls: Cache<String, Arc<FunctionUrl>>,
+    policies: Cache<FunctionRef, Arc<[Value]>>,
     pub(super) uses: Uses,
 }
 
@@ -89,6 +92,7 @@ impl Functions {
             versions: Cache::new(REMEMBERED_MAX),
             event_rules: Cache::new(REMEMBERED_MAX),
             urls: Cache::new(REMEMBERED_MAX),
+            policies: Cache::new(REMEMBERED_MAX),
             uses: Uses::new(),
         })
     }
@@ -117,6 +121,7 @@ impl Functions {
         self.versions.clear();
         self.event_rules.clear();
         self.urls.clear();
+        self.policies.clear();
     }
 
     /// The record of a function, if there is one.
@@ -171,18 +176,57 @@ impl Functions {
         }
     }
 
+    /// What the policy of a function says of a wish. A function that is not there has none.
+    pub(super) async fn verdict(
+        &self,
+        function: &FunctionRef,
+        actor: Actor<'_>,
+        action: &str,
+        context: &[(&str, &str)],
+    ) -> Result<Verdict, aws::Error> {
+        let qualifier = function.qualifier.clone().filter(|qualifier| qualifier != LATEST);
+        let function = FunctionRef { qualifier, ..function.clone() };
+        let statements = match self.policies.get(&function) {
+            Some(statements) => statements,
+            None => {
+                let ticket = self.policies.ticket();
+                let record = self.record(&function).await?;
+                let of = function.qualifier.as_deref().unwrap_or_default();
+                let statements: Arc<[Value]> =
+                    record.and_then(|mut record| record.policies.remove(of)).unwrap_or_default().into();
+                self.policies.keep(ticket, function.clone(), statements.clone());
+                statements
+            }
+        };
+        if statements.is_empty() {
+            return Ok(Verdict::Silent);
+        }
+        let resource = &function.arn();
+        Ok(policy::evaluate(&statements, &policy::Request { actor, action, resource, context }))
+    }
+
     async fn read_url(&self, id: &str) -> Result<Option<Arc<FunctionUrl>>, aws::Error> {
         let Some(entry) = self.store.get(&keys::url(id)).await.map_err(error::store)? else { return Ok(None) };
         let owner: UrlOwner = decoded(&entry.value)?;
         let Some(record) = self.record(&owner.function).await? else { return Ok(None) };
         let qualifier = owner.function.qualifier.clone().unwrap_or_default();
         let Some(url) = record.urls.get(&qualifier).filter(|url| url.id == id) else { return Ok(None) };
+        let policy = record.policies.get(&qualifier).cloned().unwrap_or_default();
+        let asked = policy::Request {
+            actor: Actor::Anonymous,
+            action: "lambda:InvokeFunctionUrl",
+            resource: &owner.function.arn(),
+            context: &[("lambda:functionurlauthtype", "NONE"), ("lambda:invokedviafunctionurl", "true")],
+        };
+        let open = policy::evaluate(&policy, &asked) == Verdict::Allowed;
         Ok(Some(Arc::new(FunctionUrl {
             id: url.id.clone(),
             function: owner.function,
             auth: url.auth,
             streaming: url.streaming,
             cors: url.cors.clone(),
+            open,
+            policy,
         })))
     }
 }
@@ -252,5 +296,17 @@ impl Sites for Functions {
         let url = self.read_url(id).await.ok()??;
         self.urls.keep(ticket, id.clone(), url.clone());
         Some(Site::FunctionUrl(url))
+    }
+
+    async fn lets(&self, function: &FunctionRef, service: &str, source_arn: &str) -> bool {
+        let account = source_arn.split(':').nth(4).unwrap_or_default();
+        let context = [("aws:sourcearn", source_arn), ("aws:sourceaccount", account)];
+        match self.verdict(function, Actor::Service(service), "lambda:InvokeFunction", &context).await {
+            Ok(verdict) => verdict == Verdict::Allowed,
+            Err(problem) => {
+                tracing::warn!(function = %function.arn(), %problem, "the policy of a function cannot be read");
+                false
+            }
+        }
     }
 }

@@ -5,7 +5,8 @@
 use aws::Error;
 use model::{InvokeError, ThrottleReason};
 
-fn user(status: u16, code: &str, message: impl Into<String>) -> Error {
+/// The caller is wrong, in these words.
+pub(super) fn user(status: u16, code: &str, message: impl Into<String>) -> Error {
     Error::new(status, code, message).with("Type", "User")
 }
 
@@ -95,6 +96,7 @@ pub(super) fn invoke(error: InvokeError) -> Error {
         InvokeError::Throttled(reason) => throttled(reason, message),
         InvokeError::PayloadTooLarge { .. } => too_large(message),
         InvokeError::PayloadNotJson(_) => bad_content(message),
+        InvokeError::Recursive(_) => user(400, "RecursiveInvocationException", message),
         InvokeError::NotReady(_) => conflict(message),
         InvokeError::NoCapacity(_) => {
             let mut error = Error::new(503, "ServiceUnavailableException", message).with("Type", "Server");

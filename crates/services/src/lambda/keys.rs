@@ -9,6 +9,8 @@
 //! | `d` | due time, blob name           | `Doomed`: a package that may end from then on               |
 //! | `l` | account, region, layer        | `LayerRecord`: the number of its next version               |
 //! | `m` | account, region, layer, number | `LayerVersionRecord`: a version of a layer                 |
+//! | `c` | account, region, id           | `CodeSigningRecord`: a code signing configuration           |
+//! | `g` | account, region, id, name     | nothing: this function has that configuration               |
 //! | `s` |                               | 32 random bytes that sign package links                     |
 //! | `e` | account, region, UUID         | `MappingRecord`: an event source mapping                    |
 //! | `q` | account, region, source ARN, function ARN | the UUID of the mapping of both                 |
@@ -18,6 +20,7 @@ use bytes::Bytes;
 use model::{AccountId, CodeDigest, FunctionName, FunctionRef, Region};
 use store::keys::{Key, Parts};
 
+use super::code_signing::CodeSigningRef;
 use super::layer::{LayerRef, LayerVersionRef};
 use super::mapping::MappingRef;
 
@@ -188,6 +191,40 @@ pub(super) fn mapping_result(mapping: &MappingRef) -> Bytes {
 
 fn of_mapping(tag: u8, mapping: &MappingRef) -> Key {
     under(tag).text(mapping.account.as_str()).text(mapping.region.as_str())
+}
+
+/// A code signing configuration.
+pub(super) fn code_signing(config: &CodeSigningRef) -> Bytes {
+    of_code_signing(b'c', config).done()
+}
+
+/// What the keys of all code signing configurations of one account and region start with.
+pub(super) fn code_signings(account: &str, region: &str) -> Bytes {
+    under(b'c').text(account).text(region).done()
+}
+
+/// The id of a code signing configuration's key.
+pub(super) fn code_signing_id_of(key: &[u8]) -> Option<String> {
+    beyond_texts(b'c', 2, key)?.text()
+}
+
+/// This function has that code signing configuration.
+pub(super) fn code_signing_user(config: &CodeSigningRef, function: &FunctionName) -> Bytes {
+    of_code_signing(b'g', config).text(function.as_str()).done()
+}
+
+/// What the keys of all functions with a code signing configuration start with.
+pub(super) fn code_signing_users(config: &CodeSigningRef) -> Bytes {
+    of_code_signing(b'g', config).done()
+}
+
+/// The function's name in the key that says what it has.
+pub(super) fn code_signing_user_of(key: &[u8]) -> Option<String> {
+    beyond_texts(b'g', 3, key)?.text()
+}
+
+fn of_code_signing(tag: u8, config: &CodeSigningRef) -> Key {
+    under(tag).text(config.account.as_str()).text(config.region.as_str()).text(&config.id)
 }
 
 /// The secret that signs package links.

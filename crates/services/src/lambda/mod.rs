@@ -13,12 +13,14 @@
 //!   2. A refused or failed call leaves nothing behind, neither record nor bytes.
 //!   3. An update that is answered is what every later invocation runs.
 //!   4. What a published version runs, and with which configuration, never changes.
-//!   5. Policies of function URLs are kept and shown but not evaluated: `AuthType` alone decides who may call.
+//!   5. Who calls from outside a function's account, or without a signature, needs a statement of the function's policy; and
+//!      no statement may deny it to whoever calls. What callers may do by themselves is not looked at.
 //!
 //! Start reading at `catalog` (the shared registry), then `ops`.
 
 mod alias;
 mod catalog;
+mod code_signing;
 mod error;
 mod event_config;
 mod keys;
@@ -33,6 +35,7 @@ mod packages;
 mod policy;
 mod provisioned;
 mod record;
+mod role;
 mod settings;
 mod snapshots;
 mod uses;
@@ -49,7 +52,7 @@ use async_trait::async_trait;
 use aws::{Call, Error, Reply, Service};
 use bytes::Bytes;
 use model::FunctionRef;
-use model::ports::{EventSource, EventTarget, Invoker};
+use model::ports::{Authorizer, EventSource, EventTarget, Invoker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -65,6 +68,12 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("CreateFunction", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
     ("UpdateFunctionCode", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
     ("CreateFunction", "LoggingConfig.LogFormat=Text", "Text is the only format"),
+    ("CreateFunction", "Role", "a role that is not there is taken; what a role may do is not evaluated yet"),
+    (
+        "UpdateFunctionConfiguration",
+        "Role",
+        "a role that is not there is taken; what a role may do is not evaluated yet",
+    ),
     ("ListFunctions", "MasterRegion", "there are no replicated functions"),
     (
         "AddLayerVersionPermission",
@@ -73,7 +82,13 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ),
     ("CreateEventSourceMapping", "MetricsConfig", "stored and shown; there are no metrics of mappings yet"),
     ("UpdateEventSourceMapping", "MetricsConfig", "stored and shown; there are no metrics of mappings yet"),
-    ("AddPermission", "every parameter", "the policy is stored and shown; it is not evaluated"),
+    (
+        "PutRuntimeManagementConfig",
+        "UpdateRuntimeOn, RuntimeVersionArn",
+        "stored and shown; functions run on the interpreter that the host's operator has installed",
+    ),
+    ("AddPermission", "PrincipalOrgID", "stored and shown; no account belongs to an organization, so it lets nobody"),
+    ("AddPermission", "EventSourceToken", "stored and shown; no caller here brings a token, so it lets nobody"),
 ];
 
 /// The API of functions.
@@ -82,6 +97,8 @@ pub struct LambdaService {
     invoker: Arc<dyn Invoker>,
     targets: Vec<Arc<dyn EventTarget>>,
     sources: Vec<Arc<dyn EventSource>>,
+    /// Who knows roles; absent where nobody does.
+    roles: Option<Arc<dyn Authorizer>>,
 }
 
 impl LambdaService {
@@ -93,11 +110,53 @@ impl LambdaService {
         targets: Vec<Arc<dyn EventTarget>>,
         sources: Vec<Arc<dyn EventSource>>,
     ) -> Self {
-        Self { functions, invoker, targets, sources }
+        Self { functions, invoker, targets, sources, roles: None }
     }
 
     fn ends(&self) -> ops::mappings::Ends<'_> {
         ops::mappings::Ends { sources: &self.sources, targets: &self.targets }
+    }
+
+    /// The same API, which refuses functions whose role does not let Lambda have it.
+    #[must_use]
+    pub fn with_roles(self, roles: Arc<dyn Authorizer>) -> Self {
+        Self { roles: Some(roles), ..self }
+    }
+
+    /// Refuses a role that is there and that Lambda cannot assume. One that is not there is taken, as made-up ones always were:
+    /// nothing depends on it while what roles may do is not evaluated.
+    async fn check_role(&self, call: &Call) -> Result<(), Error> {
+        let (Some(roles), Some(arn)) = (&self.roles, call.text("Role")) else { return Ok(()) };
+        match roles.role(arn).await.map_err(Error::internal)? {
+            Some(role) if !role::is_for_functions(&role) => {
+                Err(error::invalid("The role defined for the function cannot be assumed by Lambda."))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The operations that say who may do what with functions, and with what they may run.
+    async fn governed(&self, call: &Call) -> Result<Reply, Error> {
+        let functions = &*self.functions;
+        match call.operation {
+            "CreateCodeSigningConfig" => ops::code_signing::create(functions, call).await,
+            "GetCodeSigningConfig" => ops::code_signing::get(functions, call).await,
+            "UpdateCodeSigningConfig" => ops::code_signing::update(functions, call).await,
+            "DeleteCodeSigningConfig" => ops::code_signing::delete(functions, call).await,
+            "ListCodeSigningConfigs" => ops::code_signing::list(functions, call).await,
+            "ListFunctionsByCodeSigningConfig" => ops::code_signing::functions_of(functions, call).await,
+            "PutFunctionCodeSigningConfig" => ops::code_signing::put(functions, call).await,
+            "GetFunctionCodeSigningConfig" => ops::code_signing::of_function(functions, call).await,
+            "DeleteFunctionCodeSigningConfig" => ops::code_signing::remove(functions, call).await,
+            "PutResourcePolicy" => ops::resource_policy::put(functions, call).await,
+            "GetResourcePolicy" => ops::resource_policy::get(functions, call).await,
+            "DeleteResourcePolicy" => ops::resource_policy::delete(functions, call).await,
+            "PutFunctionRecursionConfig" => ops::recursion::put(functions, call).await,
+            "GetFunctionRecursionConfig" => ops::recursion::get(functions, call).await,
+            "PutRuntimeManagementConfig" => ops::runtime_management::put(functions, call).await,
+            "GetRuntimeManagementConfig" => ops::runtime_management::get(functions, call).await,
+            other => Err(Error::not_implemented(format_args!("the Lambda operation {other}"))),
+        }
     }
 
     /// A function has other code or settings, if that went well: its first start may be prepared.
@@ -131,6 +190,9 @@ impl Service for LambdaService {
 
     async fn call(&self, call: Call) -> Result<Reply, Error> {
         let functions = &*self.functions;
+        if matches!(call.operation, "CreateFunction" | "UpdateFunctionConfiguration") {
+            self.check_role(&call).await?;
+        }
         match call.operation {
             "CreateFunction" => self.deployed(&call, ops::create::run(functions, &call).await),
             "GetFunction" => self.with_snapshot(&call, ops::read::get(functions, &call).await, false),
@@ -149,8 +211,9 @@ impl Service for LambdaService {
             "UpdateFunctionCode" => self.deployed(&call, ops::update::code(functions, &call).await),
             "UpdateFunctionConfiguration" => self.deployed(&call, ops::update::configuration(functions, &call).await),
             "DeleteFunction" => ops::delete::run(functions, &call).await,
-            "Invoke" => ops::invoke::run(&*self.invoker, call).await,
-            "InvokeWithResponseStream" => ops::invoke_stream::run(&*self.invoker, call).await,
+            "Invoke" => ops::invoke::run(functions, &*self.invoker, call).await,
+            "InvokeAsync" => ops::invoke::asynchronously(functions, &*self.invoker, call).await,
+            "InvokeWithResponseStream" => ops::invoke_stream::run(functions, &*self.invoker, call).await,
             "CreateFunctionUrlConfig" => ops::urls::create(functions, &call).await,
             "GetFunctionUrlConfig" => ops::urls::get(functions, &call).await,
             "UpdateFunctionUrlConfig" => ops::urls::update(functions, &call).await,
@@ -191,7 +254,7 @@ impl Service for LambdaService {
             "TagResource" => ops::tags::add(functions, &call).await,
             "UntagResource" => ops::tags::remove(functions, &call).await,
             "ListTags" => ops::tags::list(functions, &call).await,
-            other => Err(Error::not_implemented(format_args!("the Lambda operation {other}"))),
+            _ => self.governed(&call).await,
         }
     }
 }

@@ -16,6 +16,15 @@ pub(super) fn of_call(call: &Call) -> Result<FunctionRef, Error> {
         .map_err(|problem| problem.into_error(name, call))
 }
 
+/// The same for what a function's policy may let callers of other accounts do.
+pub(super) fn of_any_account(call: &Call) -> Result<FunctionRef, Error> {
+    let name = call.text("FunctionName").unwrap_or_default();
+    match parse(name, call.text("Qualifier"), &call.principal.account, &call.region) {
+        Err(Problem::Account(function)) => Ok(function),
+        other => other.map_err(|problem| problem.into_error(name, call)),
+    }
+}
+
 /// The function of a call that allows no qualifier beyond `$LATEST`.
 pub(super) fn unqualified(call: &Call) -> Result<FunctionRef, Error> {
     let mut function = of_call(call)?;

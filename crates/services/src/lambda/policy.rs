@@ -1,6 +1,6 @@
 //! Resource policies: a permission as the statement that IAM would read. Pure.
 //!
-//! Not here: evaluation. Statements are kept and shown as AWS shows them.
+//! Not here: evaluation, which is `model::policy`.
 
 use aws::{Call, Error};
 use model::{AccountId, FunctionRef};

@@ -56,6 +56,30 @@ pub(super) struct FunctionRecord {
     /// What is asked of events, by qualifier: `$LATEST`, a number or an alias.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) event_configs: BTreeMap<String, EventConfigRecord>,
+    /// The id of its code signing configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) code_signing: Option<String>,
+    /// `RecursiveLoop` is `Allow`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) allows_recursion: bool,
+    /// Runtime management by version, where it is not the default.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) runtime_management: BTreeMap<String, RuntimeManagementRecord>,
+}
+
+/// What PutRuntimeManagementConfig set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RuntimeManagementRecord {
+    /// `UpdateRuntimeOn`
+    pub(super) update_on: String,
+    /// `RuntimeVersionArn`
+    pub(super) version_arn: Option<String>,
+}
+
+impl Default for RuntimeManagementRecord {
+    fn default() -> Self {
+        Self { update_on: "Auto".into(), version_arn: None }
+    }
 }
 
 /// What was asked for by PutProvisionedConcurrencyConfig.
@@ -275,6 +299,26 @@ pub(super) struct Doomed {
 }
 
 impl FunctionRecord {
+    /// A function that has been made just now.
+    pub(super) fn new(latest: VersionRecord, tags: BTreeMap<String, String>) -> Self {
+        Self {
+            latest,
+            next_version: 1,
+            tags,
+            reserved_concurrency: None,
+            policies: BTreeMap::new(),
+            urls: BTreeMap::new(),
+            published: BTreeSet::new(),
+            version_revisions: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            provisioned: BTreeMap::new(),
+            event_configs: BTreeMap::new(),
+            code_signing: None,
+            allows_recursion: false,
+            runtime_management: BTreeMap::new(),
+        }
+    }
+
     /// What environments of a version are started from.
     pub(super) fn runnable(&self, function: &FunctionRef, id: VersionId, version: &VersionRecord) -> FunctionVersion {
         let VersionRecord { settings, code, .. } = version;
@@ -295,6 +339,7 @@ impl FunctionRecord {
             reserved_concurrency: self.reserved_concurrency,
             egress: self.egress(),
             snap_start: settings.begins_from_snapshot(id),
+            allows_recursion: self.allows_recursion,
             function,
         }
     }

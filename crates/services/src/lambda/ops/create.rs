@@ -8,12 +8,14 @@ use model::FunctionRef;
 use serde_json::Value;
 use store::Txn;
 
+use crate::lambda::code_signing::{self, CodeSigningRef};
 use crate::lambda::layer::{self, LayerVersionRef};
 use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{FunctionRecord, Settings, VersionId, VersionRecord};
 use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, settings, view};
 
-const HONOURED: &[&str] = &["FunctionName", "Code", "PackageType", "Tags", "Architectures", "Publish"];
+const HONOURED: &[&str] =
+    &["FunctionName", "Code", "PackageType", "Tags", "Architectures", "Publish", "CodeSigningConfigArn"];
 
 /// CreateFunction.
 pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result<Reply, Error> {
@@ -27,25 +29,15 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
     let settings = settings::created(call, functions.config.architecture)?;
     let layers = layer::wanted(call)?.unwrap_or_default();
     let tags = super::tags::checked(call.input.get("Tags"))?;
+    let signing = super::code_signing::wanted(call)?;
     if functions.record(&function).await?.is_some() {
         return Err(exists(&function));
     }
     let package = packages::checked(zip_file).await?;
-    let record = FunctionRecord {
-        latest: version(functions, settings, &package),
-        next_version: 1,
-        tags,
-        reserved_concurrency: None,
-        policies: std::collections::BTreeMap::new(),
-        urls: std::collections::BTreeMap::new(),
-        published: std::collections::BTreeSet::new(),
-        version_revisions: std::collections::BTreeMap::new(),
-        aliases: std::collections::BTreeMap::new(),
-        provisioned: std::collections::BTreeMap::new(),
-        event_configs: std::collections::BTreeMap::new(),
-    };
+    let mut record = FunctionRecord::new(version(functions, settings, &package), tags);
+    record.code_signing = signing.as_ref().map(|config| config.id.clone());
     let mut upload = None;
-    let new = New { function, package, layers, record, publish: call.flag("Publish") };
+    let new = New { function, package, layers, signing, record, publish: call.flag("Publish") };
     let made = commit(functions, call, &new, &mut upload).await;
     if let Some(upload) = upload.filter(|_| !matches!(made, Ok((_, _, Claim::Uploaded)))) {
         functions.discard(&upload).await;
@@ -59,6 +51,7 @@ struct New {
     function: FunctionRef,
     package: Package,
     layers: Vec<LayerVersionRef>,
+    signing: Option<CodeSigningRef>,
     record: FunctionRecord,
     publish: bool,
 }
@@ -99,6 +92,11 @@ async fn commit(
         functions.check_unpacked(&*snapshot, &record.latest, Some(package)).await?;
         let (mut id, mut shown) = (VersionId::Latest, record.latest.clone());
         let mut txn = Txn::new().expect_absent(key.clone());
+        if let Some(config) = &new.signing {
+            let (policy, joined) = functions.joined_by(&*snapshot, function, config, txn).await?;
+            code_signing::check_deployment(&policy)?;
+            txn = joined;
+        }
         if new.publish {
             let (with_version, published) = functions.publish(&*snapshot, function, &mut record, None, txn).await?;
             (txn, id, shown) = (with_version, published.id, published.version);

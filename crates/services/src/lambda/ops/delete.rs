@@ -35,6 +35,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
             record.policies.remove(&number.to_string());
             record.provisioned.remove(&number.to_string());
             record.event_configs.remove(&number.to_string());
+            record.runtime_management.remove(&number.to_string());
             let txn = Txn::new().expect_version(key.clone(), entry.version).put(key.clone(), encoded(&record)?);
             let txn = txn.delete(keys::version(&function, number));
             functions.count(&*snapshot, &Users::of(&version, -1), txn).await?
@@ -84,6 +85,7 @@ async fn whole(
     for url in record.urls.values() {
         txn = txn.delete(keys::url(&url.id));
     }
+    txn = super::code_signing::left_by(function, record.code_signing.as_deref(), txn);
     let mut users = Users::of(&record.latest, -1);
     let versions = snapshot.range(&Range::prefix(keys::versions(function))).await.map_err(error::store)?;
     for version in versions.entries {

@@ -1,22 +1,25 @@
-//! Invoke: the call as an `Invocation`, and its end as an answer.
+//! Invoke and InvokeAsync: the call as an `Invocation`, and its end as an answer.
 
 use aws::{Call, Error, Reply};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use model::policy::{Actor, Verdict};
 use model::ports::Invoker;
-use model::{FunctionRef, Invocation, InvocationKind, Outcome, RequestId, Trigger};
+use model::{FunctionRef, Invocation, InvocationKind, InvokeError, Outcome, RequestId, Trigger};
 use serde_json::json;
 
-use crate::lambda::{error, name};
+use crate::lambda::{Functions, error, name};
 
 /// Most bytes of `X-Amz-Client-Context`. Source: the Invoke operation's documentation.
 const CLIENT_CONTEXT_BYTES_MAX: usize = 3_583;
+/// Most bytes of an event of InvokeAsync. Source: its documentation.
+const ASYNC_BYTES_MAX: usize = 262_144;
 
 /// Invoke.
-pub(in crate::lambda) async fn run(invoker: &dyn Invoker, call: Call) -> Result<Reply, Error> {
+pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker, call: Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier", "InvocationType", "LogType", "ClientContext", "Payload"])?;
-    let function = name::of_call(&call)?;
+    let function = target(functions, &call).await?;
     let waits = match call.text("InvocationType") {
         None | Some("RequestResponse") => true,
         Some("Event") => false,
@@ -29,7 +32,7 @@ pub(in crate::lambda) async fn run(invoker: &dyn Invoker, call: Call) -> Result<
             return Err(error::constraint(other, "invocationType", rule));
         }
     };
-    let invocation = invocation(function, &call, waits)?;
+    let invocation = invocation(functions, function, &call, waits)?;
     if waits {
         return Ok(answer(invoker.invoke(invocation).await.map_err(error::invoke)?));
     }
@@ -37,20 +40,78 @@ pub(in crate::lambda) async fn run(invoker: &dyn Invoker, call: Call) -> Result<
     Ok(status(202))
 }
 
-/// The call as an invocation. `waits` is whether somebody waits for the answer.
-pub(super) fn invocation(function: FunctionRef, call: &Call, waits: bool) -> Result<Invocation, Error> {
-    let context = call.text("ClientContext").map(client_context).transpose()?;
-    Ok(Invocation {
+/// The function that a call names, if its policy lets the caller invoke it. Within the function's own account the policy need
+/// not allow it, for what principals may do by themselves is not limited yet.
+pub(super) async fn target(functions: &Functions, call: &Call) -> Result<FunctionRef, Error> {
+    let function = name::of_any_account(call)?;
+    let account = call.principal.account.as_str();
+    let actor = Actor::Principal(account, &call.principal.arn);
+    let context = [("aws:principalaccount", account), ("aws:principalarn", call.principal.arn.as_str())];
+    let verdict = functions.verdict(&function, actor, "lambda:InvokeFunction", &context).await?;
+    let why = match verdict {
+        Verdict::Allowed => return Ok(function),
+        Verdict::Silent if function.account == call.principal.account => return Ok(function),
+        Verdict::Silent => "because no resource-based policy allows the lambda:InvokeFunction action",
+        Verdict::Denied => "with an explicit deny in a resource-based policy",
+    };
+    Err(error::denied(format!(
+        "User: {} is not authorized to perform: lambda:InvokeFunction on resource: {} {why}",
+        call.principal.arn,
+        function.arn()
+    )))
+}
+
+/// InvokeAsync, the older way to send an event. Its answer has a status and nothing else.
+pub(in crate::lambda) async fn asynchronously(
+    functions: &Functions,
+    invoker: &dyn Invoker,
+    call: Call,
+) -> Result<Reply, Error> {
+    call.honours(&["FunctionName", "InvokeArgs"])?;
+    let function = target(functions, &call).await?;
+    if call.payload.len() > ASYNC_BYTES_MAX {
+        let (size, limit) = (call.payload.len(), ASYNC_BYTES_MAX);
+        return Err(error::invoke(InvokeError::PayloadTooLarge { size, kind: "Event", limit }));
+    }
+    // As on AWS, no trace goes on from here.
+    let invocation = Invocation { trace_id: None, ..event(function, &call) };
+    invoker.accept(invocation).await.map_err(error::invoke)?;
+    Ok(Reply { status: Some(202), payload: Some(Bytes::new().into()), ..Reply::of(json!({"Status": 202})) })
+}
+
+/// The call as an event, before what else it asks for is known.
+fn event(function: FunctionRef, call: &Call) -> Invocation {
+    Invocation {
         function,
         request_id: RequestId(call.request_id.clone()),
         // An event without content is an empty document, as AWS hands it on.
         payload: if call.payload.is_empty() { Bytes::from_static(b"{}") } else { call.payload.clone() },
-        kind: if waits { InvocationKind::RequestResponse } else { InvocationKind::Event },
+        kind: InvocationKind::Event,
         trigger: Trigger::Direct,
+        client_context: None,
+        trace_id: call.headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok()).map(str::to_owned),
+        log_tail: false,
+    }
+}
+
+/// The call as an invocation. `waits` is whether somebody waits for the answer.
+pub(super) fn invocation(
+    functions: &Functions,
+    function: FunctionRef,
+    call: &Call,
+    waits: bool,
+) -> Result<Invocation, Error> {
+    let context = call.text("ClientContext").map(client_context).transpose()?;
+    let event = event(function, call);
+    // A trace begins here if the caller has none: what the function calls is known by it.
+    let begun = || format!("Root=1-{:08x}-{}", functions.clock.now_ms() / 1_000, functions.random.hex(12));
+    Ok(Invocation {
+        kind: if waits { InvocationKind::RequestResponse } else { InvocationKind::Event },
         // The context of an asynchronous call does not reach the function.
         client_context: context.filter(|_| waits),
-        trace_id: call.headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok()).map(str::to_owned),
+        trace_id: Some(event.trace_id.clone().unwrap_or_else(begun)),
         log_tail: waits && call.text("LogType") == Some("Tail"),
+        ..event
     })
 }
 

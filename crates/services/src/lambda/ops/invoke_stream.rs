@@ -14,13 +14,13 @@ use model::ports::Invoker;
 use model::{Answered, Body, BrokenOff, Chunks, Outcome, Piece, Pieces};
 use serde_json::{Map, Value, json};
 
-use super::invoke::{invocation, status};
-use crate::lambda::{error, name};
+use super::invoke::{invocation, status, target};
+use crate::lambda::{Functions, error};
 
 /// InvokeWithResponseStream.
-pub(in crate::lambda) async fn run(invoker: &dyn Invoker, call: Call) -> Result<Reply, Error> {
+pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker, call: Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier", "InvocationType", "LogType", "ClientContext", "Payload"])?;
-    let function = name::of_call(&call)?;
+    let function = target(functions, &call).await?;
     match call.text("InvocationType") {
         None | Some("RequestResponse") => {}
         Some("DryRun") => {
@@ -32,7 +32,7 @@ pub(in crate::lambda) async fn run(invoker: &dyn Invoker, call: Call) -> Result<
             return Err(error::constraint(other, "invocationType", rule));
         }
     }
-    let invocation = invocation(function, &call, true)?;
+    let invocation = invocation(functions, function, &call, true)?;
     Ok(match invoker.invoke_streaming(invocation).await.map_err(error::invoke)? {
         Answered::Whole(outcome) => {
             let mut events = Vec::new();

@@ -3,6 +3,7 @@
 //! Start reading at `create`; `update` and `delete` follow its steps.
 
 pub(super) mod aliases;
+pub(super) mod code_signing;
 pub(super) mod concurrency;
 pub(super) mod create;
 pub(super) mod delete;
@@ -15,6 +16,9 @@ pub(super) mod mappings;
 pub(super) mod permissions;
 pub(super) mod provisioned;
 pub(super) mod read;
+pub(super) mod recursion;
+pub(super) mod resource_policy;
+pub(super) mod runtime_management;
 pub(super) mod tags;
 pub(super) mod update;
 pub(super) mod urls;

@@ -24,16 +24,19 @@ const ADD: &[&str] = &[
 ];
 
 /// A function, and the qualifier that its policy is kept under.
-struct Subject {
-    function: FunctionRef,
-    qualifier: String,
+pub(super) struct Subject {
+    pub(super) function: FunctionRef,
+    pub(super) qualifier: String,
     /// `RevisionId` that a published version was made with.
     published_with: Option<String>,
 }
 
 impl Subject {
     async fn of_call(functions: &Functions, call: &Call) -> Result<Self, Error> {
-        let function = name::of_call(call)?;
+        Self::of(functions, name::of_call(call)?).await
+    }
+
+    pub(super) async fn of(functions: &Functions, function: FunctionRef) -> Result<Self, Error> {
         let qualifier = function.qualifier.clone().unwrap_or_default();
         let published_with = match Qualifier::of(&function) {
             // What a version was made with does not change; whether it is there is decided with the function's record.
@@ -46,7 +49,7 @@ impl Subject {
     }
 
     /// Refuses a qualifier that names nothing.
-    fn check_there(&self, record: &FunctionRecord) -> Result<(), Error> {
+    pub(super) fn check_there(&self, record: &FunctionRecord) -> Result<(), Error> {
         match Qualifier::of(&self.function) {
             Qualifier::Alias(name) if !record.aliases.contains_key(name) => Err(alias::not_found(&self.function.arn())),
             _ if record.target(&self.function).is_none() => Err(error::function_not_found(&self.function.arn())),
@@ -55,7 +58,7 @@ impl Subject {
     }
 
     /// The present `RevisionId`.
-    fn revision<'a>(&'a self, record: &'a FunctionRecord) -> &'a str {
+    pub(super) fn revision<'a>(&'a self, record: &'a FunctionRecord) -> &'a str {
         let own = match Qualifier::of(&self.function) {
             Qualifier::Version(VersionId::Number(number)) => {
                 record.version_revisions.get(&number).or(self.published_with.as_ref())
@@ -66,15 +69,15 @@ impl Subject {
         own.unwrap_or(&record.latest.revision_id)
     }
 
-    fn check_revision(&self, call: &Call, record: &FunctionRecord) -> Result<(), Error> {
+    pub(super) fn check_revision(&self, call: &Call, record: &FunctionRecord, read_with: &str) -> Result<(), Error> {
         match call.text("RevisionId") {
-            Some(revision) if revision != self.revision(record) => Err(error::stale_revision("GetPolicy")),
+            Some(revision) if revision != self.revision(record) => Err(error::stale_revision(read_with)),
             _ => Ok(()),
         }
     }
 
     /// Another `RevisionId`, since the policy is another one.
-    fn revise(&self, record: &mut FunctionRecord, revision: String) {
+    pub(super) fn revise(&self, record: &mut FunctionRecord, revision: String) {
         match Qualifier::of(&self.function) {
             Qualifier::Version(VersionId::Number(number)) => {
                 record.version_revisions.insert(number, revision);
@@ -101,7 +104,7 @@ pub(in crate::lambda) async fn add(functions: &Functions, call: &Call) -> Result
     functions
         .change(&subject.function, |record, _| {
             subject.check_there(record)?;
-            subject.check_revision(call, record)?;
+            subject.check_revision(call, record, "GetPolicy")?;
             let statements = record.policies.entry(subject.qualifier.clone()).or_default();
             if statements.iter().any(|statement| policy::has_sid(statement, sid)) {
                 return Err(policy::sid_exists(sid));
@@ -132,7 +135,7 @@ pub(in crate::lambda) async fn remove(functions: &Functions, call: &Call) -> Res
     functions
         .change(&subject.function, |record, _| {
             subject.check_there(record)?;
-            subject.check_revision(call, record)?;
+            subject.check_revision(call, record, "GetPolicy")?;
             let Some(statements) = record.policies.get_mut(&subject.qualifier) else {
                 return Err(error::not_found("No policy is associated with the given resource."));
             };

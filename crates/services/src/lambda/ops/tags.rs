@@ -1,11 +1,13 @@
-//! TagResource, UntagResource, ListTags: of functions. Those of event source mappings are in `mappings`.
+//! TagResource, UntagResource, ListTags: of functions and of code signing configurations. Those of event source mappings are in
+//! `mappings`.
 
 use std::collections::BTreeMap;
 
 use aws::{Call, Error, Reply};
-use model::{EGRESS_TAG, Egress, FunctionRef, MINIMUM_TAG};
+use model::{AccountId, EGRESS_TAG, Egress, FunctionRef, MINIMUM_TAG, Region};
 use serde_json::{Value, json};
 
+use crate::lambda::code_signing::{self, CodeSigningRef};
 use crate::lambda::{Functions, error, provisioned};
 
 /// Most tags of a function. Source: Lambda's documentation of tags.
@@ -36,39 +38,73 @@ pub(super) fn limited(tags: BTreeMap<String, String>) -> Result<BTreeMap<String,
     Ok(tags)
 }
 
-fn function_of(call: &Call) -> Result<FunctionRef, Error> {
-    let arn = call.text("Resource").unwrap_or_default();
-    let Some(function) = FunctionRef::parse_arn(arn) else {
-        if arn.starts_with("arn:") {
-            return Err(Error::not_implemented(format_args!(
-                "tags of {arn}: only functions and event source mappings have tags"
-            )));
+/// What can have tags.
+enum Tagged {
+    Function(FunctionRef),
+    CodeSigning(CodeSigningRef),
+}
+
+impl Tagged {
+    fn of_call(call: &Call) -> Result<Self, Error> {
+        let arn = call.text("Resource").unwrap_or_default();
+        let own = |account: &AccountId, region: &Region| *account == call.principal.account && *region == call.region;
+        if let Some(config) = CodeSigningRef::parse_arn(arn) {
+            let here = own(&config.account, &config.region);
+            return if here { Ok(Self::CodeSigning(config)) } else { Err(code_signing::missing(arn)) };
         }
-        return Err(error::constraint(arn, "resource", "Member must be the ARN of a function"));
-    };
-    if function.qualifier.is_some() {
-        return Err(error::invalid(
-            "Tags on function aliases and versions are not supported. Please specify a function ARN.",
-        ));
+        let Some(function) = FunctionRef::parse_arn(arn) else {
+            if arn.starts_with("arn:") {
+                return Err(Error::not_implemented(format_args!(
+                    "tags of {arn}: functions, event source mappings and code signing configurations have tags"
+                )));
+            }
+            return Err(error::constraint(arn, "resource", "Member must be the ARN of a function"));
+        };
+        if function.qualifier.is_some() {
+            return Err(error::invalid(
+                "Tags on function aliases and versions are not supported. Please specify a function ARN.",
+            ));
+        }
+        if own(&function.account, &function.region) {
+            return Ok(Self::Function(function));
+        }
+        Err(error::function_not_found(arn))
     }
-    if function.account != call.principal.account || function.region != call.region {
-        return Err(error::function_not_found(arn));
+
+    async fn tags(&self, functions: &Functions) -> Result<BTreeMap<String, String>, Error> {
+        match self {
+            Self::Function(function) => Ok(functions.existing(function).await?.tags),
+            Self::CodeSigning(config) => {
+                let record = functions.code_signing(config).await?;
+                Ok(record.ok_or_else(|| code_signing::missing(&config.arn()))?.tags)
+            }
+        }
     }
-    Ok(function)
+
+    async fn change(
+        &self,
+        functions: &Functions,
+        mut decide: impl FnMut(&mut BTreeMap<String, String>) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Function(function) => functions.change(function, |record, _| decide(&mut record.tags)).await,
+            Self::CodeSigning(config) => functions.change_code_signing(config, |record| decide(&mut record.tags)).await,
+        }
+    }
 }
 
 /// TagResource.
 pub(in crate::lambda) async fn add(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["Resource", "Tags"])?;
-    let function = function_of(call)?;
+    let tagged = Tagged::of_call(call)?;
     let tags = checked(call.input.get("Tags"))?;
     if tags.is_empty() {
         return Err(error::invalid("An error occurred and the request cannot be processed: Tags must not be empty."));
     }
-    functions
-        .change(&function, |record, _| {
-            record.tags.extend(tags.clone());
-            limited(record.tags.clone()).map(|_| ())
+    tagged
+        .change(functions, |own| {
+            own.extend(tags.clone());
+            limited(own.clone()).map(|_| ())
         })
         .await?;
     Ok(Reply::empty())
@@ -77,11 +113,11 @@ pub(in crate::lambda) async fn add(functions: &Functions, call: &Call) -> Result
 /// UntagResource.
 pub(in crate::lambda) async fn remove(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["Resource", "TagKeys"])?;
-    let function = function_of(call)?;
+    let tagged = Tagged::of_call(call)?;
     let keys: Vec<&str> = call.input["TagKeys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    functions
-        .change(&function, |record, _| {
-            record.tags.retain(|key, _| !keys.contains(&key.as_str()));
+    tagged
+        .change(functions, |own| {
+            own.retain(|key, _| !keys.contains(&key.as_str()));
             Ok(())
         })
         .await?;
@@ -91,6 +127,5 @@ pub(in crate::lambda) async fn remove(functions: &Functions, call: &Call) -> Res
 /// ListTags.
 pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["Resource"])?;
-    let record = functions.existing(&function_of(call)?).await?;
-    Ok(Reply::of(json!({"Tags": record.tags})))
+    Ok(Reply::of(json!({"Tags": Tagged::of_call(call)?.tags(functions).await?})))
 }

@@ -40,6 +40,7 @@ pub(in crate::lambda) async fn code(functions: &Functions, call: &Call) -> Resul
     if call.flag("DryRun") {
         let next = replaced(functions, call, &record, &package)?;
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
+        functions.check_signed(&*snapshot, &function, &record).await?;
         functions.check_unpacked(&*snapshot, &next, Some(&package)).await?;
         return Ok(Reply::of(view::configuration(&function, VersionId::Latest, &next)));
     }
@@ -84,6 +85,7 @@ async fn commit(
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
         let (mut record, written) = existing_in(&*snapshot, function).await?;
         check_revision(call, &record)?;
+        functions.check_signed(&*snapshot, function, &record).await?;
         let next = replaced(functions, call, &record, package)?;
         functions.check_unpacked(&*snapshot, &next, Some(package)).await?;
         let before = std::mem::replace(&mut record.latest, next);
@@ -120,6 +122,10 @@ pub(in crate::lambda) async fn configuration(functions: &Functions, call: &Call)
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
         let (mut record, written) = existing_in(&*snapshot, &function).await?;
         check_revision(call, &record)?;
+        if layers.as_ref().is_some_and(|layers| !layers.is_empty()) {
+            // Layers are code too.
+            functions.check_signed(&*snapshot, &function, &record).await?;
+        }
         let before = record.latest.clone();
         let latest = &mut record.latest;
         latest.settings = settings::updated(&latest.settings, call)?;

@@ -1,13 +1,16 @@
 //! Behaviour of the `lambda` service on a store in memory, with an invoker that records.
 //!
 //! `functions` covers the life of functions and their packages, `layers` layers, `versions`, `aliases` and `provisioned` what
-//! is published of them, `event_configs` what is asked of their events, `mappings` event source mappings, `surface` everything around them. Start at `Platform`.
+//! is published of them, `event_configs` what is asked of their events, `code_signing` whose code they take, `policies` who may call them,
+//! `mappings` event source mappings, `surface` everything around them. Start at `Platform`.
 
 mod aliases;
+mod code_signing;
 mod event_configs;
 mod functions;
 mod layers;
 mod mappings;
+mod policies;
 mod provisioned;
 mod surface;
 mod versions;
