@@ -108,6 +108,8 @@ class Server:
             self.call("lambda", "POST", f"/2015-03-31/functions/{name}/aliases", alias)
             of_alias = f"?Qualifier={qualifier}"
         url = self.call("lambda", "POST", f"/2021-10-31/functions/{name}/url{of_alias}", {"AuthType": "NONE"})["FunctionUrl"]
+        everybody = {"Action": "lambda:InvokeFunctionUrl", "Principal": "*", "FunctionUrlAuthType": "NONE"}
+        self.call("lambda", "POST", f"/2015-03-31/functions/{name}/policy{of_alias}", {"StatementId": "public", **everybody})
         return f"/_dunlin/url/{url.split('//')[1].split('.')[0]}/"
 
     def publish(self, name, alias=None):
