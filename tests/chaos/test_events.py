@@ -12,6 +12,7 @@ import json
 import os
 import re
 import threading
+import time
 
 from chaos.servers import ROLE, Server, package, runtimes, wait_until
 
@@ -20,6 +21,8 @@ KILLS = int(os.environ.get("DUNLIN_KILLS", "2"))
 CLIENTS = 64
 #: One event in so many fails.
 FAILS = 10
+#: Between two looks at the logs; and without a new record for so long, none is waited for any more.
+PAUSE_S, STANDS_STILL_S = 0.5, 60
 
 WORK = f"""
 def handler(event, context):
@@ -86,18 +89,32 @@ class Senders:
         wait_until("the server is back", self.server.is_ready, 60)
 
 
-def got(server, name):
-    """What a destination got: {id: (condition, answer)}."""
-    logs = server.client("logs")
-    found = {}
-    try:
-        for page in logs.get_paginator("filter_log_events").paginate(logGroupName=f"/aws/lambda/{name}"):
-            for event in page["events"]:
-                if record := re.match(r"GOT (\d+) (\w+) (.*)", event["message"].strip()):
-                    found[int(record[1])] = (record[2], record[3])
-    except logs.exceptions.ResourceNotFoundException:
-        pass
-    return found
+class Destination:
+    """What a destination got, from its log, which is read on from where it was read to."""
+
+    #: Lines of a moment may come late by so much.
+    OVERLAP_MS = 10_000
+
+    def __init__(self, server, name):
+        self.server, self.name = server, name
+        #: {id: (condition, answer)}
+        self.records = {}
+        self.read_to_ms = 0
+
+    def read(self):
+        logs = self.server.client("logs")
+        pages = logs.get_paginator("filter_log_events").paginate(
+            logGroupName=f"/aws/lambda/{self.name}", startTime=max(0, self.read_to_ms - self.OVERLAP_MS), filterPattern="GOT",
+        )
+        try:
+            for page in pages:
+                for event in page["events"]:
+                    self.read_to_ms = max(self.read_to_ms, event["timestamp"])
+                    number, condition, answer = re.match(r"GOT (\d+) (\w+) (.*)", event["message"].strip()).groups()
+                    self.records[int(number)] = (condition, answer)
+        except logs.exceptions.ResourceNotFoundException:
+            pass
+        return self.records
 
 
 def prepare(server):
@@ -116,6 +133,18 @@ def prepare(server):
     )
 
 
+def wait_for_all(accepted, *destinations):
+    """Waits until each accepted event is in a record, for as long as more and more are; what the destinations have then."""
+    left, changed = set(accepted), time.monotonic()
+    while left:
+        found = [destination.read() for destination in destinations]
+        before, left = len(left), accepted.difference(*found)
+        changed = time.monotonic() if len(left) < before else changed
+        assert time.monotonic() - changed < STANDS_STILL_S, f"{len(left)} events have not ended: {sorted(left)[:20]}"
+        time.sleep(PAUSE_S)
+    return [destination.read() for destination in destinations]
+
+
 def test_every_accepted_event_ends_although_the_server_is_killed():
     with Server() as server:
         server.start()
@@ -130,12 +159,7 @@ def test_every_accepted_event_ends_although_the_server_is_killed():
             server.start()
         senders.join()
         accepted = set(senders.accepted)
-
-        def missing():
-            return accepted - set(got(server, "good")) - set(got(server, "bad"))
-
-        wait_until(lambda: f"every accepted event ended; left: {sorted(missing())[:20]}", lambda: not missing(), 600)
-        good, bad = got(server, "good"), got(server, "bad")
+        good, bad = wait_for_all(accepted, Destination(server, "good"), Destination(server, "bad"))
         print(f"\nkilled {KILLS} times; {len(accepted)} events acknowledged: {len(good)} records of success and {len(bad)} "
               "of failure, 0 lost")
         assert {condition for condition, _ in good.values()} == {"Success"}
