@@ -29,6 +29,21 @@ IS_ROOT = os.geteuid() == 0
 SERVICE_ID = 0x7001_0000
 
 
+#: Source of `put(table, item)` for functions: through their own endpoint and keys, without an SDK.
+PUT_ITEM = """
+import json, os, urllib.request
+
+def put(table, item):
+    request = urllib.request.Request(os.environ["AWS_ENDPOINT_URL"], json.dumps({"TableName": table, "Item": item}).encode(), {
+        "X-Amz-Target": "DynamoDB_20120810.PutItem",
+        "Content-Type": "application/x-amz-json-1.0",
+        "Authorization": "AWS4-HMAC-SHA256 Credential=" + os.environ["AWS_ACCESS_KEY_ID"]
+            + "/20250101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0",
+    })
+    urllib.request.urlopen(request, timeout=10).read()
+"""
+
+
 def program():
     """The program under test: DUNLIN_BIN, else what cargo built last."""
     if os.environ.get("DUNLIN_BIN"):
@@ -133,6 +148,20 @@ def control_groups(spawners):
 def mounts():
     """Mount points of the tests' own mount namespace."""
     return sorted(line.split()[4] for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def create_table(client, name):
+    """A table whose items have an `id`, a text."""
+    client.create_table(
+        TableName=name, BillingMode="PAY_PER_REQUEST", KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+    )
+
+
+def scan(server, table):
+    """All items of a table by id."""
+    pages = server.client("dynamodb").get_paginator("scan").paginate(TableName=table)
+    return {item["id"]["S"]: item for page in pages for item in page["Items"]}
 
 
 class Server:

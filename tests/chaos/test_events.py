@@ -2,26 +2,25 @@
 the destination for it.
 
 `DUNLIN_EVENTS` events are accepted, and `DUNLIN_KILLS` times meanwhile the server is killed and started again on its
-folder. One event in ten fails. The destinations are functions that print the event's id, so what they got is in their
-logs; a record may come twice when a kill fell between its delivery and the note of it, never not at all.
+folder. One event in ten fails. The destinations are functions that leave an item for each record in a table; a record may
+come twice when a kill fell between its delivery and the note of it, never not at all.
 """
 
 import http.client
 import itertools
 import json
 import os
-import re
 import threading
 import time
 
-from chaos.servers import ROLE, Server, package, runtimes, wait_until
+from chaos.servers import PUT_ITEM, ROLE, Server, create_table, package, runtimes, scan, wait_until
 
 EVENTS = int(os.environ.get("DUNLIN_EVENTS", "800"))
 KILLS = int(os.environ.get("DUNLIN_KILLS", "2"))
 CLIENTS = 64
 #: One event in so many fails.
 FAILS = 10
-#: Between two looks at the logs; and without a new record for so long, none is waited for any more.
+#: Between two looks at the tables; and without a new record for so long, none is waited for any more.
 PAUSE_S, STANDS_STILL_S = 0.5, 60
 
 WORK = f"""
@@ -31,10 +30,14 @@ def handler(event, context):
     return event["id"]
 """
 
-#: Prints the id and how it ended, and which of the function's answers came with it.
-TELL = """
+#: Leaves how the event ended, and which of the function's answers came with it, in the table of its own name.
+TELL = PUT_ITEM + """
 def handler(event, context):
-    print("GOT", event["requestPayload"]["id"], event["requestContext"]["condition"], event.get("responsePayload"))
+    text = lambda value: {"S": str(value)}
+    put(context.function_name, {
+        "id": text(event["requestPayload"]["id"]), "how": text(event["requestContext"]["condition"]),
+        "answer": text(event.get("responsePayload")),
+    })
 """
 
 
@@ -89,34 +92,6 @@ class Senders:
         wait_until("the server is back", self.server.is_ready, 60)
 
 
-class Destination:
-    """What a destination got, from its log, which is read on from where it was read to."""
-
-    #: Lines of a moment may come late by so much.
-    OVERLAP_MS = 10_000
-
-    def __init__(self, server, name):
-        self.server, self.name = server, name
-        #: {id: (condition, answer)}
-        self.records = {}
-        self.read_to_ms = 0
-
-    def read(self):
-        logs = self.server.client("logs")
-        pages = logs.get_paginator("filter_log_events").paginate(
-            logGroupName=f"/aws/lambda/{self.name}", startTime=max(0, self.read_to_ms - self.OVERLAP_MS), filterPattern="GOT",
-        )
-        try:
-            for page in pages:
-                for event in page["events"]:
-                    self.read_to_ms = max(self.read_to_ms, event["timestamp"])
-                    number, condition, answer = re.match(r"GOT (\d+) (\w+) (.*)", event["message"].strip()).groups()
-                    self.records[int(number)] = (condition, answer)
-        except logs.exceptions.ResourceNotFoundException:
-            pass
-        return self.records
-
-
 def prepare(server):
     runtime = runtimes(server)["python"]
     client = server.client("lambda")
@@ -127,22 +102,25 @@ def prepare(server):
             Timeout=30,
         )
         arns[name] = made["FunctionArn"]
+    for table in ("good", "bad"):
+        create_table(server.client("dynamodb"), table)
     client.put_function_event_invoke_config(
         FunctionName="work", MaximumRetryAttempts=0,
         DestinationConfig={"OnSuccess": {"Destination": arns["good"]}, "OnFailure": {"Destination": arns["bad"]}},
     )
 
 
-def wait_for_all(accepted, *destinations):
+def wait_for_all(server, accepted):
     """Waits until each accepted event is in a record, for as long as more and more are; what the destinations have then."""
     left, changed = set(accepted), time.monotonic()
-    while left:
-        found = [destination.read() for destination in destinations]
-        before, left = len(left), accepted.difference(*found)
+    while True:
+        good, bad = ({int(key): item for key, item in scan(server, table).items()} for table in ("good", "bad"))
+        before, left = len(left), accepted.difference(good, bad)
+        if not left:
+            return good, bad
         changed = time.monotonic() if len(left) < before else changed
         assert time.monotonic() - changed < STANDS_STILL_S, f"{len(left)} events have not ended: {sorted(left)[:20]}"
         time.sleep(PAUSE_S)
-    return [destination.read() for destination in destinations]
 
 
 def test_every_accepted_event_ends_although_the_server_is_killed():
@@ -159,13 +137,13 @@ def test_every_accepted_event_ends_although_the_server_is_killed():
             server.start()
         senders.join()
         accepted = set(senders.accepted)
-        good, bad = wait_for_all(accepted, Destination(server, "good"), Destination(server, "bad"))
+        good, bad = wait_for_all(server, accepted)
         print(f"\nkilled {KILLS} times; {len(accepted)} events acknowledged: {len(good)} records of success and {len(bad)} "
               "of failure, 0 lost")
-        assert {condition for condition, _ in good.values()} == {"Success"}
-        assert all(answer == str(number) for number, (_, answer) in good.items()), "another event's answer"
+        assert {item["how"]["S"] for item in good.values()} == {"Success"}
+        assert all(item["answer"]["S"] == str(number) for number, item in good.items()), "another event's answer"
         assert not {number for number in good if number % FAILS == 0}, "events that cannot succeed"
-        assert {condition for condition, _ in bad.values()} == {"RetriesExhausted"}
+        assert {item["how"]["S"] for item in bad.values()} == {"RetriesExhausted"}
         # A try that a kill cut off is no failure: the event runs again.
         assert not {number for number in bad if number % FAILS}, "events that cannot fail"
         family = server.family()

@@ -18,7 +18,7 @@ import time
 import botocore.exceptions
 import pytest
 
-from chaos.servers import PRIVILEGES, mounts, package, runtimes, server_of, wait_until
+from chaos.servers import PRIVILEGES, PUT_ITEM, create_table, mounts, package, runtimes, scan, server_of, wait_until
 
 KILLS = int(os.environ.get("DUNLIN_KILLS", "4"))
 SEED = int(os.environ.get("DUNLIN_SEED", random.randrange(1 << 32)))
@@ -31,19 +31,10 @@ COUNTER = "counter"
 #: Answers which version it is.
 VERSION_CODE = "def handler(event, context):\n    return {version}\n"
 
-#: Leaves an item that says that the event ran, through the function's own endpoint and keys.
-EVENT_CODE = f"""
-import json, os, urllib.request
-
+#: Leaves an item that says that the event ran.
+EVENT_CODE = PUT_ITEM + f"""
 def handler(event, context):
-    body = {{"TableName": "{RAN}", "Item": {{"id": {{"S": event["id"]}}}}}}
-    request = urllib.request.Request(os.environ["AWS_ENDPOINT_URL"], json.dumps(body).encode(), {{
-        "X-Amz-Target": "DynamoDB_20120810.PutItem",
-        "Content-Type": "application/x-amz-json-1.0",
-        "Authorization": "AWS4-HMAC-SHA256 Credential=" + os.environ["AWS_ACCESS_KEY_ID"]
-            + "/20250101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0",
-    }})
-    urllib.request.urlopen(request, timeout=10).read()
+    put("{RAN}", {{"id": {{"S": event["id"]}}}})
 """
 
 
@@ -164,10 +155,7 @@ class Writers:
     def prepare(self):
         """Tables and functions that the writers use."""
         for table in (TABLE, RAN):
-            self.clients["dynamodb"].create_table(
-                TableName=table, BillingMode="PAY_PER_REQUEST", KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-                AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            )
+            create_table(self.clients["dynamodb"], table)
         self.create_function(COUNTER, package(main__py=VERSION_CODE.format(version=0)), Timeout=30)
         self.create_function("event", package(main__py=EVENT_CODE), Timeout=30)
 
@@ -217,12 +205,6 @@ class Writers:
     def check_events(self, server):
         missing = lambda: set(self.events.acknowledged) - set(scan(server, RAN))
         wait_until(lambda: f"accepted events ran; left: {sorted(missing())[:20]}", lambda: not missing(), 60)
-
-
-def scan(server, table):
-    """All items of a table by id."""
-    pages = server.client("dynamodb").get_paginator("scan").paginate(TableName=table)
-    return {item["id"]["S"]: item for page in pages for item in page["Items"]}
 
 
 def kill_while_starting(server, chance):
