@@ -16,7 +16,7 @@ import {
 } from "@aws-sdk/client-dynamodb";
 import {
   AddPermissionCommand, CreateAliasCommand, CreateFunctionCommand, CreateFunctionUrlConfigCommand, DeleteFunctionCommand, GetFunctionCommand, InvokeCommand,
-  InvokeWithResponseStreamCommand, LambdaClient, ListEventSourceMappingsCommand,
+  InvokeWithResponseStreamCommand, LambdaClient, ListCapacityProvidersCommand,
   paginateListFunctions, paginateListVersionsByFunction, PublishVersionCommand, ResourceConflictException, UpdateAliasCommand,
   UpdateFunctionCodeCommand, UpdateFunctionConfigurationCommand, waitUntilFunctionActiveV2, waitUntilFunctionUpdatedV2,
   waitUntilPublishedVersionActive,
@@ -96,7 +96,7 @@ test("lambda: failures, pages and what is not there", async () => {
   for await (const page of paginateListFunctions({ client: lambda, pageSize: 1 }, {})) found.push(...page.Functions.map((f) => f.FunctionName));
   assert.ok(found.includes(name));
   assert.equal(new Set(found).size, found.length);
-  await assert.rejects(lambda.send(new ListEventSourceMappingsCommand({})), { name: "NotImplementedException" });
+  await assert.rejects(lambda.send(new ListCapacityProvidersCommand({})), { name: "NotImplementedException" });
 });
 
 test("lambda: versions and an alias that moves", async () => {

@@ -109,9 +109,8 @@ def test_the_root_key_is_well_kept(up):
 @pytest.mark.parametrize(
     ("service", "operation", "arguments"),
     [
-        ("lambda", "list_event_source_mappings", {}),
         ("lambda", "list_capacity_providers", {}),
-        ("lambda", "create_event_source_mapping", {"FunctionName": "f"}),
+        ("lambda", "get_capacity_provider", {"CapacityProviderName": "c"}),
         ("s3", "list_buckets", {}),
         ("s3", "put_object", {"Bucket": "b", "Key": "k", "Body": b"x"}),
         ("sqs", "create_queue", {"QueueName": "q"}),

@@ -114,7 +114,9 @@ def test_environments_begin_from_one_init_and_share_nothing_else(server):
     for own in ("key", "token", "random", "uuid", "ssl", "name"):
         assert len({answer[own] for answer, _ in answers}) == 4, own
     again, log = call(server, function)
-    assert "Restore Duration" not in log and again["order"] == answers[0][0]["order"]
+    # It may have an environment that was begun for one of the four, which then took another's: nobody waited for that.
+    charged = [line for line in log.splitlines() if line.startswith("REPORT")]
+    assert len(charged) == 1 and "Restore Duration" not in charged[0] and again["order"] == answers[0][0]["order"]
     init = wait_for(lambda: [line for line in messages(server, function) if line.startswith("INIT_REPORT")], "the init's log")
     assert len(init) == 1 and re.match(r"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: init", init[0])
 
