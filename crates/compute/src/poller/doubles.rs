@@ -35,7 +35,7 @@ pub(crate) struct MemoryQueue {
     pub(crate) acked: Mutex<Vec<String>>,
     /// Most messages that were asked for at once, and how often it was asked.
     pub(crate) asked: Mutex<Vec<usize>>,
-    /// Answers before all others.
+    /// Answers before all others, the last one first.
     pub(crate) errors: Mutex<Vec<SourceError>>,
 }
 
@@ -162,11 +162,14 @@ pub(crate) struct MemoryStream {
     changed: Notify,
     /// Reads that were begun.
     pub(crate) reads: Mutex<usize>,
+    /// Answers before all others, the last one first.
+    pub(crate) errors: Mutex<Vec<SourceError>>,
 }
 
 impl MemoryStream {
     pub(crate) fn new(clock: Arc<TestClock>) -> Arc<Self> {
-        Arc::new(Self { clock, shards: Mutex::default(), changed: Notify::new(), reads: Mutex::default() })
+        let (shards, reads, errors) = Default::default();
+        Arc::new(Self { clock, shards, changed: Notify::new(), reads, errors })
     }
 
     /// Adds a shard.
@@ -235,6 +238,9 @@ impl EventSource for MemoryStream {
 
     async fn lease(&self, take: &Take) -> Result<Taken, SourceError> {
         *self.reads.lock() += 1;
+        if let Some(error) = self.errors.lock().pop() {
+            return Err(error);
+        }
         let (shard, from) = take.from.as_ref().unwrap();
         let until = within(take.wait_ms);
         loop {

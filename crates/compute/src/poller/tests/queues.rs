@@ -42,16 +42,6 @@ async fn messages_come_in_batches_and_are_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_mapping_asks_seldom() {
-    let world = World::new();
-    deploy(&world, "f", 0, |_| Some("null".into()));
-    map(&world, mapping(QUEUE, "f"));
-    sleep(Duration::from_secs(3_600)).await;
-    let asked = world.queue.asked.lock().len();
-    assert!((1..=62).contains(&asked), "once a minute: {asked}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_batch_waits_for_its_window() {
     let world = World::new();
     let events = deploy(&world, "f", 0, |_| Some("null".into()));

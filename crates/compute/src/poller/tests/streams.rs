@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use model::SourceError;
 use serde_json::json;
 use store::Range;
 use tokio::time::sleep;
@@ -240,4 +241,37 @@ async fn a_stream_waits_for_its_function_and_goes_on_after_a_rest() {
     map(&world, Mapping { revision: 3, start: Position::Latest, ..first });
     until_seen(&world, &events, 2).await;
     assert_eq!(all(&events), ["0", "1"], "it goes on where it was, wherever a new one would begin");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_fails_is_read_again() {
+    let world = World::new();
+    let events = deploy(&world, "f", 0, |_| Some("null".into()));
+    world.stream.open("s-1", &[]);
+    (0..3).for_each(|number| world.stream.append("s-1", "k", &number.to_string()));
+    let errors = [SourceError::Trimmed, SourceError::Later("busy".into()), SourceError::Gone("no such shard".into())];
+    world.stream.errors.lock().extend(errors);
+    map(&world, mapping(STREAM, "f"));
+    until_seen(&world, &events, 3).await;
+    assert_eq!(all(&events), ["0", "1", "2"]);
+    let expected = ["PROBLEM: Event source not found", "PROBLEM: Event source does not answer", "OK"];
+    assert_eq!(results(&world), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_idle_mappings_ask_seldom() {
+    let world = World::new();
+    deploy(&world, "f", 0, |_| Some("null".into()));
+    world.stream.open("s-1", &[]);
+    for number in 0..100 {
+        for source in [STREAM, QUEUE] {
+            let mut mapping = mapping(source, "f");
+            mapping.arn = format!("{}-{number}-{source}", mapping.arn);
+            map(&world, mapping);
+        }
+    }
+    sleep(Duration::from_secs(3_600)).await;
+    let (reads, asked) = (*world.stream.reads.lock(), world.queue.asked.lock().len());
+    assert!((100..=6_200).contains(&reads) && (100..=6_200).contains(&asked), "{reads} {asked}");
+    assert_eq!(world.catalog.told.lock().len(), 200, "and tell nothing but that they are there");
 }
