@@ -40,12 +40,10 @@ const LAG_US_MAX: u64 = 10 * TICK_US;
 /// After this time without a commit the library's log is emptied, so that an idle store takes no room for it.
 const EMPTY_WAL_AFTER_US: u64 = 3 * TICK_US;
 /// Most writes of one portion.
-pub(super) const PORTION_WRITES: usize = 1_024;
+pub(super) const PORTION_WRITES: usize = 2_048;
 /// A portion is full at so many bytes.
 const PORTION_BYTES: usize = 2 * 1024 * 1024;
-/// In so many pieces the library's log of its usual length is copied into the file.
-const WAL_PIECES: u64 = 4;
-/// How long readers are waited for when it is twice as long as usual, and how often they are looked at.
+/// How long readers are waited for then, and how often they are looked at.
 const READERS_PATIENCE_US: u64 = 500_000;
 const READERS_POLL: Duration = Duration::from_millis(2);
 /// At so many times its usual length the library's log must start anew: commits wait until the oldest snapshot ends.
@@ -227,12 +225,9 @@ pub(super) struct Worker {
     connection: Connection,
     /// Whether a COMMIT flushes now.
     flushing: bool,
-    /// At this length, in pages, the library's log is to start anew.
+    /// At this length of its log, in pages, the library copies it into the file.
     wal_pages_max: u64,
-    /// Whenever that log has grown by so many pages it is copied into the file. A commit's flush waits for all that was
-    /// handed to the disk before it: for a piece, not for the whole.
-    piece_pages: u64,
-    /// At this length the next piece is copied.
+    /// At this one it tries again, when readers kept that log from starting anew.
     checkpoint_at: u64,
     /// When something was last written into the tree; none once its log is empty. On the monotonic clock.
     wrote_us: Option<u64>,
@@ -255,13 +250,11 @@ impl Worker {
         // An earlier process may have left something.
         let now = shared.clock.monotonic_us();
         let wal_pages_max = shared.limits.wal_bytes / PAGE_BYTES;
-        let piece_pages = (wal_pages_max / WAL_PIECES).max(1);
         let worker = Self {
             shared,
             connection,
             flushing: false,
-            checkpoint_at: piece_pages,
-            piece_pages,
+            checkpoint_at: wal_pages_max,
             wal_pages_max,
             wrote_us: Some(now),
             looked: (0, now),
@@ -471,15 +464,14 @@ impl Worker {
         Ok(())
     }
 
-    /// After a transaction: copies a piece of the library's log into the file. Where no reader stands in the way, the next
-    /// transaction starts that log anew.
+    /// After a transaction: copies the library's log into the file when it is long; the next one then starts it anew.
     fn tend_wal(&mut self) -> Result<(), Fault> {
         let pages = self.wal_pages()?;
-        if pages < self.piece_pages {
-            self.checkpoint_at = self.piece_pages;
+        if pages < self.wal_pages_max {
+            self.checkpoint_at = self.wal_pages_max;
         } else if pages >= self.checkpoint_at {
             checkpoint(&self.connection, "PASSIVE")?;
-            self.checkpoint_at = pages + self.piece_pages;
+            self.checkpoint_at = pages + self.wal_pages_max / 4;
         }
         Ok(())
     }
