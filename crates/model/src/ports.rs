@@ -204,8 +204,7 @@ pub trait EventSource: Send + Sync + 'static {
     }
 
     /// Takes records; waits for the first as long as it is asked to. Where none are asked for, it says where the position is.
-    /// Who drops the answer before it is there has taken
-    /// nothing for longer than a lease.
+    /// Who drops the answer before it is there has taken nothing for longer than a lease.
     async fn lease(&self, take: &Take) -> Result<Taken, SourceError>;
 
     /// These messages are handled: they never come again. Those whose lease has ended may.

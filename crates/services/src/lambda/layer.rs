@@ -3,6 +3,7 @@
 //! A layer is named by its name or its ARN; a version of one by its ARN with the number, or by name and number.
 
 use aws::{Call, Error};
+use model::policy::{self, Actor, Verdict};
 use model::{AccountId, Region};
 use serde_json::{Value, json};
 
@@ -172,14 +173,17 @@ pub(super) fn statement(call: &Call, version: &LayerVersionRef) -> Value {
     statement
 }
 
-/// Whether a policy lets an account have the layer version. No account here belongs to an organization, so a statement for
-/// one lets nobody.
-pub(super) fn allows(statements: &[Value], account: &AccountId) -> bool {
-    let root = format!("::{account}:root");
-    statements.iter().filter(|statement| statement.get("Condition").is_none()).any(|statement| {
-        let principal = &statement["Principal"];
-        principal == "*" || principal["AWS"].as_str().is_some_and(|arn| arn.ends_with(&root))
-    })
+/// Whether the policy of a layer version lets an account have it. No account here belongs to an organization, so a
+/// statement for one lets nobody.
+pub(super) fn allows(statements: &[Value], account: &AccountId, version: &LayerVersionRef) -> bool {
+    let root = format!("arn:aws:iam::{account}:root");
+    let request = policy::Request {
+        actor: Actor::Principal(account.as_str(), &root),
+        action: "lambda:GetLayerVersion",
+        resource: &version.arn(),
+        context: &[],
+    };
+    policy::evaluate(statements, &request) == Verdict::Allowed
 }
 
 /// The caller's account is not the layer's, and no policy lets it.
@@ -226,12 +230,19 @@ mod tests {
     #[test]
     fn a_policy_lets_whom_it_names() {
         let one = AccountId::parse("123456789012").unwrap();
-        let lets = |statement: Value| allows(&[json!({"Principal": {"AWS": "arn:aws:iam::9:root"}}), statement], &one);
+        let version = LayerVersionRef::parse_arn("arn:aws:lambda:us-east-1:000000000000:layer:a:1").unwrap();
+        let other =
+            json!({"Effect": "Allow", "Action": "lambda:GetLayerVersion", "Principal": {"AWS": "arn:aws:iam::9:root"}});
+        let lets = |statement: Value| {
+            let mut whole = json!({"Effect": "Allow", "Action": "lambda:GetLayerVersion", "Resource": version.arn()});
+            whole.as_object_mut().unwrap().extend(statement.as_object().unwrap().clone());
+            allows(&[other.clone(), whole], &one, &version)
+        };
         assert!(lets(json!({"Principal": "*"})));
         assert!(lets(json!({"Principal": {"AWS": "arn:aws:iam::123456789012:root"}})));
         assert!(!lets(json!({"Principal": {"AWS": "arn:aws:iam::123456789013:root"}})));
         let organization = json!({"StringEquals": {"aws:PrincipalOrgID": "o-aaaaaaaaaa"}});
         assert!(!lets(json!({"Principal": "*", "Condition": organization})));
-        assert!(!allows(&[], &one));
+        assert!(!allows(&[], &one, &version));
     }
 }

@@ -40,7 +40,7 @@ impl Functions {
         let found = self.layer_version(snapshot, version).await?;
         let account = &call.principal.account;
         let allowed = version.layer.account == *account
-            || found.as_ref().is_some_and(|record| layer::allows(&record.policy, account));
+            || found.as_ref().is_some_and(|record| layer::allows(&record.policy, account, version));
         if allowed { Ok(found) } else { Err(layer::denied(call, "GetLayerVersion", &version.arn())) }
     }
 
