@@ -17,6 +17,7 @@
 //!
 //! Start reading at `ops`; the pure parts are `value`, `number`, `expression`, `update`, `table` and `query`.
 
+mod capacity;
 mod error;
 mod expression;
 mod item;

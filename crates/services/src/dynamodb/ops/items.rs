@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::super::capacity::Units;
 use super::super::error::{Error, Result, invalid};
 use super::super::expression::condition::{self, Condition};
 use super::super::expression::evaluate::holds;
@@ -13,7 +14,7 @@ use super::super::expression::update::{self, Update};
 use super::super::table::Table;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_size, item_to_json};
 use super::request::{CAPACITY, Request, Rule};
-use super::{Change, Place, Shared, consumed, read_units, write_units};
+use super::{Change, Place, Shared, consumed};
 
 const RETURN_VALUES: &[&str] = &["ALL_NEW", "UPDATED_OLD", "ALL_OLD", "NONE", "UPDATED_NEW"];
 const WRITE_MEMBERS: &[&str] = &[
@@ -66,7 +67,7 @@ impl Guard {
 }
 
 /// The answer of a write: `Attributes` and `ConsumedCapacity`, each if there is something to say.
-fn written(request: &Request, table: &Table, attributes: Option<Item>, units: f64) -> Result<Json> {
+fn written(request: &Request, table: &Table, attributes: Option<Item>, units: &Units) -> Result<Json> {
     let mut output = Map::new();
     if let Some(attributes) = attributes.filter(|attributes| !attributes.is_empty()) {
         output.insert("Attributes".into(), item_to_json(&attributes));
@@ -132,7 +133,7 @@ pub(super) async fn put(shared: &Shared, place: &Place, request: &Request) -> Re
     let decide = |table: &Table, before: Option<&Item>| {
         guard.check(before)?;
         let attributes = if returns_old { before.cloned() } else { None };
-        let answer = written(request, table, attributes, write_units(before, Some(&item)))?;
+        let answer = written(request, table, attributes, &Units::of_write(table, before, Some(&item)))?;
         Ok((Change::Put(item.clone()), answer))
     };
     shared.change(place, name, locate, decide).await
@@ -157,7 +158,7 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
     let decide = |table: &Table, before: Option<&Item>| {
         guard.check(before)?;
         let attributes = if returns_old { before.cloned() } else { None };
-        Ok((Change::Delete, written(request, table, attributes, write_units(before, None))?))
+        Ok((Change::Delete, written(request, table, attributes, &Units::of_write(table, before, None))?))
     };
     shared.change(place, name, locate, decide).await
 }
@@ -190,7 +191,7 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
             Some("UPDATED_NEW") => Some(update.targets.project(&after)),
             _ => None,
         };
-        let answer = written(request, table, attributes, write_units(before, Some(&after)))?;
+        let answer = written(request, table, attributes, &Units::of_write(table, before, Some(&after)))?;
         let change = if before == Some(&after) { Change::Nothing } else { Change::Put(after) };
         Ok((change, answer))
     };
@@ -271,7 +272,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     if let Some(item) = item {
         output.insert("Item".into(), item_to_json(&view.show(item)));
     }
-    if let Some(capacity) = consumed(request, name, read_units(bytes, consistent))? {
+    if let Some(capacity) = consumed(request, name, &Units::of_read(bytes, consistent))? {
         output.insert("ConsumedCapacity".into(), capacity);
     }
     Ok(json!(output))

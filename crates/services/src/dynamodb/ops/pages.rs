@@ -7,6 +7,7 @@
 use serde_json::{Map, Value as Json, json};
 use store::Range;
 
+use super::super::capacity::Units;
 use super::super::error::{Error, Result, invalid};
 use super::super::expression::condition::{self, Condition};
 use super::super::expression::evaluate::holds;
@@ -18,7 +19,7 @@ use super::super::table::Table;
 use super::super::value::{Item, item_from_json, item_size, item_to_json};
 use super::items::{View, check_key_paths};
 use super::request::{CAPACITY, Request, Rule};
-use super::{Place, Shared, consumed, decode, read_units};
+use super::{Place, Shared, consumed, decode};
 
 const MEMBERS: &[&str] = &[
     "TableName",
@@ -285,7 +286,7 @@ async fn page(shared: &Shared, request: &Request, table: &Table, range: Range, c
     if let Some(last) = progress.last.filter(|_| progress.cut) {
         output.insert("LastEvaluatedKey".into(), item_to_json(&last));
     }
-    if let Some(capacity) = consumed(request, &table.name, read_units(progress.bytes, common.consistent))? {
+    if let Some(capacity) = consumed(request, &table.name, &Units::of_read(progress.bytes, common.consistent))? {
         output.insert("ConsumedCapacity".into(), capacity);
     }
     Ok(Json::Object(output))
