@@ -27,6 +27,9 @@ pub(super) enum Error {
     /// The table exists already or is busy.
     #[error("{0}")]
     InUse(String),
+    /// More at once than a table may have.
+    #[error("{0}")]
+    LimitExceeded(String),
     /// A condition does not hold; carries the item where the caller asked for it.
     #[error("The conditional request failed")]
     ConditionFailed(Option<Box<Item>>),
@@ -75,6 +78,7 @@ impl From<Error> for aws::Error {
             Error::NotFound(_) => Self::new(400, "ResourceNotFoundException", text),
             Error::TableNotFound(_) => Self::new(400, "TableNotFoundException", text),
             Error::InUse(_) => Self::new(400, "ResourceInUseException", text),
+            Error::LimitExceeded(_) => Self::new(400, "LimitExceededException", text),
             Error::ConditionFailed(item) => {
                 let refusal = Self::new(400, "ConditionalCheckFailedException", text);
                 match item {

@@ -17,7 +17,7 @@ use super::super::table::{ItemKey, Table};
 use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size, item_to_json};
 use super::items::View;
 use super::request::{CAPACITY, Request, Rule, missing, table_name, wrong_type};
-use super::{Change, Found, Place, Shared, consumed, decode};
+use super::{Change, Found, Place, Shared, collections, consumed, decode};
 
 /// Most keys of one BatchGetItem.
 const GETS_MAX: usize = 100;
@@ -134,6 +134,13 @@ enum WriteKind {
 }
 
 impl WriteKind {
+    /// An item with the key attributes, at least.
+    fn attributes(&self) -> &Item {
+        match self {
+            Self::Put(item) | Self::Delete(item) => item,
+        }
+    }
+
     fn locate(&self, table: &Table) -> Result<ItemKey> {
         match self {
             Self::Put(item) => table.key_of_item(item),
@@ -154,6 +161,7 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
     }
     // All at once: the store gathers commits that wait together into one flush.
     let results = join_all(writes.iter().map(|write| write_one(shared, place, write))).await;
+    let failed: Vec<bool> = results.iter().map(Result::is_err).collect();
     let mut unprocessed: BTreeMap<&str, Vec<Json>> = BTreeMap::new();
     let mut units: BTreeMap<&str, Units> = BTreeMap::new();
     for (write, result) in writes.iter().zip(results) {
@@ -169,6 +177,14 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
         }
     }
     let mut output = json!({ "UnprocessedItems": unprocessed });
+    if collections::are_wanted(request)? {
+        let done = writes.iter().zip(&failed).filter(|(_, failed)| !**failed);
+        let written = done.map(|(write, _)| (write.table, write.kind.attributes()));
+        let metrics = collections::of_many(shared, place, written).await?;
+        if metrics.as_object().is_some_and(|tables| !tables.is_empty()) {
+            output["ItemCollectionMetrics"] = metrics;
+        }
+    }
     let mut capacities = Vec::new();
     for (name, units) in units {
         capacities.extend(consumed(request, table_name(name, place)?, &units)?);

@@ -10,11 +10,12 @@ use super::super::expression::condition::{self, Condition};
 use super::super::expression::evaluate::holds;
 use super::super::expression::path::Path;
 use super::super::expression::projection::{self, Projection};
-use super::super::expression::update::{self, Update};
+use super::super::expression::update::{self, Expression, Update};
+use super::super::index::{self, Origin};
 use super::super::table::Table;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_size, item_to_json};
 use super::request::{CAPACITY, Request, Rule};
-use super::{Change, Place, Shared, consumed};
+use super::{Change, Place, Shared, collections, consumed};
 
 const RETURN_VALUES: &[&str] = &["ALL_NEW", "UPDATED_OLD", "ALL_OLD", "NONE", "UPDATED_NEW"];
 const WRITE_MEMBERS: &[&str] = &[
@@ -94,9 +95,12 @@ fn parse_condition(request: &Request, scope: &mut super::super::expression::Scop
 
 /// Key attributes are scalars: an expression that looks inside one is refused.
 pub(super) fn check_key_paths<'a>(table: &Table, paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    match paths.into_iter().find(|path| path.is_nested() && table.is_key(path.head())) {
-        Some(path) => invalid(format!(
-            "Key attributes must be scalars; list random access '[]' and map lookup '.' are not allowed: Key: {}",
+    let nested: Vec<&Path> = paths.into_iter().filter(|path| path.is_nested()).collect();
+    let of_table = nested.iter().find(|path| table.is_key(path.head())).map(|path| ("Key", path));
+    let of_index = || nested.iter().find(|path| table.is_index_key(path.head())).map(|path| ("IndexKey", path));
+    match of_table.or_else(of_index) {
+        Some((kind, path)) => invalid(format!(
+            "Key attributes must be scalars; list random access '[]' and map lookup '.' are not allowed: {kind}: {}",
             path.head()
         )),
         None => Ok(()),
@@ -136,7 +140,8 @@ pub(super) async fn put(shared: &Shared, place: &Place, request: &Request) -> Re
         let answer = written(request, table, attributes, &Units::of_write(table, before, Some(&item)))?;
         Ok((Change::Put(item.clone()), answer))
     };
-    shared.change(place, name, locate, decide).await
+    let answer = shared.change(place, name, locate, decide).await?;
+    collections::add(shared, place, request, name, &item, answer).await
 }
 
 /// `DeleteItem`
@@ -160,7 +165,8 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
         let attributes = if returns_old { before.cloned() } else { None };
         Ok((Change::Delete, written(request, table, attributes, &Units::of_write(table, before, None))?))
     };
-    shared.change(place, name, locate, decide).await
+    let answer = shared.change(place, name, locate, decide).await?;
+    collections::add(shared, place, request, name, &key, answer).await
 }
 
 /// `UpdateItem`
@@ -184,6 +190,7 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     let decide = |table: &Table, before: Option<&Item>| {
         guard.check(before)?;
         let after = super::super::update::apply(&update, before.unwrap_or(&key))?;
+        index::check(table, &after, Origin::Update(before))?;
         let attributes = match request.text("ReturnValues")? {
             Some("ALL_OLD") => before.cloned(),
             Some("ALL_NEW") => Some(after.clone()),
@@ -195,18 +202,24 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
         let change = if before == Some(&after) { Change::Nothing } else { Change::Put(after) };
         Ok((change, answer))
     };
-    shared.change(place, name, locate, decide).await
+    let answer = shared.change(place, name, locate, decide).await?;
+    collections::add(shared, place, request, name, &key, answer).await
 }
 
 fn check_targets(table: &Table, update: &Update) -> Result<()> {
     check_key_paths(table, update.paths())?;
-    match update.paths().find(|path| table.is_key(path.head())) {
-        Some(path) => invalid(format!(
+    if let Some(path) = update.paths().find(|path| table.is_key(path.head())) {
+        return invalid(format!(
             "One or more parameter values were invalid: Cannot update attribute {}. This attribute is part of the key",
             path.head()
-        )),
-        None => Ok(()),
+        ));
     }
+    for (path, expression) in &update.set {
+        if let Expression::Value(value) = expression {
+            index::check_assigned(table, path.head(), value)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a read answers of an item.
@@ -222,6 +235,15 @@ impl View {
         let text = request.text("ProjectionExpression")?;
         let projection = text.map(|text| scope.parse("ProjectionExpression", text, projection::parse)).transpose()?;
         Ok(Self { projection, attributes: request.attributes_to_get()? })
+    }
+
+    /// The top-level attributes that it names.
+    pub(super) fn heads(&self) -> Vec<&str> {
+        match (&self.projection, &self.attributes) {
+            (Some(projection), _) => projection.paths.iter().map(Path::head).collect(),
+            (None, Some(names)) => names.iter().map(String::as_str).collect(),
+            (None, None) => Vec::new(),
+        }
     }
 
     /// Whether it names attributes at all.

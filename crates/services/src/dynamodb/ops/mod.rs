@@ -8,9 +8,13 @@
 //!   2. `Shared::write_item` is the only road to writing an item; `Shared::change` takes it for one item alone.
 
 mod batch;
+mod collections;
+mod index_updates;
 mod items;
 mod pages;
 mod request;
+mod schema;
+mod schema_rules;
 mod tables;
 mod tags;
 mod write;
@@ -67,8 +71,14 @@ pub(super) struct Found {
 
 impl Found {
     /// Only if the table's record is still as it was read.
-    fn expect(&self, txn: Txn) -> Txn {
+    pub(super) fn expect(&self, txn: Txn) -> Txn {
         txn.expect_version(self.key.clone(), self.version)
+    }
+
+    /// Writes the table's record anew, only if it is still as it was read.
+    pub(super) fn put_record(&self, txn: Txn, table: &Table) -> Result<Txn> {
+        let record = serde_json::to_vec(table).map_err(|_| Error::Corrupt("table record"))?;
+        Ok(self.expect(txn).put(self.key.clone(), record))
     }
 }
 
@@ -117,13 +127,17 @@ impl Shared {
 
     /// The table of that name, if there is one.
     async fn find_table(&self, place: &Place, name: &str) -> Result<Option<Found>> {
-        let key = keys::table(&place.account, &place.region, name);
-        let Some(entry) = self.store.get(&key).await? else {
-            self.cache.lock().remove(&key);
+        self.found(&keys::table(&place.account, &place.region, name)).await
+    }
+
+    /// The table whose record lies at this key, if there is one.
+    pub(super) async fn found(&self, key: &Bytes) -> Result<Option<Found>> {
+        let Some(entry) = self.store.get(key).await? else {
+            self.cache.lock().remove(key);
             return Ok(None);
         };
         let version = entry.version;
-        Ok(Some(Found { table: self.decoded(&entry)?, key, version }))
+        Ok(Some(Found { table: self.decoded(&entry)?, key: key.clone(), version }))
     }
 
     fn decoded(&self, entry: &Entry) -> Result<Arc<Table>> {
@@ -181,7 +195,8 @@ impl Shared {
         Err(Error::Contended)
     }
 
-    fn lane(&self, key: &[u8]) -> &tokio::sync::Mutex<()> {
+    /// What the writers of an item hold, one after the other.
+    pub(super) fn lane(&self, key: &[u8]) -> &tokio::sync::Mutex<()> {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let lanes = self.lanes.len();

@@ -20,6 +20,9 @@ const LEGACY: &[&str] = &[
     "Expected",
 ];
 
+/// Most mistakes that one refusal names.
+const REPORTED_MAX: usize = 10;
+
 /// What a member must be on its own.
 pub(super) enum Rule<'a> {
     /// There.
@@ -94,6 +97,11 @@ impl Request {
 
     /// Checks members on their own, and reports all that are wrong at once.
     pub(super) fn check(&self, rules: &[Rule<'_>]) -> Result<()> {
+        report(self.broken(rules)?)
+    }
+
+    /// What is wrong with members on their own.
+    pub(super) fn broken(&self, rules: &[Rule<'_>]) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         for rule in rules {
             match *rule {
@@ -121,7 +129,7 @@ impl Request {
                 }
             }
         }
-        if wrong.is_empty() { Ok(()) } else { Err(constraints(&wrong)) }
+        Ok(wrong)
     }
 
     /// `TableName`, which may be the table's ARN.
@@ -188,6 +196,12 @@ impl Request {
     }
 }
 
+/// Refuses if anything is wrong.
+pub(super) fn report(mut wrong: Vec<String>) -> Result<()> {
+    wrong.truncate(REPORTED_MAX);
+    if wrong.is_empty() { Ok(()) } else { Err(constraints(&wrong)) }
+}
+
 /// A table's name, also from its ARN.
 pub(super) fn table_name<'a>(text: &'a str, place: &Place) -> Result<&'a str> {
     let name = match text.strip_prefix("arn:") {
@@ -218,7 +232,8 @@ pub(super) fn wrong_type() -> Error {
     Error::serialization("Unexpected field type")
 }
 
-fn lower_first(name: &str) -> String {
+/// A member's name as messages about constraints have it.
+pub(super) fn lower_first(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }

@@ -7,6 +7,8 @@
 
 mod concurrency;
 mod expressions;
+mod index_sequences;
+mod indexes;
 mod items;
 mod pages;
 mod pure;
