@@ -11,6 +11,8 @@
 //! | `g` | generation                                                  | empty: the items wait for the worker to remove them |
 //! | `x` | generation, index, hash, partition key, sort key (empty if there is none), the item's partition key, its sort key | an entry of a secondary index |
 //! | `w` | due, generation and index                                   | work on an index, offered to workers        |
+//! | `k` | account, region, client's token                             | what the token stands for, see `token`      |
+//! | `e` | second when due, kind, the rest of a token's key            | empty: what `expiry` is to remove           |
 //! | `s` | reserved: stream, commit number, records of streams         |                                             |
 //!
 //! Invariants
@@ -40,6 +42,8 @@ const WORK: u8 = b'w';
 
 /// Bytes of a partition key that stand in the key of an index's entry.
 const PART_BYTES_MAX: usize = 192;
+const TOKEN: u8 = b'k';
+const DUE: u8 = b'e';
 
 fn key(tag: u8) -> Key {
     Key::new(model::prefixes::DYNAMODB.byte).tag(tag)
@@ -101,6 +105,54 @@ pub(super) fn garbage_generation(mark: &[u8]) -> Option<u64> {
     parts.byte()?;
     parts.byte()?;
     parts.number()
+}
+
+/// What is kept of a client's token.
+pub(super) fn token(account: &str, region: &str, token: &str) -> Bytes {
+    key(TOKEN).text(account).text(region).text(token).done()
+}
+
+/// Marks the second from which on a token's key is to be removed.
+pub(super) fn due_token(second: u64, token: &[u8]) -> Bytes {
+    due(second, token)
+}
+
+fn due(second: u64, marked: &[u8]) -> Bytes {
+    // What is marked begins with the service's prefix and its tag; the tag says what it is.
+    key(DUE).number(second).raw(marked.get(1..).unwrap_or_default()).done()
+}
+
+/// What all marks of due things begin with.
+pub(super) fn due_prefix() -> Bytes {
+    key(DUE).done()
+}
+
+/// All marks of due things, by their time.
+pub(super) fn all_due() -> Range {
+    Range::prefix(due_prefix())
+}
+
+/// The marks of what is due before `second`.
+pub(super) fn due_before(second: u64) -> Range {
+    Range::between(due_prefix(), key(DUE).number(second).done())
+}
+
+/// What a mark of something due says: when, and the key of what.
+pub(super) fn due_parts(mark: &[u8]) -> Option<(u64, Due)> {
+    let (second, marked) = mark.get(2..)?.split_first_chunk()?;
+    let marked_key = Key::new(model::prefixes::DYNAMODB.byte).raw(marked).done();
+    let due = match *marked.first()? {
+        TOKEN => Due::Token(marked_key),
+        _ => return None,
+    };
+    Some((u64::from_be_bytes(*second), due))
+}
+
+/// Something that is removed when its time has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Due {
+    /// A client's token, by its key.
+    Token(Bytes),
 }
 
 /// Bytes of a key attribute's value; nothing for types that cannot be keys.

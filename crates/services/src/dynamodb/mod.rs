@@ -2,10 +2,10 @@
 //!
 //! Operations: CreateTable, DescribeTable, ListTables, UpdateTable (billing, throughput, class, protection, indexes),
 //! DeleteTable, PutItem, GetItem, UpdateItem, DeleteItem, Query, Scan with parallel segments, BatchGetItem,
-//! BatchWriteItem, TagResource, UntagResource, ListTagsOfResource, DescribeLimits, DescribeEndpoints,
+//! BatchWriteItem, TransactGetItems, TransactWriteItems, TagResource, UntagResource, ListTagsOfResource, DescribeLimits, DescribeEndpoints,
 //! DescribeTimeToLive, DescribeContinuousBackups.
 //!
-//! Not here yet, and refused loudly: transactions, streams, PartiQL, expiry of items, backups,
+//! Not here yet, and refused loudly: streams, PartiQL, expiry of items, backups,
 //! encryption with own keys, global tables.
 //!
 //! Invariants
@@ -21,6 +21,7 @@
 mod access;
 mod capacity;
 mod error;
+mod expiry;
 mod expression;
 mod index;
 mod indexing;
@@ -30,6 +31,7 @@ mod number;
 mod ops;
 mod query;
 mod table;
+mod token;
 mod update;
 mod value;
 mod worker;
@@ -86,19 +88,20 @@ impl DynamoDb {
         Self { shared: Arc::new(ops::Shared::new(store, clock, random, config)) }
     }
 
-    /// The background work: removes the items of deleted tables, fills and empties indexes. Ends when the store is closed;
-    /// may be dropped at any time and started again, also on several nodes at once.
+    /// The background work: removes the items of deleted tables, fills and empties indexes, forgets clients' tokens whose
+    /// time is over. Ends when the store is closed; may be dropped at any time and started again, also on several nodes at
+    /// once.
     pub async fn run(&self) {
-        tokio::join!(worker::run(&self.shared), indexing::run(&self.shared));
+        tokio::join!(worker::run(&self.shared), indexing::run(&self.shared), expiry::run(&self.shared));
     }
 
-    /// One round of the background work; returns how many items and entries of indexes it wrote and removed.
+    /// One round of the background work; returns how many things it wrote and removed.
     pub async fn sweep(&self) -> Result<usize, aws::Error> {
-        let removed = worker::sweep(&self.shared).await?;
+        let done = worker::sweep(&self.shared).await? + expiry::sweep(&self.shared).await?;
         match indexing::step(&self.shared).await? {
             // Work that found nothing to write is work all the same.
-            indexing::Step::Worked(entries) => Ok(removed + entries.max(1)),
-            indexing::Step::Idle(_) => Ok(removed),
+            indexing::Step::Worked(entries) => Ok(done + entries.max(1)),
+            indexing::Step::Idle(_) => Ok(done),
         }
     }
 }

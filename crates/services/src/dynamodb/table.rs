@@ -159,7 +159,8 @@ impl Table {
         self.locate(item)
     }
 
-    fn check_values(&self, item: &Item) -> Result<()> {
+    /// Checks content and size of the key attributes that are there.
+    pub(super) fn check_values(&self, item: &Item) -> Result<()> {
         for attribute in self.key_attributes() {
             let name = &attribute.name;
             let what = match item.get(name) {

@@ -32,7 +32,8 @@ const WRITE_MEMBERS: &[&str] = &[
 ];
 
 /// A condition, and whether its failure shows the item.
-struct Guard {
+#[derive(Debug)]
+pub(super) struct Guard {
     condition: Option<Condition>,
     show: bool,
 }
@@ -50,12 +51,12 @@ impl Guard {
         ])
     }
 
-    fn new(request: &Request, condition: Option<Condition>) -> Result<Self> {
+    pub(super) fn new(request: &Request, condition: Option<Condition>) -> Result<Self> {
         let show = request.text("ReturnValuesOnConditionCheckFailure")? == Some("ALL_OLD");
         Ok(Self { condition, show })
     }
 
-    fn check(&self, before: Option<&Item>) -> Result<()> {
+    pub(super) fn check(&self, before: Option<&Item>) -> Result<()> {
         let nothing = Item::new();
         match &self.condition {
             Some(condition) if !holds(condition, before.unwrap_or(&nothing)) => {
@@ -107,7 +108,7 @@ pub(super) fn check_key_paths<'a>(table: &Table, paths: impl IntoIterator<Item =
     }
 }
 
-fn check_condition_paths(table: &Table, guard: &Guard) -> Result<()> {
+pub(super) fn check_condition_paths(table: &Table, guard: &Guard) -> Result<()> {
     let mut paths = Vec::new();
     if let Some(condition) = &guard.condition {
         condition::heads(condition, &mut paths);
@@ -206,7 +207,7 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     collections::add(shared, place, request, name, &key, answer).await
 }
 
-fn check_targets(table: &Table, update: &Update) -> Result<()> {
+pub(super) fn check_targets(table: &Table, update: &Update) -> Result<()> {
     check_key_paths(table, update.paths())?;
     if let Some(path) = update.paths().find(|path| table.is_key(path.head())) {
         return invalid(format!(

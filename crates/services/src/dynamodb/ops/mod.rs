@@ -7,6 +7,7 @@
 //!   1. A member that is neither used nor listed as accepted is refused by name: `Request::only`.
 //!   2. `Shared::write_item` is the only road to writing an item; `Shared::change` takes it for one item alone.
 
+mod action;
 mod batch;
 mod collections;
 mod index_updates;
@@ -17,10 +18,11 @@ mod schema;
 mod schema_rules;
 mod tables;
 mod tags;
+mod transactions;
 mod write;
 
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -114,6 +116,8 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "Scan" => pages::scan(shared, &place, &request).await,
         "BatchGetItem" => batch::get(shared, &place, &request).await,
         "BatchWriteItem" => batch::write(shared, &place, &request).await,
+        "TransactGetItems" => transactions::get(shared, &place, &request).await,
+        "TransactWriteItems" => transactions::write(shared, &place, &request).await,
         other => return Err(aws::Error::not_implemented(format_args!("the DynamoDB operation {other}"))),
     }?;
     Ok(Reply::of(output))
@@ -197,10 +201,24 @@ impl Shared {
 
     /// What the writers of an item hold, one after the other.
     pub(super) fn lane(&self, key: &[u8]) -> &tokio::sync::Mutex<()> {
+        &self.lanes[self.lane_number(key)]
+    }
+
+    fn lane_number(&self, key: &[u8]) -> usize {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let lanes = self.lanes.len();
-        &self.lanes[usize::try_from(hasher.finish() % lanes as u64).unwrap_or(0)]
+        usize::try_from(hasher.finish() % lanes as u64).unwrap_or(0)
+    }
+
+    /// The lanes of all these keys. Everybody who takes several takes them in this order, so nobody waits in a circle.
+    async fn lanes(&self, keys: impl Iterator<Item = &[u8]>) -> Vec<tokio::sync::MutexGuard<'_, ()>> {
+        let numbers: BTreeSet<usize> = keys.map(|key| self.lane_number(key)).collect();
+        let mut held = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            held.push(self.lanes[number].lock().await);
+        }
+        held
     }
 }
 

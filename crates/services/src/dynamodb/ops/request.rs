@@ -58,6 +58,11 @@ impl Request {
         self.members
     }
 
+    /// The members by name.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&str, &Json)> {
+        self.members.iter().map(|(name, member)| (name.as_str(), member))
+    }
+
     /// Refuses members other than these: DynamoDB has them, Dunlin does not.
     pub(super) fn only(&self, operation: &str, known: &[&str]) -> Result<()> {
         match self.members.keys().find(|name| !known.contains(&name.as_str())) {

@@ -139,8 +139,8 @@ async fn what_is_not_supported_is_said() {
     let mut input = create_input("items", &[("id", "S")]);
     input["ResourcePolicy"] = json!("{}");
     assert!(bench.call("CreateTable", input).await.unwrap_err().message.contains("ResourcePolicy"));
-    let error = bench.call("TransactWriteItems", json!({})).await.unwrap_err();
-    assert!(error.message.contains("TransactWriteItems"));
+    let error = bench.call("CreateBackup", json!({})).await.unwrap_err();
+    assert!(error.message.contains("CreateBackup"));
     let legacy = json!({ "TableName": "items", "Item": {}, "Expected": {} });
     assert!(bench.call("PutItem", legacy).await.unwrap_err().message.contains("Expected"));
 }
