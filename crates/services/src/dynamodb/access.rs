@@ -135,6 +135,7 @@ impl<'a> Access<'a> {
         let at = |value: &AttributeValue| self.at(&partition, value);
         let (start, end) = match test {
             None => return Ok(whole),
+            Some(KeyTest::NotIndexable) => return invalid("Query key condition not supported"),
             Some(KeyTest::Compare(Comparator::Less, value)) => (whole.start, before(at(value)?.start)),
             Some(KeyTest::Compare(Comparator::LessOrEqual, value)) => (whole.start, at(value)?.end),
             Some(KeyTest::Compare(Comparator::Greater, value)) => (after(at(value)?.end), whole.end),

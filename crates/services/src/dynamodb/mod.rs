@@ -27,6 +27,7 @@ mod index;
 mod indexing;
 mod item;
 mod keys;
+mod legacy;
 mod number;
 mod ops;
 mod query;

@@ -49,6 +49,9 @@ pub(super) fn plan(access: &Access<'_>, tests: &[(String, KeyTest)]) -> Result<P
 }
 
 fn check_test(key: &KeyAttribute, test: &KeyTest) -> Result<()> {
+    if *test == KeyTest::NotIndexable {
+        return invalid("Attempted conditional constraint is not an indexable operation");
+    }
     for value in test.values() {
         if value.type_name() != key.kind {
             return invalid(

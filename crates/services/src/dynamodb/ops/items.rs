@@ -12,9 +12,10 @@ use super::super::expression::path::Path;
 use super::super::expression::projection::{self, Projection};
 use super::super::expression::update::{self, Expression, Update};
 use super::super::index::{self, Origin};
+use super::super::legacy;
 use super::super::table::Table;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_size, item_to_json};
-use super::request::{CAPACITY, Request, Rule};
+use super::request::{CAPACITY, CONDITIONAL, Request, Rule};
 use super::{Change, Place, Shared, collections, consumed};
 
 const RETURN_VALUES: &[&str] = &["ALL_NEW", "UPDATED_OLD", "ALL_OLD", "NONE", "UPDATED_NEW"];
@@ -47,6 +48,9 @@ impl Guard {
             Rule::OneOf("ReturnValues", RETURN_VALUES),
             Rule::OneOf("ReturnItemCollectionMetrics", &["SIZE", "NONE"]),
             Rule::OneOf("ReturnValuesOnConditionCheckFailure", &["ALL_OLD", "NONE"]),
+            CONDITIONAL,
+            Rule::Legacy("Expected"),
+            Rule::Legacy("AttributeUpdates"),
             CAPACITY,
         ])
     }
@@ -90,8 +94,10 @@ fn returns_old(request: &Request) -> Result<bool> {
 }
 
 fn parse_condition(request: &Request, scope: &mut super::super::expression::Scope) -> Result<Option<Condition>> {
-    let text = request.text("ConditionExpression")?;
-    text.map(|text| scope.parse("ConditionExpression", text, condition::parse)).transpose()
+    match request.text("ConditionExpression")? {
+        Some(text) => scope.parse("ConditionExpression", text, condition::parse).map(Some),
+        None => request.expected(),
+    }
 }
 
 /// Key attributes are scalars: an expression that looks inside one is refused.
@@ -178,8 +184,11 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     request.check_expressions(&["UpdateExpression", "ConditionExpression"])?;
     let key = request.item("Key")?;
     let mut scope = request.scope()?;
-    let text = request.text("UpdateExpression")?;
-    let update = text.map(|text| scope.parse("UpdateExpression", text, update::parse)).transpose()?.unwrap_or_default();
+    let update = match (request.text("UpdateExpression")?, request.map("AttributeUpdates")?) {
+        (Some(text), _) => scope.parse("UpdateExpression", text, update::parse)?,
+        (None, Some(map)) => legacy::updates(map)?,
+        (None, None) => Update::default(),
+    };
     let guard = Guard::new(request, parse_condition(request, &mut scope)?)?;
     scope.finish()?;
     let locate = |table: &Table| {
@@ -190,6 +199,10 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     };
     let decide = |table: &Table, before: Option<&Item>| {
         guard.check(before)?;
+        if before.is_none() && update.only_deletes() {
+            let answer = written(request, table, None, &Units::of_write(table, None, None))?;
+            return Ok((Change::Nothing, answer));
+        }
         let after = super::super::update::apply(&update, before.unwrap_or(&key))?;
         index::check(table, &after, Origin::Update(before))?;
         let attributes = match request.text("ReturnValues")? {

@@ -10,15 +10,17 @@ use store::{Entry, Range, Snapshot};
 use super::super::access::Access;
 use super::super::capacity::Units;
 use super::super::error::{Error, Result, invalid};
+use super::super::expression::Scope;
 use super::super::expression::condition::{self, Condition};
 use super::super::expression::evaluate::holds;
 use super::super::expression::key_condition;
 use super::super::expression::path::Path;
 use super::super::index::{self, Carried, Index, Projection};
+use super::super::legacy;
 use super::super::query::{self, PAGE_BYTES_MAX};
 use super::super::value::{Item, item_from_json, item_size, item_to_json};
 use super::items::{View, check_key_paths};
-use super::request::{CAPACITY, Request, Rule};
+use super::request::{CAPACITY, CONDITIONAL, Request, Rule};
 use super::{Place, Shared, consumed, decode};
 
 const MEMBERS: &[&str] = &[
@@ -136,6 +138,14 @@ fn select(request: &Request, view: &View) -> Result<Select> {
     }
 }
 
+/// FilterExpression, or its legacy form.
+fn read_filter(request: &Request, scope: &mut Scope, legacy: &str) -> Result<Option<Condition>> {
+    match request.text("FilterExpression")? {
+        Some(text) => scope.parse("FilterExpression", text, condition::parse).map(Some),
+        None => request.legacy_filter(legacy),
+    }
+}
+
 fn filter_paths(filter: Option<&Condition>) -> Vec<&Path> {
     let mut paths = Vec::new();
     if let Some(filter) = filter {
@@ -149,23 +159,35 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
     let own = ["KeyConditionExpression", "KeyConditions", "QueryFilter", "ScanIndexForward"];
     request.only("Query", &[MEMBERS, &own].concat())?;
     let limits = Rule::Within("Limit", 1, i64::MAX);
-    request.check(&[Rule::Required("TableName"), Rule::OneOf("Select", SELECT), limits, CAPACITY])?;
+    request.check(&[
+        Rule::Required("TableName"),
+        Rule::OneOf("Select", SELECT),
+        limits,
+        CONDITIONAL,
+        Rule::Legacy("QueryFilter"),
+        Rule::Legacy("KeyConditions"),
+        CAPACITY,
+    ])?;
     let name = request.table_name(place)?;
     let limit = limit(request)?;
     request.check_expressions(&["ProjectionExpression", "FilterExpression", "KeyConditionExpression"])?;
     let start = start_key(request)?;
-    let Some(text) = request.text("KeyConditionExpression")? else {
-        return invalid(
-            "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
-        );
+    let text = request.text("KeyConditionExpression")?;
+    let legacy = match request.map("KeyConditions")? {
+        Some(map) => legacy::key_conditions(map)?,
+        None if text.is_none() => {
+            return invalid(
+                "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
+            );
+        }
+        None => Vec::new(),
     };
     let mut scope = request.scope()?;
-    let key_condition = scope.parse("KeyConditionExpression", text, condition::parse)?;
-    let filter = request.text("FilterExpression")?;
-    let filter = filter.map(|text| scope.parse("FilterExpression", text, condition::parse)).transpose()?;
+    let key_condition = text.map(|text| scope.parse("KeyConditionExpression", text, condition::parse)).transpose()?;
+    let filter = read_filter(request, &mut scope, "QueryFilter")?;
     let view = View::of(request, &mut scope)?;
     scope.finish()?;
-    let tests = key_condition::read(&key_condition)?;
+    let tests = key_condition.as_ref().map_or(Ok(legacy), key_condition::read)?;
     let select = select(request, &view)?;
     let consistent = request.flag("ConsistentRead")?.unwrap_or(false);
     let forward = request.flag("ScanIndexForward")?.unwrap_or(true);
@@ -183,9 +205,8 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
     let paths = filter_paths(filter.as_ref());
     if let Some(path) = paths.iter().find(|path| access.is_key(path.head())) {
         let head = path.head();
-        return invalid(format!(
-            "Filter Expression can only contain non-primary key attributes: Primary key attribute: {head}"
-        ));
+        let member = if request.get("QueryFilter").is_some() { "QueryFilter" } else { "Filter Expression" };
+        return invalid(format!("{member} can only contain non-primary key attributes: Primary key attribute: {head}"));
     }
     let common = Common { limit, filter, view, select, consistent };
     let fetches = common.check(&access)?;
@@ -223,6 +244,8 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
         Rule::Within("Limit", 1, i64::MAX),
         Rule::Within("Segment", 0, SEGMENTS_MAX - 1),
         Rule::Within("TotalSegments", 1, SEGMENTS_MAX),
+        CONDITIONAL,
+        Rule::Legacy("ScanFilter"),
         CAPACITY,
     ])?;
     let name = request.table_name(place)?;
@@ -231,8 +254,7 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
     let start = start_key(request)?;
     let segment = segment(request)?;
     let mut scope = request.scope()?;
-    let filter = request.text("FilterExpression")?;
-    let filter = filter.map(|text| scope.parse("FilterExpression", text, condition::parse)).transpose()?;
+    let filter = read_filter(request, &mut scope, "ScanFilter")?;
     let view = View::of(request, &mut scope)?;
     scope.finish()?;
     let select = select(request, &view)?;

@@ -10,6 +10,7 @@ mod expressions;
 mod index_sequences;
 mod indexes;
 mod items;
+mod legacy;
 mod pages;
 mod pure;
 mod sequences;

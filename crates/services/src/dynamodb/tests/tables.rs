@@ -141,8 +141,6 @@ async fn what_is_not_supported_is_said() {
     assert!(bench.call("CreateTable", input).await.unwrap_err().message.contains("ResourcePolicy"));
     let error = bench.call("CreateBackup", json!({})).await.unwrap_err();
     assert!(error.message.contains("CreateBackup"));
-    let legacy = json!({ "TableName": "items", "Item": {}, "Expected": {} });
-    assert!(bench.call("PutItem", legacy).await.unwrap_err().message.contains("Expected"));
 }
 
 #[tokio::test]
