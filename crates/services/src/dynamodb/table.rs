@@ -15,6 +15,7 @@ use serde_json::{Value as Json, json};
 use super::error::{Error, Result, invalid};
 use super::index::{self, Index};
 use super::keys;
+use super::ttl::Ttl;
 use super::value::{AttributeValue, Item};
 
 /// Most bytes of a partition key.
@@ -65,6 +66,8 @@ pub(super) struct Table {
     pub(super) billing: Billing,
     #[serde(default)]
     pub(super) deletion_protection: bool,
+    #[serde(default)]
+    pub(super) ttl: Option<Ttl>,
     #[serde(default)]
     pub(super) class: Option<String>,
     #[serde(default)]

@@ -99,6 +99,7 @@ fn asked_for(shared: &Shared, place: &Place, request: &Request) -> Result<Table>
         range,
         billing,
         deletion_protection: request.flag("DeletionProtectionEnabled")?.unwrap_or(false),
+        ttl: None,
         class: class(request)?,
         tags: tags::read(request)?.unwrap_or_default(),
         indexes,
@@ -351,10 +352,14 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
             );
         }
         let description = description(shared, &found.table, "DELETING").await?;
+        // Whoever removes the items finds their marks by it.
+        let attribute = found.table.ttl.as_ref().map(|ttl| ttl.attribute.clone()).unwrap_or_default();
         let txn = Txn::new()
             .expect_version(found.key.clone(), found.version)
             .delete(found.key)
-            .put(keys::garbage(found.table.generation), Vec::new());
+            .delete(keys::owner(found.table.generation))
+            .delete(keys::pass(found.table.generation))
+            .put(keys::garbage(found.table.generation), attribute);
         match shared.store.commit(txn).await {
             Ok(_) => return Ok(json!({ "TableDescription": description })),
             Err(StoreError::Conflict | StoreError::TooOld) => {}
@@ -378,13 +383,6 @@ pub(super) fn limits() -> Json {
 pub(super) fn endpoints(endpoint: &str) -> Json {
     let address = endpoint.split_once("://").map_or(endpoint, |(_, address)| address);
     json!({ "Endpoints": [{ "Address": address, "CachePeriodInMinutes": 1_440 }] })
-}
-
-/// `DescribeTimeToLive`: no table has an expiry attribute yet.
-pub(super) async fn time_to_live(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
-    request.only("DescribeTimeToLive", &["TableName"])?;
-    named(shared, place, request.table_name(place)?).await?;
-    Ok(json!({ "TimeToLiveDescription": { "TimeToLiveStatus": "DISABLED" } }))
 }
 
 /// `DescribeContinuousBackups`: there are none yet.

@@ -13,7 +13,7 @@ use super::super::error::Result;
 use super::super::index::{self, IndexChange, State};
 use super::super::table::ItemKey;
 use super::super::value::{Item, item_size};
-use super::super::{item, keys};
+use super::super::{item, keys, ttl};
 use super::{Found, Shared};
 
 /// A change of one item that was decided on.
@@ -56,7 +56,7 @@ impl Shared {
         for change in index::changes(&found.table, before, after) {
             txn = self.write_entry(txn, generation, change).await?;
         }
-        Ok(txn)
+        Ok(ttl::mark(txn, found.table.ttl.as_ref(), &key.store, before, after))
     }
 
     /// The writes to one index.

@@ -12,10 +12,12 @@ mod indexes;
 mod items;
 mod legacy;
 mod pages;
+mod partiql;
 mod pure;
 mod sequences;
 mod tables;
 mod transactions;
+mod ttl;
 
 use std::sync::Arc;
 
