@@ -13,6 +13,7 @@ mod items;
 mod pages;
 mod pure;
 mod sequences;
+mod streams;
 mod tables;
 
 use std::sync::Arc;
