@@ -113,7 +113,7 @@ async fn expire(shared: &Shared, due: DueItem, now_s: u64) -> Result<()> {
         let txn = match item.as_ref().filter(over) {
             Some(item) => {
                 let key = found.table.key_of_item(item)?;
-                let write = ItemWrite::new(&found, &key, entry.as_ref(), Some(item), None);
+                let write = ItemWrite::new(&found, &key, entry.as_ref(), Some(item), None).by_expiry();
                 shared.write_item(Txn::new(), &write).await?
             }
             None => {

@@ -1,23 +1,24 @@
 //! DynamoDB: tables of items with keys, conditions and expressions, durable before each answer.
 //!
-//! Operations: CreateTable, DescribeTable, ListTables, UpdateTable (billing, throughput, class, protection, indexes),
-//! DeleteTable, PutItem, GetItem, UpdateItem, DeleteItem, Query, Scan with parallel segments, BatchGetItem,
+//! Operations: CreateTable, DescribeTable, ListTables, UpdateTable (billing, throughput, class, protection, indexes,
+//! stream), DeleteTable, PutItem, GetItem, UpdateItem, DeleteItem, Query, Scan with parallel segments, BatchGetItem,
 //! BatchWriteItem, TransactGetItems, TransactWriteItems, ExecuteStatement, BatchExecuteStatement, ExecuteTransaction,
 //! DescribeTimeToLive, UpdateTimeToLive, TagResource, UntagResource, ListTagsOfResource, DescribeLimits,
-//! DescribeEndpoints, DescribeContinuousBackups.
+//! DescribeEndpoints, DescribeContinuousBackups. Of DynamoDB Streams: ListStreams, DescribeStream, GetShardIterator,
+//! GetRecords.
 //!
-//! Not here yet, and refused loudly: streams, backups, encryption with own keys, global tables.
+//! Not here yet, and refused loudly: backups, encryption with own keys, global tables.
 //!
 //! Invariants
 //!   1. What was answered with success is committed and flushed; a refused call changed nothing.
 //!   2. Every write is decided on the item that it replaces: the commit expects that item's version and the table's
 //!      record unchanged, else the decision is made again.
 //!   3. Writers of one item queue in this process, so that a hot item costs its writers waiting, never failure.
-//!   4. Counters of items and bytes, entries of secondary indexes, and marks of items that expire change in the commit that
-//!      changes the item.
+//!   4. Counters of items and bytes, entries of secondary indexes, records of streams, and marks of items that expire are
+//!      written in the commit that changes the item.
 //!
 //! Start reading at `ops`; the pure parts are `value`, `number`, `expression`, `legacy`, `partiql`, `update`, `table`,
-//! `index`, `access`, `query`, `ttl` and `token`.
+//! `index`, `access`, `query`, `stream`, `ttl` and `token`.
 
 mod access;
 mod capacity;
@@ -34,6 +35,10 @@ mod ops;
 mod partiql;
 mod passes;
 mod query;
+mod records;
+mod retention;
+mod source;
+mod stream;
 mod table;
 mod token;
 mod ttl;
@@ -49,6 +54,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base::{Clock, Random};
 use store::Store;
+
+pub use source::TableStreams;
 
 /// Fields that are accepted and described, and change nothing yet.
 pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str)] = &[
@@ -98,13 +105,19 @@ impl DynamoDb {
         Self { shared: Arc::new(ops::Shared::new(store, clock, random, config)) }
     }
 
-    /// The background work: removes the items of deleted tables, fills and empties indexes, removes items and clients'
-    /// tokens whose time is over. Ends when the store is closed; may be dropped at any time and started again, also on
-    /// several nodes at once.
+    /// The streams of the tables, for pollers.
+    pub fn streams(&self) -> TableStreams {
+        TableStreams { shared: self.shared.clone() }
+    }
+
+    /// The background work: removes the items of deleted tables, old records of streams, and items and clients' tokens
+    /// whose time is over; fills and empties indexes. Ends when the store is closed; may be dropped at any time and
+    /// started again, also on several nodes at once.
     pub async fn run(&self) {
         tokio::join!(
             worker::run(&self.shared),
             indexing::run(&self.shared),
+            retention::run(&self.shared),
             expiry::run(&self.shared),
             passes::run(&self.shared)
         );
@@ -113,6 +126,7 @@ impl DynamoDb {
     /// One round of the background work; returns how many things it wrote and removed.
     pub async fn sweep(&self) -> Result<usize, aws::Error> {
         let done = worker::sweep(&self.shared).await?
+            + retention::round(&self.shared).await?
             + expiry::sweep(&self.shared).await?
             + passes::sweep(&self.shared).await?;
         match indexing::step(&self.shared).await? {

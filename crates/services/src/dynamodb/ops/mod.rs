@@ -17,6 +17,8 @@ mod partiql;
 mod request;
 mod schema;
 mod schema_rules;
+mod stream_updates;
+mod streams;
 mod tables;
 mod tags;
 mod transactions;
@@ -108,6 +110,10 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "DescribeTimeToLive" => ttl::describe(shared, &place, &request).await,
         "UpdateTimeToLive" => ttl::update(shared, &place, &request).await,
         "DescribeContinuousBackups" => tables::continuous_backups(shared, &place, &request).await,
+        "ListStreams" => streams::list(shared, &place, &request).await,
+        "DescribeStream" => streams::describe(shared, &place, &request).await,
+        "GetShardIterator" => streams::iterator(shared, &place, &request).await,
+        "GetRecords" => streams::records(shared, &place, &request).await,
         "TagResource" => tags::tag(shared, &place, &request).await,
         "UntagResource" => tags::untag(shared, &place, &request).await,
         "ListTagsOfResource" => tags::list(shared, &place, &request).await,

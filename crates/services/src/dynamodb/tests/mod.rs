@@ -15,6 +15,7 @@ mod pages;
 mod partiql;
 mod pure;
 mod sequences;
+mod streams;
 mod tables;
 mod transactions;
 mod ttl;
