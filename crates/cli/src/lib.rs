@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{ApiError, Client, Connection};
+pub use deploy::java::guest_digest as java_guest_digest;
 pub use operations::{Backup, KeyFlags, Migrate, Place, Restore, StoreAddress};
 
 /// Run functions written for AWS Lambda on your own machine.

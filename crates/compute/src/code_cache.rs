@@ -224,7 +224,8 @@ fn wanted(version: &FunctionVersion, interpreter: &Interpreter) -> Vec<Wanted> {
                 memory_mb: version.memory_mb,
             }]
         }
-        Family::Provided => Vec::new(),
+        // A Java machine takes no compiled code from outside.
+        Family::Java | Family::Provided => Vec::new(),
     }
 }
 
@@ -307,7 +308,7 @@ fn source_bytes(folder: &Path, family: Family) -> u64 {
     let endings: &[&str] = match family {
         Family::Python => &["py"],
         Family::Node => &["js", "cjs", "mjs"],
-        Family::Provided => &[],
+        Family::Java | Family::Provided => &[],
     };
     let mut bytes = 0;
     let mut todo = vec![folder.to_owned()];

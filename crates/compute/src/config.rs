@@ -82,6 +82,8 @@ pub struct EngineConfig {
     pub environment_age_max: Duration,
     /// The cap of the init phase.
     pub init_cap: Duration,
+    /// Where the runtime pack is that Java functions cannot do without; nothing: it is not looked for.
+    pub java_pack: Option<PathBuf>,
     /// Variables that every guest gets unless the user set them: `AWS_ENDPOINT_URL`, `NODE_EXTRA_CA_CERTS`,
     /// `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE`.
     pub guest_variables: Vec<(String, String)>,
@@ -111,6 +113,7 @@ impl EngineConfig {
             freeze_after: Some(Duration::from_millis(100)),
             environment_age_max: Duration::from_secs(4 * 3_600),
             init_cap: Duration::from_secs(10),
+            java_pack: None,
             guest_variables: Vec::new(),
             async_queue: AsyncConfig::default(),
             streams: StreamConfig::default(),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::{Credentials, Family, FunctionVersion, InvokeError};
+use model::{Credentials, Family, FunctionVersion, InvokeError, Runtime};
 use sandbox::{Control, Interpreter, SandboxSpec, Started, Usage, interpreter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -302,10 +302,22 @@ pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox
     match version.runtime.family() {
         Family::Provided => Ok(sandbox::Guest::Bootstrap),
         family => {
-            let interpreter =
-                interpreter::choose(&core.interpreters, &version.runtime).map_err(InvokeError::NotReady)?;
+            let interpreter = interpreter_for(core, &version.runtime).map_err(InvokeError::NotReady)?;
             Ok(sandbox::Guest::Interpreter { family, interpreter, memory_mb: version.memory_mb })
         }
+    }
+}
+
+/// Index of the interpreter that serves a runtime. The error says what to do.
+pub(crate) fn interpreter_for(core: &Core, runtime: &Runtime) -> Result<usize, String> {
+    let index = interpreter::choose(&core.interpreters, runtime)?;
+    let pack = core.config.java_pack.as_ref().filter(|_| runtime.family() == Family::Java);
+    match pack {
+        Some(pack) if !pack.exists() => Err(format!(
+            "{runtime} needs the runtime client of AWS, which this platform does not have yet: run `dunlin runtimes add \
+             {runtime}`"
+        )),
+        _ => Ok(index),
     }
 }
 

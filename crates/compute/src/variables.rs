@@ -125,7 +125,7 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
     ];
     let path = match family {
         Family::Provided => "/usr/local/bin:/usr/bin/:/bin:/opt/bin",
-        Family::Node | Family::Python => "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
+        Family::Node | Family::Python | Family::Java => "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
     };
     all.push(pair("PATH", path));
     match (family, runtime.version()) {
@@ -162,7 +162,7 @@ fn platform(version: &FunctionVersion, initialization: &str) -> Vec<(String, Str
     ];
     match version.runtime.family() {
         Family::Provided => all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API)),
-        Family::Node | Family::Python => {
+        Family::Node | Family::Python | Family::Java => {
             all.push(pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)));
         }
     }

@@ -20,7 +20,8 @@ pub const CACHE_ROOT: &str = "/var/cache";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guest {
     /// An interpreter of the host, chosen by `Interpreters`, running the platform's bootstrap of its family
-    /// (`/var/runtime/nodejs/bootstrap.cjs`, `/var/runtime/python/bootstrap.py`). It speaks frames on descriptor 3.
+    /// (`/var/runtime/nodejs/bootstrap.cjs`, `/var/runtime/python/bootstrap.py`, of Java the runtime pack). It speaks frames on
+    /// descriptor 3.
     Interpreter {
         /// Which family.
         family: Family,

@@ -147,6 +147,7 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
         http: Vec::new(),
         url: Some(UrlConfig::default()),
         patterns: Vec::new(),
+        artifact: None,
     };
     Project {
         service: name,

@@ -5,6 +5,7 @@ pub mod discover;
 pub mod http_api;
 pub mod install;
 pub mod intrinsics;
+pub mod java;
 pub mod layers;
 pub mod package;
 pub mod packs;

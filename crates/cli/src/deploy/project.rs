@@ -92,6 +92,8 @@ pub struct Function {
     pub url: Option<UrlConfig>,
     /// `package.patterns`, provider-wide ones first; a leading `!` takes away.
     pub patterns: Vec<String>,
+    /// `package.artifact`: the zip or jar that is its code, relative to the root; nothing: the folder is packed.
+    pub artifact: Option<PathBuf>,
 }
 
 /// A layer that the project brings.

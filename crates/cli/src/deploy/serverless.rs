@@ -4,7 +4,7 @@
 //! `provider:` may be missing: the folder's name and defaults stand in.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 
@@ -136,10 +136,11 @@ pub fn project(document: &Node, folder: &Path, stage: String, region: String, ac
         let layer = layer(key, node, &mut project.notes)?;
         project.layers.push(layer);
     }
-    let patterns = patterns(document)?;
+    let (patterns, artifact_of_all) = (patterns(document)?, artifact(document)?);
     for (key, node) in document.get("functions").map_or(Ok(&[][..]), |node| node.map("functions"))? {
         let mut function = function(key, node, provider, &mut project, &payload)?;
         function.patterns.splice(0..0, patterns.iter().cloned());
+        function.artifact = function.artifact.or_else(|| artifact_of_all.clone());
         project.functions.push(function);
     }
     if project.functions.is_empty() && project.tables.is_empty() && project.layers.is_empty() {
@@ -236,11 +237,21 @@ fn patterns(node: &Node) -> Result<Vec<String>, Error> {
                     all.push(format!("!{}", item.text(key)?));
                 }
             }
-            "individually" | "excludeDevDependencies" => {}
-            other => return Err(value.error(format!("package.{other} is not supported; there is package.patterns"))),
+            "individually" | "excludeDevDependencies" | "artifact" => {}
+            other => {
+                let words =
+                    format!("package.{other} is not supported; there are package.patterns and package.artifact");
+                return Err(value.error(words));
+            }
         }
     }
     Ok(all)
+}
+
+/// `package.artifact` of the project or of a function.
+fn artifact(node: &Node) -> Result<Option<PathBuf>, Error> {
+    let artifact = node.get("package").and_then(|package| package.get("artifact"));
+    artifact.map(|artifact| artifact.text("package.artifact").map(PathBuf::from)).transpose()
 }
 
 fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payload: &str) -> Result<Function, Error> {
@@ -283,6 +294,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         http: Vec::new(),
         url: url(node)?,
         patterns: patterns(node)?,
+        artifact: artifact(node)?,
     };
     for event in node.get("events").map_or(Ok(&[][..]), |events| events.list("events"))? {
         add_event(&mut function, event, payload)?;

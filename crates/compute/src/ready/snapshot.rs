@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Family, FunctionVersion};
-use sandbox::{Control, Guest, SandboxSpec, Started, interpreter};
+use sandbox::{Control, Guest, SandboxSpec, Started};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -107,7 +107,7 @@ pub(super) async fn take(core: &Core, kind: &Kind, version: &FunctionVersion) ->
 
 /// Starts the process that runs the init; with it where its log goes.
 async fn start_guest(core: &Core, version: &FunctionVersion, token: &str) -> Result<(Started, Stream), String> {
-    let index = interpreter::choose(&core.interpreters, &version.runtime)?;
+    let index = start::interpreter_for(core, &version.runtime)?;
     start::prepare(core, version).await.map_err(|error| error.to_string())?;
     let spec = SandboxSpec {
         guest: Guest::Zygote { family: Family::Python, interpreter: index },

@@ -32,7 +32,7 @@ use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
 use super::tmp::{Tmp, Tmps};
 use crate::contract::CACHE_SUFFIX;
-use crate::interpreter::{Interpreter, PYTHON_FLAGS};
+use crate::interpreter::{Interpreter, JAVA_FLAGS, PYTHON_FLAGS};
 
 /// Ranges of host ids, the preferred one first: above everything that distributions and container tools give out;
 /// within the 65,536 ids of a container without privilege, above its users and below `nobody`.
@@ -377,6 +377,7 @@ impl Maker {
                         CString::new(format!("--max-old-space-size={heap_mb}")).map_err(|_| refused)?,
                         c"/var/runtime/nodejs/bootstrap.cjs".into(),
                     ],
+                    (Family::Java, GuestKind::Interpreter { heap_mb, .. }) => java(heap_mb).ok_or(refused)?,
                     (Family::Python, GuestKind::Interpreter { .. }) => python(c"/var/runtime/python/bootstrap.py"),
                     (Family::Python, _) => python(c"/var/runtime/python/zygote.py"),
                     _ => return Err(refused),
@@ -647,6 +648,15 @@ fn seqpacket_pair(step: Step) -> Result<(OwnedFd, OwnedFd), Fault> {
 fn python(script: &CStr) -> Vec<CString> {
     let flags = PYTHON_FLAGS.iter().filter_map(|flag| CString::new(*flag).ok());
     flags.chain([script.to_owned()]).collect()
+}
+
+/// What starts the Java guest, as Lambda starts its own: a collector and a compiler that suit small memories. Its heap gets
+/// five sixths of what engines may have, as there is more beside it than in others: classes, compiled code, stacks.
+fn java(heap_mb: u32) -> Option<Vec<CString>> {
+    let heap = format!("-Xmx{}m", heap_mb * 5 / 6);
+    let flags = [&heap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-XX:-UsePerfData"];
+    let all = flags.into_iter().chain(JAVA_FLAGS.iter().copied());
+    all.map(|flag| CString::new(flag).ok()).collect()
 }
 
 /// Gives the output pipe to the guest's user: a guest that opens `/dev/stderr` opens it anew. Only a nameless pipe is

@@ -80,7 +80,7 @@ const RETIRED: &[&str] = &[
 ];
 
 /// Languages that Lambda runs and this platform does not yet.
-const ABSENT_FAMILIES: &[&str] = &["java", "dotnet", "ruby"];
+const ABSENT_FAMILIES: &[&str] = &["dotnet", "ruby"];
 
 /// The settings of a new function.
 pub(super) fn created(call: &Call, host_architecture: &str) -> Result<Settings, Error> {
@@ -236,7 +236,7 @@ mod tests {
     fn runtimes_are_accepted_retired_absent_or_unknown() {
         assert!(runtime_of("python3.12").is_ok());
         assert!(runtime_of("nodejs10.x").unwrap_err().message.contains("no longer supported"));
-        for absent in ["java21", "dotnet8", "ruby3.3", "java8.al2"] {
+        for absent in ["dotnet8", "ruby3.3"] {
             assert_eq!(runtime_of(absent).unwrap_err().status, 501, "{absent}");
         }
         for unknown in ["cobol", "java", "python9.9", ""] {

@@ -88,7 +88,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
         ("Code", json!({"S3Bucket": "bucket", "S3Key": "k"}), 501, "NotImplementedException", "S3Bucket"),
         ("Code", json!({"ImageUri": "x"}), 501, "NotImplementedException", "container images"),
         ("Runtime", json!("cobol"), 400, invalid, "Value cobol at 'runtime' failed to satisfy constraint"),
-        ("Runtime", json!("java21"), 501, "NotImplementedException", "java21"),
+        ("Runtime", json!("dotnet8"), 501, "NotImplementedException", "dotnet8"),
         ("Runtime", json!("python3.6"), 400, invalid, "no longer supported"),
         ("Handler", Value::Null, 400, invalid, "Runtime and Handler are mandatory"),
         ("Timeout", json!(901), 400, invalid, "'Timeout' value failed"),
