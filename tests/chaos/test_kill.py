@@ -26,6 +26,8 @@ SEED = int(os.environ.get("DUNLIN_SEED", random.randrange(1 << 32)))
 READY_SECONDS = 1.0
 
 TABLE, RAN = "items", "ran"
+#: Two tables whose items only change together.
+PAIR = ("left", "right")
 COUNTER = "counter"
 
 #: Answers which version it is.
@@ -62,6 +64,7 @@ class Writers:
     def __init__(self, server, runtime):
         self.server, self.runtime = server, runtime
         self.functions, self.items, self.counters, self.events = Ledger(), Ledger(), Ledger(), Ledger()
+        self.pairs = Ledger()
         self.answered = []
         self.errors = []
         self.killed = threading.Event()
@@ -75,7 +78,7 @@ class Writers:
     def start(self):
         """Starts all writers."""
         self.killed.clear()
-        steps = [self.deploy, self.put, self.put, self.count, self.call, self.send]
+        steps = [self.deploy, self.put, self.put, self.count, self.write_pair, self.call, self.send]
         self.threads = [threading.Thread(target=self.repeat, args=(index, step)) for index, step in enumerate(steps)]
         for thread in self.threads:
             thread.start()
@@ -139,6 +142,12 @@ class Writers:
             ExpressionAttributeNames={"#v": "value"}, ExpressionAttributeValues={":v": {"N": str(value)}},
         ))
 
+    def write_pair(self, _):
+        value = self.next("pair")
+        key = f"pair-{value % 5}"
+        puts = [{"Put": {"TableName": table, "Item": {"id": {"S": key}, "value": {"N": str(value)}}}} for table in PAIR]
+        self.pairs.attempt(key, value, lambda: self.clients["dynamodb"].transact_write_items(TransactItems=puts))
+
     def call(self, _):
         response = self.clients["lambda"].invoke(FunctionName=COUNTER, Payload=b"{}")
         assert json.loads(response["Payload"].read()) == 0, "a wrong answer"
@@ -154,7 +163,7 @@ class Writers:
 
     def prepare(self):
         """Tables and functions that the writers use."""
-        for table in (TABLE, RAN):
+        for table in (TABLE, RAN, *PAIR):
             create_table(self.clients["dynamodb"], table)
         self.create_function(COUNTER, package(main__py=VERSION_CODE.format(version=0)), Timeout=30)
         self.create_function("event", package(main__py=EVENT_CODE), Timeout=30)
@@ -164,6 +173,7 @@ class Writers:
     def check(self, server, everything):
         """Compares what is there with the ledgers."""
         self.check_items(server)
+        self.check_pairs(server)
         self.check_functions(server, everything)
         self.check_usage(server)
         self.check_events(server)
@@ -175,6 +185,13 @@ class Writers:
         lost = set(self.items.acknowledged) - set(found)
         assert not lost, f"{len(lost)} acknowledged items are lost"
         assert set(found) <= set(self.items.tried), "items that nobody wrote"
+
+    def check_pairs(self, server):
+        left, right = (scan(server, table) for table in PAIR)
+        assert left == right, "half of a transaction"
+        lost = set(self.pairs.acknowledged) - set(left)
+        assert not lost, f"acknowledged transactions are lost: {lost}"
+        assert all(self.pairs.allows(key, int(item["value"]["N"])) for key, item in left.items()), (left, self.pairs.tried)
 
     def check_functions(self, server, everything):
         client = server.client("lambda")

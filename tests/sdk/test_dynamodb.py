@@ -380,7 +380,6 @@ def test_a_counter_loses_no_update(server):
 @pytest.mark.parametrize(
     ("operation", "arguments"),
     [
-        ("transact_write_items", {"TransactItems": [{"Put": {"TableName": "t", "Item": {"pk": {"S": "a"}}}}]}),
         ("execute_statement", {"Statement": "SELECT * FROM t"}),
         ("update_time_to_live", {"TableName": "ttt", "TimeToLiveSpecification": {"Enabled": True, "AttributeName": "a"}}),
         ("create_backup", {"TableName": "ttt", "BackupName": "bbb"}),
@@ -395,9 +394,8 @@ def test_what_is_not_there_is_refused_loudly(server, operation, arguments):
 @pytest.mark.modes("dev")
 def test_unsupported_features_of_tables_are_refused(server):
     client = server.client("dynamodb")
-    index = {"IndexName": "iii", "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}], "Projection": {"ProjectionType": "ALL"}}
     for feature in [
-        {"GlobalSecondaryIndexes": [index]}, {"StreamSpecification": {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}},
+        {"StreamSpecification": {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}}, {"SSESpecification": {"Enabled": True}},
     ]:
         name = name_of("table")
         status, code, _ = refused(

@@ -1,7 +1,9 @@
-"""The AWS SDK for JavaScript v3: runs `tests/js/sdk.test.js` with Node.js against a server of each kind."""
+"""The AWS SDKs for JavaScript: runs the files of `tests/js` with Node.js against a server of each kind."""
 
 import pathlib
 import subprocess
+
+import pytest
 
 from conftest import zipped
 
@@ -22,7 +24,8 @@ exports.handler = awslambda.streamifyResponse(async (event, stream) => {
 """
 
 
-def test_sdk_for_javascript(server, tmp_path):
+@pytest.mark.parametrize(("file", "tests"), [("sdk.test.js", 9), ("tables.test.js", 2), ("sdk-v2.test.js", 1)])
+def test_sdk_for_javascript(server, tmp_path, file, tests):
     assert (FOLDER / "node_modules").is_dir(), "the SDK is not installed: run tests/install.sh"
     for word in ["one", "two"]:
         (tmp_path / f"{word}.zip").write_bytes(zipped({"handler.js": HANDLER % word}))
@@ -30,9 +33,9 @@ def test_sdk_for_javascript(server, tmp_path):
     environment = server.environment(ENDPOINT=server.url, SERVER_MODE=server.mode, PACKAGES=str(tmp_path))
     del environment["AWS_ENDPOINT_URL"]
     done = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "sdk.test.js"], cwd=FOLDER, env=environment, capture_output=True, text=True,
+        ["node", "--test", "--test-reporter=spec", file], cwd=FOLDER, env=environment, capture_output=True, text=True,
         timeout=300, check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     # A run that found no test also ends with 0.
-    assert "pass 9" in done.stdout, done.stdout
+    assert f"pass {tests}\n" in done.stdout, done.stdout

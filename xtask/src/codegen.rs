@@ -121,6 +121,8 @@ const SERVICES: &[Service] = &[
             "Query",
             "Scan",
             "TagResource",
+            "TransactGetItems",
+            "TransactWriteItems",
             "UntagResource",
             "UpdateItem",
             "UpdateTable",

@@ -60,8 +60,8 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "SearchVectors", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "StartBulkPutItems", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "TagResource", method: "POST", uri: "/", status: 200, io: Some(&IO_TagResource) },
-    Operation { name: "TransactGetItems", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "TransactWriteItems", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "TransactGetItems", method: "POST", uri: "/", status: 200, io: Some(&IO_TransactGetItems) },
+    Operation { name: "TransactWriteItems", method: "POST", uri: "/", status: 200, io: Some(&IO_TransactWriteItems) },
     Operation { name: "UntagResource", method: "POST", uri: "/", status: 200, io: Some(&IO_UntagResource) },
     Operation { name: "UpdateContinuousBackups", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateContributorInsights", method: "POST", uri: "/", status: 200, io: None },
@@ -304,6 +304,28 @@ static IO_TagResource: Io = Io {
     output: &[],
     output_payload: "",
 };
+static IO_TransactGetItems: Io = Io {
+    input: &[
+    Member { name: "TransactItems", wire: "TransactItems", location: Location::Body, required: true, shape: &S_TransactGetItemList },
+    Member { name: "ReturnConsumedCapacity", wire: "ReturnConsumedCapacity", location: Location::Body, required: false, shape: &S_ReturnConsumedCapacity },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_TransactWriteItems: Io = Io {
+    input: &[
+    Member { name: "TransactItems", wire: "TransactItems", location: Location::Body, required: true, shape: &S_TransactWriteItemList },
+    Member { name: "ReturnConsumedCapacity", wire: "ReturnConsumedCapacity", location: Location::Body, required: false, shape: &S_ReturnConsumedCapacity },
+    Member { name: "ReturnItemCollectionMetrics", wire: "ReturnItemCollectionMetrics", location: Location::Body, required: false, shape: &S_ReturnItemCollectionMetrics },
+    Member { name: "ClientRequestToken", wire: "ClientRequestToken", location: Location::Body, required: false, shape: &S_ClientRequestToken },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_UntagResource: Io = Io {
     input: &[
     Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Body, required: true, shape: &S_ResourceArnString },
@@ -395,10 +417,19 @@ static S_BinaryAttributeValue: Shape = Shape::of(Kind::Blob);
 static S_BinarySetAttributeValue: Shape = Shape::of(Kind::List(&S_BinaryAttributeValue));
 static S_BooleanAttributeValue: Shape = Shape::of(Kind::Boolean);
 static S_BooleanObject: Shape = Shape::of(Kind::Boolean);
+static S_ClientRequestToken: Shape = Shape::of(Kind::Text).min(1).max(36);
 static S_ComparisonOperator: Shape = Shape::of(Kind::Text).values(&["EQ","NE","IN","LE","LT","GE","GT","BETWEEN","NOT_NULL","NULL","CONTAINS","NOT_CONTAINS","BEGINS_WITH"]);
 static S_Condition: Shape = Shape::of(Kind::Structure(&[
     Member { name: "AttributeValueList", wire: "AttributeValueList", location: Location::Body, required: false, shape: &S_AttributeValueList },
     Member { name: "ComparisonOperator", wire: "ComparisonOperator", location: Location::Body, required: true, shape: &S_ComparisonOperator },
+]));
+static S_ConditionCheck: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Key", wire: "Key", location: Location::Body, required: true, shape: &S_Key },
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "ConditionExpression", wire: "ConditionExpression", location: Location::Body, required: true, shape: &S_ConditionExpression },
+    Member { name: "ExpressionAttributeNames", wire: "ExpressionAttributeNames", location: Location::Body, required: false, shape: &S_ExpressionAttributeNameMap },
+    Member { name: "ExpressionAttributeValues", wire: "ExpressionAttributeValues", location: Location::Body, required: false, shape: &S_ExpressionAttributeValueMap },
+    Member { name: "ReturnValuesOnConditionCheckFailure", wire: "ReturnValuesOnConditionCheckFailure", location: Location::Body, required: false, shape: &S_ReturnValuesOnConditionCheckFailure },
 ]));
 static S_ConditionExpression: Shape = Shape::of(Kind::Text);
 static S_ConditionalOperator: Shape = Shape::of(Kind::Text).values(&["AND","OR"]);
@@ -429,6 +460,14 @@ static S_CreateVectorIndexAction: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Projection", wire: "Projection", location: Location::Body, required: true, shape: &S_Projection },
     Member { name: "Dimensions", wire: "Dimensions", location: Location::Body, required: true, shape: &S_PositiveLongObject },
     Member { name: "DistanceFunction", wire: "DistanceFunction", location: Location::Body, required: true, shape: &S_VectorDistanceFunction },
+]));
+static S_Delete: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Key", wire: "Key", location: Location::Body, required: true, shape: &S_Key },
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "ConditionExpression", wire: "ConditionExpression", location: Location::Body, required: false, shape: &S_ConditionExpression },
+    Member { name: "ExpressionAttributeNames", wire: "ExpressionAttributeNames", location: Location::Body, required: false, shape: &S_ExpressionAttributeNameMap },
+    Member { name: "ExpressionAttributeValues", wire: "ExpressionAttributeValues", location: Location::Body, required: false, shape: &S_ExpressionAttributeValueMap },
+    Member { name: "ReturnValuesOnConditionCheckFailure", wire: "ReturnValuesOnConditionCheckFailure", location: Location::Body, required: false, shape: &S_ReturnValuesOnConditionCheckFailure },
 ]));
 static S_DeleteGlobalSecondaryIndexAction: Shape = Shape::of(Kind::Structure(&[
     Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
@@ -464,6 +503,12 @@ static S_ExpressionAttributeNameVariable: Shape = Shape::of(Kind::Text);
 static S_ExpressionAttributeValueMap: Shape = Shape::of(Kind::Map(&S_ExpressionAttributeValueVariable, &S_AttributeValue));
 static S_ExpressionAttributeValueVariable: Shape = Shape::of(Kind::Text);
 static S_FilterConditionMap: Shape = Shape::of(Kind::Map(&S_AttributeName, &S_Condition));
+static S_Get: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Key", wire: "Key", location: Location::Body, required: true, shape: &S_Key },
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "ProjectionExpression", wire: "ProjectionExpression", location: Location::Body, required: false, shape: &S_ProjectionExpression },
+    Member { name: "ExpressionAttributeNames", wire: "ExpressionAttributeNames", location: Location::Body, required: false, shape: &S_ExpressionAttributeNameMap },
+]));
 static S_GlobalSecondaryIndex: Shape = Shape::of(Kind::Structure(&[
     Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
     Member { name: "KeySchema", wire: "KeySchema", location: Location::Body, required: true, shape: &S_KeySchema },
@@ -544,6 +589,14 @@ static S_ProvisionedThroughput: Shape = Shape::of(Kind::Structure(&[
 static S_ProvisionedThroughputOverride: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ReadCapacityUnits", wire: "ReadCapacityUnits", location: Location::Body, required: false, shape: &S_PositiveLongObject },
 ]));
+static S_Put: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Item", wire: "Item", location: Location::Body, required: true, shape: &S_PutItemInputAttributeMap },
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "ConditionExpression", wire: "ConditionExpression", location: Location::Body, required: false, shape: &S_ConditionExpression },
+    Member { name: "ExpressionAttributeNames", wire: "ExpressionAttributeNames", location: Location::Body, required: false, shape: &S_ExpressionAttributeNameMap },
+    Member { name: "ExpressionAttributeValues", wire: "ExpressionAttributeValues", location: Location::Body, required: false, shape: &S_ExpressionAttributeValueMap },
+    Member { name: "ReturnValuesOnConditionCheckFailure", wire: "ReturnValuesOnConditionCheckFailure", location: Location::Body, required: false, shape: &S_ReturnValuesOnConditionCheckFailure },
+]));
 static S_PutItemInputAttributeMap: Shape = Shape::of(Kind::Map(&S_AttributeName, &S_AttributeValue));
 static S_PutRequest: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Item", wire: "Item", location: Location::Body, required: true, shape: &S_PutItemInputAttributeMap },
@@ -604,6 +657,26 @@ static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKeyString));
 static S_TagKeyString: Shape = Shape::of(Kind::Text).min(1).max(128);
 static S_TagList: Shape = Shape::of(Kind::List(&S_Tag));
 static S_TagValueString: Shape = Shape::of(Kind::Text).min(0).max(256);
+static S_TransactGetItem: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Get", wire: "Get", location: Location::Body, required: true, shape: &S_Get },
+]));
+static S_TransactGetItemList: Shape = Shape::of(Kind::List(&S_TransactGetItem)).min(1).max(100);
+static S_TransactWriteItem: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "ConditionCheck", wire: "ConditionCheck", location: Location::Body, required: false, shape: &S_ConditionCheck },
+    Member { name: "Put", wire: "Put", location: Location::Body, required: false, shape: &S_Put },
+    Member { name: "Delete", wire: "Delete", location: Location::Body, required: false, shape: &S_Delete },
+    Member { name: "Update", wire: "Update", location: Location::Body, required: false, shape: &S_Update },
+]));
+static S_TransactWriteItemList: Shape = Shape::of(Kind::List(&S_TransactWriteItem)).min(1).max(100);
+static S_Update: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Key", wire: "Key", location: Location::Body, required: true, shape: &S_Key },
+    Member { name: "UpdateExpression", wire: "UpdateExpression", location: Location::Body, required: true, shape: &S_UpdateExpression },
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "ConditionExpression", wire: "ConditionExpression", location: Location::Body, required: false, shape: &S_ConditionExpression },
+    Member { name: "ExpressionAttributeNames", wire: "ExpressionAttributeNames", location: Location::Body, required: false, shape: &S_ExpressionAttributeNameMap },
+    Member { name: "ExpressionAttributeValues", wire: "ExpressionAttributeValues", location: Location::Body, required: false, shape: &S_ExpressionAttributeValueMap },
+    Member { name: "ReturnValuesOnConditionCheckFailure", wire: "ReturnValuesOnConditionCheckFailure", location: Location::Body, required: false, shape: &S_ReturnValuesOnConditionCheckFailure },
+]));
 static S_UpdateExpression: Shape = Shape::of(Kind::Text);
 static S_UpdateGlobalSecondaryIndexAction: Shape = Shape::of(Kind::Structure(&[
     Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },

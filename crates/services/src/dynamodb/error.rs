@@ -2,7 +2,7 @@
 //!
 //! Messages are made where the decision is made, since DynamoDB's texts carry details; the status and code stand here.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::value::{Item, item_to_json};
 
@@ -27,9 +27,18 @@ pub(super) enum Error {
     /// The table exists already or is busy.
     #[error("{0}")]
     InUse(String),
+    /// More at once than a table may have.
+    #[error("{0}")]
+    LimitExceeded(String),
     /// A condition does not hold; carries the item where the caller asked for it.
     #[error("The conditional request failed")]
     ConditionFailed(Option<Box<Item>>),
+    /// A transaction was not done; for each of its parts why, or nothing where it is not to blame.
+    #[error("Transaction cancelled, please refer cancellation reasons for specific reasons [{}]", codes(.0))]
+    Cancelled(Vec<Option<Reason>>),
+    /// A client's token stands for another request.
+    #[error("The client token was used within the last ten minutes for a request with other parameters")]
+    TokenReused,
     /// Something DynamoDB has and Dunlin lacks.
     #[error("{0}")]
     NotImplemented(String),
@@ -42,6 +51,32 @@ pub(super) enum Error {
     /// What the store holds cannot be read.
     #[error("a stored {0} cannot be read")]
     Corrupt(&'static str),
+}
+
+/// Why a part of a transaction stands in its way.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reason {
+    /// `ConditionalCheckFailed` and the like.
+    pub(super) code: &'static str,
+    /// What an error of a single call would say.
+    pub(super) message: String,
+    /// The item as it is, where the caller asked for it.
+    pub(super) item: Option<Box<Item>>,
+}
+
+impl Reason {
+    fn to_json(&self) -> Json {
+        let mut json = json!({ "Code": self.code, "Message": self.message });
+        if let Some(item) = &self.item {
+            json["Item"] = item_to_json(item);
+        }
+        json
+    }
+}
+
+fn codes(reasons: &[Option<Reason>]) -> String {
+    let code = |reason: &Option<Reason>| reason.as_ref().map_or("None", |reason| reason.code);
+    reasons.iter().map(code).collect::<Vec<_>>().join(", ")
 }
 
 impl Error {
@@ -75,6 +110,7 @@ impl From<Error> for aws::Error {
             Error::NotFound(_) => Self::new(400, "ResourceNotFoundException", text),
             Error::TableNotFound(_) => Self::new(400, "TableNotFoundException", text),
             Error::InUse(_) => Self::new(400, "ResourceInUseException", text),
+            Error::LimitExceeded(_) => Self::new(400, "LimitExceededException", text),
             Error::ConditionFailed(item) => {
                 let refusal = Self::new(400, "ConditionalCheckFailedException", text);
                 match item {
@@ -82,6 +118,13 @@ impl From<Error> for aws::Error {
                     None => refusal,
                 }
             }
+            Error::Cancelled(reasons) => {
+                let none = || json!({ "Code": "None" });
+                let reasons = reasons.iter().map(|reason| reason.as_ref().map_or_else(none, Reason::to_json));
+                let reasons = Json::Array(reasons.collect());
+                Self::new(400, "TransactionCanceledException", text).with("CancellationReasons", reasons)
+            }
+            Error::TokenReused => Self::new(400, "IdempotentParameterMismatchException", text),
             Error::NotImplemented(what) => Self::not_implemented(what),
             Error::Contended => Self::new(500, "InternalServerError", text),
             Error::Store(store::Error::Busy) => Self::new(

@@ -5,9 +5,14 @@
 //! | `t` | account, region, table name                                 | the table's record, JSON                    |
 //! | `i` | generation, hash, length of partition key, partition key, sort key | an item                              |
 //! | `n` | generation                                                  | count of items, little-endian `i64`         |
+//! | `n` | generation, index                                           | count of an index's entries, the same       |
 //! | `b` | generation                                                  | bytes of items, little-endian `i64`         |
+//! | `b` | generation, index                                           | bytes of an index's entries, the same       |
 //! | `g` | generation                                                  | empty: the items wait for the worker to remove them |
-//! | `x` | reserved: generation, index, entries of secondary indexes   |                                             |
+//! | `x` | generation, index, hash, partition key, sort key (empty if there is none), the item's partition key, its sort key | an entry of a secondary index |
+//! | `w` | due, generation and index                                   | work on an index, offered to workers        |
+//! | `k` | account, region, client's token                             | what the token stands for, see `token`      |
+//! | `e` | second when due, kind, the rest of a token's key            | empty: what `expiry` is to remove           |
 //! | `s` | reserved: stream, commit number, records of streams         |                                             |
 //!
 //! Invariants
@@ -16,6 +21,9 @@
 //!   2. Hash and length of the partition key stand before it: partitions spread evenly over the hash range (parallel
 //!      scans share it out), and no partition's keys begin with another's.
 //!   3. Within a partition, keys sort as the sort keys do: strings and binaries by their bytes, numbers by value.
+//!   4. An index's number is random too, so that an index made anew under the name of an old one sees none of its entries.
+//!   5. Partition keys within keys of indexes are cut after 192 bytes and followed by a digest of the whole, so that a key of
+//!      four parts of full length still fits the store. Entries of one sort key sort by the keys of their items.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -29,6 +37,13 @@ const ITEM: u8 = b'i';
 const COUNT: u8 = b'n';
 const SIZE: u8 = b'b';
 const GARBAGE: u8 = b'g';
+const ENTRY: u8 = b'x';
+const WORK: u8 = b'w';
+
+/// Bytes of a partition key that stand in the key of an index's entry.
+const PART_BYTES_MAX: usize = 192;
+const TOKEN: u8 = b'k';
+const DUE: u8 = b'e';
 
 fn key(tag: u8) -> Key {
     Key::new(model::prefixes::DYNAMODB.byte).tag(tag)
@@ -54,6 +69,21 @@ pub(super) fn size(generation: u64) -> Bytes {
     key(SIZE).number(generation).done()
 }
 
+/// How many entries an index has.
+pub(super) fn index_count(generation: u64, index: u64) -> Bytes {
+    key(COUNT).number(generation).number(index).done()
+}
+
+/// How many bytes an index's entries have.
+pub(super) fn index_size(generation: u64, index: u64) -> Bytes {
+    key(SIZE).number(generation).number(index).done()
+}
+
+/// Everything that a generation has but its mark: items, entries of indexes, counters.
+pub(super) fn everything(generation: u64) -> [Range; 4] {
+    [ENTRY, ITEM, COUNT, SIZE].map(|tag| Range::prefix(key(tag).number(generation).done()))
+}
+
 /// Marks a generation whose items are to be removed.
 pub(super) fn garbage(generation: u64) -> Bytes {
     key(GARBAGE).number(generation).done()
@@ -77,6 +107,54 @@ pub(super) fn garbage_generation(mark: &[u8]) -> Option<u64> {
     parts.number()
 }
 
+/// What is kept of a client's token.
+pub(super) fn token(account: &str, region: &str, token: &str) -> Bytes {
+    key(TOKEN).text(account).text(region).text(token).done()
+}
+
+/// Marks the second from which on a token's key is to be removed.
+pub(super) fn due_token(second: u64, token: &[u8]) -> Bytes {
+    due(second, token)
+}
+
+fn due(second: u64, marked: &[u8]) -> Bytes {
+    // What is marked begins with the service's prefix and its tag; the tag says what it is.
+    key(DUE).number(second).raw(marked.get(1..).unwrap_or_default()).done()
+}
+
+/// What all marks of due things begin with.
+pub(super) fn due_prefix() -> Bytes {
+    key(DUE).done()
+}
+
+/// All marks of due things, by their time.
+pub(super) fn all_due() -> Range {
+    Range::prefix(due_prefix())
+}
+
+/// The marks of what is due before `second`.
+pub(super) fn due_before(second: u64) -> Range {
+    Range::between(due_prefix(), key(DUE).number(second).done())
+}
+
+/// What a mark of something due says: when, and the key of what.
+pub(super) fn due_parts(mark: &[u8]) -> Option<(u64, Due)> {
+    let (second, marked) = mark.get(2..)?.split_first_chunk()?;
+    let marked_key = Key::new(model::prefixes::DYNAMODB.byte).raw(marked).done();
+    let due = match *marked.first()? {
+        TOKEN => Due::Token(marked_key),
+        _ => return None,
+    };
+    Some((u64::from_be_bytes(*second), due))
+}
+
+/// Something that is removed when its time has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Due {
+    /// A client's token, by its key.
+    Token(Bytes),
+}
+
 /// Bytes of a key attribute's value; nothing for types that cannot be keys.
 pub(super) fn key_bytes(value: &AttributeValue) -> Option<Vec<u8>> {
     match value {
@@ -91,10 +169,14 @@ pub(super) fn key_bytes(value: &AttributeValue) -> Option<Vec<u8>> {
     }
 }
 
+/// Spreads partition keys evenly.
+fn hash(partition_key: &[u8]) -> u64 {
+    Sha256::digest(partition_key).iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
 /// What all items of a partition begin with.
 pub(super) fn partition(generation: u64, partition_key: &[u8]) -> Vec<u8> {
-    let digest = Sha256::digest(partition_key);
-    let hash = digest.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let hash = hash(partition_key);
     // Partition keys have at most 2,048 bytes.
     let length = u16::try_from(partition_key.len()).unwrap_or(u16::MAX);
     let [high, low] = length.to_be_bytes();
@@ -115,14 +197,93 @@ pub(super) fn items(generation: u64) -> Range {
 
 /// The items of one of `segments` equal parts of the hash range.
 pub(super) fn segment(generation: u64, segment: u64, segments: u64) -> Range {
-    let bound = |number: u64| -> Option<Bytes> {
+    part(items(generation), |hash| key(ITEM).number(generation).number(hash).done(), segment, segments)
+}
+
+/// One of `segments` equal parts of `whole`; `at` says where a hash begins.
+fn part(whole: Range, at: impl Fn(u64) -> Bytes, segment: u64, segments: u64) -> Range {
+    let bound = |number: u64| {
         let hash = (u128::from(number) << 64) / u128::from(segments.max(1));
-        Some(key(ITEM).number(generation).number(u64::try_from(hash).ok()?).done())
+        u64::try_from(hash).ok().map(&at)
     };
-    let whole = items(generation);
     Range {
         start: bound(segment).map_or(whole.start, std::ops::Bound::Included),
         end: bound(segment + 1).map_or(whole.end, std::ops::Bound::Excluded),
         ..Range::prefix(Bytes::new())
     }
+}
+
+/// All entries of an index.
+pub(super) fn entries(generation: u64, index: u64) -> Range {
+    Range::prefix(key(ENTRY).number(generation).number(index).done())
+}
+
+/// The entries of one of `segments` equal parts of the hash range.
+pub(super) fn entries_segment(generation: u64, index: u64, segment: u64, segments: u64) -> Range {
+    let at = |hash| key(ENTRY).number(generation).number(index).number(hash).done();
+    part(entries(generation, index), at, segment, segments)
+}
+
+/// What all entries of an index's partition begin with.
+pub(super) fn entry_partition(generation: u64, index: u64, partition_key: &[u8]) -> Vec<u8> {
+    let mut out = key(ENTRY).number(generation).number(index).number(hash(partition_key)).done().to_vec();
+    put_bounded(partition_key, &mut out);
+    out
+}
+
+/// What all entries begin with whose sort keys begin with `start`.
+pub(super) fn entry_sort_start(partition: &[u8], start: &[u8]) -> Bytes {
+    let mut out = partition.to_vec();
+    put_escaped(start, &mut out);
+    out.into()
+}
+
+/// What all entries of one sort key begin with.
+pub(super) fn entry_sort(partition: &[u8], sort_key: Option<&[u8]>) -> Bytes {
+    let mut out = partition.to_vec();
+    put_escaped(sort_key.unwrap_or_default(), &mut out);
+    out.extend_from_slice(END);
+    out.into()
+}
+
+/// The entry of an item, by the item's own keys.
+pub(super) fn entry(sort: &[u8], item_partition: &[u8], item_sort: Option<&[u8]>) -> Bytes {
+    let mut out = sort.to_vec();
+    put_bounded(item_partition, &mut out);
+    out.extend_from_slice(item_sort.unwrap_or_default());
+    out.into()
+}
+
+/// Ends an escaped part; below everything that can follow within one.
+const END: &[u8] = &[0, 1];
+
+/// A part of any bytes, ordered, without its end.
+fn put_escaped(part: &[u8], out: &mut Vec<u8>) {
+    for byte in part {
+        out.push(*byte);
+        if *byte == 0 {
+            out.push(0xff);
+        }
+    }
+}
+
+/// A part of few bytes that is ordered by its beginning and told apart from all others.
+fn put_bounded(part: &[u8], out: &mut Vec<u8>) {
+    let whole = part.len() <= PART_BYTES_MAX;
+    put_escaped(if whole { part } else { &part[..PART_BYTES_MAX] }, out);
+    out.extend_from_slice(END);
+    out.push(u8::from(!whole));
+    if !whole {
+        out.extend_from_slice(&Sha256::digest(part));
+    }
+}
+
+/// The queue of work on indexes.
+pub(super) fn work() -> Bytes {
+    key(WORK).done()
+}
+
+/// The name of an index's work within the queue.
+pub(super) fn work_id(generation: u64, index: u64) -> Bytes {
+    [generation.to_be_bytes(), index.to_be_bytes()].concat().into()
 }

@@ -4,7 +4,8 @@
 //!
 //! Invariants
 //!   1. The record is JSON with defaults, so that members can be added without rewriting records.
-//!   2. A stored item has the key attributes with the schema's types, not empty, within their sizes.
+//!   2. A stored item has the key attributes with the schema's types, not empty, within their sizes. What an index's key
+//!      attributes hold, where an item was written since the index is there, can be a key.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +13,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::error::{Error, Result, invalid};
+use super::index::{self, Index};
 use super::keys;
 use super::value::{AttributeValue, Item};
 
-const HASH_KEY_BYTES_MAX: usize = 2_048;
-const RANGE_KEY_BYTES_MAX: usize = 1_024;
+/// Most bytes of a partition key.
+pub(super) const HASH_KEY_BYTES_MAX: usize = 2_048;
+/// Most bytes of a sort key.
+pub(super) const RANGE_KEY_BYTES_MAX: usize = 1_024;
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
 
 /// A key attribute.
@@ -65,6 +69,18 @@ pub(super) struct Table {
     pub(super) class: Option<String>,
     #[serde(default)]
     pub(super) tags: BTreeMap<String, String>,
+    /// Secondary indexes: local ones first, then global ones, each in the order in which they were made.
+    #[serde(default)]
+    pub(super) indexes: Vec<Index>,
+}
+
+/// What a table or an index has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Count {
+    /// Items or entries.
+    pub(super) items: i64,
+    /// Bytes of them.
+    pub(super) bytes: i64,
 }
 
 /// Where an item lies.
@@ -108,7 +124,22 @@ impl Table {
         self.locate(key)
     }
 
-    /// The key of a whole item.
+    /// The index of that name, unless it is being deleted.
+    pub(super) fn index(&self, name: &str) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.name == name && index.state != index::State::Deleting)
+    }
+
+    /// Whether `name` is a key attribute of an index.
+    pub(super) fn is_index_key(&self, name: &str) -> bool {
+        self.indexes.iter().flat_map(Index::key_attributes).any(|key| key.name == name)
+    }
+
+    /// Whether it has local indexes, hence item collections.
+    pub(super) fn has_collections(&self) -> bool {
+        self.indexes.iter().any(|index| index.local)
+    }
+
+    /// The key of a whole item, which fits the table and its indexes.
     pub(super) fn key_of_item(&self, item: &Item) -> Result<ItemKey> {
         for attribute in self.key_attributes() {
             let name = &attribute.name;
@@ -124,10 +155,12 @@ impl Table {
             }
         }
         self.check_values(item)?;
+        index::check(self, item, index::Origin::Put)?;
         self.locate(item)
     }
 
-    fn check_values(&self, item: &Item) -> Result<()> {
+    /// Checks content and size of the key attributes that are there.
+    pub(super) fn check_values(&self, item: &Item) -> Result<()> {
         for attribute in self.key_attributes() {
             let name = &attribute.name;
             let what = match item.get(name) {
@@ -155,28 +188,37 @@ impl Table {
         Ok(())
     }
 
+    /// Bytes of the key attributes of an item that has them.
+    pub(super) fn key_parts(&self, item: &Item) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+        let bytes = |key: &KeyAttribute| item.get(&key.name).and_then(keys::key_bytes);
+        let hash = bytes(&self.hash)?;
+        match &self.range {
+            Some(range) => Some((hash, Some(bytes(range)?))),
+            None => Some((hash, None)),
+        }
+    }
+
+    /// The key attributes of an item alone.
+    pub(super) fn key_of(&self, item: &Item) -> Item {
+        let pairs = self.key_attributes().filter_map(|key| Some((key.name.clone(), item.get(&key.name)?.clone())));
+        pairs.collect()
+    }
+
     /// The place of an item whose key attributes were checked.
     fn locate(&self, item: &Item) -> Result<ItemKey> {
         let mismatch = || Error::validation("The provided key element does not match the schema");
-        let mut attributes = Item::new();
-        let mut bytes = Vec::with_capacity(2);
-        for attribute in self.key_attributes() {
-            let value = item.get(&attribute.name).ok_or_else(mismatch)?;
-            bytes.push(keys::key_bytes(value).ok_or_else(mismatch)?);
-            attributes.insert(attribute.name.clone(), value.clone());
-        }
-        let partition = keys::partition(self.generation, bytes.first().ok_or_else(mismatch)?);
-        let store = keys::item(&partition, bytes.get(1).map(Vec::as_slice));
-        Ok(ItemKey { store, attributes })
+        let (hash, range) = self.key_parts(item).ok_or_else(mismatch)?;
+        let partition = keys::partition(self.generation, &hash);
+        Ok(ItemKey { store: keys::item(&partition, range.as_deref()), attributes: self.key_of(item) })
     }
 
-    /// The members of `TableDescription`. `items` and `bytes` are the table's counters.
-    pub(super) fn describe(&self, status: &str, items: i64, bytes: i64) -> Json {
+    /// The members of `TableDescription`. `count` is the table's own, `counts` are those of its indexes.
+    pub(super) fn describe(&self, status: &str, count: Count, counts: &[Count]) -> Json {
         let pairs = |name: &str, kind: &str| json!({ "AttributeName": name, "KeyType": kind });
         let mut schema = vec![pairs(&self.hash.name, "HASH")];
         schema.extend(self.range.as_ref().map(|range| pairs(&range.name, "RANGE")));
         let definition = |key: &KeyAttribute| json!({ "AttributeName": key.name, "AttributeType": key.kind });
-        let definitions: Vec<_> = self.key_attributes().map(definition).collect();
+        let definitions: Vec<_> = index::all_keys(self).into_iter().map(definition).collect();
         let (read, write) = match self.billing {
             Billing::PayPerRequest { .. } => (0, 0),
             Billing::Provisioned { read, write } => (read, write),
@@ -190,8 +232,8 @@ impl Table {
             "ProvisionedThroughput": {
                 "NumberOfDecreasesToday": 0, "ReadCapacityUnits": read, "WriteCapacityUnits": write,
             },
-            "TableSizeBytes": bytes.max(0),
-            "ItemCount": items.max(0),
+            "TableSizeBytes": count.bytes.max(0),
+            "ItemCount": count.items.max(0),
             "TableArn": self.arn(),
             "TableId": self.id,
             "DeletionProtectionEnabled": self.deletion_protection,
@@ -202,6 +244,13 @@ impl Table {
         }
         if let Some(class) = &self.class {
             description["TableClassSummary"] = json!({ "TableClass": class });
+        }
+        for (member, local) in [("LocalSecondaryIndexes", true), ("GlobalSecondaryIndexes", false)] {
+            let own = self.indexes.iter().zip(counts).filter(|(index, _)| index.local == local);
+            let described: Vec<_> = own.map(|(index, count)| index.describe(self, *count)).collect();
+            if !described.is_empty() {
+                description[member] = json!(described);
+            }
         }
         description
     }

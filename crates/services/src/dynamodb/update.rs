@@ -15,8 +15,19 @@ use super::expression::update::{Expression, Update};
 use super::number::{Number, NumberError};
 use super::value::{AttributeValue, DEPTH_MAX, ITEM_BYTES_MAX, Item, item_size};
 
+const WRONG_TYPE: &str = "An operand in the update expression has an incorrect data type";
+
 /// What an update may make of an item whose key attributes are `key`.
 pub(super) fn apply(update: &Update, before: &Item) -> Result<Item> {
+    apply_all(update, before).map_err(|error| match error {
+        Error::Validation(text) if update.legacy && text == WRONG_TYPE => {
+            Error::validation("Type mismatch for attribute to update")
+        }
+        other => other,
+    })
+}
+
+fn apply_all(update: &Update, before: &Item) -> Result<Item> {
     let mut item = before.clone();
     for (path, value) in assignments(update, before)? {
         set(&mut item, path, value)?;
@@ -59,7 +70,7 @@ fn invalid_path() -> Error {
 }
 
 fn wrong_type() -> Error {
-    Error::validation("An operand in the update expression has an incorrect data type")
+    Error::validation(WRONG_TYPE)
 }
 
 fn number_error(error: NumberError) -> Error {

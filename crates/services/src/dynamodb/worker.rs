@@ -31,20 +31,23 @@ pub(super) async fn run(shared: &Shared) {
     }
 }
 
-/// Removes one batch of each deleted generation; returns how many items.
+/// Removes one batch of each deleted generation; returns how many items and entries of indexes, counters included.
 pub(super) async fn sweep(shared: &Shared) -> Result<usize> {
     let mut removed = 0;
     for mark in shared.store.range(&keys::all_garbage().rows(100)).await?.entries {
         let generation = keys::garbage_generation(&mark.key).ok_or(Error::Corrupt("garbage mark"))?;
-        let range = keys::items(generation).rows(shared.config.removal_rows).bytes(store::contract::TXN_BYTES_MAX / 4);
-        let page = shared.store.range(&range).await?;
         let mut txn = Txn::new();
-        if page.entries.is_empty() {
-            txn = txn.delete(mark.key).delete(keys::count(generation)).delete(keys::size(generation));
+        for range in keys::everything(generation) {
+            let rows = shared.config.removal_rows.saturating_sub(txn.ops.len());
+            if rows > 0 {
+                let range = range.rows(rows).bytes(store::contract::TXN_BYTES_MAX / 8);
+                let page = shared.store.range(&range).await?;
+                txn = page.entries.into_iter().fold(txn, |txn, entry| txn.delete(entry.key));
+            }
         }
-        removed += page.entries.len();
-        for entry in page.entries {
-            txn = txn.delete(entry.key);
+        removed += txn.ops.len();
+        if txn.ops.is_empty() {
+            txn = txn.delete(mark.key);
         }
         // Losing these on a crash only means doing them again.
         shared.store.commit(txn.relaxed()).await?;

@@ -19,6 +19,8 @@ pub(in super::super) enum KeyTest {
     Between(Arc<AttributeValue>, Arc<AttributeValue>),
     /// A string or binary that begins so.
     BeginsWith(Arc<AttributeValue>),
+    /// Something that only the legacy form can ask, and no key can answer.
+    NotIndexable,
 }
 
 impl KeyTest {
@@ -27,6 +29,7 @@ impl KeyTest {
         match self {
             Self::Compare(_, value) | Self::BeginsWith(value) => vec![value],
             Self::Between(low, high) => vec![low, high],
+            Self::NotIndexable => Vec::new(),
         }
     }
 }

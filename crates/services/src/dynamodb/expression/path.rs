@@ -76,7 +76,7 @@ pub(in super::super) struct PathTree {
 
 impl PathTree {
     /// Adds a path, or says which earlier one it overlaps or conflicts with.
-    pub(super) fn insert(&mut self, path: &Path) -> Result<(), (Mistake, Path)> {
+    pub(in super::super) fn insert(&mut self, path: &Path) -> Result<(), (Mistake, Path)> {
         let mut node = self;
         for step in &path.0 {
             if let Some(earlier) = &node.leaf {

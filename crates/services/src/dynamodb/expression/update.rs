@@ -41,9 +41,17 @@ pub(in super::super) struct Update {
     pub(in super::super) delete: Vec<(Path, Arc<AttributeValue>)>,
     /// All target paths.
     pub(in super::super) targets: PathTree,
+    /// Whether it was AttributeUpdates: some refusals have other words.
+    pub(in super::super) legacy: bool,
 }
 
 impl Update {
+    /// Whether it is AttributeUpdates that only take away: these make no item where none is.
+    pub(in super::super) fn only_deletes(&self) -> bool {
+        let deletes = !self.remove.is_empty() || !self.delete.is_empty();
+        self.legacy && deletes && self.set.is_empty() && self.add.is_empty()
+    }
+
     /// All target paths, in the order of the sections SET, REMOVE, ADD, DELETE.
     pub(in super::super) fn paths(&self) -> impl Iterator<Item = &Path> {
         let set = self.set.iter().map(|(path, _)| path);

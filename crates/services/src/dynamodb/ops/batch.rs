@@ -11,12 +11,13 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value as Json, json};
 use store::Error as StoreError;
 
+use super::super::capacity::Units;
 use super::super::error::{Error, Result, constraint, invalid};
 use super::super::table::{ItemKey, Table};
 use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size, item_to_json};
 use super::items::View;
 use super::request::{CAPACITY, Request, Rule, missing, table_name, wrong_type};
-use super::{Change, Found, Place, Shared, consumed, decode, read_units, write_units};
+use super::{Change, Found, Place, Shared, collections, consumed, decode};
 
 /// Most keys of one BatchGetItem.
 const GETS_MAX: usize = 100;
@@ -65,7 +66,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     let (mut responses, mut unprocessed, mut capacities) = (Map::new(), Map::new(), Vec::new());
     let mut left = REPLY_BYTES_MAX;
     for plan in plans {
-        let (mut items, mut later, mut units) = (Vec::new(), Vec::new(), 0.0);
+        let (mut items, mut later, mut units) = (Vec::new(), Vec::new(), Units::default());
         for key in &plan.keys {
             if left == 0 {
                 later.push(item_to_json(&key.attributes));
@@ -73,7 +74,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
             }
             let item = snapshot.get(&key.store).await?.as_ref().map(decode).transpose()?;
             let bytes = item.as_ref().map_or(0, item_size);
-            units += read_units(bytes, plan.consistent);
+            units = units.and(&Units::of_read(bytes, plan.consistent));
             left = left.saturating_sub(bytes);
             items.extend(item.map(|item| item_to_json(&plan.view.show(item))));
         }
@@ -83,7 +84,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
             rest.insert("Keys".into(), Json::Array(later));
             unprocessed.insert(plan.name.into(), Json::Object(rest));
         }
-        capacities.extend(consumed(request, &plan.found.table.name, units)?);
+        capacities.extend(consumed(request, &plan.found.table.name, &units)?);
     }
     let mut output = json!({ "Responses": responses, "UnprocessedKeys": unprocessed });
     if !capacities.is_empty() {
@@ -133,6 +134,13 @@ enum WriteKind {
 }
 
 impl WriteKind {
+    /// An item with the key attributes, at least.
+    fn attributes(&self) -> &Item {
+        match self {
+            Self::Put(item) | Self::Delete(item) => item,
+        }
+    }
+
     fn locate(&self, table: &Table) -> Result<ItemKey> {
         match self {
             Self::Put(item) => table.key_of_item(item),
@@ -153,11 +161,15 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
     }
     // All at once: the store gathers commits that wait together into one flush.
     let results = join_all(writes.iter().map(|write| write_one(shared, place, write))).await;
+    let failed: Vec<bool> = results.iter().map(Result::is_err).collect();
     let mut unprocessed: BTreeMap<&str, Vec<Json>> = BTreeMap::new();
-    let mut units: BTreeMap<&str, f64> = BTreeMap::new();
+    let mut units: BTreeMap<&str, Units> = BTreeMap::new();
     for (write, result) in writes.iter().zip(results) {
         match result {
-            Ok(used) => *units.entry(write.table).or_default() += used,
+            Ok(used) => {
+                let sum = units.entry(write.table).or_default();
+                *sum = std::mem::take(sum).and(&used);
+            }
             Err(Error::Store(StoreError::Busy)) => {
                 unprocessed.entry(write.table).or_default().push(write.json.clone());
             }
@@ -165,9 +177,17 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
         }
     }
     let mut output = json!({ "UnprocessedItems": unprocessed });
+    if collections::are_wanted(request)? {
+        let done = writes.iter().zip(&failed).filter(|(_, failed)| !**failed);
+        let written = done.map(|(write, _)| (write.table, write.kind.attributes()));
+        let metrics = collections::of_many(shared, place, written).await?;
+        if metrics.as_object().is_some_and(|tables| !tables.is_empty()) {
+            output["ItemCollectionMetrics"] = metrics;
+        }
+    }
     let mut capacities = Vec::new();
     for (name, units) in units {
-        capacities.extend(consumed(request, table_name(name, place)?, units)?);
+        capacities.extend(consumed(request, table_name(name, place)?, &units)?);
     }
     if !capacities.is_empty() {
         output["ConsumedCapacity"] = Json::Array(capacities);
@@ -175,12 +195,12 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
     Ok(output)
 }
 
-async fn write_one(shared: &Shared, place: &Place, write: &Write<'_>) -> Result<f64> {
+async fn write_one(shared: &Shared, place: &Place, write: &Write<'_>) -> Result<Units> {
     let locate = |table: &Table| write.kind.locate(table);
-    let decide = |_: &Table, before: Option<&Item>| {
+    let decide = |table: &Table, before: Option<&Item>| {
         Ok(match &write.kind {
-            WriteKind::Put(item) => (Change::Put(item.clone()), write_units(before, Some(item))),
-            WriteKind::Delete(_) => (Change::Delete, write_units(before, None)),
+            WriteKind::Put(item) => (Change::Put(item.clone()), Units::of_write(table, before, Some(item))),
+            WriteKind::Delete(_) => (Change::Delete, Units::of_write(table, before, None)),
         })
     };
     shared.change(place, table_name(write.table, place)?, locate, decide).await

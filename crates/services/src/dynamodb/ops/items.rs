@@ -4,16 +4,19 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::super::capacity::Units;
 use super::super::error::{Error, Result, invalid};
 use super::super::expression::condition::{self, Condition};
 use super::super::expression::evaluate::holds;
 use super::super::expression::path::Path;
 use super::super::expression::projection::{self, Projection};
-use super::super::expression::update::{self, Update};
+use super::super::expression::update::{self, Expression, Update};
+use super::super::index::{self, Origin};
+use super::super::legacy;
 use super::super::table::Table;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_size, item_to_json};
-use super::request::{CAPACITY, Request, Rule};
-use super::{Change, Place, Shared, consumed, read_units, write_units};
+use super::request::{CAPACITY, CONDITIONAL, Request, Rule};
+use super::{Change, Place, Shared, collections, consumed};
 
 const RETURN_VALUES: &[&str] = &["ALL_NEW", "UPDATED_OLD", "ALL_OLD", "NONE", "UPDATED_NEW"];
 const WRITE_MEMBERS: &[&str] = &[
@@ -30,7 +33,8 @@ const WRITE_MEMBERS: &[&str] = &[
 ];
 
 /// A condition, and whether its failure shows the item.
-struct Guard {
+#[derive(Debug)]
+pub(super) struct Guard {
     condition: Option<Condition>,
     show: bool,
 }
@@ -44,16 +48,19 @@ impl Guard {
             Rule::OneOf("ReturnValues", RETURN_VALUES),
             Rule::OneOf("ReturnItemCollectionMetrics", &["SIZE", "NONE"]),
             Rule::OneOf("ReturnValuesOnConditionCheckFailure", &["ALL_OLD", "NONE"]),
+            CONDITIONAL,
+            Rule::Legacy("Expected"),
+            Rule::Legacy("AttributeUpdates"),
             CAPACITY,
         ])
     }
 
-    fn new(request: &Request, condition: Option<Condition>) -> Result<Self> {
+    pub(super) fn new(request: &Request, condition: Option<Condition>) -> Result<Self> {
         let show = request.text("ReturnValuesOnConditionCheckFailure")? == Some("ALL_OLD");
         Ok(Self { condition, show })
     }
 
-    fn check(&self, before: Option<&Item>) -> Result<()> {
+    pub(super) fn check(&self, before: Option<&Item>) -> Result<()> {
         let nothing = Item::new();
         match &self.condition {
             Some(condition) if !holds(condition, before.unwrap_or(&nothing)) => {
@@ -66,7 +73,7 @@ impl Guard {
 }
 
 /// The answer of a write: `Attributes` and `ConsumedCapacity`, each if there is something to say.
-fn written(request: &Request, table: &Table, attributes: Option<Item>, units: f64) -> Result<Json> {
+fn written(request: &Request, table: &Table, attributes: Option<Item>, units: &Units) -> Result<Json> {
     let mut output = Map::new();
     if let Some(attributes) = attributes.filter(|attributes| !attributes.is_empty()) {
         output.insert("Attributes".into(), item_to_json(&attributes));
@@ -87,22 +94,27 @@ fn returns_old(request: &Request) -> Result<bool> {
 }
 
 fn parse_condition(request: &Request, scope: &mut super::super::expression::Scope) -> Result<Option<Condition>> {
-    let text = request.text("ConditionExpression")?;
-    text.map(|text| scope.parse("ConditionExpression", text, condition::parse)).transpose()
+    match request.text("ConditionExpression")? {
+        Some(text) => scope.parse("ConditionExpression", text, condition::parse).map(Some),
+        None => request.expected(),
+    }
 }
 
 /// Key attributes are scalars: an expression that looks inside one is refused.
 pub(super) fn check_key_paths<'a>(table: &Table, paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    match paths.into_iter().find(|path| path.is_nested() && table.is_key(path.head())) {
-        Some(path) => invalid(format!(
-            "Key attributes must be scalars; list random access '[]' and map lookup '.' are not allowed: Key: {}",
+    let nested: Vec<&Path> = paths.into_iter().filter(|path| path.is_nested()).collect();
+    let of_table = nested.iter().find(|path| table.is_key(path.head())).map(|path| ("Key", path));
+    let of_index = || nested.iter().find(|path| table.is_index_key(path.head())).map(|path| ("IndexKey", path));
+    match of_table.or_else(of_index) {
+        Some((kind, path)) => invalid(format!(
+            "Key attributes must be scalars; list random access '[]' and map lookup '.' are not allowed: {kind}: {}",
             path.head()
         )),
         None => Ok(()),
     }
 }
 
-fn check_condition_paths(table: &Table, guard: &Guard) -> Result<()> {
+pub(super) fn check_condition_paths(table: &Table, guard: &Guard) -> Result<()> {
     let mut paths = Vec::new();
     if let Some(condition) = &guard.condition {
         condition::heads(condition, &mut paths);
@@ -132,10 +144,11 @@ pub(super) async fn put(shared: &Shared, place: &Place, request: &Request) -> Re
     let decide = |table: &Table, before: Option<&Item>| {
         guard.check(before)?;
         let attributes = if returns_old { before.cloned() } else { None };
-        let answer = written(request, table, attributes, write_units(before, Some(&item)))?;
+        let answer = written(request, table, attributes, &Units::of_write(table, before, Some(&item)))?;
         Ok((Change::Put(item.clone()), answer))
     };
-    shared.change(place, name, locate, decide).await
+    let answer = shared.change(place, name, locate, decide).await?;
+    collections::add(shared, place, request, name, &item, answer).await
 }
 
 /// `DeleteItem`
@@ -157,9 +170,10 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
     let decide = |table: &Table, before: Option<&Item>| {
         guard.check(before)?;
         let attributes = if returns_old { before.cloned() } else { None };
-        Ok((Change::Delete, written(request, table, attributes, write_units(before, None))?))
+        Ok((Change::Delete, written(request, table, attributes, &Units::of_write(table, before, None))?))
     };
-    shared.change(place, name, locate, decide).await
+    let answer = shared.change(place, name, locate, decide).await?;
+    collections::add(shared, place, request, name, &key, answer).await
 }
 
 /// `UpdateItem`
@@ -170,8 +184,11 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     request.check_expressions(&["UpdateExpression", "ConditionExpression"])?;
     let key = request.item("Key")?;
     let mut scope = request.scope()?;
-    let text = request.text("UpdateExpression")?;
-    let update = text.map(|text| scope.parse("UpdateExpression", text, update::parse)).transpose()?.unwrap_or_default();
+    let update = match (request.text("UpdateExpression")?, request.map("AttributeUpdates")?) {
+        (Some(text), _) => scope.parse("UpdateExpression", text, update::parse)?,
+        (None, Some(map)) => legacy::updates(map)?,
+        (None, None) => Update::default(),
+    };
     let guard = Guard::new(request, parse_condition(request, &mut scope)?)?;
     scope.finish()?;
     let locate = |table: &Table| {
@@ -182,7 +199,12 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     };
     let decide = |table: &Table, before: Option<&Item>| {
         guard.check(before)?;
+        if before.is_none() && update.only_deletes() {
+            let answer = written(request, table, None, &Units::of_write(table, None, None))?;
+            return Ok((Change::Nothing, answer));
+        }
         let after = super::super::update::apply(&update, before.unwrap_or(&key))?;
+        index::check(table, &after, Origin::Update(before))?;
         let attributes = match request.text("ReturnValues")? {
             Some("ALL_OLD") => before.cloned(),
             Some("ALL_NEW") => Some(after.clone()),
@@ -190,22 +212,28 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
             Some("UPDATED_NEW") => Some(update.targets.project(&after)),
             _ => None,
         };
-        let answer = written(request, table, attributes, write_units(before, Some(&after)))?;
+        let answer = written(request, table, attributes, &Units::of_write(table, before, Some(&after)))?;
         let change = if before == Some(&after) { Change::Nothing } else { Change::Put(after) };
         Ok((change, answer))
     };
-    shared.change(place, name, locate, decide).await
+    let answer = shared.change(place, name, locate, decide).await?;
+    collections::add(shared, place, request, name, &key, answer).await
 }
 
-fn check_targets(table: &Table, update: &Update) -> Result<()> {
+pub(super) fn check_targets(table: &Table, update: &Update) -> Result<()> {
     check_key_paths(table, update.paths())?;
-    match update.paths().find(|path| table.is_key(path.head())) {
-        Some(path) => invalid(format!(
+    if let Some(path) = update.paths().find(|path| table.is_key(path.head())) {
+        return invalid(format!(
             "One or more parameter values were invalid: Cannot update attribute {}. This attribute is part of the key",
             path.head()
-        )),
-        None => Ok(()),
+        ));
     }
+    for (path, expression) in &update.set {
+        if let Expression::Value(value) = expression {
+            index::check_assigned(table, path.head(), value)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a read answers of an item.
@@ -221,6 +249,15 @@ impl View {
         let text = request.text("ProjectionExpression")?;
         let projection = text.map(|text| scope.parse("ProjectionExpression", text, projection::parse)).transpose()?;
         Ok(Self { projection, attributes: request.attributes_to_get()? })
+    }
+
+    /// The top-level attributes that it names.
+    pub(super) fn heads(&self) -> Vec<&str> {
+        match (&self.projection, &self.attributes) {
+            (Some(projection), _) => projection.paths.iter().map(Path::head).collect(),
+            (None, Some(names)) => names.iter().map(String::as_str).collect(),
+            (None, None) => Vec::new(),
+        }
     }
 
     /// Whether it names attributes at all.
@@ -271,7 +308,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     if let Some(item) = item {
         output.insert("Item".into(), item_to_json(&view.show(item)));
     }
-    if let Some(capacity) = consumed(request, name, read_units(bytes, consistent))? {
+    if let Some(capacity) = consumed(request, name, &Units::of_read(bytes, consistent))? {
         output.insert("ConsumedCapacity".into(), capacity);
     }
     Ok(json!(output))

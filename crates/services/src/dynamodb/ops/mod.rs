@@ -5,17 +5,24 @@
 //!
 //! Invariants
 //!   1. A member that is neither used nor listed as accepted is refused by name: `Request::only`.
-//!   2. `Shared::change` is the only road to writing an item.
+//!   2. `Shared::write_item` is the only road to writing an item; `Shared::change` takes it for one item alone.
 
+mod action;
 mod batch;
+mod collections;
+mod index_updates;
 mod items;
 mod pages;
 mod request;
+mod schema;
+mod schema_rules;
 mod tables;
 mod tags;
+mod transactions;
+mod write;
 
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -27,11 +34,13 @@ use serde_json::Value as Json;
 use store::{Entry, Error as StoreError, Store, Txn, Version};
 
 use super::Config;
+use super::capacity::Units;
 use super::error::{Error, Result};
 use super::table::{ItemKey, Table};
-use super::value::{Item, item_size};
+use super::value::Item;
 use super::{item, keys};
 use request::Request;
+use write::ItemWrite;
 
 /// How often a write is decided anew when others come first.
 const ATTEMPTS_MAX: usize = 64;
@@ -60,6 +69,19 @@ pub(super) struct Found {
     pub(super) table: Arc<Table>,
     key: Bytes,
     version: Version,
+}
+
+impl Found {
+    /// Only if the table's record is still as it was read.
+    pub(super) fn expect(&self, txn: Txn) -> Txn {
+        txn.expect_version(self.key.clone(), self.version)
+    }
+
+    /// Writes the table's record anew, only if it is still as it was read.
+    pub(super) fn put_record(&self, txn: Txn, table: &Table) -> Result<Txn> {
+        let record = serde_json::to_vec(table).map_err(|_| Error::Corrupt("table record"))?;
+        Ok(self.expect(txn).put(self.key.clone(), record))
+    }
 }
 
 /// What is to become of an item.
@@ -94,6 +116,8 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "Scan" => pages::scan(shared, &place, &request).await,
         "BatchGetItem" => batch::get(shared, &place, &request).await,
         "BatchWriteItem" => batch::write(shared, &place, &request).await,
+        "TransactGetItems" => transactions::get(shared, &place, &request).await,
+        "TransactWriteItems" => transactions::write(shared, &place, &request).await,
         other => return Err(aws::Error::not_implemented(format_args!("the DynamoDB operation {other}"))),
     }?;
     Ok(Reply::of(output))
@@ -107,13 +131,17 @@ impl Shared {
 
     /// The table of that name, if there is one.
     async fn find_table(&self, place: &Place, name: &str) -> Result<Option<Found>> {
-        let key = keys::table(&place.account, &place.region, name);
-        let Some(entry) = self.store.get(&key).await? else {
-            self.cache.lock().remove(&key);
+        self.found(&keys::table(&place.account, &place.region, name)).await
+    }
+
+    /// The table whose record lies at this key, if there is one.
+    pub(super) async fn found(&self, key: &Bytes) -> Result<Option<Found>> {
+        let Some(entry) = self.store.get(key).await? else {
+            self.cache.lock().remove(key);
             return Ok(None);
         };
         let version = entry.version;
-        Ok(Some(Found { table: self.decoded(&entry)?, key, version }))
+        Ok(Some(Found { table: self.decoded(&entry)?, key: key.clone(), version }))
     }
 
     fn decoded(&self, entry: &Entry) -> Result<Arc<Table>> {
@@ -155,9 +183,13 @@ impl Shared {
             let entry = self.store.get(&key.store).await?;
             let before = entry.as_ref().map(decode).transpose()?;
             let (change, answer) = decide(&found.table, before.as_ref())?;
-            let Some(txn) = transaction(&found, key.store, entry.as_ref(), before.as_ref(), change) else {
-                return Ok(answer);
+            let after = match &change {
+                Change::Put(after) => Some(after),
+                Change::Delete if before.is_some() => None,
+                Change::Delete | Change::Nothing => return Ok(answer),
             };
+            let write = ItemWrite::new(&found, &key, entry.as_ref(), before.as_ref(), after);
+            let txn = self.write_item(Txn::new(), &write).await?;
             match self.store.commit(txn).await {
                 Ok(_) => return Ok(answer),
                 Err(StoreError::Conflict | StoreError::TooOld) => {}
@@ -167,11 +199,26 @@ impl Shared {
         Err(Error::Contended)
     }
 
-    fn lane(&self, key: &[u8]) -> &tokio::sync::Mutex<()> {
+    /// What the writers of an item hold, one after the other.
+    pub(super) fn lane(&self, key: &[u8]) -> &tokio::sync::Mutex<()> {
+        &self.lanes[self.lane_number(key)]
+    }
+
+    fn lane_number(&self, key: &[u8]) -> usize {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let lanes = self.lanes.len();
-        &self.lanes[usize::try_from(hasher.finish() % lanes as u64).unwrap_or(0)]
+        usize::try_from(hasher.finish() % lanes as u64).unwrap_or(0)
+    }
+
+    /// The lanes of all these keys. Everybody who takes several takes them in this order, so nobody waits in a circle.
+    async fn lanes(&self, keys: impl Iterator<Item = &[u8]>) -> Vec<tokio::sync::MutexGuard<'_, ()>> {
+        let numbers: BTreeSet<usize> = keys.map(|key| self.lane_number(key)).collect();
+        let mut held = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            held.push(self.lanes[number].lock().await);
+        }
+        held
     }
 }
 
@@ -180,44 +227,7 @@ fn decode(entry: &Entry) -> Result<Item> {
     item::decode(&entry.value).ok_or(Error::Corrupt("item"))
 }
 
-/// The writes of one change with its counters; nothing if nothing is to be written.
-fn transaction(found: &Found, key: Bytes, entry: Option<&Entry>, before: Option<&Item>, change: Change) -> Option<Txn> {
-    let expected = Txn::new().expect_version(found.key.clone(), found.version).expect_unchanged(key.clone(), entry);
-    let size = |item: &Item| i64::try_from(item_size(item)).unwrap_or(i64::MAX);
-    let old_size = before.map_or(0, size);
-    let (txn, count, bytes) = match (change, before) {
-        (Change::Nothing, _) | (Change::Delete, None) => return None,
-        (Change::Put(after), before) => {
-            let bytes = size(&after) - old_size;
-            (expected.put(key, item::encode(&after)), i64::from(before.is_none()), bytes)
-        }
-        (Change::Delete, Some(_)) => (expected.delete(key), -1, -old_size),
-    };
-    let generation = found.table.generation;
-    let txn = if count == 0 { txn } else { txn.add(keys::count(generation), count) };
-    Some(if bytes == 0 { txn } else { txn.add(keys::size(generation), bytes) })
-}
-
 /// Capacity of a call on one table, as far as the request asks for it.
-fn consumed(request: &Request, table: &str, units: f64) -> Result<Option<Json>> {
-    let capacity = match request.text("ReturnConsumedCapacity")? {
-        Some("TOTAL") => serde_json::json!({ "TableName": table, "CapacityUnits": units }),
-        Some("INDEXES") => serde_json::json!({
-            "TableName": table, "CapacityUnits": units, "Table": { "CapacityUnits": units },
-        }),
-        _ => return Ok(None),
-    };
-    Ok(Some(capacity))
-}
-
-/// Read capacity of that many bytes: 4 KB each, half when not strongly consistent.
-fn read_units(bytes: usize, consistent: bool) -> f64 {
-    let blocks = u32::try_from(bytes.div_ceil(4_096).max(1)).unwrap_or(u32::MAX);
-    f64::from(blocks) * if consistent { 1.0 } else { 0.5 }
-}
-
-/// Write capacity of the larger of both sizes: 1 KB each.
-fn write_units(before: Option<&Item>, after: Option<&Item>) -> f64 {
-    let bytes = before.map_or(0, item_size).max(after.map_or(0, item_size));
-    f64::from(u32::try_from(bytes.div_ceil(1_024).max(1)).unwrap_or(u32::MAX))
+fn consumed(request: &Request, table: &str, units: &Units) -> Result<Option<Json>> {
+    Ok(units.shown(request.text("ReturnConsumedCapacity")?, table))
 }

@@ -5,20 +5,23 @@
 //!   2. A page that ended by one of these has a LastEvaluatedKey, even if nothing follows.
 
 use serde_json::{Map, Value as Json, json};
-use store::Range;
+use store::{Entry, Range, Snapshot};
 
+use super::super::access::Access;
+use super::super::capacity::Units;
 use super::super::error::{Error, Result, invalid};
+use super::super::expression::Scope;
 use super::super::expression::condition::{self, Condition};
 use super::super::expression::evaluate::holds;
 use super::super::expression::key_condition;
 use super::super::expression::path::Path;
-use super::super::keys;
+use super::super::index::{self, Carried, Index, Projection};
+use super::super::legacy;
 use super::super::query::{self, PAGE_BYTES_MAX};
-use super::super::table::Table;
 use super::super::value::{Item, item_from_json, item_size, item_to_json};
 use super::items::{View, check_key_paths};
-use super::request::{CAPACITY, Request, Rule};
-use super::{Place, Shared, consumed, decode, read_units};
+use super::request::{CAPACITY, CONDITIONAL, Request, Rule};
+use super::{Place, Shared, consumed, decode};
 
 const MEMBERS: &[&str] = &[
     "TableName",
@@ -47,8 +50,48 @@ struct Common {
     limit: Option<usize>,
     filter: Option<Condition>,
     view: View,
-    count_only: bool,
+    select: Select,
     consistent: bool,
+}
+
+/// Which attributes are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Select {
+    /// None: how many items.
+    Count,
+    /// All that an item has.
+    All,
+    /// What the view names, or all that the table or the index has.
+    Given,
+}
+
+impl Common {
+    /// Checks what is asked of an index; returns whether it takes more than the index has.
+    fn check(&self, access: &Access<'_>) -> Result<bool> {
+        let Some(index) = access.index else { return Ok(false) };
+        let heads = self.view.heads();
+        let missing: Vec<&str> = heads.iter().copied().filter(|name| !index.projects(access.table, name)).collect();
+        if index.local {
+            let all = self.select == Select::All && index.projection != Projection::All;
+            let filtered = filter_paths(self.filter.as_ref());
+            let filters = filtered.iter().any(|path| !index.projects(access.table, path.head()));
+            return Ok(all || filters || !missing.is_empty());
+        }
+        let name = &index.name;
+        if self.select == Select::All && index.projection != Projection::All {
+            return invalid(format!(
+                "One or more parameter values were invalid: Select type ALL_ATTRIBUTES is not supported for global \
+                 secondary index {name} because its projection type is not ALL"
+            ));
+        }
+        if !missing.is_empty() {
+            return invalid(format!(
+                "One or more parameter values were invalid: Global secondary index {name} does not project [{}]",
+                missing.join(", ")
+            ));
+        }
+        Ok(false)
+    }
 }
 
 fn limit(request: &Request) -> Result<Option<usize>> {
@@ -70,8 +113,8 @@ fn start_key(request: &Request) -> Result<Option<Item>> {
     }
 }
 
-/// Checks `Select` against the rest; returns whether only the count is asked for.
-fn select(request: &Request, view: &View) -> Result<bool> {
+/// Checks `Select` against the rest.
+fn select(request: &Request, view: &View) -> Result<Select> {
     let select = request.text("Select")?;
     let member = if request.get("AttributesToGet").is_some() { "AttributesToGet" } else { "ProjectionExpression" };
     match select {
@@ -89,14 +132,17 @@ fn select(request: &Request, view: &View) -> Result<bool> {
             "One or more parameter values were invalid: ALL_PROJECTED_ATTRIBUTES can be used only when Querying using \
              an IndexName",
         ),
-        select => Ok(select == Some("COUNT")),
+        Some("COUNT") => Ok(Select::Count),
+        Some("ALL_ATTRIBUTES") => Ok(Select::All),
+        _ => Ok(Select::Given),
     }
 }
 
-fn no_index(request: &Request) -> Result<()> {
-    match request.text("IndexName")? {
-        Some(index) => invalid(format!("The table does not have the specified index: {index}")),
-        None => Ok(()),
+/// FilterExpression, or its legacy form.
+fn read_filter(request: &Request, scope: &mut Scope, legacy: &str) -> Result<Option<Condition>> {
+    match request.text("FilterExpression")? {
+        Some(text) => scope.parse("FilterExpression", text, condition::parse).map(Some),
+        None => request.legacy_filter(legacy),
     }
 }
 
@@ -113,47 +159,59 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
     let own = ["KeyConditionExpression", "KeyConditions", "QueryFilter", "ScanIndexForward"];
     request.only("Query", &[MEMBERS, &own].concat())?;
     let limits = Rule::Within("Limit", 1, i64::MAX);
-    request.check(&[Rule::Required("TableName"), Rule::OneOf("Select", SELECT), limits, CAPACITY])?;
+    request.check(&[
+        Rule::Required("TableName"),
+        Rule::OneOf("Select", SELECT),
+        limits,
+        CONDITIONAL,
+        Rule::Legacy("QueryFilter"),
+        Rule::Legacy("KeyConditions"),
+        CAPACITY,
+    ])?;
     let name = request.table_name(place)?;
     let limit = limit(request)?;
     request.check_expressions(&["ProjectionExpression", "FilterExpression", "KeyConditionExpression"])?;
     let start = start_key(request)?;
-    let Some(text) = request.text("KeyConditionExpression")? else {
-        return invalid(
-            "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
-        );
+    let text = request.text("KeyConditionExpression")?;
+    let legacy = match request.map("KeyConditions")? {
+        Some(map) => legacy::key_conditions(map)?,
+        None if text.is_none() => {
+            return invalid(
+                "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
+            );
+        }
+        None => Vec::new(),
     };
     let mut scope = request.scope()?;
-    let key_condition = scope.parse("KeyConditionExpression", text, condition::parse)?;
-    let filter = request.text("FilterExpression")?;
-    let filter = filter.map(|text| scope.parse("FilterExpression", text, condition::parse)).transpose()?;
+    let key_condition = text.map(|text| scope.parse("KeyConditionExpression", text, condition::parse)).transpose()?;
+    let filter = read_filter(request, &mut scope, "QueryFilter")?;
     let view = View::of(request, &mut scope)?;
     scope.finish()?;
-    let tests = key_condition::read(&key_condition)?;
-    let count_only = select(request, &view)?;
+    let tests = key_condition.as_ref().map_or(Ok(legacy), key_condition::read)?;
+    let select = select(request, &view)?;
     let consistent = request.flag("ConsistentRead")?.unwrap_or(false);
     let forward = request.flag("ScanIndexForward")?.unwrap_or(true);
 
     let found = shared.table(place, name).await?;
-    let table = &*found.table;
-    no_index(request)?;
-    let plan = query::plan(table, &tests)?;
-    view.check(table)?;
-    let paths = filter_paths(filter.as_ref());
-    if let Some(path) = paths.iter().find(|path| table.is_key(path.head())) {
-        let head = path.head();
-        return invalid(format!(
-            "Filter Expression can only contain non-primary key attributes: Primary key attribute: {head}"
-        ));
-    }
+    let access = Access::new(&found.table, request.text("IndexName")?, consistent)?;
+    let plan = query::plan(&access, &tests)?;
     let mut range = if forward { plan.range.clone() } else { plan.range.clone().reversed() };
     if let Some(start) = &start {
-        let key = query::start_key(table, start)?;
-        query::check_start(table, &plan, &tests, &key)?;
+        let key = access.start(start)?;
+        query::check_start(&access, &plan, &tests, &key)?;
         range = range.beyond(key);
     }
-    let common = Common { limit, filter, view, count_only, consistent };
-    page(shared, request, table, range, &common).await
+    view.check(&found.table)?;
+    let paths = filter_paths(filter.as_ref());
+    if let Some(path) = paths.iter().find(|path| access.is_key(path.head())) {
+        let head = path.head();
+        let member = if request.get("QueryFilter").is_some() { "QueryFilter" } else { "Filter Expression" };
+        return invalid(format!("{member} can only contain non-primary key attributes: Primary key attribute: {head}"));
+    }
+    let common = Common { limit, filter, view, select, consistent };
+    let fetches = common.check(&access)?;
+    check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
+    page(shared, request, &access, range, &common, fetches).await
 }
 
 /// The segment of a parallel scan: which, and of how many.
@@ -186,6 +244,8 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
         Rule::Within("Limit", 1, i64::MAX),
         Rule::Within("Segment", 0, SEGMENTS_MAX - 1),
         Rule::Within("TotalSegments", 1, SEGMENTS_MAX),
+        CONDITIONAL,
+        Rule::Legacy("ScanFilter"),
         CAPACITY,
     ])?;
     let name = request.table_name(place)?;
@@ -194,24 +254,19 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
     let start = start_key(request)?;
     let segment = segment(request)?;
     let mut scope = request.scope()?;
-    let filter = request.text("FilterExpression")?;
-    let filter = filter.map(|text| scope.parse("FilterExpression", text, condition::parse)).transpose()?;
+    let filter = read_filter(request, &mut scope, "ScanFilter")?;
     let view = View::of(request, &mut scope)?;
     scope.finish()?;
-    let count_only = select(request, &view)?;
+    let select = select(request, &view)?;
     let consistent = request.flag("ConsistentRead")?.unwrap_or(false);
 
     let found = shared.table(place, name).await?;
-    let table = &*found.table;
-    no_index(request)?;
-    view.check(table)?;
-    check_key_paths(table, filter_paths(filter.as_ref()))?;
-    let mut range = match segment {
-        Some((segment, total)) => keys::segment(table.generation, segment, total),
-        None => keys::items(table.generation),
-    };
+    let access = Access::new(&found.table, request.text("IndexName")?, consistent)?;
+    let common = Common { limit, filter, view, select, consistent };
+    let fetches = common.check(&access)?;
+    let mut range = access.whole(segment);
     if let Some(start) = &start {
-        let key = query::start_key(table, start)?;
+        let key = access.start(start)?;
         if let Some((segment, total)) = segment.filter(|_| !range.contains(&key)) {
             return invalid(format!(
                 "The provided starting key is invalid: Invalid ExclusiveStartKey. Please use ExclusiveStartKey with \
@@ -220,8 +275,9 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
         }
         range = range.beyond(key);
     }
-    let common = Common { limit, filter, view, count_only, consistent };
-    page(shared, request, table, range, &common).await
+    common.view.check(&found.table)?;
+    check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
+    page(shared, request, &access, range, &common, fetches).await
 }
 
 /// What a page has read so far.
@@ -234,31 +290,89 @@ struct Progress {
     last: Option<Item>,
     /// Whether a limit ended the page.
     cut: bool,
+    /// Sizes of items that an index led to.
+    fetched: Vec<usize>,
+}
+
+/// One item as the page reads it.
+struct Row {
+    /// What the filter and the view see.
+    item: Item,
+    /// Bytes of what was read of the table or the index.
+    size: usize,
+    /// Bytes of what was read of the table besides an index.
+    fetched: Option<usize>,
 }
 
 impl Progress {
     /// Takes one item; returns whether the page is over.
-    fn take(&mut self, table: &Table, common: &Common, item: Item) -> bool {
-        let size = item_size(&item);
+    fn take(&mut self, access: &Access<'_>, common: &Common, row: Row) -> bool {
+        let Row { item, size, fetched } = row;
         if self.scanned > 0 && self.bytes + size > PAGE_BYTES_MAX {
             self.cut = true;
             return true;
         }
         self.bytes += size;
         self.scanned += 1;
+        self.fetched.extend(fetched);
         self.cut = common.limit.is_some_and(|limit| self.scanned >= limit);
-        self.last = Some(query::key_of(table, &item));
+        self.last = Some(access.position(&item));
         if common.filter.as_ref().is_none_or(|filter| holds(filter, &item)) {
             self.count += 1;
-            if !common.count_only {
+            if common.select != Select::Count {
                 self.items.push(item_to_json(&common.view.show(item)));
             }
         }
         self.cut
     }
+
+    fn units(&self, access: &Access<'_>, consistent: bool) -> Units {
+        match access.index {
+            None => Units::of_read(self.bytes, consistent),
+            Some(index) => Units::of_index_read(index, self.bytes, &self.fetched, consistent),
+        }
+    }
 }
 
-async fn page(shared: &Shared, request: &Request, table: &Table, range: Range, common: &Common) -> Result<Json> {
+/// What an entry of the store shows; nothing where an index outlives the items of a deleted table for a moment.
+async fn row(snapshot: &dyn Snapshot, access: &Access<'_>, entry: &Entry, fetches: bool) -> Result<Option<Row>> {
+    let Some(index) = access.index else {
+        let item = decode(entry)?;
+        return Ok(Some(Row { size: item_size(&item), item, fetched: None }));
+    };
+    let (projected, key) = match index::decode(&entry.value).ok_or(Error::Corrupt("index entry"))? {
+        Carried::Attributes(item) if !fetches => {
+            return Ok(Some(Row { size: item_size(&item), item, fetched: None }));
+        }
+        Carried::Attributes(item) => {
+            let key = access.table.key_of_request(&access.table.key_of(&item))?.store;
+            (Some(item), key)
+        }
+        Carried::Item(key) => (None, key),
+    };
+    let Some(entry) = snapshot.get(&key).await? else { return Ok(None) };
+    Ok(Some(fetched_row(access, index, projected, decode(&entry)?, fetches)))
+}
+
+/// The row of an item that an index led to.
+fn fetched_row(access: &Access<'_>, index: &Index, projected: Option<Item>, whole: Item, fetches: bool) -> Row {
+    let projected = projected.unwrap_or_else(|| index.project(access.table, &whole));
+    let size = item_size(&projected);
+    if fetches {
+        let fetched = Some(item_size(&whole));
+        return Row { item: whole, size, fetched };
+    }
+    Row { item: projected, size, fetched: None }
+}
+
+async fn page(
+    shared: &Shared,
+    request: &Request,
+    access: &Access<'_>,
+    range: Range,
+    common: &Common,
+    fetches: bool,
+) -> Result<Json> {
     let snapshot = shared.store.snapshot().await?;
     let mut progress = Progress::default();
     let mut range = range;
@@ -267,7 +381,8 @@ async fn page(shared: &Shared, request: &Request, table: &Table, range: Range, c
         let read = snapshot.range(&range.clone().rows(rows).bytes(PAGE_BYTES_MAX)).await?;
         let last_key = read.entries.last().map(|entry| entry.key.clone());
         for entry in &read.entries {
-            if progress.take(table, common, decode(entry)?) {
+            let Some(row) = row(&*snapshot, access, entry, fetches).await? else { continue };
+            if progress.take(access, common, row) {
                 break;
             }
         }
@@ -276,8 +391,9 @@ async fn page(shared: &Shared, request: &Request, table: &Table, range: Range, c
             _ => break,
         }
     }
+    let units = progress.units(access, common.consistent);
     let mut output = Map::new();
-    if !common.count_only {
+    if common.select != Select::Count {
         output.insert("Items".into(), Json::Array(progress.items));
     }
     output.insert("Count".into(), json!(progress.count));
@@ -285,7 +401,7 @@ async fn page(shared: &Shared, request: &Request, table: &Table, range: Range, c
     if let Some(last) = progress.last.filter(|_| progress.cut) {
         output.insert("LastEvaluatedKey".into(), item_to_json(&last));
     }
-    if let Some(capacity) = consumed(request, &table.name, read_units(progress.bytes, common.consistent))? {
+    if let Some(capacity) = consumed(request, &access.table.name, &units)? {
         output.insert("ConsumedCapacity".into(), capacity);
     }
     Ok(Json::Object(output))

@@ -6,19 +6,26 @@ use serde_json::{Map, Value as Json};
 
 use super::super::error::{Error, Result, broken, constraint, constraints, invalid};
 use super::super::expression::Scope;
+use super::super::expression::condition::Condition;
+use super::super::legacy;
 use super::super::value::Item;
 use super::Place;
 
 /// Members of the old ways to say what expressions say.
 const LEGACY: &[&str] = &[
     "AttributesToGet",
+    "AttributeUpdates",
+    "Expected",
     "QueryFilter",
     "ScanFilter",
     "ConditionalOperator",
     "KeyConditions",
-    "AttributeUpdates",
-    "Expected",
 ];
+/// `ConditionalOperator`, which says how legacy conditions go together.
+pub(super) const CONDITIONAL: Rule<'static> = Rule::OneOf("ConditionalOperator", &["OR", "AND"]);
+
+/// Most mistakes that one refusal names.
+const REPORTED_MAX: usize = 10;
 
 /// What a member must be on its own.
 pub(super) enum Rule<'a> {
@@ -26,6 +33,8 @@ pub(super) enum Rule<'a> {
     Required(&'a str),
     /// One of these texts, if it is there.
     OneOf(&'a str, &'a [&'a str]),
+    /// A legacy member whose parts name operators or actions, if it is there.
+    Legacy(&'a str),
     /// A number from the first to the second bound, if it is there.
     Within(&'a str, i64, i64),
 }
@@ -53,6 +62,11 @@ impl Request {
     /// The members as they came.
     pub(super) fn into_members(self) -> Map<String, Json> {
         self.members
+    }
+
+    /// The members by name.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&str, &Json)> {
+        self.members.iter().map(|(name, member)| (name.as_str(), member))
     }
 
     /// Refuses members other than these: DynamoDB has them, Dunlin does not.
@@ -94,6 +108,11 @@ impl Request {
 
     /// Checks members on their own, and reports all that are wrong at once.
     pub(super) fn check(&self, rules: &[Rule<'_>]) -> Result<()> {
+        report(self.broken(rules)?)
+    }
+
+    /// What is wrong with members on their own.
+    pub(super) fn broken(&self, rules: &[Rule<'_>]) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         for rule in rules {
             match *rule {
@@ -109,6 +128,10 @@ impl Request {
                         wrong.push(broken(&Json::from(text), &lower_first(name), &rule));
                     }
                 }
+                Rule::Legacy(name) => {
+                    let map = self.map(name)?;
+                    wrong.extend(map.into_iter().flat_map(|map| legacy::broken_members(&lower_first(name), map)));
+                }
                 Rule::Within(name, low, high) => {
                     let Some(number) = self.number(name)? else { continue };
                     let bound = match number {
@@ -121,7 +144,7 @@ impl Request {
                 }
             }
         }
-        if wrong.is_empty() { Ok(()) } else { Err(constraints(&wrong)) }
+        Ok(wrong)
     }
 
     /// `TableName`, which may be the table's ARN.
@@ -137,7 +160,10 @@ impl Request {
     /// Refuses expressions beside their legacy forms, and placeholders without an expression.
     pub(super) fn check_expressions(&self, expressions: &[&str]) -> Result<()> {
         let used: Vec<&str> = expressions.iter().copied().filter(|name| self.get(name).is_some()).collect();
-        let legacy: Vec<&str> = LEGACY.iter().copied().filter(|name| self.get(name).is_some()).collect();
+        // Key conditions may stand beside expressions of other kinds.
+        let alone = self.get("KeyConditionExpression").is_none();
+        let counts = |name: &&str| self.get(name).is_some() && !(alone && *name == "KeyConditions");
+        let legacy: Vec<&str> = LEGACY.iter().copied().filter(counts).collect();
         if !used.is_empty() && !legacy.is_empty() {
             return invalid(format!(
                 "Can not use both expression and non-expression parameters in the same request: Non-expression \
@@ -146,9 +172,7 @@ impl Request {
                 used.join(", ")
             ));
         }
-        if let Some(name) = legacy.iter().find(|name| **name != "AttributesToGet") {
-            return Err(Error::NotImplemented(format!("the legacy member {name}; use an expression instead")));
-        }
+        self.check_conditional_operator()?;
         if self.get("ExpressionAttributeNames").is_some() && used.is_empty() {
             return invalid("ExpressionAttributeNames can only be specified when using expressions");
         }
@@ -162,6 +186,33 @@ impl Request {
             ));
         }
         Ok(())
+    }
+
+    fn check_conditional_operator(&self) -> Result<()> {
+        if self.get("ConditionalOperator").is_none() {
+            return Ok(());
+        }
+        let mut conditions = 0;
+        for name in ["Expected", "QueryFilter", "ScanFilter"] {
+            conditions += self.map(name)?.map_or(0, Map::len);
+        }
+        match conditions {
+            0 => invalid("ConditionalOperator cannot be used without Filter or Expected"),
+            1 => invalid("ConditionalOperator can only be used when Filter or Expected has two or more elements"),
+            _ => Ok(()),
+        }
+    }
+
+    /// QueryFilter or ScanFilter.
+    pub(super) fn legacy_filter(&self, name: &str) -> Result<Option<Condition>> {
+        let operator = self.text("ConditionalOperator")?;
+        self.map(name)?.map_or(Ok(None), |map| legacy::filter(map, operator))
+    }
+
+    /// Expected.
+    pub(super) fn expected(&self) -> Result<Option<Condition>> {
+        let operator = self.text("ConditionalOperator")?;
+        self.map("Expected")?.map_or(Ok(None), |map| legacy::expected(map, operator))
     }
 
     /// The placeholders.
@@ -186,6 +237,12 @@ impl Request {
         }
         Ok(Some(names))
     }
+}
+
+/// Refuses if anything is wrong.
+pub(super) fn report(mut wrong: Vec<String>) -> Result<()> {
+    wrong.truncate(REPORTED_MAX);
+    if wrong.is_empty() { Ok(()) } else { Err(constraints(&wrong)) }
 }
 
 /// A table's name, also from its ARN.
@@ -218,7 +275,8 @@ pub(super) fn wrong_type() -> Error {
     Error::serialization("Unexpected field type")
 }
 
-fn lower_first(name: &str) -> String {
+/// A member's name as messages about constraints have it.
+pub(super) fn lower_first(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }

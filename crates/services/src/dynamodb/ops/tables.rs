@@ -8,10 +8,13 @@ use serde_json::{Value as Json, json};
 use store::{Error as StoreError, Txn};
 
 use super::super::error::{Error, Result, invalid};
+use super::super::index::Index;
+use super::super::indexing;
 use super::super::keys;
-use super::super::table::{Billing, KeyAttribute, Table};
-use super::request::{Request, Rule, missing, wrong_type};
-use super::{ATTEMPTS_MAX, Found, Place, Shared, tags};
+use super::super::table::{Billing, Count, Table};
+use super::request::{Request, Rule, report, wrong_type};
+use super::schema::{self, Schema};
+use super::{ATTEMPTS_MAX, Found, Place, Shared, index_updates, schema_rules, tags};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
 const BILLING_MODE: Rule<'static> = Rule::OneOf("BillingMode", &["PROVISIONED", "PAY_PER_REQUEST"]);
@@ -36,32 +39,17 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
         "GlobalSecondaryIndexes",
     ];
     request.only("CreateTable", MEMBERS)?;
-    request.check(&[
+    let mut wrong = request.broken(&[
         Rule::Required("TableName"),
         Rule::Required("AttributeDefinitions"),
         Rule::Required("KeySchema"),
         BILLING_MODE,
         TABLE_CLASS,
     ])?;
-    let name = request.table_name(place)?;
-    let now_ms = shared.clock.now_ms();
-    let billing = billing(request, now_ms)?;
-    let (hash, range) = key_schema(request)?;
-    refuse_unsupported(request)?;
-    let table = Table {
-        name: name.into(),
-        account: place.account.clone(),
-        region: place.region.clone(),
-        id: shared.random.uuid(),
-        generation: shared.random.next_u64(),
-        created_at_ms: now_ms,
-        hash,
-        range,
-        billing,
-        deletion_protection: request.flag("DeletionProtectionEnabled")?.unwrap_or(false),
-        class: class(request)?,
-        tags: tags::read(request)?.unwrap_or_default(),
-    };
+    wrong.extend(schema_rules::of_creation(request)?);
+    report(wrong)?;
+    let table = asked_for(shared, place, request)?;
+    let name = &table.name;
     let key = keys::table(&place.account, &place.region, name);
     let exists = || Error::InUse(format!("Table already exists: {name}"));
     if shared.store.get(&key).await?.is_some() {
@@ -77,10 +65,44 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
         .put(keys::count(table.generation), zero.clone())
         .put(keys::size(table.generation), zero);
     match shared.store.commit(txn).await {
-        Ok(_) => Ok(json!({ "TableDescription": table.describe("CREATING", 0, 0) })),
+        Ok(_) => {
+            let none = vec![Count::default(); table.indexes.len()];
+            let mut description = table.describe("CREATING", Count::default(), &none);
+            for index in description["GlobalSecondaryIndexes"].as_array_mut().into_iter().flatten() {
+                index["IndexStatus"] = json!("CREATING");
+            }
+            Ok(json!({ "TableDescription": description }))
+        }
         Err(StoreError::Conflict) => Err(exists()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The table that CreateTable asks for.
+fn asked_for(shared: &Shared, place: &Place, request: &Request) -> Result<Table> {
+    let name = request.table_name(place)?;
+    let now_ms = shared.clock.now_ms();
+    let billing = billing(request, now_ms)?;
+    let Schema { hash, range, mut indexes } = schema::read(request, matches!(billing, Billing::PayPerRequest { .. }))?;
+    for index in &mut indexes {
+        index.number = shared.random.next_u64();
+    }
+    refuse_unsupported(request)?;
+    Ok(Table {
+        name: name.into(),
+        account: place.account.clone(),
+        region: place.region.clone(),
+        id: shared.random.uuid(),
+        generation: shared.random.next_u64(),
+        created_at_ms: now_ms,
+        hash,
+        range,
+        billing,
+        deletion_protection: request.flag("DeletionProtectionEnabled")?.unwrap_or(false),
+        class: class(request)?,
+        tags: tags::read(request)?.unwrap_or_default(),
+        indexes,
+    })
 }
 
 fn encode(table: &Table) -> Result<Vec<u8>> {
@@ -123,79 +145,8 @@ fn billing(request: &Request, now_ms: u64) -> Result<Billing> {
     Ok(Billing::Provisioned { read: read.unsigned_abs(), write: write.unsigned_abs() })
 }
 
-fn pair<'a>(json: &'a Json, a: &str, b: &str) -> Result<(&'a str, &'a str)> {
-    let text = |name: &str| json.get(name).and_then(Json::as_str).ok_or_else(|| missing(name));
-    Ok((text(a)?, text(b)?))
-}
-
-/// The hash and range attributes with their types.
-fn key_schema(request: &Request) -> Result<(KeyAttribute, Option<KeyAttribute>)> {
-    let read = |name: &str, a: &str, b: &str| -> Result<Vec<(String, String)>> {
-        let list = request.list(name)?.ok_or_else(|| missing(name))?;
-        list.iter().map(|json| pair(json, a, b).map(|(a, b)| (a.into(), b.into()))).collect()
-    };
-    let definitions = read("AttributeDefinitions", "AttributeName", "AttributeType")?;
-    let schema = read("KeySchema", "AttributeName", "KeyType")?;
-    let names = |pairs: &[(String, String)]| pairs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    if schema.is_empty() || schema.len() > 2 {
-        let bound = if schema.is_empty() { "greater than or equal to 1" } else { "less than or equal to 2" };
-        let rule = format!("Member must have length {bound}");
-        return Err(super::super::error::constraint(
-            request.get("KeySchema").unwrap_or(&Json::Null),
-            "keySchema",
-            &rule,
-        ));
-    }
-    if schema.len() > definitions.len() {
-        return invalid("Invalid KeySchema: Some index key attribute have no definition");
-    }
-    if schema.iter().any(|(name, _)| !definitions.iter().any(|(defined, _)| defined == name)) {
-        return invalid(format!(
-            "{PARAMETERS}Some index key attributes are not defined in AttributeDefinitions. Keys: [{}], \
-             AttributeDefinitions: [{}]",
-            names(&schema),
-            names(&definitions)
-        ));
-    }
-    if schema.len() == 2 && schema[0].0 == schema[1].0 {
-        return invalid("Both the Hash Key and the Range Key element in the KeySchema have the same name");
-    }
-    if schema[0].1 != "HASH" {
-        return invalid("Invalid KeySchema: The first KeySchemaElement is not a HASH key type");
-    }
-    if schema.get(1).is_some_and(|(_, kind)| kind != "RANGE") {
-        return invalid("Invalid KeySchema: The second KeySchemaElement is not a RANGE key type");
-    }
-    let indexes = request.get("LocalSecondaryIndexes").or(request.get("GlobalSecondaryIndexes"));
-    if indexes.is_none() && schema.len() != definitions.len() {
-        return invalid(format!(
-            "{PARAMETERS}Number of attributes in KeySchema does not exactly match number of attributes defined in \
-             AttributeDefinitions"
-        ));
-    }
-    let attribute = |name: &str| -> Result<KeyAttribute> {
-        let (_, kind) = definitions.iter().find(|(defined, _)| defined == name).ok_or_else(|| missing(name))?;
-        if !matches!(kind.as_str(), "S" | "N" | "B") {
-            let rule = "Member must satisfy enum value set: [B, N, S]";
-            let member = "attributeDefinitions.1.member.attributeType";
-            return Err(super::super::error::constraint(&json!(kind), member, rule));
-        }
-        if name.is_empty() || name.len() > 255 {
-            return invalid(format!("{PARAMETERS}Key attribute names must have 1 to 255 bytes: {name}"));
-        }
-        Ok(KeyAttribute { name: name.into(), kind: kind.clone() })
-    };
-    let range = schema.get(1).map(|(name, _)| attribute(name)).transpose()?;
-    Ok((attribute(&schema[0].0)?, range))
-}
-
 /// Members that are understood and cannot be done.
 fn refuse_unsupported(request: &Request) -> Result<()> {
-    for name in ["LocalSecondaryIndexes", "GlobalSecondaryIndexes"] {
-        if request.list(name)?.is_some() {
-            return Err(Error::NotImplemented(format!("{name} of CreateTable yet")));
-        }
-    }
     let on = |member: &str, flag: &str| -> Result<bool> {
         let value = request.map(member)?.and_then(|map| map.get(flag));
         value.map_or(Ok(false), |value| value.as_bool().ok_or_else(wrong_type))
@@ -220,9 +171,24 @@ pub(super) async fn named(shared: &Shared, place: &Place, name: &str) -> Result<
 }
 
 async fn description(shared: &Shared, table: &Table, status: &str) -> Result<Json> {
-    let items = counter(shared, &keys::count(table.generation)).await?;
-    let bytes = counter(shared, &keys::size(table.generation)).await?;
-    Ok(table.describe(status, items, bytes))
+    let generation = table.generation;
+    let count = count(shared, &keys::count(generation), &keys::size(generation)).await?;
+    let mut counts = Vec::with_capacity(table.indexes.len());
+    for index in &table.indexes {
+        counts.push(index_count(shared, table, index).await?);
+    }
+    Ok(table.describe(status, count, &counts))
+}
+
+/// What an index has.
+pub(super) async fn index_count(shared: &Shared, table: &Table, index: &Index) -> Result<Count> {
+    let (generation, number) = (table.generation, index.number);
+    count(shared, &keys::index_count(generation, number), &keys::index_size(generation, number)).await
+}
+
+/// What a pair of counters says.
+pub(super) async fn count(shared: &Shared, items: &[u8], bytes: &[u8]) -> Result<Count> {
+    Ok(Count { items: counter(shared, items).await?, bytes: counter(shared, bytes).await? })
 }
 
 async fn counter(shared: &Shared, key: &[u8]) -> Result<i64> {
@@ -269,11 +235,21 @@ pub(super) async fn change_record(
     name: &str,
     change: impl Fn(&mut Table) -> Result<()> + Send + Sync,
 ) -> Result<Table> {
+    change_record_and(shared, place, name, |table| change(table).map(|()| Txn::new())).await
+}
+
+/// The same, with more writes in the same commit.
+async fn change_record_and(
+    shared: &Shared,
+    place: &Place,
+    name: &str,
+    change: impl Fn(&mut Table) -> Result<Txn> + Send + Sync,
+) -> Result<Table> {
     for _ in 0..ATTEMPTS_MAX {
         let found = named(shared, place, name).await?;
         let mut table = (*found.table).clone();
-        change(&mut table)?;
-        let txn = Txn::new().expect_version(found.key.clone(), found.version).put(found.key, encode(&table)?);
+        let txn = change(&mut table)?;
+        let txn = found.put_record(txn, &table)?;
         match shared.store.commit(txn).await {
             Ok(_) => return Ok(table),
             Err(StoreError::Conflict | StoreError::TooOld) => {}
@@ -283,39 +259,83 @@ pub(super) async fn change_record(
     Err(Error::Contended)
 }
 
+/// The billing that UpdateTable asks for.
+fn updated_billing(request: &Request, now_ms: u64) -> Result<Option<Billing>> {
+    if request.text("BillingMode")? == Some("PROVISIONED") && request.get("ProvisionedThroughput").is_none() {
+        return invalid(format!("{PARAMETERS}ProvisionedThroughput must be specified when BillingMode is PROVISIONED"));
+    }
+    let pays = request.get("BillingMode").is_some() || request.get("ProvisionedThroughput").is_some();
+    if pays { billing(request, now_ms).map(Some) } else { Ok(None) }
+}
+
+/// Gives a table another billing; its global indexes follow.
+fn change_billing(table: &mut Table, billing: &Billing, keeps_mode: bool) -> Result<()> {
+    let paid_per_request = matches!(table.billing, Billing::PayPerRequest { .. });
+    if keeps_mode && paid_per_request {
+        return Err(units_without_mode());
+    }
+    table.billing = billing.clone();
+    let globals = table.indexes.iter_mut().filter(|index| !index.local);
+    match billing {
+        Billing::PayPerRequest { .. } => globals.for_each(|index| index.throughput = None),
+        Billing::Provisioned { .. } if paid_per_request => {
+            let without: Vec<&str> = globals.filter(|i| i.throughput.is_none()).map(|i| i.name.as_str()).collect();
+            if !without.is_empty() {
+                return invalid(format!(
+                    "{PARAMETERS}ProvisionedThroughput must be specified for index: {}",
+                    without.join(",")
+                ));
+            }
+        }
+        Billing::Provisioned { .. } => {}
+    }
+    Ok(())
+}
+
+/// Members of UpdateTable of which one at least is needed.
+const CHANGES: &[&str] =
+    &["BillingMode", "ProvisionedThroughput", "TableClass", "DeletionProtectionEnabled", "GlobalSecondaryIndexUpdates"];
+
 /// `UpdateTable`
 pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
-    const MEMBERS: &[&str] =
-        &["TableName", "BillingMode", "ProvisionedThroughput", "TableClass", "DeletionProtectionEnabled"];
-    request.only("UpdateTable", MEMBERS)?;
-    request.check(&[Rule::Required("TableName"), BILLING_MODE, TABLE_CLASS])?;
+    request.only("UpdateTable", &[CHANGES, &["TableName", "AttributeDefinitions"]].concat())?;
+    let mut wrong = request.broken(&[Rule::Required("TableName"), BILLING_MODE, TABLE_CLASS])?;
+    wrong.extend(schema_rules::of_update(request)?);
+    report(wrong)?;
     let name = request.table_name(place)?;
-    let changes = ["BillingMode", "ProvisionedThroughput", "TableClass", "DeletionProtectionEnabled"];
-    if changes.iter().all(|member| request.get(member).is_none()) {
+    let list = request.list("GlobalSecondaryIndexUpdates")?.map_or(&[][..], Vec::as_slice);
+    if CHANGES.iter().all(|member| request.get(member).is_none())
+        || (list.is_empty() && CHANGES[..4].iter().all(|member| request.get(member).is_none()))
+    {
         return invalid(
             "At least one of ProvisionedThroughput, BillingMode, UpdateStreamEnabled, GlobalSecondaryIndexUpdates or \
              SSESpecification or ReplicaUpdates is required",
         );
     }
-    let pays = request.get("BillingMode").is_some() || request.get("ProvisionedThroughput").is_some();
-    let billing = if pays { Some(billing(request, shared.clock.now_ms())?) } else { None };
+    let billing = updated_billing(request, shared.clock.now_ms())?;
+    let updates = index_updates::read(list)?;
+    let definitions = schema::definitions(request)?;
+    if billing.is_some() && updates.iter().any(index_updates::IndexUpdate::is_online) {
+        return invalid(format!("{PARAMETERS}You cannot create or delete index while updating table IOPS"));
+    }
     let (class, protection) = (class(request)?, request.flag("DeletionProtectionEnabled")?);
     let keeps_mode = request.get("BillingMode").is_none();
-    let table = change_record(shared, place, name, |table| {
-        if keeps_mode && billing.is_some() && matches!(table.billing, Billing::PayPerRequest { .. }) {
-            return Err(units_without_mode());
-        }
+    let number = shared.random.next_u64();
+    let table = change_record_and(shared, place, name, |table| {
+        let pays = matches!(billing.as_ref().unwrap_or(&table.billing), Billing::PayPerRequest { .. });
+        let work = index_updates::apply(table, &updates, &definitions, pays, number)?;
         if let Some(billing) = &billing {
-            table.billing = billing.clone();
+            change_billing(table, billing, keeps_mode)?;
         }
         if let Some(class) = &class {
             table.class = Some(class.clone());
         }
         table.deletion_protection = protection.unwrap_or(table.deletion_protection);
-        Ok(())
+        work.map_or(Ok(Txn::new()), |number| indexing::offered(Txn::new(), table, number))
     })
     .await?;
-    Ok(json!({ "TableDescription": description(shared, &table, "ACTIVE").await? }))
+    let status = if updates.is_empty() { "ACTIVE" } else { "UPDATING" };
+    Ok(json!({ "TableDescription": description(shared, &table, status).await? }))
 }
 
 /// `DeleteTable`

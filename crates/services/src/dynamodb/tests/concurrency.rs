@@ -27,10 +27,7 @@ async fn a_hot_counter_loses_no_update() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_on_one_store_lose_no_update() {
     let store = MemoryStore::shared();
-    let node = |seed| Bench {
-        service: DynamoDb::new(store.clone(), ManualClock::at_ms(1), SeededRandom::new(seed), Config::default()),
-    };
-    let nodes = [node(1), node(2)];
+    let nodes = [Bench::over(store.clone(), 1), Bench::over(store, 2)];
     nodes[0].create("items", &[("id", "S")]).await;
     let both = nodes.clone();
     at_once(8, move |number| {
@@ -94,7 +91,6 @@ async fn a_table_deleted_under_its_writers_leaves_nothing() {
     })
     .await;
     while bench.service.sweep().await.unwrap() > 0 {}
-    let all = store::Range::prefix(vec![model::prefixes::DYNAMODB.byte]);
-    let left = bench.service.shared.store.range(&all).await.unwrap();
-    assert!(left.entries.is_empty(), "{:?}", left.entries);
+    let left = bench.stored().await;
+    assert!(left.is_empty(), "{left:?}");
 }

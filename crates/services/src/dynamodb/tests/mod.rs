@@ -7,11 +7,15 @@
 
 mod concurrency;
 mod expressions;
+mod index_sequences;
+mod indexes;
 mod items;
+mod legacy;
 mod pages;
 mod pure;
 mod sequences;
 mod tables;
+mod transactions;
 
 use std::sync::Arc;
 
@@ -27,15 +31,21 @@ use super::{Config, DynamoDb};
 #[derive(Clone)]
 struct Bench {
     service: DynamoDb,
+    clock: Arc<ManualClock>,
 }
 
 type Refusal = aws::Error;
 
 impl Bench {
     fn new() -> Self {
+        Self::over(MemoryStore::shared(), 1)
+    }
+
+    /// One of several nodes over one store.
+    fn over(store: Arc<dyn store::Store>, seed: u64) -> Self {
         let clock = ManualClock::at_ms(1_700_000_000_123);
-        let service = DynamoDb::new(MemoryStore::shared(), clock, SeededRandom::new(1), Config::default());
-        Self { service }
+        let service = DynamoDb::new(store, clock.clone(), SeededRandom::new(seed), Config::default());
+        Self { service, clock }
     }
 
     /// With a table `items`: key `id` (S).
@@ -98,6 +108,12 @@ impl Bench {
 
     async fn put(&self, table: &str, item: Json) {
         self.ok("PutItem", json!({ "TableName": table, "Item": item })).await;
+    }
+
+    /// What lies in the store of this service; all of it.
+    async fn stored(&self) -> Vec<store::Entry> {
+        let all = store::Range::prefix(vec![model::prefixes::DYNAMODB.byte]);
+        self.service.shared.store.range(&all).await.unwrap().entries
     }
 
     async fn get(&self, table: &str, key: Json) -> Json {

@@ -1,0 +1,107 @@
+//! Capacity units: what a read or a write of so many bytes is said to have used.
+//!
+//! Pure. Nothing is throttled by these figures; they are reported where a request asks for them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+
+use super::index::{self, Index};
+use super::table::Table;
+use super::value::{Item, item_size};
+
+/// Bytes of one unit of reading and of writing.
+const READ_BYTES: usize = 4_096;
+const WRITE_BYTES: usize = 1_024;
+
+/// What a call used of one table.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Units {
+    table: f64,
+    local: BTreeMap<String, f64>,
+    global: BTreeMap<String, f64>,
+}
+
+impl Units {
+    /// A read of that many bytes of the table: half when not strongly consistent.
+    pub(super) fn of_read(bytes: usize, consistent: bool) -> Self {
+        Self { table: read_units(bytes, consistent), ..Self::default() }
+    }
+
+    /// A read of that many bytes of an index, and of items of these sizes in the table that it led to.
+    pub(super) fn of_index_read(index: &Index, bytes: usize, fetched: &[usize], consistent: bool) -> Self {
+        let table = fetched.iter().map(|bytes| read_units(*bytes, consistent)).sum();
+        let mut units = Self { table, ..Self::default() };
+        *units.of_index(index) = read_units(bytes, consistent);
+        units
+    }
+
+    /// A write that made `after` of `before`. An index whose entry it changed counts too; one in which it moved an entry
+    /// counts for both places.
+    pub(super) fn of_write(table: &Table, before: Option<&Item>, after: Option<&Item>) -> Self {
+        let bytes = before.map_or(0, item_size).max(after.map_or(0, item_size));
+        let mut units = Self { table: blocks(bytes, WRITE_BYTES), ..Self::default() };
+        for change in index::changes(table, before, after) {
+            let used = match (&change.before, &change.after) {
+                (Some(before), Some(after)) if before.key == after.key => {
+                    blocks(before.size.max(after.size), WRITE_BYTES)
+                }
+                (before, after) => before.iter().chain(after.iter()).map(|entry| blocks(entry.size, WRITE_BYTES)).sum(),
+            };
+            *units.of_index(change.index) = used;
+        }
+        units
+    }
+
+    fn of_index(&mut self, index: &Index) -> &mut f64 {
+        let indexes = if index.local { &mut self.local } else { &mut self.global };
+        indexes.entry(index.name.clone()).or_default()
+    }
+
+    /// Both together.
+    #[must_use]
+    pub(super) fn and(mut self, other: &Self) -> Self {
+        self.table += other.table;
+        for (own, others) in [(&mut self.local, &other.local), (&mut self.global, &other.global)] {
+            for (name, units) in others {
+                *own.entry(name.clone()).or_default() += units;
+            }
+        }
+        self
+    }
+
+    /// All units.
+    pub(super) fn total(&self) -> f64 {
+        self.table + self.local.values().chain(self.global.values()).sum::<f64>()
+    }
+
+    /// `ConsumedCapacity` of the table of that name, as far as `wanted` (`ReturnConsumedCapacity`) asks for it.
+    pub(super) fn shown(&self, wanted: Option<&str>, table: &str) -> Option<Json> {
+        let total = json!({ "TableName": table, "CapacityUnits": self.total() });
+        match wanted {
+            Some("TOTAL") => Some(total),
+            Some("INDEXES") => {
+                let mut capacity = total;
+                capacity["Table"] = json!({ "CapacityUnits": self.table });
+                for (member, units) in
+                    [("LocalSecondaryIndexes", &self.local), ("GlobalSecondaryIndexes", &self.global)]
+                {
+                    let each = units.iter().map(|(name, units)| (name.clone(), json!({ "CapacityUnits": units })));
+                    if !units.is_empty() {
+                        capacity[member] = Json::Object(each.collect());
+                    }
+                }
+                Some(capacity)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn blocks(bytes: usize, of: usize) -> f64 {
+    f64::from(u32::try_from(bytes.div_ceil(of).max(1)).unwrap_or(u32::MAX))
+}
+
+fn read_units(bytes: usize, consistent: bool) -> f64 {
+    blocks(bytes, READ_BYTES) * if consistent { 1.0 } else { 0.5 }
+}

@@ -1,0 +1,101 @@
+//! The writes of one change of an item: the item, its counters and its entries in indexes, in one transaction with whatever
+//! else the call does.
+//!
+//! Invariants
+//!   1. `Shared::write_item` is the only place that writes an item.
+//!   2. The commit happens only if the table's record and the item are still as they were read.
+//!   3. While an index is being filled, an entry of the item as it was is there or not; the commit expects it as it was
+//!      found, so that the index's counters are exact.
+
+use store::{Entry, Txn};
+
+use super::super::error::Result;
+use super::super::index::{self, IndexChange, State};
+use super::super::table::ItemKey;
+use super::super::value::{Item, item_size};
+use super::super::{item, keys};
+use super::{Found, Shared};
+
+/// A change of one item that was decided on.
+pub(in super::super) struct ItemWrite<'a> {
+    found: &'a Found,
+    key: &'a ItemKey,
+    entry: Option<&'a Entry>,
+    before: Option<&'a Item>,
+    after: Option<&'a Item>,
+}
+
+impl<'a> ItemWrite<'a> {
+    /// Makes of the item at `key`, which was read as `entry` and decoded to `before`, what `after` says; nothing removes
+    /// it.
+    pub(in super::super) fn new(
+        found: &'a Found,
+        key: &'a ItemKey,
+        entry: Option<&'a Entry>,
+        before: Option<&'a Item>,
+        after: Option<&'a Item>,
+    ) -> Self {
+        Self { found, key, entry, before, after }
+    }
+}
+
+impl Shared {
+    /// Appends to `txn` all that the change writes, and what it expects. Where there is neither an item before nor after,
+    /// these are only the expectations. One transaction may hold many of them, each of another item.
+    pub(in super::super) async fn write_item(&self, txn: Txn, write: &ItemWrite<'_>) -> Result<Txn> {
+        let ItemWrite { found, key, entry, before, after } = *write;
+        let mut txn = found.expect(txn).expect_unchanged(key.store.clone(), entry);
+        txn = match (before, after) {
+            (None, None) => return Ok(txn),
+            (_, Some(after)) => txn.put(key.store.clone(), item::encode(after)),
+            (Some(_), None) => txn.delete(key.store.clone()),
+        };
+        let size = |item: Option<&Item>| item.map(item_size);
+        let generation = found.table.generation;
+        txn = count(txn, keys::count(generation), keys::size(generation), size(before), size(after));
+        for change in index::changes(&found.table, before, after) {
+            txn = self.write_entry(txn, generation, change).await?;
+        }
+        Ok(txn)
+    }
+
+    /// The writes to one index.
+    async fn write_entry(&self, mut txn: Txn, generation: u64, change: IndexChange<'_>) -> Result<Txn> {
+        let IndexChange { index, mut before, after } = change;
+        if index.state == State::Creating
+            && let Some(old) = &before
+        {
+            let found = self.store.get(&old.key).await?;
+            txn = txn.expect_unchanged(old.key.clone(), found.as_ref());
+            if found.is_none() {
+                before = None;
+            }
+        }
+        let (count_key, size_key) =
+            (keys::index_count(generation, index.number), keys::index_size(generation, index.number));
+        let size = |entry: &Option<index::IndexEntry>| entry.as_ref().map(|entry| entry.size);
+        txn = count(txn, count_key, size_key, size(&before), size(&after));
+        if let Some(old) = before.filter(|old| after.as_ref().is_none_or(|new| new.key != old.key)) {
+            txn = txn.delete(old.key);
+        }
+        Ok(match after {
+            Some(new) => txn.put(new.key, new.value),
+            None => txn,
+        })
+    }
+}
+
+/// Brings a pair of counters up to date, where something of one size was and something of another is.
+fn count(
+    txn: Txn,
+    count_key: bytes::Bytes,
+    size_key: bytes::Bytes,
+    before: Option<usize>,
+    after: Option<usize>,
+) -> Txn {
+    let bytes = |size: Option<usize>| size.map_or(0, |size| i64::try_from(size).unwrap_or(i64::MAX));
+    let count = i64::from(after.is_some()) - i64::from(before.is_some());
+    let bytes = bytes(after) - bytes(before);
+    let txn = if count == 0 { txn } else { txn.add(count_key, count) };
+    if bytes == 0 { txn } else { txn.add(size_key, bytes) }
+}
