@@ -677,14 +677,7 @@ async fn wrong_changes_of_indexes_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_fill_an_index_beside_their_writers() {
     let store = MemoryStore::shared();
-    let node = |seed| Bench {
-        service: DynamoDb::new(
-            store.clone(),
-            ManualClock::at_ms(1),
-            SeededRandom::new(seed),
-            Config { removal_rows: 16, ..Config::default() },
-        ),
-    };
+    let node = |seed| Bench::of(store.clone(), seed, Config { removal_rows: 16, ..Config::default() });
     let nodes = [node(1), node(2)];
     nodes[0].create("items", &[("id", "S")]).await;
     for number in 0..300 {

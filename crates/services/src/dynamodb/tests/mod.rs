@@ -43,8 +43,12 @@ impl Bench {
 
     /// One of several nodes over one store.
     fn over(store: Arc<dyn store::Store>, seed: u64) -> Self {
+        Self::of(store, seed, Config::default())
+    }
+
+    fn of(store: Arc<dyn store::Store>, seed: u64, config: Config) -> Self {
         let clock = ManualClock::at_ms(1_700_000_000_123);
-        let service = DynamoDb::new(store, clock.clone(), SeededRandom::new(seed), Config::default());
+        let service = DynamoDb::new(store, clock.clone(), SeededRandom::new(seed), config);
         Self { service, clock }
     }
 
