@@ -275,6 +275,7 @@ async fn compile(core: &Core, version: &FunctionVersion, index: usize, wanted: &
         guest,
         code: Some(wanted.cache.package.clone()),
         layers: wanted.layers.clone(),
+        files: None,
         memory_bytes: u64::from(memory_mb.max(MEMORY_MB)) * MIB,
         tmp_bytes: u64::from(MEMORY_MB) * MIB,
         environment: variables::boot_variables(&version.runtime, &core.config.guest_variables),

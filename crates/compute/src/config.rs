@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, EventSource, EventTarget, LogSink, Meter};
-use model::{AccountId, Egress, FunctionArn, Region};
+use model::{AccessPoint, AccountId, Egress, FunctionArn, Region};
 use sandbox::{Backend, Interpreters};
 use store::Store;
 use tokio::net::{TcpListener, UdpSocket};
@@ -87,6 +87,8 @@ pub struct EngineConfig {
     /// Variables that every guest gets unless the user set them: `AWS_ENDPOINT_URL`, `NODE_EXTRA_CA_CERTS`,
     /// `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE`.
     pub guest_variables: Vec<(String, String)>,
+    /// Folders of the host that functions may have, in the backend's order.
+    pub access_points: Vec<AccessPoint>,
     /// The asynchronous queue.
     pub async_queue: AsyncConfig,
     /// Streamed answers.
@@ -115,6 +117,7 @@ impl EngineConfig {
             init_cap: Duration::from_secs(10),
             java_pack: None,
             guest_variables: Vec::new(),
+            access_points: Vec::new(),
             async_queue: AsyncConfig::default(),
             streams: StreamConfig::default(),
         }

@@ -158,8 +158,11 @@ fn platform(version: &FunctionVersion, initialization: &str) -> Vec<(String, Str
         pair("AWS_LAMBDA_FUNCTION_VERSION", &version.version),
         pair("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &version.memory_mb.to_string()),
         pair("AWS_LAMBDA_INITIALIZATION_TYPE", initialization),
-        pair("AWS_LAMBDA_LOG_FORMAT", "Text"),
+        pair("AWS_LAMBDA_LOG_FORMAT", if version.json_log.is_some() { "JSON" } else { "Text" }),
     ];
+    if let Some(log) = &version.json_log {
+        all.push(pair("AWS_LAMBDA_LOG_LEVEL", log.application.as_str()));
+    }
     match version.runtime.family() {
         Family::Provided => all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API)),
         Family::Node | Family::Python | Family::Java => {
@@ -261,6 +264,18 @@ mod tests {
         restored.insert("AWS_LAMBDA_INITIALIZATION_TYPE".into(), "on-demand".into());
         all.remove("SSL_CERT_FILE");
         assert_eq!(restored, all);
+    }
+
+    #[test]
+    fn the_format_and_the_level_of_the_log_are_told() {
+        let mut version = version("f");
+        version.environment.insert("AWS_LAMBDA_LOG_LEVEL".into(), "mine".into());
+        let all = variables(&version);
+        assert_eq!((all["AWS_LAMBDA_LOG_FORMAT"].as_str(), all.get("AWS_LAMBDA_LOG_LEVEL")), ("Text", None));
+        version.json_log =
+            Some(model::JsonLog { application: model::ApplicationLevel::Error, system: model::SystemLevel::Info });
+        let all = variables(&version);
+        assert_eq!((all["AWS_LAMBDA_LOG_FORMAT"].as_str(), all["AWS_LAMBDA_LOG_LEVEL"].as_str()), ("JSON", "ERROR"));
     }
 
     #[test]

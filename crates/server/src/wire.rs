@@ -17,8 +17,8 @@ use gateway::authority::{Authority, system_roots};
 use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService};
 use gateway::trust_store::java_trust_store;
 use gateway::{Gateway, GatewayParts, Listening};
-use model::FunctionRef;
 use model::ports::{Authorizer, EventSource, Sites};
+use model::{AccessPoint, FunctionRef};
 use sandbox::process::{ProcessBackend, TRUST_PATH};
 use sandbox::{Backend, Interpreters, WallState, interpreter};
 use serde_json::json;
@@ -171,6 +171,7 @@ async fn open(ground: &Ground) -> Result<Base> {
     if let Some(concurrency) = ground.config.serve.account_concurrency {
         settings.account_concurrency = concurrency;
     }
+    settings.access_points = access_points(&ground.config);
     let functions = Functions::new(store.clone(), blobs.clone(), clock.clone(), random.clone(), settings);
     let apis = Apis::new(store.clone(), clock.clone(), random.clone(), "localhost");
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());
@@ -209,6 +210,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let network = Arc::new(LateNetwork::default());
     let mut config = engine_config(&ground.data, has_network, port);
     set_limits(&mut config, &ground.config.serve);
+    config.access_points = access_points(&ground.config);
     // Over a database there may be other nodes, or have been: what they run is left to them until their leases end.
     config.async_queue.sole_node = matches!(base.opened.engine, StoreEngine::Embedded(_));
     config.streams.bytes_per_s = ground.config.serve.stream_rate;
@@ -299,6 +301,11 @@ fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
     config.guest_variables.push(("NODE_EXTRA_CA_CERTS".to_owned(), NODE_TRUST_PATH.to_owned()));
     config.guest_variables.push(("AWS_ENDPOINT_URL".to_owned(), endpoint));
     config
+}
+
+/// The folders that functions may have, in the order that the spawner has them.
+fn access_points(config: &Config) -> Vec<AccessPoint> {
+    config.file_systems.iter().map(|(point, _)| point.clone()).collect()
 }
 
 fn set_limits(config: &mut EngineConfig, serve: &Serve) {

@@ -2,6 +2,7 @@
 
 pub mod dependencies;
 pub mod discover;
+pub mod event_config;
 pub mod http_api;
 pub mod install;
 pub mod intrinsics;
@@ -15,5 +16,6 @@ pub mod project;
 pub mod rest_api;
 pub mod scripts;
 pub mod serverless;
+pub mod settings;
 pub mod transpile;
 pub mod variables;

@@ -243,6 +243,7 @@ fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> 
         guest,
         code: None,
         layers: Vec::new(),
+        files: None,
         memory_bytes: memory_mb * MIB,
         tmp_bytes: tmp_mb * MIB,
         environment: variables::boot_variables(&kind.runtime, &core.config.guest_variables),

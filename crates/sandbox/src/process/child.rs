@@ -111,6 +111,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) layers: c_int,
     /// Detached trees of what was made of code and layers, or -1 each.
     pub(crate) caches: [c_int; CACHES.len()],
+    /// Detached tree of a folder of the host, or -1.
+    pub(crate) files: c_int,
+    /// Where it goes, below the root: `mnt/NAME`.
+    pub(crate) files_place: &'a CStr,
     pub(crate) environment: c_int,
     /// The guest's descriptor 3, or -1.
     pub(crate) channel: c_int,
@@ -267,7 +271,7 @@ fn enter_groups(doors: &[Door]) -> sys::Call<()> {
 }
 
 /// Descriptors of a plan, the caches apart.
-const OWN_FDS: usize = 10;
+const OWN_FDS: usize = 11;
 
 /// Closes whatever the spawner holds of other sandboxes. With many of them their descriptors alone would pass the limit
 /// that a guest gets.
@@ -278,6 +282,7 @@ fn let_go(plan: &Plan<'_>) {
         plan.root,
         plan.code,
         plan.layers,
+        plan.files,
         plan.environment,
         plan.channel,
         plan.output,
@@ -327,8 +332,21 @@ fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
             sys::attach_tree(cache, libc::AT_FDCWD, &place[1..]).at(Step::Cache)?;
         }
     }
+    if plan.files >= 0 {
+        attach_files(plan.files, plan.files_place).at(Step::Files)?;
+    }
     sys::mount(c"proc", c"proc", c"proc", PROC_FLAGS, c"").at(Step::Proc)?;
     sys::pivot_here().at(Step::Pivot)
+}
+
+/// Puts a folder of the host below `/mnt`, in which nothing else can be made. Paths are relative to the new root, which is
+/// the working folder.
+fn attach_files(files: c_int, place: &CStr) -> sys::Call<()> {
+    const FLAGS: c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    sys::mount(c"tmpfs", c"mnt", c"tmpfs", FLAGS, c"mode=755,size=16k,nr_inodes=4")?;
+    sys::make_folder(place)?;
+    sys::mount(c"", c"mnt", c"", FLAGS | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY, c"")?;
+    sys::attach_tree(files, libc::AT_FDCWD, place)
 }
 
 /// A guest's niceness.
@@ -348,7 +366,7 @@ fn lock_down(plan: &Plan<'_>) -> Result<u32, Fault> {
     if plan.landlock_abi > 0 {
         match plan.role {
             Role::Zygote { .. } => landlock::confine_scopes(plan.landlock_abi),
-            _ => landlock::confine(plan.landlock_abi),
+            _ => landlock::confine(plan.landlock_abi, plan.files >= 0),
         }
         .at(Step::Landlock)?;
         features |= feature::LANDLOCK;

@@ -27,7 +27,7 @@ use super::child::{self, INNER_GID, INNER_UID, Plan, Program, Role};
 use super::entry::{self, Entry};
 use super::netns::Rules;
 use super::procfs;
-use super::protocol::{Digest, GuestKind, LAYERS_MAX, StartRequest, Step};
+use super::protocol::{Digest, FilesRequest, GuestKind, LAYERS_MAX, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
 use super::tmp::{Tmp, Tmps};
@@ -198,6 +198,7 @@ struct Inputs {
     code: Option<OwnedFd>,
     layers: Option<OwnedFd>,
     caches: Caches,
+    files: Option<(OwnedFd, CString)>,
     fds: GuestFds,
     tmp: OwnedFd,
     cast: Cast,
@@ -286,14 +287,16 @@ impl Maker {
             }
             None => (None, self.take_id(matches!(cast, Cast::Zygote { .. }))?),
         };
-        let (tmp, mount) = match self.tmps.take(request.tmp_bytes) {
+        let files = request.files.as_ref().map(|files| self.files_tree(files, host_id)).transpose();
+        let taken = files.and_then(|files| Ok((files, self.tmps.take(request.tmp_bytes)?)));
+        let (files, (tmp, mount)) = match taken {
             Ok(taken) => taken,
             Err(fault) => {
                 self.give_id_back(host_id);
                 return Err(fault);
             }
         };
-        let inputs = Inputs { root, code, layers, caches, fds, tmp: mount, cast, token: request.token, id };
+        let inputs = Inputs { root, code, layers, caches, files, fds, tmp: mount, cast, token: request.token, id };
         let group = match self.group(id, request.memory_bytes, tmp.bytes_in_memory()) {
             Ok(group) => group,
             Err(fault) => {
@@ -479,6 +482,25 @@ impl Maker {
         Ok(caches)
     }
 
+    /// A folder of the host for a sandbox, and where it will be below the sandbox's root.
+    fn files_tree(&self, files: &FilesRequest, host_id: Option<HostId>) -> Result<(OwnedFd, CString), Fault> {
+        let refused = Fault { step: Step::Files, errno: libc::EINVAL };
+        let shared = self.stage.shared.get(files.index as usize).ok_or(refused)?;
+        let place = CString::new([b"mnt/", &files.name[..]].concat()).map_err(|_| refused)?;
+        Ok((shared.tree(host_id.map(HostId::number), &self.stage.proc)?, place))
+    }
+
+    /// Why a folder that the operator named cannot be given to sandboxes; tried with an id that one of them would have.
+    pub(crate) fn refused_folder(&mut self) -> Option<(usize, Fault)> {
+        let host_id = self.ids.as_mut().and_then(Ids::take);
+        let refused = self.stage.shared.iter().enumerate().find_map(|(index, shared)| {
+            let tried = shared.tree(host_id.map(HostId::number), &self.stage.proc);
+            tried.err().map(|fault| (index, fault))
+        });
+        self.give_id_back(host_id);
+        refused
+    }
+
     fn group(&self, id: u64, memory_bytes: u64, tmp_bytes: u64) -> Result<Option<Group>, Fault> {
         self.groups.create(id, self.limits(memory_bytes, tmp_bytes)).at(Step::Cgroup).map(Some)
     }
@@ -514,6 +536,8 @@ impl Maker {
             code: inputs.code.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             layers: inputs.layers.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             caches: inputs.caches.each_ref().map(|cache| cache.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
+            files: inputs.files.as_ref().map_or(-1, |(tree, _)| tree.as_raw_fd()),
+            files_place: inputs.files.as_ref().map_or(c"", |(_, place)| place),
             environment: inputs.fds.environment.as_raw_fd(),
             channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             output: inputs.fds.output.as_raw_fd(),
