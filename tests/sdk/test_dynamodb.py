@@ -394,9 +394,7 @@ def test_what_is_not_there_is_refused_loudly(server, operation, arguments):
 @pytest.mark.modes("dev")
 def test_unsupported_features_of_tables_are_refused(server):
     client = server.client("dynamodb")
-    for feature in [
-        {"StreamSpecification": {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}}, {"SSESpecification": {"Enabled": True}},
-    ]:
+    for feature in [{"SSESpecification": {"Enabled": True}}, {"ResourcePolicy": "{}"}]:
         name = name_of("table")
         status, code, _ = refused(
             client.create_table, TableName=name, BillingMode="PAY_PER_REQUEST",

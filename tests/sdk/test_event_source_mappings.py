@@ -1,5 +1,6 @@
-"""Event source mappings as clients see them while no service here has queues or streams: refusals that say so, and lists
-that are empty. What pollers do is tested in crates/compute, with a queue and a stream in memory."""
+"""Event source mappings as clients see them of services that have no queues or streams here: refusals that say so, and lists
+that are empty. What pollers do is tested in crates/compute, with a queue and a stream in memory; with streams of tables in
+test_dynamodb_streams.py."""
 
 import uuid
 
@@ -10,14 +11,12 @@ from test_aws_cli import aws
 
 QUEUE = "arn:aws:sqs:us-east-1:000000000000:q"
 STREAM = "arn:aws:kinesis:us-east-1:000000000000:stream/s"
-TABLE = "arn:aws:dynamodb:us-east-1:000000000000:table/t/stream/2024-01-01T00:00:00.000"
 CODE = "def handler(event, context):\n    return None\n"
 
 
 @pytest.mark.parametrize("source, more, words", [
     (QUEUE, {}, "the service sqs does not exist here yet"),
     (STREAM, {"StartingPosition": "LATEST"}, "the service kinesis does not exist here yet"),
-    (TABLE, {"StartingPosition": "TRIM_HORIZON"}, "DynamoDB Streams"),
     ("arn:aws:kafka:us-east-1:000000000000:cluster/c/1", {"StartingPosition": "LATEST", "Topics": ["t1"]}, "MSK"),
     ("arn:aws:mq:us-east-1:000000000000:broker:b:1", {"Queues": ["q"]}, "Amazon MQ"),
     ("arn:aws:rds:us-east-1:000000000000:cluster:c", {"StartingPosition": "LATEST"}, "DocumentDB"),

@@ -129,6 +129,13 @@ const SERVICES: &[Service] = &[
         ],
     },
     Service {
+        folder: "dynamodbstreams",
+        module: "dynamodbstreams",
+        prefix: "",
+        open_enums: &[],
+        supported: &["DescribeStream", "GetRecords", "GetShardIterator", "ListStreams"],
+    },
+    Service {
         folder: "iam",
         module: "iam",
         prefix: "",

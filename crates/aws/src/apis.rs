@@ -80,6 +80,18 @@ static DYNAMODB: Api = Api {
     refusal_status: 400,
 };
 
+/// Shares its signing name, and the service behind it, with `DYNAMODB`.
+static DYNAMODB_STREAMS: Api = Api {
+    signing_name: "dynamodb",
+    host: "streams.dynamodb",
+    protocol: Protocol::Json("1.0"),
+    model: &generated::dynamodbstreams::MODEL,
+    constraints: Constraints::Service,
+    bad_json: SERIALIZATION,
+    error_namespace: "com.amazonaws.dynamodb.v20120810#",
+    refusal_status: 400,
+};
+
 static IAM: Api = Api {
     signing_name: "iam",
     host: "iam",
@@ -125,7 +137,8 @@ static STS: Api = Api {
 };
 
 /// Every model.
-pub(crate) static ALL: &[&Api] = &[&APIGATEWAY, &APIGATEWAY_V2, &DYNAMODB, &IAM, &LAMBDA, &LOGS, &STS];
+pub(crate) static ALL: &[&Api] =
+    &[&APIGATEWAY, &APIGATEWAY_V2, &DYNAMODB, &DYNAMODB_STREAMS, &IAM, &LAMBDA, &LOGS, &STS];
 
 /// The model that serves a path under a signing name.
 pub(crate) fn of(signing_name: &str, path: &str) -> Option<&'static Api> {
@@ -135,29 +148,37 @@ pub(crate) fn of(signing_name: &str, path: &str) -> Option<&'static Api> {
     ALL.iter().copied().find(|api| api.signing_name == signing_name)
 }
 
+/// The model that serves a request under a signing name: by its path, or by its `X-Amz-Target` where models share a name.
+pub(crate) fn of_request(signing_name: &str, path: &str, target: Option<&str>) -> Option<&'static Api> {
+    let prefix = target.and_then(|target| target.split_once('.')).map(|(prefix, _)| prefix);
+    let meant = |api: &&Api| api.signing_name == signing_name && prefix == Some(api.model.target_prefix);
+    ALL.iter().copied().find(meant).or_else(|| of(signing_name, path))
+}
+
 /// The signing name that an AWS host name means: `dynamodb.us-east-1.amazonaws.com`, `sts.amazonaws.com`.
 pub(crate) fn of_host(host: &str) -> Option<&'static str> {
     let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let name = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
-    let label = name.split('.').next()?;
-    ALL.iter().find(|api| api.host == label).map(|api| api.signing_name)
+    let meant = |api: &&&Api| name.strip_prefix(api.host).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    ALL.iter().find(meant).map(|api| api.signing_name)
 }
 
 /// The signing name that a value of `X-Amz-Target` means.
 pub(crate) fn of_target(target: &str) -> Option<&'static str> {
     let prefix = target.split_once('.')?.0;
-    if prefix == "DynamoDBStreams_20120810" {
-        return Some(DYNAMODB.signing_name);
-    }
     ALL.iter().find(|api| api.model.target_prefix == prefix).map(|api| api.signing_name)
 }
 
 /// Every operation of every model that the wire knows, as (service, operation): `apigateway`, `apigatewayv2`,
-/// `dynamodb`, `iam`, `lambda`, `logs`, `sts`. For the compatibility matrix.
+/// `dynamodb`, `dynamodbstreams`, `iam`, `lambda`, `logs`, `sts`. For the compatibility matrix.
 pub fn catalogue() -> impl Iterator<Item = (&'static str, &'static Operation)> {
     ALL.iter().flat_map(|api| {
-        let is_v2 = std::ptr::eq(*api, &APIGATEWAY_V2);
-        let service = if is_v2 { "apigatewayv2" } else { api.signing_name };
+        let is = |other: &'static Api| std::ptr::eq(*api, other);
+        let service = match api.signing_name {
+            _ if is(&APIGATEWAY_V2) => "apigatewayv2",
+            _ if is(&DYNAMODB_STREAMS) => "dynamodbstreams",
+            name => name,
+        };
         api.model.operations.iter().map(move |operation| (service, operation))
     })
 }

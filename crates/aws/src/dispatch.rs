@@ -103,7 +103,8 @@ impl Dispatcher {
         let request_id = self.random.uuid();
         let claim = sigv4::claim(&parts);
         let service = self.identify_by(&claim, &parts).map(|identified| identified.service).unwrap_or_default();
-        let api = apis::of(&service, parts.uri.path());
+        let target = parts.headers.get("x-amz-target").and_then(|value| value.to_str().ok());
+        let api = apis::of_request(&service, parts.uri.path(), target);
         let style = api.map_or_else(|| guessed_style(&service, &parts), |api| Style::from(api.protocol));
         let request = Request { parts, body, endpoint, request_id: &request_id };
         match self.answer(&service, api, claim, request).await {
@@ -198,7 +199,6 @@ fn of_target(api: &Api, parts: &Parts) -> Result<&'static Operation, Error> {
     let target = parts.headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let Some((prefix, name)) = target.split_once('.') else { return Err(unknown_operation(400)) };
     if prefix != api.model.target_prefix {
-        // DynamoDB Streams shares DynamoDB's signing name.
         return Err(match apis::of_target(target) {
             Some(_) => Error::not_implemented(format!("the target '{target}'")),
             None => unknown_operation(400),

@@ -155,8 +155,10 @@ async fn what_is_unknown_and_what_is_unsupported_are_told_apart() {
     assert_eq!((status, kind(&body).as_str()), (400, "UnknownOperationException"));
     let (status, _, body) = dynamodb("DynamoDB_20120810.ExportTableToPointInTime").await;
     assert_eq!((status, kind(&body).as_str()), (501, "NotImplementedException"));
-    let (status, _, body) = dynamodb("DynamoDBStreams_20120810.ListStreams").await;
-    assert_eq!((status, kind(&body).as_str()), (501, "NotImplementedException"));
+    // Streams of tables have a model of their own under the same signing name.
+    assert_eq!(dynamodb("DynamoDBStreams_20120810.ListStreams").await.0, 200);
+    let (status, _, body) = dynamodb("DynamoDBStreams_20120810.PutItem").await;
+    assert_eq!((status, kind(&body).as_str()), (400, "UnknownOperationException"));
     let (status, headers, _) = send(Mode::Up, Sent { path: "/2015-03-31/nonsense", ..Sent::default() }).await;
     assert_eq!((status, &headers["x-amzn-errortype"]), (404, &"UnknownOperationException".parse().unwrap()));
     for (service, code) in

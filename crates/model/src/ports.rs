@@ -9,7 +9,7 @@
 //! | `Meter`      | keep this usage record                      | services/usage; recorder      | compute              |
 //! | `LogSink`    | keep these log lines                        | services/logs; recorder       | compute              |
 //! | `EventTarget`| take this event for a resource of yours     | compute (functions); recorder | compute, services    |
-//! | `EventSource`| lease, ack, nack records of a queue, stream | doubles in tests              | compute, services    |
+//! | `EventSource`| lease, ack, nack records of a queue, stream | services/dynamodb; doubles    | compute, services    |
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

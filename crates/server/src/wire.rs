@@ -214,7 +214,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     // Over a database there may be other nodes, or have been: what they run is left to them until their leases end.
     config.async_queue.sole_node = matches!(base.opened.engine, StoreEngine::Embedded(_));
     config.streams.bytes_per_s = ground.config.serve.stream_rate;
-    let sources = sources();
+    let sources = sources(&base);
     let engine = Engine::new(EngineParts {
         store: base.store.clone(),
         catalog: base.functions.clone(),
@@ -318,9 +318,9 @@ fn set_limits(config: &mut EngineConfig, serve: &Serve) {
     }
 }
 
-/// The services whose queues and streams can be mapped to functions. None has any yet: whichever comes is named here.
-fn sources() -> Vec<Arc<dyn EventSource>> {
-    Vec::new()
+/// The services whose queues and streams can be mapped to functions.
+fn sources(base: &Base) -> Vec<Arc<dyn EventSource>> {
+    vec![Arc::new(base.tables.streams())]
 }
 
 fn dispatcher(base: &Base, engine: &Arc<Engine>, sources: Vec<Arc<dyn EventSource>>, mode: Mode) -> Dispatcher {

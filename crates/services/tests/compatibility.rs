@@ -50,13 +50,13 @@ fn services() -> BTreeMap<&'static str, Arc<dyn Service>> {
     let keys = Keys::dev(folder.path(), clock.clone(), random.clone()).unwrap();
     let apis: Arc<dyn Service> =
         Arc::new(ApiGatewayService::new(Apis::new(store.clone(), clock.clone(), random.clone(), "localhost")));
+    let tables: Arc<dyn Service> =
+        Arc::new(DynamoDb::new(store.clone(), clock.clone(), random.clone(), dynamodb::Config::default()));
     BTreeMap::from([
         ("apigateway", apis.clone()),
         ("apigatewayv2", apis),
-        (
-            "dynamodb",
-            Arc::new(DynamoDb::new(store.clone(), clock.clone(), random.clone(), dynamodb::Config::default())),
-        ),
+        ("dynamodb", tables.clone()),
+        ("dynamodbstreams", tables),
         ("iam", Arc::new(Iam::new(Roles::new(store.clone(), clock.clone())))),
         ("lambda", Arc::new(LambdaService::new(functions, Arc::new(Nobody), Vec::new(), Vec::new()))),
         ("logs", Logs::new(store, clock, random)),
@@ -164,11 +164,14 @@ const DIFFERENCES: &str = "
   concurrency of zero an event waits if its failure has no destination.
 - **Recursive loops** are stopped before the seventeenth call of one function, unless it allows them: they are seen by the trace header, which
   SDKs pass on, and along destinations. The record of an event that was stopped has the condition `RecursiveLoop`.
-- **Event source mappings**: their API, filters and pollers are there, but no service yet has queues or streams, so that every creation is
-  refused, in words that name the service. DynamoDB, Kinesis and SQS sources work as soon as their services come. A mapping outlives its
+- **Event source mappings** read streams of DynamoDB tables. Kinesis and SQS sources work as soon as their services come; until then their
+  creation is refused, in words that name the service. A mapping outlives its
   function, as in AWS, and takes nothing while the function is not there. Policies of sources are not evaluated: a source belongs to the
   caller's account and region. Up to 10 filters; there are no event source mapping logs (`LoggingConfig`), no keys for filters (`KMSKeyArn`)
   and no poller groups.
+- **Tables** are ready as soon as they are made, and every read is consistent, along global secondary indexes too. Item collections have no
+  limit of 10 GB; the bounds that `ReturnItemCollectionMetrics` tells are those of the whole table. A stream has one shard from its
+  beginning to its end; more calls at once come from `ParallelizationFactor`.
 - **Concurrency**: reserved concurrency and the account's limit throttle at once; rates per second are not limited.
 - **Freezing between calls** begins 100 ms after a function became idle, and only where it left something running; where the machine has no
   cgroup v2 that the server may write, what was left runs on. `--no-freeze` lets it run on everywhere.

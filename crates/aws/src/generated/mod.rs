@@ -10,6 +10,8 @@ pub(crate) mod apigatewayv2;
 #[rustfmt::skip]
 pub(crate) mod dynamodb;
 #[rustfmt::skip]
+pub(crate) mod dynamodbstreams;
+#[rustfmt::skip]
 pub(crate) mod iam;
 #[rustfmt::skip]
 pub(crate) mod lambda;

@@ -30,6 +30,12 @@ pub(super) enum Error {
     /// More at once than a table may have.
     #[error("{0}")]
     LimitExceeded(String),
+    /// What was asked for has been removed.
+    #[error("{0}")]
+    Trimmed(String),
+    /// An iterator that was not used in time.
+    #[error("{0}")]
+    ExpiredIterator(String),
     /// A condition does not hold; carries the item where the caller asked for it.
     #[error("The conditional request failed")]
     ConditionFailed(Option<Box<Item>>),
@@ -110,6 +116,8 @@ impl From<Error> for aws::Error {
             Error::NotFound(_) => Self::new(400, "ResourceNotFoundException", text),
             Error::TableNotFound(_) => Self::new(400, "TableNotFoundException", text),
             Error::InUse(_) => Self::new(400, "ResourceInUseException", text),
+            Error::Trimmed(_) => Self::new(400, "TrimmedDataAccessException", text),
+            Error::ExpiredIterator(_) => Self::new(400, "ExpiredIteratorException", text),
             Error::LimitExceeded(_) => Self::new(400, "LimitExceededException", text),
             Error::ConditionFailed(item) => {
                 let refusal = Self::new(400, "ConditionalCheckFailedException", text);

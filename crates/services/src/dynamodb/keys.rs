@@ -13,7 +13,9 @@
 //! | `w` | due, generation and index                                   | work on an index, offered to workers        |
 //! | `k` | account, region, client's token                             | what the token stands for, see `token`      |
 //! | `e` | second when due, kind, the rest of a token's key            | empty: what `expiry` is to remove           |
-//! | `s` | reserved: stream, commit number, records of streams         |                                             |
+//! | `d` | account, region, table name, label                          | the description of a stream, JSON           |
+//! | `s` | stream, commit number, ordinal                              | a record of a stream, see `stream`          |
+//! | `h` | stream                                                      | commit number and ordinal of the last record that was removed |
 //!
 //! Invariants
 //!   1. A generation is a random number that a table gets when it is created; a table of the same name created later
@@ -30,6 +32,7 @@ use sha2::{Digest, Sha256};
 use store::Range;
 use store::keys::Key;
 
+use super::stream::Place;
 use super::value::AttributeValue;
 
 const TABLE: u8 = b't';
@@ -39,7 +42,12 @@ const SIZE: u8 = b'b';
 const GARBAGE: u8 = b'g';
 const ENTRY: u8 = b'x';
 const WORK: u8 = b'w';
+const STREAM: u8 = b'd';
+const RECORD: u8 = b's';
+const TRIMMED: u8 = b'h';
 
+/// Bytes of the place of a record at the end of its key.
+const PLACE_BYTES: usize = 12;
 /// Bytes of a partition key that stand in the key of an index's entry.
 const PART_BYTES_MAX: usize = 192;
 const TOKEN: u8 = b'k';
@@ -286,4 +294,51 @@ pub(super) fn work() -> Bytes {
 /// The name of an index's work within the queue.
 pub(super) fn work_id(generation: u64, index: u64) -> Bytes {
     [generation.to_be_bytes(), index.to_be_bytes()].concat().into()
+}
+
+/// The description of a stream.
+pub(super) fn stream(account: &str, region: &str, table: &str, label: &str) -> Bytes {
+    key(STREAM).text(account).text(region).text(table).text(label).done()
+}
+
+/// The descriptions of the streams of an account in a region, of all tables or of one.
+pub(super) fn streams(account: &str, region: &str, table: Option<&str>) -> Range {
+    let all = key(STREAM).text(account).text(region);
+    Range::prefix(table.map_or(all.clone(), |table| all.text(table)).done())
+}
+
+/// The descriptions of all streams.
+pub(super) fn all_streams() -> Range {
+    Range::prefix(key(STREAM).done())
+}
+
+/// What all records of a stream begin with; the commit's number and an ordinal follow.
+pub(super) fn records(stream: u64) -> Bytes {
+    key(RECORD).number(stream).done()
+}
+
+/// The records of a stream after a place.
+pub(super) fn records_after(stream: u64, after: Place) -> Range {
+    let whole = Range::prefix(records(stream));
+    if after == Place::START {
+        return whole;
+    }
+    whole.beyond(key(RECORD).number(stream).number(after.commit).raw(&after.ordinal.to_be_bytes()).done())
+}
+
+/// The place that a record's key or a mark ends with.
+pub(super) fn place_of(bytes: &[u8]) -> Option<Place> {
+    let (_, place) = bytes.split_last_chunk::<PLACE_BYTES>()?;
+    let (commit, ordinal) = place.split_first_chunk()?;
+    Some(Place { commit: u64::from_be_bytes(*commit), ordinal: u32::from_be_bytes(ordinal.try_into().ok()?) })
+}
+
+/// The place of a record, as a mark holds it.
+pub(super) fn place_bytes(record: &[u8]) -> Vec<u8> {
+    record.split_last_chunk::<PLACE_BYTES>().map_or(Vec::new(), |(_, place)| place.to_vec())
+}
+
+/// Says up to where a stream's records were removed.
+pub(super) fn trimmed(stream: u64) -> Bytes {
+    key(TRIMMED).number(stream).done()
 }

@@ -1,11 +1,12 @@
 //! DynamoDB: tables of items with keys, conditions and expressions, durable before each answer.
 //!
-//! Operations: CreateTable, DescribeTable, ListTables, UpdateTable (billing, throughput, class, protection, indexes),
+//! Operations: CreateTable, DescribeTable, ListTables, UpdateTable (billing, throughput, class, protection, indexes,
+//! stream),
 //! DeleteTable, PutItem, GetItem, UpdateItem, DeleteItem, Query, Scan with parallel segments, BatchGetItem,
 //! BatchWriteItem, TransactGetItems, TransactWriteItems, TagResource, UntagResource, ListTagsOfResource, DescribeLimits, DescribeEndpoints,
-//! DescribeTimeToLive, DescribeContinuousBackups.
+//! DescribeTimeToLive, DescribeContinuousBackups. Of DynamoDB Streams: ListStreams, DescribeStream, GetShardIterator, GetRecords.
 //!
-//! Not here yet, and refused loudly: streams, PartiQL, expiry of items, backups,
+//! Not here yet, and refused loudly: PartiQL, expiry of items, backups,
 //! encryption with own keys, global tables.
 //!
 //! Invariants
@@ -13,10 +14,11 @@
 //!   2. Every write is decided on the item that it replaces: the commit expects that item's version and the table's
 //!      record unchanged, else the decision is made again.
 //!   3. Writers of one item queue in this process, so that a hot item costs its writers waiting, never failure.
-//!   4. Counters of items and bytes, and entries of secondary indexes, change in the commit that changes the item.
+//!   4. Counters of items and bytes, entries of secondary indexes and records of streams are written in the commit that
+//!      changes the item.
 //!
-//! Start reading at `ops`; the pure parts are `value`, `number`, `expression`, `update`, `table`, `index`, `access` and
-//! `query`.
+//! Start reading at `ops`; the pure parts are `value`, `number`, `expression`, `update`, `table`, `index`, `access`,
+//! `query` and `stream`.
 
 mod access;
 mod capacity;
@@ -31,6 +33,10 @@ mod legacy;
 mod number;
 mod ops;
 mod query;
+mod records;
+mod retention;
+mod source;
+mod stream;
 mod table;
 mod token;
 mod update;
@@ -45,6 +51,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base::{Clock, Random};
 use store::Store;
+
+pub use source::TableStreams;
 
 /// Fields that are accepted and described, and change nothing yet.
 pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str)] = &[
@@ -89,16 +97,23 @@ impl DynamoDb {
         Self { shared: Arc::new(ops::Shared::new(store, clock, random, config)) }
     }
 
-    /// The background work: removes the items of deleted tables, fills and empties indexes, forgets clients' tokens whose
-    /// time is over. Ends when the store is closed; may be dropped at any time and started again, also on several nodes at
-    /// once.
+    /// The streams of the tables, for pollers.
+    pub fn streams(&self) -> TableStreams {
+        TableStreams { shared: self.shared.clone() }
+    }
+
+    /// The background work: removes the items of deleted tables and old records of streams, fills and empties indexes,
+    /// forgets clients' tokens whose time is over. Ends when the store is closed; may be dropped at any time and started
+    /// again, also on several nodes at once.
     pub async fn run(&self) {
-        tokio::join!(worker::run(&self.shared), indexing::run(&self.shared), expiry::run(&self.shared));
+        let (removal, indexes) = (worker::run(&self.shared), indexing::run(&self.shared));
+        tokio::join!(removal, indexes, expiry::run(&self.shared), retention::run(&self.shared));
     }
 
     /// One round of the background work; returns how many things it wrote and removed.
     pub async fn sweep(&self) -> Result<usize, aws::Error> {
-        let done = worker::sweep(&self.shared).await? + expiry::sweep(&self.shared).await?;
+        let removed = worker::sweep(&self.shared).await? + expiry::sweep(&self.shared).await?;
+        let done = removed + retention::round(&self.shared).await?;
         match indexing::step(&self.shared).await? {
             // Work that found nothing to write is work all the same.
             indexing::Step::Worked(entries) => Ok(done + entries.max(1)),

@@ -15,6 +15,7 @@ use serde_json::{Value as Json, json};
 use super::error::{Error, Result, invalid};
 use super::index::{self, Index};
 use super::keys;
+use super::stream::Stream;
 use super::value::{AttributeValue, Item};
 
 /// Most bytes of a partition key.
@@ -72,6 +73,9 @@ pub(super) struct Table {
     /// Secondary indexes: local ones first, then global ones, each in the order in which they were made.
     #[serde(default)]
     pub(super) indexes: Vec<Index>,
+    /// The latest stream.
+    #[serde(default)]
+    pub(super) stream: Option<Stream>,
 }
 
 /// What a table or an index has.
@@ -244,6 +248,14 @@ impl Table {
         }
         if let Some(class) = &self.class {
             description["TableClassSummary"] = json!({ "TableClass": class });
+        }
+        if let Some(stream) = &self.stream {
+            description["LatestStreamLabel"] = json!(stream.label);
+            description["LatestStreamArn"] = json!(stream.arn(self));
+            if stream.enabled {
+                description["StreamSpecification"] =
+                    json!({ "StreamEnabled": true, "StreamViewType": stream.view.name() });
+            }
         }
         for (member, local) in [("LocalSecondaryIndexes", true), ("GlobalSecondaryIndexes", false)] {
             let own = self.indexes.iter().zip(counts).filter(|(index, _)| index.local == local);

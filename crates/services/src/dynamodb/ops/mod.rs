@@ -16,6 +16,8 @@ mod pages;
 mod request;
 mod schema;
 mod schema_rules;
+mod stream_updates;
+mod streams;
 mod tables;
 mod tags;
 mod transactions;
@@ -105,6 +107,10 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "DescribeEndpoints" => Ok(tables::endpoints(&call.endpoint)),
         "DescribeTimeToLive" => tables::time_to_live(shared, &place, &request).await,
         "DescribeContinuousBackups" => tables::continuous_backups(shared, &place, &request).await,
+        "ListStreams" => streams::list(shared, &place, &request).await,
+        "DescribeStream" => streams::describe(shared, &place, &request).await,
+        "GetShardIterator" => streams::iterator(shared, &place, &request).await,
+        "GetRecords" => streams::records(shared, &place, &request).await,
         "TagResource" => tags::tag(shared, &place, &request).await,
         "UntagResource" => tags::untag(shared, &place, &request).await,
         "ListTagsOfResource" => tags::list(shared, &place, &request).await,

@@ -11,9 +11,12 @@ use super::super::error::{Error, Result, invalid};
 use super::super::index::Index;
 use super::super::indexing;
 use super::super::keys;
+use super::super::records;
+use super::super::stream::View;
 use super::super::table::{Billing, Count, Table};
 use super::request::{Request, Rule, report, wrong_type};
 use super::schema::{self, Schema};
+use super::stream_updates::{self, SwitchedOn};
 use super::{ATTEMPTS_MAX, Found, Place, Shared, index_updates, schema_rules, tags};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
@@ -47,8 +50,15 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
         TABLE_CLASS,
     ])?;
     wrong.extend(schema_rules::of_creation(request)?);
+    wrong.extend(stream_updates::broken_members(request)?);
     report(wrong)?;
-    let table = asked_for(shared, place, request)?;
+    let mut table = asked_for(shared, place, request)?;
+    if let Some(view) = stream_updates::of_creation(request)? {
+        // Streams outlive their tables: one of this name may have had one a moment ago.
+        let last = keys::streams(&place.account, &place.region, Some(&table.name)).reversed().rows(1);
+        let last = shared.store.range(&last).await?.entries.first().map(records::description).transpose()?;
+        table.stream = Some(switched_on(shared, view).await?.stream(last.as_ref().map(|last| &last.stream)));
+    }
     let name = &table.name;
     let key = keys::table(&place.account, &place.region, name);
     let exists = || Error::InUse(format!("Table already exists: {name}"));
@@ -64,6 +74,10 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
         .put(key, record)
         .put(keys::count(table.generation), zero.clone())
         .put(keys::size(table.generation), zero);
+    let txn = match &table.stream {
+        Some(stream) => stream_updates::described(txn, &table, stream, None)?,
+        None => txn,
+    };
     match shared.store.commit(txn).await {
         Ok(_) => {
             let none = vec![Count::default(); table.indexes.len()];
@@ -102,6 +116,7 @@ fn asked_for(shared: &Shared, place: &Place, request: &Request) -> Result<Table>
         class: class(request)?,
         tags: tags::read(request)?.unwrap_or_default(),
         indexes,
+        stream: None,
     })
 }
 
@@ -151,9 +166,6 @@ fn refuse_unsupported(request: &Request) -> Result<()> {
         let value = request.map(member)?.and_then(|map| map.get(flag));
         value.map_or(Ok(false), |value| value.as_bool().ok_or_else(wrong_type))
     };
-    if on("StreamSpecification", "StreamEnabled")? {
-        return Err(Error::NotImplemented("StreamSpecification of CreateTable yet".into()));
-    }
     if on("SSESpecification", "Enabled")? {
         return Err(Error::NotImplemented("SSESpecification of CreateTable".into()));
     }
@@ -293,19 +305,45 @@ fn change_billing(table: &mut Table, billing: &Billing, keeps_mode: bool) -> Res
 }
 
 /// Members of UpdateTable of which one at least is needed.
-const CHANGES: &[&str] =
-    &["BillingMode", "ProvisionedThroughput", "TableClass", "DeletionProtectionEnabled", "GlobalSecondaryIndexUpdates"];
+const CHANGES: &[&str] = &[
+    "BillingMode",
+    "ProvisionedThroughput",
+    "TableClass",
+    "DeletionProtectionEnabled",
+    "StreamSpecification",
+    "GlobalSecondaryIndexUpdates",
+];
+
+/// What a stream needs that is switched on now.
+async fn switched_on(shared: &Shared, view: View) -> Result<SwitchedOn> {
+    let opened = shared.store.snapshot().await?.version();
+    Ok(SwitchedOn { view, number: shared.random.next_u64(), opened, now_ms: shared.clock.now_ms() })
+}
+
+/// What cannot be changed in one call.
+fn check_together(bills: bool, updates: &[index_updates::IndexUpdate<'_>], streams: bool) -> Result<()> {
+    let online = updates.iter().any(index_updates::IndexUpdate::is_online);
+    match (bills, online, streams) {
+        (true, true, _) => invalid(format!("{PARAMETERS}You cannot create or delete index while updating table IOPS")),
+        (true, _, true) => invalid(format!("{PARAMETERS}You cannot modify stream status while updating table IOPS")),
+        (_, true, true) => {
+            invalid(format!("{PARAMETERS}You cannot create or delete index while changing stream status"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// `UpdateTable`
 pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("UpdateTable", &[CHANGES, &["TableName", "AttributeDefinitions"]].concat())?;
     let mut wrong = request.broken(&[Rule::Required("TableName"), BILLING_MODE, TABLE_CLASS])?;
     wrong.extend(schema_rules::of_update(request)?);
+    wrong.extend(stream_updates::broken_members(request)?);
     report(wrong)?;
     let name = request.table_name(place)?;
     let list = request.list("GlobalSecondaryIndexUpdates")?.map_or(&[][..], Vec::as_slice);
     if CHANGES.iter().all(|member| request.get(member).is_none())
-        || (list.is_empty() && CHANGES[..4].iter().all(|member| request.get(member).is_none()))
+        || (list.is_empty() && CHANGES[..5].iter().all(|member| request.get(member).is_none()))
     {
         return invalid(
             "At least one of ProvisionedThroughput, BillingMode, UpdateStreamEnabled, GlobalSecondaryIndexUpdates or \
@@ -315,9 +353,12 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     let billing = updated_billing(request, shared.clock.now_ms())?;
     let updates = index_updates::read(list)?;
     let definitions = schema::definitions(request)?;
-    if billing.is_some() && updates.iter().any(index_updates::IndexUpdate::is_online) {
-        return invalid(format!("{PARAMETERS}You cannot create or delete index while updating table IOPS"));
-    }
+    let stream = stream_updates::of_update(request)?;
+    check_together(billing.is_some(), &updates, stream.is_some())?;
+    let switched_on = match stream {
+        Some(Some(view)) => Some(switched_on(shared, view).await?),
+        _ => None,
+    };
     let (class, protection) = (class(request)?, request.flag("DeletionProtectionEnabled")?);
     let keeps_mode = request.get("BillingMode").is_none();
     let number = shared.random.next_u64();
@@ -331,10 +372,18 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
             table.class = Some(class.clone());
         }
         table.deletion_protection = protection.unwrap_or(table.deletion_protection);
-        work.map_or(Ok(Txn::new()), |number| indexing::offered(Txn::new(), table, number))
+        let txn = match (stream, &switched_on) {
+            (Some(None), _) => stream_updates::disable(Txn::new(), table, shared.clock.now_ms())?,
+            (_, Some(on)) => stream_updates::enable(Txn::new(), table, on)?,
+            _ => Txn::new(),
+        };
+        match work {
+            Some(number) => indexing::offered(txn, table, number),
+            None => Ok(txn),
+        }
     })
     .await?;
-    let status = if updates.is_empty() { "ACTIVE" } else { "UPDATING" };
+    let status = if updates.is_empty() && stream.is_none() { "ACTIVE" } else { "UPDATING" };
     Ok(json!({ "TableDescription": description(shared, &table, status).await? }))
 }
 
@@ -351,10 +400,13 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
             );
         }
         let description = description(shared, &found.table, "DELETING").await?;
-        let txn = Txn::new()
-            .expect_version(found.key.clone(), found.version)
-            .delete(found.key)
-            .put(keys::garbage(found.table.generation), Vec::new());
+        let mut table = (*found.table).clone();
+        let txn = if table.stream.as_ref().is_some_and(|stream| stream.enabled) {
+            stream_updates::disable(Txn::new(), &mut table, shared.clock.now_ms())?
+        } else {
+            Txn::new()
+        };
+        let txn = found.expect(txn).delete(found.key.clone()).put(keys::garbage(table.generation), Vec::new());
         match shared.store.commit(txn).await {
             Ok(_) => return Ok(json!({ "TableDescription": description })),
             Err(StoreError::Conflict | StoreError::TooOld) => {}

@@ -1,5 +1,5 @@
-//! The writes of one change of an item: the item, its counters and its entries in indexes, in one transaction with whatever
-//! else the call does.
+//! The writes of one change of an item: the item, its counters, its entries in indexes and its record in the table's stream,
+//! in one transaction with whatever else the call does.
 //!
 //! Invariants
 //!   1. `Shared::write_item` is the only place that writes an item.
@@ -11,6 +11,7 @@ use store::{Entry, Txn};
 
 use super::super::error::Result;
 use super::super::index::{self, IndexChange, State};
+use super::super::stream::{self, Stream};
 use super::super::table::ItemKey;
 use super::super::value::{Item, item_size};
 use super::super::{item, keys};
@@ -23,6 +24,7 @@ pub(in super::super) struct ItemWrite<'a> {
     entry: Option<&'a Entry>,
     before: Option<&'a Item>,
     after: Option<&'a Item>,
+    by_expiry: bool,
 }
 
 impl<'a> ItemWrite<'a> {
@@ -35,7 +37,14 @@ impl<'a> ItemWrite<'a> {
         before: Option<&'a Item>,
         after: Option<&'a Item>,
     ) -> Self {
-        Self { found, key, entry, before, after }
+        Self { found, key, entry, before, after, by_expiry: false }
+    }
+
+    /// The same, not by a caller: the table removes the item, since its time has come. The stream says so.
+    #[allow(dead_code, reason = "nothing expires yet")]
+    pub(in super::super) fn by_expiry(mut self) -> Self {
+        self.by_expiry = true;
+        self
     }
 }
 
@@ -43,7 +52,7 @@ impl Shared {
     /// Appends to `txn` all that the change writes, and what it expects. Where there is neither an item before nor after,
     /// these are only the expectations. One transaction may hold many of them, each of another item.
     pub(in super::super) async fn write_item(&self, txn: Txn, write: &ItemWrite<'_>) -> Result<Txn> {
-        let ItemWrite { found, key, entry, before, after } = *write;
+        let ItemWrite { found, key, entry, before, after, by_expiry } = *write;
         let mut txn = found.expect(txn).expect_unchanged(key.store.clone(), entry);
         txn = match (before, after) {
             (None, None) => return Ok(txn),
@@ -55,6 +64,11 @@ impl Shared {
         txn = count(txn, keys::count(generation), keys::size(generation), size(before), size(after));
         for change in index::changes(&found.table, before, after) {
             txn = self.write_entry(txn, generation, change).await?;
+        }
+        if let Some(Stream { number, view, .. }) = found.table.stream.as_ref().filter(|stream| stream.enabled)
+            && let Some(record) = stream::change(*view, by_expiry, self.clock.now_ms(), &key.attributes, before, after)
+        {
+            txn = put_record(txn, *number, record);
         }
         Ok(txn)
     }
@@ -83,6 +97,12 @@ impl Shared {
             None => txn,
         })
     }
+}
+
+/// Adds a record to a stream. Its place among the writes tells it from others of the same commit, in their order.
+pub(super) fn put_record(txn: Txn, stream: u64, record: Vec<u8>) -> Txn {
+    let ordinal = u32::try_from(txn.ops.len()).unwrap_or(u32::MAX);
+    txn.put_numbered(keys::records(stream), ordinal.to_be_bytes().to_vec(), record)
 }
 
 /// Brings a pair of counters up to date, where something of one size was and something of another is.

@@ -14,6 +14,7 @@ mod legacy;
 mod pages;
 mod pure;
 mod sequences;
+mod streams;
 mod tables;
 mod transactions;
 

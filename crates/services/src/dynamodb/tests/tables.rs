@@ -132,10 +132,10 @@ async fn wrong_tables_are_refused() {
 async fn what_is_not_supported_is_said() {
     let bench = Bench::new();
     let mut input = create_input("items", &[("id", "S")]);
-    input["StreamSpecification"] = json!({ "StreamEnabled": true, "StreamViewType": "KEYS_ONLY" });
+    input["SSESpecification"] = json!({ "Enabled": true });
     let error = bench.call("CreateTable", input).await.unwrap_err();
     assert_eq!((error.status, error.code.as_str()), (501, "NotImplementedException"));
-    assert!(error.message.contains("StreamSpecification"));
+    assert!(error.message.contains("SSESpecification"));
     let mut input = create_input("items", &[("id", "S")]);
     input["ResourcePolicy"] = json!("{}");
     assert!(bench.call("CreateTable", input).await.unwrap_err().message.contains("ResourcePolicy"));

@@ -1,0 +1,190 @@
+"""Streams of tables: DynamoDB Streams through boto3, and functions that a stream wakes."""
+
+import json
+import time
+
+import pytest
+
+from conftest import name_of, refused, wait_for
+from test_dynamodb import make
+
+ON = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+
+
+@pytest.fixture
+def table(server):
+    """A table with a stream, as a resource."""
+    return server.resource("dynamodb").Table(make(server, StreamSpecification=ON))
+
+
+def arn_of(table):
+    return table.meta.client.describe_table(TableName=table.name)["Table"]["LatestStreamArn"]
+
+
+def read(streams, arn, kind="TRIM_HORIZON", **more):
+    """All records from there on."""
+    shard = streams.describe_stream(StreamArn=arn)["StreamDescription"]["Shards"][0]["ShardId"]
+    iterator = streams.get_shard_iterator(StreamArn=arn, ShardId=shard, ShardIteratorType=kind, **more)["ShardIterator"]
+    records = []
+    while iterator:
+        page = streams.get_records(ShardIterator=iterator)
+        records += page["Records"]
+        iterator = page["Records"] and page.get("NextShardIterator")
+    return records
+
+
+def test_changes_are_read_as_they_were_made(server, table):
+    streams = server.client("dynamodbstreams")
+    arn = arn_of(table)
+    table.put_item(Item={"pk": "a", "n": 1, "bytes": b"\x00\xff"})
+    table.update_item(Key={"pk": "a"}, UpdateExpression="SET n = n + :one", ExpressionAttributeValues={":one": 1})
+    table.update_item(Key={"pk": "a"}, UpdateExpression="SET n = n + :none", ExpressionAttributeValues={":none": 0})
+    table.delete_item(Key={"pk": "a"})
+    records = read(streams, arn)
+    assert [record["eventName"] for record in records] == ["INSERT", "MODIFY", "REMOVE"]
+    changed = records[1]["dynamodb"]
+    assert changed["Keys"] == {"pk": {"S": "a"}}
+    assert changed["OldImage"] == {"pk": {"S": "a"}, "n": {"N": "1"}, "bytes": {"B": b"\x00\xff"}}
+    assert changed["NewImage"]["n"] == {"N": "2"}
+    assert abs(changed["ApproximateCreationDateTime"].timestamp() - time.time()) < 60
+    numbers = [int(record["dynamodb"]["SequenceNumber"]) for record in records]
+    assert numbers == sorted(set(numbers))
+    second = records[1]["dynamodb"]["SequenceNumber"]
+    assert read(streams, arn, "AT_SEQUENCE_NUMBER", SequenceNumber=second) == records[1:]
+    assert read(streams, arn, "AFTER_SEQUENCE_NUMBER", SequenceNumber=second) == records[2:]
+    assert read(streams, arn, "LATEST") == []
+    described = streams.describe_stream(StreamArn=arn)["StreamDescription"]
+    assert (described["StreamStatus"], described["TableName"]) == ("ENABLED", table.name)
+    assert described["KeySchema"] == [{"AttributeName": "pk", "KeyType": "HASH"}]
+    listed = streams.list_streams(TableName=table.name)["Streams"]
+    assert listed == [{"StreamArn": arn, "TableName": table.name, "StreamLabel": described["StreamLabel"]}]
+
+
+def test_a_stream_ends_and_another_begins(server, table):
+    client, streams = table.meta.client, server.client("dynamodbstreams")
+    arn = arn_of(table)
+    table.put_item(Item={"pk": "a"})
+    assert refused(client.update_table, TableName=table.name, StreamSpecification=ON) == (
+        400, "ValidationException", f"Table already has an enabled stream: TableName: {table.name}",
+    )
+    client.update_table(TableName=table.name, StreamSpecification={"StreamEnabled": False})
+    table.put_item(Item={"pk": "b"})
+    described = streams.describe_stream(StreamArn=arn)["StreamDescription"]
+    assert described["StreamStatus"] == "DISABLED"
+    assert "EndingSequenceNumber" in described["Shards"][0]["SequenceNumberRange"]
+    assert [record["dynamodb"]["Keys"]["pk"]["S"] for record in read(streams, arn)] == ["a"]
+    client.update_table(TableName=table.name, StreamSpecification=ON)
+    assert arn_of(table) != arn
+    client.delete_table(TableName=table.name)
+    # A stream outlives its table.
+    assert len(read(streams, arn)) == 1
+    absent = arn[:-1] + "x"
+    assert refused(streams.describe_stream, StreamArn=absent) == (
+        400, "ResourceNotFoundException", f"Requested resource not found: Stream: {absent} not found",
+    )
+
+
+HANDLER = """
+import json
+def handler(event, context):
+    print("GOT " + json.dumps(event))
+    bad = [r for r in event["Records"] if r["dynamodb"]["Keys"]["pk"]["S"].startswith("bad")]
+    return {"batchItemFailures": [{"itemIdentifier": r["dynamodb"]["SequenceNumber"]} for r in bad[:1]]}
+"""
+
+
+def events_of(server, function):
+    """The events that a function has printed."""
+    logs = server.client("logs")
+    try:
+        pages = logs.get_paginator("filter_log_events").paginate(logGroupName=f"/aws/lambda/{function}", filterPattern="GOT")
+        lines = [event["message"] for page in pages for event in page["events"]]
+    except logs.exceptions.ResourceNotFoundException:
+        return []
+    return [json.loads(line.split("GOT ", 1)[1]) for line in lines]
+
+
+def keys_of(events):
+    return [record["dynamodb"]["Keys"]["pk"]["S"] for event in events for record in event["Records"]]
+
+
+def mapped(server, function, arn, **settings):
+    """A mapping from a stream to a function, ready."""
+    client = server.client("lambda")
+    made = client.create_event_source_mapping(
+        FunctionName=function, EventSourceArn=arn, **{"StartingPosition": "TRIM_HORIZON", **settings})
+    state = lambda: client.get_event_source_mapping(UUID=made["UUID"])["State"]
+    wait_for(lambda: state() == "Enabled", "the mapping is enabled")
+    return made["UUID"]
+
+
+def test_a_function_gets_the_changes_of_a_table(server, table):
+    function = server.function(HANDLER)
+    arn = arn_of(table)
+    table.put_item(Item={"pk": "before"})
+    mapping = mapped(server, function, arn)
+    for number in range(5):
+        table.put_item(Item={"pk": f"a{number}", "n": number})
+    table.delete_item(Key={"pk": "a0"})
+    expected = ["before", "a0", "a1", "a2", "a3", "a4", "a0"]
+    wait_for(lambda: keys_of(events_of(server, function)) == expected, "the function has got all changes, in order")
+    records = [record for event in events_of(server, function) for record in event["Records"]]
+    assert [record["eventName"] for record in records] == ["INSERT"] * 6 + ["REMOVE"]
+    record = records[1]
+    assert set(record) == {
+        "eventID", "eventName", "eventVersion", "eventSource", "awsRegion", "dynamodb", "eventSourceARN",
+    }
+    assert (record["eventSource"], record["eventVersion"], record["eventSourceARN"]) == ("aws:dynamodb", "1.1", arn)
+    assert record["dynamodb"]["NewImage"] == {"pk": {"S": "a0"}, "n": {"N": "0"}}
+    assert record["dynamodb"]["StreamViewType"] == "NEW_AND_OLD_IMAGES"
+    server.client("lambda").delete_event_source_mapping(UUID=mapping)
+
+
+def test_filters_and_partial_failures(server, table):
+    function = server.function(HANDLER)
+    pattern = {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"wanted": {"BOOL": [True]}}}}
+    mapping = mapped(
+        server, function, arn_of(table), FilterCriteria={"Filters": [{"Pattern": json.dumps(pattern)}]},
+        FunctionResponseTypes=["ReportBatchItemFailures"], MaximumRetryAttempts=1, BatchSize=10,
+        MaximumBatchingWindowInSeconds=1,
+    )
+    for key, wanted in [("a", True), ("b", False), ("bad", True), ("c", True)]:
+        table.put_item(Item={"pk": key, "wanted": wanted})
+    table.delete_item(Key={"pk": "a"})
+    # What failed is tried again, then given up; what comes after it is handled.
+    wait_for(lambda: keys_of(events_of(server, function)).count("bad") == 2, "the failure is tried again")
+    wait_for(lambda: keys_of(events_of(server, function))[-1] == "c", "the rest is handled")
+    assert "b" not in keys_of(events_of(server, function))
+    server.client("lambda").delete_event_source_mapping(UUID=mapping)
+
+
+def test_a_mapping_goes_on_after_a_kill(own_server):
+    server = own_server("dev")
+    table = server.resource("dynamodb").Table(make(server, StreamSpecification=ON))
+    function = server.function(HANDLER)
+    mapped(server, function, arn_of(table))
+    table.put_item(Item={"pk": "before"})
+    wait_for(lambda: keys_of(events_of(server, function)) == ["before"], "the function has got the first change")
+    server.process.kill()
+    server.process.wait()
+    server.start()
+    table = server.resource("dynamodb").Table(table.name)
+    table.put_item(Item={"pk": "after"})
+    wait_for(lambda: "after" in keys_of(events_of(server, function)), "the function gets changes again")
+
+
+def test_a_source_that_is_not_there_is_refused(server, table):
+    client = server.client("lambda")
+    function = server.function(HANDLER)
+    arn = arn_of(table)[:-1] + "x"
+    status, code, message = refused(
+        client.create_event_source_mapping, FunctionName=function, EventSourceArn=arn, StartingPosition="LATEST")
+    assert (status, code) == (400, "InvalidParameterValueException")
+    assert arn in message
+
+
+def test_the_cli_reaches_streams(server, table):
+    from test_aws_cli import aws
+
+    listed = aws(server, "dynamodbstreams", "list-streams", "--table-name", table.name)
+    assert [stream["StreamArn"] for stream in listed["Streams"]] == [arn_of(table)]
