@@ -3,7 +3,9 @@
 What is installed is kept below `.cache/peers` and used again.
 """
 import functools
+import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -74,6 +76,34 @@ def boto3_package(salt=None):
     return zipped({**files, **salted(salt)})
 
 
+def has_java():
+    """Whether this host can compile and run Java, and Maven can bring what that needs."""
+    return shutil.which("javac") is not None and shutil.which("mvn") is not None
+
+
+@functools.cache
+def java_folder():
+    """The classes of the handler and of its bare server, with the jars that they need, made once."""
+    pom = os.path.join(ROOT, "tests", "java", "pom.xml")
+    sources = [os.path.join(HERE, "functions", "java", "Hello.java"), os.path.join(HERE, "peers", "HttpJava.java")]
+    made = hashlib.sha256(b"".join(open(source, "rb").read() for source in sources)).hexdigest()[:12]
+    script = (
+        f'mvn -q -B -f {shlex.quote(pom)} dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$1" >&2 && '
+        f'javac --release 11 -cp "$1/*" -d "$1" {shlex.join(sources)}'
+    )
+    return installed(f"java-{made}", ["sh", "-c", script, "java"])
+
+
+def java_package(salt=None):
+    folder = java_folder()
+    files = {}
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        with open(path, "rb") as source:
+            files[name if name.endswith(".class") else f"lib/{name}"] = (source.read(), 0o644)
+    return zipped({**files, **salted(salt)})
+
+
 def installed(name, command):
     """The folder of a peer, made by the command if it is not there yet; the folder is the command's last argument."""
     folder = os.path.join(CACHE, name)
@@ -95,6 +125,10 @@ def node_peer(port):
 
 def python_peer(port):
     return [real_python(), os.path.join(HERE, "peers", "http_python.py"), os.path.join(HERE, "functions", "python"), str(port)]
+
+
+def java_peer(port):
+    return ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{java_folder()}:{java_folder()}/*", "HttpJava", str(port)]
 
 
 def boto3_peer(port, module="handler"):

@@ -31,6 +31,8 @@ ROOT = os.path.dirname(HERE)
 PROGRAM = os.path.join(ROOT, "target", "store-bench", "release", "store-bench")
 PARTS = ("commits", "sustained", "reads", "queue")
 SUBJECTS = ("dunlin", "sqlite", "redb", "lmdb", "fjall")
+# Of commits only: a group commit that keeps no tree, which shows what a flush in flight and one's own cost alone.
+COMMITTED = SUBJECTS + ("log",)
 READERS = ("dunlin", "sqlite", "sqlite-large", "redb", "lmdb", "fjall")
 COMMITTERS = (1, 4, 16, 64)
 # The figures that the project promises; a run says whether they were met.
@@ -103,10 +105,10 @@ class Bench:
         return figures
 
     def commits(self):
-        seen = {count: {name: [] for name in ("probe",) + SUBJECTS} for count in COMMITTERS}
+        seen = {count: {name: [] for name in ("probe",) + COMMITTED} for count in COMMITTERS}
         for _ in range(self.options.rounds):
             for count, rows in seen.items():
-                for name in SUBJECTS:
+                for name in COMMITTED:
                     # Before each, so that the probe sees what the subjects see of the machine.
                     rows["probe"].append(self.run("probe", "disk", 1))
                     rows[name].append(self.run("commits", name, self.options.seconds, count))
@@ -236,7 +238,7 @@ def commit_lines(rows):
         probe = subjects["probe"]
         lines.append(f"| *append of 512 bytes, fdatasync* | *1* | | {shown(probe['append_p50_us'])} | {shown(probe['append_p99_us'])} | | | | | |")
         lines.append(f"| *overwrite of 4 KiB, DSYNC* | *1* | | {shown(probe['overwrite_p50_us'])} | {shown(probe['overwrite_p99_us'])} | | | | | |")
-        for name in SUBJECTS:
+        for name in COMMITTED:
             row = subjects[name]
             lines.append(f"| {name} | {count} | " + " | ".join(shown(row[field]) for field in (
                 "rate", "p50_us", "p99_us", "p999_us", "cpu_us", "faults", "anonymous_mib", "page_cache_mib")) + " |")

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
-# in tests/js/node_modules, packages with native code in .cache/native.
+# in tests/js/node_modules, packages with native code in .cache/native, a JDK with Maven and jars in .cache/java.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -59,4 +59,27 @@ if [ ! -e "$native/.node" ]; then
             echo "$package could not be installed: its test is skipped" >&2
         fi
     done
+fi
+
+# A JDK with Maven, and what Java functions are compiled with.
+if ! command -v javac >/dev/null || ! command -v mvn >/dev/null; then
+    if command -v apt-get >/dev/null; then
+        sudo=""
+        [ "$(id -u)" = 0 ] || sudo=sudo
+        $sudo apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq default-jdk-headless maven >/dev/null
+    else
+        echo "javac and mvn are not there: the tests of Java functions are skipped" >&2
+    fi
+fi
+java=.cache/java
+if command -v mvn >/dev/null && ! cmp -s tests/java/pom.xml "$java/.installed"; then
+    rm -rf "$java"
+    mkdir -p "$java"
+    if (cd tests/java && mvn -q -B dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$PWD/../../$java/lib" >&2); then
+        cp tests/java/pom.xml "$java/.installed"
+    else
+        rm -rf "$java"
+        echo "the jars could not be installed: the tests of Java functions are skipped" >&2
+    fi
 fi

@@ -12,7 +12,7 @@ import machine
 from bench import Peer, at_most
 from calls import first_call, get, post
 from packages import (
-    ROOT, boto3_package, boto3_peer, imports_peer, node_package, node_peer, node_runtime, python_package, python_peer, python_runtime,
+    ROOT, boto3_package, boto3_peer, has_java, imports_peer, java_package, java_peer, node_package, node_peer, node_runtime, python_package, python_peer, python_runtime,
 )
 from parts.warm import native_package
 
@@ -22,8 +22,10 @@ PROMISED = {
     # Its client is the function's own work, which only SnapStart has behind it.
     "python, boto3, requests and a client": (None, None),
     "python, boto3, requests and a client, SnapStart": (12, 1 / 30), "items-api (TypeScript, aws-sdk v2)": (None, 1 / 2),
+    "java hello": (12, 1 / 5), "provided (native)": (3, None),
 }
 
+JAVA = "java17"
 # First calls before those that are measured, and what the platform has of time to prepare after each.
 BEFORE, PREPARES_S = 2, 3
 
@@ -52,6 +54,9 @@ class Cold:
                 ("PYTHONNODEBUGRANGES", boto3_peer, python_runtime()), "handler.handler", boto3_package),
             "provided (native)": ((None, None, "provided.al2023"), "bootstrap", lambda salt=None: native_package(self.bench, salt)),
         }
+        if has_java():
+            self.run_dunlin("runtimes", "add", JAVA)
+            kinds["java hello"] = (("JAVA_TOOL_OPTIONS", java_peer, JAVA), "Hello", java_package)
         rows = {}
         for kind, ((variable, peer, runtime), handler, package) in kinds.items():
             name = kind.split(",")[0].replace(" ", "-").replace("(", "").replace(")", "") + str(len(kind))
@@ -69,7 +74,7 @@ class Cold:
             self.server.renew(f"cold-{name}", turn)
             self.renewed_call(request, seen)
             if variable:
-                self.server.renew(f"cold-{name}", turn, {variable: "1"})
+                self.server.renew(f"cold-{name}", turn, {variable: "-Dearly=1" if variable.startswith("JAVA") else "1"})
                 cold = self.after_a_while(request)
                 seen["empty"].append(cold - self.warm_call(request))
             new = f"cold-{name}-{turn}"
@@ -133,9 +138,7 @@ class Cold:
         seen["extra"].append(taken - self.warm_call(request))
 
     def cold_of_items(self, rounds):
-        command = [self.bench.options.dunlin, "deploy", os.path.join(ROOT, "examples", "items-api"), "--json", "--endpoint",
-                   f"http://127.0.0.1:{self.server.port}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+        done = self.run_dunlin("deploy", os.path.join(ROOT, "examples", "items-api"), "--json")
         if done.returncode != 0:
             return {"error": (done.stderr.strip().splitlines() or ["deploy failed"])[-1]}
         deployed = json.loads(done.stdout)
@@ -154,6 +157,11 @@ class Cold:
             seen["fresh"].append((time.perf_counter() - begin) * 1e3)
         inits = [line for line in self.server.reports(name) if "Init Duration" in line][1:]
         return cold_row(seen, inits)
+
+    def run_dunlin(self, *arguments):
+        """Runs the program as a client of the server."""
+        command = [self.bench.options.dunlin, *arguments, "--endpoint", f"http://127.0.0.1:{self.server.port}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
 
     def bundle_of(self, name):
         """The deployed package of a function, unpacked; its handler's file."""
@@ -191,7 +199,7 @@ def cold_row(seen, inits):
 def promises(found):
     promised = {}
     for kind, (most_ms, of_fresh) in PROMISED.items():
-        row = found[kind]
+        row = found.get(kind, {"error": "not measured: this host lacks what it needs"})
         if "error" in row:
             continue
         if most_ms:

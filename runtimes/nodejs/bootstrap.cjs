@@ -65,7 +65,7 @@ function refuse(title, error) {
 function invoke({ buffer, start, end }) {
   const eventStart = start + 4 + buffer.readUInt32LE(start);
   const meta = JSON.parse(buffer.toString('utf8', start + 4, eventStart));
-  logs.setRequestId(meta.requestId);
+  logs.setRequestId(meta.requestId, meta.tenantId);
   if (meta.traceId) process.env._X_AMZN_TRACE_ID = meta.traceId;
   else if (state.traced) delete process.env._X_AMZN_TRACE_ID;
   state.traced = Boolean(meta.traceId);

@@ -12,6 +12,7 @@ const LEVELS = { TRACE: 1, DEBUG: 2, INFO: 3, WARN: 4, ERROR: 5, FATAL: 6 };
 const METHODS = { trace: 'TRACE', debug: 'DEBUG', info: 'INFO', log: 'INFO', warn: 'WARN', error: 'ERROR', fatal: 'FATAL' };
 
 let requestId;
+let tenantId;
 let json = false;
 let util = null;
 
@@ -25,8 +26,9 @@ function install() {
   }
 }
 
-function setRequestId(id) {
+function setRequestId(id, tenant) {
   requestId = id;
+  tenantId = tenant;
 }
 
 function emit(level, values) {
@@ -48,7 +50,7 @@ function format(values) {
 }
 
 function jsonLine(timestamp, level, values) {
-  const record = { timestamp, level, requestId };
+  const record = { timestamp, level, requestId, tenantId };
   if (values.length <= 1) {
     record.message = values[0];
     try {

@@ -132,6 +132,64 @@ functions:
     assert deploy("", "two")["steps"] == []
 
 
+def test_what_becomes_of_events_and_how_the_log_is_written(dev, folder):
+    def deploy(lines):
+        project(
+            folder,
+            handler__py="def work(event, context):\n    raise ValueError('as told')\n"
+                        "def told(event, context):\n    print('TOLD', event['requestContext']['condition'])\n",
+            serverless__yml=f"""
+provider: {{name: aws, runtime: python3.11, tags: {{team: birds}}}}
+package: {{patterns: ['!serverless.yml']}}
+functions:
+  work:
+    handler: handler.work
+{lines}
+  told:
+    handler: handler.told
+""",
+        )
+        done = dunlin(dev, "deploy", "--json", folder)
+        assert done.code == 0, done.err
+        return done.json
+
+    client, logs = dev.client("lambda"), dev.client("logs")
+    whole = """
+    maximumRetryAttempts: 0
+    destinations: {onFailure: told}
+    logs: {logFormat: JSON, systemLogLevel: WARN}
+    vpc: {securityGroupIds: [sg-1], subnetIds: [subnet-1]}
+    tags: {use: tests}
+"""
+    work, told = deploy(whole)["functions"]
+    assert deploy(whole)["steps"] == []
+    config = client.get_function_event_invoke_config(FunctionName=work)
+    assert config["MaximumRetryAttempts"] == 0
+    assert config["DestinationConfig"]["OnFailure"]["Destination"].endswith(f":function:{told}")
+    shown = client.get_function(FunctionName=work)
+    assert shown["Tags"] == {"team": "birds", "use": "tests"}
+    assert shown["Configuration"]["VpcConfig"]["SubnetIds"] == ["subnet-1"]
+    assert (shown["Configuration"]["LoggingConfig"]["LogFormat"], shown["Configuration"]["LoggingConfig"]["SystemLogLevel"]) == ("JSON", "WARN")
+    client.invoke(FunctionName=work, InvocationType="Event")
+
+    def heard():
+        if not logs.describe_log_groups(logGroupNamePrefix=f"/aws/lambda/{told}")["logGroups"]:
+            return None
+        events = logs.filter_log_events(logGroupName=f"/aws/lambda/{told}", filterPattern="TOLD")["events"]
+        return [event["message"].strip() for event in events]
+
+    assert wait_for(heard, "the destination to be told") == ["TOLD RetriesExhausted"]
+    changed = deploy("    maximumRetryAttempts: 1\n    tags: {use: show}")
+    assert {(step["action"], step["resource"].split()[0]) for step in changed["steps"]} == {("update", "events"), ("update", "function")}
+    assert client.get_function_event_invoke_config(FunctionName=work)["DestinationConfig"]["OnFailure"] == {}
+    assert client.list_tags(Resource=shown["Configuration"]["FunctionArn"])["Tags"] == {"team": "birds", "use": "show"}
+    assert client.get_function_configuration(FunctionName=work)["VpcConfig"]["SubnetIds"] == []
+    assert [step["action"] for step in deploy("")["steps"]] == ["delete"]
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        client.get_function_event_invoke_config(FunctionName=work)
+    assert deploy("")["steps"] == []
+
+
 def test_snap_start_is_of_an_alias_that_events_lead_to(dev, folder):
     def deploy(line, answer):
         project(
@@ -295,6 +353,9 @@ resources:
         ("functions:\n  a:\n    handler: h.h\n    memroySize: 1\n", "4:17", "functions.a.memroySize is not supported; supported here: "),
         ("functions:\n  a:\n    handler: h.h\n    events:\n      - sqs: arn\n", "5:14",
          'the event "sqs" is not supported yet; supported are http and httpApi'),
+        ("functions:\n  a:\n    handler: h.h\n    destinations: {onFailure: arn:aws:sqs:us-east-1:000000000000:q}\n", "4:31", "sqs is not supported yet"),
+        ("functions:\n  a:\n    handler: h.h\n    destinations:\n      onSuccess: b\n", "5:18", 'there is no function "b" in this file'),
+        ("functions:\n  a:\n    handler: h.h\n    onError: arn:aws:sns:us-east-1:000000000000:t\n", "4:14", "dead letters go to queues and topics"),
         ("functions:\n  a:\n    handler: h.h\n    events:\n      - http: GET\n", "5:15", "an http event is `METHOD /path`"),
         ("functions:\n  a:\n    handler: h.h\nresources:\n  Resources:\n    B:\n      Type: AWS::S3::Bucket\n", "7:13",
          "resources of type AWS::S3::Bucket are not supported yet; supported is AWS::DynamoDB::Table"),
@@ -302,7 +363,7 @@ resources:
         ("functions:\n  a:\n    handler: ${self:custom.nothing}.h\n", "3:14", "custom.nothing"),
         ("provider: {name: google}\nfunctions:\n  a:\n    handler: h.h\n", "1:18", "provider.name must be aws"),
     ],
-    ids=["open", "tab", "list", "no-handler", "timeout", "too-long", "typo", "event", "http", "resource", "empty", "variable", "provider"],
+    ids=["open", "tab", "list", "no-handler", "timeout", "too-long", "typo", "event", "destination", "absent", "dead-letters", "http", "resource", "empty", "variable", "provider"],
 )
 def test_mistakes_in_a_file_are_pointed_at(dev, folder, text, place, words):
     project(folder, serverless__yml=text, h__py="def h(event, context):\n    return 1\n")

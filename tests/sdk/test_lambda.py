@@ -157,7 +157,7 @@ def test_a_name_is_created_once(server):
          "Value cobol85 at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: ["),
         ({"Runtime": "python2.7"}, 400, "InvalidParameterValueException",
          "The runtime parameter of python2.7 is no longer supported"),
-        ({"Runtime": "java21"}, 501, "NotImplementedException", "java21"),
+        ({"Runtime": "dotnet8"}, 501, "NotImplementedException", "dotnet8"),
         ({"Timeout": 0}, 400, None, "imeout"),
         ({"Timeout": 901}, 400, None, "imeout"),
         ({"MemorySize": 64}, 400, None, "emorySize"),

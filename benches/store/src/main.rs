@@ -5,7 +5,7 @@
 //! ```
 //! Parts: `probe` (the disk alone, no subject), `commits`, `sustained`, `fill` and then `gets` and `ranges` over the same
 //! folder, `queue`. Subjects: `dunlin`, `sqlite`, `sqlite-large` (with a large cache and memory-mapped), `redb`, `lmdb`,
-//! `fjall`. A process has one subject, so its CPU and memory are that subject's and the callers'.
+//! `fjall`, and for `commits` `log` (no tree at all). A process has one subject, so its CPU and memory are that subject's and the callers'.
 //!
 //! Start reading at `parts`.
 
@@ -69,6 +69,7 @@ fn run() -> Result<Figures, Failure> {
             "redb" => grouped(peers::redb::Redb::open(&asked.folder)?, &asked).await,
             "lmdb" => grouped(peers::lmdb::Lmdb::open(&asked.folder)?, &asked).await,
             "fjall" => grouped(peers::fjall::Fjall::open(&asked.folder)?, &asked).await,
+            "log" => grouped(peers::log::Log::open(&asked.folder)?, &asked).await,
             other => Err(format!("{other} is no subject").into()),
         }
     })

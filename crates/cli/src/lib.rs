@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{ApiError, Client, Connection};
+pub use deploy::java::guest_digest as java_guest_digest;
 pub use operations::{Backup, KeyFlags, Migrate, Place, Restore, StoreAddress};
 
 /// Run functions written for AWS Lambda on your own machine.
@@ -93,6 +94,9 @@ pub struct Serve {
     /// HOST:PORT that functions may reach although it is not public (may be repeated)
     #[arg(long = "allow-egress", env = "DUNLIN_ALLOW_EGRESS", value_delimiter = ',', value_name = "HOST:PORT")]
     pub allow_egress: Vec<String>,
+    /// Folder that functions may have as a file system: [ACCOUNT/]fsap-ID=/FOLDER[:ro] (may be repeated)
+    #[arg(long = "file-system", env = "DUNLIN_FILE_SYSTEMS", value_delimiter = ',', value_name = "ID=FOLDER[:ro]")]
+    pub file_systems: Vec<String>,
     /// Megabits a second of one environment's own connections, both ways together [default: 600]
     #[arg(long, env = "DUNLIN_EGRESS_MBIT", value_name = "MBIT")]
     pub egress_mbit: Option<std::num::NonZeroU64>,

@@ -224,7 +224,8 @@ fn wanted(version: &FunctionVersion, interpreter: &Interpreter) -> Vec<Wanted> {
                 memory_mb: version.memory_mb,
             }]
         }
-        Family::Provided => Vec::new(),
+        // A Java machine takes no compiled code from outside.
+        Family::Java | Family::Provided => Vec::new(),
     }
 }
 
@@ -274,6 +275,7 @@ async fn compile(core: &Core, version: &FunctionVersion, index: usize, wanted: &
         guest,
         code: Some(wanted.cache.package.clone()),
         layers: wanted.layers.clone(),
+        files: None,
         memory_bytes: u64::from(memory_mb.max(MEMORY_MB)) * MIB,
         tmp_bytes: u64::from(MEMORY_MB) * MIB,
         environment: variables::boot_variables(&version.runtime, &core.config.guest_variables),
@@ -307,7 +309,7 @@ fn source_bytes(folder: &Path, family: Family) -> u64 {
     let endings: &[&str] = match family {
         Family::Python => &["py"],
         Family::Node => &["js", "cjs", "mjs"],
-        Family::Provided => &[],
+        Family::Java | Family::Provided => &[],
     };
     let mut bytes = 0;
     let mut todo = vec![folder.to_owned()];

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, EventSource, EventTarget, LogSink, Meter};
-use model::{AccountId, Egress, FunctionArn, Region};
+use model::{AccessPoint, AccountId, Egress, FunctionArn, Region};
 use sandbox::{Backend, Interpreters};
 use store::Store;
 use tokio::net::{TcpListener, UdpSocket};
@@ -82,9 +82,13 @@ pub struct EngineConfig {
     pub environment_age_max: Duration,
     /// The cap of the init phase.
     pub init_cap: Duration,
+    /// Where the runtime pack is that Java functions cannot do without; nothing: it is not looked for.
+    pub java_pack: Option<PathBuf>,
     /// Variables that every guest gets unless the user set them: `AWS_ENDPOINT_URL`, `NODE_EXTRA_CA_CERTS`,
     /// `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE`.
     pub guest_variables: Vec<(String, String)>,
+    /// Folders of the host that functions may have, in the backend's order.
+    pub access_points: Vec<AccessPoint>,
     /// The asynchronous queue.
     pub async_queue: AsyncConfig,
     /// Streamed answers.
@@ -111,7 +115,9 @@ impl EngineConfig {
             freeze_after: Some(Duration::from_millis(100)),
             environment_age_max: Duration::from_secs(4 * 3_600),
             init_cap: Duration::from_secs(10),
+            java_pack: None,
             guest_variables: Vec::new(),
+            access_points: Vec::new(),
             async_queue: AsyncConfig::default(),
             streams: StreamConfig::default(),
         }

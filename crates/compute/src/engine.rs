@@ -393,6 +393,8 @@ async fn tend(core: Arc<Core>) {
 /// Starts the environments of a version that has none and is about to be called, or is to have some always.
 async fn start_due(core: Arc<Core>, function: FunctionRef) {
     match core.catalog.version(&function).await {
+        // Whose its next environment is, is not known before the call.
+        Ok(version) if version.per_tenant => {}
         Ok(version) => {
             let pool = core.fleet.pool(&version);
             let tended = pool.tend(&core, core.clock.monotonic_us());

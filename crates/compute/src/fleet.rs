@@ -37,7 +37,7 @@ const YIELD_EVERY_US: u64 = 250_000;
 /// Functions without environments whose habits are kept.
 const HABITS_MOST: usize = 4_096;
 
-/// A function and its version.
+/// A function and its version. What is kept by it is not kept of tenants.
 type Key = (FunctionRef, String);
 
 /// What an environment does.
@@ -60,6 +60,8 @@ pub struct EnvironmentInfo {
     pub function: FunctionRef,
     /// `$LATEST` or a version number.
     pub version: String,
+    /// The tenant that it serves, of functions that isolate them.
+    pub tenant: Option<String>,
     /// What it does.
     pub state: EnvironmentState,
     /// Whether it is stopped until its next call.
@@ -106,6 +108,7 @@ impl Card {
             id: self.id.clone(),
             function: self.version.function.clone(),
             version: self.version.version.clone(),
+            tenant: self.version.tenant.clone(),
             state,
             frozen: self.frozen.load(Ordering::Relaxed),
             age_ms: now_us.saturating_sub(self.born_us) / 1_000,
@@ -170,11 +173,12 @@ impl Fleet {
         }
     }
 
-    /// The pool of a version. A revision that was not seen before retires the pool of the former one.
+    /// The pool of a version, or of a tenant's use of it. A revision that was not seen before retires the pool of the former one.
     pub(crate) fn pool(&self, version: &Arc<FunctionVersion>) -> Arc<Pool> {
         let mut pools = self.pools.lock();
         let known = pools.get_mut(&version.function);
-        let same = |pool: &&mut Arc<Pool>| pool.version.version == version.version;
+        let same =
+            |pool: &&mut Arc<Pool>| pool.version.version == version.version && pool.version.tenant == version.tenant;
         let slot = known.and_then(|of_function| of_function.iter_mut().find(same));
         if let Some(pool) = &slot
             && pool.version.revision == version.revision
@@ -183,12 +187,15 @@ impl Fleet {
         }
         let known = match &slot {
             Some(former) => Some(former.take_habits()),
-            None => self.book.lock().take(&key_of(version)),
+            None if version.tenant.is_none() => self.book.lock().take(&key_of(version)),
+            None => None,
         };
         let mut habits = known.unwrap_or_else(|| Habits::new(version.memory_mb));
         habits.resize(version.memory_mb);
         let pool = Arc::new(Pool::new(version.clone(), habits));
-        pool.set_floor(self.floors.lock().get(&key_of(version)).map_or(0, count));
+        if version.tenant.is_none() {
+            pool.set_floor(self.floors.lock().get(&key_of(version)).map_or(0, count));
+        }
         let retired = slot.map(|slot| std::mem::replace(slot, pool.clone()));
         if retired.is_none() {
             pools.entry(version.function.clone()).or_default().push(pool.clone());
@@ -322,7 +329,7 @@ impl Fleet {
                 }
                 // Whoever else holds the pool is about to use it.
                 let stays = Arc::strong_count(pool) > 1 || !pool.is_empty();
-                if !stays && core.config.keep_alive.is_none() {
+                if !stays && core.config.keep_alive.is_none() && pool.version.tenant.is_none() {
                     self.book.lock().put(key_of(&pool.version), pool.take_habits(), now_us);
                 }
                 stays
@@ -371,7 +378,7 @@ impl Fleet {
         let mut floors = self.floors.lock();
         floors.clear();
         floors.extend(wanted.iter().map(|floor| ((floor.function.clone(), floor.version.clone()), floor.clone())));
-        for pool in pools.values().flatten() {
+        for pool in pools.values().flatten().filter(|pool| pool.version.tenant.is_none()) {
             pool.set_floor(floors.get(&key_of(&pool.version)).map_or(0, count));
         }
     }
@@ -380,7 +387,8 @@ impl Fleet {
     pub(crate) fn floor(&self, function: &FunctionRef, version: &str) -> FloorState {
         let pools = self.pools.lock();
         let mut of_function = pools.get(function).into_iter().flatten();
-        let Some(pool) = of_function.find(|pool| pool.version.version == version) else {
+        let is_it = |pool: &&Arc<Pool>| pool.version.version == version && pool.version.tenant.is_none();
+        let Some(pool) = of_function.find(is_it) else {
             return FloorState::default();
         };
         let (environments, failure) = pool.floor();
@@ -394,7 +402,8 @@ impl Fleet {
     pub(crate) fn expect(&self, function: &FunctionRef, version: &str, at_us: u64, now_us: u64) {
         let pools = self.pools.lock();
         let of_function = pools.get(function).into_iter().flatten();
-        match of_function.into_iter().find(|pool| pool.version.version == version) {
+        let is_it = |pool: &&Arc<Pool>| pool.version.version == version && pool.version.tenant.is_none();
+        match of_function.into_iter().find(is_it) {
             Some(pool) => pool.expect(at_us),
             None => self.book.lock().expect(&(function.clone(), version.to_owned()), at_us, now_us),
         }

@@ -316,6 +316,8 @@ fn write_meta(call: &Call, out: impl std::io::Write) {
         trace_id: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         client_context: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tenant_id: Option<&'a str>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         stream: bool,
     }
@@ -325,6 +327,7 @@ fn write_meta(call: &Call, out: impl std::io::Write) {
         function_arn: &call.function_arn,
         trace_id: call.trace_id.as_deref(),
         client_context: call.client_context.as_deref(),
+        tenant_id: call.version.tenant.as_deref(),
         stream: call.sink.is_some(),
     };
     // Strings and a number always serialise, and memory takes every byte.

@@ -25,7 +25,7 @@
 //! | 24   | guest    | READ       | of a zygote, before BOOTED: JSON `{"variables"?,"modules"}`, what its imports looked at |
 //! | 25   | guest    | UNFIT      | of a zygote that has run a function's init, instead of BOOTED: UTF-8, why it cannot be forked |
 //!
-//! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"identity"?,"stream"?}`; absent keys
+//! INVOKE's meta: `{"requestId","deadlineMs","functionArn","traceId"?,"clientContext"?,"tenantId"?,"identity"?,"stream"?}`; absent keys
 //! are left out. BOOTED is the first frame of a guest, whether it was asked already or not. `stream` is true where pieces reach the caller as they come; otherwise the platform gathers them.
 //! `caches` are `[file, folder whose code it is of]` each. BEGIN, CHUNK and END carry a cache as well; the guest then ends.
 //! Exactly one RESPONSE, ERROR, INIT_ERROR or END answers each INVOKE; the next INVOKE comes after it. BEGIN and then any

@@ -23,10 +23,11 @@ use crate::patience;
 use crate::payload;
 use crate::pool::{Lease, Pool, Ready};
 use crate::recursion;
-use crate::report::{self, Beginning, Phase, Status};
+use crate::report::{Beginning, Phase, Status};
 use crate::settle::{self, Ended, micros};
 use crate::start::{self, FailedStart, StartEnd};
 use crate::stream::{self, StreamSink};
+use crate::tenants;
 
 /// Environments that are tried for one call: each one was gone before it got the event.
 const TRIES_MAX: u32 = 4;
@@ -68,6 +69,7 @@ async fn run_whole(
 ) -> Result<Outcome, InvokeError> {
     let running = core.enter()?;
     let version = core.catalog.version(&invocation.function).await?;
+    let version = tenants::bound(version, invocation.tenant.as_deref())?;
     recursion::check(invocation.trace_id.as_deref(), &version)?;
     invocation.payload = payload::checked(&invocation)?;
     let permit = core.admit(&version).await.map_err(InvokeError::Throttled)?;
@@ -101,9 +103,8 @@ async fn run(core: Arc<Core>, pool: Arc<Pool>, job: Box<Job>, ready: Ready) -> T
 async fn run_unstarted(core: &Arc<Core>, pool: &Arc<Pool>, job: Box<Job>, failed: FailedStart) -> Tried {
     match failed {
         FailedStart::Init(init) => Ok(Ok(settle::failed_init(core, &job, init, Phase::Init).await)),
-        FailedStart::Cut { output, init_us } => {
-            output.drain();
-            output.line(report::init_report_line(init_us, Phase::Init, Status::Timeout));
+        FailedStart::Cut { output, init_us, initialization } => {
+            start::report_init(&output, init_us, initialization, Phase::Init, Status::Timeout);
             output.flush().await;
             run_with_init(core, pool, job).await
         }
@@ -141,7 +142,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let deadline = began.at + Duration::from_millis(timeout_ms);
     let started_at_ms = core.clock.now_ms();
     let call = call(core, &job, &began);
-    output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
+    output.begin(&settle::start_line(&job), job.invocation.log_tail);
 
     let (took_us, cpu_milli) = lease.pool().predicted();
     core.fleet.call_begins(cpu_milli);

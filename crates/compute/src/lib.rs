@@ -35,6 +35,7 @@ mod poller;
 mod pool;
 mod pressure;
 mod ready;
+mod records;
 mod recursion;
 mod report;
 mod runtime_api;
@@ -42,6 +43,7 @@ mod settle;
 mod slots;
 mod start;
 mod stream;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod turns;

@@ -10,6 +10,7 @@
 //!   3. Batches of one stream reach the sink in order: `flushing` is held from taking events until they are appended.
 //!   4. One event holds at most `LINE_BYTES_MAX` bytes; longer lines become several.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,9 +19,11 @@ use std::sync::Arc;
 use base::Clock;
 use bytes::{Buf, Bytes, BytesMut};
 use model::ports::LogSink;
-use model::{AccountId, LogBatch, LogEvent, Region};
+use model::{AccountId, ApplicationLevel, JsonLog, LogBatch, LogEvent, Region};
 use parking_lot::Mutex;
 use tokio::net::unix::pipe;
+
+use crate::records::Line;
 
 /// Most bytes of one event's text.
 pub(crate) const LINE_BYTES_MAX: usize = 256 * 1024;
@@ -44,8 +47,25 @@ pub(crate) struct Stream {
     pub(crate) group: Arc<str>,
     /// The stream of this environment.
     pub(crate) name: Arc<str>,
-    /// The platform's line before everything else.
-    pub(crate) first_line: String,
+    /// Which lines it has, where they are JSON.
+    pub(crate) json: Option<JsonLog>,
+    /// The platform's line before everything else, if this log has it.
+    pub(crate) first_line: Option<String>,
+}
+
+impl Stream {
+    /// The platform's line before everything else is this one.
+    pub(crate) fn begins_with(&mut self, line: &Line<'_>, now_ms: u64) {
+        self.first_line = self.written(line, now_ms);
+    }
+
+    /// A line of the platform's as this log has it, if it has it.
+    fn written(&self, line: &Line<'_>, now_ms: u64) -> Option<String> {
+        match self.json {
+            None => line.text(),
+            Some(log) => line.record(now_ms, log.system),
+        }
+    }
 }
 
 /// The log of one environment.
@@ -77,8 +97,10 @@ impl Output {
         sink: Arc<dyn LogSink>,
         pipe: Option<pipe::Receiver>,
     ) -> Self {
-        let mut lines = Lines::new();
-        lines.push(std::mem::take(&mut stream.first_line), clock.now_ms());
+        let mut lines = Lines::new(stream.json.map(|log| log.application));
+        if let Some(line) = stream.first_line.take() {
+            lines.push(line, clock.now_ms());
+        }
         let lines = Mutex::new(lines);
         Self { stream, clock, sink, pipe, lines, flushing: tokio::sync::Mutex::new(()) }
     }
@@ -128,7 +150,7 @@ impl Output {
 
     /// Begins an invocation: what was written before, its START line, and its tail if that is wanted. The first one's
     /// tail has the init in it.
-    pub(crate) fn begin(&self, start_line: String, tail: bool) {
+    pub(crate) fn begin(&self, start: &Line<'_>, tail: bool) {
         let mut lines = self.lines.lock();
         self.drain_into(&mut lines);
         if !tail {
@@ -136,17 +158,25 @@ impl Output {
         } else if lines.tail.is_none() {
             lines.tail = Some(Tail::default());
         }
-        lines.push(start_line, self.clock.now_ms());
+        let now_ms = self.clock.now_ms();
+        // Where it stands, so that it can be taken back.
+        lines.started = None;
+        if let Some(line) = self.stream.written(start, now_ms) {
+            lines.push(line, now_ms);
+            lines.started = Some(lines.events.len());
+        }
     }
 
     /// Ends an invocation: empties the pipe, then adds the platform's lines. Returns the tail.
-    pub(crate) fn end(&self, platform_lines: impl IntoIterator<Item = String>) -> Option<Bytes> {
+    pub(crate) fn end<'a>(&self, platform_lines: impl IntoIterator<Item = Line<'a>>) -> Option<Bytes> {
         let mut lines = self.lines.lock();
         self.drain_into(&mut lines);
         let now_ms = self.clock.now_ms();
         lines.cut(now_ms);
         for line in platform_lines {
-            lines.push(line, now_ms);
+            if let Some(line) = self.stream.written(&line, now_ms) {
+                lines.push(line, now_ms);
+            }
         }
         lines.tail.take().map(Tail::into_bytes)
     }
@@ -161,15 +191,22 @@ impl Output {
     /// Takes the START line of a call back that never reached the guest, unless it is in the sink already.
     pub(crate) fn retract(&self) {
         let mut lines = self.lines.lock();
-        if lines.events.last().is_some_and(|event| event.message.starts_with("START RequestId: ")) {
+        if lines.started.take().is_some_and(|at| at == lines.events.len()) {
             lines.events.pop();
         }
     }
 
     /// Adds one platform line.
-    pub(crate) fn line(&self, line: String) {
+    pub(crate) fn line(&self, line: &Line<'_>) {
         let now_ms = self.clock.now_ms();
-        self.lines.lock().push(line, now_ms);
+        if let Some(line) = self.stream.written(line, now_ms) {
+            self.lines.lock().push(line, now_ms);
+        }
+    }
+
+    /// Whether the platform's lines are JSON records.
+    pub(crate) fn has_records(&self) -> bool {
+        self.stream.json.is_some()
     }
 
     /// Whether events wait for the sink.
@@ -207,11 +244,16 @@ struct Lines {
     events: Vec<LogEvent>,
     held_bytes: usize,
     tail: Option<Tail>,
+    /// How many events there were with the START line of the present call.
+    started: Option<usize>,
+    /// The level that JSON lines of the guest's must have to be kept; absent where all are.
+    least: Option<ApplicationLevel>,
 }
 
 impl Lines {
-    fn new() -> Self {
-        Self { partial: BytesMut::new(), events: Vec::new(), held_bytes: 0, tail: Some(Tail::default()) }
+    fn new(least: Option<ApplicationLevel>) -> Self {
+        let tail = Some(Tail::default());
+        Self { partial: BytesMut::new(), events: Vec::new(), held_bytes: 0, tail, started: None, least }
     }
 
     fn take(&mut self, mut bytes: &[u8], now_ms: u64) {
@@ -237,7 +279,9 @@ impl Lines {
 
     fn finish_line(&mut self, now_ms: u64) {
         let line = self.partial.split();
-        self.push(text(&line), now_ms);
+        if self.least.is_none_or(|least| level_of(&line).is_none_or(|level| level >= least)) {
+            self.push(text(&line), now_ms);
+        }
     }
 
     fn cut(&mut self, now_ms: u64) {
@@ -257,8 +301,34 @@ impl Lines {
 
     fn hand_over(&mut self) -> Vec<LogEvent> {
         self.held_bytes = 0;
+        self.started = None;
         std::mem::take(&mut self.events)
     }
+}
+
+/// The level of a guest's line, if that is a JSON object: as the object says, or INFO where it does not name both a level and a
+/// time that can be read.
+fn level_of(line: &[u8]) -> Option<ApplicationLevel> {
+    #[derive(serde::Deserialize)]
+    struct Entry<'a> {
+        #[serde(borrow, default)]
+        level: Option<Cow<'a, str>>,
+        #[serde(borrow, default)]
+        timestamp: Option<Cow<'a, str>>,
+        #[serde(borrow, default)]
+        time: Option<Cow<'a, str>>,
+    }
+    let line = line.trim_ascii();
+    if line.first() != Some(&b'{') {
+        return None;
+    }
+    if let Ok(entry) = serde_json::from_slice::<Entry<'_>>(line) {
+        let at = entry.timestamp.or(entry.time).and_then(|at| at.parse::<jiff::Timestamp>().ok());
+        let level = entry.level.and_then(|level| ApplicationLevel::parse(&level));
+        return Some(level.filter(|_| at.is_some()).unwrap_or(ApplicationLevel::Info));
+    }
+    // Members of other kinds tell nothing; what is no JSON has no level.
+    serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok().then_some(ApplicationLevel::Info)
 }
 
 /// A line's text. Runtimes join the lines of one event by carriage returns, which become what they stand for.
@@ -318,7 +388,7 @@ mod tests {
 
     #[test]
     fn lines_become_events_however_they_arrive() {
-        let mut lines = Lines::new();
+        let mut lines = Lines::new(None);
         for chunk in [&b"one\ntw"[..], b"o\r\n\nth", b"ree\rfour"] {
             lines.take(chunk, 1);
         }
@@ -330,8 +400,37 @@ mod tests {
     }
 
     #[test]
+    fn json_lines_below_the_level_are_left_out() {
+        let kept = |line: &str, least| {
+            let mut lines = Lines::new(least);
+            lines.take(format!("{line}\n").as_bytes(), 1);
+            messages(&mut lines).len() == 1
+        };
+        let at = |level: &str| format!(r#"{{"level":"{level}","timestamp":"2024-11-02T16:51:31.587Z","message":"x"}}"#);
+        use ApplicationLevel::{Debug, Error, Info, Warn};
+        for (line, level) in [
+            (at("debug"), Debug),
+            (at("INFO"), Info),
+            (at("WARN"), Warn),
+            (at("loud"), Info),
+            (r#"{"level":"error","time":"2024-11-02T16:51:31Z"}"#.to_owned(), Error),
+            (r#"{"level":"debug"}"#.to_owned(), Info),
+            (r#"{"level":"error","timestamp":"today"}"#.to_owned(), Info),
+            (r#"{"level":50,"message":"x"}"#.to_owned(), Info),
+        ] {
+            for least in [Debug, Info, Warn, Error] {
+                assert_eq!(kept(&line, Some(least)), level >= least, "{line} {least:?}");
+            }
+            assert!(kept(&line, None));
+        }
+        for plain in ["words", "{words}", ""] {
+            assert!(kept(plain, Some(Error)), "{plain:?}");
+        }
+    }
+
+    #[test]
     fn long_lines_are_split_between_characters() {
-        let mut lines = Lines::new();
+        let mut lines = Lines::new(None);
         let long = "é".repeat(LINE_BYTES_MAX);
         lines.take(b"x", 1);
         lines.take(long.as_bytes(), 1);
@@ -355,7 +454,7 @@ mod tests {
     proptest! {
         #[test]
         fn noise_of_any_cut_is_kept(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)) {
-            let mut lines = Lines::new();
+            let mut lines = Lines::new(None);
             for chunk in &chunks {
                 lines.take(chunk, 1);
             }

@@ -56,6 +56,7 @@ mod tests {
             kind,
             trigger,
             client_context: None,
+            tenant: None,
             trace_id: None,
             log_tail: false,
         })

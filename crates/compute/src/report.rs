@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use model::{Region, RequestId, Runtime};
+use model::{FunctionVersion, Region, RequestId, Runtime};
 
 /// Room of the shorter lines and of the line's end that the log gives them.
 const LINE_BYTES: usize = 80;
@@ -89,15 +89,22 @@ pub(crate) struct Report<'a> {
 /// interpreter that runs the function (major, minor, patch), so that a substitution shows; the ARN holds its name in place
 /// of AWS's digest.
 pub(crate) fn init_start_line(runtime: &Runtime, interpreter: Option<(u32, u32, u32)>, region: &Region) -> String {
-    format!("INIT_START {}", runtime_version(runtime, interpreter, region))
+    let (version, arn) = runtime_version(runtime, interpreter, region);
+    format!("INIT_START Runtime Version: {version}\tRuntime Version ARN: {arn}")
 }
 
 /// `RESTORE_START Runtime Version: …\tRuntime Version ARN: …`, the first line of an environment that begins from a snapshot.
 pub(crate) fn restore_start_line(runtime: &Runtime, interpreter: Option<(u32, u32, u32)>, region: &Region) -> String {
-    format!("RESTORE_START {}", runtime_version(runtime, interpreter, region))
+    let (version, arn) = runtime_version(runtime, interpreter, region);
+    format!("RESTORE_START Runtime Version: {version}\tRuntime Version ARN: {arn}")
 }
 
-fn runtime_version(runtime: &Runtime, interpreter: Option<(u32, u32, u32)>, region: &Region) -> String {
+/// The name of a runtime version and its ARN.
+pub(crate) fn runtime_version(
+    runtime: &Runtime,
+    interpreter: Option<(u32, u32, u32)>,
+    region: &Region,
+) -> (String, String) {
     let name = runtime.as_str();
     let kind = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == 'x');
     let version = match interpreter {
@@ -105,7 +112,8 @@ fn runtime_version(runtime: &Runtime, interpreter: Option<(u32, u32, u32)>, regi
         None => name.replacen('.', ":", 1),
     };
     let digest: String = version.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("Runtime Version: {version}\tRuntime Version ARN: arn:aws:lambda:{region}::runtime:{digest:0<64}")
+    let arn = format!("arn:aws:lambda:{region}::runtime:{digest:0<64}");
+    (version, arn)
 }
 
 /// `START RequestId: … Version: …`
@@ -192,9 +200,13 @@ pub(crate) fn iso_ms(now_ms: u64) -> String {
     format!("{}.{:03}Z", timestamp.strftime("%Y-%m-%dT%H:%M:%S"), now_ms % 1_000)
 }
 
-/// `2026/01/31/[$LATEST]0123456789abcdef0123456789abcdef`, the name of an environment's log stream.
-pub(crate) fn stream_name(now_ms: u64, version: &str, id: &str) -> String {
-    format!("{}/[{version}]{id}", timestamp(now_ms).strftime("%Y/%m/%d"))
+/// `2026/01/31/[$LATEST]0123456789abcdef0123456789abcdef`, the name of an environment's log stream. In a log group that is not
+/// the function's own the function's name comes before the version.
+pub(crate) fn stream_name(now_ms: u64, version: &FunctionVersion, id: &str) -> String {
+    let day = timestamp(now_ms).strftime("%Y/%m/%d");
+    let name = version.function.name.as_str();
+    let is_own = version.log_group.strip_prefix("/aws/lambda/") == Some(name);
+    format!("{day}/{}[{}]{id}", if is_own { "" } else { name }, version.version)
 }
 
 fn timestamp(now_ms: u64) -> jiff::Timestamp {
@@ -308,7 +320,10 @@ mod tests {
     #[test]
     fn times_and_names() {
         assert_eq!(iso_ms(1_700_000_000_007), "2023-11-14T22:13:20.007Z");
-        assert_eq!(stream_name(1_700_000_000_007, "$LATEST", "ab"), "2023/11/14/[$LATEST]ab");
+        let mut version = crate::tests::fixtures::version("f");
+        assert_eq!(stream_name(1_700_000_000_007, &version, "ab"), "2023/11/14/[$LATEST]ab");
+        version.log_group = "shared".into();
+        assert_eq!(stream_name(1_700_000_000_007, &version, "ab"), "2023/11/14/f[$LATEST]ab");
         assert_eq!(timed_out(3_000), "Task timed out after 3.00 seconds");
         assert_eq!(
             init_report_line(137_690, Phase::Init, Status::Error("X")),

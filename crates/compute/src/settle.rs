@@ -16,8 +16,9 @@ use crate::environment::Answer;
 use crate::faults::{Fault, error_type_of};
 use crate::invoke::Job;
 use crate::output::Output;
+use crate::records::Line;
 use crate::report::{self, Beginning, Phase, Report, Status};
-use crate::start::{FailedInit, InitFailure};
+use crate::start::{self, FailedInit, InitFailure, Purpose};
 
 /// Measured facts of an ended call.
 pub(crate) struct Ended {
@@ -39,6 +40,11 @@ struct Verdict {
     report_type: Option<String>,
     ending: Ending,
     fault_line: Option<String>,
+}
+
+/// The line that a call begins with.
+pub(crate) fn start_line(job: &Job) -> Line<'_> {
+    Line::Start { request_id: &job.invocation.request_id, version: &job.version }
 }
 
 /// Settles a call. The log holds all lines afterwards but is not flushed.
@@ -63,8 +69,8 @@ pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) 
         status,
         trace_id: job.invocation.trace_id.as_deref(),
     };
-    let closing = [report::end_line(request_id), report::report_line(&report)];
-    let tail = output.end(verdict.fault_line.into_iter().chain(closing));
+    let fault = verdict.fault_line.as_deref().map(Line::Words);
+    let tail = output.end(fault.into_iter().chain([Line::End(&report), Line::Report(&report)]));
     let record = UsageRecord {
         function: job.version.function.clone(),
         version: job.version.version.clone(),
@@ -137,15 +143,13 @@ fn verdict_of_fault(core: &Core, job: &Job, fault: &Fault) -> Verdict {
 
 /// Settles a call whose environment could not be initialised: the init's failure is the answer, its time the duration.
 pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase: Phase) -> Outcome {
-    let line = init.report_line(phase);
+    init.report(phase);
     let FailedInit { output, failure, init_us, usage, .. } = init;
     let answer = match failure {
         InitFailure::Document(document) => Answer::Error(document),
         InitFailure::Fault(fault) => Answer::Fault { fault, sound: false },
     };
-    output.drain();
-    output.line(line);
-    output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
+    output.begin(&start_line(job), job.invocation.log_tail);
     let started_at_ms = core.clock.now_ms().saturating_sub(init_us / 1_000);
     let ended = Ended { answer, started_at_ms, duration_us: init_us, beginning: None, cpu: usage.cpu, usage };
     let outcome = settle(core, job, &output, ended);
@@ -156,9 +160,9 @@ pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase:
 /// Settles a call whose repeated init used up its whole time.
 pub(crate) async fn cut_again(core: &Core, job: &Job, output: &Arc<Output>) -> Outcome {
     let timeout_ms = job.version.timeout_ms;
-    output.drain();
-    output.line(report::init_report_line(timeout_ms * 1_000, Phase::Invoke, Status::Timeout));
-    output.begin(report::start_line(&job.invocation.request_id, &job.version.version), job.invocation.log_tail);
+    let initialization = start::initialization(&job.version, Purpose::Calls);
+    start::report_init(output, timeout_ms * 1_000, initialization, Phase::Invoke, Status::Timeout);
+    output.begin(&start_line(job), job.invocation.log_tail);
     let ended = Ended {
         answer: Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
         started_at_ms: core.clock.now_ms().saturating_sub(timeout_ms),

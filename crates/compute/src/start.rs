@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::{Credentials, Family, FunctionVersion, InvokeError};
-use sandbox::{Control, Interpreter, SandboxSpec, Started, Usage, interpreter};
+use model::{AccessPoint, Credentials, Family, FileSystem, FunctionVersion, InvokeError, Runtime};
+use sandbox::{Control, Interpreter, SandboxSpec, SharedFiles, Started, Usage, interpreter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,7 @@ use crate::gate::Grant;
 use crate::output::{Output, Stream};
 use crate::pool::Pool;
 use crate::ready::Parts;
+use crate::records::{self, Line, MadeFrom};
 use crate::report::{self, Beginning, Phase, Status};
 use crate::runtime_api::RuntimeApi;
 use crate::variables;
@@ -55,6 +56,8 @@ pub(crate) enum FailedStart {
         output: Arc<Output>,
         /// How long it took until then.
         init_us: u64,
+        /// `on-demand` and the like.
+        initialization: &'static str,
     },
     /// The platform did not come to start it.
     Refused(InvokeError),
@@ -72,6 +75,8 @@ pub(crate) struct FailedInit {
     pub(crate) usage: Usage,
     /// Whether it was no init, but the way back from a snapshot.
     pub(crate) restore: bool,
+    /// `on-demand` and the like.
+    pub(crate) initialization: &'static str,
 }
 
 /// Who tells why an init failed.
@@ -98,31 +103,46 @@ pub(crate) enum InitEnd {
 impl FailedStart {
     /// Says in the function's log what a failed init was, where no call is answered with it.
     pub(crate) async fn report_alone(self: Box<Self>) {
-        let (output, line) = match *self {
+        let output = match *self {
             Self::Init(init) => {
-                let line = init.report_line(Phase::Init);
-                (init.output, line)
+                init.report(Phase::Init);
+                init.output
             }
-            Self::Cut { output, init_us } => (output, report::init_report_line(init_us, Phase::Init, Status::Timeout)),
+            Self::Cut { output, init_us, initialization } => {
+                report_init(&output, init_us, initialization, Phase::Init, Status::Timeout);
+                output
+            }
             Self::Refused(error) => return tracing::debug!(%error, "no environment was started ahead"),
         };
-        output.drain();
-        output.line(line);
         output.flush().await;
     }
 }
 
 impl FailedInit {
-    /// The platform's line about it.
-    pub(crate) fn report_line(&self, phase: Phase) -> String {
+    /// Ends its log with the platform's line about it.
+    pub(crate) fn report(&self, phase: Phase) {
         let error_type = self.failure.error_type();
         let status = Status::Error(&error_type);
         if self.restore {
-            report::restore_report_line(self.init_us, status)
+            report_restore(&self.output, self.init_us, status);
         } else {
-            report::init_report_line(self.init_us, phase, status)
+            report_init(&self.output, self.init_us, self.initialization, phase, status);
         }
     }
+}
+
+/// Ends the log of an init with the platform's lines about it.
+pub(crate) fn report_init(output: &Output, us: u64, initialization: &'static str, phase: Phase, status: Status<'_>) {
+    let init = records::Init { us, initialization, phase, status, of_snapshot: false };
+    output.drain();
+    output.line(&Line::InitRuntimeDone(init));
+    output.line(&Line::InitReport(init));
+}
+
+fn report_restore(output: &Output, us: u64, status: Status<'_>) {
+    output.drain();
+    output.line(&Line::RestoreRuntimeDone(status));
+    output.line(&Line::RestoreReport(us, status));
 }
 
 impl InitFailure {
@@ -166,7 +186,7 @@ pub(crate) async fn in_init_phase(
         Purpose::Calls => core.config.init_cap,
         Purpose::Floor { cap } => cap.max(core.config.init_cap),
     };
-    let start = start(core, pool, room, cap, purpose);
+    let start = start(core, pool, room, cap, purpose, Phase::Init);
     tokio::pin!(start);
     tokio::select! {
         biased;
@@ -179,30 +199,43 @@ pub(crate) async fn in_init_phase(
 /// Starts an environment within an invocation that has `cap` left.
 pub(crate) async fn in_invocation(core: &Arc<Core>, pool: &Arc<Pool>, cap: Duration) -> StartEnd {
     match timeout(cap, core.fleet.room(pool, &*core.clock)).await {
-        Ok(Some(room)) => start(core, pool, room, cap, Purpose::Calls).await,
+        Ok(Some(room)) => start(core, pool, room, cap, Purpose::Calls, Phase::Invoke).await,
         _ => StartEnd::refused(InvokeError::NoCapacity("no room to initialise the function again".to_owned())),
     }
 }
 
-async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration, purpose: Purpose) -> StartEnd {
+async fn start(
+    core: &Arc<Core>,
+    pool: &Arc<Pool>,
+    room: Room,
+    cap: Duration,
+    purpose: Purpose,
+    phase: Phase,
+) -> StartEnd {
     let version = &pool.version;
     let guest = match prepare(core, version).await {
         Ok(guest) => guest,
         Err(error) => return StartEnd::refused(error),
     };
+    let files = match files_of(core, version) {
+        Ok(files) => files,
+        Err(error) => return StartEnd::refused(error),
+    };
     let id = core.random.hex(16);
     let interpreter = interpreter_of(core, &guest).map(|it| it.version);
-    let first_line = report::init_start_line(&version.runtime, interpreter, &version.function.region);
-    let mut stream = stream(core, version, &id, first_line);
+    let initialization = initialization(version, purpose);
+    let from = MadeFrom { version, interpreter, initialization, phase };
+    let mut stream = stream(core, version, &id, &Line::InitStart(from));
     let credentials = credentials(core, version).await;
     let born_us = core.clock.monotonic_us();
-    let origin = match originate(core, version, guest, credentials, &stream.name, purpose).await {
+    let origin = match originate(core, version, guest, files, credentials, &stream.name, initialization).await {
         Ok(origin) => origin,
         Err(sandbox::Error::Entrypoint(words)) => {
             let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), None));
             let failure = InitFailure::Fault(Fault::entrypoint(&words));
             let init_us = core.clock.monotonic_us() - born_us;
-            return failed(FailedInit { output, failure, init_us, usage: Usage::default(), restore: false });
+            let usage = Usage::default();
+            return failed(FailedInit { output, failure, init_us, usage, restore: false, initialization });
         }
         Err(error) => {
             if let sandbox::Error::CodeMissing(code) = &error {
@@ -218,20 +251,24 @@ async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, cap: Duration, pu
         return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
     }
     if origin.parts.token.is_some() {
-        stream.first_line = report::restore_start_line(&version.runtime, interpreter, &version.function.region);
+        stream.begins_with(&Line::RestoreStart(from), core.clock.now_ms());
     }
-    Starting::enter(core, pool, room, id, stream, born_us, origin).initialise(cap).await
+    Starting::enter(core, pool, room, id, stream, born_us, origin).initialise(cap, initialization, phase).await
 }
 
 /// Where the log of an environment goes.
-pub(crate) fn stream(core: &Core, version: &FunctionVersion, id: &str, first_line: String) -> Stream {
-    Stream {
+pub(crate) fn stream(core: &Core, version: &FunctionVersion, id: &str, first_line: &Line<'_>) -> Stream {
+    let now_ms = core.clock.now_ms();
+    let mut stream = Stream {
         account: version.function.account.clone(),
         region: version.function.region.clone(),
         group: version.log_group.as_str().into(),
-        name: report::stream_name(core.clock.now_ms(), &version.version, id).into(),
-        first_line,
-    }
+        name: report::stream_name(now_ms, version, id).into(),
+        json: version.json_log,
+        first_line: None,
+    };
+    stream.begins_with(first_line, now_ms);
+    stream
 }
 
 /// What an environment comes from.
@@ -246,13 +283,17 @@ async fn originate(
     core: &Arc<Core>,
     version: &Arc<FunctionVersion>,
     guest: sandbox::Guest,
+    files: Option<SharedFiles>,
     credentials: Credentials,
     log_stream: &str,
-    purpose: Purpose,
+    initialization: &'static str,
 ) -> Result<Origin, sandbox::Error> {
     let caches = caches_of(core, version);
-    let variables = variables(core, version, &credentials, log_stream, purpose);
-    if let Some(booted) = core.ready.take(core, version).await {
+    let names = variables::Names { log_stream, initialization };
+    let variables = variables::guest_variables(version, &credentials, names, &core.config.guest_variables);
+    // A folder of the host is mounted when a sandbox is made.
+    let booted = if files.is_none() { core.ready.take(core, version).await } else { None };
+    if let Some(booted) = booted {
         match booted.assign(version).await {
             Ok(parts) => {
                 // What has run the init has the others from it, and its hooks come by themselves.
@@ -270,6 +311,7 @@ async fn originate(
         guest,
         code: Some(version.code.clone()),
         layers: version.layers.clone(),
+        files,
         memory_bytes: u64::from(version.memory_mb) * MIB,
         tmp_bytes: u64::from(version.tmp_mb) * MIB,
         environment: variables,
@@ -302,10 +344,35 @@ pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox
     match version.runtime.family() {
         Family::Provided => Ok(sandbox::Guest::Bootstrap),
         family => {
-            let interpreter =
-                interpreter::choose(&core.interpreters, &version.runtime).map_err(InvokeError::NotReady)?;
+            let interpreter = interpreter_for(core, &version.runtime).map_err(InvokeError::NotReady)?;
             Ok(sandbox::Guest::Interpreter { family, interpreter, memory_mb: version.memory_mb })
         }
+    }
+}
+
+/// Index of the interpreter that serves a runtime. The error says what to do.
+pub(crate) fn interpreter_for(core: &Core, runtime: &Runtime) -> Result<usize, String> {
+    let index = interpreter::choose(&core.interpreters, runtime)?;
+    let pack = core.config.java_pack.as_ref().filter(|_| runtime.family() == Family::Java);
+    match pack {
+        Some(pack) if !pack.exists() => Err(format!(
+            "{runtime} needs the runtime client of AWS, which this platform does not have yet: run `dunlin runtimes add \
+             {runtime}`"
+        )),
+        _ => Ok(index),
+    }
+}
+
+/// The folder of the host that a version's environments have.
+fn files_of(core: &Core, version: &FunctionVersion) -> Result<Option<SharedFiles>, InvokeError> {
+    let Some(FileSystem { arn, name }) = &version.file_system else { return Ok(None) };
+    let account = &version.function.account;
+    let allowed = |point: &AccessPoint| point.account == *account && point.is(arn);
+    match core.config.access_points.iter().position(allowed) {
+        Some(index) => Ok(Some(SharedFiles { index, name: name.clone() })),
+        None => Err(InvokeError::NotReady(format!(
+            "The function's file system {arn} is not there: this platform is no longer started with a folder for it."
+        ))),
     }
 }
 
@@ -334,20 +401,13 @@ async fn credentials(core: &Core, version: &FunctionVersion) -> Credentials {
     core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await
 }
 
-fn variables(
-    core: &Core,
-    version: &FunctionVersion,
-    credentials: &Credentials,
-    log_stream: &str,
-    purpose: Purpose,
-) -> Vec<(String, String)> {
-    let initialization = match purpose {
+/// How an environment of a version is initialised, in Lambda's words.
+pub(crate) fn initialization(version: &FunctionVersion, purpose: Purpose) -> &'static str {
+    match purpose {
         _ if version.snap_start => variables::SNAP_START,
-        Purpose::Calls => "on-demand",
+        Purpose::Calls => records::ON_DEMAND,
         Purpose::Floor { .. } => "provisioned-concurrency",
-    };
-    let names = variables::Names { log_stream, initialization };
-    variables::guest_variables(version, credentials, names, &core.config.guest_variables)
+    }
 }
 
 /// A guest in its init phase.
@@ -449,7 +509,7 @@ impl<'a> Starting<'a> {
     }
 
     /// Runs the init phase.
-    async fn initialise(mut self, cap: Duration) -> StartEnd {
+    async fn initialise(mut self, cap: Duration, initialization: &'static str, phase: Phase) -> StartEnd {
         let cap = if self.restore { cap.min(RESTORE_CAP) } else { cap };
         let began_us = self.core.clock.monotonic_us();
         let end = timeout(cap, self.unthrottled_init()).await;
@@ -457,6 +517,10 @@ impl<'a> Starting<'a> {
         let init_us = ended_us - self.card.born_us;
         let failure = match end {
             Ok(InitEnd::Ready) => {
+                // Text has no line of it, and what the guest has begun to write may go on in its first call.
+                if !self.restore && self.output.has_records() {
+                    report_init(&self.output, init_us, initialization, phase, Status::Fine);
+                }
                 return StartEnd::Ready(Box::new(self.initialised(init_us, ended_us - began_us)));
             }
             Ok(InitEnd::Error(document)) => InitFailure::Document(document),
@@ -465,12 +529,13 @@ impl<'a> Starting<'a> {
             Err(_) if self.restore => InitFailure::Fault(Fault::restore_timed_out(cap)),
             Err(_) => {
                 self.control.kill();
-                return StartEnd::Failed(Box::new(FailedStart::Cut { output: self.output, init_us }));
+                let cut = FailedStart::Cut { output: self.output, init_us, initialization };
+                return StartEnd::Failed(Box::new(cut));
             }
         };
         let usage = self.control.usage();
         self.control.kill();
-        failed(FailedInit { output: self.output, failure, init_us, usage, restore: self.restore })
+        failed(FailedInit { output: self.output, failure, init_us, usage, restore: self.restore, initialization })
     }
 
     /// The environment. `own_us`: how long the guest itself took.
@@ -479,8 +544,7 @@ impl<'a> Starting<'a> {
         core.code_caches.want(core, version);
         card.init_us.store(init_us, Ordering::Relaxed);
         let beginning = if restore {
-            output.drain();
-            output.line(report::restore_report_line(init_us, Status::Fine));
+            report_restore(&output, init_us, Status::Fine);
             Beginning::Restore { us: init_us, own_us }
         } else {
             core.ready.learn(core, version, Duration::from_micros(init_us));

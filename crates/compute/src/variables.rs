@@ -125,7 +125,7 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
     ];
     let path = match family {
         Family::Provided => "/usr/local/bin:/usr/bin/:/bin:/opt/bin",
-        Family::Node | Family::Python => "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
+        Family::Node | Family::Python | Family::Java => "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
     };
     all.push(pair("PATH", path));
     match (family, runtime.version()) {
@@ -158,11 +158,14 @@ fn platform(version: &FunctionVersion, initialization: &str) -> Vec<(String, Str
         pair("AWS_LAMBDA_FUNCTION_VERSION", &version.version),
         pair("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &version.memory_mb.to_string()),
         pair("AWS_LAMBDA_INITIALIZATION_TYPE", initialization),
-        pair("AWS_LAMBDA_LOG_FORMAT", "Text"),
+        pair("AWS_LAMBDA_LOG_FORMAT", if version.json_log.is_some() { "JSON" } else { "Text" }),
     ];
+    if let Some(log) = &version.json_log {
+        all.push(pair("AWS_LAMBDA_LOG_LEVEL", log.application.as_str()));
+    }
     match version.runtime.family() {
         Family::Provided => all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API)),
-        Family::Node | Family::Python => {
+        Family::Node | Family::Python | Family::Java => {
             all.push(pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)));
         }
     }
@@ -261,6 +264,18 @@ mod tests {
         restored.insert("AWS_LAMBDA_INITIALIZATION_TYPE".into(), "on-demand".into());
         all.remove("SSL_CERT_FILE");
         assert_eq!(restored, all);
+    }
+
+    #[test]
+    fn the_format_and_the_level_of_the_log_are_told() {
+        let mut version = version("f");
+        version.environment.insert("AWS_LAMBDA_LOG_LEVEL".into(), "mine".into());
+        let all = variables(&version);
+        assert_eq!((all["AWS_LAMBDA_LOG_FORMAT"].as_str(), all.get("AWS_LAMBDA_LOG_LEVEL")), ("Text", None));
+        version.json_log =
+            Some(model::JsonLog { application: model::ApplicationLevel::Error, system: model::SystemLevel::Info });
+        let all = variables(&version);
+        assert_eq!((all["AWS_LAMBDA_LOG_FORMAT"].as_str(), all["AWS_LAMBDA_LOG_LEVEL"].as_str()), ("JSON", "ERROR"));
     }
 
     #[test]

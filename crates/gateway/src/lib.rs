@@ -30,6 +30,7 @@ pub mod spelling;
 mod tests;
 pub mod tls;
 pub mod traffic;
+pub mod trust_store;
 
 pub use authority::Authority;
 pub use config::Config;

@@ -376,6 +376,7 @@ fn invocation(function: &FunctionRef, payload: Bytes, trigger: Trigger, stamp: &
         kind: InvocationKind::RequestResponse,
         trigger,
         client_context: None,
+        tenant: None,
         trace_id: Some(stamp.trace_id.clone()),
         log_tail: false,
     })
@@ -468,6 +469,7 @@ fn fault_of(error: &InvokeError, function: &FunctionRef) -> Fault {
         | InvokeError::PayloadNotJson(_)
         | InvokeError::NotReady(_)
         | InvokeError::Recursive(_)
+        | InvokeError::Unfit(_)
         | InvokeError::Internal(_) => {
             tracing::warn!(function = %function.arn(), %error, "the function could not be run");
             Fault::Platform

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, Egress, Region, Runtime};
+use crate::{AccountId, Egress, FileSystem, JsonLog, Region, Runtime};
 
 /// A function's name within an account and region: 1 to 64 of `[a-zA-Z0-9-_]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -177,6 +177,9 @@ pub struct FunctionVersion {
     pub role_arn: String,
     /// The log group, normally `/aws/lambda/NAME`.
     pub log_group: String,
+    /// JSON in place of text.
+    #[serde(default)]
+    pub json_log: Option<JsonLog>,
     /// Where its own connections may go.
     pub egress: Egress,
     /// Most concurrent invocations, if reserved. Zero throttles every call.
@@ -187,6 +190,15 @@ pub struct FunctionVersion {
     /// Whether chains of calls may call it as often as they like.
     #[serde(default)]
     pub allows_recursion: bool,
+    /// Whether each call names a tenant, and no environment serves two.
+    #[serde(default)]
+    pub per_tenant: bool,
+    /// The file system that it has below `/mnt`.
+    #[serde(default)]
+    pub file_system: Option<FileSystem>,
+    /// The tenant that this is run for; nothing in a catalog.
+    #[serde(default)]
+    pub tenant: Option<String>,
 }
 
 impl FunctionVersion {

@@ -58,6 +58,8 @@ pub struct Invocation {
     pub trigger: Trigger,
     /// Decoded JSON of `X-Amz-Client-Context`.
     pub client_context: Option<String>,
+    /// The tenant that it is for, of functions that isolate them.
+    pub tenant: Option<String>,
     /// `Root=1-…;Parent=…;Sampled=…`
     pub trace_id: Option<String>,
     /// Whether the last 4 KB of the log are wanted with the answer.
@@ -140,6 +142,9 @@ pub enum InvokeError {
     /// The payload is not JSON.
     #[error("Could not parse request body into json: {0}")]
     PayloadNotJson(String),
+    /// The call lacks what the function needs of one, or brings what it does not take.
+    #[error("{0}")]
+    Unfit(&'static str),
     /// The chain of calls that this one stems from has called the function too often.
     #[error("{0}")]
     Recursive(String),

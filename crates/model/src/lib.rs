@@ -8,6 +8,7 @@
 pub mod egress;
 pub mod event;
 pub mod event_source;
+pub mod file_system;
 pub mod function;
 pub mod http_api;
 pub mod identity;
@@ -27,6 +28,7 @@ pub use event_source::{
     Content, Mapping, MappingNews, Mappings, Position, Shard, SourceError, SourceFacts, SourceKind, SourceRecord, Take,
     Taken, Wanted,
 };
+pub use file_system::{AccessPoint, FileSystem, NotAnAccessPoint};
 pub use function::{
     CodeDigest, Floor, FloorState, FunctionArn, FunctionName, FunctionRef, FunctionVersion, MINIMUM_TAG, RuntimeUse,
     SnapshotState,
@@ -36,7 +38,7 @@ pub use identity::{AccountId, Credentials, Principal, Region, Role};
 pub use invocation::{
     FunctionError, Invocation, InvocationKind, InvokeError, Outcome, RequestId, ThrottleReason, Trigger,
 };
-pub use log::{LogBatch, LogEvent};
+pub use log::{ApplicationLevel, JsonLog, LogBatch, LogEvent, SystemLevel};
 pub use pattern::Pattern;
 pub use runtime::{Family, Runtime};
 pub use stream::{Answered, Body, BrokenOff, Chunks, Piece, Pieces, StreamedAnswer};

@@ -1,4 +1,4 @@
-//! Runtime identifiers (`nodejs20.x`, `python3.12`, `provided.al2023`) and the families that serve them.
+//! Runtime identifiers (`nodejs20.x`, `python3.12`, `java21`, `provided.al2023`) and the families that serve them.
 
 use std::fmt;
 
@@ -23,6 +23,11 @@ pub const ACCEPTED: &[&str] = &[
     "python3.13",
     "python3.14",
     "python3.15",
+    "java8.al2",
+    "java11",
+    "java17",
+    "java21",
+    "java25",
     "provided",
     "provided.al2",
     "provided.al2023",
@@ -35,6 +40,8 @@ pub enum Family {
     Node,
     /// A CPython interpreter of the host and the frame protocol.
     Python,
+    /// A Java virtual machine of the host and the frame protocol.
+    Java,
     /// The package's own `bootstrap` and the HTTP Runtime API.
     Provided,
 }
@@ -60,22 +67,29 @@ impl Runtime {
     pub fn family(&self) -> Family {
         match self.identifier.as_bytes()[0] {
             b'n' => Family::Node,
+            b'j' => Family::Java,
             b'p' if self.identifier.starts_with("python") => Family::Python,
             _ => Family::Provided,
         }
     }
 
-    /// Whether versions of it may have SnapStart. Lambda has it for Python from 3.12 on, and for none of the others here.
+    /// Whether versions of it may have SnapStart. Lambda has it for Python from 3.12 on, for Java from 11 on, and for none
+    /// of the others here.
     pub fn has_snap_start(&self) -> bool {
-        self.family() == Family::Python && self.version() >= Some((3, 12))
+        match self.family() {
+            Family::Python => self.version() >= Some((3, 12)),
+            Family::Java => self.version() >= Some((11, 0)),
+            Family::Node | Family::Provided => false,
+        }
     }
 
-    /// The version the user asks for: `(20, 0)` of `nodejs20.x`, `(3, 12)` of `python3.12`; nothing for `provided`.
+    /// The version the user asks for: `(20, 0)` of `nodejs20.x`, `(3, 12)` of `python3.12`, `(21, 0)` of `java21`; nothing for
+    /// `provided`.
     pub fn version(&self) -> Option<(u32, u32)> {
         let digits = self.identifier.trim_start_matches(|c: char| c.is_ascii_alphabetic());
-        let (major, minor) = digits.split_once('.')?;
+        let (major, minor) = digits.split_once('.').unwrap_or((digits, ""));
         match self.family() {
-            Family::Node => Some((major.parse().ok()?, 0)),
+            Family::Node | Family::Java => Some((major.parse().ok()?, 0)),
             Family::Python => Some((major.parse().ok()?, minor.parse().ok()?)),
             Family::Provided => None,
         }
@@ -100,8 +114,11 @@ mod tests {
         }
         assert_eq!(Runtime::parse("python3.12").unwrap().version(), Some((3, 12)));
         assert_eq!(Runtime::parse("nodejs20.x").unwrap().version(), Some((20, 0)));
+        assert_eq!(Runtime::parse("java21").unwrap().version(), Some((21, 0)));
+        assert_eq!(Runtime::parse("java8.al2").unwrap().version(), Some((8, 0)));
         assert_eq!(Runtime::parse("nodejs20"), None);
         let with_snap_start = ACCEPTED.iter().filter(|it| Runtime::parse(it).unwrap().has_snap_start());
-        assert!(with_snap_start.eq(&["python3.12", "python3.13", "python3.14", "python3.15"]));
+        let python = ["python3.12", "python3.13", "python3.14", "python3.15"];
+        assert!(with_snap_start.copied().eq(python.into_iter().chain(["java11", "java17", "java21", "java25"])));
     }
 }

@@ -33,8 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if arguments.next().is_none_or(|word| word != "memory") {
         config.tmp_root = Some(folder.path().to_owned());
     }
-    let began = Instant::now();
-    let handle = launch_spawner(&config)?;
+    let (began, handle) = (Instant::now(), launch_spawner(&config)?);
     println!("spawner ready in {:?}", began.elapsed());
     for wall in handle.walls() {
         println!("{:22} {:?}: {}", wall.name, wall.state, wall.detail);
@@ -46,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             guest: Guest::Bootstrap,
             code: Some(digest.clone()),
             layers: Vec::new(),
+            files: None,
             memory_bytes: 128 << 20,
             tmp_bytes: 512 << 20,
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],

@@ -20,7 +20,8 @@ pub const CACHE_ROOT: &str = "/var/cache";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guest {
     /// An interpreter of the host, chosen by `Interpreters`, running the platform's bootstrap of its family
-    /// (`/var/runtime/nodejs/bootstrap.cjs`, `/var/runtime/python/bootstrap.py`). It speaks frames on descriptor 3.
+    /// (`/var/runtime/nodejs/bootstrap.cjs`, `/var/runtime/python/bootstrap.py`, of Java the runtime pack). It speaks frames on
+    /// descriptor 3.
     Interpreter {
         /// Which family.
         family: Family,
@@ -55,12 +56,23 @@ pub struct SandboxSpec {
     pub code: Option<CodeDigest>,
     /// Folders below the code root that are merged into `/opt`, later ones first. Empty: an empty `/opt`.
     pub layers: Vec<CodeDigest>,
+    /// A folder of the host below `/mnt`. A guest that is to be assigned to, a zygote and a fork have none.
+    pub files: Option<SharedFiles>,
     /// Bytes of memory that may be used, `/tmp` apart where the host can tell them apart.
     pub memory_bytes: u64,
     /// Bytes of `/tmp`.
     pub tmp_bytes: u64,
     /// Whole environment of the guest: nothing of the server's own environment is added.
     pub environment: Vec<(String, String)>,
+}
+
+/// A folder of the host that a sandbox has at `/mnt/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedFiles {
+    /// Its place in the list that the operator allows (`SpawnerConfig::shared`).
+    pub index: usize,
+    /// `NAME`: letters, digits, `-`, `_` and `.`, at most 160.
+    pub name: String,
 }
 
 /// What a sandbox gets after its start.

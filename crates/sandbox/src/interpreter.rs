@@ -25,9 +25,27 @@ const PYTHON_OLDEST: (u32, u32) = (3, 8);
 /// Oldest Node.js that the guest runs on, as (major, minor).
 const NODE_OLDEST: (u32, u32) = (12, 20);
 
+/// Oldest Java that the guest runs on, as (major, minor).
+const JAVA_OLDEST: (u32, u32) = (11, 0);
+
 /// Flags of a Python interpreter before the script's name. Packages of the host are no part of a function's world, so
 /// `site` is not run (it would also cost milliseconds); text is UTF-8 whatever locale the sandbox has.
 pub const PYTHON_FLAGS: &[&str] = &["-S", "-s", "-X", "utf8"];
+
+/// Flags of a Java machine, and what it runs. The first two let the guest use descriptor 3 and give variables to a process
+/// that runs already.
+pub const JAVA_FLAGS: &[&str] = &[
+    "--add-opens=java.base/java.io=ALL-UNNAMED",
+    "--add-opens=java.base/java.util=ALL-UNNAMED",
+    "-Dfile.encoding=UTF-8",
+    "-Djavax.net.ssl.trustStore=/var/runtime/trust.jks",
+    // Hooks of snapshots are registered with the client's context.
+    "-Dorg.crac.Core.Compat=com.amazonaws.services.lambda.crac",
+    "-cp",
+    // The guest's own classes go before the client's.
+    "/var/runtime/java/dunlin-guest.jar:/var/runtime/java/*",
+    "dunlin.guest.Bootstrap",
+];
 
 /// A usable interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -96,7 +114,7 @@ pub fn substitution(interpreters: &Interpreters, runtime: &Runtime) -> Option<St
 /// The part of a version that a runtime identifier names.
 fn line_of(interpreter: &Interpreter) -> (u32, u32) {
     match interpreter.family {
-        Family::Node => (interpreter.version.0, 0),
+        Family::Node | Family::Java => (interpreter.version.0, 0),
         Family::Python | Family::Provided => (interpreter.version.0, interpreter.version.1),
     }
 }
@@ -104,7 +122,11 @@ fn line_of(interpreter: &Interpreter) -> (u32, u32) {
 fn missing(runtime: &Runtime, wanted: (u32, u32)) -> String {
     let family = runtime.family();
     let (name, version) = (name_of(family), shown(family, wanted));
-    let package = if family == Family::Node { "nodejs" } else { "python3" };
+    let package = match family {
+        Family::Node => "nodejs".to_owned(),
+        Family::Java => format!("openjdk-{version}-jdk-headless"),
+        Family::Python | Family::Provided => "python3".to_owned(),
+    };
     format!(
         "no usable {name} was found on this machine for {runtime}: install {name} {version} (the distribution's \
          package `{package}`, or a version manager) and restart; `dunlin doctor` lists what was looked at"
@@ -115,13 +137,14 @@ fn name_of(family: Family) -> &'static str {
     match family {
         Family::Node => "Node.js",
         Family::Python => "Python",
+        Family::Java => "Java",
         Family::Provided => "a program of its own",
     }
 }
 
 fn shown(family: Family, line: (u32, u32)) -> String {
     match family {
-        Family::Node => line.0.to_string(),
+        Family::Node | Family::Java => line.0.to_string(),
         Family::Python | Family::Provided => format!("{}.{}", line.0, line.1),
     }
 }
@@ -154,6 +177,8 @@ mod tests {
             (Family::Node, (24, 0, 0)),
             (Family::Python, (3, 9, 18)),
             (Family::Python, (3, 11, 2)),
+            (Family::Java, (17, 0, 15)),
+            (Family::Java, (25, 0, 1)),
         ]);
         let cases = [
             ("nodejs20.x", (20, 20, 2)),
@@ -164,6 +189,9 @@ mod tests {
             ("python3.10", (3, 11, 2)),
             ("python3.11", (3, 11, 2)),
             ("python3.14", (3, 11, 2)),
+            ("java8.al2", (17, 0, 15)),
+            ("java17", (17, 0, 15)),
+            ("java21", (25, 0, 1)),
         ];
         for (identifier, version) in cases {
             assert_eq!(chosen(&host, identifier), version, "{identifier}");

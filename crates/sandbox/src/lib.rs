@@ -14,6 +14,6 @@ pub mod process;
 
 pub use contract::{
     Assignment, Backend, CACHE_ROOT, CACHE_SUFFIX, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec,
-    Started, Usage, Wall, WallState,
+    SharedFiles, Started, Usage, Wall, WallState,
 };
 pub use interpreter::{Interpreter, Interpreters, Skipped};

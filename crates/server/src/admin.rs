@@ -173,7 +173,7 @@ impl Admin {
             json!({
                 "id": info.id, "function": info.function.name.as_str(), "arn": info.function.arn(), "version": info.version,
                 "state": format!("{:?}", info.state).to_lowercase(), "ageMs": info.age_ms, "memoryMb": info.memory_mb, "memoryBytes": info.memory_bytes,
-                "calls": info.served, "initMs": info.init_ms, "frozen": info.frozen,
+                "calls": info.served, "initMs": info.init_ms, "frozen": info.frozen, "tenant": info.tenant,
             })
         };
         self.engine.environments().into_iter().map(shown).collect()

@@ -1,10 +1,12 @@
 //! From arguments to settled settings: where data lies, what is listened on, whether that is allowed.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use cli::{Mode, Serve};
+use model::AccessPoint;
+use sandbox::process::SharedFolder;
 
 /// Settings of one server, checked.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Whether the listener encrypts.
     pub tls: bool,
+    /// Folders that functions may have, with the names of their access points.
+    pub file_systems: Vec<(AccessPoint, SharedFolder)>,
 }
 
 impl Config {
@@ -32,7 +36,42 @@ impl Config {
             (None, Mode::Dev) => PathBuf::from(".dunlin"),
             (None, Mode::Up) => default_data_dir()?,
         };
-        Ok(Self { mode, serve, data_dir: std::path::absolute(data_dir)?, tls })
+        let data_dir = std::path::absolute(data_dir)?;
+        let file_systems = serve.file_systems.iter().map(|text| file_system(text, &data_dir)).collect::<Result<_>>()?;
+        Ok(Self { mode, serve, data_dir, tls, file_systems })
+    }
+}
+
+/// `[ACCOUNT/]fsap-ID=/FOLDER[:ro]`. Neither the platform's own data nor what holds it can be given away.
+fn file_system(text: &str, data_dir: &Path) -> Result<(AccessPoint, SharedFolder)> {
+    let Some((point, folder)) = text.split_once('=') else {
+        bail!(
+            "--file-system {text}: write fsap-0123456789abcdef0=/FOLDER, and :ro behind it if functions may only read"
+        );
+    };
+    let point = point.parse().with_context(|| format!("--file-system {text}"))?;
+    let (folder, read_only) = folder.strip_suffix(":ro").map_or((folder, false), |folder| (folder, true));
+    let folder = PathBuf::from(folder);
+    if !folder.is_absolute() {
+        bail!("--file-system {text}: {} is no absolute path", folder.display());
+    }
+    let folder = folder.canonicalize().with_context(|| format!("--file-system {text}"))?;
+    if !folder.is_dir() {
+        bail!("--file-system {text}: {} is no folder", folder.display());
+    }
+    let data = without_links(data_dir);
+    if folder.starts_with(&data) || data.starts_with(&folder) {
+        bail!("--file-system {text}: the platform's own data is there ({})", data_dir.display());
+    }
+    Ok((point, SharedFolder { folder, read_only }))
+}
+
+/// A path that need not be there as a whole, without the links of what is there.
+fn without_links(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(found), ..) => found,
+        (_, Some(above), Some(name)) => without_links(above).join(name),
+        _ => path.to_owned(),
     }
 }
 
@@ -66,6 +105,34 @@ pub(crate) fn default_data_dir() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_system_is_a_folder_and_never_the_platforms_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shared, data) = (folder.path().join("shared"), folder.path().join("data"));
+        std::fs::create_dir_all(&shared).unwrap();
+        std::fs::create_dir_all(data.join("code")).unwrap();
+        std::os::unix::fs::symlink(&data, folder.path().join("link")).unwrap();
+        let read = |text: String| file_system(&text, &data);
+        let id = "fsap-0123456789abcdef0";
+        let (point, found) = read(format!("{id}={}:ro", shared.display())).unwrap();
+        assert_eq!((point.id.as_str(), found.read_only), (id, true));
+        assert_eq!(found.folder, shared.canonicalize().unwrap());
+        assert!(!read(format!("123456789012/{id}={}", shared.display())).unwrap().1.read_only);
+        for (name, folder) in [
+            (id, data.clone()),
+            (id, data.join("code")),
+            (id, folder.path().to_owned()),
+            (id, folder.path().join("link")),
+            (id, folder.path().join("absent")),
+            (id, PathBuf::from("/")),
+            (id, PathBuf::from("relative")),
+            ("data", shared),
+        ] {
+            assert!(read(format!("{name}={}", folder.display())).is_err(), "{name} {}", folder.display());
+        }
+        assert!(read(id.to_owned()).is_err());
+    }
 
     #[test]
     fn clear_text_never_leaves_loopback() {

@@ -78,6 +78,7 @@ pub fn run(mode: Mode, serve: Serve) -> Result<()> {
     spawner.interpreters = interpreters.usable.clone();
     spawner.tmp_root = Some(data.root().to_owned());
     spawner.trust_bundle = Some(data.path(data_dir::TRUST_FILE));
+    spawner.shared = config.file_systems.iter().map(|(_, folder)| folder.clone()).collect();
     spawner.cpu_quota = config.serve.cpu_quota;
     if config.serve.require_hard_walls {
         spawner.require = WallKind::ALL.to_vec();

@@ -5,13 +5,17 @@
 //! | `nodejs`      | nodejs18.x and later                | `/var/runtime/node_modules`                 |
 //! | `nodejs16.x`  | nodejs16.x and earlier              | `/var/runtime/nodejs16/node_modules`        |
 //! | `python3.N`   | functions that run on Python 3.N    | `/var/runtime/python3.N/site-packages`      |
+//! | `java`        | every Java function                 | `/var/runtime/java`, on its class path      |
 //!
 //! These places come after the function's own and its layers': whoever brings a copy of a package gets that one. A pack
 //! is a folder of its own, `packs/NAME-ID`, to which a link leads.
 //!
+//! Java functions cannot do without theirs: it holds the guest that speaks with the platform.
+//!
 //! Invariants
 //!   1. A link changes at once: a function sees one pack or another, never a part.
 //!   2. A pack that was replaced or removed is left until the next start, for functions that still load from it.
+//!   3. A pack of another release of the Java guest is not used.
 
 use std::fs;
 use std::io;
@@ -20,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::{Random, archive};
+use cli::java_guest_digest;
 use serde_json::{Value as Json, json};
 
 /// Most that a pack may hold.
@@ -38,7 +43,7 @@ pub struct Packs {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such pack can be.
-    #[error("there is no runtime pack {0:?}; there are nodejs, nodejs16.x and python3.N")]
+    #[error("there is no runtime pack {0:?}; there are nodejs, nodejs16.x, python3.N and java")]
     Name(String),
     /// The zip is not a pack.
     #[error("this is no runtime pack: {0}")]
@@ -61,6 +66,7 @@ fn place(name: &str) -> Result<Place, Error> {
     let (link, content) = match name {
         "nodejs" => (PathBuf::from("node_modules"), "node_modules"),
         "nodejs16.x" => (PathBuf::from("nodejs16/node_modules"), "node_modules"),
+        "java" => (PathBuf::from("java"), "lib"),
         _ if python => (Path::new(name).join("site-packages"), "site-packages"),
         _ => return Err(Error::Name(name.to_owned())),
     };
@@ -75,6 +81,12 @@ impl Packs {
     pub fn open(root: PathBuf, random: Arc<dyn Random>) -> io::Result<Self> {
         let packs = Self { root, random };
         make_folder(&packs.root.join("packs"))?;
+        for (name, folder) in packs.linked()? {
+            if let Err(why) = check(&name, manifest(&folder).as_ref()) {
+                tracing::warn!(name, why, "a runtime pack is not used");
+                packs.remove(&name).map_err(io::Error::other)?;
+            }
+        }
         let kept: Vec<PathBuf> = packs.linked()?.into_iter().map(|(_, folder)| folder).collect();
         for entry in fs::read_dir(packs.root.join("packs"))? {
             let folder = entry?.path();
@@ -106,11 +118,7 @@ impl Packs {
     /// # Errors
     /// The folder cannot be read.
     pub fn list(&self) -> io::Result<Json> {
-        let shown = |(name, folder): (String, PathBuf)| {
-            let manifest = fs::read(folder.join(MANIFEST)).ok();
-            let manifest = manifest.and_then(|text| serde_json::from_slice::<Json>(&text).ok()).unwrap_or(Json::Null);
-            json!({"name": name, "packages": manifest["packages"]})
-        };
+        let shown = |(name, folder): (String, PathBuf)| json!({"name": name, "packages": manifest(&folder).map(|manifest| manifest["packages"].clone())});
         Ok(self.linked()?.into_iter().map(shown).collect())
     }
 
@@ -122,7 +130,7 @@ impl Packs {
         let place = place(name)?;
         let id = self.random.hex(8);
         let beside = self.root.join(format!("packs/{UNFINISHED}{id}"));
-        let done = unpack(zip, &beside, place.content).and_then(|()| {
+        let done = unpack(name, zip, &beside, place.content).and_then(|()| {
             let folder = format!("packs/{name}-{id}");
             fs::rename(&beside, self.root.join(&folder))?;
             // The name is free again, and no other call's.
@@ -159,13 +167,26 @@ impl Packs {
     }
 }
 
-fn unpack(zip: &[u8], folder: &Path, content: &str) -> Result<(), Error> {
+/// What the pack in a folder says about itself.
+fn manifest(folder: &Path) -> Option<Json> {
+    serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()
+}
+
+/// Whether a pack can be used, by what it says about itself.
+fn check(name: &str, manifest: Option<&Json>) -> Result<(), String> {
+    let Some(manifest) = manifest.filter(|manifest| manifest["packages"].is_object()) else {
+        return Err(format!("it has no {MANIFEST} with `packages`"));
+    };
+    if name == "java" && manifest["guest"].as_str() != Some(&java_guest_digest()) {
+        return Err("it was made by another release of dunlin: run `dunlin runtimes add java21` of this one".to_owned());
+    }
+    Ok(())
+}
+
+fn unpack(name: &str, zip: &[u8], folder: &Path, content: &str) -> Result<(), Error> {
     make_folder(folder)?;
     archive::unpack(zip, folder, LIMITS).map_err(|error| Error::Content(error.to_string()))?;
-    let manifest = fs::read(folder.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice::<Json>(&text).ok());
-    if !manifest.is_some_and(|manifest| manifest["packages"].is_object()) {
-        return Err(Error::Content(format!("it has no {MANIFEST} with `packages`")));
-    }
+    check(name, manifest(folder).as_ref()).map_err(Error::Content)?;
     if !folder.join(content).is_dir() {
         return Err(Error::Content(format!("it has no folder {content}")));
     }

@@ -15,9 +15,10 @@ use compute::{Engine, EngineConfig, EngineParts, GuestNetwork, NetworkGuard};
 use gateway::HostResolver;
 use gateway::authority::{Authority, system_roots};
 use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService};
+use gateway::trust_store::java_trust_store;
 use gateway::{Gateway, GatewayParts, Listening};
-use model::FunctionRef;
 use model::ports::{Authorizer, EventSource, Sites};
+use model::{AccessPoint, FunctionRef};
 use sandbox::process::{ProcessBackend, TRUST_PATH};
 use sandbox::{Backend, Interpreters, WallState, interpreter};
 use serde_json::json;
@@ -89,6 +90,8 @@ impl Server {
 /// file at every start: the whole bundle would cost each cold start tens of milliseconds.
 const NODE_TRUST_FILE: &str = "runtime/authority.pem";
 const NODE_TRUST_PATH: &str = "/var/runtime/authority.pem";
+/// The bundle for Java, whose command line names it (`sandbox::interpreter::JAVA_FLAGS`).
+const JAVA_TRUST_FILE: &str = "runtime/trust.jks";
 
 /// Writes the certificates that guests trust; made with the authority of the data folder.
 ///
@@ -97,7 +100,9 @@ const NODE_TRUST_PATH: &str = "/var/runtime/authority.pem";
 pub fn write_trust(data: &DataDir) -> Result<()> {
     let authority = Authority::open(&data.path("authority"), SystemClock::shared())?;
     write_public(&data.path(NODE_TRUST_FILE), authority.certificate_pem().as_bytes())?;
-    write_public(&data.path(TRUST_FILE), authority.bundle(&system_roots()).as_bytes())
+    let bundle = authority.bundle(&system_roots());
+    write_public(&data.path(JAVA_TRUST_FILE), &java_trust_store(&bundle))?;
+    write_public(&data.path(TRUST_FILE), bundle.as_bytes())
 }
 
 /// The guests' network, known only after the front door that it leads to. The engine starts first and may at once run
@@ -166,6 +171,7 @@ async fn open(ground: &Ground) -> Result<Base> {
     if let Some(concurrency) = ground.config.serve.account_concurrency {
         settings.account_concurrency = concurrency;
     }
+    settings.access_points = access_points(&ground.config);
     let functions = Functions::new(store.clone(), blobs.clone(), clock.clone(), random.clone(), settings);
     let apis = Apis::new(store.clone(), clock.clone(), random.clone(), "localhost");
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());
@@ -204,6 +210,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let network = Arc::new(LateNetwork::default());
     let mut config = engine_config(&ground.data, has_network, port);
     set_limits(&mut config, &ground.config.serve);
+    config.access_points = access_points(&ground.config);
     // Over a database there may be other nodes, or have been: what they run is left to them until their leases end.
     config.async_queue.sole_node = matches!(base.opened.engine, StoreEngine::Embedded(_));
     config.streams.bytes_per_s = ground.config.serve.stream_rate;
@@ -287,12 +294,18 @@ async fn refuse_shared_soft_walls(functions: &Functions, walls: &[sandbox::Wall]
 
 fn engine_config(data: &DataDir, has_network: bool, port: u16) -> EngineConfig {
     let mut config = EngineConfig::new(data.path("code"));
+    config.java_pack = Some(data.path("runtime/java"));
     let endpoint = if has_network { GUEST_ENDPOINT.to_owned() } else { format!("http://127.0.0.1:{port}") };
     let trust = ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"];
     config.guest_variables = trust.iter().map(|name| ((*name).to_owned(), TRUST_PATH.to_owned())).collect();
     config.guest_variables.push(("NODE_EXTRA_CA_CERTS".to_owned(), NODE_TRUST_PATH.to_owned()));
     config.guest_variables.push(("AWS_ENDPOINT_URL".to_owned(), endpoint));
     config
+}
+
+/// The folders that functions may have, in the order that the spawner has them.
+fn access_points(config: &Config) -> Vec<AccessPoint> {
+    config.file_systems.iter().map(|(point, _)| point.clone()).collect()
 }
 
 fn set_limits(config: &mut EngineConfig, serve: &Serve) {
@@ -350,6 +363,7 @@ fn shown_interpreters(interpreters: &Interpreters) -> serde_json::Value {
         let family = match found.family {
             model::Family::Node => "nodejs",
             model::Family::Python => "python",
+            model::Family::Java => "java",
             model::Family::Provided => "provided",
         };
         json!({"family": family, "version": found.version, "binary": found.binary})

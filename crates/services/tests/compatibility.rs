@@ -152,6 +152,8 @@ const DIFFERENCES: &str = "
   (`--stream-rate`). An answer that fails half way ends its HTTP connection without the last chunk, and `InvokeComplete` names the error.
 - **Extensions, Telemetry and Logs APIs** of a runtime answer 501; a layer that brings an extension (`extensions/…`) is refused when it
   is published.
+- **Logs in JSON**: records of the platform have neither spans nor tracing. Of what a function writes itself, JSON objects below its level are
+  left out; other lines stay whatever the level.
 - **Layers**: content comes as a zip in the call, not from a bucket; layers that AWS provides (`awslayer`) are refused. The policy of a
   layer version is evaluated for other accounts, but nobody belongs to an organization.
 - **Code signing**: nothing here signs code, so every package counts as unsigned: a configuration with the policy Enforce refuses every
@@ -175,6 +177,14 @@ const DIFFERENCES: &str = "
   cgroup v2 that the server may write, what was left runs on. `--no-freeze` lets it run on everywhere.
 - **Provisioned concurrency**: every node that shares a store has as many environments as are asked for, and tells of its own. The bill
   counts calls only.
+- **VpcConfig**: there are no networks here, so every subnet and security group is taken, and one account has one VPC in a region. A function in a
+  VPC reaches the platform's services and nothing else, as in a subnet without a NAT gateway; its tag `dunlin:egress` opens more. States of its
+  attachment (`Pending`, `Inactive`) do not occur.
+- **FileSystemConfigs**: an access point is a folder of the host that the operator has given its name to (`--file-system`), and nothing of EFS is
+  asked. A function that has one needs no VPC; its environments start without a guest that is booted ahead, and with SnapStart each runs its init.
+  File systems of S3 are refused.
+- **Tenant isolation**: as in AWS without SnapStart, provisioned concurrency, function URLs and event source mappings, and also without the tag
+  `dunlin:minimum-environments`. APIs pass no tenant, so they cannot call such functions.
 - **Network of a function**: public addresses over TCP, and DNS. Other UDP, ICMP and IPv6-only names looked up by address are not served.
 - **X-Ray**: the trace header is made and passed on; nothing records segments.
 ";

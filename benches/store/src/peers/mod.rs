@@ -2,6 +2,7 @@
 
 pub mod fjall;
 pub mod lmdb;
+pub mod log;
 pub mod redb;
 pub mod sqlite;
 

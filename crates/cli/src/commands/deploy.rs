@@ -14,9 +14,11 @@ use crate::deploy::layers::Layers;
 use crate::deploy::package::{self, Package};
 use crate::deploy::packs;
 use crate::deploy::plan::{self, Ready, Step};
-use crate::deploy::project::Project;
+use crate::deploy::project::{Function, Project};
 use crate::deploy::{http_api, rest_api};
 use crate::output;
+
+use super::runtimes;
 
 /// Flags of `dunlin deploy`.
 #[derive(Debug, clap::Args)]
@@ -61,39 +63,24 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
     let probe = discover::discover(&args.path, &options, "000000000000")?;
     let account = plan::account(client, &probe.project.region)?;
     let Found { project, single_file } = discover::discover(&args.path, &options, &account)?;
-    let runtimes = if project.functions.is_empty() { Json::Null } else { client.admin("/_dunlin/runtimes")? };
+    let platform = if project.functions.is_empty() { Json::Null } else { client.admin("/_dunlin/runtimes")? };
     let mut notes = project.notes.clone();
     let layers = Layers::look(client, &project, &account)?;
     let mut ready = Vec::new();
+    // The runtime of a function that waits for the runtime pack of Java.
+    let mut needs_java = None;
     for function in &project.functions {
-        let runtime = match &function.runtime {
-            Some(runtime) => runtime.clone(),
-            None => {
-                let runtime = infer_runtime(&project, &function.handler, &runtimes)?;
-                notes.push(format!(
-                    "{}: runtime {runtime}, from the handler's file and the platform's interpreters",
-                    function.name
-                ));
-                runtime
-            }
-        };
-        if model::Runtime::parse(&runtime).is_none() {
-            bail!(
-                "{}: the runtime {runtime:?} is not supported; there are {}",
-                function.name,
-                model::runtime::ACCEPTED.join(", ")
-            );
-        }
-        check_handler(&project, &runtime, &function.handler).with_context(|| format!("function {}", function.name))?;
+        let runtime = runtime_of(&project, function, &platform, &mut notes)?;
         let environment = plan::names(&project, &account)
             .evaluate(&Json::Object(function.environment.clone().into_iter().collect::<Map<_, _>>()))
             .map_err(|message| anyhow::anyhow!("{}: environment: {message}", function.name))?;
         let Json::Object(environment) = environment else { bail!("{}: environment must be a map", function.name) };
-        let provided = packs::provided(&runtime, &runtimes);
-        let package = package::build(&project.root, &runtime, &function.patterns, single_file.as_deref(), &provided)?;
-        check_packed(&project, &runtime, &function.handler, &package)
+        let package = packed(&project, function, &runtime, single_file.as_deref(), &platform)
             .with_context(|| format!("function {}", function.name))?;
-        let substitution = packs::serving(&runtime, &runtimes).and_then(|found| found["note"].as_str());
+        if runtime.starts_with("java") && packs::provided(&runtime, &platform).is_empty() {
+            needs_java.get_or_insert(runtime.clone());
+        }
+        let substitution = packs::serving(&runtime, &platform).and_then(|found| found["note"].as_str());
         for note in package.notes.iter().map(String::as_str).chain(substitution) {
             if !notes.iter().any(|known| known == note) {
                 notes.push(note.to_owned());
@@ -101,6 +88,9 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
         }
         let listed = layers.of(&project, &account, function)?;
         ready.push(Ready { function, runtime, package, environment, layers: listed });
+    }
+    if needs_java.is_some() {
+        notes.push("the runtime client of AWS for Java is installed first, as `dunlin runtimes add` does".into());
     }
     let mut steps = layers.steps;
     steps.extend(plan::plan(client, &project, &ready, &account)?);
@@ -117,10 +107,57 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
     if !steps.is_empty() && !args.yes && std::io::stdin().is_terminal() && !confirmed() {
         bail!("nothing was changed");
     }
+    if let Some(runtime) = needs_java {
+        runtimes::add(client, &platform, &runtime, &[])?;
+    }
     apply(client, &project, &ready, &account, &steps)?;
     let routes = routes(client, &project)?;
     show_routes(&project, &steps, &notes, &routes, args.json);
     Ok(())
+}
+
+/// The runtime that a function names, or that its handler's file asks for, which is noted.
+fn runtime_of(project: &Project, function: &Function, platform: &Json, notes: &mut Vec<String>) -> Result<String> {
+    let runtime = match &function.runtime {
+        Some(runtime) => runtime.clone(),
+        None => {
+            let runtime = infer_runtime(project, &function.handler, platform)?;
+            let why = "from the handler's file and the platform's interpreters";
+            notes.push(format!("{}: runtime {runtime}, {why}", function.name));
+            runtime
+        }
+    };
+    if model::Runtime::parse(&runtime).is_none() {
+        let accepted = model::runtime::ACCEPTED.join(", ");
+        bail!("{}: the runtime {runtime:?} is not supported; there are {accepted}", function.name);
+    }
+    Ok(runtime)
+}
+
+/// A function's package: what the project's build has made, or its folder.
+fn packed(
+    project: &Project,
+    function: &Function,
+    runtime: &str,
+    single_file: Option<&Path>,
+    platform: &Json,
+) -> Result<Package> {
+    let is_java = runtime.starts_with("java");
+    let package = match &function.artifact {
+        Some(artifact) => package::of_artifact(&project.root.join(artifact))?,
+        None if is_java => {
+            bail!("{runtime} needs package.artifact, the jar or zip that the build of the project has made")
+        }
+        None => {
+            check_handler(project, runtime, &function.handler)?;
+            let provided = packs::provided(runtime, platform);
+            package::build(&project.root, runtime, &function.patterns, single_file, &provided)?
+        }
+    };
+    if !is_java {
+        check_packed(project, runtime, &function.handler, &package)?;
+    }
+    Ok(package)
 }
 
 fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &str, steps: &[Step]) -> Result<()> {

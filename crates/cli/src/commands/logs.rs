@@ -36,12 +36,13 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Shows the log; with `-f` until interrupted.
 pub fn run(client: &Client, args: &Args) -> Result<()> {
-    let group = if args.name.starts_with('/') { args.name.clone() } else { format!("/aws/lambda/{}", args.name) };
+    let place = place(client, args)?;
+    let group = &place.group;
     let mut from = SystemClock::shared().now_ms().saturating_sub(args.since);
     let mut seen: HashSet<String> = HashSet::new();
     let mut told = false;
     loop {
-        let events = events(client, args, &group, from)?;
+        let events = events(client, args, &place, from)?;
         if events.is_none() && !args.follow {
             bail!("there is no log group {group}; has the function run?");
         }
@@ -70,9 +71,32 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
     }
 }
 
-fn events(client: &Client, args: &Args, group: &str, from: u64) -> Result<Option<Vec<Json>>> {
+/// Where lines of a log are.
+struct Place {
+    group: String,
+    /// What the names of its streams have in them, where the group holds those of others too.
+    mark: Option<String>,
+}
+
+/// The log group that was named, or that of the function.
+fn place(client: &Client, args: &Args) -> Result<Place> {
+    if args.name.starts_with('/') {
+        return Ok(Place { group: args.name.clone(), mark: None });
+    }
+    let usual = format!("/aws/lambda/{}", args.name);
+    let path = format!("/2015-03-31/functions/{}/configuration", args.name);
+    let function = found(client.rest("lambda", &args.region, http::Method::GET, &path, None))?;
+    // The log outlives its function.
+    let group = function.as_ref().and_then(|function| function["LoggingConfig"]["LogGroup"].as_str());
+    Ok(match group {
+        Some(group) if group != usual => Place { group: group.to_owned(), mark: Some(format!("/{}[", args.name)) },
+        _ => Place { group: usual, mark: None },
+    })
+}
+
+fn events(client: &Client, args: &Args, place: &Place, from: u64) -> Result<Option<Vec<Json>>> {
     let mut all = Vec::new();
-    let mut input = json!({"logGroupName": group, "startTime": from});
+    let mut input = json!({"logGroupName": place.group, "startTime": from});
     if let Some(pattern) = &args.filter {
         input["filterPattern"] = json!(pattern);
     }
@@ -80,7 +104,11 @@ fn events(client: &Client, args: &Args, group: &str, from: u64) -> Result<Option
         let Some(page) = found(client.json("logs", "Logs_20140328.FilterLogEvents", &args.region, &input))? else {
             return Ok(None);
         };
-        all.extend(page["events"].as_array().cloned().unwrap_or_default());
+        let stream = |event: &Json, mark: &String| {
+            event["logStreamName"].as_str().is_some_and(|name| name.contains(mark.as_str()))
+        };
+        let events = page["events"].as_array().into_iter().flatten();
+        all.extend(events.filter(|event| place.mark.as_ref().is_none_or(|mark| stream(event, mark))).cloned());
         match page["nextToken"].as_str() {
             Some(token) => input["nextToken"] = json!(token),
             None => return Ok(Some(all)),

@@ -37,7 +37,11 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
             let memory = row["memoryBytes"].as_u64().unwrap_or(0).div_ceil(1_048_576);
             let age = row["ageMs"].as_u64().unwrap_or(0) / 1_000;
             vec![
-                text(row, "function"),
+                // Whose it is counts as much as what it is.
+                match row["tenant"].as_str() {
+                    Some(tenant) => format!("{} for {tenant}", text(row, "function")),
+                    None => text(row, "function"),
+                },
                 text(row, "version"),
                 if row["frozen"] == true { "frozen".into() } else { text(row, "state") },
                 text(row, "calls"),

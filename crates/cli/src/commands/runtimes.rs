@@ -25,11 +25,12 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Install the SDK that Lambda provides, for all functions of a runtime; again to update it
+    /// Install the SDK that Lambda provides (for Java its runtime client, which functions need), for all functions of a
+    /// runtime; again to update it
     Add {
-        /// Runtime such as nodejs22.x or python3.12
+        /// Runtime such as nodejs22.x, python3.12 or java21
         runtime: String,
-        /// Package to install besides (may be repeated)
+        /// Package to install besides, of Java GROUP:ARTIFACT:VERSION (may be repeated)
         #[arg(long = "with", value_name = "PACKAGE")]
         with: Vec<String>,
     },
@@ -57,7 +58,11 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn add(client: &Client, platform: &Json, runtime: &str, with: &[String]) -> Result<()> {
+/// Makes the pack of a runtime and gives it to the platform.
+///
+/// # Errors
+/// The runtime takes none, a package manager fails, or the platform refuses.
+pub fn add(client: &Client, platform: &Json, runtime: &str, with: &[String]) -> Result<()> {
     let pack = Pack::of(runtime, platform)?;
     let binary = serving(runtime, platform).and_then(|found| found["binary"].as_str()).map(PathBuf::from);
     output::say(&format!("installing {} …", pack.what()));
@@ -87,7 +92,9 @@ fn show(platform: &Json) {
         .iter()
         .map(|pack| {
             let packages = pack["packages"].as_object().cloned().unwrap_or_default();
-            let own = packages.iter().filter(|(name, _)| *name == "boto3" || name.contains("aws-sdk"));
+            let own = packages
+                .iter()
+                .filter(|(name, _)| *name == "boto3" || name.contains("aws-sdk") || name.contains("aws-lambda"));
             let versions = own.map(|(name, version)| format!("{name} {}", text(version)));
             let shown: Vec<String> = versions.take(3).collect();
             vec![text(&pack["name"]), packages.len().to_string(), shown.join(", ")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::project::{Function, Project, UrlConfig};
+use super::project::{Events, Function, Project, UrlConfig, Vpc};
 use super::serverless;
 use super::variables::Sources;
 use crate::yaml::Node;
@@ -139,6 +139,11 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
         description: String::new(),
         environment: BTreeMap::new(),
         layers: Vec::new(),
+        logging: serde_json::Map::new(),
+        vpc: Vpc::default(),
+        file_system: None,
+        tags: BTreeMap::new(),
+        events: Events::default(),
         reserved_concurrency: None,
         provisioned: None,
         snap_start: false,
@@ -147,6 +152,7 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
         http: Vec::new(),
         url: Some(UrlConfig::default()),
         patterns: Vec::new(),
+        artifact: None,
     };
     Project {
         service: name,

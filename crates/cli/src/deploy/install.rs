@@ -1,4 +1,4 @@
-//! Lets npm and pip of this machine fill a folder. Used for dependencies of packages and for runtime packs.
+//! Lets npm, pip and Maven of this machine fill a folder. Used for dependencies of packages and for runtime packs.
 //!
 //! Python modules are compiled as well, in the form that is not compared with the source's time: a package's files have
 //! none, and an environment cannot write what it compiles.
@@ -185,11 +185,64 @@ pub fn trim_types(folder: &Path) {
     }
 }
 
-fn run(command: &mut Command, name: &str, remedy: &str) -> Result<()> {
+/// Lets Maven copy jars and what they need at run time into a folder; `coordinates` are `group:artifact:version`. The
+/// project that says so is made in `folder`, and removed.
+///
+/// # Errors
+/// There is no Maven, or it fails; the message says what to do.
+pub fn maven(folder: &Path, jars: &Path, coordinates: &[&str]) -> Result<()> {
+    let mut dependencies = String::new();
+    for text in coordinates {
+        let [group, artifact, version] = super::java::coordinate(text)?;
+        let names =
+            format!("<groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>");
+        dependencies.push_str(&format!("<dependency>{names}</dependency>"));
+    }
+    let project = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
+         <groupId>dunlin</groupId><artifactId>pack</artifactId><version>1</version>\
+         <dependencies>{dependencies}</dependencies></project>"
+    );
+    let file = folder.join("pom.xml");
+    fs::write(&file, project)?;
+    let mut command = Command::new("mvn");
+    command.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
+    command.arg(format!("-DoutputDirectory={}", jars.display()));
+    run(command.current_dir(folder), "Maven", "install Maven with a JDK (the distribution's package `maven`)")?;
+    Ok(fs::remove_file(file)?)
+}
+
+/// Names and versions of jars, from the names of their files.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn jar_versions(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let Some(name) = name.strip_suffix(".jar") else { continue };
+        // A version begins with a digit; an artifact's own parts do not.
+        let cut = name
+            .match_indices('-')
+            .map(|(at, _)| at)
+            .find(|at| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
+        let (artifact, version) = cut.map_or((name, ""), |at| (&name[..at], &name[at + 1..]));
+        found.insert(artifact.to_owned(), version.to_owned());
+    }
+    Ok(found)
+}
+
+/// Runs a command to its end, quietly.
+///
+/// # Errors
+/// It cannot be started, which `remedy` helps against, or it fails; the message has its words.
+pub fn run(command: &mut Command, name: &str, remedy: &str) -> Result<()> {
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("{name} could not be started; {remedy}"))?;
     if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
+        // Maven tells its errors where others tell results.
+        let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+        let words = String::from_utf8_lossy(said);
         bail!("{name} failed ({}):\n{}", output.status, words.trim());
     }
     Ok(())

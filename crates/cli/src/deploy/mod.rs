@@ -2,9 +2,11 @@
 
 pub mod dependencies;
 pub mod discover;
+pub mod event_config;
 pub mod http_api;
 pub mod install;
 pub mod intrinsics;
+pub mod java;
 pub mod layers;
 pub mod package;
 pub mod packs;
@@ -14,5 +16,6 @@ pub mod project;
 pub mod rest_api;
 pub mod scripts;
 pub mod serverless;
+pub mod settings;
 pub mod transpile;
 pub mod variables;

@@ -116,6 +116,24 @@ pub fn build(
     Ok(Package { zip, sha256, notes, files: entries.into_keys().collect() })
 }
 
+/// A package that something else has built: a zip, or a jar, which is one.
+///
+/// # Errors
+/// It cannot be read, is no zip, or is too large.
+pub fn of_artifact(path: &Path) -> Result<Package> {
+    let zip = fs::read(path)
+        .with_context(|| format!("package.artifact {} cannot be read; was the project built?", path.display()))?;
+    let no_zip = || format!("package.artifact {} is no zip and no jar", path.display());
+    let archive = zip::ZipArchive::new(Cursor::new(&zip[..])).with_context(no_zip)?;
+    let files = archive.file_names().map(|name| name.map(|name| PathBuf::from(&*name)));
+    let files = files.collect::<Result<_, _>>().with_context(no_zip)?;
+    if zip.len() > ZIP_BYTES_MAX {
+        bail!("{} has {} MB and may have 50", path.display(), zip.len() / 1_048_576);
+    }
+    let sha256 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, Sha256::digest(&zip));
+    Ok(Package { zip, sha256, notes: Vec::new(), files })
+}
+
 enum Content {
     File(PathBuf),
     Text(String),

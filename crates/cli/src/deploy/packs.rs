@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::install::{self, NpmOptions, Wanted};
-use super::package;
+use super::{java, package};
 
 /// The clients of version 3 of the SDK that a pack has. Lambda has every one; these are those of services that functions
 /// call most, and others can be named.
@@ -53,6 +53,8 @@ pub enum Pack {
     Node16,
     /// The SDK for Python, for this version of Python.
     Python(u32, u32),
+    /// AWS's runtime client for Java, without which no Java function runs.
+    Java,
 }
 
 impl Pack {
@@ -67,6 +69,7 @@ impl Pack {
         match (parsed.family(), parsed.version()) {
             (model::Family::Node, Some((major, _))) if major >= FIRST_WITH_V3 => Ok(Self::Node),
             (model::Family::Node, _) => Ok(Self::Node16),
+            (model::Family::Java, _) => Ok(Self::Java),
             (model::Family::Python, _) => {
                 let found = serving(runtime, platform);
                 let number =
@@ -86,6 +89,7 @@ impl Pack {
             Self::Node => "nodejs".into(),
             Self::Node16 => "nodejs16.x".into(),
             Self::Python(major, minor) => format!("python{major}.{minor}"),
+            Self::Java => "java".into(),
         }
     }
 
@@ -95,6 +99,7 @@ impl Pack {
             Self::Node => "the AWS SDK for JavaScript, version 3",
             Self::Node16 => "the AWS SDK for JavaScript, version 2",
             Self::Python(..) => "the AWS SDK for Python (boto3)",
+            Self::Java => "the runtime client of AWS for Java",
         }
     }
 
@@ -127,6 +132,7 @@ impl Pack {
                 install::pip(&packages, &python, line, &wanted.join("\n"))?;
                 install::pip_versions(&packages)?
             }
+            Self::Java => java::make(folder, more)?,
             Self::Node | Self::Node16 => {
                 install::npm(folder, &self.wanted(more), &NpmOptions::default())?;
                 let modules = folder.join("node_modules");
@@ -136,7 +142,11 @@ impl Pack {
                 install::npm_versions(&modules)?
             }
         };
-        fs::write(folder.join("pack.json"), json!({"name": self.name(), "packages": versions}).to_string())?;
+        let mut manifest = json!({"name": self.name(), "packages": versions});
+        if *self == Self::Java {
+            manifest["guest"] = json!(java::guest_digest());
+        }
+        fs::write(folder.join("pack.json"), manifest.to_string())?;
         Ok((package::of_folder(folder)?, versions))
     }
 
@@ -179,6 +189,7 @@ mod tests {
         assert_eq!(Pack::of("python3.12", &platform).unwrap(), Pack::Python(3, 11));
         assert!(Pack::of("python3.13", &platform).unwrap_err().to_string().contains("no usable Python"));
         assert!(Pack::of("provided.al2023", &platform).is_err());
+        assert_eq!(Pack::of("java21", &platform).unwrap().name(), "java");
         assert_eq!(provided("python3.12", &platform)["boto3"], "1.2.3");
         assert!(provided("nodejs20.x", &platform).is_empty());
     }

@@ -13,8 +13,8 @@ use serde_json::{Map, Value as Json, json};
 use super::intrinsics::Names;
 use super::package::Package;
 use super::permissions;
-use super::project::{Function, PROVISIONED, Project, SNAP_START, Table, UrlConfig};
-use super::{http_api, layers, rest_api};
+use super::project::{FileSystem, Function, PROVISIONED, Project, SNAP_START, Table, UrlConfig};
+use super::{event_config, http_api, layers, rest_api};
 use crate::client::{Client, found};
 
 /// A function with everything settled: runtime, package, variables.
@@ -63,6 +63,10 @@ pub enum Action {
     Publish(String, &'static str, Option<u64>),
     /// DeleteAlias, with what was provisioned of it.
     Unpublish(String, &'static str),
+    /// PutFunctionEventInvokeConfig or DeleteFunctionEventInvokeConfig at this path.
+    Events(String, Option<Json>),
+    /// TagResource of this ARN.
+    Tag(String, Json),
     /// CreateFunctionUrlConfig at this path.
     CreateUrl(String, Json),
     /// UpdateFunctionUrlConfig at this path.
@@ -96,6 +100,10 @@ pub fn plan(client: &Client, project: &Project, ready: &[Ready<'_>], account: &s
     }
     for (index, function) in ready.iter().enumerate() {
         function_steps(client, project, function, index, account, &mut steps)?;
+    }
+    // Once every function is there that one of another may lead to.
+    for function in &project.functions {
+        steps.extend(event_config::step(client, project, account, function)?);
     }
     steps.extend(rest_api::step(client, project, account)?);
     steps.extend(http_api::step(client, project, account)?);
@@ -177,6 +185,9 @@ fn function_steps(
         }
     }
     let changed = steps.len() > before;
+    if live.is_some() {
+        steps.extend(tag_step(client, project, function, account)?);
+    }
     concurrency_step(client, project, function, live.is_some(), steps)?;
     publish_step(client, project, function, live.as_ref().filter(|_| !changed), steps)?;
     url_step(client, project, function, live.is_some(), steps)
@@ -196,7 +207,53 @@ fn configuration(project: &Project, ready: &Ready<'_>, account: &str) -> Json {
         "EphemeralStorage": {"Size": function.tmp_mb.unwrap_or(512)},
         "SnapStart": {"ApplyOn": if function.snap_start { "PublishedVersions" } else { "None" }},
         "Layers": ready.layers,
+        "LoggingConfig": logging(function),
+        "VpcConfig": {
+            "SubnetIds": function.vpc.subnets,
+            "SecurityGroupIds": function.vpc.security_groups,
+            "Ipv6AllowedForDualStack": function.vpc.ipv6,
+        },
+        "FileSystemConfigs": file_systems(function),
     })
+}
+
+fn file_systems(function: &Function) -> Json {
+    let of = |file_system: &FileSystem| json!({"Arn": file_system.arn, "LocalMountPath": file_system.path});
+    function.file_system.iter().map(of).collect()
+}
+
+/// Tags of the file that the function does not have. Others are not the project's to remove.
+fn tag_step(client: &Client, project: &Project, function: &Function, account: &str) -> Result<Option<Step>> {
+    if function.tags.is_empty() {
+        return Ok(None);
+    }
+    let arn = format!("arn:aws:lambda:{}:{account}:function:{}", project.region, function.name);
+    let live = client.rest("lambda", &project.region, Method::GET, &format!("/2017-03-31/tags/{arn}"), None)?;
+    let missing: Vec<String> = function
+        .tags
+        .iter()
+        .filter(|(name, value)| live["Tags"][name] != **value)
+        .map(|(name, _)| name.clone())
+        .collect();
+    Ok((!missing.is_empty()).then(|| Step {
+        verb: "update",
+        subject: format!("function {}", function.name),
+        detail: format!("tags {}", missing.join(", ")),
+        action: Action::Tag(arn, json!({"Tags": function.tags})),
+    }))
+}
+
+/// How the function's log is written, with all that was left to the defaults.
+fn logging(function: &Function) -> Json {
+    let mut logging = Map::new();
+    logging.insert("LogFormat".into(), "Text".into());
+    logging.insert("LogGroup".into(), format!("/aws/lambda/{}", function.name).into());
+    if function.logging.get("LogFormat").is_some_and(|format| format == "JSON") {
+        logging.insert("ApplicationLogLevel".into(), "INFO".into());
+        logging.insert("SystemLogLevel".into(), "INFO".into());
+    }
+    logging.extend(function.logging.clone());
+    Json::Object(logging)
 }
 
 /// Settings that differ, as `name old → new`.
@@ -212,6 +269,21 @@ fn changed_settings(live: &Json, wanted: &Json) -> Vec<String> {
     }
     if live["SnapStart"]["ApplyOn"] != wanted["SnapStart"]["ApplyOn"] {
         changed.push("SnapStart".into());
+    }
+    let network = |document: &Json| {
+        let list = |name: &str| document["VpcConfig"][name].as_array().cloned().unwrap_or_default();
+        let ipv6 = document["VpcConfig"]["Ipv6AllowedForDualStack"].as_bool().unwrap_or(false);
+        (list("SubnetIds"), list("SecurityGroupIds"), ipv6)
+    };
+    if network(live) != network(wanted) {
+        changed.push("VpcConfig".into());
+    }
+    let files = |document: &Json| document["FileSystemConfigs"].as_array().cloned().unwrap_or_default();
+    if files(live) != files(wanted) {
+        changed.push("FileSystemConfigs".into());
+    }
+    if sorted(&live["LoggingConfig"]) != sorted(&wanted["LoggingConfig"]) {
+        changed.push("LoggingConfig".into());
     }
     let listed = live["Layers"].as_array().into_iter().flatten().map(|layer| &layer["Arn"]);
     if !listed.eq(wanted["Layers"].as_array().into_iter().flatten()) {
@@ -410,6 +482,7 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
         Action::CreateFunction(input, index) => {
             let mut input = layers::numbered(client, region, input)?;
             input["Code"] = json!({"ZipFile": encode(index)});
+            input["Tags"] = json!(ready[*index].function.tags);
             lambda(Method::POST, FUNCTIONS.into(), Some(&input))?;
         }
         Action::UpdateCode(name, index) => {
@@ -430,6 +503,13 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
         Action::Publish(name, alias, provisioned) => publish(client, region, name, alias, *provisioned)?,
         Action::Unpublish(name, alias) => {
             lambda(Method::DELETE, format!("{FUNCTIONS}/{name}/aliases/{alias}"), None)?;
+        }
+        Action::Events(path, input) => {
+            let method = if input.is_some() { Method::PUT } else { Method::DELETE };
+            lambda(method, path.clone(), input.as_ref())?;
+        }
+        Action::Tag(arn, input) => {
+            lambda(Method::POST, format!("/2017-03-31/tags/{arn}"), Some(input))?;
         }
         Action::CreateUrl(path, input) => {
             lambda(Method::POST, path.clone(), Some(input))?;
@@ -492,5 +572,11 @@ mod tests {
         assert_eq!(changed_settings(&live, &wanted), Vec::<String>::new());
         wanted["Layers"] = json!(["b:1", "a:1"]);
         assert_eq!(changed_settings(&live, &wanted), ["Layers"]);
+        live["LoggingConfig"] = json!({"LogGroup": "g", "LogFormat": "Text"});
+        (wanted["Layers"], wanted["LoggingConfig"]) =
+            (json!(["a:1", "b:1"]), json!({"LogFormat": "Text", "LogGroup": "g"}));
+        assert_eq!(changed_settings(&live, &wanted), Vec::<String>::new());
+        wanted["LoggingConfig"] = json!({"LogFormat": "JSON", "LogGroup": "g"});
+        assert_eq!(changed_settings(&live, &wanted), ["LoggingConfig"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 /// A folder's worth of functions, routes and tables.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +76,16 @@ pub struct Function {
     pub environment: BTreeMap<String, Json>,
     /// ARNs of layer versions, in their order; values may be CloudFormation functions.
     pub layers: Vec<Json>,
+    /// How its log is written, as CreateFunction's `LoggingConfig`; what is absent is the default.
+    pub logging: Map<String, Json>,
+    /// The network that it is in.
+    pub vpc: Vpc,
+    /// The file system that it has.
+    pub file_system: Option<FileSystem>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// What becomes of its events.
+    pub events: Events,
     /// Reserved concurrency, if any.
     pub reserved_concurrency: Option<u64>,
     /// Environments that are there always: of a version under the alias `PROVISIONED`, which events then lead to.
@@ -92,6 +102,50 @@ pub struct Function {
     pub url: Option<UrlConfig>,
     /// `package.patterns`, provider-wide ones first; a leading `!` takes away.
     pub patterns: Vec<String>,
+    /// `package.artifact`: the zip or jar that is its code, relative to the root; nothing: the folder is packed.
+    pub artifact: Option<PathBuf>,
+}
+
+/// A function's network; nothing: none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vpc {
+    /// `subnetIds`
+    pub subnets: Vec<String>,
+    /// `securityGroupIds`
+    pub security_groups: Vec<String>,
+    /// `ipv6AllowedForDualStack`
+    pub ipv6: bool,
+}
+
+/// A function's file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSystem {
+    /// The ARN of its access point.
+    pub arn: String,
+    /// `/mnt/NAME`
+    pub path: String,
+}
+
+/// What becomes of a function's events; nothing set: the platform's defaults, and nobody is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Retries after an error.
+    pub retries: Option<u64>,
+    /// Seconds to which an event is tried.
+    pub age_s: Option<u64>,
+    /// Who is told of an event that was handled.
+    pub on_success: Option<Destination>,
+    /// Who is told of one that was given up.
+    pub on_failure: Option<Destination>,
+}
+
+/// Who is told of the end of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A function of the project: while the file is read by its key, afterwards as events call it.
+    Function(String),
+    /// Any function.
+    Arn(String),
 }
 
 /// A layer that the project brings.

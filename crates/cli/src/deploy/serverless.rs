@@ -4,12 +4,13 @@
 //! `provider:` may be missing: the folder's name and defaults stand in.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 
 use super::intrinsics::Names;
 use super::project::{Function, HttpRoute, Layer, Project, RestRoute, Table, UrlConfig};
+use super::settings;
 use crate::yaml::{Error, Node, Value};
 
 /// Keys that are read, and keys that the plan notes as having no effect.
@@ -35,13 +36,25 @@ const TOP: Keys = Keys {
     noted: &["plugins", "org", "app", "variablesResolutionMode", "disabledDeprecations", "build"],
 };
 const PROVIDER: Keys = Keys {
-    read: &["name", "runtime", "stage", "region", "memorySize", "timeout", "environment", "httpApi", "layers"],
+    read: &[
+        "name",
+        "runtime",
+        "stage",
+        "region",
+        "memorySize",
+        "timeout",
+        "environment",
+        "httpApi",
+        "layers",
+        "logs",
+        "tags",
+        "vpc",
+    ],
     noted: &[
         "profile",
         "stackName",
         "apiName",
         "architecture",
-        "tags",
         "stackTags",
         "versionFunctions",
         "lambdaHashingVersion",
@@ -53,7 +66,6 @@ const PROVIDER: Keys = Keys {
         "deploymentMethod",
         "endpointType",
         "tracing",
-        "logs",
         "apiGateway",
     ],
 };
@@ -74,8 +86,16 @@ const FUNCTION: Keys = Keys {
         "snapStart",
         "ephemeralStorageSize",
         "layers",
+        "logs",
+        "tags",
+        "vpc",
+        "fileSystemConfig",
+        "destinations",
+        "maximumRetryAttempts",
+        "maximumEventAge",
+        "onError",
     ],
-    noted: &["tags", "architecture", "tracing", "versionFunction", "role", "logRetentionInDays"],
+    noted: &["architecture", "tracing", "versionFunction", "role", "logRetentionInDays"],
 };
 
 const LAYER: Keys = Keys {
@@ -136,12 +156,14 @@ pub fn project(document: &Node, folder: &Path, stage: String, region: String, ac
         let layer = layer(key, node, &mut project.notes)?;
         project.layers.push(layer);
     }
-    let patterns = patterns(document)?;
+    let (patterns, artifact_of_all) = (patterns(document)?, artifact(document)?);
     for (key, node) in document.get("functions").map_or(Ok(&[][..]), |node| node.map("functions"))? {
         let mut function = function(key, node, provider, &mut project, &payload)?;
         function.patterns.splice(0..0, patterns.iter().cloned());
+        function.artifact = function.artifact.or_else(|| artifact_of_all.clone());
         project.functions.push(function);
     }
+    settings::settle_destinations(&mut project, document)?;
     if project.functions.is_empty() && project.tables.is_empty() && project.layers.is_empty() {
         return Err(document.error("nothing to deploy: `functions:`, `layers:` and `resources:` are missing or empty"));
     }
@@ -236,11 +258,21 @@ fn patterns(node: &Node) -> Result<Vec<String>, Error> {
                     all.push(format!("!{}", item.text(key)?));
                 }
             }
-            "individually" | "excludeDevDependencies" => {}
-            other => return Err(value.error(format!("package.{other} is not supported; there is package.patterns"))),
+            "individually" | "excludeDevDependencies" | "artifact" => {}
+            other => {
+                let words =
+                    format!("package.{other} is not supported; there are package.patterns and package.artifact");
+                return Err(value.error(words));
+            }
         }
     }
     Ok(all)
+}
+
+/// `package.artifact` of the project or of a function.
+fn artifact(node: &Node) -> Result<Option<PathBuf>, Error> {
+    let artifact = node.get("package").and_then(|package| package.get("artifact"));
+    artifact.map(|artifact| artifact.text("package.artifact").map(PathBuf::from)).transpose()
 }
 
 fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payload: &str) -> Result<Function, Error> {
@@ -262,6 +294,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
             };
         }
     }
+    settings::refuse_dead_letters(node, &prefix)?;
     let mut function = Function {
         key: key.to_owned(),
         name: match node.get("name") {
@@ -275,6 +308,11 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         description: node.get("description").map_or(Ok(String::new()), |node| node.text("description"))?,
         environment,
         layers: listed_layers(either("layers"))?,
+        logging: settings::logging(node, provider, &prefix, &mut project.notes)?,
+        vpc: settings::vpc(node, provider)?,
+        file_system: settings::file_system(node)?,
+        tags: settings::tags(node, provider)?,
+        events: settings::events(node, &prefix)?,
         reserved_concurrency: optional("reservedConcurrency", 0, 1_000)?,
         provisioned: optional("provisionedConcurrency", 1, 1_000)?,
         snap_start: node.get("snapStart").map_or(Ok(false), |node| node.flag("snapStart"))?,
@@ -283,6 +321,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         http: Vec::new(),
         url: url(node)?,
         patterns: patterns(node)?,
+        artifact: artifact(node)?,
     };
     for event in node.get("events").map_or(Ok(&[][..]), |events| events.list("events"))? {
         add_event(&mut function, event, payload)?;

@@ -161,13 +161,15 @@ impl EventTarget for Functions {
             kind: InvocationKind::Event,
             trigger: Trigger::AsyncQueue,
             client_context: None,
+            tenant: None,
             trace_id,
             log_tail: false,
         };
         accept_of(&self.0, invocation, &lineage).await.map_err(|error| match error {
-            InvokeError::NotFound(_) | InvokeError::PayloadTooLarge { .. } | InvokeError::PayloadNotJson(_) => {
-                DeliveryError::Refused(error.to_string())
-            }
+            InvokeError::NotFound(_)
+            | InvokeError::PayloadTooLarge { .. }
+            | InvokeError::PayloadNotJson(_)
+            | InvokeError::Unfit(_) => DeliveryError::Refused(error.to_string()),
             other => DeliveryError::Later(other.to_string()),
         })
     }

@@ -100,9 +100,12 @@ impl Try {
         match result {
             Ok(outcome) if outcome.error.is_none() => Self::Succeeded,
             Ok(_) => Self::Failed,
-            Err(InvokeError::NotFound(_) | InvokeError::PayloadTooLarge { .. } | InvokeError::PayloadNotJson(_)) => {
-                Self::Gone
-            }
+            Err(
+                InvokeError::NotFound(_)
+                | InvokeError::PayloadTooLarge { .. }
+                | InvokeError::PayloadNotJson(_)
+                | InvokeError::Unfit(_),
+            ) => Self::Gone,
             Err(InvokeError::Recursive(_)) => Self::Looped,
             Err(InvokeError::Throttled(_)) if reserved == Some(0) => Self::Closed,
             Err(
@@ -192,6 +195,8 @@ struct Header {
     trace_id: Option<String>,
     #[serde(default, skip_serializing_if = "Lineage::is_empty")]
     lineage: Lineage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
     /// Of a record: where it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     target: Option<String>,
@@ -204,6 +209,7 @@ pub(super) fn encode(invocation: &Invocation, payload: &[u8], lineage: &Lineage)
         request_id: invocation.request_id.clone(),
         trace_id: invocation.trace_id.clone(),
         lineage: lineage.clone(),
+        tenant: invocation.tenant.clone(),
         target: None,
     };
     with_header(&header, payload)
@@ -216,6 +222,7 @@ pub(super) fn encode_record(function: &FunctionRef, id: &RequestId, delivery: &D
         request_id: id.clone(),
         trace_id: delivery.trace_id.clone(),
         lineage: delivery.lineage.clone(),
+        tenant: None,
         target: Some(delivery.target.clone()),
     };
     with_header(&header, &delivery.event)
@@ -237,7 +244,7 @@ pub(super) fn decode(mut value: Bytes) -> Option<Kept> {
     if length.0 > length.1 {
         return None;
     }
-    let Header { function, request_id, trace_id, lineage, target } =
+    let Header { function, request_id, trace_id, lineage, tenant, target } =
         serde_json::from_slice(&value.split_to(length.0)).ok()?;
     if let Some(target) = target {
         return Some(Kept::Record(Delivery { target, event: value, trace_id, lineage }));
@@ -249,6 +256,7 @@ pub(super) fn decode(mut value: Bytes) -> Option<Kept> {
         kind: InvocationKind::Event,
         trigger: Trigger::AsyncQueue,
         client_context: None,
+        tenant,
         trace_id,
         log_tail: false,
     };

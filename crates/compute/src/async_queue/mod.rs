@@ -34,6 +34,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::config::AsyncConfig;
 use crate::engine::Core;
 use crate::payload;
+use crate::tenants;
 pub(crate) use deliver::Functions;
 use event::{Kept, Pending};
 pub(crate) use worker::work;
@@ -116,6 +117,7 @@ async fn accept_of(core: &Arc<Core>, mut invocation: Invocation, lineage: &Linea
     let running = core.enter()?;
     invocation.kind = InvocationKind::Event;
     let version = core.catalog.version(&invocation.function).await?;
+    tenants::check(&version, invocation.tenant.as_deref())?;
     let payload = payload::checked(&invocation)?;
     let queue = &core.async_queue;
     let now_ms = core.clock.now_ms();

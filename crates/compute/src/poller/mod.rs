@@ -237,6 +237,7 @@ impl Poller {
             kind: InvocationKind::RequestResponse,
             trigger: Trigger::EventSource,
             client_context: None,
+            tenant: None,
             trace_id: None,
             log_tail: false,
         };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use model::{Family, FunctionVersion};
-use sandbox::{Assignment, Control, Guest, GuestListeners, SandboxSpec, Started, interpreter};
+use sandbox::{Assignment, Control, Guest, GuestListeners, SandboxSpec, Started};
 use serde_json::{Value as Json, json};
 use tokio::net::unix::pipe;
 use tokio::task::AbortHandle;
@@ -186,9 +186,12 @@ impl Drop for Zygote {
     }
 }
 
+/// Variables that a booted Java guest can be given.
+pub(super) const JAVA_VARIABLES_MAX: usize = 128;
+
 /// Makes a zygote; one that has loaded the dependencies of a version, if there is one.
 pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVersion>) -> Result<Zygote, String> {
-    let interpreter = interpreter::choose(&core.interpreters, &kind.runtime)?;
+    let interpreter = start::interpreter_for(core, &kind.runtime)?;
     let guest = Guest::Zygote { family: Family::Python, interpreter };
     let mut spec = spec(core, kind, guest, ZYGOTE_MEMORY_MB, TMP_MB);
     if let Some(version) = version {
@@ -221,12 +224,17 @@ pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVe
 
 /// Boots a guest in a process of its own.
 pub(super) async fn guest(core: &Core, kind: &Kind) -> Result<Booted, String> {
-    let interpreter = interpreter::choose(&core.interpreters, &kind.runtime)?;
+    let interpreter = start::interpreter_for(core, &kind.runtime)?;
     let (family, memory_mb) = (kind.runtime.family(), kind.memory_mb.unwrap_or(BOOT_MEMORY_MB as u32));
     let guest = Guest::Interpreter { family, interpreter, memory_mb };
     let mut spec = spec(core, kind, guest, u64::from(memory_mb), TMP_MB);
     // The guest takes the time to rehearse, and the variable away.
     spec.environment.push(("_DUNLIN_AHEAD".to_owned(), "1".to_owned()));
+    if family == Family::Java {
+        // Room for those of the function, where a guest cannot make any (`runtimes/java/dunlin/guest/Native.java`).
+        let spare = (0..JAVA_VARIABLES_MAX).map(|index| (format!("_DUNLIN_SPARE_{index}"), String::new()));
+        spec.environment.extend(spare);
+    }
     boot(core, spec, None).await
 }
 
@@ -235,6 +243,7 @@ fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> 
         guest,
         code: None,
         layers: Vec::new(),
+        files: None,
         memory_bytes: memory_mb * MIB,
         tmp_bytes: tmp_mb * MIB,
         environment: variables::boot_variables(&kind.runtime, &core.config.guest_variables),

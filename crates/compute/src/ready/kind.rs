@@ -14,10 +14,24 @@ use sha2::{Digest, Sha256};
 
 use crate::dependencies::Dependencies;
 use crate::guest_protocol::Read;
+use crate::ready::boot::JAVA_VARIABLES_MAX;
 
 /// Variables that an interpreter or its libraries look at only while they start, by their beginnings.
-const READ_AT_START: &[&str] =
-    &["NODE_", "PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_", "OPENSSL_", "UV_", "AWS_LAMBDA_EXEC_"];
+const READ_AT_START: &[&str] = &[
+    "NODE_",
+    "PYTHON",
+    "JAVA_",
+    "JDK_JAVA_",
+    "_JAVA_",
+    "LD_",
+    "LC_",
+    "LANG",
+    "MALLOC_",
+    "GLIBC_",
+    "OPENSSL_",
+    "UV_",
+    "AWS_LAMBDA_EXEC_",
+];
 /// Those among them that are looked at again: `NODE_PATH` and `PYTHONPATH` by the guests themselves when they load.
 const READ_LATER: &[&str] = &["NODE_PATH", "NODE_ENV", "NODE_TLS_REJECT_UNAUTHORIZED", "PYTHONPATH"];
 
@@ -104,7 +118,7 @@ impl Kind {
     /// The guests that a function can have; none if it brings its own program.
     pub(crate) fn of(runtime_use: &RuntimeUse) -> Option<Self> {
         let memory_mb = match runtime_use.runtime.family() {
-            Family::Node => Some(runtime_use.memory_mb),
+            Family::Node | Family::Java => Some(runtime_use.memory_mb),
             Family::Python => None,
             Family::Provided => return None,
         };
@@ -145,7 +159,9 @@ impl Kind {
     /// The guests that a version can have; none also where a variable of it has to be there from the start.
     pub(crate) fn for_version(version: &FunctionVersion) -> Option<Self> {
         let early = version.environment.keys().any(|name| is_read_at_start(name));
-        if early { None } else { Self::of(&version.runtime_use()) }
+        // Those of the platform come to them.
+        let many = version.runtime.family() == Family::Java && version.environment.len() > JAVA_VARIABLES_MAX / 2;
+        if early || many { None } else { Self::of(&version.runtime_use()) }
     }
 }
 

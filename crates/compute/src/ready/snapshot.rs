@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Family, FunctionVersion};
-use sandbox::{Control, Guest, SandboxSpec, Started, interpreter};
+use sandbox::{Control, Guest, SandboxSpec, Started};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -28,7 +28,8 @@ use crate::environment::exit_of;
 use crate::faults::{Fault, error_type_of};
 use crate::frames::{Frames, SnapshotEnd};
 use crate::output::{Output, Read, Stream};
-use crate::report::{self, Phase, Status};
+use crate::records::{self, Line, MadeFrom};
+use crate::report::{Phase, Status};
 use crate::start::{self, MIB};
 use crate::variables;
 
@@ -63,6 +64,11 @@ pub(super) async fn take(core: &Core, kind: &Kind, version: &FunctionVersion) ->
         conclude(&output, 0, Status::Fine, Some(&untaken)).await;
         return Err(untaken);
     };
+    if version.file_system.is_some() {
+        let untaken = Untaken::Unfit("the function has a file system".to_owned());
+        conclude(&output, 0, Status::Fine, Some(&untaken)).await;
+        return Err(untaken);
+    }
     let cap = INIT_CAP_MIN.max(Duration::from_millis(version.timeout_ms));
     let ttl_s = cap.as_secs() + CREDENTIALS_S;
     let credentials = core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await;
@@ -107,19 +113,20 @@ pub(super) async fn take(core: &Core, kind: &Kind, version: &FunctionVersion) ->
 
 /// Starts the process that runs the init; with it where its log goes.
 async fn start_guest(core: &Core, version: &FunctionVersion, token: &str) -> Result<(Started, Stream), String> {
-    let index = interpreter::choose(&core.interpreters, &version.runtime)?;
+    let index = start::interpreter_for(core, &version.runtime)?;
     start::prepare(core, version).await.map_err(|error| error.to_string())?;
     let spec = SandboxSpec {
         guest: Guest::Zygote { family: Family::Python, interpreter: index },
         code: Some(version.code.clone()),
         layers: version.layers.clone(),
+        files: None,
         memory_bytes: u64::from(version.memory_mb) * MIB,
         tmp_bytes: u64::from(version.tmp_mb) * MIB,
         environment: variables::snapshot_variables(version, token, &core.config.guest_variables),
     };
     let interpreter = core.interpreters.usable.get(index).map(|it| it.version);
-    let first_line = report::init_start_line(&version.runtime, interpreter, &version.function.region);
-    let stream = start::stream(core, version, &core.random.hex(16), first_line);
+    let from = MadeFrom { version, interpreter, initialization: variables::SNAP_START, phase: Phase::Init };
+    let stream = start::stream(core, version, &core.random.hex(16), &Line::InitStart(from));
     let started = core.backend.start(spec).await.map_err(|error| error.to_string())?;
     Ok((started, stream))
 }
@@ -153,10 +160,14 @@ async fn read_beside<T>(output: &Output, work: impl Future<Output = T>) -> T {
 
 /// Ends the log of the init, with why there is no snapshot if the function's own words do not say it.
 async fn conclude(output: &Output, init_us: u64, status: Status<'_>, why: Option<&Untaken>) {
+    let (initialization, phase) = (variables::SNAP_START, Phase::Init);
+    let init = records::Init { us: init_us, initialization, phase, status, of_snapshot: true };
     output.drain();
-    output.line(report::init_report_line(init_us, Phase::Init, status));
+    output.line(&Line::InitRuntimeDone(init));
+    output.line(&Line::InitReport(init));
     if let Some(Untaken::Unfit(reason) | Untaken::Failed(reason)) = why {
-        output.line(format!("SnapStart is off for this version, each environment runs the init itself: {reason}"));
+        let words = format!("SnapStart is off for this version, each environment runs the init itself: {reason}");
+        output.line(&Line::Words(&words));
     }
     output.flush().await;
 }

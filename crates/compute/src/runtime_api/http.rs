@@ -145,6 +145,7 @@ fn event(call: &Call) -> Reply {
         ("lambda-runtime-invoked-function-arn", Some(call.function_arn.as_str())),
         ("lambda-runtime-trace-id", call.trace_id.as_deref()),
         ("lambda-runtime-client-context", call.client_context.as_deref()),
+        ("lambda-runtime-aws-tenant-id", call.version.tenant.as_deref()),
     ];
     for (name, value) in headers {
         // Empty headers are left out, as are values that no header can carry.

@@ -44,10 +44,14 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         environment: BTreeMap::new(),
         role_arn: "arn:aws:iam::000000000000:role/r".into(),
         log_group: format!("/aws/lambda/{name}"),
+        json_log: None,
         egress: model::Egress::default(),
         reserved_concurrency: None,
         snap_start: false,
         allows_recursion: false,
+        per_tenant: false,
+        file_system: None,
+        tenant: None,
     }
 }
 
@@ -68,6 +72,7 @@ pub(crate) fn invocation(name: &str, id: &str, payload: &str) -> Invocation {
         kind: InvocationKind::RequestResponse,
         trigger: Trigger::Direct,
         client_context: None,
+        tenant: None,
         trace_id: None,
         log_tail: false,
     }

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::{Ending, InvokeError, Outcome};
+use model::{ApplicationLevel, Ending, InvokeError, JsonLog, Outcome, SystemLevel};
+use serde_json::Value;
 
 use super::fixtures::{World, invocation};
 use super::guests::Guests;
@@ -41,6 +42,27 @@ async fn a_call_is_answered_logged_and_metered() {
     assert_eq!(records.len(), 1);
     assert_eq!((records[0].ending, records[0].billed_ms, records[0].cpu_us), (Ending::Success, 1, 700));
     assert_eq!(records[0].init_us, Some(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_in_json_has_records_of_its_level() {
+    let kinds = async |system, handler: &str| {
+        let world = World::new();
+        world.deploy("f", handler, |version| {
+            version.json_log = Some(JsonLog { application: ApplicationLevel::Info, system });
+        });
+        let _ = world.call("f", "1").await.unwrap();
+        let lines = world.lines.messages();
+        let records = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let kind = |record: &Value| record["type"].as_str()?.strip_prefix("platform.").map(str::to_owned);
+        records.filter_map(|record| kind(&record)).collect::<Vec<_>>()
+    };
+    let all = ["initStart", "initRuntimeDone", "initReport", "start", "runtimeDone", "report"];
+    assert_eq!(kinds(SystemLevel::Debug, "print 1").await, all);
+    assert_eq!(kinds(SystemLevel::Info, "print 1").await, ["initStart", "start", "report"]);
+    assert_eq!(kinds(SystemLevel::Warn, "print 1").await, Vec::<String>::new());
+    assert_eq!(kinds(SystemLevel::Warn, "exit 3").await, ["runtimeDone", "report"]);
+    assert_eq!(kinds(SystemLevel::Warn, "init_error").await, ["initRuntimeDone", "initReport"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,3 +18,4 @@ mod ready;
 mod scaling;
 mod snapshots;
 mod streaming;
+mod tenants;

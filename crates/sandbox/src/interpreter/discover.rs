@@ -4,7 +4,8 @@
 //! |------------|-----------------------------------------------------------------------------------------------------|
 //! | candidates | names in the folders of `PATH`, of the distribution and of the known version managers              |
 //! | resolve    | the real path; scripts and dispatchers (shims) are left, their real binaries are candidates anyway |
-//! | probe      | each distinct binary is run once, all at the same time, for its version, prefix and libraries      |
+//! | probe      | each distinct binary is run once, all at the same time, for its version, prefix and libraries; a   |
+//! |            | Java installation says them in a file                                                              |
 //! | judge      | version, prefix and permissions: may a sandbox read it?                                             |
 //!
 //! A sandbox gets a prefix as a mount of its own: private folders above it do not matter, what lies in it does.
@@ -20,7 +21,7 @@ use std::sync::Mutex;
 use model::Family;
 
 use super::probe::{self, Facts};
-use super::{Interpreter, Interpreters, NODE_OLDEST, PYTHON_OLDEST, Skipped};
+use super::{Interpreter, Interpreters, JAVA_OLDEST, NODE_OLDEST, PYTHON_OLDEST, Skipped};
 
 /// Minor versions of Python 3 that are looked for by name.
 const PYTHON_MINORS: std::ops::RangeInclusive<u32> = 8..=15;
@@ -38,11 +39,16 @@ const HOME_PLACES: &[&str] = &[
     ".local/share/uv/python",
     ".local/share/fnm/node-versions",
     ".nodenv/versions",
+    ".sdkman/candidates/java",
+    ".asdf/installs/java",
+    ".local/share/mise/installs/java",
+    ".jdks",
 ];
 /// The same, relative to the folder that holds a version manager's `shims`.
 const SHIM_PLACES: &[&str] = &["versions", "installs/python", "installs/nodejs", "installs/node"];
 /// The same, anywhere.
-const HOST_PLACES: &[&str] = &["/opt", "/usr/local/n/versions/node", "/opt/pyenv/versions", "/opt/nvm/versions/node"];
+const HOST_PLACES: &[&str] =
+    &["/opt", "/usr/lib/jvm", "/usr/local/n/versions/node", "/opt/pyenv/versions", "/opt/nvm/versions/node"];
 /// Where sandboxes find the distribution's files: mounted in every one.
 const SYSTEM_PLACES: &[&str] = &["/usr", "/lib", "/lib64", "/bin"];
 /// What a sandbox uses for itself, so that no prefix can be mounted there.
@@ -124,6 +130,7 @@ fn candidates(environment: &Environment) -> Vec<(Family, PathBuf)> {
         folders.extend(installed.iter().flat_map(|folder| [folder.join("bin"), folder.join("installation/bin")]));
     }
     let mut names = vec![(Family::Node, "node".to_owned()), (Family::Node, "nodejs".to_owned())];
+    names.push((Family::Java, "java".to_owned()));
     names.push((Family::Python, "python3".to_owned()));
     names.extend(PYTHON_MINORS.map(|minor| (Family::Python, format!("python3.{minor}"))));
     let mut seen = BTreeSet::new();
@@ -150,6 +157,7 @@ fn resolve(family: Family, real: &Path) -> Result<(), String> {
     let name = real.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let (expected, minor) = match family {
         Family::Node => (name.starts_with("node"), None),
+        Family::Java => (name == "java", None),
         Family::Python | Family::Provided => {
             let minor = name.strip_prefix("python3.").and_then(|minor| minor.parse::<u32>().ok());
             (name.starts_with("python3"), minor)
@@ -164,11 +172,17 @@ fn resolve(family: Family, real: &Path) -> Result<(), String> {
     }
 }
 
+/// The oldest version of a family that a guest runs on.
+fn oldest(family: Family) -> (u32, u32) {
+    match family {
+        Family::Node => NODE_OLDEST,
+        Family::Java => JAVA_OLDEST,
+        Family::Python | Family::Provided => PYTHON_OLDEST,
+    }
+}
+
 fn too_old(family: Family, line: (u32, u32)) -> String {
-    let (name, oldest) = match family {
-        Family::Node => ("Node.js", NODE_OLDEST),
-        Family::Python | Family::Provided => ("Python", PYTHON_OLDEST),
-    };
+    let (name, oldest) = (super::name_of(family), oldest(family));
     format!("{name} {}.{} is older than {}.{}, the oldest that is supported", line.0, line.1, oldest.0, oldest.1)
 }
 
@@ -194,9 +208,8 @@ fn probe_all(binaries: &[(Family, PathBuf)]) -> Vec<Result<Facts, String>> {
 }
 
 fn judge(environment: &Environment, family: Family, binary: &Path, facts: Facts) -> Result<Interpreter, String> {
-    let oldest = if family == Family::Node { NODE_OLDEST } else { PYTHON_OLDEST };
     let line = (facts.version.0, facts.version.1);
-    if line < oldest {
+    if line < oldest(family) {
         return Err(too_old(family, line));
     }
     let prefix = fs::canonicalize(&facts.prefix).map_err(|error| format!("{}: {error}", facts.prefix.display()))?;
@@ -298,6 +311,8 @@ mod tests {
             ("python3.7", Family::Python, Some("Python 3.7 is older than 3.8, the oldest that is supported")),
             ("python3.12", Family::Python, None),
             ("node", Family::Node, None),
+            ("java", Family::Java, None),
+            ("javac", Family::Java, Some("starts something else")),
         ] {
             let path = folder.path().join(name);
             executable(&path, "\x7fELF...");

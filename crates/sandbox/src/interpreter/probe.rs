@@ -55,6 +55,7 @@ pub(super) struct Facts {
 pub(super) fn facts(family: Family, binary: &Path) -> Result<Facts, String> {
     let libraries = libraries_of(&run(Command::new(binary).env("LD_TRACE_LOADED_OBJECTS", "1"))?)?;
     let answer = match family {
+        Family::Java => return java_facts(binary, libraries),
         Family::Node => run(Command::new(binary).arg("--version"))?,
         Family::Python | Family::Provided => run(Command::new(binary).args(["-I", "-S", "-c", PYTHON_QUESTION]))?,
     };
@@ -70,6 +71,29 @@ pub(super) fn facts(family: Family, binary: &Path) -> Result<Facts, String> {
     let folders = lines.map(PathBuf::from).filter(|path| path.exists());
     let samples = folders.flat_map(|folder| [folder.join("os.py"), folder]).filter(|path| path.exists()).collect();
     Ok(Facts { version, prefix, samples, libraries })
+}
+
+/// What an installation of Java says about itself in a file: a start of the machine would take longer than all others.
+fn java_facts(binary: &Path, libraries: Vec<PathBuf>) -> Result<Facts, String> {
+    let prefix = prefix_of(binary);
+    let file = prefix.join("release");
+    let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let version = text.lines().find_map(|line| line.strip_prefix("JAVA_VERSION="));
+    let version = version.and_then(|version| java_version(version.trim_matches('"')));
+    let version = version.ok_or_else(|| format!("{} does not tell its version", file.display()))?;
+    let samples: Vec<PathBuf> = ["lib/modules", "lib/server/libjvm.so"].map(|name| prefix.join(name)).into();
+    match samples.iter().find(|path| !path.exists()) {
+        Some(path) => Err(format!("its {} is missing", path.display())),
+        None => Ok(Facts { version, prefix, samples, libraries }),
+    }
+}
+
+/// `17.0.15`, `21`, and `1.8.0_402` of releases before 9.
+fn java_version(text: &str) -> Option<(u32, u32, u32)> {
+    let mut numbers = text.strip_prefix("1.").unwrap_or(text).split(['.', '_', '-', '+']).map(str::parse);
+    let major = numbers.next()?.ok()?;
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    Some((major, next(), next()))
 }
 
 /// Compiles the Python guest in `folder` (which becomes `/var/runtime/python`) for every usable Python, so that a cold
@@ -160,6 +184,10 @@ mod tests {
         assert_eq!(parse_version("3.15.0a1"), Some((3, 15, 0)));
         assert_eq!(parse_version("v24.0.0-nightly2025"), Some((24, 0, 0)));
         assert_eq!(parse_version("node"), None);
+        assert_eq!(java_version("17.0.15"), Some((17, 0, 15)));
+        assert_eq!(java_version("25-ea"), Some((25, 0, 0)));
+        assert_eq!(java_version("1.8.0_402"), Some((8, 0, 402)));
+        assert_eq!(java_version(""), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::AtFlags;
 
+use super::child::FOLLOW;
 use super::make::{Made, Maker};
 use super::protocol::{Digest, Step};
 use super::sys::{self, At, Fault};
@@ -64,7 +65,7 @@ pub(crate) fn furnish(
     if let Some(layers) = &layers {
         sys::set_tree_attributes(layers.as_raw_fd(), read_only).at(Step::Opt)?;
     }
-    within(&inside.mounts, &maker.stage.mounts, || {
+    let done = within(&inside.mounts, &maker.stage.mounts, || {
         sys::attach_tree(code.as_raw_fd(), libc::AT_FDCWD, c"/var/task").at(Step::Task)?;
         if let Some(layers) = &layers {
             sys::attach_tree(layers.as_raw_fd(), libc::AT_FDCWD, c"/opt").at(Step::Opt)?;
@@ -73,7 +74,12 @@ pub(crate) fn furnish(
             Some(cache) => sys::attach_tree(cache.as_raw_fd(), libc::AT_FDCWD, place).at(Step::Cache),
             None => Ok(()),
         })
-    })
+    });
+    if inside.namespaces.is_none() {
+        // The guest waits for that by itself where it matters to it: one that has ended is noticed elsewhere.
+        let _ = rustix::process::pidfd_send_signal(&made.pidfd, FOLLOW);
+    }
+    done
 }
 
 /// Acts in a sandbox's mount namespace. Everything there but `/tmp` is read-only to guests, so that a path of the

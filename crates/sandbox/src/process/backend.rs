@@ -30,12 +30,13 @@ use super::cgroup::read_meter;
 use super::config::FoundWall;
 use super::launch::SpawnerHandle;
 use super::protocol::{
-    self, AssignRequest, Digest, ENVIRONMENT_BYTES_MAX, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply, Request,
-    StartRequest, Step, feature,
+    self, AssignRequest, Digest, ENVIRONMENT_BYTES_MAX, FilesRequest, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply,
+    Request, StartRequest, Step, feature,
 };
 use super::{sys, watch as measure};
 use crate::contract::{
-    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall,
+    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, SharedFiles, Started, Usage,
+    Wall,
 };
 
 /// Process sandboxes of this host.
@@ -170,6 +171,14 @@ fn all_digits(layers: &[CodeDigest]) -> Result<Vec<Digest>, Error> {
     layers.iter().map(digits).collect()
 }
 
+fn files(files: &SharedFiles) -> Result<FilesRequest, Error> {
+    let (index, name) = (files.index as u32, files.name.as_bytes().to_vec());
+    if !protocol::is_mount_name(&name) {
+        return Err(Error::Host(format!("a folder cannot be mounted at /mnt/{}", files.name)));
+    }
+    Ok(FilesRequest { index, name })
+}
+
 /// Limits that the spawner takes.
 fn clamped(memory_bytes: u64, tmp_bytes: u64) -> (u64, u64) {
     let clamp = |value: u64, range: std::ops::RangeInclusive<u64>| value.clamp(*range.start(), *range.end());
@@ -219,6 +228,7 @@ impl Backend for ProcessBackend {
             tmp_bytes,
             code: spec.code.as_ref().map(digits).transpose()?,
             layers: all_digits(&spec.layers)?,
+            files: spec.files.as_ref().map(files).transpose()?,
         });
         let environment = sys::memory_file(c"environment", &environment_block(&spec.environment)?).map_err(host)?;
         let (ours, theirs) = channel().map_err(host)?;

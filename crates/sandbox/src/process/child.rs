@@ -10,6 +10,9 @@
 //!   3. The guest inherits descriptors 0 to 3 only, a zygote 0 to 5; this process keeps its status socket only and is not dumpable.
 //!   4. It dies with the spawner (parent-death signal), and with it the whole process namespace.
 //!
+//! A guest that is booted before its function is known shares its working folder with this process, which follows when the
+//! code is mounted over the one that they began in: not every guest can do that by itself.
+//!
 //! A zygote is a guest like any other, but for two more descriptors. A fork of one has no guest to start: its first
 //! process builds the walls, and the guest comes in from the zygote and is left to it as an orphan.
 //!
@@ -40,6 +43,11 @@ pub(crate) const TASKS: u64 = 1024;
 
 /// How far guests stand back behind the platform, where only niceness can tell.
 const GUEST_NICENESS: c_int = 5;
+
+/// Tells a first process that the code of its guest is mounted.
+pub(crate) const FOLLOW: rustix::process::Signal = rustix::process::Signal::USR1;
+/// Where a guest begins.
+const TASK: &CStr = c"/var/task";
 
 /// What a fork of a zygote is in its own process namespace: this process is 1, the one that forked it and ended is 2.
 const FORKED_GUEST: c_int = 3;
@@ -103,6 +111,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) layers: c_int,
     /// Detached trees of what was made of code and layers, or -1 each.
     pub(crate) caches: [c_int; CACHES.len()],
+    /// Detached tree of a folder of the host, or -1.
+    pub(crate) files: c_int,
+    /// Where it goes, below the root: `mnt/NAME`.
+    pub(crate) files_place: &'a CStr,
     pub(crate) environment: c_int,
     /// The guest's descriptor 3, or -1.
     pub(crate) channel: c_int,
@@ -131,6 +143,13 @@ pub(crate) struct Plan<'a> {
     pub(crate) drop_groups: bool,
     pub(crate) token: u64,
     pub(crate) id: u64,
+}
+
+impl Plan<'_> {
+    /// Whether the code comes later, to a guest that was executed here.
+    fn follows(&self) -> bool {
+        self.code < 0 && matches!(self.role, Role::Guest(_))
+    }
 }
 
 /// Runs the sandbox's first process. Never returns.
@@ -252,7 +271,7 @@ fn enter_groups(doors: &[Door]) -> sys::Call<()> {
 }
 
 /// Descriptors of a plan, the caches apart.
-const OWN_FDS: usize = 10;
+const OWN_FDS: usize = 11;
 
 /// Closes whatever the spawner holds of other sandboxes. With many of them their descriptors alone would pass the limit
 /// that a guest gets.
@@ -263,6 +282,7 @@ fn let_go(plan: &Plan<'_>) {
         plan.root,
         plan.code,
         plan.layers,
+        plan.files,
         plan.environment,
         plan.channel,
         plan.output,
@@ -312,8 +332,21 @@ fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
             sys::attach_tree(cache, libc::AT_FDCWD, &place[1..]).at(Step::Cache)?;
         }
     }
+    if plan.files >= 0 {
+        attach_files(plan.files, plan.files_place).at(Step::Files)?;
+    }
     sys::mount(c"proc", c"proc", c"proc", PROC_FLAGS, c"").at(Step::Proc)?;
     sys::pivot_here().at(Step::Pivot)
+}
+
+/// Puts a folder of the host below `/mnt`, in which nothing else can be made. Paths are relative to the new root, which is
+/// the working folder.
+fn attach_files(files: c_int, place: &CStr) -> sys::Call<()> {
+    const FLAGS: c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    sys::mount(c"tmpfs", c"mnt", c"tmpfs", FLAGS, c"mode=755,size=16k,nr_inodes=4")?;
+    sys::make_folder(place)?;
+    sys::mount(c"", c"mnt", c"", FLAGS | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY, c"")?;
+    sys::attach_tree(files, libc::AT_FDCWD, place)
 }
 
 /// A guest's niceness.
@@ -333,7 +366,7 @@ fn lock_down(plan: &Plan<'_>) -> Result<u32, Fault> {
     if plan.landlock_abi > 0 {
         match plan.role {
             Role::Zygote { .. } => landlock::confine_scopes(plan.landlock_abi),
-            _ => landlock::confine(plan.landlock_abi),
+            _ => landlock::confine(plan.landlock_abi, plan.files >= 0),
         }
         .at(Step::Landlock)?;
         features |= feature::LANDLOCK;
@@ -450,7 +483,8 @@ fn start_guest(plan: &Plan<'_>, environment: &Environment) -> Result<c_int, Faul
             return Err(sys::errno()).at(Step::Fork);
         }
         let top = stack.cast::<u8>().add(STACK_BYTES).cast();
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let folder = if plan.follows() { libc::CLONE_FS } else { 0 };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | folder | libc::SIGCHLD;
         (libc::clone(become_guest, top, flags, (&raw mut launch).cast()), stack)
     };
     if pid < 0 {
@@ -500,7 +534,7 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         }
     }
     sys::close_range(first_closed, u32::MAX).at(Step::Fork)?;
-    sys::chdir(c"/var/task").at(Step::Fork)?;
+    sys::chdir(TASK).at(Step::Fork)?;
     // What the user is told is about the first place, unless the second has the file.
     let mut fault = Fault { step: Step::Fork, errno: libc::ENOENT };
     for (index, program) in plan.role.programs().iter().enumerate() {
@@ -520,8 +554,24 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
     Err(fault)
 }
 
+/// Goes to where the code is now, and the guest with it.
+extern "C" fn follow(_signal: c_int) {
+    // SAFETY: async-signal-safe calls; what was interrupted finds its error as it left it.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        libc::chdir(TASK.as_ptr());
+        *errno = before;
+    }
+}
+
 /// Tells that the guest runs, or may come in, then reaps until it ends.
 fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
+    if plan.follows() {
+        let handler: extern "C" fn(c_int) = follow;
+        // SAFETY: the handler does what a handler may. Waiting goes on after it.
+        unsafe { libc::signal(FOLLOW.as_raw(), handler as libc::sighandler_t) };
+    }
     let started = Reply::Started {
         token: plan.token,
         id: plan.id,

@@ -92,6 +92,8 @@ pub struct SpawnerConfig {
     pub boot_id: String,
     /// Certificates that guests trust, in PEM: mounted at the distribution's paths and at `TRUST_PATH`. Readable by all.
     pub trust_bundle: Option<PathBuf>,
+    /// Folders that sandboxes may get, in the order that `SharedFiles` counts.
+    pub shared: Vec<SharedFolder>,
     /// Whether processor time ends at the share of a sandbox's memory even where nobody else wants the rest. Without it,
     /// shares decide only between those who want more than there is.
     pub cpu_quota: bool,
@@ -101,6 +103,15 @@ pub struct SpawnerConfig {
     pub off: Vec<WallKind>,
     /// The program that is the spawner, called as `PROGRAM __spawner`. None: this program.
     pub program: Option<PathBuf>,
+}
+
+/// A folder of the host that sandboxes may get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedFolder {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// Whether nothing in it can be changed.
+    pub read_only: bool,
 }
 
 impl SpawnerConfig {
@@ -113,6 +124,7 @@ impl SpawnerConfig {
             interpreters: Vec::new(),
             boot_id: boot_id.into(),
             trust_bundle: None,
+            shared: Vec::new(),
             cpu_quota: false,
             require: Vec::new(),
             off: Vec::new(),

@@ -1,6 +1,6 @@
 //! Landlock: a second wall behind the mount namespace, and a wall against signals and abstract sockets.
 //!
-//! The guest may read and execute everything in its root, write below `/tmp`, and write to the device nodes; whatever
+//! The guest may read and execute everything in its root, write below `/tmp` and what it has below `/mnt`, and write to the device nodes; whatever
 //! is mounted by mistake stays read-only. Runs between clone and exec: nothing here allocates.
 //!
 //! Source of the numbers: landlock(7) and linux/landlock.h, ABI 1 to 6. Older kernels get what they know.
@@ -85,9 +85,15 @@ fn allow(ruleset: c_int, path: &CStr, access: u64) -> Call<()> {
     result.map(drop)
 }
 
-/// Confines the calling process to `rules`. `no_new_privs` must be set.
-pub(crate) fn confine(abi: u32) -> Call<()> {
-    confine_to(abi, &rules(abi))
+/// Confines the calling process to `rules`, and to `/mnt` where it has a folder there. `no_new_privs` must be set.
+pub(crate) fn confine(abi: u32, has_files: bool) -> Call<()> {
+    let [root, tmp, devices] = rules(abi);
+    if has_files {
+        // What of it may be written is for the mount to say.
+        confine_to(abi, &[root, tmp, devices, (c"/mnt", handled(abi))])
+    } else {
+        confine_to(abi, &[root, tmp, devices])
+    }
 }
 
 /// Confines the calling process to its own signals and sockets, and leaves files to the mounts: for a zygote, whose forks

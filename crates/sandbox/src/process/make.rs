@@ -27,12 +27,12 @@ use super::child::{self, INNER_GID, INNER_UID, Plan, Program, Role};
 use super::entry::{self, Entry};
 use super::netns::Rules;
 use super::procfs;
-use super::protocol::{Digest, GuestKind, LAYERS_MAX, StartRequest, Step};
+use super::protocol::{Digest, FilesRequest, GuestKind, LAYERS_MAX, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
 use super::template::Stage;
 use super::tmp::{Tmp, Tmps};
 use crate::contract::CACHE_SUFFIX;
-use crate::interpreter::{Interpreter, PYTHON_FLAGS};
+use crate::interpreter::{Interpreter, JAVA_FLAGS, PYTHON_FLAGS};
 
 /// Ranges of host ids, the preferred one first: above everything that distributions and container tools give out;
 /// within the 65,536 ids of a container without privilege, above its users and below `nobody`.
@@ -198,6 +198,7 @@ struct Inputs {
     code: Option<OwnedFd>,
     layers: Option<OwnedFd>,
     caches: Caches,
+    files: Option<(OwnedFd, CString)>,
     fds: GuestFds,
     tmp: OwnedFd,
     cast: Cast,
@@ -286,14 +287,16 @@ impl Maker {
             }
             None => (None, self.take_id(matches!(cast, Cast::Zygote { .. }))?),
         };
-        let (tmp, mount) = match self.tmps.take(request.tmp_bytes) {
+        let files = request.files.as_ref().map(|files| self.files_tree(files, host_id)).transpose();
+        let taken = files.and_then(|files| Ok((files, self.tmps.take(request.tmp_bytes)?)));
+        let (files, (tmp, mount)) = match taken {
             Ok(taken) => taken,
             Err(fault) => {
                 self.give_id_back(host_id);
                 return Err(fault);
             }
         };
-        let inputs = Inputs { root, code, layers, caches, fds, tmp: mount, cast, token: request.token, id };
+        let inputs = Inputs { root, code, layers, caches, files, fds, tmp: mount, cast, token: request.token, id };
         let group = match self.group(id, request.memory_bytes, tmp.bytes_in_memory()) {
             Ok(group) => group,
             Err(fault) => {
@@ -377,6 +380,7 @@ impl Maker {
                         CString::new(format!("--max-old-space-size={heap_mb}")).map_err(|_| refused)?,
                         c"/var/runtime/nodejs/bootstrap.cjs".into(),
                     ],
+                    (Family::Java, GuestKind::Interpreter { heap_mb, .. }) => java(heap_mb).ok_or(refused)?,
                     (Family::Python, GuestKind::Interpreter { .. }) => python(c"/var/runtime/python/bootstrap.py"),
                     (Family::Python, _) => python(c"/var/runtime/python/zygote.py"),
                     _ => return Err(refused),
@@ -478,6 +482,25 @@ impl Maker {
         Ok(caches)
     }
 
+    /// A folder of the host for a sandbox, and where it will be below the sandbox's root.
+    fn files_tree(&self, files: &FilesRequest, host_id: Option<HostId>) -> Result<(OwnedFd, CString), Fault> {
+        let refused = Fault { step: Step::Files, errno: libc::EINVAL };
+        let shared = self.stage.shared.get(files.index as usize).ok_or(refused)?;
+        let place = CString::new([b"mnt/", &files.name[..]].concat()).map_err(|_| refused)?;
+        Ok((shared.tree(host_id.map(HostId::number), &self.stage.proc)?, place))
+    }
+
+    /// Why a folder that the operator named cannot be given to sandboxes; tried with an id that one of them would have.
+    pub(crate) fn refused_folder(&mut self) -> Option<(usize, Fault)> {
+        let host_id = self.ids.as_mut().and_then(Ids::take);
+        let refused = self.stage.shared.iter().enumerate().find_map(|(index, shared)| {
+            let tried = shared.tree(host_id.map(HostId::number), &self.stage.proc);
+            tried.err().map(|fault| (index, fault))
+        });
+        self.give_id_back(host_id);
+        refused
+    }
+
     fn group(&self, id: u64, memory_bytes: u64, tmp_bytes: u64) -> Result<Option<Group>, Fault> {
         self.groups.create(id, self.limits(memory_bytes, tmp_bytes)).at(Step::Cgroup).map(Some)
     }
@@ -513,6 +536,8 @@ impl Maker {
             code: inputs.code.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             layers: inputs.layers.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             caches: inputs.caches.each_ref().map(|cache| cache.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
+            files: inputs.files.as_ref().map_or(-1, |(tree, _)| tree.as_raw_fd()),
+            files_place: inputs.files.as_ref().map_or(c"", |(_, place)| place),
             environment: inputs.fds.environment.as_raw_fd(),
             channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             output: inputs.fds.output.as_raw_fd(),
@@ -647,6 +672,15 @@ fn seqpacket_pair(step: Step) -> Result<(OwnedFd, OwnedFd), Fault> {
 fn python(script: &CStr) -> Vec<CString> {
     let flags = PYTHON_FLAGS.iter().filter_map(|flag| CString::new(*flag).ok());
     flags.chain([script.to_owned()]).collect()
+}
+
+/// What starts the Java guest, as Lambda starts its own: a collector and a compiler that suit small memories. Its heap gets
+/// five sixths of what engines may have, as there is more beside it than in others: classes, compiled code, stacks.
+fn java(heap_mb: u32) -> Option<Vec<CString>> {
+    let heap = format!("-Xmx{}m", heap_mb * 5 / 6);
+    let flags = [&heap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-XX:-UsePerfData"];
+    let all = flags.into_iter().chain(JAVA_FLAGS.iter().copied());
+    all.map(|flag| CString::new(flag).ok()).collect()
 }
 
 /// Gives the output pipe to the guest's user: a guest that opens `/dev/stderr` opens it anew. Only a nameless pipe is

@@ -30,6 +30,7 @@ mod cgroup;
 mod child;
 mod config;
 mod entry;
+mod files;
 mod images;
 mod landlock;
 mod launch;
@@ -47,7 +48,7 @@ mod tmp;
 mod watch;
 
 pub use backend::ProcessBackend;
-pub use config::{SpawnerConfig, WallKind};
+pub use config::{SharedFolder, SpawnerConfig, WallKind};
 pub use launch::{LaunchError, SpawnerHandle, launch_spawner};
 pub use spawner::spawner_main;
 pub use template::TRUST_PATH;

@@ -109,6 +109,7 @@ fn trial(maker: &mut Maker) -> Result<u32, Fault> {
         tmp_bytes: 1 << 20,
         code: None,
         layers: Vec::new(),
+        files: None,
     };
     let made = maker.make_trial(&request, trial_fds()?)?;
     let mut packet = [0; REPLY_BYTES];

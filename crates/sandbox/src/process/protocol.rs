@@ -19,8 +19,10 @@ use super::sys;
 pub(crate) const LAYERS_MAX: usize = 8;
 /// Bytes of a digest in hexadecimal.
 pub(crate) const DIGEST_BYTES: usize = 64;
+/// Longest name of a folder below `/mnt`.
+pub(crate) const MOUNT_NAME_MAX: usize = 160;
 /// Bytes of a request.
-pub(crate) const REQUEST_BYTES: usize = 56 + DIGEST_BYTES * (1 + LAYERS_MAX);
+pub(crate) const REQUEST_BYTES: usize = AT_FILES_NAME + MOUNT_NAME_MAX;
 /// Bytes of a reply.
 pub(crate) const REPLY_BYTES: usize = 80;
 /// Longest environment block.
@@ -50,6 +52,15 @@ pub(crate) enum GuestKind {
     },
 }
 
+/// A folder of the host below `/mnt`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FilesRequest {
+    /// Its place in the configuration.
+    pub(crate) index: u32,
+    /// Its name there: letters, digits, `-`, `_` and `.`.
+    pub(crate) name: Vec<u8>,
+}
+
 /// Asks for a sandbox. Beside it: the guest's channel end, the output pipe's write end, the environment memory file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StartRequest {
@@ -60,6 +71,7 @@ pub(crate) struct StartRequest {
     /// None: an empty folder.
     pub(crate) code: Option<Digest>,
     pub(crate) layers: Vec<Digest>,
+    pub(crate) files: Option<FilesRequest>,
 }
 
 /// Gives a running sandbox its function, or other limits only.
@@ -128,6 +140,31 @@ const AT_LAYERS: usize = 40;
 const AT_HEAP: usize = 44;
 const AT_HAS_CODE: usize = 48;
 const AT_CODE: usize = 56;
+/// One more than the place of the folder below `/mnt`; zero: none.
+const AT_FILES: usize = AT_CODE + DIGEST_BYTES * (1 + LAYERS_MAX);
+const AT_FILES_LENGTH: usize = AT_FILES + 4;
+const AT_FILES_NAME: usize = AT_FILES + 8;
+
+fn put_files(buffer: &mut [u8], files: &FilesRequest) {
+    let name = &files.name[..files.name.len().min(MOUNT_NAME_MAX)];
+    put(buffer, AT_FILES, &files.index.saturating_add(1).to_le_bytes());
+    put(buffer, AT_FILES_LENGTH, &(name.len() as u32).to_le_bytes());
+    put(buffer, AT_FILES_NAME, name);
+}
+
+/// The folder below `/mnt` of a packet of right length: nothing if what it says cannot be.
+fn files_of(packet: &[u8]) -> Option<Option<FilesRequest>> {
+    let Some(index) = u32_at(packet, AT_FILES).checked_sub(1) else { return Some(None) };
+    let length = u32_at(packet, AT_FILES_LENGTH) as usize;
+    let name = packet[AT_FILES_NAME..].get(..length).filter(|name| is_mount_name(name))?;
+    Some(Some(FilesRequest { index, name: name.to_vec() }))
+}
+
+/// Whether a folder below `/mnt` can have this name: no way to climb out of there.
+pub(crate) fn is_mount_name(name: &[u8]) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    (1..=MOUNT_NAME_MAX).contains(&name.len()) && name.iter().all(fits) && name != b"." && name != b".."
+}
 
 fn put_folders(buffer: &mut [u8], code: Option<&Digest>, layers: &[Digest]) {
     put(buffer, AT_LAYERS, &(layers.len() as u32).to_le_bytes());
@@ -185,6 +222,9 @@ impl Request {
                 put(&mut buffer, AT_MEMORY, &start.memory_bytes.to_le_bytes());
                 put(&mut buffer, AT_TMP, &start.tmp_bytes.to_le_bytes());
                 put_folders(&mut buffer, start.code.as_ref(), &start.layers);
+                if let Some(files) = &start.files {
+                    put_files(&mut buffer, files);
+                }
             }
             Self::Assign(assign) => {
                 put(&mut buffer, AT_KIND, &ASSIGN.to_le_bytes());
@@ -227,7 +267,11 @@ impl Request {
             _ => return None,
         };
         let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
-        Some(StartRequest { token: u64_at(packet, AT_TOKEN), guest, memory_bytes, tmp_bytes, code, layers })
+        let (token, files) = (u64_at(packet, AT_TOKEN), files_of(packet)?);
+        if files.is_some() && matches!(guest, GuestKind::Zygote { .. } | GuestKind::Fork { .. }) {
+            return None;
+        }
+        Some(StartRequest { token, guest, memory_bytes, tmp_bytes, code, layers, files })
     }
 }
 
@@ -282,10 +326,12 @@ pub(crate) enum Step {
     Verify,
     /// What was made of a package cannot be mounted.
     Cache,
+    /// A folder of the host cannot be given.
+    Files,
 }
 
 impl Step {
-    const ALL: [Self; 39] = [
+    const ALL: [Self; 40] = [
         Self::Request,
         Self::Code,
         Self::Layers,
@@ -325,6 +371,7 @@ impl Step {
         Self::Assign,
         Self::Verify,
         Self::Cache,
+        Self::Files,
     ];
 
     pub(crate) fn from_number(number: u32) -> Option<Self> {
@@ -453,6 +500,7 @@ mod tests {
             tmp_bytes: 512 << 20,
             code: Some([b'a'; 64]),
             layers: vec![[b'0'; 64], [b'1'; 64]],
+            files: Some(FilesRequest { index: 1, name: b"shared.d".to_vec() }),
         }
     }
 
@@ -472,7 +520,7 @@ mod tests {
         let mut requests =
             vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5), Request::Freezer(6)];
         for guest in [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }] {
-            requests.push(Request::Start(StartRequest { guest, code: None, ..start() }));
+            requests.push(Request::Start(StartRequest { guest, code: None, files: None, ..start() }));
         }
         for code in [Some([b'c'; 64]), None] {
             requests.push(Request::Assign(AssignRequest { code, ..assign() }));
@@ -519,6 +567,13 @@ mod tests {
         assert_eq!(with(56 + 64, b"/"), None, "a path for a layer");
         assert_eq!(with(56, b"A"), None, "upper case");
         assert_eq!(with(60, b"\0"), None, "a terminator within");
+        assert_eq!(with(AT_FILES_NAME, b"a/b"), None, "a path for a name");
+        assert_eq!(with(AT_FILES_LENGTH, &0u32.to_le_bytes()), None, "no name");
+        assert_eq!(with(AT_FILES_LENGTH, &161u32.to_le_bytes()), None, "a name beyond the packet");
+        assert_eq!(with(AT_FILES_LENGTH, &u32::MAX.to_le_bytes()), None, "a name beyond any packet");
+        for (name, fits) in [("a", true), (".a", true), (".", false), ("..", false), ("", false), ("a b", false)] {
+            assert_eq!(is_mount_name(name.as_bytes()), fits, "{name:?}");
+        }
     }
 
     #[test]

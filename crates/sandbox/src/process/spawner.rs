@@ -21,6 +21,7 @@ use rustix::event::{Timespec, epoll};
 use super::assign::{self, Inside};
 use super::cgroup::{Group, Groups, Remains, read_meter};
 use super::config::{Report, SpawnerConfig, WallKind};
+use super::files::Shared;
 use super::images::Images;
 use super::landlock;
 use super::make::{GuestFds, Home, Ids, Made, Maker, Settings, reap};
@@ -206,8 +207,24 @@ fn prepare(config: &SpawnerConfig) -> Result<(Maker, Report, Remains), String> {
         seccomp: seccomp::program(counted),
         ids: Ids::find().filter(|_| privileged && !off(WallKind::OwnUserId)),
     };
+    if let Some((index, fault)) = maker.refused_folder() {
+        let folder = config.shared.get(index).map(|shared| shared.folder.display().to_string()).unwrap_or_default();
+        return Err(refused_folder(&folder, maker.stage.shared.get(index).is_some_and(Shared::is_roots), &fault));
+    }
     let report = probe::probe(&mut maker, config);
     Ok((maker, report, remains))
+}
+
+/// Why functions cannot have a folder that the operator named, in words for them.
+fn refused_folder(folder: &str, is_roots: bool, fault: &Fault) -> String {
+    if is_roots {
+        return format!(
+            "{folder} belongs to root or root's group, and functions act as the owner of a folder that they are given: chown it to \
+             another user and group"
+        );
+    }
+    let words = io::Error::from_raw_os_error(fault.errno);
+    format!("{folder} cannot be given to functions: its file system does not map owners ({words})")
 }
 
 /// Images for `/tmp`, or why there are none.

@@ -96,6 +96,22 @@ pub(crate) fn attach_tree(tree: c_int, dir: c_int, path: &CStr) -> Call<()> {
     check(unsafe { libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), dir, path.as_ptr(), flags) }).map(drop)
 }
 
+/// Has every mount of the detached tree at `fd` show owners as a user namespace maps them.
+pub(crate) fn map_owners(fd: c_int, user: c_int) -> Call<()> {
+    const ATTR_IDMAP: u64 = 0x0010_0000;
+    let attr = MountAttr { attr_set: ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd: user as u64 };
+    let flags = libc::AT_EMPTY_PATH as c_ulong | AT_RECURSIVE;
+    let size = size_of::<MountAttr>();
+    // SAFETY: `attr` lives through the call and `size` is its size.
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attr, size) }).map(drop)
+}
+
+/// `mkdir(2)`, for everybody to look into.
+pub(crate) fn make_folder(path: &CStr) -> Call<()> {
+    // SAFETY: `path` is a valid C string for the call's duration.
+    check_int(unsafe { libc::mkdir(path.as_ptr(), 0o755) }).map(drop)
+}
+
 /// Sets attributes on every mount of the tree at `fd`.
 pub(crate) fn set_tree_attributes(fd: c_int, set: u64) -> Call<()> {
     let attr = MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! /            tmpfs, the spawner's root
-//! /template    tmpfs, read-only: what every guest sees, with empty /tmp /proc /opt /var/task
+//! /template    tmpfs, read-only: what every guest sees, with empty /tmp /proc /opt /mnt /var/task
 //! /new         where a sandbox mounts its clone of the template before it becomes its root
 //! /code        the code root
 //! /merge       where layers are merged
+//! /files       the folders that the operator lets sandboxes have, each by its number
 //! /proc        the host's, without which no sandbox could mount its own
 //! ```
 //!
@@ -23,6 +24,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::config::SpawnerConfig;
+use super::files::Shared;
 use super::protocol::{LAYERS_MAX, Step};
 use super::sys::{self, At, Fault};
 
@@ -69,7 +71,7 @@ pub(crate) const CACHES: [&CStr; 1 + LAYERS_MAX] = [
     c"/var/cache/8",
 ];
 /// Empty folders that a sandbox mounts on, or that programs expect.
-const EMPTY: &[&str] = &["/tmp", "/proc", "/opt", "/var/task", "/var/runtime", "/dev", "/etc", "/run"];
+const EMPTY: &[&str] = &["/tmp", "/proc", "/opt", "/mnt", "/var/task", "/var/runtime", "/dev", "/etc", "/run"];
 /// Small files of the platform's own.
 const FILES: &[(&str, &str)] = &[
     (
@@ -122,12 +124,20 @@ fn take(source: &Path, target: &Path, device: bool) -> Result<Piece, Fault> {
     Ok(Piece { target, what: What::Tree { fd: unsafe { OwnedFd::from_raw_fd(fd) }, folder, device } })
 }
 
+/// Where distributions keep the settings of their Java installations, one folder each: `/etc/java-17-openjdk`.
+fn java_settings() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/etc").into_iter().flatten().flatten();
+    let java = entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"java"));
+    let mut folders: Vec<PathBuf> = java.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
 fn pieces(config: &SpawnerConfig) -> Result<Vec<Piece>, Fault> {
     let mut pieces = Vec::new();
-    for path in SYSTEM.iter().chain(ETC) {
-        let path = Path::new(path);
+    for path in SYSTEM.iter().chain(ETC).map(PathBuf::from).chain(java_settings()) {
         if path.symlink_metadata().is_ok() {
-            pieces.push(take(path, path, false)?);
+            pieces.push(take(&path, &path, false)?);
         }
     }
     for path in DEVICES {
@@ -228,6 +238,8 @@ pub(crate) struct Stage {
     pub(crate) proc: OwnedFd,
     /// The spawner's own mount namespace.
     pub(crate) mounts: OwnedFd,
+    /// What sandboxes may get of the host.
+    pub(crate) shared: Vec<Shared>,
 }
 
 /// Builds the stage and makes it the root of the caller's own mount namespace.
@@ -238,16 +250,27 @@ pub(crate) fn raise(config: &SpawnerConfig) -> Result<Stage, Fault> {
     let pieces = pieces(config)?;
     let code = take(&config.code_root, Path::new("/code"), false)?;
     let proc = take(Path::new("/proc"), Path::new("/proc"), false)?;
+    let mut shared = Vec::new();
+    for (index, folder) in config.shared.iter().enumerate() {
+        let place = PathBuf::from(format!("files/{index}"));
+        shared.push((Shared::open(folder, index)?, take(&folder.folder, &place, false)?));
+    }
 
     // Any folder will do: the stage hides it in this mount namespace only, and nothing below it is needed any more.
     sys::mount(c"tmpfs", c"/tmp", c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, c"mode=755,size=1m").at(Step::Stage)?;
     sys::chdir(c"/tmp").at(Step::Stage)?;
-    for folder in ["template", "new", "code", "merge", "proc"] {
+    for folder in ["template", "new", "code", "merge", "proc", "files"] {
         fs::create_dir(folder).at(Step::Stage)?;
     }
     for (piece, folder) in [(&code, c"code"), (&proc, c"proc")] {
         if let What::Tree { fd, .. } = &piece.what {
             sys::attach_tree(fd.as_raw_fd(), libc::AT_FDCWD, folder).at(Step::Stage)?;
+        }
+    }
+    for (_, piece) in &shared {
+        if let What::Tree { fd, .. } = &piece.what {
+            fs::create_dir(&piece.target).at(Step::Stage)?;
+            sys::attach_tree(fd.as_raw_fd(), libc::AT_FDCWD, &c_path(&piece.target)).at(Step::Stage)?;
         }
     }
     sys::mount(c"tmpfs", c"template", c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, c"mode=755,size=1m")
@@ -259,5 +282,6 @@ pub(crate) fn raise(config: &SpawnerConfig) -> Result<Stage, Fault> {
     sys::pivot_here().at(Step::Stage)?;
 
     let open = |path: &str| fs::File::open(path).map(OwnedFd::from).at(Step::Stage);
-    Ok(Stage { code: open("/code")?, proc: open("/proc")?, mounts: open("/proc/self/ns/mnt")? })
+    let shared = shared.into_iter().map(|(shared, _)| shared).collect();
+    Ok(Stage { code: open("/code")?, proc: open("/proc")?, mounts: open("/proc/self/ns/mnt")?, shared })
 }

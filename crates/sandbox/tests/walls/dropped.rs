@@ -72,6 +72,7 @@ pub fn server() -> ExitCode {
             guest: Guest::Bootstrap,
             code: Some(digest('a')),
             layers: Vec::new(),
+            files: None,
             memory_bytes: 128 << 20,
             tmp_bytes: 1 << 20,
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],

@@ -26,7 +26,9 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("limits of what is not there cannot be set", foreign_limits),
 ];
 
-const REQUEST_BYTES: usize = 56 + 64 * 9;
+const REQUEST_BYTES: usize = AT_FILES + 8 + 160;
+/// Where a packet says which folder of the host it wants.
+const AT_FILES: usize = 56 + 64 * 9;
 
 struct Spawner {
     socket: OwnedFd,
@@ -104,6 +106,12 @@ fn garbage(world: &World) -> Result<(), String> {
         packet[at..at + bytes.len()].copy_from_slice(bytes);
         packet
     };
+    let files = |number: u32, name: &[u8]| {
+        let mut packet = with(AT_FILES, &number.to_le_bytes());
+        packet[AT_FILES + 4..AT_FILES + 8].copy_from_slice(&(name.len() as u32).to_le_bytes());
+        packet[AT_FILES + 8..][..name.len()].copy_from_slice(name);
+        packet
+    };
     let climbing = *b"../../../../../../../../../../../../../../../../../../../etc////";
     let wrong: Vec<Vec<u8>> = vec![
         vec![0],
@@ -128,6 +136,12 @@ fn garbage(world: &World) -> Result<(), String> {
         with(40, &1u32.to_le_bytes()),
         with(100, b"/"),
         with(100, &[0]),
+        // A folder of the host that nobody named, and names that are none.
+        files(1, b"data"),
+        files(u32::MAX, b"data"),
+        files(1, b".."),
+        files(1, b"../etc"),
+        files(1, b""),
         // An interpreter that is not there.
         with(4, &[1, 0, 0, 0, 42, 0, 0, 0, 0, 0, 0, 0, 200]),
     ];

@@ -12,6 +12,7 @@ mod attempts;
 mod calls;
 mod cases;
 mod dropped;
+mod files;
 mod frost;
 mod hostile;
 mod limits;
@@ -94,6 +95,7 @@ fn suite(filter: &str) -> ExitCode {
         .chain(dropped::CHECKS)
         .chain(zygote::CHECKS)
         .chain(tmp::CHECKS)
+        .chain(files::CHECKS)
         .chain(limits::CHECKS)
         .chain(frost::CHECKS)
     {

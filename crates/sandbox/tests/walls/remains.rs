@@ -121,6 +121,7 @@ pub fn server() -> ExitCode {
                 guest: sandbox::Guest::Bootstrap,
                 code: Some(digest('a')),
                 layers: Vec::new(),
+                files: None,
                 memory_bytes: 128 << 20,
                 tmp_bytes: 1 << 20,
                 environment: vec![("ATTEMPT".into(), "orphans".into())],

@@ -103,6 +103,7 @@ impl World {
             guest: Guest::Bootstrap,
             code: Some(self.code.clone()),
             layers: Vec::new(),
+            files: None,
             memory_bytes: 256 << 20,
             tmp_bytes: 8 << 20,
             environment: environment.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),

@@ -13,8 +13,8 @@ use base::{Cache, Clock, Random};
 use bytes::Bytes;
 use model::policy::{self, Actor, Verdict};
 use model::{
-    AccountId, CodeDigest, EventRules, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError, MappingNews,
-    Mappings, RuntimeUse, Site, SiteKey,
+    AccessPoint, AccountId, CodeDigest, EventRules, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError,
+    MappingNews, Mappings, RuntimeUse, Site, SiteKey,
     ports::{Catalog, Sites},
 };
 use serde_json::Value;
@@ -38,12 +38,14 @@ pub struct Config {
     pub account_concurrency: u32,
     /// `x86_64` or `arm64`: what programs of a package's own are built for.
     pub architecture: &'static str,
+    /// Access points of folders that functions may have.
+    pub access_points: Vec<AccessPoint>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
-        Self { url_suffix: "localhost".into(), account_concurrency: 1_000, architecture }
+        Self { url_suffix: "localhost".into(), account_concurrency: 1_000, architecture, access_points: Vec::new() }
     }
 }
 

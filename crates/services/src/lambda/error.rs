@@ -97,6 +97,7 @@ pub(super) fn invoke(error: InvokeError) -> Error {
         InvokeError::PayloadTooLarge { .. } => too_large(message),
         InvokeError::PayloadNotJson(_) => bad_content(message),
         InvokeError::Recursive(_) => user(400, "RecursiveInvocationException", message),
+        InvokeError::Unfit(_) => invalid(message),
         InvokeError::NotReady(_) => conflict(message),
         InvokeError::NoCapacity(_) => {
             let mut error = Error::new(503, "ServiceUnavailableException", message).with("Type", "Server");

@@ -23,6 +23,7 @@ mod catalog;
 mod code_signing;
 mod error;
 mod event_config;
+mod file_systems;
 mod keys;
 mod layer;
 mod layers;
@@ -41,6 +42,7 @@ mod snapshots;
 mod uses;
 mod versions;
 mod view;
+mod vpc;
 mod worker;
 
 #[cfg(test)]
@@ -67,7 +69,18 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("UpdateFunctionConfiguration", "TracingConfig", "stored and shown; no trace segments are recorded"),
     ("CreateFunction", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
     ("UpdateFunctionCode", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
-    ("CreateFunction", "LoggingConfig.LogFormat=Text", "Text is the only format"),
+    (
+        "CreateFunction",
+        "VpcConfig.SubnetIds, SecurityGroupIds",
+        "any are taken; that there are some closes the internet",
+    ),
+    (
+        "UpdateFunctionConfiguration",
+        "VpcConfig.SubnetIds, SecurityGroupIds",
+        "any are taken; that there are some closes the internet",
+    ),
+    ("CreateFunction", "VpcConfig.Ipv6AllowedForDualStack", "stored and shown; there are no subnets"),
+    ("UpdateFunctionConfiguration", "VpcConfig.Ipv6AllowedForDualStack", "stored and shown; there are no subnets"),
     ("CreateFunction", "Role", "a role that is not there is taken; what a role may do is not evaluated yet"),
     (
         "UpdateFunctionConfiguration",

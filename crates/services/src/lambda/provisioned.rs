@@ -57,6 +57,16 @@ pub(super) fn wanted(record: &FunctionRecord) -> BTreeMap<VersionId, Wanted> {
     wanted
 }
 
+/// Refuses environments ahead of calls where it is not known for which tenant they would be.
+pub(super) fn check_tenants(record: &FunctionRecord) -> Result<(), Error> {
+    if record.latest.settings.per_tenant && !wanted(record).is_empty() {
+        return Err(error::invalid(format!(
+            "Functions with tenant isolation have neither provisioned concurrency nor the tag {MINIMUM_TAG}: no environment can be made before its tenant is known."
+        )));
+    }
+    Ok(())
+}
+
 /// What each version of a target gets of so many environments.
 fn shares(number: u32, target: Target) -> Vec<(VersionId, u32)> {
     let Some((second, weight)) = target.second else { return vec![(target.first, number)] };

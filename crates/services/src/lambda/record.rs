@@ -13,11 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::http_api::{AuthKind, Cors};
-use model::{AccountId, CodeDigest, EGRESS_TAG, Egress, FunctionRef, FunctionVersion, Runtime};
+use model::{AccountId, CodeDigest, EGRESS_TAG, Egress, FileSystem, FunctionRef, FunctionVersion, JsonLog, Runtime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::event_config::EventConfigRecord;
+use super::view;
+use super::vpc::{self, VpcRecord};
 
 /// `$LATEST`
 pub(super) const LATEST: &str = "$LATEST";
@@ -202,9 +204,21 @@ pub(super) struct Settings {
     pub(super) tracing: String,
     /// `LoggingConfig.LogGroup`, if it is not the default one.
     pub(super) log_group: Option<String>,
+    /// `LoggingConfig.LogFormat` is `JSON`, with these levels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) json_log: Option<JsonLog>,
     /// `SnapStart.ApplyOn` is `PublishedVersions`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) snap_start: bool,
+    /// `VpcConfig`, once it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) vpc: Option<VpcRecord>,
+    /// `FileSystemConfigs`, of which there is one at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) file_system: Option<FileSystem>,
+    /// `TenancyConfig.TenantIsolationMode` is `PER_TENANT`. Never changes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) per_tenant: bool,
     /// `Layers`, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) layers: Vec<LayerUse>,
@@ -335,11 +349,15 @@ impl FunctionRecord {
             tmp_mb: settings.tmp_mb,
             environment: settings.environment.clone().unwrap_or_default(),
             role_arn: role_within(&function.account, &settings.role),
-            log_group: settings.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{}", function.name)),
+            log_group: settings.log_group.clone().unwrap_or_else(|| view::default_log_group(&function.name)),
+            json_log: settings.json_log,
             reserved_concurrency: self.reserved_concurrency,
-            egress: self.egress(),
+            egress: self.egress(settings),
             snap_start: settings.begins_from_snapshot(id),
             allows_recursion: self.allows_recursion,
+            per_tenant: settings.per_tenant,
+            file_system: settings.file_system.clone(),
+            tenant: None,
             function,
         }
     }
@@ -347,7 +365,7 @@ impl FunctionRecord {
     /// Names the content of a version for environments.
     pub(super) fn revision(&self, version: &VersionRecord) -> String {
         // Environments keep the policy that they began with, so those of another are stale.
-        let egress = self.egress();
+        let egress = self.egress(&version.settings);
         if egress == Egress::default() {
             version.content_revision.clone()
         } else {
@@ -355,10 +373,13 @@ impl FunctionRecord {
         }
     }
 
-    fn egress(&self) -> Egress {
+    fn egress(&self, settings: &Settings) -> Egress {
         // Checked when the tag was given; one that was there before it meant something closes rather than opens.
         let closed = Egress { public: false, targets: Vec::new() };
-        self.tags.get(EGRESS_TAG).map_or_else(Egress::default, |text| text.parse().unwrap_or(closed))
+        match self.tags.get(EGRESS_TAG) {
+            Some(text) => text.parse().unwrap_or(closed),
+            None => vpc::egress(settings.vpc.as_ref()),
+        }
     }
 }
 

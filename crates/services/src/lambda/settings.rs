@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use aws::{Call, Error};
-use model::{Family, Runtime};
+use model::{ApplicationLevel, Family, JsonLog, Runtime, SystemLevel};
 use serde_json::{Value, json};
 
 use super::record::Settings;
-use super::{error, event_config};
+use super::vpc::VpcRecord;
+use super::{Config, error, event_config, file_systems, name, view};
 
 /// Members that both CreateFunction and UpdateFunctionConfiguration may carry and that are looked at here.
 pub(super) const HONOURED: &[&str] = &[
@@ -27,6 +28,8 @@ pub(super) const HONOURED: &[&str] = &[
     "SnapStart",
     "Layers",
     "DeadLetterConfig",
+    "VpcConfig",
+    "FileSystemConfigs",
 ];
 
 /// Most bytes of names and values of all variables. Source: Lambda quotas.
@@ -80,10 +83,10 @@ const RETIRED: &[&str] = &[
 ];
 
 /// Languages that Lambda runs and this platform does not yet.
-const ABSENT_FAMILIES: &[&str] = &["java", "dotnet", "ruby"];
+const ABSENT_FAMILIES: &[&str] = &["dotnet", "ruby"];
 
 /// The settings of a new function.
-pub(super) fn created(call: &Call, host_architecture: &str) -> Result<Settings, Error> {
+pub(super) fn created(call: &Call, host: &Config) -> Result<Settings, Error> {
     let (Some(runtime), Some(handler)) = (call.text("Runtime"), call.text("Handler")) else {
         return Err(error::invalid(
             "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
@@ -101,15 +104,19 @@ pub(super) fn created(call: &Call, host_architecture: &str) -> Result<Settings, 
         architecture: "x86_64".into(),
         tracing: "PassThrough".into(),
         log_group: None,
+        json_log: None,
         snap_start: false,
+        vpc: None,
+        file_system: None,
+        per_tenant: call.input.pointer("/TenancyConfig/TenantIsolationMode").is_some_and(Value::is_string),
         layers: Vec::new(),
     };
-    let settings = updated(&settings, call)?;
-    with_architecture(settings, call, host_architecture)
+    let settings = updated(&settings, call, host)?;
+    with_architecture(settings, call, host.architecture)
 }
 
 /// Existing settings with what the call sends in place of what was there.
-pub(super) fn updated(settings: &Settings, call: &Call) -> Result<Settings, Error> {
+pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result<Settings, Error> {
     event_config::check_dead_letters(call)?;
     let mut next = settings.clone();
     if let Some(runtime) = call.text("Runtime") {
@@ -134,10 +141,25 @@ pub(super) fn updated(settings: &Settings, call: &Call) -> Result<Settings, Erro
         mode.clone_into(&mut next.tracing);
     }
     if let Some(logging) = call.input.get("LoggingConfig") {
-        next.log_group = log_group_of(logging)?;
+        if let Some(group) = logging.get("LogGroup").and_then(Value::as_str) {
+            // What is the default anyway stays unsaid, or it would count as a change.
+            let usual = name::of_call(call).is_ok_and(|function| view::default_log_group(&function.name) == group);
+            next.log_group = (!usual).then(|| group.to_owned());
+        }
+        next.json_log = json_log_of(logging, next.json_log)?;
     }
     if let Some(apply_on) = call.input.pointer("/SnapStart/ApplyOn").and_then(Value::as_str) {
         next.snap_start = apply_on == "PublishedVersions";
+    }
+    if let Some(config) = call.input.get("VpcConfig").filter(|config| config.is_object()) {
+        let vpc = VpcRecord::over(config, next.vpc.as_ref())?;
+        next.vpc = Some(vpc).filter(|vpc| next.vpc.is_some() || !vpc.subnets.is_empty());
+    }
+    if let Some(wanted) = file_systems::wanted(call, &host.access_points)? {
+        next.file_system = wanted;
+    }
+    if next.snap_start && next.per_tenant {
+        return Err(error::invalid("SnapStart is not supported for functions with tenant isolation."));
     }
     if next.snap_start && !next.runtime.has_snap_start() {
         return Err(error::invalid(format!("{} is not supported for SnapStart enabled functions.", next.runtime)));
@@ -217,15 +239,27 @@ fn variables_of(environment: &Value) -> Result<BTreeMap<String, String>, Error> 
     Ok(variables)
 }
 
-fn log_group_of(logging: &Value) -> Result<Option<String>, Error> {
+/// The format of the log that `LoggingConfig` asks for. What it does not name stays as it is, but for levels, which begin anew
+/// with each wish for JSON and belong to it alone.
+fn json_log_of(logging: &Value, before: Option<JsonLog>) -> Result<Option<JsonLog>, Error> {
     let text = |member: &str| logging.get(member).and_then(Value::as_str);
-    if text("LogFormat").is_some_and(|format| format != "Text") {
-        return Err(Error::not_implemented("LoggingConfig.LogFormat JSON"));
+    let is_json = text("LogFormat").map_or(before.is_some(), |format| format == "JSON");
+    let (application, system) = (text("ApplicationLogLevel"), text("SystemLogLevel"));
+    if !is_json {
+        if let Some(member) = application.map(|_| "ApplicationLogLevel").or(system.map(|_| "SystemLogLevel")) {
+            return Err(error::invalid(format!(
+                "{member} can be set only if LogFormat is JSON. Set LogFormat to JSON, or leave {member} out."
+            )));
+        }
+        return Ok(None);
     }
-    if text("ApplicationLogLevel").is_some() || text("SystemLogLevel").is_some() {
-        return Err(error::invalid("Log levels can be set only when LogFormat is JSON."));
-    }
-    Ok(text("LogGroup").map(str::to_owned))
+    let usual = JsonLog { application: ApplicationLevel::Info, system: SystemLevel::Info };
+    let before = before.filter(|_| text("LogFormat").is_none()).unwrap_or(usual);
+    // The wire has held both against their enumerations.
+    Ok(Some(JsonLog {
+        application: application.and_then(ApplicationLevel::parse).unwrap_or(before.application),
+        system: system.and_then(SystemLevel::parse).unwrap_or(before.system),
+    }))
 }
 
 #[cfg(test)]
@@ -236,7 +270,7 @@ mod tests {
     fn runtimes_are_accepted_retired_absent_or_unknown() {
         assert!(runtime_of("python3.12").is_ok());
         assert!(runtime_of("nodejs10.x").unwrap_err().message.contains("no longer supported"));
-        for absent in ["java21", "dotnet8", "ruby3.3", "java8.al2"] {
+        for absent in ["dotnet8", "ruby3.3"] {
             assert_eq!(runtime_of(absent).unwrap_err().status, 501, "{absent}");
         }
         for unknown in ["cobol", "java", "python9.9", ""] {

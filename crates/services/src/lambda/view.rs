@@ -8,6 +8,7 @@ use model::{FunctionName, FunctionRef};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::file_systems;
 use super::layer::LayerVersionRef;
 use super::record::{LayerVersionRecord, UrlRecord, VersionId, VersionRecord};
 
@@ -57,11 +58,24 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
             "ApplyOn": if settings.snap_start { "PublishedVersions" } else { "None" },
             "OptimizationStatus": if settings.begins_from_snapshot(id) { "On" } else { "Off" },
         },
-        "LoggingConfig": {"LogFormat": "Text", "LogGroup": log_group},
+        "LoggingConfig": {"LogFormat": if settings.json_log.is_some() { "JSON" } else { "Text" }, "LogGroup": log_group},
         "ConfigSha256": BASE64.encode(Sha256::digest(json!(settings).to_string())),
     });
+    if let Some(log) = &settings.json_log {
+        shown["LoggingConfig"]["ApplicationLogLevel"] = json!(log.application.as_str());
+        shown["LoggingConfig"]["SystemLogLevel"] = json!(log.system.as_str());
+    }
     if let Some(variables) = settings.environment.as_ref().filter(|variables| !variables.is_empty()) {
         shown["Environment"] = json!({"Variables": variables});
+    }
+    if let Some(vpc) = &settings.vpc {
+        shown["VpcConfig"] = vpc.shown(function);
+    }
+    if let Some(file_system) = &settings.file_system {
+        shown["FileSystemConfigs"] = file_systems::shown(file_system);
+    }
+    if settings.per_tenant {
+        shown["TenancyConfig"] = json!({"TenantIsolationMode": "PER_TENANT"});
     }
     if !settings.layers.is_empty() {
         let layers = settings.layers.iter();
@@ -84,7 +98,8 @@ pub(super) fn layer_version(version: &LayerVersionRef, record: &LayerVersionReco
     })
 }
 
-fn default_log_group(name: &FunctionName) -> String {
+/// The log group of a function that names none.
+pub(super) fn default_log_group(name: &FunctionName) -> String {
     format!("/aws/lambda/{name}")
 }
 

@@ -12,10 +12,18 @@ use crate::lambda::code_signing::{self, CodeSigningRef};
 use crate::lambda::layer::{self, LayerVersionRef};
 use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{FunctionRecord, Settings, VersionId, VersionRecord};
-use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, settings, view};
+use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, provisioned, settings, view};
 
-const HONOURED: &[&str] =
-    &["FunctionName", "Code", "PackageType", "Tags", "Architectures", "Publish", "CodeSigningConfigArn"];
+const HONOURED: &[&str] = &[
+    "FunctionName",
+    "Code",
+    "PackageType",
+    "Tags",
+    "Architectures",
+    "Publish",
+    "CodeSigningConfigArn",
+    "TenancyConfig",
+];
 
 /// CreateFunction.
 pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result<Reply, Error> {
@@ -26,7 +34,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
         return Err(error::constraint(name, "functionName", "Member must not carry a qualifier"));
     }
     let zip_file = super::inline_zip(call, &call.input["Code"])?;
-    let settings = settings::created(call, functions.config.architecture)?;
+    let settings = settings::created(call, &functions.config)?;
     let layers = layer::wanted(call)?.unwrap_or_default();
     let tags = super::tags::checked(call.input.get("Tags"))?;
     let signing = super::code_signing::wanted(call)?;
@@ -35,6 +43,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
     }
     let package = packages::checked(zip_file).await?;
     let mut record = FunctionRecord::new(version(functions, settings, &package), tags);
+    provisioned::check_tenants(&record)?;
     record.code_signing = signing.as_ref().map(|config| config.id.clone());
     let mut upload = None;
     let new = New { function, package, layers, signing, record, publish: call.flag("Publish") };

@@ -18,7 +18,7 @@ const ASYNC_BYTES_MAX: usize = 262_144;
 
 /// Invoke.
 pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker, call: Call) -> Result<Reply, Error> {
-    call.honours(&["FunctionName", "Qualifier", "InvocationType", "LogType", "ClientContext", "Payload"])?;
+    call.honours(&["FunctionName", "Qualifier", "InvocationType", "LogType", "ClientContext", "Payload", "TenantId"])?;
     let function = target(functions, &call).await?;
     let waits = match call.text("InvocationType") {
         None | Some("RequestResponse") => true,
@@ -89,6 +89,7 @@ fn event(function: FunctionRef, call: &Call) -> Invocation {
         kind: InvocationKind::Event,
         trigger: Trigger::Direct,
         client_context: None,
+        tenant: call.text("TenantId").map(str::to_owned),
         trace_id: call.headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok()).map(str::to_owned),
         log_tail: false,
     }

@@ -36,6 +36,9 @@ fn of_uuid(call: &Call, uuid: &str) -> MappingRef {
 async fn function(functions: &Functions, call: &Call) -> Result<(FunctionRef, u64), Error> {
     let function = name::of_call(call)?;
     match functions.found(&function).await {
+        Ok(found) if found.version.settings.per_tenant => {
+            Err(error::invalid("Event source mappings are not supported for functions with tenant isolation."))
+        }
         Ok(found) => Ok((function, u64::from(found.version.settings.timeout_s))),
         Err(problem) if problem.status == 404 => Err(error::invalid("Function does not exist")),
         Err(problem) => Err(problem),

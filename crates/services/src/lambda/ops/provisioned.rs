@@ -68,6 +68,7 @@ pub(in crate::lambda) async fn put(functions: &Functions, call: &Call) -> Result
             (_, Some(requested)) => {
                 let config = ProvisionedRecord { requested, modified_ms: functions.clock.now_ms() };
                 record.provisioned.insert(place.qualifier.clone(), config);
+                provisioned::check_tenants(record)?;
                 Ok(config)
             }
         }

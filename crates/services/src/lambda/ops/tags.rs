@@ -87,7 +87,14 @@ impl Tagged {
         mut decide: impl FnMut(&mut BTreeMap<String, String>) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
         match self {
-            Self::Function(function) => functions.change(function, |record, _| decide(&mut record.tags)).await,
+            Self::Function(function) => {
+                functions
+                    .change(function, |record, _| {
+                        decide(&mut record.tags)?;
+                        provisioned::check_tenants(record)
+                    })
+                    .await
+            }
             Self::CodeSigning(config) => functions.change_code_signing(config, |record| decide(&mut record.tags)).await,
         }
     }

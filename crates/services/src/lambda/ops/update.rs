@@ -128,7 +128,7 @@ pub(in crate::lambda) async fn configuration(functions: &Functions, call: &Call)
         }
         let before = record.latest.clone();
         let latest = &mut record.latest;
-        latest.settings = settings::updated(&latest.settings, call)?;
+        latest.settings = settings::updated(&latest.settings, call, &functions.config)?;
         if let Some(layers) = &layers {
             latest.settings.layers = functions.layers_of(&*snapshot, call, layers).await?;
             functions.check_unpacked(&*snapshot, latest, None).await?;

@@ -90,6 +90,9 @@ pub(in crate::lambda) async fn create(functions: &Functions, call: &Call) -> Res
             if !qualifier.is_empty() && !record.aliases.contains_key(&qualifier) {
                 return Err(error::not_found("Function does not exist"));
             }
+            if record.latest.settings.per_tenant {
+                return Err(error::invalid("Function URLs are not supported for functions with tenant isolation."));
+            }
             if record.urls.contains_key(&qualifier) {
                 return Err(error::conflict(format!(
                     "Failed to create function url config for [functionArn = {}]. Error message:  FunctionUrlConfig exists for this Lambda function",

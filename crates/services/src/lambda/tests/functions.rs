@@ -11,6 +11,8 @@ use crate::lambda::packages;
 
 const ARN: &str = "arn:aws:lambda:us-east-1:000000000000:function:f";
 
+const FSAP: &str = "fsap-0123456789abcdef0";
+
 #[tokio::test]
 async fn a_created_function_shows_every_field() {
     let platform = Platform::new();
@@ -88,7 +90,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
         ("Code", json!({"S3Bucket": "bucket", "S3Key": "k"}), 501, "NotImplementedException", "S3Bucket"),
         ("Code", json!({"ImageUri": "x"}), 501, "NotImplementedException", "container images"),
         ("Runtime", json!("cobol"), 400, invalid, "Value cobol at 'runtime' failed to satisfy constraint"),
-        ("Runtime", json!("java21"), 501, "NotImplementedException", "java21"),
+        ("Runtime", json!("dotnet8"), 501, "NotImplementedException", "dotnet8"),
         ("Runtime", json!("python3.6"), 400, invalid, "no longer supported"),
         ("Handler", Value::Null, 400, invalid, "Runtime and Handler are mandatory"),
         ("Timeout", json!(901), 400, invalid, "'Timeout' value failed"),
@@ -96,17 +98,67 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
         ("EphemeralStorage", json!({"Size": 10_241}), 400, invalid, "less than or equal to 10240"),
         ("Environment", json!({"Variables": {"AWS_REGION": "x"}}), 400, invalid, "reserved keys"),
         ("Layers", json!(["arn"]), 400, "ValidationException", "layers"),
-        ("FileSystemConfigs", json!([{"Arn": "a"}]), 501, "NotImplementedException", "FileSystemConfigs"),
-        ("ImageConfig", json!({"Command": ["x"]}), 501, "NotImplementedException", "ImageConfig"),
-        ("DurableConfig", json!({"ExecutionTimeout": 1}), 501, "NotImplementedException", "DurableConfig"),
+        ("FunctionName", json!("f:live"), 400, "ValidationException", "functionName"),
+        ("FunctionName", json!("x".repeat(65)), 400, "ValidationException", "less than or equal to 64"),
+    ];
+    for (member, value, status, code, message) in cases {
+        refused(&platform, member, value, (status, code), message).await;
+    }
+}
+
+/// A creation with this member is refused so, and leaves nothing behind.
+async fn refused(platform: &Platform, member: &str, value: Value, how: (u16, &str), message: &str) {
+    let got = platform.fails("CreateFunction", with(creation("f"), member, value)).await;
+    assert_eq!((got.0, got.1.as_str()), how, "{member}: {got:?}");
+    assert!(got.2.contains(message), "{member}: {got:?}");
+    assert_eq!(platform.everything().await, (0, 0), "{member}");
+}
+
+#[tokio::test]
+async fn what_is_not_here_is_refused_by_its_name() {
+    let platform = Platform::new();
+    let (invalid, absent) = ("InvalidParameterValueException", "NotImplementedException");
+    let cases = [
+        (
+            "FileSystemConfigs",
+            json!([{"Arn": format!("arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/{FSAP}"), "LocalMountPath": "/mnt/x"}]),
+            400,
+            invalid,
+            "is not there",
+        ),
+        (
+            "FileSystemConfigs",
+            json!([{"Arn": "arn:aws:s3files:us-east-1:000000000000:file-system/fs-0123456789abcdef0/access-point/fsap-0123456789abcdef0", "LocalMountPath": "/mnt/x"}]),
+            501,
+            absent,
+            "file systems of S3",
+        ),
+        ("ImageConfig", json!({"Command": ["x"]}), 501, absent, "ImageConfig"),
+        ("DurableConfig", json!({"ExecutionTimeout": 1}), 501, absent, "DurableConfig"),
         (
             "DeadLetterConfig",
             json!({"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}),
             501,
-            "NotImplementedException",
+            absent,
             "DeadLetterConfig",
         ),
-        ("VpcConfig", json!({"SubnetIds": ["subnet-1"]}), 501, "NotImplementedException", "VpcConfig"),
+        ("VpcConfig", json!({"SubnetIds": ["subnet-1"]}), 400, invalid, "VpcConfig needs at least one"),
+        (
+            "DeadLetterConfig",
+            json!({"TargetArn": "arn:aws:sns:us-east-1:000000000000:t"}),
+            501,
+            absent,
+            "the service sns does not exist here yet",
+        ),
+        (
+            "DeadLetterConfig",
+            json!({"TargetArn": "arn:aws:lambda:us-east-1:000000000000:function:g"}),
+            400,
+            invalid,
+            "neither an Amazon SQS queue nor an Amazon SNS topic",
+        ),
+        ("PackageType", json!("Image"), 501, absent, "container images"),
+        ("CapacityProviderConfig", json!({"x": {"y": "z"}}), 501, absent, "CapacityProviderConfig"),
         (
             "SnapStart",
             json!({"ApplyOn": "PublishedVersions"}),
@@ -114,18 +166,12 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
             invalid,
             "nodejs20.x is not supported for SnapStart",
         ),
-        ("LoggingConfig", json!({"LogFormat": "JSON"}), 501, "NotImplementedException", "JSON"),
-        ("KMSKeyArn", json!("arn:aws:kms:x"), 501, "NotImplementedException", "KMSKeyArn"),
-        ("PublishTo", json!("LATEST_PUBLISHED"), 501, "NotImplementedException", "PublishTo"),
-        ("SomethingOfTomorrow", json!({"x": 1}), 501, "NotImplementedException", "SomethingOfTomorrow"),
-        ("FunctionName", json!("f:live"), 400, "ValidationException", "functionName"),
-        ("FunctionName", json!("x".repeat(65)), 400, "ValidationException", "less than or equal to 64"),
+        ("KMSKeyArn", json!("arn:aws:kms:x"), 501, absent, "KMSKeyArn"),
+        ("PublishTo", json!("LATEST_PUBLISHED"), 501, absent, "PublishTo"),
+        ("SomethingOfTomorrow", json!({"x": 1}), 501, absent, "SomethingOfTomorrow"),
     ];
     for (member, value, status, code, message) in cases {
-        let got = platform.fails("CreateFunction", with(creation("f"), member, value)).await;
-        assert_eq!((got.0, got.1.as_str()), (status, code), "{member}: {got:?}");
-        assert!(got.2.contains(message), "{member}: {got:?}");
-        assert_eq!(platform.everything().await, (0, 0), "{member}");
+        refused(&platform, member, value, (status, code), message).await;
     }
 }
 
@@ -446,4 +492,73 @@ async fn a_role_of_another_account_is_shown_as_given_and_leads_nowhere_else() {
     assert_eq!(shown["Role"], json!(role));
     let version = platform.functions.version(&reference("f")).await.unwrap();
     assert_eq!(version.role_arn, "arn:aws:iam::000000000000:role/service-role/r");
+}
+
+#[tokio::test]
+async fn a_log_in_json_has_levels_and_text_has_none() {
+    let platform = Platform::new();
+    let shown = async |operation: &'static str, logging: Value| {
+        let input = with(creation("f"), "LoggingConfig", logging);
+        let input = if operation == "CreateFunction" {
+            input
+        } else {
+            json!({"FunctionName": "f", "LoggingConfig": input["LoggingConfig"]})
+        };
+        platform.ok(operation, input).await["LoggingConfig"].clone()
+    };
+    let group = "/aws/lambda/f";
+    assert_eq!(
+        shown("CreateFunction", json!({"LogFormat": "JSON"})).await,
+        json!({"LogFormat": "JSON", "LogGroup": group, "ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO"})
+    );
+    assert_eq!(
+        shown("UpdateFunctionConfiguration", json!({"ApplicationLogLevel": "DEBUG", "SystemLogLevel": "WARN"})).await,
+        json!({"LogFormat": "JSON", "LogGroup": group, "ApplicationLogLevel": "DEBUG", "SystemLogLevel": "WARN"})
+    );
+    let version = platform.functions.version(&reference("f")).await.unwrap();
+    let log = version.json_log.unwrap();
+    assert_eq!((log.application, log.system), (model::ApplicationLevel::Debug, model::SystemLevel::Warn));
+    let group = "shared";
+    assert_eq!(
+        shown("UpdateFunctionConfiguration", json!({"LogGroup": group})).await,
+        json!({"LogFormat": "JSON", "LogGroup": group, "ApplicationLogLevel": "DEBUG", "SystemLogLevel": "WARN"})
+    );
+    assert_eq!(
+        shown("UpdateFunctionConfiguration", json!({"LogFormat": "JSON", "SystemLogLevel": "DEBUG"})).await,
+        json!({"LogFormat": "JSON", "LogGroup": group, "ApplicationLogLevel": "INFO", "SystemLogLevel": "DEBUG"})
+    );
+    let text = json!({"LogFormat": "Text", "LogGroup": group});
+    assert_eq!(shown("UpdateFunctionConfiguration", json!({"LogFormat": "Text"})).await, text);
+    assert_eq!(platform.functions.version(&reference("f")).await.unwrap().json_log, None);
+    let level = json!({"FunctionName": "f", "LoggingConfig": {"SystemLogLevel": "WARN"}});
+    let refused = platform.fails("UpdateFunctionConfiguration", level).await;
+    assert_eq!((refused.0, refused.1.as_str()), (400, "InvalidParameterValueException"));
+}
+
+#[tokio::test]
+async fn a_file_system_is_one_that_the_operator_named() {
+    let point = model::AccessPoint { account: AccountId::default(), id: FSAP.into() };
+    let platform = Platform::with(Config { access_points: vec![point], ..Config::default() });
+    let arn = format!("arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/{FSAP}");
+    let configs = |arn: &str, path: &str| json!([{"Arn": arn, "LocalMountPath": path}]);
+    let made =
+        platform.ok("CreateFunction", with(creation("f"), "FileSystemConfigs", configs(&arn, "/mnt/data"))).await;
+    assert_eq!(made["FileSystemConfigs"], configs(&arn, "/mnt/data"));
+    let version = platform.functions.version(&reference("f")).await.unwrap();
+    assert_eq!(version.file_system.as_ref().unwrap().name, "data");
+    let kept = platform.ok("UpdateFunctionConfiguration", json!({"FunctionName": "f", "Timeout": 9})).await;
+    assert_eq!(kept["FileSystemConfigs"], configs(&arn, "/mnt/data"));
+    for (arn, path) in [
+        (arn.as_str(), "/mnt/.."),
+        (arn.as_str(), "/mnt/."),
+        (&arn.replace("000000000000", "123456789012"), "/mnt/data"),
+        (&arn.replace("abcdef0", "abcdef1"), "/mnt/data"),
+    ] {
+        let input = json!({"FunctionName": "f", "FileSystemConfigs": configs(arn, path)});
+        let got = platform.fails("UpdateFunctionConfiguration", input).await;
+        assert_eq!((got.0, got.1.as_str()), (400, "InvalidParameterValueException"), "{arn} {path}");
+    }
+    let none = platform.ok("UpdateFunctionConfiguration", json!({"FunctionName": "f", "FileSystemConfigs": []})).await;
+    assert_eq!(none["FileSystemConfigs"], Value::Null);
+    assert_eq!(platform.functions.version(&reference("f")).await.unwrap().file_system, None);
 }

@@ -2,7 +2,7 @@
 //!
 //! `functions` covers the life of functions and their packages, `layers` layers, `versions`, `aliases` and `provisioned` what
 //! is published of them, `event_configs` what is asked of their events, `code_signing` whose code they take, `policies` who may call them,
-//! `mappings` event source mappings, `surface` everything around them. Start at `Platform`.
+//! `mappings` event source mappings, `tenants` whose environments calls get and what network they are in, `surface` everything around them. Start at `Platform`.
 
 mod aliases;
 mod code_signing;
@@ -13,6 +13,7 @@ mod mappings;
 mod policies;
 mod provisioned;
 mod surface;
+mod tenants;
 mod versions;
 
 use std::collections::HashMap;
@@ -128,10 +129,14 @@ struct Platform {
 
 impl Platform {
     fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
         let (store, blobs) = (MemoryStore::shared(), MemoryBlobs::shared());
         let clock = ManualClock::at_ms(NOW_MS);
         let as_clock: Arc<dyn Clock> = clock.clone();
-        let functions = Functions::new(store.clone(), blobs.clone(), as_clock, SeededRandom::new(1), Config::default());
+        let functions = Functions::new(store.clone(), blobs.clone(), as_clock, SeededRandom::new(1), config);
         let invoker = Arc::new(Recorder::default());
         let service = Arc::new(LambdaService::new(
             functions.clone(),

@@ -5,7 +5,7 @@ use model::{Body, FunctionError, InvocationKind, Site, SiteKey, ThrottleReason, 
 
 use super::*;
 
-fn outcome(payload: &'static str) -> Outcome {
+pub(super) fn outcome(payload: &'static str) -> Outcome {
     Outcome {
         payload: Bytes::from_static(payload.as_bytes()),
         error: None,
@@ -15,7 +15,7 @@ fn outcome(payload: &'static str) -> Outcome {
     }
 }
 
-async fn invoke(platform: &Platform, input: Value, payload: &'static str) -> Result<Reply, Error> {
+pub(super) async fn invoke(platform: &Platform, input: Value, payload: &'static str) -> Result<Reply, Error> {
     let mut call = call("Invoke", with(input, "FunctionName", json!("f")));
     call.payload = Bytes::from_static(payload.as_bytes());
     call.headers.insert("x-amzn-trace-id", "Root=1-2-3".parse().unwrap());

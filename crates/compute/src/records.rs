@@ -1,0 +1,323 @@
+//! The platform's own lines in a function's log: as text, or as JSON records where the function asks for them.
+//!
+//! Which records there are and at which level is Lambda's table of system logs. Text has every line; JSON has those of the
+//! function's level and above. Pure.
+
+use model::{FunctionVersion, RequestId, SystemLevel};
+use serde_json::{Value, json};
+
+use crate::report::{self, Beginning, Phase, Report, Status};
+
+/// One line of the platform's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Line<'a> {
+    /// An environment begins by an init.
+    InitStart(MadeFrom<'a>),
+    /// An environment begins from a snapshot.
+    RestoreStart(MadeFrom<'a>),
+    /// The guest's part of an init is over. No text.
+    InitRuntimeDone(Init<'a>),
+    /// What an init came to. No text of one that ended well, unless it was a snapshot's.
+    InitReport(Init<'a>),
+    /// The guest's part of the way out of a snapshot is over. No text.
+    RestoreRuntimeDone(Status<'a>),
+    /// The way out of a snapshot, in microseconds.
+    RestoreReport(u64, Status<'a>),
+    /// An invocation begins.
+    Start {
+        /// Which.
+        request_id: &'a RequestId,
+        /// Of what.
+        version: &'a FunctionVersion,
+    },
+    /// The function has ended an invocation.
+    End(&'a Report<'a>),
+    /// What an invocation came to.
+    Report(&'a Report<'a>),
+    /// Words for people, the same in both formats.
+    Words(&'a str),
+}
+
+/// What an environment is made from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MadeFrom<'a> {
+    /// The function.
+    pub(crate) version: &'a FunctionVersion,
+    /// The interpreter that runs it.
+    pub(crate) interpreter: Option<(u32, u32, u32)>,
+    /// `on-demand` and the like.
+    pub(crate) initialization: &'static str,
+    /// When it is made.
+    pub(crate) phase: Phase,
+}
+
+/// An init that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Init<'a> {
+    /// How long it took.
+    pub(crate) us: u64,
+    /// `on-demand` and the like.
+    pub(crate) initialization: &'static str,
+    /// When it ran.
+    pub(crate) phase: Phase,
+    /// How it ended.
+    pub(crate) status: Status<'a>,
+    /// Whether it was the one that a snapshot is taken of.
+    pub(crate) of_snapshot: bool,
+}
+
+impl Line<'_> {
+    /// The line as text, if text has it.
+    pub(crate) fn text(&self) -> Option<String> {
+        Some(match *self {
+            Self::InitStart(of) => {
+                report::init_start_line(&of.version.runtime, of.interpreter, &of.version.function.region)
+            }
+            Self::RestoreStart(of) => {
+                report::restore_start_line(&of.version.runtime, of.interpreter, &of.version.function.region)
+            }
+            Self::InitRuntimeDone(_) | Self::RestoreRuntimeDone(_) => return None,
+            Self::InitReport(init) if init.status == Status::Fine && !init.of_snapshot => return None,
+            Self::InitReport(init) => report::init_report_line(init.us, init.phase, init.status),
+            Self::RestoreReport(us, status) => report::restore_report_line(us, status),
+            Self::Start { request_id, version } => report::start_line(request_id, &version.version),
+            Self::End(report) => report::end_line(report.request_id),
+            Self::Report(report) => report::report_line(report),
+            Self::Words(words) => words.to_owned(),
+        })
+    }
+
+    /// The line as a record of this time; nothing if it is below the level.
+    pub(crate) fn record(&self, now_ms: u64, least: SystemLevel) -> Option<String> {
+        if let Self::Words(words) = self {
+            return Some((*words).to_owned());
+        }
+        let (kind, level) = self.kind();
+        let time = report::iso_ms(now_ms);
+        (level >= least)
+            .then(|| json!({"time": time, "type": format!("platform.{kind}"), "record": self.content()}).to_string())
+    }
+
+    /// The kind of record and its level. Source: the developer guide's table of system log events.
+    fn kind(&self) -> (&'static str, SystemLevel) {
+        use SystemLevel::{Debug, Info, Warn};
+        match *self {
+            Self::InitStart(_) => ("initStart", Info),
+            Self::RestoreStart(_) => ("restoreStart", Info),
+            Self::InitRuntimeDone(init) => ("initRuntimeDone", level(init.status, Debug)),
+            Self::InitReport(init) => {
+                ("initReport", level(init.status, if init.initialization == ON_DEMAND { Debug } else { Info }))
+            }
+            Self::RestoreRuntimeDone(status) => ("restoreRuntimeDone", level(status, Debug)),
+            Self::RestoreReport(_, status) => ("restoreReport", level(status, Info)),
+            Self::Start { .. } => ("start", Info),
+            Self::End(report) => ("runtimeDone", level(report.status, Debug)),
+            Self::Report(report) => ("report", level(report.status, Info)),
+            Self::Words(_) => ("words", Warn),
+        }
+    }
+
+    fn content(&self) -> Value {
+        match *self {
+            Self::InitStart(of) => origin(of, name(of.phase)),
+            Self::RestoreStart(of) => origin(of, "restore"),
+            Self::InitRuntimeDone(init) => ended(start_of(&init), init.status),
+            Self::InitReport(init) => {
+                let mut record = ended(start_of(&init), init.status);
+                record["metrics"] = json!({"durationMs": millis(init.us)});
+                record
+            }
+            Self::RestoreRuntimeDone(status) => ended(json!({}), status),
+            Self::RestoreReport(us, status) => {
+                let mut record = ended(json!({}), status);
+                record["metrics"] = json!({"durationMs": millis(us)});
+                record
+            }
+            Self::Start { request_id, version } => {
+                let mut record = json!({
+                    "requestId": request_id.0,
+                    "functionArn": version.function.arn(),
+                    "version": version.version,
+                });
+                if let Some(tenant) = &version.tenant {
+                    record["tenantId"] = json!(tenant);
+                }
+                record
+            }
+            Self::End(report) => {
+                let mut record = ended(json!({"requestId": report.request_id.0}), report.status);
+                record["metrics"] = json!({"durationMs": millis(report.duration_us)});
+                record
+            }
+            Self::Report(report) => whole(report),
+            Self::Words(words) => json!(words),
+        }
+    }
+}
+
+/// How an environment begins that was started for a call.
+pub(crate) const ON_DEMAND: &str = "on-demand";
+
+/// What ends badly is a warning.
+fn level(status: Status<'_>, fine: SystemLevel) -> SystemLevel {
+    if status == Status::Fine { fine } else { SystemLevel::Warn }
+}
+
+fn name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Init => "init",
+        Phase::Invoke => "invoke",
+    }
+}
+
+fn origin(of: MadeFrom<'_>, phase: &str) -> Value {
+    let function = &of.version.function;
+    let (version, arn) = report::runtime_version(&of.version.runtime, of.interpreter, &function.region);
+    json!({
+        "initializationType": of.initialization,
+        "phase": phase,
+        "runtimeVersion": version,
+        "runtimeVersionArn": arn,
+        "functionName": function.name.as_str(),
+        "functionVersion": of.version.version,
+    })
+}
+
+fn start_of(init: &Init<'_>) -> Value {
+    json!({"initializationType": init.initialization, "phase": name(init.phase)})
+}
+
+fn whole(report: &Report<'_>) -> Value {
+    let mut metrics = json!({
+        "durationMs": millis(report.duration_us),
+        "billedDurationMs": report::billed_ms(report.duration_us, report.beginning),
+        "memorySizeMB": report.memory_mb,
+        "maxMemoryUsedMB": report.memory_peak_bytes.div_ceil(1024 * 1024),
+    });
+    match report.beginning {
+        Some(Beginning::Init { us }) => metrics["initDurationMs"] = json!(millis(us)),
+        Some(Beginning::Restore { us, .. }) => metrics["restoreDurationMs"] = json!(millis(us)),
+        None => {}
+    }
+    ended(json!({"requestId": report.request_id.0, "metrics": metrics}), report.status)
+}
+
+/// A record with how it ended.
+fn ended(mut record: Value, status: Status<'_>) -> Value {
+    let (word, kind) = match status {
+        Status::Fine => ("success", None),
+        Status::Timeout => ("timeout", None),
+        Status::Error(kind) => ("error", Some(kind)),
+    };
+    record["status"] = json!(word);
+    if let Some(kind) = kind {
+        record["errorType"] = json!(kind);
+    }
+    record
+}
+
+/// Microseconds as milliseconds with at most three decimals.
+fn millis(us: u64) -> f64 {
+    us as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::fixtures::{START_MS, version};
+
+    fn report<'a>(request_id: &'a RequestId, status: Status<'a>) -> Report<'a> {
+        Report {
+            request_id,
+            duration_us: 201_670,
+            beginning: Some(Beginning::Init { us: 480_250 }),
+            memory_mb: 128,
+            memory_peak_bytes: 80 * 1024 * 1024 + 1,
+            status,
+            trace_id: None,
+        }
+    }
+
+    fn init(status: Status<'_>) -> Init<'_> {
+        Init { us: 1_500, initialization: ON_DEMAND, phase: Phase::Init, status, of_snapshot: false }
+    }
+
+    fn read(line: Line<'_>, least: SystemLevel) -> Option<Value> {
+        line.record(START_MS, least).map(|text| serde_json::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn records_say_what_lines_do() {
+        let id = RequestId("id".into());
+        let (fine, version) = (report(&id, Status::Fine), version("f"));
+        assert_eq!(
+            Line::Start { request_id: &id, version: &version }.record(START_MS, SystemLevel::Info).unwrap(),
+            "{\"time\":\"2023-11-14T22:13:20.000Z\",\"type\":\"platform.start\",\"record\":{\"requestId\":\"id\",\
+             \"functionArn\":\"arn:aws:lambda:us-east-1:000000000000:function:f\",\"version\":\"$LATEST\"}}"
+        );
+        let found = read(Line::Report(&fine), SystemLevel::Info).unwrap();
+        assert_eq!(found["type"], "platform.report");
+        assert_eq!(
+            found["record"].to_string(),
+            "{\"requestId\":\"id\",\"metrics\":{\"durationMs\":201.67,\"billedDurationMs\":682,\"memorySizeMB\":128,\
+             \"maxMemoryUsedMB\":81,\"initDurationMs\":480.25},\"status\":\"success\"}"
+        );
+        let of = MadeFrom {
+            version: &version,
+            interpreter: Some((22, 3, 1)),
+            initialization: ON_DEMAND,
+            phase: Phase::Init,
+        };
+        let found = read(Line::InitStart(of), SystemLevel::Info).unwrap();
+        assert_eq!(found["record"]["runtimeVersion"], "nodejs:22.3.1");
+        assert_eq!(found["record"]["functionName"], "f");
+        let text = Line::InitStart(of).text().unwrap();
+        assert!(text.starts_with("INIT_START Runtime Version: nodejs:22.3.1\t"), "{text}");
+        assert_eq!(read(Line::RestoreStart(of), SystemLevel::Info).unwrap()["record"]["phase"], "restore");
+    }
+
+    #[test]
+    fn a_level_leaves_out_what_is_below_it() {
+        let id = RequestId("id".into());
+        let (fine, late, version) = (report(&id, Status::Fine), report(&id, Status::Timeout), version("f"));
+        let provisioned = Init { initialization: "provisioned-concurrency", ..init(Status::Fine) };
+        for (line, level) in [
+            (Line::End(&fine), SystemLevel::Debug),
+            (Line::End(&late), SystemLevel::Warn),
+            (Line::Report(&fine), SystemLevel::Info),
+            (Line::Report(&late), SystemLevel::Warn),
+            (Line::Start { request_id: &id, version: &version }, SystemLevel::Info),
+            (Line::InitRuntimeDone(init(Status::Fine)), SystemLevel::Debug),
+            (Line::InitReport(init(Status::Fine)), SystemLevel::Debug),
+            (Line::InitReport(provisioned), SystemLevel::Info),
+            (Line::InitReport(init(Status::Error("X"))), SystemLevel::Warn),
+            (Line::RestoreRuntimeDone(Status::Fine), SystemLevel::Debug),
+            (Line::RestoreReport(1, Status::Fine), SystemLevel::Info),
+            (Line::Words("x"), SystemLevel::Warn),
+        ] {
+            for least in [SystemLevel::Debug, SystemLevel::Info, SystemLevel::Warn] {
+                assert_eq!(line.record(START_MS, least).is_some(), least <= level, "{line:?} {least:?}");
+            }
+        }
+        let failed = read(Line::RestoreReport(1_500, Status::Error("X")), SystemLevel::Info).unwrap();
+        assert_eq!(failed["record"], json!({"metrics": {"durationMs": 1.5}, "status": "error", "errorType": "X"}));
+    }
+
+    #[test]
+    fn text_tells_of_inits_that_failed_or_were_for_a_snapshot() {
+        assert_eq!(Line::InitRuntimeDone(init(Status::Fine)).text(), None);
+        assert_eq!(Line::InitReport(init(Status::Fine)).text(), None);
+        assert_eq!(
+            Line::InitReport(init(Status::Timeout)).text().unwrap(),
+            "INIT_REPORT Init Duration: 1.50 ms\tPhase: init\tStatus: timeout"
+        );
+        let of_snapshot = Init { of_snapshot: true, ..init(Status::Fine) };
+        assert!(Line::InitReport(of_snapshot).text().unwrap().starts_with("INIT_REPORT "));
+        assert_eq!(
+            Line::InitReport(init(Status::Timeout)).record(START_MS, SystemLevel::Info).unwrap(),
+            "{\"time\":\"2023-11-14T22:13:20.000Z\",\"type\":\"platform.initReport\",\"record\":\
+             {\"initializationType\":\"on-demand\",\"phase\":\"init\",\"status\":\"timeout\",\
+             \"metrics\":{\"durationMs\":1.5}}}"
+        );
+    }
+}
