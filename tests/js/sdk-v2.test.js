@@ -39,3 +39,18 @@ test("items and transactions through the document client", async () => {
     message: "Transaction cancelled, please refer cancellation reasons for specific reasons [None, ConditionalCheckFailed]",
   });
 });
+
+test("forms from before expressions, and statements", async () => {
+  const TableName = await table();
+  await documents.put({ TableName, Item: { id: "a", n: 1 }, Expected: { id: { Exists: false } } }).promise();
+  await assert.rejects(documents.delete({ TableName, Key: { id: "a" }, Expected: { n: { Value: 2 } } }).promise(), {
+    code: "ConditionalCheckFailedException", statusCode: 400,
+  });
+  const AttributeUpdates = { n: { Action: "ADD", Value: 1 }, tags: { Action: "ADD", Value: documents.createSet(["x"]) } };
+  const { Attributes } = await documents.update({ TableName, Key: { id: "a" }, AttributeUpdates, ReturnValues: "UPDATED_NEW" }).promise();
+  assert.deepEqual([Attributes.n, Attributes.tags.values], [2, ["x"]]);
+  const KeyConditions = { id: { ComparisonOperator: "EQ", AttributeValueList: ["a"] } };
+  assert.equal((await documents.query({ TableName, KeyConditions }).promise()).Count, 1);
+  const Statement = `SELECT n FROM "${TableName}" WHERE id = ?`;
+  assert.deepEqual((await dynamo.executeStatement({ Statement, Parameters: [{ S: "a" }] }).promise()).Items, [{ n: { N: "2" } }]);
+});

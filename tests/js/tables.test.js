@@ -5,7 +5,10 @@ import { randomUUID } from "node:crypto";
 import test from "node:test";
 
 import { CreateTableCommand, DynamoDBClient, TransactionCanceledException, waitUntilTableExists } from "@aws-sdk/client-dynamodb";
-import { DynamoDBDocumentClient, PutCommand, TransactGetCommand, TransactWriteCommand } from "@aws-sdk/lib-dynamodb";
+import {
+  BatchExecuteStatementCommand, DynamoDBDocumentClient, ExecuteStatementCommand, ExecuteTransactionCommand, paginateScan, PutCommand, QueryCommand,
+  TransactGetCommand, TransactWriteCommand, UpdateCommand,
+} from "@aws-sdk/lib-dynamodb";
 
 const dynamo = new DynamoDBClient({ endpoint: process.env.ENDPOINT, region: "us-east-1", maxAttempts: 1 });
 const documents = DynamoDBDocumentClient.from(dynamo);
@@ -69,4 +72,40 @@ test("a transaction that is sent twice happens once, and one that is cancelled s
     assert.deepEqual(error.CancellationReasons[1].Item, { id: { S: "a" }, n: { N: "1" } });
     return error.CancellationReasons[0].Code === "None" && error.CancellationReasons[1].Code === "ConditionalCheckFailed";
   });
+});
+
+test("statements read and write documents", async () => {
+  const TableName = await table();
+  const run = async (Statement, ...Parameters) => {
+    const input = { Statement: Statement.replace("@", `"${TableName}"`), ...(Parameters.length ? { Parameters } : {}) };
+    return (await documents.send(new ExecuteStatementCommand(input))).Items;
+  };
+  const item = { id: "a", n: 1, deep: { list: [1, "two", { three: null }] } };
+  await run("INSERT INTO @ VALUE ?", item);
+  assert.deepEqual(await run("SELECT * FROM @ WHERE id = ?", "a"), [item]);
+  assert.deepEqual(await run("SELECT deep.list FROM @ WHERE id = 'a' AND deep.list[1] = 'two'"), [{ list: item.deep.list }]);
+  assert.deepEqual(await run("UPDATE @ SET n = n + ? WHERE id = 'a' RETURNING MODIFIED NEW *", 4), [{ n: 5 }]);
+  await assert.rejects(run("INSERT INTO @ VALUE {'id': 'a'}"), { name: "DuplicateItemException" });
+  const statements = ["a", "b"].map((id) => ({ Statement: `SELECT n FROM "${TableName}" WHERE id = ?`, Parameters: [id] }));
+  const batch = await documents.send(new BatchExecuteStatementCommand({ Statements: statements }));
+  assert.deepEqual(batch.Responses.map(({ Item }) => Item), [{ n: 5 }, undefined]);
+  const TransactStatements = [
+    { Statement: `DELETE FROM "${TableName}" WHERE id = 'a' AND n = 5` }, { Statement: `INSERT INTO "${TableName}" VALUE {'id': 'b'}` },
+  ];
+  await documents.send(new ExecuteTransactionCommand({ TransactStatements }));
+  assert.deepEqual(await run("SELECT * FROM @"), [{ id: "b" }]);
+});
+
+test("forms from before expressions", async () => {
+  const TableName = await table();
+  await documents.send(new PutCommand({ TableName, Item: { id: "a", n: 1 }, Expected: { id: { Exists: false } } }));
+  const again = new PutCommand({ TableName, Item: { id: "a" }, Expected: { id: { Exists: false } } });
+  await assert.rejects(documents.send(again), { name: "ConditionalCheckFailedException" });
+  const update = { TableName, Key: { id: "a" }, AttributeUpdates: { n: { Action: "ADD", Value: 2 }, s: { Action: "PUT", Value: "x" } } };
+  assert.deepEqual((await documents.send(new UpdateCommand({ ...update, ReturnValues: "ALL_NEW" }))).Attributes, { id: "a", n: 3, s: "x" });
+  const KeyConditions = { id: { ComparisonOperator: "EQ", AttributeValueList: ["a"] } };
+  const QueryFilter = { n: { ComparisonOperator: "BETWEEN", AttributeValueList: [2, 4] } };
+  assert.equal((await documents.send(new QueryCommand({ TableName, KeyConditions, QueryFilter }))).Count, 1);
+  const ScanFilter = { s: { ComparisonOperator: "BEGINS_WITH", AttributeValueList: ["y"] } };
+  for await (const page of paginateScan({ client: documents }, { TableName, ScanFilter })) assert.equal(page.Count, 0);
 });

@@ -380,8 +380,6 @@ def test_a_counter_loses_no_update(server):
 @pytest.mark.parametrize(
     ("operation", "arguments"),
     [
-        ("execute_statement", {"Statement": "SELECT * FROM t"}),
-        ("update_time_to_live", {"TableName": "ttt", "TimeToLiveSpecification": {"Enabled": True, "AttributeName": "a"}}),
         ("create_backup", {"TableName": "ttt", "BackupName": "bbb"}),
     ],
 )

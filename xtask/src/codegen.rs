@@ -104,6 +104,7 @@ const SERVICES: &[Service] = &[
         prefix: "",
         open_enums: &[],
         supported: &[
+            "BatchExecuteStatement",
             "BatchGetItem",
             "BatchWriteItem",
             "CreateTable",
@@ -114,6 +115,8 @@ const SERVICES: &[Service] = &[
             "DescribeLimits",
             "DescribeTable",
             "DescribeTimeToLive",
+            "ExecuteStatement",
+            "ExecuteTransaction",
             "GetItem",
             "ListTables",
             "ListTagsOfResource",
@@ -126,6 +129,7 @@ const SERVICES: &[Service] = &[
             "UntagResource",
             "UpdateItem",
             "UpdateTable",
+            "UpdateTimeToLive",
         ],
     },
     Service {

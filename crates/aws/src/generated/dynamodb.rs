@@ -10,7 +10,7 @@ use crate::model_table::{Io, Kind, Location, Member, Model, Operation, Pattern, 
 pub(crate) static MODEL: Model = Model { version: "2012-08-10", target_prefix: "DynamoDB_20120810", xml_namespace: "", operations: OPERATIONS };
 
 static OPERATIONS: &[Operation] = &[
-    Operation { name: "BatchExecuteStatement", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "BatchExecuteStatement", method: "POST", uri: "/", status: 200, io: Some(&IO_BatchExecuteStatement) },
     Operation { name: "BatchGetItem", method: "POST", uri: "/", status: 200, io: Some(&IO_BatchGetItem) },
     Operation { name: "BatchWriteItem", method: "POST", uri: "/", status: 200, io: Some(&IO_BatchWriteItem) },
     Operation { name: "CancelBulkOperation", method: "POST", uri: "/", status: 200, io: None },
@@ -37,8 +37,8 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "DescribeTimeToLive", method: "POST", uri: "/", status: 200, io: Some(&IO_DescribeTimeToLive) },
     Operation { name: "DisableKinesisStreamingDestination", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "EnableKinesisStreamingDestination", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "ExecuteStatement", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "ExecuteTransaction", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "ExecuteStatement", method: "POST", uri: "/", status: 200, io: Some(&IO_ExecuteStatement) },
+    Operation { name: "ExecuteTransaction", method: "POST", uri: "/", status: 200, io: Some(&IO_ExecuteTransaction) },
     Operation { name: "ExportTableToPointInTime", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "GetItem", method: "POST", uri: "/", status: 200, io: Some(&IO_GetItem) },
     Operation { name: "GetResourcePolicy", method: "POST", uri: "/", status: 200, io: None },
@@ -71,9 +71,19 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "UpdateKinesisStreamingDestination", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateTable", method: "POST", uri: "/", status: 200, io: Some(&IO_UpdateTable) },
     Operation { name: "UpdateTableReplicaAutoScaling", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "UpdateTimeToLive", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "UpdateTimeToLive", method: "POST", uri: "/", status: 200, io: Some(&IO_UpdateTimeToLive) },
 ];
 
+static IO_BatchExecuteStatement: Io = Io {
+    input: &[
+    Member { name: "Statements", wire: "Statements", location: Location::Body, required: true, shape: &S_PartiQLBatchRequest },
+    Member { name: "ReturnConsumedCapacity", wire: "ReturnConsumedCapacity", location: Location::Body, required: false, shape: &S_ReturnConsumedCapacity },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_BatchGetItem: Io = Io {
     input: &[
     Member { name: "RequestItems", wire: "RequestItems", location: Location::Body, required: true, shape: &S_BatchGetRequestMap },
@@ -186,6 +196,32 @@ static IO_DescribeTable: Io = Io {
 static IO_DescribeTimeToLive: Io = Io {
     input: &[
     Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_ExecuteStatement: Io = Io {
+    input: &[
+    Member { name: "Statement", wire: "Statement", location: Location::Body, required: true, shape: &S_PartiQLStatement },
+    Member { name: "Parameters", wire: "Parameters", location: Location::Body, required: false, shape: &S_PreparedStatementParameters },
+    Member { name: "ConsistentRead", wire: "ConsistentRead", location: Location::Body, required: false, shape: &S_ConsistentRead },
+    Member { name: "NextToken", wire: "NextToken", location: Location::Body, required: false, shape: &S_PartiQLNextToken },
+    Member { name: "ReturnConsumedCapacity", wire: "ReturnConsumedCapacity", location: Location::Body, required: false, shape: &S_ReturnConsumedCapacity },
+    Member { name: "Limit", wire: "Limit", location: Location::Body, required: false, shape: &S_PositiveIntegerObject },
+    Member { name: "ReturnValuesOnConditionCheckFailure", wire: "ReturnValuesOnConditionCheckFailure", location: Location::Body, required: false, shape: &S_ReturnValuesOnConditionCheckFailure },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_ExecuteTransaction: Io = Io {
+    input: &[
+    Member { name: "TransactStatements", wire: "TransactStatements", location: Location::Body, required: true, shape: &S_ParameterizedStatements },
+    Member { name: "ClientRequestToken", wire: "ClientRequestToken", location: Location::Body, required: false, shape: &S_ClientRequestToken },
+    Member { name: "ReturnConsumedCapacity", wire: "ReturnConsumedCapacity", location: Location::Body, required: false, shape: &S_ReturnConsumedCapacity },
 ],
     input_payload: "",
     output: &[
@@ -381,6 +417,16 @@ static IO_UpdateTable: Io = Io {
 ],
     output_payload: "",
 };
+static IO_UpdateTimeToLive: Io = Io {
+    input: &[
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "TimeToLiveSpecification", wire: "TimeToLiveSpecification", location: Location::Body, required: true, shape: &S_TimeToLiveSpecification },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 
 static P0: Pattern = Pattern::new("[a-zA-Z0-9_.-]+");
 
@@ -411,6 +457,12 @@ static S_AttributeValueUpdate: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Action", wire: "Action", location: Location::Body, required: false, shape: &S_AttributeAction },
 ]));
 static S_BatchGetRequestMap: Shape = Shape::of(Kind::Map(&S_TableArn, &S_KeysAndAttributes)).min(1).max(100);
+static S_BatchStatementRequest: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Statement", wire: "Statement", location: Location::Body, required: true, shape: &S_PartiQLStatement },
+    Member { name: "Parameters", wire: "Parameters", location: Location::Body, required: false, shape: &S_PreparedStatementParameters },
+    Member { name: "ConsistentRead", wire: "ConsistentRead", location: Location::Body, required: false, shape: &S_ConsistentRead },
+    Member { name: "ReturnValuesOnConditionCheckFailure", wire: "ReturnValuesOnConditionCheckFailure", location: Location::Body, required: false, shape: &S_ReturnValuesOnConditionCheckFailure },
+]));
 static S_BatchWriteItemRequestMap: Shape = Shape::of(Kind::Map(&S_TableArn, &S_WriteRequests)).min(1).max(25);
 static S_BillingMode: Shape = Shape::of(Kind::Text).values(&["PROVISIONED","PAY_PER_REQUEST"]);
 static S_BinaryAttributeValue: Shape = Shape::of(Kind::Blob);
@@ -574,8 +626,18 @@ static S_OnDemandThroughput: Shape = Shape::of(Kind::Structure(&[
 static S_OnDemandThroughputOverride: Shape = Shape::of(Kind::Structure(&[
     Member { name: "MaxReadRequestUnits", wire: "MaxReadRequestUnits", location: Location::Body, required: false, shape: &S_LongObject },
 ]));
+static S_ParameterizedStatement: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Statement", wire: "Statement", location: Location::Body, required: true, shape: &S_PartiQLStatement },
+    Member { name: "Parameters", wire: "Parameters", location: Location::Body, required: false, shape: &S_PreparedStatementParameters },
+    Member { name: "ReturnValuesOnConditionCheckFailure", wire: "ReturnValuesOnConditionCheckFailure", location: Location::Body, required: false, shape: &S_ReturnValuesOnConditionCheckFailure },
+]));
+static S_ParameterizedStatements: Shape = Shape::of(Kind::List(&S_ParameterizedStatement)).min(1).max(100);
+static S_PartiQLBatchRequest: Shape = Shape::of(Kind::List(&S_BatchStatementRequest)).min(1).max(25);
+static S_PartiQLNextToken: Shape = Shape::of(Kind::Text).min(1).max(32768);
+static S_PartiQLStatement: Shape = Shape::of(Kind::Text).min(1).max(8192);
 static S_PositiveIntegerObject: Shape = Shape::of(Kind::Integer).min(1);
 static S_PositiveLongObject: Shape = Shape::of(Kind::Integer).min(1);
+static S_PreparedStatementParameters: Shape = Shape::of(Kind::List(&S_AttributeValue)).min(1);
 static S_Projection: Shape = Shape::of(Kind::Structure(&[
     Member { name: "ProjectionType", wire: "ProjectionType", location: Location::Body, required: false, shape: &S_ProjectionType },
     Member { name: "NonKeyAttributes", wire: "NonKeyAttributes", location: Location::Body, required: false, shape: &S_NonKeyAttributeNameList },
@@ -657,6 +719,12 @@ static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKeyString));
 static S_TagKeyString: Shape = Shape::of(Kind::Text).min(1).max(128);
 static S_TagList: Shape = Shape::of(Kind::List(&S_Tag));
 static S_TagValueString: Shape = Shape::of(Kind::Text).min(0).max(256);
+static S_TimeToLiveAttributeName: Shape = Shape::of(Kind::Text).min(1).max(255);
+static S_TimeToLiveEnabled: Shape = Shape::of(Kind::Boolean);
+static S_TimeToLiveSpecification: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "Enabled", wire: "Enabled", location: Location::Body, required: true, shape: &S_TimeToLiveEnabled },
+    Member { name: "AttributeName", wire: "AttributeName", location: Location::Body, required: true, shape: &S_TimeToLiveAttributeName },
+]));
 static S_TransactGetItem: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Get", wire: "Get", location: Location::Body, required: true, shape: &S_Get },
 ]));

@@ -42,6 +42,9 @@ pub(super) enum Error {
     /// A transaction was not done; for each of its parts why, or nothing where it is not to blame.
     #[error("Transaction cancelled, please refer cancellation reasons for specific reasons [{}]", codes(.0))]
     Cancelled(Vec<Option<Reason>>),
+    /// An item is where a statement would insert one.
+    #[error("Duplicate primary key exists in table")]
+    Duplicate,
     /// A client's token stands for another request.
     #[error("The client token was used within the last ten minutes for a request with other parameters")]
     TokenReused,
@@ -132,6 +135,7 @@ impl From<Error> for aws::Error {
                 let reasons = Json::Array(reasons.collect());
                 Self::new(400, "TransactionCanceledException", text).with("CancellationReasons", reasons)
             }
+            Error::Duplicate => Self::new(400, "DuplicateItemException", text),
             Error::TokenReused => Self::new(400, "IdempotentParameterMismatchException", text),
             Error::NotImplemented(what) => Self::not_implemented(what),
             Error::Contended => Self::new(500, "InternalServerError", text),

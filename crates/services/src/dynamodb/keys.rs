@@ -12,7 +12,9 @@
 //! | `x` | generation, index, hash, partition key, sort key (empty if there is none), the item's partition key, its sort key | an entry of a secondary index |
 //! | `w` | due, generation and index                                   | work on an index, offered to workers        |
 //! | `k` | account, region, client's token                             | what the token stands for, see `token`      |
-//! | `e` | second when due, kind, the rest of a token's key            | empty: what `expiry` is to remove           |
+//! | `e` | second when due, kind, the rest of an item's or a token's key | empty: what `expiry` is to remove         |
+//! | `l` | generation                                                  | the key of the table's record, while it has an expiry |
+//! | `p` | generation                                                  | how far a pass over its items is: the last item's key |
 //! | `d` | account, region, table name, label                          | the description of a stream, JSON           |
 //! | `s` | stream, commit number, ordinal                              | a record of a stream, see `stream`          |
 //! | `h` | stream                                                      | commit number and ordinal of the last record that was removed |
@@ -52,6 +54,8 @@ const PLACE_BYTES: usize = 12;
 const PART_BYTES_MAX: usize = 192;
 const TOKEN: u8 = b'k';
 const DUE: u8 = b'e';
+const OWNER: u8 = b'l';
+const PASS: u8 = b'p';
 
 fn key(tag: u8) -> Key {
     Key::new(model::prefixes::DYNAMODB.byte).tag(tag)
@@ -120,12 +124,38 @@ pub(super) fn token(account: &str, region: &str, token: &str) -> Bytes {
     key(TOKEN).text(account).text(region).text(token).done()
 }
 
-/// Marks the second from which on a token's key is to be removed.
-pub(super) fn due_token(second: u64, token: &[u8]) -> Bytes {
-    due(second, token)
+/// Whose table a generation with an expiry is.
+pub(super) fn owner(generation: u64) -> Bytes {
+    key(OWNER).number(generation).done()
 }
 
-fn due(second: u64, marked: &[u8]) -> Bytes {
+/// Marks a generation whose items are to be marked, or not to be any more.
+pub(super) fn pass(generation: u64) -> Bytes {
+    key(PASS).number(generation).done()
+}
+
+/// What all such marks begin with.
+pub(super) fn pass_prefix() -> Bytes {
+    key(PASS).done()
+}
+
+/// All such marks.
+pub(super) fn all_passes() -> Range {
+    Range::prefix(pass_prefix())
+}
+
+/// The generation that such a mark names.
+pub(super) fn pass_generation(mark: &[u8]) -> Option<u64> {
+    garbage_generation(mark)
+}
+
+/// The generation of an item.
+pub(super) fn item_generation(item: &[u8]) -> Option<u64> {
+    garbage_generation(item)
+}
+
+/// Marks the second from which on an item or a token, by its key, is to be removed.
+pub(super) fn due(second: u64, marked: &[u8]) -> Bytes {
     // What is marked begins with the service's prefix and its tag; the tag says what it is.
     key(DUE).number(second).raw(marked.get(1..).unwrap_or_default()).done()
 }
@@ -150,6 +180,7 @@ pub(super) fn due_parts(mark: &[u8]) -> Option<(u64, Due)> {
     let (second, marked) = mark.get(2..)?.split_first_chunk()?;
     let marked_key = Key::new(model::prefixes::DYNAMODB.byte).raw(marked).done();
     let due = match *marked.first()? {
+        ITEM => Due::Item(marked_key),
         TOKEN => Due::Token(marked_key),
         _ => return None,
     };
@@ -159,6 +190,8 @@ pub(super) fn due_parts(mark: &[u8]) -> Option<(u64, Due)> {
 /// Something that is removed when its time has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Due {
+    /// An item, by its key.
+    Item(Bytes),
     /// A client's token, by its key.
     Token(Bytes),
 }

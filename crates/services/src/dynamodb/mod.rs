@@ -3,22 +3,23 @@
 //! Operations: CreateTable, DescribeTable, ListTables, UpdateTable (billing, throughput, class, protection, indexes,
 //! stream),
 //! DeleteTable, PutItem, GetItem, UpdateItem, DeleteItem, Query, Scan with parallel segments, BatchGetItem,
-//! BatchWriteItem, TransactGetItems, TransactWriteItems, TagResource, UntagResource, ListTagsOfResource, DescribeLimits, DescribeEndpoints,
-//! DescribeTimeToLive, DescribeContinuousBackups. Of DynamoDB Streams: ListStreams, DescribeStream, GetShardIterator, GetRecords.
+//! BatchWriteItem, TransactGetItems, TransactWriteItems, ExecuteStatement, BatchExecuteStatement, ExecuteTransaction,
+//! DescribeTimeToLive, UpdateTimeToLive, TagResource, UntagResource, ListTagsOfResource, DescribeLimits,
+//! DescribeEndpoints, DescribeContinuousBackups. Of DynamoDB Streams: ListStreams, DescribeStream, GetShardIterator,
+//! GetRecords.
 //!
-//! Not here yet, and refused loudly: PartiQL, expiry of items, backups,
-//! encryption with own keys, global tables.
+//! Not here yet, and refused loudly: backups, encryption with own keys, global tables.
 //!
 //! Invariants
 //!   1. What was answered with success is committed and flushed; a refused call changed nothing.
 //!   2. Every write is decided on the item that it replaces: the commit expects that item's version and the table's
 //!      record unchanged, else the decision is made again.
 //!   3. Writers of one item queue in this process, so that a hot item costs its writers waiting, never failure.
-//!   4. Counters of items and bytes, entries of secondary indexes and records of streams are written in the commit that
-//!      changes the item.
+//!   4. Counters of items and bytes, entries of secondary indexes, records of streams, and marks of items that expire are
+//!      written in the commit that changes the item.
 //!
-//! Start reading at `ops`; the pure parts are `value`, `number`, `expression`, `update`, `table`, `index`, `access`,
-//! `query` and `stream`.
+//! Start reading at `ops`; the pure parts are `value`, `number`, `expression`, `legacy`, `partiql`, `update`, `table`,
+//! `index`, `access`, `query`, `stream`, `ttl` and `token`.
 
 mod access;
 mod capacity;
@@ -32,6 +33,8 @@ mod keys;
 mod legacy;
 mod number;
 mod ops;
+mod partiql;
+mod passes;
 mod query;
 mod records;
 mod retention;
@@ -39,6 +42,7 @@ mod source;
 mod stream;
 mod table;
 mod token;
+mod ttl;
 mod update;
 mod value;
 mod worker;
@@ -66,6 +70,11 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("Query.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
     ("Scan.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
     ("BatchGetItem.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
+    ("ExecuteStatement.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
+    (
+        "BatchExecuteStatement.ConsistentRead",
+        "every read is strongly consistent; it changes the reported capacity only",
+    ),
     ("CreateTable.GlobalSecondaryIndexes.ProvisionedThroughput", "described; nothing is throttled"),
     ("UpdateTable.GlobalSecondaryIndexUpdates.ProvisionedThroughput", "described; nothing is throttled"),
 ];
@@ -103,17 +112,22 @@ impl DynamoDb {
     }
 
     /// The background work: removes the items of deleted tables and old records of streams, fills and empties indexes,
-    /// forgets clients' tokens whose time is over. Ends when the store is closed; may be dropped at any time and started
-    /// again, also on several nodes at once.
+    /// removes items and clients' tokens whose time is over. Ends when the store is closed; may be dropped at any time and
+    /// started again, also on several nodes at once.
     pub async fn run(&self) {
-        let (removal, indexes) = (worker::run(&self.shared), indexing::run(&self.shared));
-        tokio::join!(removal, indexes, expiry::run(&self.shared), retention::run(&self.shared));
+        tokio::join!(
+            worker::run(&self.shared),
+            indexing::run(&self.shared),
+            expiry::run(&self.shared),
+            passes::run(&self.shared),
+            retention::run(&self.shared)
+        );
     }
 
     /// One round of the background work; returns how many things it wrote and removed.
     pub async fn sweep(&self) -> Result<usize, aws::Error> {
         let removed = worker::sweep(&self.shared).await? + expiry::sweep(&self.shared).await?;
-        let done = removed + retention::round(&self.shared).await?;
+        let done = removed + passes::sweep(&self.shared).await? + retention::round(&self.shared).await?;
         match indexing::step(&self.shared).await? {
             // Work that found nothing to write is work all the same.
             indexing::Step::Worked(entries) => Ok(done + entries.max(1)),

@@ -115,6 +115,21 @@ impl Number {
         Self::normalised(false, u128::from(number), 0).unwrap_or(Self::ZERO)
     }
 
+    /// The smallest whole number that is not below it, if it is one of 64 bits and not negative.
+    pub(super) fn ceil(&self) -> Option<u64> {
+        if self.negative {
+            return None;
+        }
+        let scale = 10u128.checked_pow(self.exponent.unsigned_abs());
+        let whole = match scale {
+            Some(scale) if self.exponent >= 0 => self.coefficient.checked_mul(scale)?,
+            Some(scale) => self.coefficient.div_ceil(scale),
+            None if self.exponent >= 0 && self.coefficient > 0 => return None,
+            None => u128::from(self.coefficient > 0),
+        };
+        u64::try_from(whole).ok()
+    }
+
     fn normalised(negative: bool, mut coefficient: u128, mut exponent: i32) -> Result<Self, NumberError> {
         if coefficient == 0 {
             return Ok(Self::ZERO);

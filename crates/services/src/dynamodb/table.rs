@@ -16,6 +16,7 @@ use super::error::{Error, Result, invalid};
 use super::index::{self, Index};
 use super::keys;
 use super::stream::Stream;
+use super::ttl::Ttl;
 use super::value::{AttributeValue, Item};
 
 /// Most bytes of a partition key.
@@ -66,6 +67,8 @@ pub(super) struct Table {
     pub(super) billing: Billing,
     #[serde(default)]
     pub(super) deletion_protection: bool,
+    #[serde(default)]
+    pub(super) ttl: Option<Ttl>,
     #[serde(default)]
     pub(super) class: Option<String>,
     #[serde(default)]

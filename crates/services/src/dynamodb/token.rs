@@ -48,9 +48,9 @@ pub(super) fn write(txn: Txn, key: &[u8], entry: Option<&Entry>, digest: [u8; 32
     let key = bytes::Bytes::copy_from_slice(key);
     let mut txn = txn.expect_unchanged(key.clone(), entry);
     if let Some(earlier) = Used::decode(entry) {
-        txn = txn.delete(keys::due_token(earlier.due_s(), &key));
+        txn = txn.delete(keys::due(earlier.due_s(), &key));
     }
-    txn.put(keys::due_token(used.due_s(), &key), Vec::new()).put(key, used.encode())
+    txn.put(keys::due(used.due_s(), &key), Vec::new()).put(key, used.encode())
 }
 
 /// Tells requests apart: the same members in another order are the same request.

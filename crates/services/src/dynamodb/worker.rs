@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use store::{Error as StoreError, Txn};
+use store::{Entry, Error as StoreError, Txn};
 
 use super::error::{Error, Result};
-use super::keys;
 use super::ops::Shared;
+use super::{keys, ttl};
 
 /// Pause after a failure, and longest time without looking.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -42,12 +42,13 @@ pub(super) async fn sweep(shared: &Shared) -> Result<usize> {
             if rows > 0 {
                 let range = range.rows(rows).bytes(store::contract::TXN_BYTES_MAX / 8);
                 let page = shared.store.range(&range).await?;
-                txn = page.entries.into_iter().fold(txn, |txn, entry| txn.delete(entry.key));
+                let unmarked = |txn, entry: Entry| ttl::unmark(txn, &mark.value, &entry).delete(entry.key);
+                txn = page.entries.into_iter().fold(txn, unmarked);
             }
         }
         removed += txn.ops.len();
         if txn.ops.is_empty() {
-            txn = txn.delete(mark.key);
+            txn = txn.delete(mark.key.clone());
         }
         // Losing these on a crash only means doing them again.
         shared.store.commit(txn.relaxed()).await?;

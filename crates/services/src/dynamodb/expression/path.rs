@@ -35,6 +35,14 @@ impl Path {
         self.0.len() > 1
     }
 
+    /// The name under which a statement answers it as its column `at`, counted from zero.
+    pub(in super::super) fn column(&self, at: usize) -> String {
+        match self.0.last() {
+            Some(Step::Name(name)) => name.clone(),
+            _ => format!("_{}", at + 1),
+        }
+    }
+
     /// What is there.
     pub(in super::super) fn find<'a>(&self, item: &'a Item) -> Option<&'a AttributeValue> {
         let mut value = item.get(self.head())?;

@@ -3,7 +3,7 @@
 //!
 //! Pure: a table and the item before in, a decision out. Who calls reads and commits.
 
-use super::super::error::{Result, invalid};
+use super::super::error::{Error, Result, invalid};
 use super::super::expression::condition;
 use super::super::expression::update::{self, Update};
 use super::super::index::{self, Origin};
@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Check,
     /// Puts this item in the place of any other.
     Put(Item),
+    /// Puts this item where none is.
+    Insert(Item),
     /// Changes an item or makes it.
     Update(Update),
     /// Removes an item, if there is one.
@@ -38,6 +40,11 @@ pub(super) struct Action<'a> {
 }
 
 impl<'a> Action<'a> {
+    /// A whole item is its own key.
+    pub(super) fn new(table: &'a str, kind: Kind, key: Item, guard: Guard) -> Self {
+        Self { table, kind, key, guard }
+    }
+
     /// Reads `ConditionCheck`, `Put`, `Update` or `Delete` of a transaction, whose members are `request`.
     pub(super) fn of_transaction(table: &'a str, name: &str, request: &Request) -> Result<Self> {
         let expressions: &[&str] = match name {
@@ -83,7 +90,7 @@ impl<'a> Action<'a> {
     /// Where the item lies, if the request fits the table.
     pub(super) fn locate(&self, table: &Table) -> Result<ItemKey> {
         let key = match &self.kind {
-            Kind::Put(item) => table.key_of_item(item)?,
+            Kind::Put(item) | Kind::Insert(item) => table.key_of_item(item)?,
             Kind::Check | Kind::Update(_) | Kind::Delete => table.key_of_request(&self.key)?,
         };
         if let Kind::Update(update) = &self.kind {
@@ -95,10 +102,13 @@ impl<'a> Action<'a> {
 
     /// What becomes of the item.
     pub(super) fn decide(&self, table: &Table, before: Option<&Item>) -> Result<Change> {
+        if matches!(self.kind, Kind::Insert(_)) && before.is_some() {
+            return Err(Error::Duplicate);
+        }
         self.guard.check(before)?;
         Ok(match &self.kind {
             Kind::Check => Change::Nothing,
-            Kind::Put(item) => Change::Put(item.clone()),
+            Kind::Put(item) | Kind::Insert(item) => Change::Put(item.clone()),
             Kind::Delete if before.is_some() => Change::Delete,
             Kind::Delete => Change::Nothing,
             Kind::Update(update) => {
@@ -107,5 +117,13 @@ impl<'a> Action<'a> {
                 if before == Some(&after) { Change::Nothing } else { Change::Put(after) }
             }
         })
+    }
+
+    /// What an update does.
+    pub(super) fn update(&self) -> Option<&Update> {
+        match &self.kind {
+            Kind::Update(update) => Some(update),
+            _ => None,
+        }
     }
 }

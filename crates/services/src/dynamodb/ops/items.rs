@@ -60,6 +60,11 @@ impl Guard {
         Ok(Self { condition, show })
     }
 
+    /// A condition; `show` says whether its failure shows the item.
+    pub(super) fn of(condition: Option<Condition>, show: bool) -> Self {
+        Self { condition, show }
+    }
+
     pub(super) fn check(&self, before: Option<&Item>) -> Result<()> {
         let nothing = Item::new();
         match &self.condition {
@@ -241,6 +246,8 @@ pub(super) fn check_targets(table: &Table, update: &Update) -> Result<()> {
 pub(super) struct View {
     projection: Option<Projection>,
     attributes: Option<Vec<String>>,
+    /// What a statement selects: each path under the name of its last step.
+    columns: Option<Vec<Path>>,
 }
 
 impl View {
@@ -248,7 +255,12 @@ impl View {
     pub(super) fn of(request: &Request, scope: &mut super::super::expression::Scope) -> Result<Self> {
         let text = request.text("ProjectionExpression")?;
         let projection = text.map(|text| scope.parse("ProjectionExpression", text, projection::parse)).transpose()?;
-        Ok(Self { projection, attributes: request.attributes_to_get()? })
+        Ok(Self { projection, attributes: request.attributes_to_get()?, columns: None })
+    }
+
+    /// What a statement selects; nothing means whole items.
+    pub(super) fn of_columns(columns: Option<Vec<Path>>) -> Self {
+        Self { columns, ..Self::default() }
     }
 
     /// The top-level attributes that it names.
@@ -256,7 +268,7 @@ impl View {
         match (&self.projection, &self.attributes) {
             (Some(projection), _) => projection.paths.iter().map(Path::head).collect(),
             (None, Some(names)) => names.iter().map(String::as_str).collect(),
-            (None, None) => Vec::new(),
+            (None, None) => self.columns.iter().flatten().map(Path::head).collect(),
         }
     }
 
@@ -266,10 +278,15 @@ impl View {
     }
 
     pub(super) fn check(&self, table: &Table) -> Result<()> {
-        check_key_paths(table, self.projection.iter().flat_map(|projection| &projection.paths))
+        let projected = self.projection.iter().flat_map(|projection| &projection.paths);
+        check_key_paths(table, projected.chain(self.columns.iter().flatten()))
     }
 
     pub(super) fn show(&self, item: Item) -> Item {
+        if let Some(columns) = &self.columns {
+            let column = |(at, path): (usize, &Path)| Some((path.column(at), path.find(&item)?.clone()));
+            return columns.iter().enumerate().filter_map(column).collect();
+        }
         match (&self.projection, &self.attributes) {
             (Some(projection), _) => projection.tree.project(&item),
             (None, Some(names)) => item.into_iter().filter(|(name, _)| names.contains(name)).collect(),

@@ -13,6 +13,7 @@ mod collections;
 mod index_updates;
 mod items;
 mod pages;
+mod partiql;
 mod request;
 mod schema;
 mod schema_rules;
@@ -21,6 +22,7 @@ mod streams;
 mod tables;
 mod tags;
 mod transactions;
+mod ttl;
 mod write;
 
 use std::collections::hash_map::DefaultHasher;
@@ -42,10 +44,10 @@ use super::table::{ItemKey, Table};
 use super::value::Item;
 use super::{item, keys};
 use request::Request;
-use write::ItemWrite;
+pub(super) use write::ItemWrite;
 
 /// How often a write is decided anew when others come first.
-const ATTEMPTS_MAX: usize = 64;
+pub(super) const ATTEMPTS_MAX: usize = 64;
 /// Most decoded table records kept in memory.
 const CACHED_TABLES_MAX: usize = 4_096;
 
@@ -105,7 +107,8 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "DeleteTable" => tables::delete(shared, &place, &request).await,
         "DescribeLimits" => Ok(tables::limits()),
         "DescribeEndpoints" => Ok(tables::endpoints(&call.endpoint)),
-        "DescribeTimeToLive" => tables::time_to_live(shared, &place, &request).await,
+        "DescribeTimeToLive" => ttl::describe(shared, &place, &request).await,
+        "UpdateTimeToLive" => ttl::update(shared, &place, &request).await,
         "DescribeContinuousBackups" => tables::continuous_backups(shared, &place, &request).await,
         "ListStreams" => streams::list(shared, &place, &request).await,
         "DescribeStream" => streams::describe(shared, &place, &request).await,
@@ -122,6 +125,9 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "Scan" => pages::scan(shared, &place, &request).await,
         "BatchGetItem" => batch::get(shared, &place, &request).await,
         "BatchWriteItem" => batch::write(shared, &place, &request).await,
+        "ExecuteStatement" => partiql::execute(shared, &place, &request).await,
+        "BatchExecuteStatement" => partiql::batch(shared, &place, &request).await,
+        "ExecuteTransaction" => partiql::transaction(shared, &place, &request).await,
         "TransactGetItems" => transactions::get(shared, &place, &request).await,
         "TransactWriteItems" => transactions::write(shared, &place, &request).await,
         other => return Err(aws::Error::not_implemented(format_args!("the DynamoDB operation {other}"))),
@@ -229,7 +235,7 @@ impl Shared {
 }
 
 /// Reads a stored item.
-fn decode(entry: &Entry) -> Result<Item> {
+pub(super) fn decode(entry: &Entry) -> Result<Item> {
     item::decode(&entry.value).ok_or(Error::Corrupt("item"))
 }
 

@@ -211,7 +211,7 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
     let common = Common { limit, filter, view, select, consistent };
     let fetches = common.check(&access)?;
     check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
-    page(shared, request, &access, range, &common, fetches).await
+    page(shared, request, &access, vec![range], &common, fetches).await
 }
 
 /// The segment of a parallel scan: which, and of how many.
@@ -277,7 +277,7 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
     }
     common.view.check(&found.table)?;
     check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
-    page(shared, request, &access, range, &common, fetches).await
+    page(shared, request, &access, vec![range], &common, fetches).await
 }
 
 /// What a page has read so far.
@@ -365,30 +365,69 @@ fn fetched_row(access: &Access<'_>, index: &Index, projected: Option<Item>, whol
     Row { item: projected, size, fetched: None }
 }
 
-async fn page(
-    shared: &Shared,
-    request: &Request,
+/// Reads one range, as far as the page goes.
+async fn read_range(
+    snapshot: &dyn Snapshot,
     access: &Access<'_>,
-    range: Range,
+    mut range: Range,
     common: &Common,
     fetches: bool,
-) -> Result<Json> {
-    let snapshot = shared.store.snapshot().await?;
-    let mut progress = Progress::default();
-    let mut range = range;
+    progress: &mut Progress,
+) -> Result<()> {
     loop {
         let rows = common.limit.map_or(ROWS_MAX, |limit| (limit - progress.scanned).min(ROWS_MAX));
         let read = snapshot.range(&range.clone().rows(rows).bytes(PAGE_BYTES_MAX)).await?;
         let last_key = read.entries.last().map(|entry| entry.key.clone());
         for entry in &read.entries {
-            let Some(row) = row(&*snapshot, access, entry, fetches).await? else { continue };
+            let Some(row) = row(snapshot, access, entry, fetches).await? else { continue };
             if progress.take(access, common, row) {
                 break;
             }
         }
         match last_key {
             Some(key) if read.more && !progress.cut => range = range.beyond(key),
-            _ => break,
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// What a statement reads, whose whole condition is its filter.
+pub(super) struct Page {
+    pub(super) limit: Option<usize>,
+    pub(super) filter: Option<Condition>,
+    pub(super) view: View,
+    pub(super) consistent: bool,
+}
+
+/// A page of what lies in these ranges, one after the other.
+pub(super) async fn read(
+    shared: &Shared,
+    request: &Request,
+    access: &Access<'_>,
+    ranges: Vec<Range>,
+    of: Page,
+) -> Result<Json> {
+    let Page { limit, filter, view, consistent } = of;
+    let common = Common { limit, filter, view, select: Select::Given, consistent };
+    let fetches = common.check(access)?;
+    common.view.check(access.table)?;
+    check_key_paths(access.table, filter_paths(common.filter.as_ref()))?;
+    page(shared, request, access, ranges, &common, fetches).await
+}
+
+async fn page(
+    shared: &Shared,
+    request: &Request,
+    access: &Access<'_>,
+    ranges: Vec<Range>,
+    common: &Common,
+    fetches: bool,
+) -> Result<Json> {
+    let snapshot = shared.store.snapshot().await?;
+    let mut progress = Progress::default();
+    for range in ranges {
+        if !progress.cut {
+            read_range(&*snapshot, access, range, common, fetches, &mut progress).await?;
         }
     }
     let units = progress.units(access, common.consistent);

@@ -113,6 +113,7 @@ fn asked_for(shared: &Shared, place: &Place, request: &Request) -> Result<Table>
         range,
         billing,
         deletion_protection: request.flag("DeletionProtectionEnabled")?.unwrap_or(false),
+        ttl: None,
         class: class(request)?,
         tags: tags::read(request)?.unwrap_or_default(),
         indexes,
@@ -406,7 +407,14 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
         } else {
             Txn::new()
         };
-        let txn = found.expect(txn).delete(found.key.clone()).put(keys::garbage(table.generation), Vec::new());
+        // Whoever removes the items finds their marks by it.
+        let attribute = table.ttl.as_ref().map(|ttl| ttl.attribute.clone()).unwrap_or_default();
+        let txn = found
+            .expect(txn)
+            .delete(found.key.clone())
+            .delete(keys::owner(table.generation))
+            .delete(keys::pass(table.generation))
+            .put(keys::garbage(table.generation), attribute);
         match shared.store.commit(txn).await {
             Ok(_) => return Ok(json!({ "TableDescription": description })),
             Err(StoreError::Conflict | StoreError::TooOld) => {}
@@ -430,13 +438,6 @@ pub(super) fn limits() -> Json {
 pub(super) fn endpoints(endpoint: &str) -> Json {
     let address = endpoint.split_once("://").map_or(endpoint, |(_, address)| address);
     json!({ "Endpoints": [{ "Address": address, "CachePeriodInMinutes": 1_440 }] })
-}
-
-/// `DescribeTimeToLive`: no table has an expiry attribute yet.
-pub(super) async fn time_to_live(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
-    request.only("DescribeTimeToLive", &["TableName"])?;
-    named(shared, place, request.table_name(place)?).await?;
-    Ok(json!({ "TimeToLiveDescription": { "TimeToLiveStatus": "DISABLED" } }))
 }
 
 /// `DescribeContinuousBackups`: there are none yet.

@@ -244,6 +244,7 @@ fn reason(error: Error) -> Result<Reason> {
         Error::ConditionFailed(item) => {
             Reason { code: "ConditionalCheckFailed", message: "The conditional request failed".into(), item }
         }
+        Error::Duplicate => Reason { code: "DuplicateItem", message: error.to_string(), item: None },
         other => return Err(other),
     })
 }

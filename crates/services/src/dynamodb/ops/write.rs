@@ -14,7 +14,7 @@ use super::super::index::{self, IndexChange, State};
 use super::super::stream::{self, Stream};
 use super::super::table::ItemKey;
 use super::super::value::{Item, item_size};
-use super::super::{item, keys};
+use super::super::{item, keys, ttl};
 use super::{Found, Shared};
 
 /// A change of one item that was decided on.
@@ -41,7 +41,6 @@ impl<'a> ItemWrite<'a> {
     }
 
     /// The same, not by a caller: the table removes the item, since its time has come. The stream says so.
-    #[allow(dead_code, reason = "nothing expires yet")]
     pub(in super::super) fn by_expiry(mut self) -> Self {
         self.by_expiry = true;
         self
@@ -65,6 +64,7 @@ impl Shared {
         for change in index::changes(&found.table, before, after) {
             txn = self.write_entry(txn, generation, change).await?;
         }
+        txn = ttl::mark(txn, found.table.ttl.as_ref(), &key.store, before, after);
         if let Some(Stream { number, view, .. }) = found.table.stream.as_ref().filter(|stream| stream.enabled)
             && let Some(record) = stream::change(*view, by_expiry, self.clock.now_ms(), &key.attributes, before, after)
         {

@@ -12,11 +12,13 @@ mod indexes;
 mod items;
 mod legacy;
 mod pages;
+mod partiql;
 mod pure;
 mod sequences;
 mod streams;
 mod tables;
 mod transactions;
+mod ttl;
 
 use std::sync::Arc;
 

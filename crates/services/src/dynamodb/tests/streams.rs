@@ -18,9 +18,8 @@ struct Timed {
 }
 
 fn timed() -> Timed {
-    let clock = ManualClock::at_ms(1_700_000_000_123);
-    let service = DynamoDb::new(MemoryStore::shared(), clock.clone(), SeededRandom::new(1), Config::default());
-    Timed { bench: Bench { service }, clock }
+    let bench = Bench::new();
+    Timed { clock: bench.clock.clone(), bench }
 }
 
 fn with_stream(view: &str) -> Json {
