@@ -434,3 +434,28 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_removal_by_expiry_says_that_the_service_made_it() {
+    let Timed { bench, clock } = timed();
+    let arn = made(&bench, "OLD_IMAGE").await;
+    let specification = json!({ "Enabled": true, "AttributeName": "due" });
+    bench.ok("UpdateTimeToLive", json!({ "TableName": "items", "TimeToLiveSpecification": specification })).await;
+    for id in ["due", "deleted"] {
+        let item = json!({ "id": { "S": id }, "due": { "N": "1700000005" } });
+        bench.ok("PutItem", json!({ "TableName": "items", "Item": item })).await;
+    }
+    bench.ok("DeleteItem", json!({ "TableName": "items", "Key": { "id": { "S": "deleted" } } })).await;
+    clock.advance(std::time::Duration::from_secs(10));
+    while bench.service.sweep().await.unwrap() > 0 {}
+    let start = iterator(&bench, &arn, "TRIM_HORIZON", None).await;
+    let removals: Vec<(Json, Json)> = records(&bench, &start)
+        .await
+        .0
+        .into_iter()
+        .filter(|record| record["eventName"] == "REMOVE")
+        .map(|record| (record["dynamodb"]["Keys"]["id"]["S"].clone(), record["userIdentity"].clone()))
+        .collect();
+    let service = json!({ "Type": "Service", "PrincipalId": "dynamodb.amazonaws.com" });
+    assert_eq!(removals, [(json!("deleted"), Json::Null), (json!("due"), service)]);
+}
