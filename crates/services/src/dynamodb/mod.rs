@@ -1,8 +1,7 @@
 //! DynamoDB: tables of items with keys, conditions and expressions, durable before each answer.
 //!
 //! Operations: CreateTable, DescribeTable, ListTables, UpdateTable (billing, throughput, class, protection, indexes,
-//! stream),
-//! DeleteTable, PutItem, GetItem, UpdateItem, DeleteItem, Query, Scan with parallel segments, BatchGetItem,
+//! stream), DeleteTable, PutItem, GetItem, UpdateItem, DeleteItem, Query, Scan with parallel segments, BatchGetItem,
 //! BatchWriteItem, TransactGetItems, TransactWriteItems, ExecuteStatement, BatchExecuteStatement, ExecuteTransaction,
 //! DescribeTimeToLive, UpdateTimeToLive, TagResource, UntagResource, ListTagsOfResource, DescribeLimits,
 //! DescribeEndpoints, DescribeContinuousBackups. Of DynamoDB Streams: ListStreams, DescribeStream, GetShardIterator,
@@ -111,13 +110,14 @@ impl DynamoDb {
         TableStreams { shared: self.shared.clone() }
     }
 
-    /// The background work: removes the items of deleted tables and old records of streams, fills and empties indexes,
-    /// removes items and clients' tokens whose time is over. Ends when the store is closed; may be dropped at any time and
+    /// The background work: removes the items of deleted tables, old records of streams, and items and clients' tokens
+    /// whose time is over; fills and empties indexes. Ends when the store is closed; may be dropped at any time and
     /// started again, also on several nodes at once.
     pub async fn run(&self) {
         tokio::join!(
             worker::run(&self.shared),
             indexing::run(&self.shared),
+            retention::run(&self.shared),
             expiry::run(&self.shared),
             passes::run(&self.shared),
             retention::run(&self.shared)
@@ -126,8 +126,10 @@ impl DynamoDb {
 
     /// One round of the background work; returns how many things it wrote and removed.
     pub async fn sweep(&self) -> Result<usize, aws::Error> {
-        let removed = worker::sweep(&self.shared).await? + expiry::sweep(&self.shared).await?;
-        let done = removed + passes::sweep(&self.shared).await? + retention::round(&self.shared).await?;
+        let done = worker::sweep(&self.shared).await?
+            + retention::round(&self.shared).await?
+            + expiry::sweep(&self.shared).await?
+            + passes::sweep(&self.shared).await?;
         match indexing::step(&self.shared).await? {
             // Work that found nothing to write is work all the same.
             indexing::Step::Worked(entries) => Ok(done + entries.max(1)),

@@ -408,7 +408,7 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
             Txn::new()
         };
         // Whoever removes the items finds their marks by it.
-        let attribute = table.ttl.as_ref().map(|ttl| ttl.attribute.clone()).unwrap_or_default();
+        let attribute = table.ttl.map(|ttl| ttl.attribute).unwrap_or_default();
         let txn = found
             .expect(txn)
             .delete(found.key.clone())

@@ -313,6 +313,12 @@ pub(super) async fn write_all(
         match shared.store.commit(txn).await {
             Ok(_) => return Ok(written),
             Err(StoreError::Conflict | StoreError::TooOld) => {}
+            Err(StoreError::TooLarge(_)) => {
+                return invalid(
+                    "The transaction writes more than one commit of the store takes: its items, their entries in indexes \
+                     and their images in streams may have 8 MB together",
+                );
+            }
             Err(error) => return Err(error.into()),
         }
     }

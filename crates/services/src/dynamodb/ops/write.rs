@@ -64,13 +64,12 @@ impl Shared {
         for change in index::changes(&found.table, before, after) {
             txn = self.write_entry(txn, generation, change).await?;
         }
-        txn = ttl::mark(txn, found.table.ttl.as_ref(), &key.store, before, after);
         if let Some(Stream { number, view, .. }) = found.table.stream.as_ref().filter(|stream| stream.enabled)
             && let Some(record) = stream::change(*view, by_expiry, self.clock.now_ms(), &key.attributes, before, after)
         {
             txn = put_record(txn, *number, record);
         }
-        Ok(txn)
+        Ok(ttl::mark(txn, found.table.ttl.as_ref(), &key.store, before, after))
     }
 
     /// The writes to one index.

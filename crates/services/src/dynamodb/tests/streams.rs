@@ -19,7 +19,8 @@ struct Timed {
 
 fn timed() -> Timed {
     let bench = Bench::new();
-    Timed { clock: bench.clock.clone(), bench }
+    let clock = Arc::clone(&bench.clock);
+    Timed { bench, clock }
 }
 
 fn with_stream(view: &str) -> Json {
@@ -436,26 +437,50 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_removal_by_expiry_says_that_the_service_made_it() {
+async fn a_transaction_leaves_a_record_of_each_item_in_its_order() {
+    let bench = Bench::new();
+    let arn = made(&bench, "NEW_AND_OLD_IMAGES").await;
+    set(&bench, "b", "1").await;
+    let key = |id: &str| json!({ "id": { "S": id } });
+    let items = json!([
+        { "Put": { "TableName": "items", "Item": key("c") } },
+        { "ConditionCheck": { "TableName": "items", "Key": key("none"), "ConditionExpression": "attribute_not_exists(id)" } },
+        { "Delete": { "TableName": "items", "Key": key("b") } },
+        { "Put": { "TableName": "items", "Item": key("a") } },
+    ]);
+    bench.ok("TransactWriteItems", json!({ "TransactItems": items })).await;
+    let records = all(&bench, &arn).await;
+    let shown: Vec<_> =
+        records.iter().map(|one| (one["eventName"].as_str().unwrap(), &one["dynamodb"]["Keys"])).collect();
+    assert_eq!(shown, [("INSERT", &key("b")), ("INSERT", &key("c")), ("REMOVE", &key("b")), ("INSERT", &key("a"))]);
+    let numbers: Vec<_> = records.iter().map(|one| one["dynamodb"]["SequenceNumber"].as_str().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| (pair[0].len(), pair[0]) < (pair[1].len(), pair[1])), "{numbers:?}");
+}
+
+#[tokio::test]
+async fn what_expires_is_told_from_what_callers_delete() {
     let Timed { bench, clock } = timed();
     let arn = made(&bench, "OLD_IMAGE").await;
     let specification = json!({ "Enabled": true, "AttributeName": "due" });
     bench.ok("UpdateTimeToLive", json!({ "TableName": "items", "TimeToLiveSpecification": specification })).await;
-    for id in ["due", "deleted"] {
-        let item = json!({ "id": { "S": id }, "due": { "N": "1700000005" } });
-        bench.ok("PutItem", json!({ "TableName": "items", "Item": item })).await;
+    while bench.service.sweep().await.unwrap() > 0 {}
+    for id in ["expires", "deleted"] {
+        bench.put("items", json!({ "id": { "S": id }, "due": { "N": "1700000010" } })).await;
     }
     bench.ok("DeleteItem", json!({ "TableName": "items", "Key": { "id": { "S": "deleted" } } })).await;
-    clock.advance(std::time::Duration::from_secs(10));
+    clock.advance(Duration::from_secs(20));
     while bench.service.sweep().await.unwrap() > 0 {}
-    let start = iterator(&bench, &arn, "TRIM_HORIZON", None).await;
-    let removals: Vec<(Json, Json)> = records(&bench, &start)
-        .await
-        .0
-        .into_iter()
-        .filter(|record| record["eventName"] == "REMOVE")
-        .map(|record| (record["dynamodb"]["Keys"]["id"]["S"].clone(), record["userIdentity"].clone()))
-        .collect();
-    let service = json!({ "Type": "Service", "PrincipalId": "dynamodb.amazonaws.com" });
-    assert_eq!(removals, [(json!("deleted"), Json::Null), (json!("due"), service)]);
+    let records = all(&bench, &arn).await;
+    let removals: Vec<_> = records.iter().filter(|one| one["eventName"] == "REMOVE").collect();
+    let service = json!({ "type": "Service", "principalId": "dynamodb.amazonaws.com" });
+    let shown = |one: &Json| (one["dynamodb"]["Keys"]["id"]["S"].clone(), lowered(&one["userIdentity"]));
+    assert_eq!(removals.len(), 2);
+    assert_eq!((shown(removals[0]), shown(removals[1])), ((json!("deleted"), Json::Null), (json!("expires"), service)));
+}
+
+/// The same members whatever the case of their first letters, which the two shapes of a record differ in.
+fn lowered(json: &Json) -> Json {
+    let Some(members) = json.as_object() else { return json.clone() };
+    let lower = |name: &str| format!("{}{}", name[..1].to_lowercase(), &name[1..]);
+    Json::Object(members.iter().map(|(name, member)| (lower(name), member.clone())).collect())
 }

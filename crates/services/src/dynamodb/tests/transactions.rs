@@ -276,7 +276,17 @@ fn total(items: &[Json]) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn money_is_neither_made_nor_lost_and_no_reader_sees_half_a_transfer() {
-    let store = MemoryStore::shared();
+    transfer(MemoryStore::shared()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_in_a_store_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = store::EmbeddedConfig::new(folder.path(), base::SystemClock::shared());
+    transfer(Arc::new(store::embedded::open(config).unwrap())).await;
+}
+
+async fn transfer(store: Arc<dyn store::Store>) {
     let nodes = [Bench::over(store.clone(), 1), Bench::over(store, 2)];
     nodes[0].create("items", &[("id", "S")]).await;
     for id in ACCOUNTS {
