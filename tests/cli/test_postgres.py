@@ -11,6 +11,8 @@ from conftest import binary, clean_environment, name_of, wait_for, zipped
 from databases import PASSWORD, Database
 from test_deploy import dunlin
 from test_dynamodb import make
+from test_dynamodb_indexes import definitions, index, status as index_status
+from test_dynamodb_streams import HANDLER, events_of, keys_of as streamed_keys, mapped
 from test_invoke import invoke
 from test_store import alone, keys_of, place, put, restored  # noqa: F401 (a fixture)
 
@@ -23,6 +25,11 @@ def database():
     database = Database()
     yield database
     database.remove()
+
+
+def streamed(server, function):
+    """The keys that a function has got of a stream."""
+    return streamed_keys(events_of(server, function))
 
 
 def answer(server, name):
@@ -73,6 +80,34 @@ def test_servers_over_one_database_share_everything(own_server, database, mode):
         assert server.stop() == 0
         assert "hush" not in server.log(), "the password is logged"
     assert f"postgres://127.0.0.1:{database.port}/" in one.log()
+
+
+@pytest.mark.parametrize("mode", ["dev"])
+def test_indexes_and_streams_of_tables_over_one_database(own_server, database, mode):
+    address = database.make(name_of("db"))
+    one, two = own_server(mode, "--store", address), own_server(mode, "--store", address)
+    table = make(one, StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"})
+    client = two.client("dynamodb")
+    arn = client.describe_table(TableName=table)["Table"]["LatestStreamArn"]
+    function = one.function(HANDLER)
+    mapped(one, function, arn)
+    keys = [f"{number:03}" for number in range(300)]
+    for number, key in enumerate(keys):
+        node = (one, two)[number % 2].client("dynamodb")
+        node.put_item(TableName=table, Item={"pk": {"S": key}, "kind": {"S": f"k{number % 3}"}})
+    # Whichever node polls: each change in its order. Where one takes over from the other, some may come twice.
+    wait_for(lambda: list(dict.fromkeys(streamed(two, function))) == keys, "the function has got all changes, in order")
+    client.update_table(
+        TableName=table, AttributeDefinitions=definitions(kind="S"),
+        GlobalSecondaryIndexUpdates=[{"Create": index("by-kind", "kind")}],
+    )
+    one.process.send_signal(signal.SIGKILL)
+    one.process.wait()
+    wait_for(lambda: index_status(client, table) == {"by-kind": "ACTIVE"}, "the index is filled")
+    found = client.scan(TableName=table, IndexName="by-kind", Select="COUNT")["Count"]
+    assert found == client.describe_table(TableName=table)["Table"]["GlobalSecondaryIndexes"][0]["ItemCount"] == 300
+    client.put_item(TableName=table, Item={"pk": {"S": "after"}})
+    wait_for(lambda: "after" in streamed(two, function), "the other node polls now")
 
 
 def scanned(server, table):

@@ -18,7 +18,9 @@ PROFILE = "arn:aws:signer:us-east-1:000000000000:/signing-profiles/p/0123456789"
 def cli(server, operation, *arguments, fails=False):
     """Runs an operation and returns its JSON; or, where it is to fail, its words."""
     out, err = io.StringIO(), io.StringIO()
-    with unittest.mock.patch.dict(os.environ, server.environment(), clear=True), \
+    # Where the CLI keeps its own data is said by a variable that it has set itself.
+    variables = server.environment() | {"AWS_DATA_PATH": os.environ["AWS_DATA_PATH"]}
+    with unittest.mock.patch.dict(os.environ, variables, clear=True), \
             contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = awscli.clidriver.create_clidriver().main(["lambda", operation, *arguments, "--output", "json"])
     assert (code != 0) == fails, (code, out.getvalue(), err.getvalue())

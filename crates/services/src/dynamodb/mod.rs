@@ -119,7 +119,8 @@ impl DynamoDb {
             indexing::run(&self.shared),
             retention::run(&self.shared),
             expiry::run(&self.shared),
-            passes::run(&self.shared)
+            passes::run(&self.shared),
+            retention::run(&self.shared)
         );
     }
 
