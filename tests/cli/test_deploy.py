@@ -190,6 +190,55 @@ functions:
     assert deploy("")["steps"] == []
 
 
+def test_a_function_gets_the_records_of_a_tables_stream(dev, folder):
+    table = name_of("table")
+
+    def deploy(lines):
+        project(
+            folder,
+            handler__py="def handler(event, context):\n    print('GOT', [r['dynamodb']['Keys']['id']['S'] for r in event['Records']])\n",
+            serverless__yml=f"""
+provider: {{name: aws, runtime: python3.11}}
+package: {{patterns: ['!serverless.yml']}}
+functions:
+  f:
+    handler: handler.handler
+    events:
+      - stream: {{type: dynamodb, arn: !GetAtt Items.StreamArn, {lines}}}
+resources:
+  Resources:
+    Items:
+      Type: AWS::DynamoDB::Table
+      Properties:
+        TableName: {table}
+        AttributeDefinitions: [{{AttributeName: id, AttributeType: S}}]
+        KeySchema: [{{AttributeName: id, KeyType: HASH}}]
+        StreamSpecification: {{StreamViewType: KEYS_ONLY}}
+""",
+        )
+        done = dunlin(dev, "deploy", "--json", folder)
+        assert done.code == 0, done.err
+        return done.json
+
+    name = deploy("batchSize: 7")["functions"][0]
+    assert deploy("batchSize: 7")["steps"] == []
+    client, logs = dev.client("lambda"), dev.client("logs")
+    [mapping] = client.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
+    assert mapping["BatchSize"] == 7
+    dev.client("dynamodb").put_item(TableName=table, Item={"id": {"S": "one"}})
+
+    def got():
+        if not logs.describe_log_groups(logGroupNamePrefix=f"/aws/lambda/{name}")["logGroups"]:
+            return None
+        events = logs.filter_log_events(logGroupName=f"/aws/lambda/{name}", filterPattern="GOT")["events"]
+        return [event["message"].strip() for event in events]
+
+    assert wait_for(got, "the record of the item") == ["GOT ['one']"]
+    assert [step["action"] for step in deploy("batchSize: 8")["steps"]] == ["update"]
+    [mapping] = client.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
+    assert mapping["BatchSize"] == 8
+
+
 def test_snap_start_is_of_an_alias_that_events_lead_to(dev, folder):
     def deploy(line, answer):
         project(
@@ -352,7 +401,7 @@ resources:
         ("functions:\n  a:\n    handler: h.h\n    timeout: 901\n", "4:14", "timeout must be"),
         ("functions:\n  a:\n    handler: h.h\n    memroySize: 1\n", "4:17", "functions.a.memroySize is not supported; supported here: "),
         ("functions:\n  a:\n    handler: h.h\n    events:\n      - sqs: arn\n", "5:14",
-         'the event "sqs" is not supported yet; supported are http and httpApi'),
+         'the event "sqs" is not supported yet; supported are http, httpApi and stream'),
         ("functions:\n  a:\n    handler: h.h\n    destinations: {onFailure: arn:aws:sqs:us-east-1:000000000000:q}\n", "4:31", "sqs is not supported yet"),
         ("functions:\n  a:\n    handler: h.h\n    destinations:\n      onSuccess: b\n", "5:18", 'there is no function "b" in this file'),
         ("functions:\n  a:\n    handler: h.h\n    onError: arn:aws:sns:us-east-1:000000000000:t\n", "4:14", "dead letters go to queues and topics"),

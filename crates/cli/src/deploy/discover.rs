@@ -150,6 +150,7 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
         tmp_mb: None,
         rest: Vec::new(),
         http: Vec::new(),
+        streams: Vec::new(),
         url: Some(UrlConfig::default()),
         patterns: Vec::new(),
         artifact: None,

@@ -17,5 +17,6 @@ pub mod rest_api;
 pub mod scripts;
 pub mod serverless;
 pub mod settings;
+pub mod streams;
 pub mod transpile;
 pub mod variables;

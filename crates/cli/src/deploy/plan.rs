@@ -14,7 +14,7 @@ use super::intrinsics::Names;
 use super::package::Package;
 use super::permissions;
 use super::project::{FileSystem, Function, PROVISIONED, Project, SNAP_START, Table, UrlConfig};
-use super::{event_config, http_api, layers, rest_api};
+use super::{event_config, http_api, layers, rest_api, streams};
 use crate::client::{Client, found};
 
 /// A function with everything settled: runtime, package, variables.
@@ -65,6 +65,8 @@ pub enum Action {
     Unpublish(String, &'static str),
     /// PutFunctionEventInvokeConfig or DeleteFunctionEventInvokeConfig at this path.
     Events(String, Option<Json>),
+    /// Bring the mapping of a function's stream event to what the file says: the function's key, and which of its events.
+    Stream(String, usize),
     /// TagResource of this ARN.
     Tag(String, Json),
     /// CreateFunctionUrlConfig at this path.
@@ -104,6 +106,7 @@ pub fn plan(client: &Client, project: &Project, ready: &[Ready<'_>], account: &s
     // Once every function is there that one of another may lead to.
     for function in &project.functions {
         steps.extend(event_config::step(client, project, account, function)?);
+        steps.extend(streams::steps(client, project, account, function)?);
     }
     steps.extend(rest_api::step(client, project, account)?);
     steps.extend(http_api::step(client, project, account)?);
@@ -508,6 +511,7 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
             let method = if input.is_some() { Method::PUT } else { Method::DELETE };
             lambda(method, path.clone(), input.as_ref())?;
         }
+        Action::Stream(key, index) => streams::apply(client, project, account, key, *index)?,
         Action::Tag(arn, input) => {
             lambda(Method::POST, format!("/2017-03-31/tags/{arn}"), Some(input))?;
         }

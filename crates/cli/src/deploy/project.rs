@@ -98,6 +98,8 @@ pub struct Function {
     pub rest: Vec<RestRoute>,
     /// `httpApi` events.
     pub http: Vec<HttpRoute>,
+    /// `stream` events.
+    pub streams: Vec<StreamEvent>,
     /// A function URL, if wanted.
     pub url: Option<UrlConfig>,
     /// `package.patterns`, provider-wide ones first; a leading `!` takes away.
@@ -199,6 +201,15 @@ impl Function {
             None => self.name.clone(),
         }
     }
+}
+
+/// A table's stream whose records a function gets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamEvent {
+    /// The ARN of the stream, or functions that give it.
+    pub source: Json,
+    /// The rest of CreateEventSourceMapping's input.
+    pub input: Map<String, Json>,
 }
 
 /// A route of the REST API.

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::intrinsics::Names;
 use super::project::{Function, HttpRoute, Layer, Project, RestRoute, Table, UrlConfig};
-use super::settings;
+use super::{settings, streams};
 use crate::yaml::{Error, Node, Value};
 
 /// Keys that are read, and keys that the plan notes as having no effect.
@@ -319,6 +319,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         tmp_mb: optional("ephemeralStorageSize", 512, 10_240)?,
         rest: Vec::new(),
         http: Vec::new(),
+        streams: Vec::new(),
         url: url(node)?,
         patterns: patterns(node)?,
         artifact: artifact(node)?,
@@ -402,8 +403,10 @@ fn add_event(function: &mut Function, event: &Node, payload: &str) -> Result<(),
     match kind.as_str() {
         "http" => function.rest.push(rest_route(node)?),
         "httpApi" => function.http.push(HttpRoute { key: http_route_key(node)?, payload: payload.to_owned() }),
+        "stream" => function.streams.push(streams::event(node)?),
         other => {
-            return Err(node.error(format!("the event {other:?} is not supported yet; supported are http and httpApi")));
+            let words = "supported are http, httpApi and stream";
+            return Err(node.error(format!("the event {other:?} is not supported yet; {words}")));
         }
     }
     Ok(())
@@ -522,18 +525,17 @@ fn tables(
 /// CloudFormation's property names to CreateTable's members.
 fn as_create_table(input: &mut Json) -> Result<(), String> {
     let Json::Object(members) = input else { return Err("Properties must be a map".into()) };
-    for ignored in [
-        "PointInTimeRecoverySpecification",
-        "ContributorInsightsSpecification",
-        "TimeToLiveSpecification",
-        "StreamSpecification",
-    ] {
+    for ignored in ["PointInTimeRecoverySpecification", "ContributorInsightsSpecification", "TimeToLiveSpecification"] {
         if members.contains_key(ignored) {
             return Err(format!("{ignored} is not supported yet; remove it"));
         }
     }
     if !members.contains_key("KeySchema") || !members.contains_key("AttributeDefinitions") {
         return Err("a table needs KeySchema and AttributeDefinitions".into());
+    }
+    // A template names the view, and has a stream by that alone.
+    if let Some(Json::Object(stream)) = members.get_mut("StreamSpecification") {
+        stream.insert("StreamEnabled".into(), true.into());
     }
     if !members.contains_key("ProvisionedThroughput") {
         members.entry("BillingMode").or_insert_with(|| "PAY_PER_REQUEST".into());
