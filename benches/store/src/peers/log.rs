@@ -64,8 +64,9 @@ impl Tree for Log {
         Ok(self.file.sync_data()?)
     }
 
-    fn get(&self, _key: &[u8]) -> Result<Found, Failure> {
-        Err("a log alone is not read".into())
+    /// The version: values are not kept.
+    fn get(&self, key: &[u8]) -> Result<Found, Failure> {
+        Ok(self.inner.lock().versions.get(key).map(|version| (*version, Bytes::new())))
     }
 
     fn range(&self, _start: &[u8], _end: &[u8], _rows: usize) -> Result<Vec<Row>, Failure> {
