@@ -245,3 +245,43 @@ async fn wrong_queries_are_refused() {
         bench.invalid("Scan", scan(more), message).await;
     }
 }
+
+/// Stands still, but for one jump of ten seconds: at the second question after it was asked to.
+#[derive(Default)]
+struct Jumping {
+    asked: std::sync::atomic::AtomicU64,
+}
+
+impl Jumping {
+    const NEVER: u64 = 1 << 40;
+
+    fn jump(&self) {
+        self.asked.store(0, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl base::Clock for Jumping {
+    fn now_us(&self) -> u64 {
+        1_700_000_000_000_000
+    }
+
+    fn monotonic_us(&self) -> u64 {
+        let before = self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if before == 0 || before >= Self::NEVER { 0 } else { 10_000_000 }
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_outlives_its_snapshot_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Jumping::default());
+    clock.asked.store(Jumping::NEVER, std::sync::atomic::Ordering::Relaxed);
+    let config = store::EmbeddedConfig::new(folder.path(), clock.clone());
+    let bench = Bench::over(Arc::new(store::embedded::open(config).unwrap()), 1);
+    bench.create("items", &[("id", "S")]).await;
+    bench.put("items", json!({ "id": { "S": "a" } })).await;
+    clock.jump();
+    let page = bench.ok("Scan", json!({ "TableName": "items" })).await;
+    assert_eq!(page["Count"], 1);
+    assert!(clock.asked.load(std::sync::atomic::Ordering::Relaxed) >= 4, "no snapshot was outlived");
+}
