@@ -50,7 +50,16 @@ pub(super) async fn read(
     rows: usize,
     bytes: usize,
 ) -> Result<Records> {
-    let snapshot = shared.store.snapshot().await?;
+    shared.on_snapshot(|snapshot| read_from(snapshot, of, after, rows, bytes)).await
+}
+
+async fn read_from(
+    snapshot: Box<dyn Snapshot>,
+    of: &Description,
+    after: Place,
+    rows: usize,
+    bytes: usize,
+) -> Result<Records> {
     let number = of.stream.number;
     if after > Place::START && after < trimmed(&*snapshot, number).await? {
         return Err(Error::Trimmed("The operation attempted to read past the oldest stream record in a shard.".into()));
@@ -89,7 +98,10 @@ pub(super) async fn latest(shared: &Shared) -> Result<Place> {
 /// Before the first record that was written then or later. Times go up with commits, but for what clocks of several nodes
 /// differ.
 pub(super) async fn at_time(shared: &Shared, of: &Description, ms: u64) -> Result<Place> {
-    let snapshot = shared.store.snapshot().await?;
+    shared.on_snapshot(|snapshot| at_time_from(snapshot, of, ms)).await
+}
+
+async fn at_time_from(snapshot: Box<dyn Snapshot>, of: &Description, ms: u64) -> Result<Place> {
     let number = of.stream.number;
     let (mut low, mut high) = (of.stream.opened, snapshot.version());
     while low < high {

@@ -62,7 +62,6 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     for (name, member) in tables {
         plans.push(plan_gets(shared, place, name, member).await?);
     }
-    let snapshot = shared.store.snapshot().await?;
     let (mut responses, mut unprocessed, mut capacities) = (Map::new(), Map::new(), Vec::new());
     let mut left = REPLY_BYTES_MAX;
     for plan in plans {
@@ -72,7 +71,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
                 later.push(item_to_json(&key.attributes));
                 continue;
             }
-            let item = snapshot.get(&key.store).await?.as_ref().map(decode).transpose()?;
+            let item = shared.store.get(&key.store).await?.as_ref().map(decode).transpose()?;
             let bytes = item.as_ref().map_or(0, item_size);
             units = units.and(&Units::of_read(bytes, plan.consistent));
             left = left.saturating_sub(bytes);

@@ -35,7 +35,7 @@ use base::{Clock, Random};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value as Json;
-use store::{Entry, Error as StoreError, Store, Txn, Version};
+use store::{Entry, Error as StoreError, Snapshot, Store, Txn, Version};
 
 use super::Config;
 use super::capacity::Units;
@@ -212,6 +212,20 @@ impl Shared {
     }
 
     /// What the writers of an item hold, one after the other.
+    /// Reads at one moment, and anew where a crowded host takes longer for that than a snapshot lives.
+    pub(super) async fn on_snapshot<T, F>(&self, read: impl Fn(Box<dyn Snapshot>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        for _ in 0..ATTEMPTS_MAX {
+            match read(self.store.snapshot().await?).await {
+                Err(Error::Store(StoreError::TooOld)) => {}
+                done => return done,
+            }
+        }
+        Err(Error::Contended)
+    }
+
     pub(super) fn lane(&self, key: &[u8]) -> &tokio::sync::Mutex<()> {
         &self.lanes[self.lane_number(key)]
     }

@@ -5,7 +5,7 @@
 //!   2. A page that ended by one of these has a LastEvaluatedKey, even if nothing follows.
 
 use serde_json::{Map, Value as Json, json};
-use store::{Entry, Error as StoreError, Range, Snapshot};
+use store::{Entry, Range, Snapshot};
 
 use super::super::access::Access;
 use super::super::capacity::Units;
@@ -21,7 +21,7 @@ use super::super::query::{self, PAGE_BYTES_MAX};
 use super::super::value::{Item, item_from_json, item_size, item_to_json};
 use super::items::{View, check_key_paths};
 use super::request::{CAPACITY, CONDITIONAL, Request, Rule};
-use super::{ATTEMPTS_MAX, Place, Shared, consumed, decode};
+use super::{Place, Shared, consumed, decode};
 
 const MEMBERS: &[&str] = &[
     "TableName",
@@ -415,40 +415,6 @@ pub(super) async fn read(
     page(shared, request, access, ranges, &common, fetches).await
 }
 
-/// Reads a page. On a crowded host it may outlive its snapshot, and is read anew.
-async fn read_page(
-    shared: &Shared,
-    access: &Access<'_>,
-    ranges: &[Range],
-    common: &Common,
-    fetches: bool,
-) -> Result<Progress> {
-    for _ in 0..ATTEMPTS_MAX {
-        match read_once(shared, access, ranges, common, fetches).await {
-            Err(Error::Store(StoreError::TooOld)) => {}
-            read => return read,
-        }
-    }
-    Err(Error::Contended)
-}
-
-async fn read_once(
-    shared: &Shared,
-    access: &Access<'_>,
-    ranges: &[Range],
-    common: &Common,
-    fetches: bool,
-) -> Result<Progress> {
-    let snapshot = shared.store.snapshot().await?;
-    let mut progress = Progress::default();
-    for range in ranges {
-        if !progress.cut {
-            read_range(&*snapshot, access, range.clone(), common, fetches, &mut progress).await?;
-        }
-    }
-    Ok(progress)
-}
-
 async fn page(
     shared: &Shared,
     request: &Request,
@@ -457,7 +423,17 @@ async fn page(
     common: &Common,
     fetches: bool,
 ) -> Result<Json> {
-    let progress = read_page(shared, access, &ranges, common, fetches).await?;
+    let ranges = &ranges;
+    let read = |snapshot: Box<dyn Snapshot>| async move {
+        let mut progress = Progress::default();
+        for range in ranges {
+            if !progress.cut {
+                read_range(&*snapshot, access, range.clone(), common, fetches, &mut progress).await?;
+            }
+        }
+        Ok(progress)
+    };
+    let progress = shared.on_snapshot(read).await?;
     let units = progress.units(access, common.consistent);
     let mut output = Map::new();
     if common.select != Select::Count {

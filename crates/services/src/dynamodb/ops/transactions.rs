@@ -286,18 +286,23 @@ pub(super) async fn write_all(
         let token_key = token.map(|token| keys::token(&place.account, &place.region, &token.name));
         let held = located.iter().flatten().map(|key| &key.store[..]).chain(token_key.as_deref());
         let _lanes = shared.lanes(held).await;
-        let snapshot = shared.store.snapshot().await?;
-        let before = read_all(&*snapshot, &located).await?;
+        let (keys, token_of) = (&located, token_key.as_deref());
+        let read = |snapshot: Box<dyn Snapshot>| async move {
+            let used = match token_of {
+                Some(key) => snapshot.get(key).await?,
+                None => None,
+            };
+            Ok((read_all(&*snapshot, keys).await?, used))
+        };
+        let (before, entry) = shared.on_snapshot(read).await?;
         let mut txn = Txn::new();
         if let (Some(token), Some(key)) = (token, &token_key) {
-            let entry = snapshot.get(key).await?;
             match Used::decode(entry.as_ref()).filter(|used| used.until_ms > shared.clock.now_ms()) {
                 Some(used) if used.digest == token.digest => return again(actions, &tables, &before),
                 Some(_) => return Err(Error::TokenReused),
                 None => txn = token::write(txn, key, entry.as_ref(), token.digest, shared.clock.now_ms()),
             }
         }
-        drop(snapshot);
         let decide = |((action, key), before): ((&Action<'_>, Result<ItemKey>), &Before)| {
             let key = key?;
             let table = &table_of(&tables, action.table)?.table;
@@ -431,9 +436,8 @@ pub(super) async fn read_transaction(
     let located: Vec<Result<ItemKey>> = gets.iter().map(locate).collect();
     check_distinct(&located)?;
     let located: Vec<_> = all_or_reasons(located)?.into_iter().map(Ok).collect();
-    let snapshot = shared.store.snapshot().await?;
-    let items = read_all(&*snapshot, &located).await?;
-    drop(snapshot);
+    let keys = &located;
+    let items = shared.on_snapshot(|snapshot| async move { read_all(&*snapshot, keys).await }).await?;
     let mut units: BTreeMap<String, Units> = BTreeMap::new();
     let mut responses = Vec::with_capacity(gets.len());
     let mut bytes = 0;

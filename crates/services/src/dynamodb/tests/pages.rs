@@ -1,6 +1,7 @@
 //! Query and Scan: ranges, order, pages, filters, segments, and what is refused.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
@@ -246,17 +247,20 @@ async fn wrong_queries_are_refused() {
     }
 }
 
-/// Stands still, but for one jump of ten seconds: at the second question after it was asked to.
-#[derive(Default)]
+/// Stands still, but jumps ten seconds at the second question after it was asked to.
 struct Jumping {
-    asked: std::sync::atomic::AtomicU64,
+    asked: AtomicU64,
+    now_us: AtomicU64,
 }
 
 impl Jumping {
-    const NEVER: u64 = 1 << 40;
+    /// It was not asked to jump yet.
+    fn standing() -> Arc<Self> {
+        Arc::new(Self { asked: AtomicU64::new(2), now_us: AtomicU64::new(0) })
+    }
 
     fn jump(&self) {
-        self.asked.store(0, std::sync::atomic::Ordering::Relaxed);
+        self.asked.store(0, Ordering::Relaxed);
     }
 }
 
@@ -266,22 +270,33 @@ impl base::Clock for Jumping {
     }
 
     fn monotonic_us(&self) -> u64 {
-        let before = self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if before == 0 || before >= Self::NEVER { 0 } else { 10_000_000 }
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.now_us.fetch_add(10_000_000, Ordering::Relaxed);
+        }
+        self.now_us.load(Ordering::Relaxed)
     }
 }
 
 #[tokio::test]
-async fn a_page_that_outlives_its_snapshot_is_read_anew() {
+async fn what_outlives_its_snapshot_is_read_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Arc::new(Jumping::default());
-    clock.asked.store(Jumping::NEVER, std::sync::atomic::Ordering::Relaxed);
+    let clock = Jumping::standing();
     let config = store::EmbeddedConfig::new(folder.path(), clock.clone());
     let bench = Bench::over(Arc::new(store::embedded::open(config).unwrap()), 1);
     bench.create("items", &[("id", "S")]).await;
-    bench.put("items", json!({ "id": { "S": "a" } })).await;
+    let key = json!({ "id": { "S": "a" } });
+    bench.put("items", key.clone()).await;
+    let get = json!({ "TransactItems": [{ "Get": { "TableName": "items", "Key": key } }] });
+    let put = json!({ "TransactItems": [{ "Put": { "TableName": "items", "Item": key } }], "ClientRequestToken": "t" });
+    let calls = [
+        ("Scan", json!({ "TableName": "items" }), "/Items/0/id/S"),
+        ("TransactGetItems", get, "/Responses/0/Item/id/S"),
+    ];
+    for (operation, input, place) in calls {
+        clock.jump();
+        assert_eq!(bench.ok(operation, input).await.pointer(place), Some(&json!("a")), "{operation}");
+    }
     clock.jump();
-    let page = bench.ok("Scan", json!({ "TableName": "items" })).await;
-    assert_eq!(page["Count"], 1);
-    assert!(clock.asked.load(std::sync::atomic::Ordering::Relaxed) >= 4, "no snapshot was outlived");
+    bench.ok("TransactWriteItems", put).await;
+    assert_eq!(clock.now_us.load(Ordering::Relaxed), 30_000_000, "a snapshot that was not outlived");
 }
