@@ -5,34 +5,20 @@
 //!   2. It meets every item once. What is written meanwhile marks itself, by the table's phase.
 //!   3. It never keeps writers waiting: pages are small, and one that meets a writer is made smaller.
 
-use std::time::Duration;
-
 use store::{Entry, Error as StoreError, Txn};
 
 use super::error::{Error, Result};
 use super::ops::{Found, Shared};
 use super::ttl::{Phase, Ttl};
+use super::worker::sweep_whenever;
 use super::{item, keys};
 
-/// Pause after a failure.
-const PAUSE: Duration = Duration::from_secs(5);
 /// Most bytes of items that one page reads.
 const PAGE_BYTES_MAX: usize = store::contract::TXN_BYTES_MAX / 4;
 
 /// Goes on with passes whenever there are some, until the store is closed.
 pub(super) async fn run(shared: &Shared) {
-    let mut watch = shared.store.watch(&keys::pass_prefix());
-    loop {
-        match sweep(shared).await {
-            Ok(0) => watch.changed().await,
-            Ok(_) => {}
-            Err(Error::Store(StoreError::Closed)) => return,
-            Err(error) => {
-                tracing::warn!(%error, "a pass over the items of a table failed; trying again");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
+    sweep_whenever(shared, &keys::pass_prefix(), "a pass over the items of a table", || sweep(shared)).await;
 }
 
 /// Does the next page of every pass; returns how many passes there were.

@@ -17,14 +17,24 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Sweeps whenever a table was deleted, until the store is closed.
 pub(super) async fn run(shared: &Shared) {
-    let mut watch = shared.store.watch(&keys::garbage_prefix());
+    let what = "removing the items of a deleted table";
+    sweep_whenever(shared, &keys::garbage_prefix(), what, || sweep(shared)).await;
+}
+
+/// Sweeps as long as there is something to do, and again whenever something changes below a prefix, until the store is
+/// closed. A failure is told as one of `what`.
+pub(super) async fn sweep_whenever<F>(shared: &Shared, prefix: &[u8], what: &str, sweep: impl Fn() -> F)
+where
+    F: Future<Output = Result<usize>>,
+{
+    let mut watch = shared.store.watch(prefix);
     loop {
-        match sweep(shared).await {
+        match sweep().await {
             Ok(0) => watch.changed().await,
             Ok(_) => {}
             Err(Error::Store(StoreError::Closed)) => return,
             Err(error) => {
-                tracing::warn!(%error, "removing the items of a deleted table failed; trying again");
+                tracing::warn!(%error, "{what} failed; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -11,12 +11,11 @@ import sun.misc.Unsafe;
 /**
  * The variables of this process as native code and programs that it starts see them: the array at the bottom of its
  * first thread's stack. Java has no way to change it but to write it. There is room for as many as the process was
- * started with; the platform starts one that is booted ahead with some more, whose names begin with SPARE.
+ * started with; the platform starts one that is booted ahead with some more, which are its own and go (Variables).
  *
  * Source: the layout of a new process's stack (System V ABI, AMD64 and AArch64 alike), and proc_pid_stat(5).
  */
 final class Native {
-    static final String SPARE = "_DUNLIN_SPARE_";
     /** The field of /proc/self/stat that tells the bottom of the stack, counted after the program's name. */
     private static final int START_STACK = 28 - 3;
     private static final long ARGUMENTS_MAX = 4_096;
