@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
-# in tests/js/node_modules, packages with native code in .cache/native, a JDK with Maven and jars in .cache/java.
+# in tests/js/node_modules, packages with native code in .cache/native, Chromium, a JDK with Maven and jars in .cache/java.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -59,6 +59,16 @@ if [ ! -e "$native/.node" ]; then
             echo "$package could not be installed: its test is skipped" >&2
         fi
     done
+fi
+
+# A browser, for the attacks that only a real one shows.
+if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    if ! command -v apt-get >/dev/null || ! { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        $sudo apt-get install -y -qq --no-install-recommends chromium >/dev/null; }; then
+        echo "Chromium could not be installed: the attacks in a real browser are skipped" >&2
+    fi
 fi
 
 # A JDK with Maven, and what Java functions are compiled with.

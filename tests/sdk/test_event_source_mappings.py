@@ -71,7 +71,9 @@ def test_mappings_that_are_not_there(server):
 def test_lists_are_empty_and_take_all_parameters(server):
     client = server.client("lambda")
     function = server.function(CODE)
-    for arguments in ({}, {"FunctionName": function}, {"EventSourceArn": QUEUE},
+    for mapping in client.list_event_source_mappings()["EventSourceMappings"]:
+        assert mapping["FunctionArn"].split(":")[6] != function, "other tests' mappings are there too"
+    for arguments in ({"FunctionName": function}, {"EventSourceArn": QUEUE},
                       {"FunctionName": function, "EventSourceArn": QUEUE, "MaxItems": 7, "Marker": str(uuid.uuid4())}):
         answer = client.list_event_source_mappings(**arguments)
         assert answer["EventSourceMappings"] == [] and "NextMarker" not in answer

@@ -2,7 +2,7 @@
 
 Two pages attack: one from another port of this machine, and one that a tenant's function serves on the platform's own
 host. The control in the same page reads a function URL that allows every origin, so that a silent browser is no proof.
-Needs Chromium (`apt-get install chromium`); skipped loudly without.
+Needs Chromium, which `tests/install.sh` installs; skipped loudly without.
 """
 
 import base64
