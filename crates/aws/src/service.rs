@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
 use model::{Body, Principal, Region};
+use serde::Serialize;
 use serde_json::Value;
 
 /// One decoded call: validated against the service's model, every member under its model name wherever it travelled
@@ -90,7 +91,7 @@ fn carries_something(value: &Value) -> bool {
 pub struct Reply {
     /// Members of the output shape; those that the model places in headers or the status travel there.
     pub output: Value,
-    /// The blob or event stream that is the whole body, of operations that have one.
+    /// The blob or event stream that is the whole body, of operations that have one; or the whole output, written.
     pub payload: Option<Body>,
     /// A status other than the model's, where AWS answers so.
     pub status: Option<u16>,
@@ -102,6 +103,14 @@ impl Reply {
     /// An answer with this output.
     pub fn of(output: Value) -> Self {
         Self { output, ..Self::default() }
+    }
+
+    /// An answer whose output a service of a JSON protocol has written itself, as it is large. No member of it may
+    /// belong into a header.
+    pub fn written(output: &impl Serialize) -> Self {
+        // Maps with names for keys always serialise, and memory takes every byte.
+        let text = serde_json::to_vec(output).unwrap_or_default();
+        Self { payload: Some(Body::Whole(text.into())), ..Self::default() }
     }
 
     /// An answer without members.

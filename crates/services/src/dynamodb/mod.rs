@@ -119,8 +119,7 @@ impl DynamoDb {
             indexing::run(&self.shared),
             retention::run(&self.shared),
             expiry::run(&self.shared),
-            passes::run(&self.shared),
-            retention::run(&self.shared)
+            passes::run(&self.shared)
         );
     }
 

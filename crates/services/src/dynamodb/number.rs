@@ -19,6 +19,7 @@ use std::fmt;
 
 use bigdecimal::BigDecimal;
 use bigdecimal::num_bigint::BigInt;
+use serde::ser::{Serialize, Serializer};
 
 /// Most significant digits.
 const DIGITS_MAX: u32 = 38;
@@ -300,6 +301,12 @@ impl Ord for Number {
 impl PartialOrd for Number {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
+    }
+}
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

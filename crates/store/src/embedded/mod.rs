@@ -19,6 +19,7 @@ mod applier;
 mod committer;
 pub mod disk;
 mod idle;
+mod kept;
 mod limits;
 mod lock;
 mod log;

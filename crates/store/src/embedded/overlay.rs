@@ -7,6 +7,8 @@
 //!   - what is dropped since is missing in its list, which begins with a version beyond the tree's: then it begins anew;
 //!   - a generation that is half written into the tree is whole in the list, and the list is asked first.
 //!
+//! The entries of the tree that are read often lie beside it (`kept`).
+//!
 //! Invariants
 //!   1. A generation holds the last write of each key that was written in it, and every earlier one that a snapshot
 //!      may still ask for; nothing is removed from one.
@@ -21,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::kept::Kept;
 use super::limits::Limits;
 use super::record::Write;
 use crate::commit::decide::Slot;
@@ -238,6 +241,7 @@ pub(super) struct Overlay {
     list: RwLock<List>,
     /// The newest version that any snapshot has.
     seen: AtomicU64,
+    kept: Kept,
     limits: Limits,
 }
 
@@ -252,7 +256,13 @@ impl Overlay {
     /// Nothing beyond the tree.
     pub(super) fn after(version: Version, limits: Limits) -> Self {
         let generations = vec![Arc::new(Generation::after(version))];
-        Self { list: RwLock::new(List { published: version, generations }), seen: AtomicU64::new(0), limits }
+        let list = RwLock::new(List { published: version, generations });
+        Self { list, seen: AtomicU64::new(0), kept: Kept::default(), limits }
+    }
+
+    /// Entries of the tree, for keys that the overlay does not have.
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// Counts from `version` on; the tree does so already, and has everything.
@@ -318,6 +328,9 @@ impl Overlay {
 
     /// Drops the oldest generation: the tree has it.
     pub(super) fn drop_oldest(&self) {
+        if let Some(oldest) = self.oldest() {
+            self.kept.forget(oldest.inner.read().entries.keys());
+        }
         let oldest = self.list.write().generations.remove(0);
         // Freed outside of the lock, as it can be large.
         drop(oldest);

@@ -107,10 +107,19 @@ impl Readers {
         if self.permits.is_closed() {
             return Err(Error::Closed);
         }
+        let kept = self.overlay.kept();
+        let reading = kept.begin();
         if let Some(slot) = self.overlay.get(key) {
             return Ok(entry_of(key, slot));
         }
-        self.idle.with(|connection| schema::get(connection, key))
+        if let Some(entry) = kept.get(key) {
+            return Ok(Some(entry));
+        }
+        let found = self.idle.with(|connection| schema::get(connection, key))?;
+        if let Some(entry) = &found {
+            kept.keep(reading, entry);
+        }
+        Ok(found)
     }
 
     /// Reads a page of the current state where that takes one statement, which needs no snapshot. None where more has to

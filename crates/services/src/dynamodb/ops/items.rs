@@ -2,7 +2,9 @@
 //!
 //! Each checks its request, says where the item lies, and decides on the item as it is; `Shared::change` does the rest.
 
-use serde_json::{Map, Value as Json, json};
+use aws::Reply;
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
 
 use super::super::capacity::Units;
 use super::super::error::{Error, Result, invalid};
@@ -296,7 +298,7 @@ impl View {
 }
 
 /// `GetItem`
-pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Result<Reply> {
     const MEMBERS: &[&str] = &[
         "TableName",
         "Key",
@@ -320,13 +322,19 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     view.check(&found.table)?;
     let entry = shared.store.get(&key.store).await?;
     let item = entry.as_ref().map(super::decode).transpose()?;
-    let mut output = Map::new();
     let bytes = item.as_ref().map_or(0, item_size);
-    if let Some(item) = item {
-        output.insert("Item".into(), item_to_json(&view.show(item)));
-    }
-    if let Some(capacity) = consumed(request, name, &Units::of_read(bytes, consistent))? {
-        output.insert("ConsumedCapacity".into(), capacity);
-    }
-    Ok(json!(output))
+    Ok(Reply::written(&Got {
+        item: item.map(|item| view.show(item)),
+        consumed_capacity: consumed(request, name, &Units::of_read(bytes, consistent))?,
+    }))
+}
+
+/// What GetItem answers.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Got {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item: Option<Item>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumed_capacity: Option<Json>,
 }

@@ -100,6 +100,9 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
     let place = Place { account: call.principal.account.to_string(), region: call.region.to_string() };
     let request = Request::new(call.input)?;
     let output = match call.operation {
+        "GetItem" => return Ok(items::get(shared, &place, &request).await?),
+        "Query" => return Ok(pages::query(shared, &place, &request).await?),
+        "Scan" => return Ok(pages::scan(shared, &place, &request).await?),
         "CreateTable" => tables::create(shared, &place, &request).await,
         "DescribeTable" => tables::describe(shared, &place, &request).await,
         "ListTables" => tables::list(shared, &place, &request).await,
@@ -118,11 +121,8 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "UntagResource" => tags::untag(shared, &place, &request).await,
         "ListTagsOfResource" => tags::list(shared, &place, &request).await,
         "PutItem" => items::put(shared, &place, &request).await,
-        "GetItem" => items::get(shared, &place, &request).await,
         "UpdateItem" => items::update(shared, &place, &request).await,
         "DeleteItem" => items::delete(shared, &place, &request).await,
-        "Query" => pages::query(shared, &place, &request).await,
-        "Scan" => pages::scan(shared, &place, &request).await,
         "BatchGetItem" => batch::get(shared, &place, &request).await,
         "BatchWriteItem" => batch::write(shared, &place, &request).await,
         "ExecuteStatement" => partiql::execute(shared, &place, &request).await,

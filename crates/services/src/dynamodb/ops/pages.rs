@@ -4,7 +4,9 @@
 //!   1. A page reads at most `Limit` items and 1 MB of items, before the filter.
 //!   2. A page that ended by one of these has a LastEvaluatedKey, even if nothing follows.
 
-use serde_json::{Map, Value as Json, json};
+use aws::Reply;
+use serde::Serialize;
+use serde_json::Value as Json;
 use store::{Entry, Range, Snapshot};
 
 use super::super::access::Access;
@@ -18,7 +20,7 @@ use super::super::expression::path::Path;
 use super::super::index::{self, Carried, Index, Projection};
 use super::super::legacy;
 use super::super::query::{self, PAGE_BYTES_MAX};
-use super::super::value::{Item, item_from_json, item_size, item_to_json};
+use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size};
 use super::items::{View, check_key_paths};
 use super::request::{CAPACITY, CONDITIONAL, Request, Rule};
 use super::{Place, Shared, consumed, decode};
@@ -155,7 +157,7 @@ fn filter_paths(filter: Option<&Condition>) -> Vec<&Path> {
 }
 
 /// `Query`
-pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> Result<Reply> {
     let own = ["KeyConditionExpression", "KeyConditions", "QueryFilter", "ScanIndexForward"];
     request.only("Query", &[MEMBERS, &own].concat())?;
     let limits = Rule::Within("Limit", 1, i64::MAX);
@@ -211,7 +213,7 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
     let common = Common { limit, filter, view, select, consistent };
     let fetches = common.check(&access)?;
     check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
-    page(shared, request, &access, vec![range], &common, fetches).await
+    Ok(Reply::written(&page(shared, request, &access, vec![range], &common, fetches).await?))
 }
 
 /// The segment of a parallel scan: which, and of how many.
@@ -236,7 +238,7 @@ fn segment(request: &Request) -> Result<Option<(u64, u64)>> {
 }
 
 /// `Scan`
-pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> Result<Reply> {
     request.only("Scan", &[MEMBERS, &["ScanFilter", "Segment", "TotalSegments"]].concat())?;
     request.check(&[
         Rule::Required("TableName"),
@@ -277,13 +279,13 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
     }
     common.view.check(&found.table)?;
     check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
-    page(shared, request, &access, vec![range], &common, fetches).await
+    Ok(Reply::written(&page(shared, request, &access, vec![range], &common, fetches).await?))
 }
 
 /// What a page has read so far.
 #[derive(Default)]
 struct Progress {
-    items: Vec<Json>,
+    items: Vec<Item>,
     count: usize,
     scanned: usize,
     bytes: usize,
@@ -316,11 +318,14 @@ impl Progress {
         self.scanned += 1;
         self.fetched.extend(fetched);
         self.cut = common.limit.is_some_and(|limit| self.scanned >= limit);
-        self.last = Some(access.position(&item));
+        // Nobody asks where any other item was.
+        if self.cut || self.bytes + ITEM_BYTES_MAX > PAGE_BYTES_MAX {
+            self.last = Some(access.position(&item));
+        }
         if common.filter.as_ref().is_none_or(|filter| holds(filter, &item)) {
             self.count += 1;
             if common.select != Select::Count {
-                self.items.push(item_to_json(&common.view.show(item)));
+                self.items.push(common.view.show(item));
             }
         }
         self.cut
@@ -406,13 +411,27 @@ pub(super) async fn read(
     access: &Access<'_>,
     ranges: Vec<Range>,
     of: Page,
-) -> Result<Json> {
+) -> Result<Answer> {
     let Page { limit, filter, view, consistent } = of;
     let common = Common { limit, filter, view, select: Select::Given, consistent };
     let fetches = common.check(access)?;
     common.view.check(access.table)?;
     check_key_paths(access.table, filter_paths(common.filter.as_ref()))?;
     page(shared, request, access, ranges, &common, fetches).await
+}
+
+/// What Query and Scan answer.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Answer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) items: Option<Vec<Item>>,
+    count: usize,
+    scanned_count: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_evaluated_key: Option<Item>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) consumed_capacity: Option<Json>,
 }
 
 async fn page(
@@ -422,7 +441,7 @@ async fn page(
     ranges: Vec<Range>,
     common: &Common,
     fetches: bool,
-) -> Result<Json> {
+) -> Result<Answer> {
     let ranges = &ranges;
     let read = |snapshot: Box<dyn Snapshot>| async move {
         let mut progress = Progress::default();
@@ -435,17 +454,11 @@ async fn page(
     };
     let progress = shared.on_snapshot(read).await?;
     let units = progress.units(access, common.consistent);
-    let mut output = Map::new();
-    if common.select != Select::Count {
-        output.insert("Items".into(), Json::Array(progress.items));
-    }
-    output.insert("Count".into(), json!(progress.count));
-    output.insert("ScannedCount".into(), json!(progress.scanned));
-    if let Some(last) = progress.last.filter(|_| progress.cut) {
-        output.insert("LastEvaluatedKey".into(), item_to_json(&last));
-    }
-    if let Some(capacity) = consumed(request, &access.table.name, &units)? {
-        output.insert("ConsumedCapacity".into(), capacity);
-    }
-    Ok(Json::Object(output))
+    Ok(Answer {
+        items: (common.select != Select::Count).then_some(progress.items),
+        count: progress.count,
+        scanned_count: progress.scanned,
+        last_evaluated_key: progress.last.filter(|_| progress.cut),
+        consumed_capacity: consumed(request, &access.table.name, &units)?,
+    })
 }

@@ -264,13 +264,14 @@ async fn read(
     let page =
         Page { limit, filter: select.condition.clone(), view: View::of_columns(select.paths.clone()), consistent };
     let read = pages::read(shared, request, &access, ranges, page).await?;
-    let mut output = json!({ "Items": read["Items"] });
-    if let Some(key) = read.get("LastEvaluatedKey") {
-        output["NextToken"] = json!(next_token(request, key));
-        output["LastEvaluatedKey"] = key.clone();
+    let items: Vec<Json> = read.items.iter().flatten().map(item_to_json).collect();
+    let mut output = json!({ "Items": items });
+    if let Some(key) = read.last_evaluated_key.as_ref().map(item_to_json) {
+        output["NextToken"] = json!(next_token(request, &key));
+        output["LastEvaluatedKey"] = key;
     }
-    if let Some(capacity) = read.get("ConsumedCapacity") {
-        output["ConsumedCapacity"] = capacity.clone();
+    if let Some(capacity) = read.consumed_capacity {
+        output["ConsumedCapacity"] = capacity;
     }
     Ok(output)
 }
