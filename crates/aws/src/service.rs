@@ -105,12 +105,16 @@ impl Reply {
         Self { output, ..Self::default() }
     }
 
-    /// An answer whose output a service of a JSON protocol has written itself, as it is large. No member of it may
+    /// An answer whose output a service of a JSON protocol has written itself, as it may be large. No member of it may
     /// belong into a header.
+    pub fn text(output: Vec<u8>) -> Self {
+        Self { payload: Some(Body::Whole(output.into())), ..Self::default() }
+    }
+
+    /// The same, written here.
     pub fn written(output: &impl Serialize) -> Self {
         // Maps with names for keys always serialise, and memory takes every byte.
-        let text = serde_json::to_vec(output).unwrap_or_default();
-        Self { payload: Some(Body::Whole(text.into())), ..Self::default() }
+        Self::text(serde_json::to_vec(output).unwrap_or_default())
     }
 
     /// An answer without members.

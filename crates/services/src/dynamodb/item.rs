@@ -11,9 +11,14 @@
 //!
 //! Invariants
 //!   1. `decode(encode(item))` is the item; anything else decodes to nothing, never to a panic or a huge allocation.
-//!   2. A new version gets a new version byte; old ones stay readable.
+//!   2. `write_json` says of an item what `decode` and then `value` would: it is for pages, which hold many.
+//!   3. A new version gets a new version byte; old ones stay readable.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::number::Number;
 use super::value::{AttributeValue, DEPTH_MAX, Item};
@@ -37,6 +42,17 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Item> {
     let mut reader = Reader { rest };
     let item = reader.map(0)?;
     reader.rest.is_empty().then_some(item)
+}
+
+/// Appends DynamoDB's JSON of a stored form, and answers the item's size in bytes; nothing if the bytes are not one.
+pub(super) fn write_json(bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    let (version, rest) = bytes.split_first()?;
+    if *version != VERSION {
+        return None;
+    }
+    let mut writer = Writer { reader: Reader { rest }, out };
+    let size = writer.map(0, 0)?;
+    writer.reader.rest.is_empty().then_some(size)
 }
 
 fn put_length(mut length: usize, out: &mut Vec<u8>) {
@@ -180,5 +196,99 @@ impl<'a> Reader<'a> {
             b'M' => AttributeValue::M(self.map(depth + 1)?),
             _ => return None,
         })
+    }
+}
+
+/// From the stored form to JSON. Each part answers its size, as `AttributeValue::size` has it.
+struct Writer<'a, 'o> {
+    reader: Reader<'a>,
+    out: &'o mut Vec<u8>,
+}
+
+impl Writer<'_, '_> {
+    fn text(&mut self) -> Option<usize> {
+        let text = std::str::from_utf8(self.reader.bytes()?).ok()?;
+        serde_json::to_writer(&mut *self.out, text).ok()?;
+        Some(text.len())
+    }
+
+    fn number(&mut self) -> Option<usize> {
+        let number = self.reader.number()?;
+        write!(self.out, "\"{number}\"").ok()?;
+        Some(number.size())
+    }
+
+    fn binary(&mut self) -> Option<usize> {
+        let bytes = self.reader.bytes()?;
+        write!(self.out, "\"{}\"", BASE64.encode(bytes)).ok()?;
+        Some(bytes.len())
+    }
+
+    fn literal(&mut self, text: &[u8]) -> Option<usize> {
+        self.out.extend_from_slice(text);
+        Some(1)
+    }
+
+    /// Parts between two brackets; the sum of their sizes.
+    fn parts(&mut self, brackets: [u8; 2], mut part: impl FnMut(&mut Self) -> Option<usize>) -> Option<usize> {
+        let [open, close] = brackets;
+        self.out.push(open);
+        let mut size = 0;
+        for index in 0..self.reader.count()? {
+            if index > 0 {
+                self.out.push(b',');
+            }
+            size += part(self)?;
+        }
+        self.out.push(close);
+        Some(size)
+    }
+
+    fn list(&mut self, part: impl FnMut(&mut Self) -> Option<usize>) -> Option<usize> {
+        self.parts(*b"[]", part)
+    }
+
+    /// `more`: what each member counts beyond its name and its value.
+    fn map(&mut self, depth: usize, more: usize) -> Option<usize> {
+        self.parts(*b"{}", |writer| {
+            let name = writer.text()?;
+            writer.out.push(b':');
+            Some(more + name + writer.value(depth)?)
+        })
+    }
+
+    fn value(&mut self, depth: usize) -> Option<usize> {
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        let kind = self.reader.byte()?;
+        let name: &[u8] = match kind {
+            b'S' => b"{\"S\":",
+            b'N' => b"{\"N\":",
+            b'B' => b"{\"B\":",
+            b's' => b"{\"SS\":",
+            b'n' => b"{\"NS\":",
+            b'b' => b"{\"BS\":",
+            b'T' | b'F' => b"{\"BOOL\":",
+            b'0' => b"{\"NULL\":",
+            b'L' => b"{\"L\":",
+            b'M' => b"{\"M\":",
+            _ => return None,
+        };
+        self.out.extend_from_slice(name);
+        let size = match kind {
+            b'S' => self.text(),
+            b'N' => self.number(),
+            b'B' => self.binary(),
+            b's' => self.list(Self::text),
+            b'n' => self.list(Self::number),
+            b'b' => self.list(Self::binary),
+            b'F' => self.literal(b"false"),
+            b'L' => self.list(|writer| Some(1 + writer.value(depth + 1)?)).map(|size| 3 + size),
+            b'M' => self.map(depth + 1, 1).map(|size| 3 + size),
+            _ => self.literal(b"true"),
+        }?;
+        self.out.push(b'}');
+        Some(size)
     }
 }

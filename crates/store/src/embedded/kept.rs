@@ -7,7 +7,7 @@
 //! Invariants
 //!   1. What is kept is what the tree says, or older than what the overlay says; never older than both.
 //!   2. A reader that may have looked into the tree before a generation was dropped keeps nothing (`Reading`).
-//!   3. It has at most `SHARDS * SHARD_BYTES` bytes of keys and values.
+//!   3. It has at most `SHARDS * SHARD_BYTES` bytes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -21,8 +21,10 @@ use crate::contract::Entry;
 
 /// So many readers look at the same time without waiting for each other, if their keys are not the same.
 const SHARDS: usize = 16;
-/// Most bytes of keys and values in one shard.
-const SHARD_BYTES: usize = 96 * 1024;
+/// Most bytes of one shard.
+const SHARD_BYTES: usize = 256 * 1024;
+/// What an entry takes beside its key and value.
+const MORE_BYTES: usize = 128;
 /// Longer entries are not kept: reading them costs more than finding them.
 const ENTRY_BYTES_MAX: usize = 4 * 1024;
 
@@ -44,6 +46,10 @@ struct Shard {
 /// A reader that has not asked the overlay yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading(u64);
+
+fn weight(entry: &Entry) -> usize {
+    entry.key.len() + entry.value.len() + MORE_BYTES
+}
 
 impl Default for Kept {
     fn default() -> Self {
@@ -69,7 +75,7 @@ impl Kept {
 
     /// Keeps what the tree said. Where a shard is full it begins anew: what is read often is back at once.
     pub(super) fn keep(&self, reading: Reading, entry: &Entry) {
-        let bytes = entry.key.len() + entry.value.len();
+        let bytes = weight(entry);
         if bytes > ENTRY_BYTES_MAX {
             return;
         }
@@ -82,7 +88,7 @@ impl Kept {
         }
         shard.bytes += bytes;
         if let Some(before) = shard.entries.insert(entry.key.clone(), entry.clone()) {
-            shard.bytes -= before.key.len() + before.value.len();
+            shard.bytes -= weight(&before);
         }
     }
 
@@ -92,7 +98,7 @@ impl Kept {
         for key in keys {
             let mut shard = self.shard(key).lock();
             if let Some(entry) = shard.entries.remove(key) {
-                shard.bytes -= entry.key.len() + entry.value.len();
+                shard.bytes -= weight(&entry);
             }
         }
     }
@@ -138,7 +144,7 @@ mod tests {
         }
         let sizes = kept.shards.iter().map(|shard| {
             let shard = shard.lock();
-            let bytes: usize = shard.entries.values().map(|entry| entry.key.len() + entry.value.len()).sum();
+            let bytes: usize = shard.entries.values().map(weight).sum();
             assert_eq!(bytes, shard.bytes);
             bytes
         });

@@ -279,6 +279,11 @@ impl View {
         self.projection.is_some() || self.attributes.is_some()
     }
 
+    /// Whether it shows whole items.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.is_some() && self.columns.is_none()
+    }
+
     pub(super) fn check(&self, table: &Table) -> Result<()> {
         let projected = self.projection.iter().flat_map(|projection| &projection.paths);
         check_key_paths(table, projected.chain(self.columns.iter().flatten()))

@@ -18,6 +18,7 @@ use super::super::expression::evaluate::holds;
 use super::super::expression::key_condition;
 use super::super::expression::path::Path;
 use super::super::index::{self, Carried, Index, Projection};
+use super::super::item;
 use super::super::legacy;
 use super::super::query::{self, PAGE_BYTES_MAX};
 use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size};
@@ -68,6 +69,11 @@ enum Select {
 }
 
 impl Common {
+    /// Whether items are shown whole and all of them, as far as the page goes.
+    fn is_plain(&self) -> bool {
+        self.limit.is_none() && self.filter.is_none() && self.select != Select::Count && self.view.is_whole()
+    }
+
     /// Checks what is asked of an index; returns whether it takes more than the index has.
     fn check(&self, access: &Access<'_>) -> Result<bool> {
         let Some(index) = access.index else { return Ok(false) };
@@ -213,7 +219,7 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
     let common = Common { limit, filter, view, select, consistent };
     let fetches = common.check(&access)?;
     check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
-    Ok(Reply::written(&page(shared, request, &access, vec![range], &common, fetches).await?))
+    Ok(page(shared, request, &access, vec![range], &common, fetches).await?.reply())
 }
 
 /// The segment of a parallel scan: which, and of how many.
@@ -279,13 +285,14 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
     }
     common.view.check(&found.table)?;
     check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
-    Ok(Reply::written(&page(shared, request, &access, vec![range], &common, fetches).await?))
+    Ok(page(shared, request, &access, vec![range], &common, fetches).await?.reply())
 }
 
 /// What a page has read so far.
 #[derive(Default)]
 struct Progress {
-    items: Vec<Item>,
+    /// What is shown of the items, in JSON, with commas between them.
+    items: Vec<u8>,
     count: usize,
     scanned: usize,
     bytes: usize,
@@ -325,10 +332,28 @@ impl Progress {
         if common.filter.as_ref().is_none_or(|filter| holds(filter, &item)) {
             self.count += 1;
             if common.select != Select::Count {
-                self.items.push(common.view.show(item));
+                self.part();
+                // Memory takes every byte, and maps with names for keys always serialise.
+                let _ = serde_json::to_writer(&mut self.items, &common.view.show(item));
             }
         }
         self.cut
+    }
+
+    /// Begins what is shown of the next item.
+    fn part(&mut self) {
+        if !self.items.is_empty() {
+            self.items.push(b',');
+        }
+    }
+
+    /// Takes an item that nothing is asked of but to be shown, as it is stored, while no limit is near.
+    fn take_whole(&mut self, entry: &Entry) -> Result<()> {
+        self.part();
+        self.bytes += item::write_json(&entry.value, &mut self.items).ok_or(Error::Corrupt("item"))?;
+        self.scanned += 1;
+        self.count += 1;
+        Ok(())
     }
 
     fn units(&self, access: &Access<'_>, consistent: bool) -> Units {
@@ -379,11 +404,16 @@ async fn read_range(
     fetches: bool,
     progress: &mut Progress,
 ) -> Result<()> {
+    let plain = access.index.is_none() && common.is_plain();
     loop {
         let rows = common.limit.map_or(ROWS_MAX, |limit| (limit - progress.scanned).min(ROWS_MAX));
         let read = snapshot.range(&range.clone().rows(rows).bytes(PAGE_BYTES_MAX)).await?;
         let last_key = read.entries.last().map(|entry| entry.key.clone());
         for entry in &read.entries {
+            if plain && progress.bytes + 2 * ITEM_BYTES_MAX <= PAGE_BYTES_MAX {
+                progress.take_whole(entry)?;
+                continue;
+            }
             let Some(row) = row(snapshot, access, entry, fetches).await? else { continue };
             if progress.take(access, common, row) {
                 break;
@@ -424,14 +454,32 @@ pub(super) async fn read(
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Answer {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) items: Option<Vec<Item>>,
+    /// In JSON, with commas between them; none where only their count is asked for.
+    #[serde(skip)]
+    items: Option<Vec<u8>>,
     count: usize,
     scanned_count: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_evaluated_key: Option<Item>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) consumed_capacity: Option<Json>,
+}
+
+impl Answer {
+    /// The items as a document.
+    pub(super) fn items(&self) -> Result<Json> {
+        let text = [b"[", &self.items.as_deref().unwrap_or_default()[..], b"]"].concat();
+        serde_json::from_slice(&text).map_err(|_| Error::Corrupt("page"))
+    }
+
+    /// The whole, written; the items are written already.
+    fn reply(self) -> Reply {
+        let rest = serde_json::to_vec(&self).unwrap_or_default();
+        Reply::text(match self.items {
+            Some(items) => [b"{\"Items\":[", &items[..], b"],", rest.get(1..).unwrap_or_default()].concat(),
+            None => rest,
+        })
+    }
 }
 
 async fn page(

@@ -264,8 +264,7 @@ async fn read(
     let page =
         Page { limit, filter: select.condition.clone(), view: View::of_columns(select.paths.clone()), consistent };
     let read = pages::read(shared, request, &access, ranges, page).await?;
-    let items: Vec<Json> = read.items.iter().flatten().map(item_to_json).collect();
-    let mut output = json!({ "Items": items });
+    let mut output = json!({ "Items": read.items()? });
     if let Some(key) = read.last_evaluated_key.as_ref().map(item_to_json) {
         output["NextToken"] = json!(next_token(request, &key));
         output["LastEvaluatedKey"] = key;

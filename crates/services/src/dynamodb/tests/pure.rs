@@ -6,10 +6,10 @@ use std::str::FromStr;
 use bigdecimal::BigDecimal;
 use proptest::prelude::*;
 
-use super::super::item::{decode, encode};
+use super::super::item::{decode, encode, write_json};
 use super::super::keys;
 use super::super::number::{Number, NumberError};
-use super::super::value::{AttributeValue, Item};
+use super::super::value::{AttributeValue, Item, item_size, item_to_json};
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -90,6 +90,17 @@ proptest! {
     }
 
     #[test]
+    fn an_item_is_written_as_json_at_once(item in item(), before: Vec<u8>) {
+        let mut out = before.clone();
+        prop_assert_eq!(write_json(&encode(&item), &mut out), Some(item_size(&item)));
+        let (first, text) = out.split_at(before.len());
+        prop_assert_eq!(first, &before);
+        let expected = item_to_json(&item).to_string();
+        prop_assert_eq!(text, expected.as_bytes());
+        prop_assert_eq!(text, serde_json::to_vec(&item).unwrap());
+    }
+
+    #[test]
     fn a_value_comes_back_from_json(value in value()) {
         prop_assert_eq!(AttributeValue::from_json(&value.to_json()).unwrap(), value);
     }
@@ -99,13 +110,14 @@ proptest! {
         let mut bytes = encode(&item);
         let at = at.index(bytes.len());
         let _ = decode(&bytes[..at]).inspect(|_| panic!("a part was taken for the whole"));
+        prop_assert_eq!(write_json(&bytes[..at], &mut Vec::new()), None);
         bytes[at] ^= flip;
-        let _ = decode(&bytes);
+        prop_assert_eq!(write_json(&bytes, &mut Vec::new()).is_some(), decode(&bytes).is_some());
     }
 
     #[test]
     fn noise_is_no_item_and_never_panics(noise in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode(&noise);
+        prop_assert_eq!(write_json(&noise, &mut Vec::new()).is_some(), decode(&noise).is_some());
         let _ = Number::decode(&noise);
     }
 
