@@ -81,6 +81,19 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
         let layers = settings.layers.iter();
         shown["Layers"] = layers.map(|layer| json!({"Arn": layer.arn, "CodeSize": layer.code_bytes})).collect();
     }
+    if let Some(image) = &version.image {
+        shown["PackageType"] = json!("Image");
+        shown["CodeSha256"] = json!(image.content.digest.as_str());
+        for of_zips in ["Runtime", "Handler"] {
+            shown[of_zips] = Value::Null;
+        }
+    }
+    if let Some(overrides) = &settings.image {
+        let config = json!({
+            "EntryPoint": overrides.entrypoint, "Command": overrides.command, "WorkingDirectory": overrides.folder,
+        });
+        shown["ImageConfigResponse"] = json!({"ImageConfig": config});
+    }
     shown
 }
 
