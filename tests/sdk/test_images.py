@@ -1,11 +1,10 @@
 """Functions from container images: pulled from a registry with tokens, pushed from files, run without an engine."""
 
-import json
 import tarfile
 
 import pytest
 
-from conftest import ROLE, Server, name_of, refused, wait_for
+from conftest import ROLE, Server, name_of, refused
 from image_tools import Image, Registry, base, entry, folder, hardlink, layer, symlink
 from test_deploy import dunlin, project
 from test_invoke import invoke
@@ -53,10 +52,10 @@ def deployed(server, uri, **settings):
 
 
 def test_create_invoke_update_get(platform, registry):
-    one = Image(base(folder("work"), entry("work/own", b"one")), Cmd=["app.handler", "x"], WorkingDir="/work", Env=["A=image", "B=image", "PATH=/none"])
+    one = Image(base(folder("work"), entry("work/own", b"one")), Cmd=["app.handler", "x"], WorkingDir="/work", Env=["AA=image", "BB=image", "PATH=/none"])
     uri = registry.put(one, name_of("one"))
     client = platform.client("lambda")
-    name, ask = deployed(platform, uri, Environment={"Variables": {"B": "user"}})
+    name, ask = deployed(platform, uri, Environment={"Variables": {"BB": "user"}})
     client.get_waiter("function_active_v2").wait(FunctionName=name)
     got = client.get_function(FunctionName=name)
     assert got["Code"] == {
@@ -68,9 +67,9 @@ def test_create_invoke_update_get(platform, registry):
     assert not {"Runtime", "Handler", "ImageConfigResponse"} & set(shown)
     assert ask("line") == "/bin/guest|app.handler|x|"
     assert (ask("cwd"), ask("read", "own")) == ("/work", "one")
-    environment = {name: ask("env", name) for name in ("A", "B", "PATH", "AWS_REGION", "AWS_LAMBDA_FUNCTION_NAME")}
+    environment = {name: ask("env", name) for name in ("AA", "BB", "PATH", "AWS_REGION", "AWS_LAMBDA_FUNCTION_NAME")}
     assert environment == {
-        "A": "image", "B": "user", "PATH": "/none", "AWS_REGION": "us-east-1", "AWS_LAMBDA_FUNCTION_NAME": name,
+        "AA": "image", "BB": "user", "PATH": "/none", "AWS_REGION": "us-east-1", "AWS_LAMBDA_FUNCTION_NAME": name,
     }
     assert ask("env", "AWS_ENDPOINT_URL").startswith("http") and ask("env", "AWS_ACCESS_KEY_ID") != "(none)"
     two = Image(one.plain[0], layer(entry("work/own", b"two")), Cmd=["z"], WorkingDir="work")
@@ -83,7 +82,7 @@ def test_create_invoke_update_get(platform, registry):
         FunctionName=name, ImageConfig=config, Environment={"Variables": {"PATH": "/none:/bin"}}
     )
     assert updated["ImageConfigResponse"]["ImageConfig"] == config
-    assert (ask("line"), ask("cwd"), ask("env", "A")) == ("guest|first|second|", "/", "(none)")
+    assert (ask("line"), ask("cwd"), ask("env", "AA")) == ("guest|first|second|", "/", "(none)")
     version = client.publish_version(FunctionName=name)["Version"]
     client.update_function_code(FunctionName=name, ImageUri=uri)
     assert invoke(platform, f"{name}:{version}", "line")["json"] == "guest|first|second|"
@@ -198,7 +197,8 @@ def test_deploy_of_an_image(server, tmp_path):
     first = dunlin(server, "deploy", "--json", app)
     assert first.code == 0, first.err
     assert invoke(server, f"{service}-dev-f", "line")["json"] == "/bin/guest|one|"
-    assert json.loads(dunlin(server, "deploy", "--json", app).out)["changed"] is False
+    again = dunlin(server, "deploy", "--json", app).json
+    assert again["changed"] is False, again
     (app / "serverless.yml").write_text((app / "serverless.yml").read_text().replace("[one]", "[two]"))
     assert dunlin(server, "deploy", "--json", app).json["changed"] is True
     assert invoke(server, f"{service}-dev-f", "line")["json"] == "/bin/guest|two|"
@@ -220,5 +220,5 @@ def test_images_survive_a_restart(own_server, tmp_path):
     server.start()
     assert invoke(server, name, "line")["json"] == "/bin/guest|"
     assert "own/app:v1" in dunlin(server, "images").out
-    code = server.data_dir / "code"
-    wait_for(lambda: any(path.name == image.digest.removeprefix("sha256:") for path in code.iterdir()), "the root")
+    root = server.client("lambda").get_function(FunctionName=name)["Configuration"]["CodeSha256"]
+    assert (server.data_dir / "code" / root / "bin/guest").exists()

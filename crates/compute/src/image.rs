@@ -103,3 +103,141 @@ fn host(error: io::Error) -> InvokeError {
 fn unfit(error: impl std::fmt::Display) -> InvokeError {
     InvokeError::NotReady(format!("The function's image cannot be used: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::package::Packages;
+    use async_trait::async_trait;
+    use base::SeededRandom;
+    use model::{FunctionRef, FunctionVersion, ImageCode};
+    use parking_lot::Mutex;
+    use sha2::{Digest, Sha256};
+    use std::collections::HashMap;
+    use std::os::unix::fs::MetadataExt;
+
+    /// Layers, and how often each was begun to be read.
+    #[derive(Default)]
+    struct Layers {
+        there: HashMap<CodeDigest, Bytes>,
+        begun: Mutex<Vec<CodeDigest>>,
+    }
+
+    #[async_trait]
+    impl Catalog for Layers {
+        async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
+            Err(InvokeError::NotFound(function.arn()))
+        }
+
+        async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError> {
+            self.there.get(code).cloned().ok_or_else(|| InvokeError::NotReady("it is gone".into()))
+        }
+
+        async fn package_part(&self, code: &CodeDigest, from: u64, _: usize) -> Result<Bytes, InvokeError> {
+            if from == 0 {
+                self.begun.lock().push(code.clone());
+            }
+            // Smaller parts than are asked for.
+            let whole = self.package(code).await?;
+            let from = (from as usize).min(whole.len());
+            Ok(whole.slice(from..whole.len().min(from + 100)))
+        }
+    }
+
+    /// A layer of files, as tar has them.
+    fn layer(files: &[(&str, &str)]) -> Bytes {
+        let mut archive = Vec::new();
+        for (name, content) in files {
+            let mut header = [0u8; 512];
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[100..107].copy_from_slice(b"0000644");
+            header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+            header[156] = b'0';
+            header[257..265].copy_from_slice(b"ustar\x0000");
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+            header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            archive.extend_from_slice(&header);
+            archive.extend_from_slice(content.as_bytes());
+            archive.resize(archive.len().next_multiple_of(512), 0);
+        }
+        archive.resize(archive.len() + 1_024, 0);
+        archive.into()
+    }
+
+    fn digest(bytes: &[u8]) -> CodeDigest {
+        let digits: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        CodeDigest::parse(&digits).unwrap()
+    }
+
+    struct World {
+        folder: tempfile::TempDir,
+        layers: Layers,
+    }
+
+    impl World {
+        /// A version of an image of these layers.
+        fn version(&mut self, name: &str, layers: &[&Bytes]) -> FunctionVersion {
+            self.layers.there.extend(layers.iter().map(|layer| (digest(layer), (*layer).clone())));
+            let mut version = crate::tests::fixtures::version(name);
+            version.code = digest(name.as_bytes());
+            let layers = layers.iter().map(|layer| digest(layer)).collect();
+            version.image = Some(ImageCode { layers, line: Vec::new(), folder: "/".into(), environment: Vec::new() });
+            version
+        }
+    }
+
+    #[tokio::test]
+    async fn images_share_what_is_unpacked_once() {
+        let mut world = World { folder: tempfile::tempdir().unwrap(), layers: Layers::default() };
+        let (base, upper) = (layer(&[("bin/base", "shared"), ("gone", "x")]), layer(&[(".wh.gone", ""), ("own", "1")]));
+        let (one, two) = (world.version("one", &[&base]), world.version("two", &[&base, &upper, &base]));
+        let catalog = Arc::new(world.layers);
+        let root = world.folder.path();
+        let packages = Packages::open(root.to_owned(), catalog.clone(), SeededRandom::new(1)).unwrap();
+        let (first, second) = tokio::join!(packages.ensure(&one), packages.ensure(&two));
+        (first.unwrap(), second.unwrap());
+        packages.ensure(&two).await.unwrap();
+        assert_eq!(catalog.begun.lock().len(), 2, "each layer is read once");
+        let file = |version: &FunctionVersion, path: &str| root.join(version.code.as_str()).join(path);
+        let inode = |version: &FunctionVersion| fs::metadata(file(version, "bin/base")).unwrap().ino();
+        assert_eq!(inode(&one), inode(&two));
+        assert!(file(&one, "gone").exists() && file(&two, "own").exists());
+        for (path, _) in ROOT_FILES {
+            assert!(fs::symlink_metadata(file(&two, &path[1..])).unwrap().is_file(), "{path}");
+        }
+        for path in ROOT_FOLDERS {
+            assert!(fs::symlink_metadata(file(&two, &path[1..])).unwrap().is_dir(), "{path}");
+        }
+        assert_eq!(fs::read_link(file(&one, &TRUST_PLACES[0][1..])).unwrap(), Path::new(ROOT_TRUST));
+        // What one needs no more is no loss for the other.
+        for package in [&one.code, &digest(&base)] {
+            packages.leave(package).into_iter().for_each(|folder| fs::remove_dir_all(folder).unwrap());
+        }
+        assert_eq!(fs::read_to_string(file(&two, "bin/base")).unwrap(), "shared");
+        packages.ensure(&one).await.unwrap();
+        assert!(file(&one, "bin/base").exists());
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_leaves_nothing_and_is_tried_again() {
+        let mut world = World { folder: tempfile::tempdir().unwrap(), layers: Layers::default() };
+        let extension = world.version("extension", &[&layer(&[("opt/extensions/agent", "x")])]);
+        let below = world.version("below", &[&layer(&[("a", "x")]), &layer(&[("a/b", "x")])]);
+        let torn = world.version("torn", &[&layer(&[("a", &"x".repeat(600))]).slice(..700)]);
+        let catalog = Arc::new(world.layers);
+        let root = world.folder.path();
+        let packages = Packages::open(root.to_owned(), catalog, SeededRandom::new(1)).unwrap();
+        for (version, words) in
+            [(&extension, "external extensions"), (&below, "below a file"), (&torn, "cannot be read")]
+        {
+            for _ in 0..2 {
+                let Err(InvokeError::NotReady(message)) = packages.ensure(version).await else { panic!("{words}") };
+                assert!(message.contains(words), "{message}");
+            }
+            assert!(!root.join(version.code.as_str()).exists());
+        }
+        let left = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(left.into_iter().all(|name| !name.contains("unpacking")));
+    }
+}

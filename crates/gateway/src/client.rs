@@ -3,6 +3,7 @@
 //!
 //! A request has a connection of its own. Redirections are not followed: who asks decides, and its next request is judged anew.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,8 +73,8 @@ impl GuardedClient {
         let bare = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let to = match bare.parse() {
-            Ok(address) => Destination::Address((address, port).into()),
+        let to = match bare.parse::<IpAddr>() {
+            Ok(address) => Destination::Address(SocketAddr::new(address, port)),
             Err(_) => Destination::Name(bare.clone(), port),
         };
         let (stream, _) = self.dialer.dial(rules, &to).await.map_err(|problem| match problem {

@@ -173,7 +173,7 @@ fn function_steps(
     }
     match &live {
         None if function.image.is_some() => {
-            let uri = &function.image.as_ref().map_or("", |image| &image.uri);
+            let uri = &function.image.as_ref().map_or("", |image| image.uri.as_str());
             let detail = format!("image {uri}, {} MB, {} s", function.memory_mb, function.timeout_s);
             steps.push(step("create", detail, Action::CreateFunction(wanted, index)));
         }

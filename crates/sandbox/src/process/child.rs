@@ -219,8 +219,8 @@ impl Role<'_> {
     /// once this process has given everything up.
     fn namespaces(self) -> &'static [&'static CStr] {
         match self {
-            Self::Trial | Self::Program(_) => &[],
-            Self::Guest(_) => &GUEST_NAMESPACES,
+            Self::Trial => &[],
+            Self::Guest(_) | Self::Program(_) => &GUEST_NAMESPACES,
             Self::Zygote { .. } => &ZYGOTE_NAMESPACES,
             Self::Fork => &FORK_NAMESPACES,
         }

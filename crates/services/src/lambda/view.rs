@@ -89,9 +89,12 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
         }
     }
     if let Some(overrides) = &settings.image {
-        let config = json!({
-            "EntryPoint": overrides.entrypoint, "Command": overrides.command, "WorkingDirectory": overrides.folder,
-        });
+        let members = [
+            ("EntryPoint", overrides.entrypoint.as_ref().map(|words| json!(words))),
+            ("Command", overrides.command.as_ref().map(|words| json!(words))),
+            ("WorkingDirectory", overrides.folder.as_ref().map(|folder| json!(folder))),
+        ];
+        let config: Value = members.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         shown["ImageConfigResponse"] = json!({"ImageConfig": config});
     }
     shown

@@ -139,9 +139,11 @@ impl Arrivals {
         let mut body = registry.blob(place, &wanted.digest).await.map_err(Failure::Registry)?;
         let mut intake = self.begin(&wanted.digest, wanted.bytes).await?;
         while let Some(piece) = body.next().await.map_err(Failure::Registry)? {
-            if let Err(Failure::Refused(_)) = intake.push(piece).await {
+            match intake.push(piece).await {
+                Ok(()) => {}
                 // Who looks at it has seen enough, or it is too long: `finish` says why.
-                break;
+                Err(Failure::Refused(_)) => break,
+                Err(other) => return Err(other),
             }
         }
         let arrived = intake.finish(&wanted.digest).await?;
