@@ -74,13 +74,18 @@ def base(*more):
     return layer(folder("bin"), entry("bin/guest", guest(), 0o755), *more)
 
 
+def packed(one):
+    """Compressed, always to the same bytes."""
+    return gzip.compress(one, mtime=0)
+
+
 class Image:
     """Layers with what is said about them; `pack` is what the layers are compressed by."""
 
-    def __init__(self, *layers, pack=gzip.compress, **config):
+    def __init__(self, *layers, pack=packed, **config):
         self.plain = list(layers)
         self.blobs = [pack(one) for one in layers]
-        self.media_type = f"{OCI}.layer.v1.tar" + ("+gzip" if pack is gzip.compress else "")
+        self.media_type = f"{OCI}.layer.v1.tar" + ("+gzip" if pack is packed else "")
         config.setdefault("Entrypoint", ["/bin/guest"])
         self.config = {
             "architecture": ARCHITECTURE, "os": "linux", "config": config,

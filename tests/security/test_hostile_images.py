@@ -15,7 +15,7 @@ import botocore.exceptions
 import pytest
 
 from chaos.servers import PRIVILEGES, ROLE, server_of
-from image_tools import Image, Registry, base, digest, entry, folder, hardlink, layer, symlink
+from image_tools import Image, Registry, base, digest, entry, folder, hardlink, layer, packed, symlink
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_wrong_digests_are_refused(platform, registry):
     good = Image(base(entry("own", name_of("own").encode())))
     uri = registry.put(good, name_of("good"))
     blob = digest(good.blobs[0])
-    for spoilt in (gzip.compress(base(entry("more", b"x"))), good.blobs[0][:-20], good.blobs[0] + b"\0" * 512, b""):
+    for spoilt in (packed(base(entry("more", b"x"))), good.blobs[0][:-20], good.blobs[0] + b"\0" * 512, b""):
         registry.blobs[blob] = spoilt
         status, code, message = create(platform, uri)
         assert (status, code) == (400, "InvalidParameterValueException"), message
