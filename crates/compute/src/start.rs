@@ -251,7 +251,7 @@ async fn start(
     };
     if version.runtime.family() == Family::Provided && origin.parts.listeners.runtime_api.is_none() {
         origin.parts.control.kill();
-        let words = "custom runtimes need a network namespace, which this machine does not give; see `dunlin doctor`";
+        let words = "custom runtimes and container images need a network namespace, which this machine does not give; see `dunlin doctor`";
         return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
     }
     if origin.parts.token.is_some() {

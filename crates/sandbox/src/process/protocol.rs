@@ -225,7 +225,7 @@ impl Request {
                     GuestKind::Interpreter { index, heap_mb } => (1, u64::from(index), heap_mb),
                     GuestKind::Zygote { index } => (2, u64::from(index), 0),
                     GuestKind::Fork { zygote } => (3, zygote, 0),
-                    GuestKind::Program { strings } => (4, u64::from(strings), 0),
+                    GuestKind::Program { strings } => (5, u64::from(strings), 0),
                 };
                 put(&mut buffer, AT_KIND, &START.to_le_bytes());
                 put(&mut buffer, AT_GUEST, &guest.to_le_bytes());
@@ -280,7 +280,7 @@ impl Request {
             1 => GuestKind::Interpreter { index: u32::try_from(subject).ok()?, heap_mb: u32_at(packet, AT_HEAP) },
             2 => GuestKind::Zygote { index: u32::try_from(subject).ok()? },
             3 => GuestKind::Fork { zygote: subject },
-            4 => GuestKind::Program { strings: u32::try_from(subject).ok().filter(|it| (1..=LINE_MAX).contains(it))? },
+            5 => GuestKind::Program { strings: u32::try_from(subject).ok().filter(|it| (1..=LINE_MAX).contains(it))? },
             _ => return None,
         };
         let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
@@ -590,8 +590,8 @@ mod tests {
             Request::decode(&packet)
         };
         assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
-        assert_eq!(with(4, &5u32.to_le_bytes()), None, "unknown guest");
-        assert_eq!(with(4, &4u32.to_le_bytes()), None, "code beside a root");
+        assert_eq!(with(4, &6u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &5u32.to_le_bytes()), None, "code beside a root");
         let guest = GuestKind::Program { strings: 1 };
         let good_program = StartRequest { guest, code: None, layers: Vec::new(), root: Some([b'd'; 64]), ..start() };
         let good_program = Request::Start(good_program).encode();
