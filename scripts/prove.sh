@@ -44,6 +44,8 @@ proof open-1-gb env DUNLIN_FILL_MB=1024 cargo test -q -p store --test large -- -
 proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos/test_kill.py -q -s
 # A hundred thousand events of 64 clients, each with a record of how it ended.
 proof events env DUNLIN_EVENTS=100000 DUNLIN_KILLS=20 .cache/venv/bin/python -m pytest tests/chaos/test_events.py -q -s
+# A layer that decompresses to 11 GiB.
+proof image-bomb env DUNLIN_BOMB=1 .cache/venv/bin/python -m pytest tests/security/test_hostile_images.py -q -s -k too_much
 # Everything at once with random kills of environments: nothing lost or doubled, and nothing that grows.
 proof mixed-load env DUNLIN_SOAK_SECONDS=1800 .cache/venv/bin/python -m pytest tests/soak -q -s
 proof fifty-callers env DUNLIN_LOAD_SECONDS=30 .cache/venv/bin/python -m pytest tests/load -q -s

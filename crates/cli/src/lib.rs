@@ -52,6 +52,8 @@ enum Command {
     Ps(commands::ps::Args),
     /// Show what serves each runtime; install the SDKs that Lambda provides
     Runtimes(commands::runtimes::Args),
+    /// Bring container images to the platform, list them, take them away
+    Images(commands::images::Args),
     /// Show what functions used and what that costs
     Bill(commands::bill::Args),
     /// Say which walls stand on this machine and which interpreters are usable; with --store, check what is stored
@@ -97,6 +99,12 @@ pub struct Serve {
     /// Folder that functions may have as a file system: [ACCOUNT/]fsap-ID=/FOLDER[:ro] (may be repeated)
     #[arg(long = "file-system", env = "DUNLIN_FILE_SYSTEMS", value_delimiter = ',', value_name = "ID=FOLDER[:ro]")]
     pub file_systems: Vec<String>,
+    /// File with the passwords of registries that images are pulled from, in the form of Docker's config.json
+    #[arg(long, env = "DUNLIN_REGISTRY_CONFIG", value_name = "FILE")]
+    pub registry_config: Option<PathBuf>,
+    /// HOST:PORT of a registry that images may be pulled from although it is not public (may be repeated)
+    #[arg(long = "allow-registry", env = "DUNLIN_ALLOW_REGISTRIES", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub allow_registry: Vec<String>,
     /// Megabits a second of one environment's own connections, both ways together [default: 600]
     #[arg(long, env = "DUNLIN_EGRESS_MBIT", value_name = "MBIT")]
     pub egress_mbit: Option<std::num::NonZeroU64>,
@@ -206,6 +214,9 @@ pub fn parse() -> Task {
         }
         Command::Runtimes(args) => {
             Client::open(&connection).and_then(|client| commands::runtimes::run(&client, &args)).map(|()| true)
+        }
+        Command::Images(args) => {
+            Client::open(&connection).and_then(|client| commands::images::run(&client, &args)).map(|()| true)
         }
         Command::Bill(args) => {
             Client::open(&connection).and_then(|client| commands::bill::run(&client, &args)).map(|()| true)

@@ -273,6 +273,7 @@ async fn compile(core: &Core, version: &FunctionVersion, index: usize, wanted: &
     let guest = Guest::Interpreter { family, interpreter: index, memory_mb };
     let spec = SandboxSpec {
         guest,
+        root: None,
         code: Some(wanted.cache.package.clone()),
         layers: wanted.layers.clone(),
         files: None,

@@ -340,7 +340,10 @@ async fn prepare(core: Arc<Core>, function: FunctionRef) {
         }
         let _turn = core.preparing.lock().await;
         // What is small is unpacked in no time, and may never be called.
-        if core.catalog.package(&version.code).await?.len() >= PREPARED_BYTES || !version.layers.is_empty() {
+        let worth = version.image.is_some()
+            || !version.layers.is_empty()
+            || core.catalog.package(&version.code).await?.len() >= PREPARED_BYTES;
+        if worth {
             start::prepare(&core, &version).await?;
             core.code_caches.want(&core, &version);
         }

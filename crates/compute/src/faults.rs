@@ -66,6 +66,11 @@ impl Fault {
         Self::new("Runtime.InvalidEntrypoint", words, Ending::Crash)
     }
 
+    /// The folder that the guest program is to begin in is not there.
+    pub(crate) fn folder(words: &str) -> Self {
+        Self::new("Runtime.InvalidWorkingDir", words, Ending::Crash)
+    }
+
     /// The guest does not keep to its protocol.
     pub(crate) fn protocol(detail: &str) -> Self {
         Self::new("Runtime.Unknown", format!("The runtime broke its protocol: {detail}"), Ending::Crash)

@@ -25,6 +25,7 @@ mod faults;
 mod fleet;
 mod frames;
 mod gate;
+mod image;
 mod invoke;
 mod keepalive;
 mod output;

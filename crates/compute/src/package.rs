@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use base::{Random, archive};
 use model::ports::Catalog;
-use model::{CodeDigest, FunctionVersion, InvokeError};
+use model::{CodeDigest, FunctionVersion, ImageCode, InvokeError};
 use parking_lot::Mutex;
 use sandbox::CACHE_SUFFIX;
 use tokio::sync::OnceCell;
 
 use crate::dependencies::{self, Dependencies};
+use crate::image::{self, Parts};
 
 /// Lambda's limits: 250 MiB unpacked. Entries are bounded so that a package cannot exhaust the disk's inodes.
 pub(crate) const LIMITS: archive::Limits = archive::Limits { unpacked_bytes: 250 * 1024 * 1024, entries: 200_000 };
@@ -48,6 +49,9 @@ impl Packages {
 
     /// Makes sure that the code and every layer of a version are unpacked.
     pub(crate) async fn ensure(&self, version: &FunctionVersion) -> Result<(), InvokeError> {
+        if let Some(image) = &version.image {
+            return self.ensure_image(&version.code, image).await;
+        }
         self.unpacked(&version.code).await?;
         for layer in &version.layers {
             self.unpacked(layer).await?;
@@ -76,6 +80,42 @@ impl Packages {
         self.flights.lock().get(digest)?.get().cloned()
     }
 
+    /// Makes sure that an image's root is there, and the layers that it is made of.
+    async fn ensure_image(&self, root: &CodeDigest, image: &ImageCode) -> Result<(), InvokeError> {
+        let flight = self.flights.lock().entry(root.clone()).or_default().clone();
+        let made = async {
+            let target = self.root.join(root.as_str());
+            if tokio::fs::try_exists(&target).await.unwrap_or(false) {
+                return Ok(Arc::default());
+            }
+            for layer in &image.layers {
+                self.ensure_layer(layer).await?;
+            }
+            let layers = image.layers.iter().map(|layer| self.root.join(layer.as_str())).collect();
+            let beside = self.beside(root);
+            blocking(move || image::make_root(layers, &beside, &target)).await.map(|()| Arc::default())
+        };
+        flight.get_or_try_init(|| made).await.map(drop)
+    }
+
+    async fn ensure_layer(&self, layer: &CodeDigest) -> Result<(), InvokeError> {
+        let flight = self.flights.lock().entry(layer.clone()).or_default().clone();
+        let made = async {
+            let target = self.root.join(layer.as_str());
+            if tokio::fs::try_exists(&target).await.unwrap_or(false) {
+                return Ok(Arc::default());
+            }
+            let beside = self.beside(layer);
+            let parts = Parts::new(self.catalog.clone(), layer.clone());
+            blocking(move || image::unpack_layer(parts, &beside, &target)).await.map(|()| Arc::default())
+        };
+        flight.get_or_try_init(|| made).await.map(drop)
+    }
+
+    fn beside(&self, digest: &CodeDigest) -> PathBuf {
+        self.root.join(format!("{UNFINISHED}{digest}-{}", self.random.hex(8)))
+    }
+
     async fn unpacked(&self, digest: &CodeDigest) -> Result<(), InvokeError> {
         let flight = self.flights.lock().entry(digest.clone()).or_default().clone();
         // A failure leaves the cell empty, so that the next caller tries again.
@@ -97,7 +137,7 @@ impl Packages {
             return Ok(());
         }
         let zip = self.catalog.package(digest).await?;
-        let beside = self.root.join(format!("{UNFINISHED}{digest}-{}", self.random.hex(8)));
+        let beside = self.beside(digest);
         let work = tokio::task::spawn_blocking(move || {
             let done = unpack_to(&zip, &beside, &target, &cache);
             if done.is_err() {
@@ -126,15 +166,25 @@ fn unpack_to(zip: &[u8], beside: &Path, target: &Path, cache: &Path) -> Result<(
     {
         return Err(error.into());
     }
+    Ok(name(beside, target)?)
+}
+
+/// Gives a finished folder its name.
+pub(crate) fn name(beside: &Path, target: &Path) -> io::Result<()> {
     match fs::rename(beside, target) {
         Ok(()) => Ok(()),
         // Another process on the same folder was first; both made the same.
-        Err(_) if target.is_dir() => Ok(fs::remove_dir_all(beside)?),
-        Err(error) => Err(error.into()),
+        Err(_) if target.is_dir() => fs::remove_dir_all(beside),
+        Err(error) => Err(error),
     }
 }
 
-fn make_folder(folder: &Path) -> io::Result<()> {
+async fn blocking(work: impl FnOnce() -> Result<(), InvokeError> + Send + 'static) -> Result<(), InvokeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(InvokeError::Internal(format!("unpacking stopped: {error}"))))
+}
+
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir(folder)?;
     // Sandboxes read it under ids of their own, whatever the umask says; the root above is closed to all others.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
@@ -145,16 +195,30 @@ fn clean(root: &Path, boot: &str) -> io::Result<()> {
     fs::create_dir_all(root)?;
     let mark = root.join(BOOT_MARK);
     let same_boot = fs::read_to_string(&mark).is_ok_and(|marked| marked == boot);
+    let mut gone = Vec::new();
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         let package = CodeDigest::parse(name.strip_suffix(CACHE_SUFFIX).unwrap_or(name)).is_some();
-        if name.starts_with(UNFINISHED) || (package && !same_boot) {
-            fs::remove_dir_all(entry.path())?;
+        if name.starts_with(UNFINISHED) {
+            gone.push(entry.path());
+        } else if package && !same_boot {
+            let beside = root.join(format!("{UNFINISHED}old-{name}"));
+            fs::rename(entry.path(), &beside)?;
+            gone.push(beside);
         }
     }
-    fs::write(mark, boot)
+    fs::write(mark, boot)?;
+    // Images have many files: a start does not wait for them to go.
+    let remove = move || {
+        for folder in gone {
+            if let Err(error) = fs::remove_dir_all(&folder) {
+                tracing::warn!(%error, "an old package cannot be removed");
+            }
+        }
+    };
+    std::thread::Builder::new().name("old-packages".into()).spawn(remove).map(drop)
 }
 
 #[cfg(test)]
@@ -173,8 +237,14 @@ mod tests {
         fs::create_dir(&unfinished).unwrap();
         fs::create_dir(root.path().join("other")).unwrap();
         clean(root.path(), "boot1").unwrap();
-        assert!(package.is_dir() && cache.is_dir() && !unfinished.exists());
+        assert!(package.is_dir() && cache.is_dir());
         clean(root.path(), "boot2").unwrap();
         assert!(!package.exists() && !cache.exists() && root.path().join("other").is_dir());
+        let left = || fs::read_dir(root.path()).unwrap().count();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while left() > 2 && std::time::Instant::now() < end {
+            std::thread::yield_now();
+        }
+        assert_eq!(left(), 2, "the mark and what is no package");
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::{AccessPoint, Credentials, Family, FileSystem, FunctionVersion, InvokeError, Runtime};
+use model::{AccessPoint, Credentials, Family, FileSystem, FunctionVersion, ImageCode, InvokeError, Runtime};
 use sandbox::{Control, Interpreter, SandboxSpec, SharedFiles, Started, Usage, interpreter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -230,9 +230,13 @@ async fn start(
     let born_us = core.clock.monotonic_us();
     let origin = match originate(core, version, guest, files, credentials, &stream.name, initialization).await {
         Ok(origin) => origin,
-        Err(sandbox::Error::Entrypoint(words)) => {
+        Err(error @ (sandbox::Error::Entrypoint(_) | sandbox::Error::Folder(_))) => {
+            let fault = match error {
+                sandbox::Error::Folder(words) => Fault::folder(&words),
+                other => Fault::entrypoint(&other.to_string()),
+            };
             let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), None));
-            let failure = InitFailure::Fault(Fault::entrypoint(&words));
+            let failure = InitFailure::Fault(fault);
             let init_us = core.clock.monotonic_us() - born_us;
             let usage = Usage::default();
             return failed(FailedInit { output, failure, init_us, usage, restore: false, initialization });
@@ -247,7 +251,7 @@ async fn start(
     };
     if version.runtime.family() == Family::Provided && origin.parts.listeners.runtime_api.is_none() {
         origin.parts.control.kill();
-        let words = "custom runtimes need a network namespace, which this machine does not give; see `dunlin doctor`";
+        let words = "custom runtimes and container images need a network namespace, which this machine does not give; see `dunlin doctor`";
         return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
     }
     if origin.parts.token.is_some() {
@@ -309,7 +313,8 @@ async fn originate(
     }
     let spec = SandboxSpec {
         guest,
-        code: Some(version.code.clone()),
+        root: version.image.as_ref().map(|_| version.code.clone()),
+        code: version.image.is_none().then(|| version.code.clone()),
         layers: version.layers.clone(),
         files,
         memory_bytes: u64::from(version.memory_mb) * MIB,
@@ -341,6 +346,9 @@ pub(crate) async fn prepare(core: &Core, version: &FunctionVersion) -> Result<sa
 
 /// What runs a version on this host.
 pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox::Guest, InvokeError> {
+    if let Some(ImageCode { line, folder, .. }) = &version.image {
+        return Ok(sandbox::Guest::Program { line: line.clone(), folder: folder.clone() });
+    }
     match version.runtime.family() {
         Family::Provided => Ok(sandbox::Guest::Bootstrap),
         family => {

@@ -74,7 +74,8 @@ pub(crate) fn has(version: &FunctionVersion, package: &CodeDigest) -> bool {
 }
 
 fn packages(version: &FunctionVersion) -> impl Iterator<Item = &CodeDigest> {
-    std::iter::once(&version.code).chain(&version.layers)
+    let of_image = version.image.iter().flat_map(|image| &image.layers);
+    std::iter::once(&version.code).chain(&version.layers).chain(of_image)
 }
 
 /// A version as the catalog names it.

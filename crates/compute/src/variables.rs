@@ -10,7 +10,8 @@
 
 use std::collections::BTreeMap;
 
-use model::{Credentials, Family, FunctionVersion, Runtime};
+use model::{Credentials, Family, FunctionVersion, ImageCode, Runtime};
+use sandbox::process::TRUST_PATH;
 
 use crate::container_credentials;
 
@@ -70,11 +71,20 @@ pub(crate) fn snapshot_variables(
 /// What all environments of a version have: later ones hide earlier ones of the same name.
 fn common(version: &FunctionVersion, initialization: &str, host: &[(String, String)]) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
-    all.extend(defaults(&version.runtime));
-    all.extend(host.iter().cloned());
+    match &version.image {
+        Some(image) => all.extend(of_image(image, host)),
+        None => {
+            all.extend(defaults(&version.runtime));
+            all.extend(host.iter().cloned());
+        }
+    }
     all.extend(users(version));
     all.extend(platform(version, initialization));
-    all.extend(fixed());
+    if version.image.is_some() {
+        all.extend([pair("TZ", ":UTC")]);
+    } else {
+        all.extend(fixed());
+    }
     all
 }
 
@@ -106,6 +116,22 @@ pub(crate) fn own_variables(version: &FunctionVersion, host: &[(String, String)]
 fn users(version: &FunctionVersion) -> impl Iterator<Item = (String, String)> {
     let allowed = version.environment.iter().filter(|(name, _)| !RESERVED_UNSET.contains(&name.as_str()));
     allowed.map(|(name, value)| (name.clone(), value.clone()))
+}
+
+/// What the image says, over what the host says.
+fn of_image(image: &ImageCode, host: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::from([
+        pair("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        pair("LAMBDA_TASK_ROOT", TASK_ROOT),
+        pair("LAMBDA_RUNTIME_DIR", "/var/runtime"),
+    ]);
+    all.extend(host.iter().cloned());
+    // The platform's folder is not in an image; the bundle is in every one.
+    if let Some(bundle) = all.get_mut("NODE_EXTRA_CA_CERTS") {
+        TRUST_PATH.clone_into(bundle);
+    }
+    all.extend(image.environment.iter().cloned());
+    all
 }
 
 fn fixed() -> Vec<(String, String)> {
@@ -276,6 +302,32 @@ mod tests {
             Some(model::JsonLog { application: model::ApplicationLevel::Error, system: model::SystemLevel::Info });
         let all = variables(&version);
         assert_eq!((all["AWS_LAMBDA_LOG_FORMAT"].as_str(), all["AWS_LAMBDA_LOG_LEVEL"].as_str()), ("JSON", "ERROR"));
+    }
+
+    #[test]
+    fn an_images_variables_are_the_first_to_be_replaced() {
+        let mut version = version("f");
+        version.runtime = Runtime::image();
+        let environment =
+            [("PATH", "/own"), ("A", "image"), ("B", "image"), ("AWS_REGION", "mars"), ("LAMBDA_TASK_ROOT", "/f")];
+        let environment = environment.map(|(name, value)| pair(name, value)).to_vec();
+        version.image =
+            Some(ImageCode { layers: Vec::new(), line: vec!["/x".into()], folder: "/".into(), environment });
+        version.environment = BTreeMap::from([pair("B", "user")]);
+        let all = variables(&version);
+        for (name, value) in [
+            ("PATH", "/own"),
+            ("A", "image"),
+            ("B", "user"),
+            ("AWS_REGION", "us-east-1"),
+            ("LAMBDA_TASK_ROOT", "/f"),
+            ("AWS_LAMBDA_RUNTIME_API", RUNTIME_API),
+            ("AWS_ENDPOINT_URL", "http://platform"),
+            ("TZ", ":UTC"),
+        ] {
+            assert_eq!(all.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(!all.contains_key("LD_LIBRARY_PATH") && !all.contains_key("AWS_EXECUTION_ENV"));
     }
 
     #[test]

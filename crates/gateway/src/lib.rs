@@ -9,6 +9,7 @@
 pub mod authority;
 mod body;
 pub mod browser;
+pub mod client;
 pub mod config;
 mod detached;
 pub mod dial;

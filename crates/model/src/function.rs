@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, Egress, FileSystem, JsonLog, Region, Runtime};
+use crate::{AccountId, Egress, FileSystem, ImageCode, JsonLog, Region, Runtime};
 
 /// A function's name within an account and region: 1 to 64 of `[a-zA-Z0-9-_]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -161,8 +161,11 @@ pub struct FunctionVersion {
     pub runtime: Runtime,
     /// `file.export` and the like; may be empty for `provided`.
     pub handler: String,
-    /// The code package.
+    /// The code package; of a container image its manifest.
     pub code: CodeDigest,
+    /// The container image, if it is one; `runtime` and `handler` say nothing then.
+    #[serde(default)]
+    pub image: Option<ImageCode>,
     /// Layers in merge order.
     pub layers: Vec<CodeDigest>,
     /// Megabytes (MiB) of memory.

@@ -12,6 +12,7 @@ pub mod file_system;
 pub mod function;
 pub mod http_api;
 pub mod identity;
+pub mod image;
 pub mod invocation;
 pub mod log;
 pub mod pattern;
@@ -35,6 +36,7 @@ pub use function::{
 };
 pub use http_api::{FunctionUrl, HttpApi, RestApi, Site, SiteKey};
 pub use identity::{AccountId, Credentials, Principal, Region, Role};
+pub use image::ImageCode;
 pub use invocation::{
     FunctionError, Invocation, InvocationKind, InvokeError, Outcome, RequestId, ThrottleReason, Trigger,
 };

@@ -70,6 +70,14 @@ pub trait Catalog: Send + Sync + 'static {
     /// The zip of a code package.
     async fn package(&self, code: &CodeDigest) -> Result<Bytes, InvokeError>;
 
+    /// Bytes of a package or of an image's layer, from `from` on, at most `most` of them; none at its end. For what may be too
+    /// large for memory.
+    async fn package_part(&self, code: &CodeDigest, from: u64, most: usize) -> Result<Bytes, InvokeError> {
+        let whole = self.package(code).await?;
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(whole.len());
+        Ok(whole.slice(from..whole.len().min(from.saturating_add(most))))
+    }
+
     /// What the functions run on, as soon as it is other than `known`. A catalog that does not say never answers.
     async fn uses(&self, _known: &BTreeSet<RuntimeUse>) -> BTreeSet<RuntimeUse> {
         std::future::pending().await

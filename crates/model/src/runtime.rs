@@ -58,6 +58,11 @@ impl Runtime {
         ACCEPTED.contains(&identifier).then(|| Self { identifier: identifier.to_owned() })
     }
 
+    /// What container images are run as: they bring their own, and speak the Runtime API.
+    pub fn image() -> Self {
+        Self { identifier: "image".to_owned() }
+    }
+
     /// The identifier as the user wrote it.
     pub fn as_str(&self) -> &str {
         &self.identifier
@@ -117,6 +122,7 @@ mod tests {
         assert_eq!(Runtime::parse("java21").unwrap().version(), Some((21, 0)));
         assert_eq!(Runtime::parse("java8.al2").unwrap().version(), Some((8, 0)));
         assert_eq!(Runtime::parse("nodejs20"), None);
+        assert_eq!((Runtime::parse("image"), Runtime::image().family()), (None, Family::Provided));
         let with_snap_start = ACCEPTED.iter().filter(|it| Runtime::parse(it).unwrap().has_snap_start());
         let python = ["python3.12", "python3.13", "python3.14", "python3.15"];
         assert!(with_snap_start.copied().eq(python.into_iter().chain(["java11", "java17", "java21", "java25"])));

@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let backend = std::sync::Arc::new(ProcessBackend::new(handle)?);
         let spec = SandboxSpec {
             guest: Guest::Bootstrap,
+            root: None,
             code: Some(digest.clone()),
             layers: Vec::new(),
             files: None,

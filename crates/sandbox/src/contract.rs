@@ -16,6 +16,25 @@ pub const CACHE_SUFFIX: &str = ".cache";
 /// Where guests see what was made of their packages: the code's in `0`, each layer's, in merge order, from `1` on.
 pub const CACHE_ROOT: &str = "/var/cache";
 
+/// What a folder that is to be a sandbox's root (`SandboxSpec::root`) must have as folders, none of them behind a link: the
+/// platform mounts something on each.
+pub const ROOT_FOLDERS: &[&str] = &["/dev", "/mnt", "/proc", "/run", "/tmp"];
+/// What it must have as files with this content, for the same reasons that the shared root has them.
+pub const ROOT_FILES: &[(&str, &str)] = &[("/etc/hosts", HOSTS), ("/etc/resolv.conf", RESOLVER), (ROOT_TRUST, "")];
+/// The file of it, empty before, where the certificates are that guests trust.
+pub const ROOT_TRUST: &str = "/run/dunlin-trust.pem";
+/// Where programs look for them: what is there must lead to `ROOT_TRUST`, the first place in any case.
+pub const TRUST_PLACES: &[&str] = &[
+    crate::process::TRUST_PATH,
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+pub(crate) const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost\n";
+// The platform answers on every address; a short timeout costs nothing and a lost datagram little.
+pub(crate) const RESOLVER: &str = "nameserver 127.0.0.1\noptions timeout:2 attempts:3\n";
+
 /// The program that runs inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guest {
@@ -32,6 +51,14 @@ pub enum Guest {
     },
     /// `/var/task/bootstrap`, else `/opt/bootstrap`. It speaks the HTTP Runtime API at `127.0.0.1:9001`.
     Bootstrap,
+    /// Any program of the sandbox's root, which needs one of its own (`SandboxSpec::root`). It has no channel; what it speaks
+    /// is for those to know who serve the sandbox's network.
+    Program {
+        /// The program and its arguments. One without a slash is looked for where `PATH` says.
+        line: Vec<String>,
+        /// Where it begins.
+        folder: String,
+    },
     /// An interpreter of the host that runs no function, but forks guests for sandboxes of their own (`Fork`). It speaks
     /// frames on descriptor 3 as well.
     Zygote {
@@ -52,6 +79,9 @@ pub enum Guest {
 pub struct SandboxSpec {
     /// What runs.
     pub guest: Guest,
+    /// Folder below the code root that is the sandbox's whole root, read-only, with what `ROOT_FOLDERS` and the like say in
+    /// it; of a `Guest::Program` only, which has neither code nor layers. None: the root that all sandboxes share.
+    pub root: Option<CodeDigest>,
     /// Folder below the code root that becomes `/var/task`, read-only. None: empty, until `Control::assign` says more.
     pub code: Option<CodeDigest>,
     /// Folders below the code root that are merged into `/opt`, later ones first. Empty: an empty `/opt`.
@@ -215,6 +245,9 @@ pub enum Error {
     /// `fork/exec /var/task/bootstrap: no such file or directory`.
     #[error("{0}")]
     Entrypoint(String),
+    /// The folder that the guest program is to begin in is not there. Holds the path and the system's words.
+    #[error("{0}")]
+    Folder(String),
     /// The code folder is not there.
     #[error("the code {0} is not unpacked")]
     CodeMissing(CodeDigest),

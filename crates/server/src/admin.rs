@@ -7,6 +7,7 @@
 //! | `GET /_dunlin/usage`     | single usage records of `function`, newest first           |
 //! | `GET /_dunlin/runtimes`  | usable interpreters, what serves each runtime, packs       |
 //! | `PUT`, `DELETE /_dunlin/runtimes/NAME` | takes a runtime pack (`packs.rs`), or takes it away |
+//! | `/_dunlin/images…`       | images of the platform's own (`images.rs`)                 |
 //! | `GET /_dunlin/network`   | functions' own connections: sums, and the last thousand    |
 //! | `GET /_dunlin/walls`     | walls of the sandboxes                                     |
 //! | `POST /_dunlin/backup/…` | what a backup copies (`operations/served.rs`)              |
@@ -31,6 +32,7 @@ use services::usage::Usage;
 use tokio::sync::SetOnce;
 
 use crate::doors::Door;
+use crate::images;
 use crate::operations::served::Served;
 use crate::packs::{self, Packs};
 
@@ -57,7 +59,7 @@ pub struct Admin {
 }
 
 /// An answer that is not the asked thing.
-type Refusal = (StatusCode, String);
+pub(crate) type Refusal = (StatusCode, String);
 
 #[async_trait]
 impl AdminDoor for Admin {
@@ -73,6 +75,7 @@ impl AdminDoor for Admin {
                 .unwrap_or_else(|(status, message)| json_response(status, &json!({"message": message})));
         }
         let answer = match self.door.admin_principal(&parts, &body).await {
+            Ok(principal) if parts.uri.path().starts_with(images::PATH) => self.images(&parts, &principal, body).await,
             Ok(principal) => match parts.uri.path().strip_prefix("/_dunlin/runtimes/") {
                 Some(name) => self.change_pack(&parts, &principal, name.to_owned(), body).await,
                 None => self.answer(&parts, &principal).await,
@@ -135,13 +138,24 @@ impl Admin {
             }
             other => Err((
                 StatusCode::NOT_FOUND,
-                format!("there is no {other}; there are ps, bill, usage, network, runtimes and walls below /_dunlin/"),
+                format!(
+                    "there is no {other}; there are ps, bill, usage, network, runtimes, images and walls below /_dunlin/"
+                ),
             )),
         }
     }
 }
 
 impl Admin {
+    async fn images(&self, parts: &http::request::Parts, principal: &Principal, body: Bytes) -> Result<Json, Refusal> {
+        // In `dev` any key is taken: which images there are is no function's business there either.
+        if parts.extensions.get::<Arc<gateway::GuestIdentity>>().is_some() {
+            return Err((StatusCode::FORBIDDEN, "this is not for functions".into()));
+        }
+        operator(principal)?;
+        images::answer(&self.functions, parts, body).await
+    }
+
     async fn change_pack(
         &self,
         parts: &http::request::Parts,

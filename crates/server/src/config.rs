@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cli::{Mode, Serve};
-use model::AccessPoint;
+use model::{AccessPoint, OpenTarget};
+use oci::credentials::Credentials;
 use sandbox::process::SharedFolder;
+
+use crate::registries;
 
 /// Settings of one server, checked.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub struct Config {
     pub tls: bool,
     /// Folders that functions may have, with the names of their access points.
     pub file_systems: Vec<(AccessPoint, SharedFolder)>,
+    /// What registries are told, read while it could be.
+    pub registries: Credentials,
 }
 
 impl Config {
@@ -38,7 +43,11 @@ impl Config {
         };
         let data_dir = std::path::absolute(data_dir)?;
         let file_systems = serve.file_systems.iter().map(|text| file_system(text, &data_dir)).collect::<Result<_>>()?;
-        Ok(Self { mode, serve, data_dir, tls, file_systems })
+        let registries = registries::credentials(serve.registry_config.as_deref())?;
+        for target in &serve.allow_registry {
+            target.parse::<OpenTarget>().context("--allow-registry")?;
+        }
+        Ok(Self { mode, serve, data_dir, tls, file_systems, registries })
     }
 }
 

@@ -9,10 +9,12 @@ pub mod data_dir;
 pub mod doctor;
 pub mod doors;
 pub mod encryption;
+pub mod images;
 pub mod interpreters;
 pub mod operations;
 pub mod packs;
 mod places;
+pub mod registries;
 pub mod wire;
 
 use std::time::{Duration, Instant};

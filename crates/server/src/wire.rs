@@ -14,6 +14,7 @@ use cli::{Mode, Serve};
 use compute::{Engine, EngineConfig, EngineParts, GuestNetwork, NetworkGuard};
 use gateway::HostResolver;
 use gateway::authority::{Authority, system_roots};
+use gateway::client::GuardedClient;
 use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService};
 use gateway::trust_store::java_trust_store;
 use gateway::{Gateway, GatewayParts, Listening};
@@ -45,6 +46,7 @@ use crate::encryption::layered;
 use crate::operations::served::{Kept, Served};
 use crate::packs::Packs;
 use crate::places::{self, Engine as StoreEngine};
+use crate::registries::Registries;
 
 /// A running server.
 pub struct Server {
@@ -173,6 +175,7 @@ async fn open(ground: &Ground) -> Result<Base> {
     }
     settings.access_points = access_points(&ground.config);
     let functions = Functions::new(store.clone(), blobs.clone(), clock.clone(), random.clone(), settings);
+    functions.pull_with(registries(&ground.config)?, ground.config.registries.clone());
     let apis = Apis::new(store.clone(), clock.clone(), random.clone(), "localhost");
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());
     let usage = Usage::open(data.root(), &ground.boot_id, store.clone(), clock.clone()).await?;
@@ -263,6 +266,17 @@ pub async fn start(ground: Ground) -> Result<Server> {
     let listening = gateway::listen(gateway.clone(), listener, ground.tls)?;
     announce(&ground.config, &base.opened, listening.address(), ground.started.elapsed());
     Ok(Server { gateway, listening, engine, store: base.opened, backend, stopping, writers })
+}
+
+/// How images are pulled.
+fn registries(config: &Config) -> Result<Arc<Registries>> {
+    let client = GuardedClient::new(Arc::new(HostResolver), &system_roots())?;
+    let open = config.serve.allow_registry.iter().map(|target| target.parse());
+    Ok(Arc::new(Registries {
+        client,
+        open: open.collect::<Result<_, _>>()?,
+        developer_opens: config.mode == Mode::Dev,
+    }))
 }
 
 /// How functions reach the network.

@@ -70,13 +70,19 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
     // The runtime of a function that waits for the runtime pack of Java.
     let mut needs_java = None;
     for function in &project.functions {
-        let runtime = runtime_of(&project, function, &platform, &mut notes)?;
+        let is_image = function.image.is_some();
+        let runtime =
+            if is_image { "image".to_owned() } else { runtime_of(&project, function, &platform, &mut notes)? };
         let environment = plan::names(&project, &account)
             .evaluate(&Json::Object(function.environment.clone().into_iter().collect::<Map<_, _>>()))
             .map_err(|message| anyhow::anyhow!("{}: environment: {message}", function.name))?;
         let Json::Object(environment) = environment else { bail!("{}: environment must be a map", function.name) };
-        let package = packed(&project, function, &runtime, single_file.as_deref(), &platform)
-            .with_context(|| format!("function {}", function.name))?;
+        let package = if is_image {
+            Package::none()
+        } else {
+            packed(&project, function, &runtime, single_file.as_deref(), &platform)
+                .with_context(|| format!("function {}", function.name))?
+        };
         if runtime.starts_with("java") && packs::provided(&runtime, &platform).is_empty() {
             needs_java.get_or_insert(runtime.clone());
         }

@@ -132,6 +132,7 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
     let function = Function {
         key: name.clone(),
         name: name.clone(),
+        image: None,
         handler: handler.to_owned(),
         runtime: options.runtime.clone(),
         memory_mb: 128,

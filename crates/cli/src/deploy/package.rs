@@ -34,6 +34,13 @@ pub struct Package {
     pub files: Vec<PathBuf>,
 }
 
+impl Package {
+    /// Of a function that brings none: its code is a container image.
+    pub fn none() -> Self {
+        Self { zip: Vec::new(), sha256: String::new(), notes: Vec::new(), files: Vec::new() }
+    }
+}
+
 /// Folders and files that are never code.
 const NEVER: &[&str] = &[
     ".git",

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use super::intrinsics::Names;
 use super::package::Package;
 use super::permissions;
-use super::project::{FileSystem, Function, PROVISIONED, Project, SNAP_START, Table, UrlConfig};
+use super::project::{FileSystem, Function, Image, PROVISIONED, Project, SNAP_START, Table, UrlConfig};
 use super::{event_config, http_api, layers, rest_api, streams};
 use crate::client::{Client, found};
 
@@ -163,14 +163,32 @@ fn function_steps(
     let step = |verb, detail: String, action| Step { verb, subject: subject.clone(), detail, action };
     let size = ready.package.zip.len().div_ceil(1_024);
     let before = steps.len();
+    let is_image = |live: &Json| live["PackageType"] == "Image";
+    if let Some(live) = live.as_ref().filter(|live| is_image(live) != function.image.is_some()) {
+        bail!(
+            "the function {} exists with PackageType {}, which never changes: delete it, or name it otherwise",
+            function.name,
+            live["PackageType"]
+        );
+    }
     match &live {
+        None if function.image.is_some() => {
+            let uri = &function.image.as_ref().map_or("", |image| image.uri.as_str());
+            let detail = format!("image {uri}, {} MB, {} s", function.memory_mb, function.timeout_s);
+            steps.push(step("create", detail, Action::CreateFunction(wanted, index)));
+        }
         None => {
             let detail =
                 format!("{}, {} MB, {} s, {size} KB of code", ready.runtime, function.memory_mb, function.timeout_s);
             steps.push(step("create", detail, Action::CreateFunction(wanted, index)));
         }
         Some(live) => {
-            if live["CodeSha256"] != ready.package.sha256 {
+            if let Some(image) = &function.image {
+                if live["CodeSha256"] != image_digest(client, project, function, image)? {
+                    let detail = format!("image {}", image.uri);
+                    steps.push(step("update", detail, Action::UpdateCode(function.name.clone(), index)));
+                }
+            } else if live["CodeSha256"] != ready.package.sha256 {
                 steps.push(step(
                     "update",
                     format!("{size} KB of new code"),
@@ -196,7 +214,37 @@ fn function_steps(
     url_step(client, project, function, live.is_some(), steps)
 }
 
+/// The digest that an image's name means now.
+fn image_digest(client: &Client, project: &Project, function: &Function, image: &Image) -> Result<Json> {
+    let path = format!("{FUNCTIONS}/{}/code", function.name);
+    let input = json!({"ImageUri": image.uri, "DryRun": true});
+    Ok(client.rest("lambda", &project.region, Method::PUT, &path, Some(&input))?["CodeSha256"].clone())
+}
+
+/// `ImageConfig`; empty: everything is the image's own.
+fn image_config(image: &Image) -> Json {
+    let mut config = Map::new();
+    for (name, words) in [("EntryPoint", &image.entrypoint), ("Command", &image.command)] {
+        if !words.is_empty() {
+            config.insert(name.into(), json!(words));
+        }
+    }
+    config.extend(image.folder.as_ref().map(|folder| ("WorkingDirectory".to_owned(), json!(folder))));
+    Json::Object(config)
+}
+
 fn configuration(project: &Project, ready: &Ready<'_>, account: &str) -> Json {
+    let mut wanted = common(project, ready, account);
+    if let (Some(image), Some(members)) = (&ready.function.image, wanted.as_object_mut()) {
+        for of_zips in ["Runtime", "Handler", "Layers", "SnapStart"] {
+            members.shift_remove(of_zips);
+        }
+        members.insert("ImageConfig".into(), image_config(image));
+    }
+    wanted
+}
+
+fn common(project: &Project, ready: &Ready<'_>, account: &str) -> Json {
     let function = ready.function;
     json!({
         "FunctionName": function.name,
@@ -270,7 +318,13 @@ fn changed_settings(live: &Json, wanted: &Json) -> Vec<String> {
     if live["EphemeralStorage"]["Size"] != wanted["EphemeralStorage"]["Size"] {
         changed.push("EphemeralStorage".into());
     }
-    if live["SnapStart"]["ApplyOn"] != wanted["SnapStart"]["ApplyOn"] {
+    if let Some(config) = wanted.get("ImageConfig") {
+        let live = live["ImageConfigResponse"].get("ImageConfig");
+        if sorted(live.unwrap_or(&Json::Null)) != sorted(config) {
+            changed.push("ImageConfig".into());
+        }
+    }
+    if wanted.get("SnapStart").is_some_and(|wanted| live["SnapStart"]["ApplyOn"] != wanted["ApplyOn"]) {
         changed.push("SnapStart".into());
     }
     let network = |document: &Json| {
@@ -475,7 +529,10 @@ fn url_path(function: &Function) -> String {
 pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &str, step: &Step) -> Result<()> {
     let region = &project.region;
     let lambda = |method, path: String, input: Option<&Json>| client.rest("lambda", region, method, &path, input);
-    let encode = |index: &usize| base64::engine::general_purpose::STANDARD.encode(&ready[*index].package.zip);
+    let code = |index: &usize| match &ready[*index] {
+        Ready { function: Function { image: Some(image), .. }, .. } => json!({"ImageUri": image.uri}),
+        ready => json!({"ZipFile": base64::engine::general_purpose::STANDARD.encode(&ready.package.zip)}),
+    };
     match &step.action {
         Action::Layer(name, input, accounts) => layers::publish(client, region, name, input, accounts)?,
         Action::Table(input) => {
@@ -484,12 +541,15 @@ pub fn apply(client: &Client, project: &Project, ready: &[Ready<'_>], account: &
         }
         Action::CreateFunction(input, index) => {
             let mut input = layers::numbered(client, region, input)?;
-            input["Code"] = json!({"ZipFile": encode(index)});
+            input["Code"] = code(index);
+            if ready[*index].function.image.is_some() {
+                input["PackageType"] = json!("Image");
+            }
             input["Tags"] = json!(ready[*index].function.tags);
             lambda(Method::POST, FUNCTIONS.into(), Some(&input))?;
         }
         Action::UpdateCode(name, index) => {
-            lambda(Method::PUT, format!("{FUNCTIONS}/{name}/code"), Some(&json!({"ZipFile": encode(index)})))?;
+            lambda(Method::PUT, format!("{FUNCTIONS}/{name}/code"), Some(&code(index)))?;
         }
         Action::UpdateConfiguration(name, input) => {
             let mut input = layers::numbered(client, region, input)?;

@@ -64,6 +64,8 @@ pub struct Function {
     pub name: String,
     /// `path/file.export`, relative to the root.
     pub handler: String,
+    /// The container image that it is; handler, runtime and packages say nothing then.
+    pub image: Option<Image>,
     /// Runtime identifier; nothing: to be inferred from the handler's file.
     pub runtime: Option<String>,
     /// MiB.
@@ -106,6 +108,19 @@ pub struct Function {
     pub patterns: Vec<String>,
     /// `package.artifact`: the zip or jar that is its code, relative to the root; nothing: the folder is packed.
     pub artifact: Option<PathBuf>,
+}
+
+/// A container image, and what takes the place of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// `ImageUri`
+    pub uri: String,
+    /// `EntryPoint`; empty: the image's own.
+    pub entrypoint: Vec<String>,
+    /// `Command`; empty: the image's own.
+    pub command: Vec<String>,
+    /// `WorkingDirectory`
+    pub folder: Option<String>,
 }
 
 /// A function's network; nothing: none.

@@ -72,6 +72,7 @@ const PROVIDER: Keys = Keys {
 const FUNCTION: Keys = Keys {
     read: &[
         "handler",
+        "image",
         "name",
         "runtime",
         "memorySize",
@@ -131,6 +132,9 @@ pub fn project(document: &Node, folder: &Path, stage: String, region: String, ac
         Value::Text(text) if text == "aws" => &empty,
         _ => provider,
     };
+    if let Some(ecr) = provider.get("ecr") {
+        return Err(ecr.error(format!("provider.ecr is not supported: {}", settings::BUILT_IMAGES)));
+    }
     notes.extend(check_keys(provider, &PROVIDER, "provider.")?);
     if let Some(node) = provider.get("name")
         && node.text("provider.name")? != "aws"
@@ -278,8 +282,11 @@ fn artifact(node: &Node) -> Result<Option<PathBuf>, Error> {
 fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payload: &str) -> Result<Function, Error> {
     let prefix = format!("functions.{key}.");
     project.notes.extend(check_keys(node, &FUNCTION, &prefix)?);
-    let Some(handler) = node.get("handler") else {
-        return Err(node.error(format!("{prefix}handler is missing; write `handler: file.export`")));
+    let image = settings::image(node, &prefix)?;
+    let handler = match (node.get("handler"), &image) {
+        (Some(handler), _) => handler.text("handler")?,
+        (None, Some(_)) => String::new(),
+        (None, None) => return Err(node.error(format!("{prefix}handler is missing; write `handler: file.export`"))),
     };
     let either = |name: &str| node.get(name).or_else(|| provider.get(name));
     let number = |name: &str, from, to, default| either(name).map_or(Ok(default), |node| node.integer(name, from, to));
@@ -301,13 +308,14 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
             Some(given) => given.text("name")?,
             None => format!("{}-{key}", project.stack()),
         },
-        handler: handler.text("handler")?,
+        handler,
         runtime: either("runtime").map(|node| node.text("runtime")).transpose()?,
         memory_mb: number("memorySize", 128, 10_240, 1_024)?,
         timeout_s: number("timeout", 1, 900, 6)?,
         description: node.get("description").map_or(Ok(String::new()), |node| node.text("description"))?,
         environment,
-        layers: listed_layers(either("layers"))?,
+        layers: if image.is_some() { Vec::new() } else { listed_layers(either("layers"))? },
+        image,
         logging: settings::logging(node, provider, &prefix, &mut project.notes)?,
         vpc: settings::vpc(node, provider)?,
         file_system: settings::file_system(node)?,
@@ -650,6 +658,19 @@ mod tests {
     }
 
     #[test]
+    fn images_are_read() {
+        let yaml = "provider: {name: aws, runtime: nodejs20.x, layers: ['arn:p:1']}\nfunctions:\n  f:\n    image: own:v1\n  g:\n    image: {uri: 'localhost:5000/a@sha256:0000000000000000000000000000000000000000000000000000000000000000', command: [a.b], entryPoint: [/e], workingDirectory: /w}\n";
+        let project = read(yaml).unwrap();
+        let [f, g] = &project.functions[..] else { panic!() };
+        assert_eq!((f.image.as_ref().unwrap().uri.as_str(), f.layers.len()), ("own:v1", 0));
+        let image = g.image.as_ref().unwrap();
+        assert_eq!(
+            (&image.command[0][..], &image.entrypoint[0][..], image.folder.as_deref()),
+            ("a.b", "/e", Some("/w"))
+        );
+    }
+
+    #[test]
     fn urls_are_read() {
         let url = |yaml: &str| {
             read(&format!("functions:\n  f:\n    handler: a.b\n    url: {yaml}\n"))
@@ -665,6 +686,15 @@ mod tests {
     fn what_is_wrong_is_said_with_its_place() {
         for (yaml, word) in [
             ("functions:\n  f: {}\n", "functions.f.handler is missing"),
+            ("functions:\n  f: {image: r.example/a:b, handler: a.b}\n", "cannot stand beside functions.f.image"),
+            ("functions:\n  f: {image: 'base'}\n", "images are not built here"),
+            ("functions:\n  f: {image: {name: base}}\n", "images are not built here"),
+            ("functions:\n  f: {image: 'r.example/A:b'}\n", "is no name of an image"),
+            ("functions:\n  f: {image: {command: [a]}}\n", "image.uri is missing"),
+            (
+                "provider: {name: aws, ecr: {images: {}}}\nfunctions:\n  f: {image: a:b}\n",
+                "provider.ecr is not supported",
+            ),
             ("functions:\n  f: {handler: a.b, timeout: 1000}\n", "from 1 to 900"),
             ("functions:\n  f: {handler: a.b, events: [{sqs: arn}]}\n", "\"sqs\" is not supported yet"),
             ("function:\n  f: {handler: a.b}\n", "function is not supported"),

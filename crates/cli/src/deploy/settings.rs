@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json};
 
-use super::project::{Destination, Events, FileSystem, Project, Vpc};
+use super::project::{Destination, Events, FileSystem, Image, Project, Vpc};
 use crate::yaml::{Error, Node, Value};
 
 /// What `logs` of a function and `logs.lambda` of the provider say, as `LoggingConfig`; the function's word wins.
@@ -66,6 +66,55 @@ pub fn logging(
         return Err(node.error(format!("{prefix}logs: levels need `logFormat: JSON`")));
     }
     Ok(logging)
+}
+
+/// What is said of images that a plugin or the framework would build.
+pub const BUILT_IMAGES: &str = "images are not built here: build and push it (or `dunlin images push`), then write its name at `functions.NAME.image`";
+
+/// `image` of the function: its URI, or a map with it.
+pub fn image(node: &Node, prefix: &str) -> Result<Option<Image>, Error> {
+    let Some(image) = node.get("image") else { return Ok(None) };
+    for other in ["handler", "runtime", "layers", "package"] {
+        if let Some(other_node) = node.get(other) {
+            return Err(other_node.error(format!("{prefix}{other} cannot stand beside {prefix}image, which brings it")));
+        }
+    }
+    let mut found = Image::default();
+    let entries = match &image.value {
+        Value::Map(_) => image.map("image")?,
+        _ => return Ok(Some(Image { uri: uri(image, &image.text("image")?)?, ..found })),
+    };
+    for (key, value) in entries {
+        let texts = || value.list(key)?.iter().map(|item| item.text(key)).collect::<Result<Vec<_>, _>>();
+        match key.as_str() {
+            "uri" => found.uri = uri(value, &value.text(key)?)?,
+            "entryPoint" => found.entrypoint = texts()?,
+            "command" => found.command = texts()?,
+            "workingDirectory" => found.folder = Some(value.text(key)?),
+            "name" => {
+                return Err(value.error(format!("{prefix}image.name names an image of provider.ecr: {BUILT_IMAGES}")));
+            }
+            other => {
+                let words = "there are uri, entryPoint, command and workingDirectory";
+                return Err(value.error(format!("{prefix}image.{other} is not known; {words}")));
+            }
+        }
+    }
+    if found.uri.is_empty() {
+        return Err(image.error(format!("{prefix}image.uri is missing")));
+    }
+    Ok(Some(found))
+}
+
+fn uri(node: &Node, text: &str) -> Result<String, Error> {
+    match oci::reference::Reference::parse(text) {
+        // What has neither host nor tag is, with the framework, a name below provider.ecr.images.
+        Some(reference) if reference.registry.is_some() || reference.tag.is_some() || reference.digest.is_some() => {
+            Ok(text.to_owned())
+        }
+        Some(_) => Err(node.error(format!("{text:?} names an image of provider.ecr, or has no tag: {BUILT_IMAGES}"))),
+        None => Err(node.error(format!("{text:?} is no name of an image: HOST/NAME:TAG, or NAME:TAG of the platform"))),
+    }
 }
 
 /// `vpc` of the function, else of the provider. `~` for a function takes it out of the provider's.

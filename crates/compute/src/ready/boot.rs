@@ -241,6 +241,7 @@ pub(super) async fn guest(core: &Core, kind: &Kind) -> Result<Booted, String> {
 fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> SandboxSpec {
     SandboxSpec {
         guest,
+        root: None,
         code: None,
         layers: Vec::new(),
         files: None,

@@ -117,6 +117,7 @@ async fn start_guest(core: &Core, version: &FunctionVersion, token: &str) -> Res
     start::prepare(core, version).await.map_err(|error| error.to_string())?;
     let spec = SandboxSpec {
         guest: Guest::Zygote { family: Family::Python, interpreter: index },
+        root: None,
         code: Some(version.code.clone()),
         layers: version.layers.clone(),
         files: None,

@@ -37,6 +37,7 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         runtime: Runtime::parse("nodejs22.x").unwrap(),
         handler: "echo".into(),
         code: CodeDigest::parse(&"0a".repeat(32)).unwrap(),
+        image: None,
         layers: Vec::new(),
         memory_mb: 128,
         timeout_ms: 3_000,

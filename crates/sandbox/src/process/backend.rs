@@ -126,6 +126,18 @@ impl ProcessBackend {
         match Step::from_number(step) {
             Some(Step::ExecTask) => entrypoint("/var/task/bootstrap"),
             Some(Step::ExecOpt) => entrypoint("/opt/bootstrap"),
+            Some(Step::ExecProgram) => match &spec.guest {
+                Guest::Program { line, .. } => entrypoint(line.first().map_or("", String::as_str)),
+                _ => entrypoint(""),
+            },
+            Some(Step::Folder) => match &spec.guest {
+                Guest::Program { folder, .. } => Error::Folder(format!("chdir {folder}: {words}")),
+                _ => Error::Folder(words),
+            },
+            Some(Step::Root) if errno == libc::ENOENT => match &spec.root {
+                Some(root) => Error::CodeMissing(root.clone()),
+                None => Error::Host(words),
+            },
             Some(Step::ExecInterpreter) => {
                 let index = if let Guest::Interpreter { interpreter, .. } = spec.guest { interpreter } else { 0 };
                 entrypoint(&self.binaries.get(index).map(|path| path.display().to_string()).unwrap_or_default())
@@ -185,6 +197,25 @@ fn clamped(memory_bytes: u64, tmp_bytes: u64) -> (u64, u64) {
     (clamp(memory_bytes, protocol::MEMORY_BYTES), clamp(tmp_bytes, protocol::TMP_BYTES))
 }
 
+/// The strings of a start: of a program its folder and its line, then the variables.
+fn memory_block(spec: &SandboxSpec) -> Result<Vec<u8>, Error> {
+    let mut block = Vec::new();
+    if let Guest::Program { line, folder } = &spec.guest {
+        for text in std::iter::once(folder).chain(line) {
+            if text.contains('\0') {
+                return Err(Error::Entrypoint(format!("{text:?} cannot be given to a program")));
+            }
+            block.extend_from_slice(text.as_bytes());
+            block.push(0);
+        }
+    }
+    block.extend(environment_block(&spec.environment)?);
+    if block.len() > ENVIRONMENT_BYTES_MAX {
+        return Err(Error::Host(format!("program and environment are longer than {ENVIRONMENT_BYTES_MAX} bytes")));
+    }
+    Ok(block)
+}
+
 /// `KEY=value` strings, each ended by a zero byte.
 fn environment_block(variables: &[(String, String)]) -> Result<Vec<u8>, Error> {
     let mut block = Vec::new();
@@ -212,6 +243,11 @@ impl Backend for ProcessBackend {
     async fn start(&self, spec: SandboxSpec) -> Result<Started, Error> {
         let guest = match spec.guest {
             Guest::Bootstrap => GuestKind::Bootstrap,
+            Guest::Program { ref line, .. } => {
+                let strings = u32::try_from(line.len()).ok().filter(|it| (1..=protocol::LINE_MAX).contains(it));
+                let wrong = || Error::Entrypoint("a program has between 1 and 1,024 words".to_owned());
+                GuestKind::Program { strings: strings.ok_or_else(wrong)? }
+            }
             // The rest of the memory is for what an engine keeps outside its heap.
             Guest::Interpreter { interpreter, memory_mb, .. } => {
                 GuestKind::Interpreter { index: interpreter as u32, heap_mb: memory_mb * 9 / 10 }
@@ -229,8 +265,9 @@ impl Backend for ProcessBackend {
             code: spec.code.as_ref().map(digits).transpose()?,
             layers: all_digits(&spec.layers)?,
             files: spec.files.as_ref().map(files).transpose()?,
+            root: spec.root.as_ref().map(digits).transpose()?,
         });
-        let environment = sys::memory_file(c"environment", &environment_block(&spec.environment)?).map_err(host)?;
+        let environment = sys::memory_file(c"environment", &memory_block(&spec)?).map_err(host)?;
         let (ours, theirs) = channel().map_err(host)?;
         let (output, output_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(host)?;
         let output = pipe::Receiver::from_owned_fd(output).map_err(host)?;

@@ -48,6 +48,10 @@ const GUEST_NICENESS: c_int = 5;
 pub(crate) const FOLLOW: rustix::process::Signal = rustix::process::Signal::USR1;
 /// Where a guest begins.
 const TASK: &CStr = c"/var/task";
+/// `contract::ROOT_TRUST` below the new root, which is the working folder.
+const ROOT_TRUST: &CStr = c"run/dunlin-trust.pem";
+/// Where a program is looked for if no `PATH` is among its variables. Source: what container engines do.
+const PATHS: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a fork of a zygote is in its own process namespace: this process is 1, the one that forked it and ended is 2.
 const FORKED_GUEST: c_int = 3;
@@ -59,6 +63,8 @@ pub(crate) enum Role<'a> {
     Trial,
     /// A program.
     Guest(&'a [Program]),
+    /// A program that the first strings of the environment name: the folder that it begins in, then so many.
+    Program(usize),
     /// A program that forks.
     Zygote {
         programs: &'a [Program],
@@ -76,14 +82,14 @@ impl<'a> Role<'a> {
     fn descriptors(self) -> (c_int, c_int) {
         match self {
             Self::Zygote { orders, entry, .. } => (orders, entry),
-            Self::Trial | Self::Guest(_) | Self::Fork => (-1, -1),
+            Self::Trial | Self::Guest(_) | Self::Program(_) | Self::Fork => (-1, -1),
         }
     }
 
     fn programs(self) -> &'a [Program] {
         match self {
             Self::Guest(programs) | Self::Zygote { programs, .. } => programs,
-            Self::Trial | Self::Fork => &[],
+            Self::Trial | Self::Program(_) | Self::Fork => &[],
         }
     }
 }
@@ -103,8 +109,11 @@ pub(crate) struct Program {
 pub(crate) struct Plan<'a> {
     /// Socket to the spawner: one packet in (the gate), then replies out.
     pub(crate) status: c_int,
-    /// Detached tree of the template root.
+    /// Detached tree of the root: the template, or a folder of the sandbox's own.
     pub(crate) root: c_int,
+    /// Detached trees of devices and of trusted certificates for a root of the sandbox's own, or -1 each.
+    pub(crate) devices: c_int,
+    pub(crate) trust: c_int,
     /// Detached tree of the code, or -1.
     pub(crate) code: c_int,
     /// Detached tree of the layers, or -1.
@@ -211,7 +220,7 @@ impl Role<'_> {
     fn namespaces(self) -> &'static [&'static CStr] {
         match self {
             Self::Trial => &[],
-            Self::Guest(_) => &GUEST_NAMESPACES,
+            Self::Guest(_) | Self::Program(_) => &GUEST_NAMESPACES,
             Self::Zygote { .. } => &ZYGOTE_NAMESPACES,
             Self::Fork => &FORK_NAMESPACES,
         }
@@ -249,12 +258,13 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
         handover.push(sys::open(path, libc::O_RDONLY).at(Step::Zygote)?);
     }
     set_host_name();
-    let environment = Environment::read(plan.environment).at(Step::Environment)?;
+    let lead = if let Role::Program(strings) = plan.role { strings + 1 } else { 0 };
+    let environment = Environment::read(plan.environment, lead).at(Step::Environment)?;
     handover.features |= lock_down(plan)?;
     let guest = match plan.role {
         Role::Trial => 0,
         Role::Fork => FORKED_GUEST,
-        Role::Guest(_) | Role::Zygote { .. } => start_guest(plan, &environment)?,
+        Role::Guest(_) | Role::Program(_) | Role::Zygote { .. } => start_guest(plan, &environment)?,
     };
     environment.forget();
     Ok((guest, handover))
@@ -271,7 +281,7 @@ fn enter_groups(doors: &[Door]) -> sys::Call<()> {
 }
 
 /// Descriptors of a plan, the caches apart.
-const OWN_FDS: usize = 11;
+const OWN_FDS: usize = 13;
 
 /// Closes whatever the spawner holds of other sandboxes. With many of them their descriptors alone would pass the limit
 /// that a guest gets.
@@ -280,6 +290,8 @@ fn let_go(plan: &Plan<'_>) {
     let own: [c_int; OWN_FDS] = [
         plan.status,
         plan.root,
+        plan.devices,
+        plan.trust,
         plan.code,
         plan.layers,
         plan.files,
@@ -318,6 +330,11 @@ fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
     sys::attach_tree(plan.root, libc::AT_FDCWD, c"/new").at(Step::Template)?;
     sys::chdir(c"/new").at(Step::Template)?;
     sys::attach_tree(plan.tmp, libc::AT_FDCWD, c"tmp").at(Step::Tmp)?;
+    for (tree, place) in [(plan.devices, c"dev"), (plan.trust, ROOT_TRUST)] {
+        if tree >= 0 {
+            sys::attach_tree(tree, libc::AT_FDCWD, place).at(Step::Root)?;
+        }
+    }
     if plan.code >= 0 {
         sys::set_tree_attributes(plan.code, read_only).at(Step::Task)?;
         sys::attach_tree(plan.code, libc::AT_FDCWD, c"var/task").at(Step::Task)?;
@@ -388,17 +405,20 @@ fn lock_down(plan: &Plan<'_>) -> Result<u32, Fault> {
     Ok(features)
 }
 
-/// The environment block: the memory file's strings, and pointers to them.
+/// The environment block: the memory file's strings, and pointers to them. Of a program's line, which goes before, a null
+/// pointer stands between the line and the variables.
 struct Environment {
     area: *mut u8,
     length: usize,
+    /// Strings before the variables.
+    lead: usize,
 }
 
 impl Environment {
-    const POINTERS: usize = (VARIABLES_MAX + 1) * size_of::<*const c_char>();
+    const POINTERS: usize = (VARIABLES_MAX + 2) * size_of::<*const c_char>();
 
     /// Reads the file. Whoever wrote it may still change it; what was read stays.
-    fn read(file: c_int) -> sys::Call<Self> {
+    fn read(file: c_int, lead: usize) -> sys::Call<Self> {
         let length = Self::POINTERS + ENVIRONMENT_BYTES_MAX + 1;
         // SAFETY: a fresh private mapping; pages that are not touched cost nothing.
         let area = unsafe {
@@ -414,7 +434,7 @@ impl Environment {
         if area == libc::MAP_FAILED {
             return Err(sys::errno());
         }
-        let this = Self { area: area.cast(), length };
+        let this = Self { area: area.cast(), length, lead };
         // SAFETY: the text part is ENVIRONMENT_BYTES_MAX bytes and one terminator that stays zero.
         let text = unsafe { this.area.add(Self::POINTERS) };
         let mut filled = 0;
@@ -438,15 +458,26 @@ impl Environment {
             // SAFETY: `at` is within the text, which ends with a zero; `count` is below the pointers' number.
             unsafe {
                 let variable = text.add(at);
-                *this.area.cast::<*const c_char>().add(count) = variable.cast();
+                *this.area.cast::<*const c_char>().add(this.place(count)) = variable.cast();
                 at += libc::strlen(variable.cast()) + 1;
             }
             count += 1;
         }
-        Ok(this)
+        if count < lead { Err(libc::EINVAL) } else { Ok(this) }
+    }
+
+    /// Where the pointer to a string lies.
+    fn place(&self, string: usize) -> usize {
+        if self.lead > 0 && string >= self.lead { string + 1 } else { string }
     }
 
     fn pointers(&self) -> *const *const c_char {
+        // SAFETY: within the mapping, which has two pointers more than there are strings.
+        unsafe { self.area.cast_const().cast::<*const c_char>().add(self.place(self.lead)) }
+    }
+
+    /// What goes before the variables.
+    fn line(&self) -> *const *const c_char {
         self.area.cast_const().cast()
     }
 
@@ -461,13 +492,16 @@ impl Environment {
 struct Launch<'a> {
     plan: &'a Plan<'a>,
     environment: *const *const c_char,
+    /// Folder, program and arguments, ended by a null pointer; only of `Role::Program`.
+    line: *const *const c_char,
     fault: Fault,
 }
 
 fn start_guest(plan: &Plan<'_>, environment: &Environment) -> Result<c_int, Fault> {
     const STACK_BYTES: usize = 64 * 1024;
     let no_fault = Fault { step: Step::Fork, errno: 0 };
-    let mut launch = Launch { plan, environment: environment.pointers(), fault: no_fault };
+    let line = environment.line();
+    let mut launch = Launch { plan, environment: environment.pointers(), line, fault: no_fault };
     // SAFETY: the stack is a fresh mapping, used by the child alone; the child shares memory and this process waits
     // (CLONE_VFORK) until it has executed the guest or ended, so `launch` outlives its use.
     let (pid, stack) = unsafe {
@@ -534,6 +568,9 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         }
     }
     sys::close_range(first_closed, u32::MAX).at(Step::Fork)?;
+    if matches!(plan.role, Role::Program(_)) {
+        return execute_line(launch);
+    }
     sys::chdir(TASK).at(Step::Fork)?;
     // What the user is told is about the first place, unless the second has the file.
     let mut fault = Fault { step: Step::Fork, errno: libc::ENOENT };
@@ -552,6 +589,60 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         }
     }
     Err(fault)
+}
+
+/// Executes a program by its line: where it says, or where `PATH` says if it has no slash.
+fn execute_line(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
+    // SAFETY: `Environment::read` has made the line of at least a folder and a program, each ended by a zero byte; they are
+    // not changed while they are used.
+    let (folder, program, argv) = unsafe {
+        let argv = launch.line.add(1);
+        (CStr::from_ptr(*launch.line), CStr::from_ptr(*argv), argv)
+    };
+    sys::chdir(folder).at(Step::Folder)?;
+    let refused = |errno| Fault { step: Step::ExecProgram, errno };
+    // SAFETY: path, arguments and environment are null-terminated and outlive the call.
+    let execute = |path: *const c_char| unsafe {
+        libc::execve(path, argv, launch.environment);
+        sys::errno()
+    };
+    let name = program.to_bytes();
+    if name.is_empty() || name.contains(&b'/') {
+        return Err(refused(execute(program.as_ptr())));
+    }
+    let mut found = libc::ENOENT;
+    for place in paths(launch.environment).split(|byte| *byte == b':') {
+        let mut path = [0u8; libc::PATH_MAX as usize];
+        let place: &[u8] = if place.is_empty() { b"." } else { place };
+        let length = place.len() + 1 + name.len();
+        if length >= path.len() {
+            continue;
+        }
+        path[..place.len()].copy_from_slice(place);
+        path[place.len()] = b'/';
+        path[place.len() + 1..length].copy_from_slice(name);
+        match execute(path.as_ptr().cast()) {
+            libc::ENOENT | libc::ENOTDIR => {}
+            // Another place may have one that can be executed.
+            libc::EACCES => found = libc::EACCES,
+            errno => return Err(refused(errno)),
+        }
+    }
+    Err(refused(found))
+}
+
+/// The value of `PATH` among variables, or the usual one.
+fn paths<'a>(mut variables: *const *const c_char) -> &'a [u8] {
+    // SAFETY: the pointers end with a null pointer, each string with a zero byte, and both outlive the guest's start.
+    unsafe {
+        while !(*variables).is_null() {
+            if let Some(value) = CStr::from_ptr(*variables).to_bytes().strip_prefix(b"PATH=") {
+                return value;
+            }
+            variables = variables.add(1);
+        }
+    }
+    PATHS
 }
 
 /// Goes to where the code is now, and the guest with it.

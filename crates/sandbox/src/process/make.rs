@@ -29,7 +29,7 @@ use super::netns::Rules;
 use super::procfs;
 use super::protocol::{Digest, FilesRequest, GuestKind, LAYERS_MAX, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
-use super::template::Stage;
+use super::template::{GUEST_DEVICES, Stage, TRUST};
 use super::tmp::{Tmp, Tmps};
 use crate::contract::CACHE_SUFFIX;
 use crate::interpreter::{Interpreter, JAVA_FLAGS, PYTHON_FLAGS};
@@ -195,6 +195,8 @@ pub(crate) struct GuestFds {
 /// What the child gets besides the maker's own: held until it is cloned.
 struct Inputs {
     root: OwnedFd,
+    /// What a root of the sandbox's own has mounted in it.
+    own: Option<RootPieces>,
     code: Option<OwnedFd>,
     layers: Option<OwnedFd>,
     caches: Caches,
@@ -209,10 +211,17 @@ struct Inputs {
 /// Detached trees of the caches of a sandbox's packages, by their place among `template::CACHES`.
 pub(crate) type Caches = [Option<OwnedFd>; 1 + LAYERS_MAX];
 
+/// Detached trees that a root which is not the template needs.
+pub(crate) struct RootPieces {
+    devices: OwnedFd,
+    trust: Option<OwnedFd>,
+}
+
 /// Who will run, with what it needs.
 enum Cast {
     Trial,
     Guest(Vec<Program>),
+    Program(u32),
     Zygote { programs: Vec<Program>, orders: OwnedFd, entry: OwnedFd },
     Fork,
 }
@@ -222,6 +231,7 @@ impl Cast {
         match self {
             Self::Trial => Role::Trial,
             Self::Guest(programs) => Role::Guest(programs),
+            Self::Program(strings) => Role::Program(*strings as usize),
             Self::Zygote { programs, orders, entry } => {
                 Role::Zygote { programs, orders: orders.as_raw_fd(), entry: entry.as_raw_fd() }
             }
@@ -254,6 +264,7 @@ impl Maker {
                 Cast::Zygote { programs: self.programs(request.guest)?, orders: theirs, entry: self.entry()? }
             }
             GuestKind::Bootstrap | GuestKind::Interpreter { .. } => Cast::Guest(self.programs(request.guest)?),
+            GuestKind::Program { strings } => Cast::Program(strings),
         };
         let mut made = self.make_cast(request, fds, id, cast, home)?;
         made.orders = orders;
@@ -277,7 +288,10 @@ impl Maker {
             Cast::Trial => Some(self.template_folder()?),
             _ => request.code.as_ref().map(|code| self.code_tree(code)).transpose()?,
         };
-        let root = owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?);
+        let (root, own) = match &request.root {
+            None => (owned(sys::clone_tree(libc::AT_FDCWD, c"/template").at(Step::Template)?), None),
+            Some(root) => (self.own_root(root)?, Some(self.root_pieces()?)),
+        };
         let layers = self.layers_tree(&request.layers)?;
         let caches = self.cache_trees(request.code.as_ref(), &request.layers)?;
         let (nest, host_id) = match home {
@@ -296,7 +310,7 @@ impl Maker {
                 return Err(fault);
             }
         };
-        let inputs = Inputs { root, code, layers, caches, files, fds, tmp: mount, cast, token: request.token, id };
+        let inputs = Inputs { root, own, code, layers, caches, files, fds, tmp: mount, cast, token: request.token, id };
         let group = match self.group(id, request.memory_bytes, tmp.bytes_in_memory()) {
             Ok(group) => group,
             Err(fault) => {
@@ -387,7 +401,7 @@ impl Maker {
                 };
                 Ok(vec![program(Step::ExecInterpreter, binary, arguments)])
             }
-            GuestKind::Fork { .. } => Err(refused),
+            GuestKind::Fork { .. } | GuestKind::Program { .. } => Err(refused),
         }
     }
 
@@ -439,6 +453,21 @@ impl Maker {
     pub(crate) fn code_tree(&self, digest: &Digest) -> Result<OwnedFd, Fault> {
         let folder = self.code_folder(digest, Step::Code)?;
         Ok(owned(sys::clone_tree(folder.as_raw_fd(), c"").at(Step::Code)?))
+    }
+
+    /// A folder below the code root that is a sandbox's whole root.
+    fn own_root(&self, digest: &Digest) -> Result<OwnedFd, Fault> {
+        let folder = self.code_folder(digest, Step::Root)?;
+        let tree = owned(sys::clone_tree(folder.as_raw_fd(), c"").at(Step::Root)?);
+        let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
+        sys::set_tree_attributes(tree.as_raw_fd(), read_only).at(Step::Root)?;
+        Ok(tree)
+    }
+
+    fn root_pieces(&self) -> Result<RootPieces, Fault> {
+        let clone = |path| sys::clone_tree(libc::AT_FDCWD, path).at(Step::Root).map(owned);
+        let trust = self.stage.has_trust.then(|| clone(TRUST)).transpose()?;
+        Ok(RootPieces { devices: clone(GUEST_DEVICES)?, trust })
     }
 
     /// What becomes `/opt`: nothing, the one layer, or an overlay of several, the last on top.
@@ -533,6 +562,8 @@ impl Maker {
         let plan = Plan {
             status: inner.as_raw_fd(),
             root: inputs.root.as_raw_fd(),
+            devices: inputs.own.as_ref().map_or(-1, |own| own.devices.as_raw_fd()),
+            trust: inputs.own.as_ref().and_then(|own| own.trust.as_ref()).map_or(-1, AsRawFd::as_raw_fd),
             code: inputs.code.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             layers: inputs.layers.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             caches: inputs.caches.each_ref().map(|cache| cache.as_ref().map_or(-1, AsRawFd::as_raw_fd)),

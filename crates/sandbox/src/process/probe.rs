@@ -110,6 +110,7 @@ fn trial(maker: &mut Maker) -> Result<u32, Fault> {
         code: None,
         layers: Vec::new(),
         files: None,
+        root: None,
     };
     let made = maker.make_trial(&request, trial_fds()?)?;
     let mut packet = [0; REPLY_BYTES];

@@ -22,7 +22,7 @@ pub(crate) const DIGEST_BYTES: usize = 64;
 /// Longest name of a folder below `/mnt`.
 pub(crate) const MOUNT_NAME_MAX: usize = 160;
 /// Bytes of a request.
-pub(crate) const REQUEST_BYTES: usize = AT_FILES_NAME + MOUNT_NAME_MAX;
+pub(crate) const REQUEST_BYTES: usize = AT_ROOT + DIGEST_BYTES;
 /// Bytes of a reply.
 pub(crate) const REPLY_BYTES: usize = 80;
 /// Longest environment block.
@@ -39,6 +39,11 @@ pub(crate) type Digest = [u8; DIGEST_BYTES];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GuestKind {
     Bootstrap,
+    /// A program of a root of its own. Its line, and before it the folder that it begins in, are the first strings of the
+    /// environment memory file, which the spawner never reads: so many strings, the folder not counted.
+    Program {
+        strings: u32,
+    },
     Interpreter {
         index: u32,
         heap_mb: u32,
@@ -72,7 +77,12 @@ pub(crate) struct StartRequest {
     pub(crate) code: Option<Digest>,
     pub(crate) layers: Vec<Digest>,
     pub(crate) files: Option<FilesRequest>,
+    /// The root of a `GuestKind::Program`, and of no other.
+    pub(crate) root: Option<Digest>,
 }
+
+/// Most strings of a program's line.
+pub(crate) const LINE_MAX: u32 = 1_024;
 
 /// Gives a running sandbox its function, or other limits only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +154,8 @@ const AT_CODE: usize = 56;
 const AT_FILES: usize = AT_CODE + DIGEST_BYTES * (1 + LAYERS_MAX);
 const AT_FILES_LENGTH: usize = AT_FILES + 4;
 const AT_FILES_NAME: usize = AT_FILES + 8;
+/// The root's digest; read only where the guest has one.
+const AT_ROOT: usize = AT_FILES_NAME + MOUNT_NAME_MAX;
 
 fn put_files(buffer: &mut [u8], files: &FilesRequest) {
     let name = &files.name[..files.name.len().min(MOUNT_NAME_MAX)];
@@ -213,6 +225,7 @@ impl Request {
                     GuestKind::Interpreter { index, heap_mb } => (1, u64::from(index), heap_mb),
                     GuestKind::Zygote { index } => (2, u64::from(index), 0),
                     GuestKind::Fork { zygote } => (3, zygote, 0),
+                    GuestKind::Program { strings } => (5, u64::from(strings), 0),
                 };
                 put(&mut buffer, AT_KIND, &START.to_le_bytes());
                 put(&mut buffer, AT_GUEST, &guest.to_le_bytes());
@@ -224,6 +237,9 @@ impl Request {
                 put_folders(&mut buffer, start.code.as_ref(), &start.layers);
                 if let Some(files) = &start.files {
                     put_files(&mut buffer, files);
+                }
+                if let Some(root) = &start.root {
+                    put(&mut buffer, AT_ROOT, root);
                 }
             }
             Self::Assign(assign) => {
@@ -264,6 +280,7 @@ impl Request {
             1 => GuestKind::Interpreter { index: u32::try_from(subject).ok()?, heap_mb: u32_at(packet, AT_HEAP) },
             2 => GuestKind::Zygote { index: u32::try_from(subject).ok()? },
             3 => GuestKind::Fork { zygote: subject },
+            5 => GuestKind::Program { strings: u32::try_from(subject).ok().filter(|it| (1..=LINE_MAX).contains(it))? },
             _ => return None,
         };
         let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
@@ -271,7 +288,13 @@ impl Request {
         if files.is_some() && matches!(guest, GuestKind::Zygote { .. } | GuestKind::Fork { .. }) {
             return None;
         }
-        Some(StartRequest { token, guest, memory_bytes, tmp_bytes, code, layers, files })
+        let root = match guest {
+            // There is no place for more in a root that is not the platform's.
+            GuestKind::Program { .. } if code.is_some() || !layers.is_empty() => return None,
+            GuestKind::Program { .. } => Some(digest_at(packet, AT_ROOT)?),
+            _ => None,
+        };
+        Some(StartRequest { token, guest, memory_bytes, tmp_bytes, code, layers, files, root })
     }
 }
 
@@ -328,10 +351,16 @@ pub(crate) enum Step {
     Cache,
     /// A folder of the host cannot be given.
     Files,
+    /// The root of a sandbox cannot be mounted.
+    Root,
+    /// The guest's folder cannot be gone to; the errno is chdir's.
+    Folder,
+    /// The program could not be executed; the errno is execve's.
+    ExecProgram,
 }
 
 impl Step {
-    const ALL: [Self; 40] = [
+    const ALL: [Self; 43] = [
         Self::Request,
         Self::Code,
         Self::Layers,
@@ -372,6 +401,9 @@ impl Step {
         Self::Verify,
         Self::Cache,
         Self::Files,
+        Self::Root,
+        Self::Folder,
+        Self::ExecProgram,
     ];
 
     pub(crate) fn from_number(number: u32) -> Option<Self> {
@@ -501,6 +533,7 @@ mod tests {
             code: Some([b'a'; 64]),
             layers: vec![[b'0'; 64], [b'1'; 64]],
             files: Some(FilesRequest { index: 1, name: b"shared.d".to_vec() }),
+            root: None,
         }
     }
 
@@ -522,6 +555,9 @@ mod tests {
         for guest in [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }] {
             requests.push(Request::Start(StartRequest { guest, code: None, files: None, ..start() }));
         }
+        let guest = GuestKind::Program { strings: 2 };
+        let program = StartRequest { guest, code: None, layers: Vec::new(), root: Some([b'd'; 64]), ..start() };
+        requests.push(Request::Start(program));
         for code in [Some([b'c'; 64]), None] {
             requests.push(Request::Assign(AssignRequest { code, ..assign() }));
         }
@@ -554,7 +590,18 @@ mod tests {
             Request::decode(&packet)
         };
         assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
-        assert_eq!(with(4, &4u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &6u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &5u32.to_le_bytes()), None, "code beside a root");
+        let guest = GuestKind::Program { strings: 1 };
+        let good_program = StartRequest { guest, code: None, layers: Vec::new(), root: Some([b'd'; 64]), ..start() };
+        let good_program = Request::Start(good_program).encode();
+        for (at, bytes) in
+            [(AT_ROOT, b"../x"), (AT_ROOT, b"\0\0\0\0"), (16, &[0; 4]), (16, &[1, 4, 0, 0]), (20, &[1, 0, 0, 0])]
+        {
+            let mut packet = good_program;
+            put(&mut packet, at, bytes);
+            assert_eq!(Request::decode(&packet), None, "{at} {bytes:?}");
+        }
         assert_eq!(with(20, &1u32.to_le_bytes()), None, "an interpreter beyond any list");
         assert_eq!(with(48, &2u32.to_le_bytes()), None, "neither code nor none");
         let none = AssignRequest { memory_bytes: 0, ..assign() };

@@ -338,7 +338,8 @@ impl Spawner {
     fn start(&mut self, request: &StartRequest, fds: Vec<OwnedFd>) -> Result<(), Fault> {
         let refused = Fault { step: Step::Request, errno: libc::EBADF };
         let [channel, output, environment] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| refused)?;
-        let channel = (request.guest != GuestKind::Bootstrap).then_some(channel);
+        let speaks = !matches!(request.guest, GuestKind::Bootstrap | GuestKind::Program { .. });
+        let channel = speaks.then_some(channel);
         let id = self.next_id;
         self.next_id += 1;
         let fds = GuestFds { channel, output, environment };
@@ -354,7 +355,7 @@ impl Spawner {
                     }
                 }
             }
-            GuestKind::Bootstrap | GuestKind::Interpreter { .. } => {
+            GuestKind::Bootstrap | GuestKind::Program { .. } | GuestKind::Interpreter { .. } => {
                 (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None })
             }
         };
@@ -372,7 +373,7 @@ impl Spawner {
             made,
             token: request.token,
             memory_bytes: request.memory_bytes,
-            codeless: request.code.is_none(),
+            codeless: request.code.is_none() && request.root.is_none(),
             started: false,
             settled: false,
             fault: added.err(),

@@ -6,6 +6,7 @@
 //! /new         where a sandbox mounts its clone of the template before it becomes its root
 //! /code        the code root
 //! /merge       where layers are merged
+//! /trust       the certificates that guests trust
 //! /files       the folders that the operator lets sandboxes have, each by its number
 //! /proc        the host's, without which no sandbox could mount its own
 //! ```
@@ -27,6 +28,7 @@ use super::config::SpawnerConfig;
 use super::files::Shared;
 use super::protocol::{LAYERS_MAX, Step};
 use super::sys::{self, At, Fault};
+use crate::contract::{HOSTS, RESOLVER, TRUST_PLACES};
 
 /// Folders of the host that hold programs and libraries; a link among them stays a link.
 const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store"];
@@ -49,14 +51,6 @@ const ETC: &[&str] = &[
 ];
 /// Where guests always find the trusted certificates, whatever the distribution's own place is.
 pub const TRUST_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// Where distributions keep the bundle of trusted certificates.
-const TRUST: &[&str] = &[
-    TRUST_PATH,
-    "/etc/ssl/cert.pem",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 /// Where guests find the caches of their packages: the code's, then each layer's, in merge order.
 pub(crate) const CACHES: [&CStr; 1 + LAYERS_MAX] = [
@@ -80,10 +74,9 @@ const FILES: &[(&str, &str)] = &[
          nobody:x:65534:65534:nobody:/:/sbin/nologin\n",
     ),
     ("/etc/group", "root:x:0:\nsbx:x:990:\nnogroup:x:65534:\n"),
-    ("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
+    ("/etc/hosts", HOSTS),
     ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"),
-    // The platform answers on every address; a short timeout costs nothing and a lost datagram little.
-    ("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:3\n"),
+    ("/etc/resolv.conf", RESOLVER),
 ];
 const LINKS: &[(&str, &str)] = &[
     // ES modules of Node.js look for packages in the folders above them only: here is the last one.
@@ -163,7 +156,8 @@ fn pieces(config: &SpawnerConfig) -> Result<Vec<Piece>, Fault> {
 
 /// Puts the bundle over every bundle of the distribution; a linked one is reached through the file that it links to.
 fn trust_pieces(bundle: &Path, pieces: &mut Vec<Piece>) -> Result<(), Fault> {
-    let mut targets: Vec<PathBuf> = TRUST.iter().filter_map(|place| Path::new(place).canonicalize().ok()).collect();
+    let mut targets: Vec<PathBuf> =
+        TRUST_PLACES.iter().filter_map(|place| Path::new(place).canonicalize().ok()).collect();
     targets.sort();
     targets.dedup();
     if !Path::new(TRUST_PATH).exists() {
@@ -229,6 +223,10 @@ fn fill_template(pieces: &[Piece]) -> Result<(), Fault> {
     pieces.iter().try_for_each(place)
 }
 
+/// Where the stage has what guests trust, and the devices of every guest.
+pub(crate) const TRUST: &CStr = c"/trust";
+pub(crate) const GUEST_DEVICES: &CStr = c"/template/dev";
+
 /// What the spawner keeps open of the stage.
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -236,6 +234,8 @@ pub(crate) struct Stage {
     pub(crate) code: OwnedFd,
     /// The stage's `/proc`.
     pub(crate) proc: OwnedFd,
+    /// Whether there are certificates (`TRUST`).
+    pub(crate) has_trust: bool,
     /// The spawner's own mount namespace.
     pub(crate) mounts: OwnedFd,
     /// What sandboxes may get of the host.
@@ -250,6 +250,7 @@ pub(crate) fn raise(config: &SpawnerConfig) -> Result<Stage, Fault> {
     let pieces = pieces(config)?;
     let code = take(&config.code_root, Path::new("/code"), false)?;
     let proc = take(Path::new("/proc"), Path::new("/proc"), false)?;
+    let trust = config.trust_bundle.as_ref().map(|bundle| take(bundle, Path::new("/trust"), false)).transpose()?;
     let mut shared = Vec::new();
     for (index, folder) in config.shared.iter().enumerate() {
         let place = PathBuf::from(format!("files/{index}"));
@@ -267,6 +268,12 @@ pub(crate) fn raise(config: &SpawnerConfig) -> Result<Stage, Fault> {
             sys::attach_tree(fd.as_raw_fd(), libc::AT_FDCWD, folder).at(Step::Stage)?;
         }
     }
+    if let Some(Piece { what: What::Tree { fd, .. }, .. }) = &trust {
+        put_file(Path::new("trust"), "").at(Step::Stage)?;
+        let attributes = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC;
+        sys::set_tree_attributes(fd.as_raw_fd(), attributes).at(Step::Stage)?;
+        sys::attach_tree(fd.as_raw_fd(), libc::AT_FDCWD, c"trust").at(Step::Stage)?;
+    }
     for (_, piece) in &shared {
         if let What::Tree { fd, .. } = &piece.what {
             fs::create_dir(&piece.target).at(Step::Stage)?;
@@ -283,5 +290,6 @@ pub(crate) fn raise(config: &SpawnerConfig) -> Result<Stage, Fault> {
 
     let open = |path: &str| fs::File::open(path).map(OwnedFd::from).at(Step::Stage);
     let shared = shared.into_iter().map(|(shared, _)| shared).collect();
-    Ok(Stage { code: open("/code")?, proc: open("/proc")?, mounts: open("/proc/self/ns/mnt")?, shared })
+    let has_trust = trust.is_some();
+    Ok(Stage { has_trust, code: open("/code")?, proc: open("/proc")?, mounts: open("/proc/self/ns/mnt")?, shared })
 }

@@ -70,6 +70,7 @@ pub fn server() -> ExitCode {
         let backend = ProcessBackend::new(handle).unwrap();
         let spec = SandboxSpec {
             guest: Guest::Bootstrap,
+            root: None,
             code: Some(digest('a')),
             layers: Vec::new(),
             files: None,

@@ -119,6 +119,7 @@ pub fn server() -> ExitCode {
         for _ in 0..3 {
             let spec = sandbox::SandboxSpec {
                 guest: sandbox::Guest::Bootstrap,
+                root: None,
                 code: Some(digest('a')),
                 layers: Vec::new(),
                 files: None,

@@ -101,6 +101,7 @@ impl World {
     pub fn spec(&self, environment: &[(&str, &str)]) -> SandboxSpec {
         SandboxSpec {
             guest: Guest::Bootstrap,
+            root: None,
             code: Some(self.code.clone()),
             layers: Vec::new(),
             files: None,

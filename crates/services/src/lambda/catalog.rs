@@ -21,6 +21,7 @@ use serde_json::Value;
 use store::references::References;
 use store::{Blobs, Store, Txn};
 
+use super::image::Arrivals;
 use super::record::{FunctionRecord, LATEST, UrlOwner};
 use super::uses::Uses;
 use super::versions::Resolved;
@@ -59,6 +60,8 @@ pub struct Functions {
     pub(super) references: References,
     pub(super) config: Config,
     pub(super) link_secret: OnceLock<Arc<[u8]>>,
+    /// Layers of images on their way here.
+    pub(super) arrivals: Arc<Arrivals>,
     versions: Cache<FunctionRef, Resolved>,
     event_rules: Cache<FunctionRef, Arc<EventRules>>,
     urls: Cache<String, Arc<FunctionUrl>>,
@@ -83,7 +86,9 @@ impl Functions {
             (model::prefixes::BLOBS.byte, packages::UPLOADS),
             packages::UPLOAD_MS,
         );
+        let arrivals = Arrivals::new(references.clone(), Arc::clone(&blobs), Arc::clone(&clock), Arc::clone(&random));
         Arc::new(Self {
+            arrivals,
             references,
             store,
             blobs,
@@ -262,6 +267,14 @@ impl Catalog for Functions {
         match self.package_bytes(code).await {
             Ok(Some(zip)) => Ok(zip),
             Ok(None) => Err(InvokeError::NotReady(format!("The code package {code} is no longer there."))),
+            Err(problem) => Err(InvokeError::Internal(problem.to_string())),
+        }
+    }
+
+    async fn package_part(&self, code: &CodeDigest, from: u64, most: usize) -> Result<Bytes, InvokeError> {
+        match self.package_range(code, from, most).await {
+            Ok(Some(part)) => Ok(part),
+            Ok(None) => Err(InvokeError::NotReady(format!("The image's layer {code} is no longer there."))),
             Err(problem) => Err(InvokeError::Internal(problem.to_string())),
         }
     }

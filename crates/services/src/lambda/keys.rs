@@ -14,6 +14,7 @@
 //! | `s` |                               | 32 random bytes that sign package links                     |
 //! | `e` | account, region, UUID         | `MappingRecord`: an event source mapping                    |
 //! | `q` | account, region, source ARN, function ARN | the UUID of the mapping of both                 |
+//! | `i` | image, tag                    | `PushedImage`: an image of the platform's own               |
 //! | `r` | account, region, UUID         | how the last batch of a mapping has ended, in words         |
 
 use bytes::Bytes;
@@ -225,6 +226,22 @@ pub(super) fn code_signing_user_of(key: &[u8]) -> Option<String> {
 
 fn of_code_signing(tag: u8, config: &CodeSigningRef) -> Key {
     under(tag).text(config.account.as_str()).text(config.region.as_str()).text(&config.id)
+}
+
+/// An image of the platform's own.
+pub(super) fn image(name: &str, tag: &str) -> Bytes {
+    under(b'i').text(name).text(tag).done()
+}
+
+/// All images of the platform's own.
+pub(super) fn images() -> Bytes {
+    under(b'i').done()
+}
+
+/// Name and tag of an image's key.
+pub(super) fn image_of(key: &[u8]) -> Option<(String, String)> {
+    let mut parts = beyond_texts(b'i', 0, key)?;
+    Some((parts.text()?, parts.text()?))
 }
 
 /// The secret that signs package links.

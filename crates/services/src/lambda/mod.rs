@@ -24,6 +24,7 @@ mod code_signing;
 mod error;
 mod event_config;
 mod file_systems;
+mod image;
 mod keys;
 mod layer;
 mod layers;
@@ -59,6 +60,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use catalog::{Config, Functions};
+pub use image::{PushError, ShownImage};
 
 /// How often a change is tried against others of the same record.
 const ATTEMPTS: usize = 64;

@@ -55,13 +55,22 @@ pub(super) struct Package {
     pub(super) unpacked_bytes: u64,
 }
 
-/// A package that comes with a call, and its upload once it was needed.
+/// A package that comes with a call, or a layer of an image, and its upload once it was needed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Brought<'a> {
-    /// The package.
-    pub(super) package: &'a Package,
+    /// Its name.
+    pub(super) code: &'a CodeDigest,
+    /// Bytes of its files; known where there is an upload.
+    pub(super) unpacked_bytes: u64,
     /// Its upload.
     pub(super) upload: Option<&'a Upload>,
+}
+
+impl<'a> Brought<'a> {
+    /// A package, with its upload if there is one.
+    pub(super) fn package(package: &'a Package, upload: Option<&'a Upload>) -> Self {
+        Self { code: &package.digest, unpacked_bytes: package.unpacked_bytes, upload }
+    }
 }
 
 /// How many users each package gains by a transaction, or loses.
@@ -87,6 +96,14 @@ impl Users {
         self
     }
 
+    /// So many users more of each layer of an image.
+    pub(super) fn of_layers(mut self, layers: &[CodeDigest], times: i64) -> Self {
+        for code in layers {
+            *self.0.entry(code.clone()).or_default() += times;
+        }
+        self
+    }
+
     fn changed(&self) -> impl Iterator<Item = (&CodeDigest, i64)> {
         self.0.iter().filter(|(_, users)| **users != 0).map(|(code, users)| (code, *users))
     }
@@ -95,7 +112,7 @@ impl Users {
 /// A blob that no record owns yet.
 #[derive(Debug, Clone)]
 pub(super) struct Upload {
-    blob: String,
+    pub(super) blob: String,
 }
 
 /// Reads and checks the base64 text of a zip: its sizes, its names, its checksums.
@@ -164,18 +181,18 @@ impl Functions {
         }
     }
 
-    /// Counts users of packages within `txn`, among them those of one that the call brings. Nothing is returned where that
-    /// one has no record and its upload is not there either, or was given up: upload, then try again.
+    /// Counts users of packages within `txn`, among them those that the call brings. Nothing is returned where one of these
+    /// has no record and its upload is not there either, or was given up: upload, then try again.
     pub(super) async fn claim(
         &self,
         snapshot: &dyn Snapshot,
         users: &Users,
-        brought: Brought<'_>,
+        brought: &[Brought<'_>],
         mut txn: Txn,
     ) -> Result<Option<(Txn, Claim)>, aws::Error> {
         let mut claim = Claim::Shared;
         for (code, change) in users.changed() {
-            let brought = Some(brought).filter(|brought| brought.package.digest == *code);
+            let brought = brought.iter().find(|brought| brought.code == code).copied();
             let Some((next, how)) = self.count_one(snapshot, code, change, brought, txn).await? else {
                 return Ok(None);
             };
@@ -209,10 +226,10 @@ impl Functions {
         let entry = snapshot.get(&key).await.map_err(error::store)?;
         let (record, claim, txn) = match (&entry, brought) {
             (Some(entry), _) => (super::decoded::<PackageRecord>(&entry.value)?, Claim::Shared, txn),
-            (None, Some(Brought { package, upload: Some(upload) })) => {
+            (None, Some(Brought { unpacked_bytes, upload: Some(upload), .. })) => {
                 let adopted = self.references.adopt(snapshot, txn, &upload.blob, OWNER).await.map_err(error::store)?;
                 let Some(txn) = adopted else { return Ok(None) };
-                let unpacked_bytes = Some(package.unpacked_bytes);
+                let unpacked_bytes = Some(unpacked_bytes);
                 let blob = upload.blob.clone();
                 (PackageRecord { blob, users: 0, due_ms: None, unpacked_bytes }, Claim::Uploaded, txn)
             }
@@ -345,6 +362,22 @@ impl Functions {
         let Some(entry) = self.store.get(&keys::package(code)).await? else { return Ok(None) };
         let record: PackageRecord = parsed(&entry.value)?;
         self.blobs.get(&record.blob).await
+    }
+
+    /// A part of a package that is registered; empty at its end.
+    pub(super) async fn package_range(
+        &self,
+        code: &CodeDigest,
+        from: u64,
+        most: usize,
+    ) -> Result<Option<Bytes>, store::Error> {
+        let Some(entry) = self.store.get(&keys::package(code)).await? else { return Ok(None) };
+        let record: PackageRecord = parsed(&entry.value)?;
+        let range = from..from.saturating_add(most as u64);
+        match self.blobs.read(&record.blob, range).await? {
+            Some(mut reader) => store::blobs::collect(&mut *reader).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The secret that signs links, made by whichever node needs it first.

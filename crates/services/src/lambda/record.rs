@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::http_api::{AuthKind, Cors};
-use model::{AccountId, CodeDigest, EGRESS_TAG, Egress, FileSystem, FunctionRef, FunctionVersion, JsonLog, Runtime};
+use model::{
+    AccountId, CodeDigest, EGRESS_TAG, Egress, FileSystem, FunctionRef, FunctionVersion, ImageCode, JsonLog, Runtime,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -166,8 +168,11 @@ pub(super) struct VersionRecord {
     pub(super) settings: Settings,
     /// The package.
     pub(super) code: CodeDigest,
-    /// Bytes of the package.
+    /// Bytes of the package; of a container image zero, as AWS shows it.
     pub(super) code_bytes: u64,
+    /// The container image, if it is one: `code` is its manifest's digest then, and no package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<ImageRecord>,
     /// Milliseconds since the epoch.
     pub(super) modified_ms: u64,
     /// `RevisionId`.
@@ -177,6 +182,75 @@ pub(super) struct VersionRecord {
     /// What PublishVersion said in place of the function's description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) description: Option<String>,
+}
+
+/// A container image of a function. It holds what it needs of the image itself, for the name may come to mean another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ImageRecord {
+    /// `ImageUri`
+    pub(super) uri: String,
+    /// `ResolvedImageUri`
+    pub(super) resolved: String,
+    /// What the image is.
+    pub(super) content: ImageContent,
+}
+
+/// What an image is, whatever it is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ImageContent {
+    /// Of the manifest.
+    pub(super) digest: CodeDigest,
+    /// The layers' blobs, the lowest first; each is kept as a package.
+    pub(super) layers: Vec<CodeDigest>,
+    /// `ENTRYPOINT`
+    pub(super) entrypoint: Vec<String>,
+    /// `CMD`
+    pub(super) command: Vec<String>,
+    /// `WORKDIR`
+    pub(super) folder: String,
+    /// `ENV`
+    pub(super) environment: Vec<(String, String)>,
+}
+
+/// An image that was pushed to the platform, under a name and a tag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PushedImage {
+    /// What it is.
+    pub(super) content: ImageContent,
+    /// Bytes of its layers' blobs.
+    pub(super) bytes: u64,
+    /// Milliseconds since the epoch.
+    pub(super) pushed_ms: u64,
+}
+
+/// `ImageConfig`: what takes the place of the image's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ImageOverrides {
+    /// `EntryPoint`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) entrypoint: Option<Vec<String>>,
+    /// `Command`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) command: Option<Vec<String>>,
+    /// `WorkingDirectory`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) folder: Option<String>,
+}
+
+impl ImageContent {
+    /// What is started of it.
+    fn code(&self, overrides: &ImageOverrides) -> ImageCode {
+        let entrypoint = overrides.entrypoint.as_ref().unwrap_or(&self.entrypoint);
+        let command = overrides.command.as_ref().unwrap_or(&self.command);
+        let folder = overrides.folder.as_ref().unwrap_or(&self.folder);
+        ImageCode {
+            layers: self.layers.clone(),
+            line: entrypoint.iter().chain(command).cloned().collect(),
+            // A folder that is not absolute begins at the root, as with every engine.
+            folder: format!("/{}", folder.trim_start_matches('/')),
+            environment: self.environment.clone(),
+        }
+    }
 }
 
 /// Configuration of a function, defaults filled in.
@@ -216,6 +290,9 @@ pub(super) struct Settings {
     /// `FileSystemConfigs`, of which there is one at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) file_system: Option<FileSystem>,
+    /// `ImageConfig`, of a container image only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<ImageOverrides>,
     /// `TenancyConfig.TenantIsolationMode` is `PER_TENANT`. Never changes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) per_tenant: bool,
@@ -343,6 +420,7 @@ impl FunctionRecord {
             runtime: settings.runtime.clone(),
             handler: settings.handler.clone(),
             code: code.clone(),
+            image: version.image.as_ref().map(|image| image.content.code(&settings.image.clone().unwrap_or_default())),
             layers: settings.merged_layers(),
             memory_mb: settings.memory_mb,
             timeout_ms: u64::from(settings.timeout_s) * 1_000,
@@ -400,9 +478,11 @@ impl Settings {
 }
 
 impl VersionRecord {
-    /// Every package that it uses: its code, and the content of each layer.
+    /// Every package that it uses: its code, or the layers of its image, and the content of each layer of its own.
     pub(super) fn packages(&self) -> impl Iterator<Item = &CodeDigest> {
-        std::iter::once(&self.code).chain(self.settings.layers.iter().map(|layer| &layer.code))
+        let code = self.image.is_none().then_some(&self.code);
+        let of_image = self.image.iter().flat_map(|image| &image.content.layers);
+        code.into_iter().chain(of_image).chain(self.settings.layers.iter().map(|layer| &layer.code))
     }
 
     /// Whether code and configuration are those of another.

@@ -9,7 +9,7 @@ use aws::{Call, Error};
 use model::{ApplicationLevel, Family, JsonLog, Runtime, SystemLevel};
 use serde_json::{Value, json};
 
-use super::record::Settings;
+use super::record::{ImageOverrides, Settings};
 use super::vpc::VpcRecord;
 use super::{Config, error, event_config, file_systems, name, view};
 
@@ -30,6 +30,7 @@ pub(super) const HONOURED: &[&str] = &[
     "DeadLetterConfig",
     "VpcConfig",
     "FileSystemConfigs",
+    "ImageConfig",
 ];
 
 /// Most bytes of names and values of all variables. Source: Lambda quotas.
@@ -85,16 +86,30 @@ const RETIRED: &[&str] = &[
 /// Languages that Lambda runs and this platform does not yet.
 const ABSENT_FAMILIES: &[&str] = &["dotnet", "ruby"];
 
+/// Whether these settings are of a container image.
+pub(super) fn are_of_image(settings: &Settings) -> bool {
+    settings.runtime == Runtime::image()
+}
+
+/// Runtime and handler of a new function.
+fn what_runs(call: &Call) -> Result<(Runtime, String), Error> {
+    if call.text("PackageType") == Some("Image") {
+        return Ok((Runtime::image(), String::new()));
+    }
+    match (call.text("Runtime"), call.text("Handler")) {
+        (Some(runtime), Some(handler)) => Ok((runtime_of(runtime)?, handler.to_owned())),
+        _ => Err(error::invalid(
+            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
+        )),
+    }
+}
+
 /// The settings of a new function.
 pub(super) fn created(call: &Call, host: &Config) -> Result<Settings, Error> {
-    let (Some(runtime), Some(handler)) = (call.text("Runtime"), call.text("Handler")) else {
-        return Err(error::invalid(
-            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
-        ));
-    };
+    let (runtime, handler) = what_runs(call)?;
     let settings = Settings {
-        runtime: runtime_of(runtime)?,
-        handler: handler.to_owned(),
+        runtime,
+        handler,
         role: String::new(),
         description: String::new(),
         timeout_s: 3,
@@ -108,6 +123,7 @@ pub(super) fn created(call: &Call, host: &Config) -> Result<Settings, Error> {
         snap_start: false,
         vpc: None,
         file_system: None,
+        image: None,
         per_tenant: call.input.pointer("/TenancyConfig/TenantIsolationMode").is_some_and(Value::is_string),
         layers: Vec::new(),
     };
@@ -119,6 +135,7 @@ pub(super) fn created(call: &Call, host: &Config) -> Result<Settings, Error> {
 pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result<Settings, Error> {
     event_config::check_dead_letters(call)?;
     let mut next = settings.clone();
+    next.image = image_config(call, settings)?;
     if let Some(runtime) = call.text("Runtime") {
         next.runtime = runtime_of(runtime)?;
     }
@@ -161,6 +178,9 @@ pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result
     if next.snap_start && next.per_tenant {
         return Err(error::invalid("SnapStart is not supported for functions with tenant isolation."));
     }
+    if next.snap_start && are_of_image(&next) {
+        return Err(error::invalid("SnapStart is not supported for functions with PackageType Image."));
+    }
     if next.snap_start && !next.runtime.has_snap_start() {
         return Err(error::invalid(format!("{} is not supported for SnapStart enabled functions.", next.runtime)));
     }
@@ -182,6 +202,37 @@ pub(super) fn with_architecture(settings: Settings, call: &Call, host: &str) -> 
         )));
     }
     Ok(settings)
+}
+
+/// What takes the place of an image's own. What is sent replaces all that was sent before.
+fn image_config(call: &Call, settings: &Settings) -> Result<Option<ImageOverrides>, Error> {
+    let sent = call.input.get("ImageConfig").filter(|config| config.is_object());
+    if !are_of_image(settings) {
+        return match sent {
+            Some(_) => Err(error::invalid("ImageConfig is for functions with PackageType Image only.")),
+            None => Ok(None),
+        };
+    }
+    let beside = |member: &&&str| call.input.get(**member).is_some_and(|value| !value.is_null() && *value != json!([]));
+    if let Some(member) = ["Runtime", "Handler", "Layers"].iter().find(beside) {
+        return Err(error::invalid(format!(
+            "{member} is not supported for functions with PackageType Image: the image brings it."
+        )));
+    }
+    let Some(sent) = sent else { return Ok(settings.image.clone()) };
+    let list = |member: &str| {
+        let items = sent.get(member).and_then(Value::as_array)?;
+        let texts = items.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
+        Some(texts).filter(|texts| !texts.is_empty())
+    };
+    let folder = sent.get("WorkingDirectory").and_then(Value::as_str).filter(|text| !text.is_empty());
+    let overrides =
+        ImageOverrides { entrypoint: list("EntryPoint"), command: list("Command"), folder: folder.map(str::to_owned) };
+    let words = overrides.entrypoint.iter().chain(&overrides.command).flatten().chain(&overrides.folder);
+    if words.into_iter().any(|word| word.contains('\0')) {
+        return Err(error::invalid("ImageConfig has words that no program can be given."));
+    }
+    Ok(Some(overrides).filter(|overrides| *overrides != ImageOverrides::default()))
 }
 
 fn within(value: Option<u64>, member: &str, least: u32, most: u32, field: &mut u32) -> Result<(), Error> {

@@ -81,6 +81,22 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
         let layers = settings.layers.iter();
         shown["Layers"] = layers.map(|layer| json!({"Arn": layer.arn, "CodeSize": layer.code_bytes})).collect();
     }
+    if let Some(image) = &version.image {
+        shown["PackageType"] = json!("Image");
+        shown["CodeSha256"] = json!(image.content.digest.as_str());
+        for of_zips in ["Runtime", "Handler"] {
+            shown[of_zips] = Value::Null;
+        }
+    }
+    if let Some(overrides) = &settings.image {
+        let members = [
+            ("EntryPoint", overrides.entrypoint.as_ref().map(|words| json!(words))),
+            ("Command", overrides.command.as_ref().map(|words| json!(words))),
+            ("WorkingDirectory", overrides.folder.as_ref().map(|folder| json!(folder))),
+        ];
+        let config: Value = members.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        shown["ImageConfigResponse"] = json!({"ImageConfig": config});
+    }
     shown
 }
 

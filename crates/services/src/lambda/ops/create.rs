@@ -9,8 +9,9 @@ use serde_json::Value;
 use store::Txn;
 
 use crate::lambda::code_signing::{self, CodeSigningRef};
+use crate::lambda::image::{Code, Uploads};
 use crate::lambda::layer::{self, LayerVersionRef};
-use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
+use crate::lambda::packages::{Claim, Users};
 use crate::lambda::record::{FunctionRecord, Settings, VersionId, VersionRecord};
 use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, provisioned, settings, view};
 
@@ -33,7 +34,6 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
         let name = call.text("FunctionName").unwrap_or_default();
         return Err(error::constraint(name, "functionName", "Member must not carry a qualifier"));
     }
-    let zip_file = super::inline_zip(call, &call.input["Code"])?;
     let settings = settings::created(call, &functions.config)?;
     let layers = layer::wanted(call)?.unwrap_or_default();
     let tags = super::tags::checked(call.input.get("Tags"))?;
@@ -41,16 +41,18 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
     if functions.record(&function).await?.is_some() {
         return Err(exists(&function));
     }
-    let package = packages::checked(zip_file).await?;
-    let mut record = FunctionRecord::new(version(functions, settings, &package), tags);
+    let is_image = settings::are_of_image(&settings);
+    if is_image && signing.is_some() {
+        return Err(error::invalid("Code signing is not supported for functions with PackageType Image."));
+    }
+    let code = super::code_of(functions, &call.input["Code"], is_image).await?;
+    let mut record = FunctionRecord::new(version(functions, settings, &code), tags);
     provisioned::check_tenants(&record)?;
     record.code_signing = signing.as_ref().map(|config| config.id.clone());
-    let mut upload = None;
-    let new = New { function, package, layers, signing, record, publish: call.flag("Publish") };
-    let made = commit(functions, call, &new, &mut upload).await;
-    if let Some(upload) = upload.filter(|_| !matches!(made, Ok((_, _, Claim::Uploaded)))) {
-        functions.discard(&upload).await;
-    }
+    let mut uploads = functions.ready(&code).await?;
+    let new = New { function, code, layers, signing, record, publish: call.flag("Publish") };
+    let made = commit(functions, call, &new, &mut uploads).await;
+    functions.discard_unused(uploads, matches!(made, Ok((_, _, Claim::Uploaded)))).await;
     let (id, version, _) = made?;
     Ok(Reply::of(view::configuration(&new.function, id, &version)))
 }
@@ -58,7 +60,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
 /// A function that is to be made.
 struct New {
     function: FunctionRef,
-    package: Package,
+    code: Code,
     layers: Vec<LayerVersionRef>,
     signing: Option<CodeSigningRef>,
     record: FunctionRecord,
@@ -70,11 +72,12 @@ fn exists(function: &FunctionRef) -> Error {
 }
 
 /// A first or next `$LATEST`.
-pub(super) fn version(functions: &Functions, settings: Settings, package: &Package) -> VersionRecord {
+pub(super) fn version(functions: &Functions, settings: Settings, code: &Code) -> VersionRecord {
     VersionRecord {
         settings,
-        code: package.digest.clone(),
-        code_bytes: package.zip.len() as u64,
+        code: code.digest().clone(),
+        code_bytes: code.bytes(),
+        image: code.image(),
         modified_ms: functions.clock.now_ms(),
         revision_id: functions.random.uuid(),
         content_revision: functions.random.hex(16),
@@ -87,9 +90,9 @@ async fn commit(
     functions: &Functions,
     call: &Call,
     new: &New,
-    upload: &mut Option<Upload>,
+    uploads: &mut Uploads,
 ) -> Result<(VersionId, VersionRecord, Claim), Error> {
-    let New { function, package, .. } = new;
+    let New { function, code, .. } = new;
     let key = keys::function(function);
     for _ in 0..ATTEMPTS {
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
@@ -98,7 +101,7 @@ async fn commit(
         }
         let mut record = new.record.clone();
         record.latest.settings.layers = functions.layers_of(&*snapshot, call, &new.layers).await?;
-        functions.check_unpacked(&*snapshot, &record.latest, Some(package)).await?;
+        functions.check_unpacked(&*snapshot, &record.latest, code.package()).await?;
         let (mut id, mut shown) = (VersionId::Latest, record.latest.clone());
         let mut txn = Txn::new().expect_absent(key.clone());
         if let Some(config) = &new.signing {
@@ -112,11 +115,10 @@ async fn commit(
         }
         let txn = txn.put(key.clone(), encoded(&record)?);
         let users = Users::of(&record.latest, 1 + i64::from(new.publish));
-        let brought = Brought { package, upload: upload.as_ref() };
-        let claimed = functions.claim(&*snapshot, &users, brought, txn).await?;
+        let claimed = functions.claim(&*snapshot, &users, &uploads.brought(code), txn).await?;
         drop(snapshot);
         match claimed {
-            None => *upload = Some(functions.upload(package).await?),
+            None => functions.bring(code, uploads).await?,
             Some((txn, claim)) => {
                 if functions.committed(txn).await? {
                     return Ok((id, shown, claim));

@@ -27,7 +27,7 @@ pub(in crate::lambda) async fn publish(functions: &Functions, call: &Call) -> Re
         "LicenseInfo",
     ])?;
     let layer = layer::own(call)?;
-    let package = packages::checked(super::inline_zip(call, &call.input["Content"])?).await?;
+    let package = packages::checked(super::inline_zip(&call.input["Content"])?).await?;
     if let Some(name) = packages::file_in(&package, EXTENSIONS)? {
         return Err(Error::not_implemented(format_args!("external extensions (the layer has the file {name})")));
     }
@@ -76,8 +76,8 @@ async fn commit(
             .put(key.clone(), encoded(&LayerRecord { next_version: number + 1 })?)
             .expect_absent(of_version.clone())
             .put(of_version, encoded(version)?);
-        let brought = Brought { package, upload: upload.as_ref() };
-        let claimed = functions.claim(&*snapshot, &Users::one(&package.digest, 1), brought, txn).await?;
+        let brought = [Brought::package(package, upload.as_ref())];
+        let claimed = functions.claim(&*snapshot, &Users::one(&package.digest, 1), &brought, txn).await?;
         drop(snapshot);
         match claimed {
             None => *upload = Some(functions.upload(package).await?),

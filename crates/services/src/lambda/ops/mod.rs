@@ -27,14 +27,29 @@ pub(super) mod versions;
 use aws::{Call, Error};
 use serde_json::Value;
 
-use super::error;
+use super::image::Code;
+use super::{Functions, error, packages};
+
+/// The code that a call brings for a function; `is_image` says which kind it has to be.
+async fn code_of(functions: &Functions, code: &Value, is_image: bool) -> Result<Code, Error> {
+    let text = |member: &str| code.get(member).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let other = ["ZipFile", "S3Bucket", "S3Key", "S3ObjectVersion"].into_iter().find(|member| text(member).is_some());
+    match (is_image, text("ImageUri"), other) {
+        (true, Some(uri), None) => functions.image(uri).await.map(Code::Image),
+        (true, Some(_), Some(other)) => {
+            Err(error::invalid(format!("Please do not provide {other} beside ImageUri when packageType is Image.")))
+        }
+        (true, None, _) => Err(error::invalid("Please provide ImageUri when packageType is Image.")),
+        (false, Some(_), _) => {
+            Err(error::invalid("Please do not provide ImageUri when packageType is Zip; packageType Image takes it."))
+        }
+        (false, None, _) => packages::checked(inline_zip(code)?).await.map(Code::Zip),
+    }
+}
 
 /// Refuses a package that is not sent inline.
-fn inline_zip<'a>(call: &Call, code: &'a Value) -> Result<&'a str, Error> {
+fn inline_zip(code: &Value) -> Result<&str, Error> {
     let text = |member: &str| code.get(member).and_then(Value::as_str).filter(|text| !text.is_empty());
-    if text("ImageUri").is_some() || call.text("PackageType") == Some("Image") {
-        return Err(Error::not_implemented("functions from container images (PackageType Image, ImageUri)"));
-    }
     for member in ["S3Bucket", "S3Key", "S3ObjectVersion"] {
         if text(member).is_some() {
             return Err(Error::not_implemented(format_args!("code from a bucket ({member}); send it as ZipFile")));

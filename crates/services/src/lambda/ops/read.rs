@@ -21,11 +21,16 @@ pub(in crate::lambda) async fn get(functions: &Functions, call: &Call) -> Result
     call.honours(&["FunctionName", "Qualifier"])?;
     let function = name::of_call(call)?;
     let Found { record, id, version } = functions.found(&function).await?;
-    let link = functions.package_link(&call.endpoint, &version.code).await?;
-    let mut output = json!({
-        "Configuration": view::configuration(&function, id, &version),
-        "Code": {"RepositoryType": "S3", "Location": link},
-    });
+    let code = match &version.image {
+        Some(image) => {
+            json!({"RepositoryType": "ECR", "ImageUri": image.uri, "ResolvedImageUri": image.resolved})
+        }
+        None => {
+            let link = functions.package_link(&call.endpoint, &version.code).await?;
+            json!({"RepositoryType": "S3", "Location": link})
+        }
+    };
+    let mut output = json!({"Configuration": view::configuration(&function, id, &version), "Code": code});
     if !record.tags.is_empty() {
         output["Tags"] = json!(record.tags);
     }

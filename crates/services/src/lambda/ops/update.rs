@@ -7,8 +7,9 @@ use aws::{Call, Error, Reply};
 use model::FunctionRef;
 use store::Txn;
 
+use crate::lambda::image::{Code, Uploads};
 use crate::lambda::layer;
-use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
+use crate::lambda::packages::{Claim, Users};
 use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
 use crate::lambda::versions::existing_in;
 use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, settings, view};
@@ -36,20 +37,17 @@ pub(in crate::lambda) async fn code(functions: &Functions, call: &Call) -> Resul
     let record = functions.existing(&function).await?;
     check_revision(call, &record)?;
     settings::with_architecture(record.latest.settings.clone(), call, functions.config.architecture)?;
-    let package = packages::checked(super::inline_zip(call, &call.input)?).await?;
+    let code = super::code_of(functions, &call.input, record.latest.image.is_some()).await?;
     if call.flag("DryRun") {
-        let next = replaced(functions, call, &record, &package)?;
+        let next = replaced(functions, call, &record, &code)?;
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
         functions.check_signed(&*snapshot, &function, &record).await?;
-        functions.check_unpacked(&*snapshot, &next, Some(&package)).await?;
+        functions.check_unpacked(&*snapshot, &next, code.package()).await?;
         return Ok(Reply::of(view::configuration(&function, VersionId::Latest, &next)));
     }
-    let mut upload = None;
-    let done = commit(functions, call, &function, &package, &mut upload).await;
-    let used = matches!(done, Ok(Done { claim: Claim::Uploaded, .. }));
-    if let Some(upload) = upload.filter(|_| !used) {
-        functions.discard(&upload).await;
-    }
+    let mut uploads = functions.ready(&code).await?;
+    let done = commit(functions, call, &function, &code, &mut uploads).await;
+    functions.discard_unused(uploads, matches!(done, Ok(Done { claim: Claim::Uploaded, .. }))).await;
     let Done { id, version, .. } = done?;
     let qualifier = call.flag("Publish").then(|| id.to_string());
     Ok(Reply::of(view::configuration(&FunctionRef { qualifier, ..function }, id, &version)))
@@ -62,23 +60,18 @@ struct Done {
     claim: Claim,
 }
 
-fn replaced(
-    functions: &Functions,
-    call: &Call,
-    record: &FunctionRecord,
-    package: &Package,
-) -> Result<VersionRecord, Error> {
+fn replaced(functions: &Functions, call: &Call, record: &FunctionRecord, code: &Code) -> Result<VersionRecord, Error> {
     let settings = record.latest.settings.clone();
     let settings = settings::with_architecture(settings, call, functions.config.architecture)?;
-    Ok(super::create::version(functions, settings, package))
+    Ok(super::create::version(functions, settings, code))
 }
 
 async fn commit(
     functions: &Functions,
     call: &Call,
     function: &FunctionRef,
-    package: &Package,
-    upload: &mut Option<Upload>,
+    code: &Code,
+    uploads: &mut Uploads,
 ) -> Result<Done, Error> {
     let key = keys::function(function);
     for _ in 0..ATTEMPTS {
@@ -86,8 +79,8 @@ async fn commit(
         let (mut record, written) = existing_in(&*snapshot, function).await?;
         check_revision(call, &record)?;
         functions.check_signed(&*snapshot, function, &record).await?;
-        let next = replaced(functions, call, &record, package)?;
-        functions.check_unpacked(&*snapshot, &next, Some(package)).await?;
+        let next = replaced(functions, call, &record, code)?;
+        functions.check_unpacked(&*snapshot, &next, code.package()).await?;
         let before = std::mem::replace(&mut record.latest, next);
         let mut txn = Txn::new().expect_version(key.clone(), written);
         let mut users = Users::of(&before, -1).and(&record.latest, 1);
@@ -98,10 +91,10 @@ async fn commit(
             (txn, id, version) = (with_version, published.id, published.version);
         }
         txn = txn.put(key.clone(), encoded(&record)?);
-        let brought = Brought { package, upload: upload.as_ref() };
-        let Some((txn, claim)) = functions.claim(&*snapshot, &users, brought, txn).await? else {
+        let claimed = functions.claim(&*snapshot, &users, &uploads.brought(code), txn).await?;
+        let Some((txn, claim)) = claimed else {
             drop(snapshot);
-            *upload = Some(functions.upload(package).await?);
+            functions.bring(code, uploads).await?;
             continue;
         };
         drop(snapshot);

@@ -88,7 +88,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing_behind() {
         ("Code", json!({"ZipFile": "%"}), 400, invalid, "base64"),
         ("Code", json!({}), 400, invalid, "Please provide a source for function code."),
         ("Code", json!({"S3Bucket": "bucket", "S3Key": "k"}), 501, "NotImplementedException", "S3Bucket"),
-        ("Code", json!({"ImageUri": "x"}), 501, "NotImplementedException", "container images"),
+        ("Code", json!({"ImageUri": "x"}), 400, invalid, "Please do not provide ImageUri when packageType is Zip"),
         ("Runtime", json!("cobol"), 400, invalid, "Value cobol at 'runtime' failed to satisfy constraint"),
         ("Runtime", json!("dotnet8"), 501, "NotImplementedException", "dotnet8"),
         ("Runtime", json!("python3.6"), 400, invalid, "no longer supported"),
@@ -133,7 +133,7 @@ async fn what_is_not_here_is_refused_by_its_name() {
             absent,
             "file systems of S3",
         ),
-        ("ImageConfig", json!({"Command": ["x"]}), 501, absent, "ImageConfig"),
+        ("ImageConfig", json!({"Command": ["x"]}), 400, invalid, "ImageConfig is for functions with PackageType Image"),
         ("DurableConfig", json!({"ExecutionTimeout": 1}), 501, absent, "DurableConfig"),
         (
             "DeadLetterConfig",
@@ -157,7 +157,7 @@ async fn what_is_not_here_is_refused_by_its_name() {
             invalid,
             "neither an Amazon SQS queue nor an Amazon SNS topic",
         ),
-        ("PackageType", json!("Image"), 501, absent, "container images"),
+        ("PackageType", json!("Image"), 400, invalid, "Runtime is not supported for functions with PackageType Image"),
         ("CapacityProviderConfig", json!({"x": {"y": "z"}}), 501, absent, "CapacityProviderConfig"),
         (
             "SnapStart",
@@ -260,13 +260,13 @@ async fn a_function_is_not_stored_with_an_upload_that_was_given_up() {
     let upload = functions.upload(&package).await.unwrap();
     let snapshot = platform.store.snapshot().await.unwrap();
     let (users, brought) =
-        (packages::Users::one(&package.digest, 1), packages::Brought { package: &package, upload: Some(&upload) });
-    let (claimed, _) = functions.claim(&*snapshot, &users, brought, Txn::new()).await.unwrap().unwrap();
+        (packages::Users::one(&package.digest, 1), [packages::Brought::package(&package, Some(&upload))]);
+    let (claimed, _) = functions.claim(&*snapshot, &users, &brought, Txn::new()).await.unwrap().unwrap();
     platform.clock.advance(Duration::from_secs(3_600));
     assert_eq!(functions.collect_garbage().await.unwrap(), 1);
     assert!(!functions.committed(claimed).await.unwrap(), "its bytes are gone");
     let snapshot = platform.store.snapshot().await.unwrap();
-    let again = functions.claim(&*snapshot, &users, brought, Txn::new()).await.unwrap();
+    let again = functions.claim(&*snapshot, &users, &brought, Txn::new()).await.unwrap();
     assert!(again.is_none(), "it is to be uploaded anew");
 }
 

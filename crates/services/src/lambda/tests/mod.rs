@@ -2,12 +2,13 @@
 //!
 //! `functions` covers the life of functions and their packages, `layers` layers, `versions`, `aliases` and `provisioned` what
 //! is published of them, `event_configs` what is asked of their events, `code_signing` whose code they take, `policies` who may call them,
-//! `mappings` event source mappings, `tenants` whose environments calls get and what network they are in, `surface` everything around them. Start at `Platform`.
+//! `images` functions from container images, `mappings` event source mappings, `tenants` whose environments calls get and what network they are in, `surface` everything around them. Start at `Platform`.
 
 mod aliases;
 mod code_signing;
 mod event_configs;
 mod functions;
+mod images;
 mod layers;
 mod mappings;
 mod policies;
