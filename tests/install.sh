@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
-# in tests/js/node_modules, packages with native code in .cache/native, a JDK with Maven and jars in .cache/java.
+# in tests/js/node_modules, packages with native code in .cache/native, web frameworks in .cache/web, a JDK with Maven and jars in .cache/java.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -59,6 +59,27 @@ if [ ! -e "$native/.node" ]; then
             echo "$package could not be installed: its test is skipped" >&2
         fi
     done
+fi
+
+# Frameworks of web servers that run as functions.
+web=.cache/web
+if [ ! -e "$web/.python" ]; then
+    rm -rf "$web/python"
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --target "$web/python" --python-version 3.11 \
+        --only-binary=:all: fastapi uvicorn websockets; then
+        touch "$web/.python"
+    else
+        echo "FastAPI could not be installed: its test is skipped" >&2
+    fi
+fi
+if [ ! -e "$web/.node" ]; then
+    mkdir -p "$web/node"
+    echo '{"private": true}' > "$web/node/package.json"
+    if (cd "$web/node" && npm install --no-audit --no-fund --loglevel=error express@5 ws@8); then
+        touch "$web/.node"
+    else
+        echo "express could not be installed: its test is skipped" >&2
+    fi
 fi
 
 # A JDK with Maven, and what Java functions are compiled with.

@@ -31,6 +31,7 @@ mod tests;
 pub mod tls;
 pub mod traffic;
 pub mod trust_store;
+mod web;
 
 pub use authority::Authority;
 pub use config::Config;

@@ -21,6 +21,7 @@ pub mod prefixes;
 pub mod runtime;
 pub mod stream;
 pub mod usage;
+pub mod web;
 
 pub use egress::{EGRESS_TAG, Egress, NotATarget, OpenTarget};
 pub use event::{Delivery, DeliveryError, EventRules, Lineage};
@@ -43,3 +44,4 @@ pub use pattern::Pattern;
 pub use runtime::{Family, Runtime};
 pub use stream::{Answered, Body, BrokenOff, Chunks, Piece, Pieces, StreamedAnswer};
 pub use usage::{Ending, UsageRecord};
+pub use web::{WebAnswer, WebCall, WebServer};

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::{CodeDigest, Family};
-use tokio::net::{TcpListener, UdpSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixStream};
 
 /// Beside a package's folder below the code root, the folder of this further ending holds what the platform has made of the
 /// package. Guests see it, read-only, below `CACHE_ROOT`; it may not be there.
 pub const CACHE_SUFFIX: &str = ".cache";
 /// Where guests see what was made of their packages: the code's in `0`, each layer's, in merge order, from `1` on.
 pub const CACHE_ROOT: &str = "/var/cache";
+
+/// The variable that holds the words for the shell of a `Guest::Command`. The command itself does not see it.
+pub const COMMAND_VARIABLE: &str = "DUNLIN_WEB_COMMAND";
 
 /// The program that runs inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,9 @@ pub enum Guest {
     },
     /// `/var/task/bootstrap`, else `/opt/bootstrap`. It speaks the HTTP Runtime API at `127.0.0.1:9001`.
     Bootstrap,
+    /// What the variable `COMMAND_VARIABLE` says, run by `/bin/sh` in `/var/task`. It listens on a port of its own, which
+    /// `Control::sockets` reach, and knows nothing of the platform. Needs a network namespace.
+    Command,
     /// An interpreter of the host that runs no function, but forks guests for sandboxes of their own (`Fork`). It speaks
     /// frames on descriptor 3 as well.
     Zygote {
@@ -140,6 +146,18 @@ pub trait Control: Send + Sync + std::fmt::Debug {
 
     /// Undoes `freeze`, also one that is only on its way. When it returns, the sandbox runs, or is about to.
     fn thaw(&self);
+
+    /// Asks every process of the sandbox to end (SIGTERM). Returns at once. Only a `Guest::Command` hears it.
+    fn terminate(&self) {}
+
+    /// Some TCP sockets in the sandbox's own network namespace, not connected, not blocking: what they connect to is the
+    /// guest's. Only a `Guest::Command` has them.
+    ///
+    /// # Errors
+    /// `Host` where the sandbox has ended or is of another kind.
+    async fn sockets(&self) -> Result<Vec<TcpSocket>, Error> {
+        Err(Error::Host("this guest cannot be connected to".to_owned()))
+    }
 
     /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.
     async fn wait(&self) -> Exit;

@@ -13,7 +13,7 @@ pub mod privilege;
 pub mod process;
 
 pub use contract::{
-    Assignment, Backend, CACHE_ROOT, CACHE_SUFFIX, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec,
-    SharedFiles, Started, Usage, Wall, WallState,
+    Assignment, Backend, CACHE_ROOT, CACHE_SUFFIX, COMMAND_VARIABLE, Control, Error, Exit, Guest, GuestListeners, Held,
+    SandboxSpec, SharedFiles, Started, Usage, Wall, WallState,
 };
 pub use interpreter::{Interpreter, Interpreters, Skipped};

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::intrinsics::Names;
 use super::project::{Function, HttpRoute, Layer, Project, RestRoute, Table, UrlConfig};
-use super::{settings, streams};
+use super::{settings, streams, web};
 use crate::yaml::{Error, Node, Value};
 
 /// Keys that are read, and keys that the plan notes as having no effect.
@@ -80,6 +80,7 @@ const FUNCTION: Keys = Keys {
         "environment",
         "events",
         "url",
+        "web",
         "package",
         "reservedConcurrency",
         "provisionedConcurrency",
@@ -278,8 +279,12 @@ fn artifact(node: &Node) -> Result<Option<PathBuf>, Error> {
 fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payload: &str) -> Result<Function, Error> {
     let prefix = format!("functions.{key}.");
     project.notes.extend(check_keys(node, &FUNCTION, &prefix)?);
-    let Some(handler) = node.get("handler") else {
-        return Err(node.error(format!("{prefix}handler is missing; write `handler: file.export`")));
+    let handler = match (node.get("handler"), node.get("web")) {
+        (Some(handler), _) => handler.text("handler")?,
+        (None, Some(_)) => web::HANDLER.to_owned(),
+        (None, None) => {
+            return Err(node.error(format!("{prefix}handler is missing; write `handler: file.export`")));
+        }
     };
     let either = |name: &str| node.get(name).or_else(|| provider.get(name));
     let number = |name: &str, from, to, default| either(name).map_or(Ok(default), |node| node.integer(name, from, to));
@@ -294,6 +299,9 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
             };
         }
     }
+    if let Some(server) = node.get("web") {
+        environment.extend(web::variables(server, &prefix)?);
+    }
     settings::refuse_dead_letters(node, &prefix)?;
     let mut function = Function {
         key: key.to_owned(),
@@ -301,7 +309,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
             Some(given) => given.text("name")?,
             None => format!("{}-{key}", project.stack()),
         },
-        handler: handler.text("handler")?,
+        handler,
         runtime: either("runtime").map(|node| node.text("runtime")).transpose()?,
         memory_mb: number("memorySize", 128, 10_240, 1_024)?,
         timeout_s: number("timeout", 1, 900, 6)?,
