@@ -60,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(dict(os.environ))
 
     def on_binary(self, _):
+        self.body()
         self.answer(bytes(range(256)), Content_Type="image/png", Set_Cookie="a=1")
 
     def on_cookies(self, _):

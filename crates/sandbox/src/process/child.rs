@@ -20,6 +20,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_char, c_int, c_ulong};
 
@@ -572,8 +573,12 @@ extern "C" fn follow(_signal: c_int) {
     }
 }
 
+/// Whether the guest was asked to end.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
 /// Asks every process here but this one to end.
 extern "C" fn terminate(_signal: c_int) {
+    ASKED.store(true, Ordering::Relaxed);
     // SAFETY: async-signal-safe calls; what was interrupted finds its error as it left it. Nothing outside this process
     // namespace can be meant.
     unsafe {
@@ -617,6 +622,10 @@ fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
     }
     let ended = reap_until(guest);
     let Some(status) = ended else { return 1 };
+    if ASKED.load(Ordering::Relaxed) {
+        // A shell ends at once; what it had started has its own way to end, and comes here as an orphan.
+        let _ = reap_until(0);
+    }
     let exited = Reply::Exited { id: plan.id, status, out_of_memory: false, cpu_ns: 0, peak_bytes: 0 };
     let _ = sys::send(plan.status, &exited.encode());
     if matches!(plan.role, Role::Zygote { .. }) {
@@ -641,7 +650,7 @@ fn hears(socket: c_int) -> bool {
     }
 }
 
-/// Reaps every child until `guest` ends; wait(2)'s status of it, or nothing if there is no such child.
+/// Reaps every child until `guest` ends; wait(2)'s status of it, or nothing if there is no such child. No child is 0.
 fn reap_until(guest: c_int) -> Option<c_int> {
     loop {
         let mut status = 0;
