@@ -197,23 +197,23 @@ impl Pool {
 
     fn leave(self: &Arc<Self>, core: &Arc<Core>, shared: Arc<Shared>, sound: bool) {
         let usable = sound && shared.is_usable(core);
-        let (unused, ended) = {
+        let unused = {
             let mut seats = self.seats.lock();
             let Some(at) = seats.open.iter().position(|open| Arc::ptr_eq(&open.shared, &shared)) else { return };
             let open = &mut seats.open[at];
             open.taken -= 1;
             open.sound &= usable;
             let unused = self.give_out(core, &mut seats);
-            let open = &seats.open[at];
-            let ended = (open.taken == 0).then(|| seats.open.remove(at));
-            (unused, ended)
+            if seats.open[at].taken == 0 {
+                let Open { shared, sound, .. } = seats.open.remove(at);
+                // Under the lock, so that a call that comes now finds the environment here or in the pool.
+                if let Some(lease) = shared.lease.lock().take() {
+                    if sound { lease.release(Instant::now()) } else { drop(lease) }
+                }
+            }
+            unused
         };
         drop(unused);
-        if let Some(Open { shared, sound, .. }) = ended
-            && let Some(lease) = shared.lease.lock().take()
-        {
-            if sound { lease.release(Instant::now()) } else { drop(lease) }
-        }
         if !usable {
             self.fetch_for_waiters(core);
         }
