@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from conftest import NODE, PYTHON, ROLE, ROOT, name_of, refused, wait_for, zipped
+from test_apis import http_api, rest_api
 from test_function_urls import sign
 
 KNIFE = (pathlib.Path(__file__).parent / "web_server.py").read_text()
@@ -75,6 +76,20 @@ def test_a_request_passes_as_it_is(server):
     own = json.loads(headers["x-amzn-lambda-context"])
     assert own["env_config"]["function_name"] == name and own["request_id"] == answer.headers["x-amzn-requestid"]
     assert own["invoked_function_arn"].endswith(f":function:{name}")
+
+
+@pytest.mark.modes("dev")
+def test_another_http_is_not_spoken(server):
+    _, url = served(server)
+    path = url.split(str(server.port), 1)[1]
+    for protocol in ("h2c", "websocket, h2c", "HTTP/2.0"):
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: {protocol}\r\nContent-Length: 4\r\n\r\nbody"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(head.encode())
+            answer = b"".join(iter(lambda: client.recv(65_536), b""))
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        seen = json.loads(answer.split(b"\r\n\r\n", 1)[1])
+        assert base64.b64decode(seen["body"]) == b"body" and "upgrade" not in dict(seen["headers"])
 
 
 def test_the_variables_of_a_server(server):
@@ -233,18 +248,19 @@ def test_a_server_that_does_not_come_up(server):
 
 
 def test_a_server_that_is_not_ready_in_time(server):
-    variables = {"DUNLIN_WEB_STARTUP": "2", "AWS_LWA_READINESS_CHECK_PATH": "/status?code=503"}
+    variables = {"DUNLIN_WEB_STARTUP": "1", "AWS_LWA_READINESS_CHECK_PATH": "/status?code=503"}
     name, url = served(server, variables=variables)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda _: get(url).status_code, range(3)))
     assert answers == [504] * 3
     _, document = invoke(server, name, {})
     assert document["errorType"] == "Sandbox.Timedout"
-    assert "Init timed out after 2.00 seconds" in document["errorMessage"] and "status 503" in document["errorMessage"], document
+    assert "Init timed out after 1.00 seconds" in document["errorMessage"] and "status 503" in document["errorMessage"], document
     name, _ = served(server, variables={"DUNLIN_WEB_STARTUP": "1", "SLOW": "30"})
     assert "Connection refused" in invoke(server, name, {})[1]["errorMessage"]
 
 
+@pytest.mark.modes("dev")
 def test_slow_starts_may_be_allowed(server):
     _, url = served(server, variables={"SLOW": "11", "DUNLIN_WEB_STARTUP": "30"}, Timeout=5)
     assert get(url).status_code == 200
@@ -332,17 +348,20 @@ def test_settings_that_are_not_understood_are_refused(server):
 
 def test_apis_lead_to_servers(server):
     name, _ = served(server)
-    apis = server.client("apigatewayv2")
-    target = f"arn:aws:lambda:us-east-1:000000000000:function:{name}"
-    api = apis.create_api(Name=name, ProtocolType="HTTP", Target=target)
-    server.client("lambda").add_permission(FunctionName=name, StatementId="api", Action="lambda:InvokeFunction", Principal="apigateway.amazonaws.com")
-    url = f"{server.url}/_dunlin/api/{api['ApiId']}/"
-    answer = requests.post(url + "a%20b?c=d", data=b"\xff" * 10, timeout=40)
-    assert answer.status_code == 200, answer.text
-    seen = answer.json()
-    assert (seen["path"], base64.b64decode(seen["body"])) == ("/a%20b?c=d", b"\xff" * 10)
-    assert json.loads(dict(seen["headers"])["x-amzn-request-context"])["apiId"] == api["ApiId"]
-    assert get(url, "binary").content == bytes(range(256))
+    api, url = http_api(server, name, "$default")
+    old, old_url = http_api(server, name, "ANY /{proxy+}", version="1.0")
+    rest, _, rest_url = rest_api(server, name, "/{proxy+}")
+    for identity, url in ((api, url), (old, old_url), (rest, rest_url)):
+        answer = requests.post(f"{url}/a%20b?c=d", data=b"\xff" * 10, timeout=40)
+        assert answer.status_code == 200, answer.text
+        seen = answer.json()
+        assert (seen["path"], base64.b64decode(seen["body"])) == ("/a%20b?c=d", b"\xff" * 10)
+        headers = dict(seen["headers"])
+        assert json.loads(headers["x-amzn-request-context"])["apiId"] == identity and headers["x-forwarded-for"] == "127.0.0.1"
+        assert get(url, "/binary").content == bytes(range(256))
+        assert get(url, "/status?code=418").status_code == 418
+        assert get(url, "/stream").text == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
+    assert requests.post(f"{url}/count", data=b"x" * (11 << 20), timeout=40).status_code == 413
 
 
 def test_signed_urls_lead_to_servers(server):
@@ -399,6 +418,10 @@ class WebSocket:
         self.stream = self.socket.makefile("rb")
         self.head = b"".join(iter(self.stream.readline, b"\r\n"))
 
+    def close(self):
+        self.stream.close()
+        self.socket.close()
+
     def send(self, data, kind=1):
         length = len(data)
         size = bytes([0x80 | length]) if length < 126 else b"\xfe" + length.to_bytes(2) if length < 65_536 else b"\xff" + length.to_bytes(8)
@@ -427,7 +450,7 @@ def test_websockets_pass(server):
     sockets[1].send(b"bye")
     assert sockets[1].receive() == (1, b"eyb") and sockets[1].receive()[0] == 8
     for client in sockets:
-        client.socket.close()
+        client.close()
     wait_for(lambda: sum(line.startswith("REPORT RequestId") for line in lines(server, name)) == 3, "a report of each")
     # A plain request is told so by the server itself.
     assert get(url).status_code == 426
@@ -517,7 +540,7 @@ def test_fastapi(server):
     client = WebSocket(server, url + "socket")
     client.send(b"up")
     assert client.receive() == (1, b"UP")
-    client.socket.close()
+    client.close()
 
 
 GO = """
@@ -540,7 +563,7 @@ def test_a_static_binary_of_go(server, tmp_path):
     if not shutil.which("go"):
         pytest.skip("Go is not there")
     (tmp_path / "main.go").write_text(GO)
-    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOCACHE": str(tmp_path / "cache")}
+    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOCACHE": str(WEB / "go")}
     subprocess.run(["go", "build", "-o", "server", "main.go"], cwd=tmp_path, env=environment, check=True)
     files = {"server": ((tmp_path / "server").read_bytes(), 0o755)}
     _, url = served(server, files, "provided.al2023", command="./server")

@@ -272,6 +272,10 @@ async fn start(
             let usage = Usage::default();
             return failed(FailedInit { output, failure, init_us, usage, restore: false, initialization, told: false });
         }
+        Err(sandbox::Error::NoNetwork) => {
+            let words = "web servers need a network namespace, which this machine does not give; see `dunlin doctor`";
+            return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
+        }
         Err(error) => {
             if let sandbox::Error::CodeMissing(code) = &error {
                 core.packages.forget(code);

@@ -7,7 +7,8 @@
 //! Invariants
 //!   1. Of a body no more than `WEB_BODY_BYTES_MAX` passes, and no pause in it is longer than the front door allows.
 //!   2. Where the length of a body is said, it is what the front door has read of the request, never a header's word.
-//!   3. A client that goes away ends its exchange: the server sees its connection close.
+//!   3. No other HTTP is ever spoken over a connection that has left for another protocol.
+//!   4. A client that goes away ends its exchange: the server sees its connection close.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -173,10 +174,14 @@ impl Gateway {
     }
 }
 
-/// The client's connection, if it asks for another protocol and can have one.
+/// The client's connection, if it asks for another protocol and can have one: not with a body, which would be neither the
+/// one's nor the other's, and not for another HTTP, in which requests would pass unseen.
 fn on_upgrade(call: &SiteCall<'_>) -> Option<OnUpgrade> {
-    let asks = call.parts.headers.contains_key(UPGRADE) && call.parts.version == http::Version::HTTP_11;
-    call.parts.extensions.get::<OnUpgrade>().filter(|_| asks).cloned()
+    let protocol = call.parts.headers.get(UPGRADE)?.to_str().ok()?.to_ascii_lowercase();
+    let of_http = protocol.split(',').map(str::trim).any(|name| name.starts_with("h2c") || name.starts_with("http"));
+    let streams = matches!(&*call.stream.lock(), Some(Stream { body: Body::Stream(_), .. }));
+    let plain = call.parts.version == http::Version::HTTP_11 && !streams && call.body.is_empty();
+    call.parts.extensions.get::<OnUpgrade>().filter(|_| plain && !of_http).cloned()
 }
 
 fn headers(call: &SiteCall<'_>, wanted: &WebRequest<'_>, length: Option<u64>, upgrade: bool) -> HeaderMap {
@@ -269,5 +274,53 @@ async fn tunnel(upgrade: OnUpgrade, feed: mpsc::Sender<Bytes>, mut pieces: Box<d
     tokio::select! {
         () = inwards => {}
         () = outwards => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+
+    fn arriving(left: u64) -> Arriving<impl http_body::Body<Data = Bytes> + Send + Unpin> {
+        let body = Full::new(Bytes::from_static(b"four")).map_err(|never| match never {});
+        Arriving { body, left, silence: Duration::from_secs(30), waiting: None }
+    }
+
+    async fn read(mut arriving: impl Chunks) -> Result<Vec<u8>, BrokenOff> {
+        let mut all = Vec::new();
+        while let Some(chunk) = std::future::poll_fn(|cx| arriving.poll_chunk(cx)).await {
+            all.extend_from_slice(&chunk?);
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn a_body_passes_up_to_its_bound_and_breaks_beyond() {
+        assert_eq!(read(arriving(4)).await, Ok(b"four".to_vec()));
+        assert_eq!(read(arriving(3)).await, Err(BrokenOff));
+    }
+
+    #[test]
+    fn what_says_that_it_is_too_long_is_not_read() {
+        struct Long;
+        impl http_body::Body for Long {
+            type Data = Bytes;
+            type Error = BrokenOff;
+
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<http_body::Frame<Bytes>, BrokenOff>>> {
+                unreachable!("it is not asked")
+            }
+
+            fn size_hint(&self) -> http_body::SizeHint {
+                http_body::SizeHint::with_exact(WEB_BODY_BYTES_MAX + 1)
+            }
+        }
+        assert!(matches!(take(Long, Duration::ZERO), Err(Unread::TooLarge)));
+        let empty = take(Full::new(Bytes::new()), Duration::ZERO).ok().unwrap();
+        assert!(matches!((empty.body, empty.length), (Body::Whole(_), Some(0))));
     }
 }

@@ -236,6 +236,9 @@ pub enum Error {
     /// The code folder is not there.
     #[error("the code {0} is not unpacked")]
     CodeMissing(CodeDigest),
+    /// The guest is one that is connected to, and sandboxes have no network of their own here.
+    #[error("sandboxes have no network namespace on this host")]
+    NoNetwork,
     /// The host refused something.
     #[error("the sandbox could not be made: {0}")]
     Host(String),

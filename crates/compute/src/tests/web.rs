@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use http::Request;
-use model::{Body, Invocation, Invoker as _, Outcome, Piece, WebAnswer, WebCall, WebServer};
+use model::ports::Invoker as _;
+use model::{Body, Invocation, Outcome, Piece, WebAnswer, WebCall, WebServer};
 
 use super::fixtures::{World, invocation};
 

@@ -128,6 +128,7 @@ impl ProcessBackend {
             Some(Step::ExecTask) => entrypoint("/var/task/bootstrap"),
             Some(Step::ExecOpt) => entrypoint("/opt/bootstrap"),
             Some(Step::ExecCommand) => entrypoint("/bin/sh"),
+            Some(Step::Sockets) if errno == libc::EOPNOTSUPP => Error::NoNetwork,
             Some(Step::ExecInterpreter) => {
                 let index = if let Guest::Interpreter { interpreter, .. } = spec.guest { interpreter } else { 0 };
                 entrypoint(&self.binaries.get(index).map(|path| path.display().to_string()).unwrap_or_default())
