@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
-# in tests/js/node_modules, packages with native code in .cache/native, Chromium, a JDK with Maven and jars in .cache/java.
+# in tests/js/node_modules, packages with native code in .cache/native, web frameworks in .cache/web, Chromium, a JDK with
+# Maven and jars in .cache/java.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -68,6 +69,27 @@ if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null 
     if ! command -v apt-get >/dev/null || ! { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
         $sudo apt-get install -y -qq --no-install-recommends chromium >/dev/null; }; then
         echo "Chromium could not be installed: the attacks in a real browser are skipped" >&2
+    fi
+fi
+
+# Frameworks of web servers that run as functions.
+web=.cache/web
+if [ ! -e "$web/.python" ]; then
+    rm -rf "$web/python"
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --target "$web/python" --python-version 3.11 \
+        --only-binary=:all: fastapi uvicorn websockets; then
+        touch "$web/.python"
+    else
+        echo "FastAPI could not be installed: its test is skipped" >&2
+    fi
+fi
+if [ ! -e "$web/.node" ]; then
+    mkdir -p "$web/node"
+    echo '{"private": true}' > "$web/node/package.json"
+    if (cd "$web/node" && npm install --no-audit --no-fund --loglevel=error express@5 ws@8); then
+        touch "$web/.node"
+    else
+        echo "express could not be installed: its test is skipped" >&2
     fi
 fi
 

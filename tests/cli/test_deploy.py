@@ -543,3 +543,38 @@ functions:
     (folder / "serverless.yml").write_text(yml.replace(", !Ref MyDashlibsLambdaLayer", ", !Ref NoLambdaLayer"))
     wrong = dunlin(server, "deploy", folder)
     assert wrong.code != 0 and "layers: " in wrong.err and "NoLambdaLayer" in wrong.err
+
+
+def test_the_web_server_example(server, tmp_path):
+    service = name_of("hello-web")
+    example = tmp_path / service
+    shutil.copytree(ROOT / "examples/hello-web", example)
+    text = (example / "serverless.yml").read_text()
+    (example / "serverless.yml").write_text(text.replace("service: hello-web", f"service: {service}"))
+    done = dunlin(server, "deploy", "--json", example)
+    assert done.code == 0, done.err
+    [route] = done.json["routes"]
+    answer = requests.post(route["url"] + "hi", timeout=30)
+    assert answer.text == "Hello from POST /hi, request 1 of this process\n"
+    assert requests.get(route["url"], timeout=30).text.startswith("Hello from GET /, request 2")
+    again = dunlin(server, "deploy", "--json", example)
+    assert again.code == 0 and again.json["changed"] is False, again.err
+
+
+def test_a_procfile(server, folder):
+    code = (
+        "import os, sys\nfrom http.server import BaseHTTPRequestHandler, HTTPServer\n\n"
+        "class Handler(BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200)\n        self.end_headers()\n"
+        "        self.wfile.write(self.path.encode())\n\nHTTPServer(('0.0.0.0', int(sys.argv[1])), Handler).serve_forever()\n"
+    )
+    project(folder, Procfile="release: false\nweb: python serve.py $PORT\n", serve__py=code)
+    done = dunlin(server, "deploy", "--json", folder)
+    assert done.code == 0, done.err
+    assert "from the folder's files" in done.err
+    assert requests.get(done.json["routes"][0]["url"] + "a", timeout=30).text == "/a"
+
+
+def test_mistakes_of_a_web_server(server, folder):
+    project(folder, serverless__yml="functions:\n  f:\n    runtime: nodejs22.x\n    web: {port: 8080}\n")
+    done = dunlin(server, "deploy", folder)
+    assert done.code != 0 and "serverless.yml:4:" in done.err and "web.command is missing" in done.err, done.err

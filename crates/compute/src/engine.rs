@@ -15,7 +15,8 @@ use async_trait::async_trait;
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, EventSource, EventTarget, Invoker, LogSink, Meter};
 use model::{
-    Answered, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, SnapshotState, ThrottleReason,
+    Answered, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, SnapshotState,
+    ThrottleReason, WebAnswer, WebCall,
 };
 use sandbox::{Backend, Interpreters};
 use store::Store;
@@ -221,7 +222,11 @@ impl Engine {
         if timeout(grace, self.core.calls.wait()).await.is_err() {
             tracing::warn!(calls = self.core.calls.len(), "calls are cut off by the stop");
         }
-        self.end_environments();
+        self.core.cut.cancel();
+        self.core.ready.clear();
+        self.core.fleet.retire_all();
+        self.core.fleet.stop_web_servers().await;
+        self.core.fleet.kill_all();
         // What was cut off is settled and metered too.
         let _ = timeout(GONE_WITHIN, self.core.calls.wait()).await;
         self.core.keepers.close();
@@ -268,6 +273,14 @@ impl Invoker for Engine {
 
     async fn invoke_streaming(&self, invocation: Invocation) -> Result<Answered, InvokeError> {
         invoke::invoke_streaming(&self.core, invocation).await
+    }
+
+    async fn is_web_server(&self, function: &FunctionRef) -> bool {
+        self.core.catalog.version(function).await.is_ok_and(|version| version.web.is_some())
+    }
+
+    async fn serve(&self, call: WebCall) -> Result<WebAnswer, InvokeError> {
+        invoke::serve(&self.core, call).await
     }
 
     async fn accept(&self, invocation: Invocation) -> Result<(), InvokeError> {
@@ -333,7 +346,7 @@ async fn follow_deletions(core: Arc<Core>) {
 async fn prepare(core: Arc<Core>, function: FunctionRef) {
     let prepared = async {
         let version = core.catalog.version(&function).await;
-        core.ready.prepare(&core, &function, version.as_ref().ok());
+        core.ready.prepare(&core, &function, version.as_ref().ok().filter(|version| version.web.is_none()));
         let version = version?;
         if version.snap_start {
             return Ok(());
@@ -345,7 +358,9 @@ async fn prepare(core: Arc<Core>, function: FunctionRef) {
             || core.catalog.package(&version.code).await?.len() >= PREPARED_BYTES;
         if worth {
             start::prepare(&core, &version).await?;
-            core.code_caches.want(&core, &version);
+            if version.web.is_none() {
+                core.code_caches.want(&core, &version);
+            }
         }
         Ok::<_, InvokeError>(())
     };

@@ -26,6 +26,7 @@ use crate::runtime_api::RuntimeApi;
 use crate::start::InitEnd;
 use crate::stream::StreamSink;
 use crate::variables::TASK_ROOT;
+use crate::web::{self, WebGuest};
 
 /// How long a guest whose channel has closed gets to end by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -97,6 +98,17 @@ pub(crate) enum Guest {
     Frames(Frames),
     /// The HTTP Runtime API of a custom runtime.
     Api(Arc<RuntimeApi>),
+    /// The port of a web server. Its calls do not come through here (`web`).
+    Web(Arc<WebGuest>),
+}
+
+/// What calls may use of an environment that several of them are in.
+pub(crate) struct Shown {
+    pub(crate) web: Arc<WebGuest>,
+    pub(crate) output: Arc<Output>,
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) card: Arc<Card>,
+    pub(crate) gone: CancellationToken,
 }
 
 impl Guest {
@@ -105,6 +117,7 @@ impl Guest {
         match self {
             Self::Frames(frames) => frames.load(TASK_ROOT, handler, order).await,
             Self::Api(api) => api.initialised().await,
+            Self::Web(web) => web.initialised().await,
         }
     }
 
@@ -112,6 +125,7 @@ impl Guest {
         match self {
             Self::Frames(frames) => frames.run(&call, look).await,
             Self::Api(api) => api.run(Arc::new(call)).await,
+            Self::Web(_) => unreachable!("calls of web servers take a seat in their environment"),
         }
     }
 }
@@ -223,6 +237,22 @@ impl Environment {
         (self.control.usage(), self.control.held().tasks)
     }
 
+    /// Has it run, for a call.
+    pub(crate) fn wake(&mut self) {
+        if self.is_frozen() {
+            self.control.thaw();
+            self.card.frozen.store(false, Ordering::Relaxed);
+        }
+        self.card.set(EnvironmentState::Busy);
+    }
+
+    /// What several calls at once may use of it.
+    pub(crate) fn shown(&self) -> Shown {
+        let Guest::Web(web) = &self.guest else { unreachable!("only web servers have several calls at once") };
+        let (output, control) = (self.output.clone(), self.control.clone());
+        Shown { web: web.clone(), output, control, card: self.card.clone(), gone: self.gone.clone() }
+    }
+
     /// Runs one call, at most until `deadline`; its answer is looked for at first (`patience`). Counts it unless the guest
     /// never got it.
     pub(crate) async fn run(
@@ -232,11 +262,7 @@ impl Environment {
         deadline: Instant,
         timeout_ms: u64,
     ) -> Answer {
-        if self.is_frozen() {
-            self.control.thaw();
-            self.card.frozen.store(false, Ordering::Relaxed);
-        }
-        self.card.set(EnvironmentState::Busy);
+        self.wake();
         let answer = tokio::select! {
             biased;
             answer = self.guest.run(call, look) => answer,
@@ -267,6 +293,7 @@ impl Environment {
         match &self.guest {
             Guest::Frames(frames) => frames.is_ready(),
             Guest::Api(api) => api.is_ready(),
+            Guest::Web(_) => true,
         }
     }
 
@@ -275,6 +302,7 @@ impl Environment {
         match &mut self.guest {
             Guest::Frames(frames) => frames.ready().await,
             Guest::Api(api) => api.ready().await,
+            Guest::Web(_) => true,
         }
     }
 
@@ -290,7 +318,10 @@ impl Environment {
 
 impl Drop for Environment {
     fn drop(&mut self) {
-        self.control.kill();
+        match &self.guest {
+            Guest::Web(_) if !self.gone.is_cancelled() => web::stop(self.control.clone()),
+            _ => self.control.kill(),
+        }
     }
 }
 

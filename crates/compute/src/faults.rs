@@ -15,6 +15,8 @@ use crate::report;
 /// Most bytes of an answer: 6 MiB and 100 bytes.
 pub(crate) const ANSWER_BYTES_MAX: usize = 6_291_556;
 
+const WEB_ANSWER: &str = "Runtime.InvalidResponse";
+
 /// A failure of the sandbox or the runtime, as caller, log and ledger see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -36,6 +38,23 @@ impl Fault {
     /// The function's time was over.
     pub(crate) fn timed_out(timeout_ms: u64) -> Self {
         Self::new("Sandbox.Timedout", report::timed_out(timeout_ms), Ending::Timeout)
+    }
+
+    /// A web server was not ready in time; what was seen of it last.
+    pub(crate) fn web_start(cap: Duration, seen: &str) -> Self {
+        let message =
+            format!("Init timed out after {:.2} seconds: the web server is not ready ({seen})", cap.as_secs_f64());
+        Self::new("Sandbox.Timedout", message, Ending::Crash)
+    }
+
+    /// A web server broke off, or does not speak HTTP.
+    pub(crate) fn web_answer(detail: &str) -> Self {
+        Self::new(WEB_ANSWER, format!("The web server gave no usable answer: {detail}"), Ending::Crash)
+    }
+
+    /// Whether it is one of a web server's answer.
+    pub(crate) fn is_of_web_answer(&self) -> bool {
+        self.error_type == WEB_ANSWER
     }
 
     /// The way back from a snapshot took too long.

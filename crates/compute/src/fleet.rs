@@ -17,7 +17,7 @@ use base::Clock;
 use model::{CodeDigest, Floor, FloorState, FunctionRef, FunctionVersion};
 use parking_lot::Mutex;
 use sandbox::Control;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::autoscaler::Average;
 use crate::config::EngineConfig;
@@ -26,6 +26,7 @@ use crate::gate::{Gate, Grant};
 use crate::keepalive::{Book, Habits};
 use crate::pool::Pool;
 use crate::unneeded;
+use crate::web;
 
 /// How long idle environments of a former revision stay.
 const RETIRED_STAY: Duration = Duration::from_millis(50);
@@ -477,6 +478,24 @@ impl Fleet {
     /// Whether an environment was started with a package.
     pub(crate) fn uses(&self, package: &CodeDigest) -> bool {
         self.cards.lock().values().any(|card| unneeded::has(&card.version, package))
+    }
+
+    /// Asks every web server to end, and waits until they have or have had their time.
+    pub(crate) async fn stop_web_servers(&self) {
+        let cards: Vec<Arc<Card>> = self.cards.lock().values().cloned().collect();
+        let servers = cards.iter().filter(|card| card.version.web.is_some()).filter_map(|card| card.control.upgrade());
+        let servers: Vec<Arc<dyn Control>> = servers.collect();
+        for server in &servers {
+            server.thaw();
+            server.terminate();
+        }
+        let ended = async {
+            for server in &servers {
+                server.wait().await;
+            }
+        };
+        // Those that have not are killed with all others.
+        let _ = timeout(web::STOP_GRACE, ended).await;
     }
 
     /// Kills every sandbox, whoever holds its environment.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Answered, FunctionVersion, Invocation, InvokeError, Outcome};
+use model::{Answered, Body, FunctionVersion, Invocation, InvokeError, Outcome, WebAnswer, WebCall};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -28,16 +28,17 @@ use crate::settle::{self, Ended, micros};
 use crate::start::{self, FailedStart, StartEnd};
 use crate::stream::{self, StreamSink};
 use crate::tenants;
+use crate::web;
 
 /// Environments that are tried for one call: each one was gone before it got the event.
-const TRIES_MAX: u32 = 4;
+pub(crate) const TRIES_MAX: u32 = 4;
 
 /// An admitted call.
 pub(crate) struct Job {
     pub(crate) invocation: Invocation,
     pub(crate) version: Arc<FunctionVersion>,
     sink: Option<Arc<StreamSink>>,
-    tries: u32,
+    pub(crate) tries: u32,
     _permit: Permit,
     _running: TaskTrackerToken,
 }
@@ -47,7 +48,7 @@ type Tried = Result<Result<Outcome, InvokeError>, Box<Job>>;
 
 /// Runs one invocation.
 pub(crate) async fn invoke(core: &Arc<Core>, invocation: Invocation) -> Result<Outcome, InvokeError> {
-    run_whole(core, invocation, None).await
+    run_whole(core, invocation, None, None).await
 }
 
 /// Runs one invocation as a task of its own and returns when its answer begins.
@@ -57,15 +58,29 @@ pub(crate) async fn invoke_streaming(core: &Arc<Core>, invocation: Invocation) -
     let core = core.clone();
     tokio::spawn(async move {
         // A caller that is gone hears nothing of the end.
-        let _ = told.send(run_whole(&core, invocation, Some(sink)).await);
+        let _ = told.send(run_whole(&core, invocation, Some(sink), None).await);
     });
     opened.answered(end).await
+}
+
+/// Has a web server answer a request, as a task of its own, and returns when it begins to.
+pub(crate) async fn serve(core: &Arc<Core>, call: WebCall) -> Result<WebAnswer, InvokeError> {
+    let (sink, opened) = stream::open(&core.config.streams);
+    let (told, end) = oneshot::channel();
+    let core = core.clone();
+    tokio::spawn(async move {
+        let WebCall { invocation, request } = call;
+        // A caller that is gone hears nothing of the end.
+        let _ = told.send(run_whole(&core, invocation, Some(sink), Some(request)).await);
+    });
+    opened.begun(end).await
 }
 
 async fn run_whole(
     core: &Arc<Core>,
     mut invocation: Invocation,
     sink: Option<Arc<StreamSink>>,
+    request: Option<http::Request<Body>>,
 ) -> Result<Outcome, InvokeError> {
     let running = core.enter()?;
     let version = core.catalog.version(&invocation.function).await?;
@@ -74,6 +89,13 @@ async fn run_whole(
     invocation.payload = payload::checked(&invocation)?;
     let permit = core.admit(&version).await.map_err(InvokeError::Throttled)?;
     let mut job = Box::new(Job { invocation, version, sink, tries: 0, _permit: permit, _running: running });
+    if job.version.web.is_some() {
+        // In a box, as most calls are of functions that are none.
+        return Box::pin(web::run(core, job, request)).await;
+    }
+    if request.is_some() {
+        return Err(InvokeError::Unfit("The function is no web server."));
+    }
     loop {
         let pool = core.fleet.pool(&job.version);
         let ready = pool.checkout(core).await?;
@@ -113,9 +135,9 @@ async fn run_unstarted(core: &Arc<Core>, pool: &Arc<Pool>, job: Box<Job>, failed
 }
 
 /// When the time of an invocation began, if that was before its environment got the event.
-struct Began {
-    at: Instant,
-    us: u64,
+pub(crate) struct Began {
+    pub(crate) at: Instant,
+    pub(crate) us: u64,
 }
 
 /// Repeats a cut init within the invocation, under the function's own timeout.
@@ -174,7 +196,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
         micros(cpu).saturating_sub(beginning.map_or(0, Beginning::us)),
         first,
     );
-    let ended = Ended { answer, started_at_ms, duration_us, beginning, cpu, usage };
+    let ended = Ended { answer, started_at_ms, duration_us, beginning, cpu, usage, among: false };
     let outcome = settle::settle(core, &job, &output, ended);
     if sound {
         lease.release(deadline);
@@ -185,7 +207,8 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     Ok(Ok(outcome))
 }
 
-fn call(core: &Core, job: &Job, began: &Began) -> Call {
+/// The invocation, as its guest sees it.
+pub(crate) fn call(core: &Core, job: &Job, began: &Began) -> Call {
     let spent_ms = core.clock.monotonic_us().saturating_sub(began.us) / 1_000;
     let invocation = &job.invocation;
     Call {

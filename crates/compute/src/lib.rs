@@ -50,6 +50,7 @@ mod tests;
 mod turns;
 mod unneeded;
 mod variables;
+mod web;
 
 pub use config::{
     AsyncConfig, EngineConfig, EngineParts, GuestIdentity, GuestNetwork, NetworkGuard, NoNetwork, StreamConfig,

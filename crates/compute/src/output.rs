@@ -181,6 +181,49 @@ impl Output {
         lines.tail.take().map(Tail::into_bytes)
     }
 
+    /// Begins one of several calls that run at once: which of them writes a line cannot be told. A tail holds the lines of
+    /// all of them.
+    pub(crate) fn begin_among(&self, start: &Line<'_>, tail: bool) {
+        let mut lines = self.lines.lock();
+        self.drain_into(&mut lines);
+        lines.tails += usize::from(tail);
+        if lines.tails == 0 {
+            lines.tail = None;
+        } else if lines.tail.is_none() {
+            lines.tail = Some(Tail::default());
+        }
+        lines.started = None;
+        let now_ms = self.clock.now_ms();
+        if let Some(line) = self.stream.written(start, now_ms) {
+            lines.push(line, now_ms);
+        }
+    }
+
+    /// Ends one of several calls that run at once; the tail, if it is wanted. A line that is not whole stays open: it may
+    /// be another call's.
+    pub(crate) fn end_among<'a>(
+        &self,
+        platform_lines: impl IntoIterator<Item = Line<'a>>,
+        tail: bool,
+    ) -> Option<Bytes> {
+        let mut lines = self.lines.lock();
+        self.drain_into(&mut lines);
+        let now_ms = self.clock.now_ms();
+        for line in platform_lines {
+            if let Some(line) = self.stream.written(&line, now_ms) {
+                lines.push(line, now_ms);
+            }
+        }
+        let shown = lines.tail.clone().filter(|_| tail);
+        lines.tails = lines.tails.saturating_sub(usize::from(tail));
+        shown.map(Tail::into_bytes)
+    }
+
+    /// The name of the stream.
+    pub(crate) fn stream_name(&self) -> &str {
+        &self.stream.name
+    }
+
     /// Takes everything that the guest wrote so far and ends its last line.
     pub(crate) fn drain(&self) {
         let mut lines = self.lines.lock();
@@ -244,6 +287,8 @@ struct Lines {
     events: Vec<LogEvent>,
     held_bytes: usize,
     tail: Option<Tail>,
+    /// Calls that want the tail, where several run at once.
+    tails: usize,
     /// How many events there were with the START line of the present call.
     started: Option<usize>,
     /// The level that JSON lines of the guest's must have to be kept; absent where all are.
@@ -253,7 +298,7 @@ struct Lines {
 impl Lines {
     fn new(least: Option<ApplicationLevel>) -> Self {
         let tail = Some(Tail::default());
-        Self { partial: BytesMut::new(), events: Vec::new(), held_bytes: 0, tail, started: None, least }
+        Self { partial: BytesMut::new(), events: Vec::new(), held_bytes: 0, tail, tails: 0, started: None, least }
     }
 
     fn take(&mut self, mut bytes: &[u8], now_ms: u64) {
@@ -358,7 +403,7 @@ fn whole_characters(bytes: &[u8]) -> usize {
 }
 
 /// The last bytes of the log.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Tail {
     bytes: VecDeque<u8>,
 }

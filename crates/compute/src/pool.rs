@@ -14,10 +14,11 @@
 //!   4. A retired pool keeps no environment idle; calls that wait are still served.
 //!
 //! How many environments there should be without a waiting call is in `tend`, and how many always in `floor`; what idle
-//! ones may do is in `frost`.
+//! ones may do is in `frost`. Environments that serve several calls at once are in `seats`.
 
 mod floor;
 mod frost;
+mod seats;
 mod tend;
 
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ use crate::start::{self, FailedStart, Purpose, StartEnd};
 pub(crate) use floor::FloorPlace;
 pub(crate) use frost::Freezing;
 use frost::Watch;
+pub(crate) use seats::{Seat, Seated};
 
 /// What a waiting call gets.
 pub(crate) enum Ready {
@@ -54,6 +56,7 @@ pub(crate) struct Pool {
     /// Held by the one start of this pool that waits for room on the host.
     pub(crate) hunger: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    seats: Mutex<seats::Seats>,
 }
 
 #[derive(Default)]
@@ -105,7 +108,7 @@ impl Pool {
         let mut state = State { start_us: Average::of(habits.start_us()), ..State::default() };
         state.run_us = Average::of(habits.run_us());
         state.habits = habits;
-        Self { version, hunger: tokio::sync::Mutex::default(), state: Mutex::new(state) }
+        Self { version, hunger: tokio::sync::Mutex::default(), state: Mutex::new(state), seats: Mutex::default() }
     }
 
     /// An environment for one call, or the failure of a start, or no capacity in time.
@@ -134,7 +137,9 @@ impl Pool {
         };
         self.start(core, starts);
         let arrived = Instant::now();
-        let deadline = arrived + core.config.capacity_wait;
+        // Who starts slowly by its own wish has the time for that.
+        let startup_ms = self.version.web.as_ref().and_then(|web| web.startup_ms).unwrap_or(0);
+        let deadline = arrived + core.config.capacity_wait + Duration::from_millis(startup_ms);
         loop {
             let ready = tokio::select! {
                 biased;

@@ -29,6 +29,8 @@ pub(crate) struct Ended {
     pub(crate) beginning: Option<Beginning>,
     pub(crate) cpu: Duration,
     pub(crate) usage: Usage,
+    /// Whether other calls may run in the environment.
+    pub(crate) among: bool,
 }
 
 /// What everybody is told about an end.
@@ -70,7 +72,8 @@ pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) 
         trace_id: job.invocation.trace_id.as_deref(),
     };
     let fault = verdict.fault_line.as_deref().map(Line::Words);
-    let tail = output.end(fault.into_iter().chain([Line::End(&report), Line::Report(&report)]));
+    let lines = fault.into_iter().chain([Line::End(&report), Line::Report(&report)]);
+    let tail = if ended.among { output.end_among(lines, job.invocation.log_tail) } else { output.end(lines) };
     let record = UsageRecord {
         function: job.version.function.clone(),
         version: job.version.version.clone(),
@@ -151,7 +154,8 @@ pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase:
     };
     output.begin(&start_line(job), job.invocation.log_tail);
     let started_at_ms = core.clock.now_ms().saturating_sub(init_us / 1_000);
-    let ended = Ended { answer, started_at_ms, duration_us: init_us, beginning: None, cpu: usage.cpu, usage };
+    let ended =
+        Ended { answer, started_at_ms, duration_us: init_us, beginning: None, cpu: usage.cpu, usage, among: false };
     let outcome = settle(core, job, &output, ended);
     output.flush().await;
     outcome
@@ -170,6 +174,7 @@ pub(crate) async fn cut_again(core: &Core, job: &Job, output: &Arc<Output>) -> O
         beginning: None,
         cpu: Duration::ZERO,
         usage: Usage::default(),
+        among: false,
     };
     let outcome = settle(core, job, output, ended);
     output.flush().await;

@@ -31,6 +31,7 @@ use crate::records::{self, Line, MadeFrom};
 use crate::report::{self, Beginning, Phase, Status};
 use crate::runtime_api::RuntimeApi;
 use crate::variables;
+use crate::web::WebGuest;
 
 /// How long a guest may take to go on from a snapshot, its hooks included. Source: Lambda's documentation of runtime hooks.
 const RESTORE_CAP: Duration = Duration::from_secs(10);
@@ -64,6 +65,7 @@ pub(crate) enum FailedStart {
 }
 
 /// A failed init, for the invocation that is answered with it.
+#[derive(Clone)]
 pub(crate) struct FailedInit {
     /// The log of the guest.
     pub(crate) output: Arc<Output>,
@@ -77,9 +79,12 @@ pub(crate) struct FailedInit {
     pub(crate) restore: bool,
     /// `on-demand` and the like.
     pub(crate) initialization: &'static str,
+    /// Whether the log has the platform's line about it already.
+    pub(crate) told: bool,
 }
 
 /// Who tells why an init failed.
+#[derive(Clone)]
 pub(crate) enum InitFailure {
     /// The runtime, by an error document.
     Document(Bytes),
@@ -118,9 +123,33 @@ impl FailedStart {
     }
 }
 
+impl FailedStart {
+    /// Has the log say what a failed init was, for all the calls that are answered with it.
+    pub(crate) fn tell(&mut self) {
+        if let Self::Init(init) = self {
+            init.report(Phase::Init);
+            init.told = true;
+        }
+    }
+
+    /// The same failure for another call.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Init(init) => Self::Init(init.clone()),
+            Self::Cut { output, init_us, initialization } => {
+                Self::Cut { output: output.clone(), init_us: *init_us, initialization }
+            }
+            Self::Refused(error) => Self::Refused(error.clone()),
+        }
+    }
+}
+
 impl FailedInit {
     /// Ends its log with the platform's line about it.
     pub(crate) fn report(&self, phase: Phase) {
+        if self.told {
+            return;
+        }
         let error_type = self.failure.error_type();
         let status = Status::Error(&error_type);
         if self.restore {
@@ -183,7 +212,7 @@ pub(crate) async fn in_init_phase(
     purpose: Purpose,
 ) -> StartEnd {
     let cap = match purpose {
-        Purpose::Calls => core.config.init_cap,
+        Purpose::Calls => startup_cap(core, &pool.version),
         Purpose::Floor { cap } => cap.max(core.config.init_cap),
     };
     let start = start(core, pool, room, cap, purpose, Phase::Init);
@@ -194,6 +223,12 @@ pub(crate) async fn in_init_phase(
         () = sleep(SLOT_HELD) => drop(slot),
     }
     start.await
+}
+
+/// How long an init may take that calls wait for.
+fn startup_cap(core: &Core, version: &FunctionVersion) -> Duration {
+    let own_ms = version.web.as_ref().and_then(|web| web.startup_ms);
+    own_ms.map_or(core.config.init_cap, Duration::from_millis)
 }
 
 /// Starts an environment within an invocation that has `cap` left.
@@ -239,7 +274,11 @@ async fn start(
             let failure = InitFailure::Fault(fault);
             let init_us = core.clock.monotonic_us() - born_us;
             let usage = Usage::default();
-            return failed(FailedInit { output, failure, init_us, usage, restore: false, initialization });
+            return failed(FailedInit { output, failure, init_us, usage, restore: false, initialization, told: false });
+        }
+        Err(sandbox::Error::NoNetwork) => {
+            let words = "web servers need a network namespace, which this machine does not give; see `dunlin doctor`";
+            return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
         }
         Err(error) => {
             if let sandbox::Error::CodeMissing(code) = &error {
@@ -294,9 +333,13 @@ async fn originate(
 ) -> Result<Origin, sandbox::Error> {
     let caches = caches_of(core, version);
     let names = variables::Names { log_stream, initialization };
-    let variables = variables::guest_variables(version, &credentials, names, &core.config.guest_variables);
-    // A folder of the host is mounted when a sandbox is made.
-    let booted = if files.is_none() { core.ready.take(core, version).await } else { None };
+    let mut variables = variables::guest_variables(version, &credentials, names, &core.config.guest_variables);
+    if let Some(web) = &version.web {
+        let programs = interpreter_for(core, &version.runtime).ok().and_then(|it| core.interpreters.usable.get(it));
+        variables::make_web(&mut variables, version, web, programs.map(Interpreter::named_folder));
+    }
+    // A folder of the host is mounted when a sandbox is made, and a web server is a program of the package's own.
+    let booted = if files.is_none() && version.web.is_none() { core.ready.take(core, version).await } else { None };
     if let Some(booted) = booted {
         match booted.assign(version).await {
             Ok(parts) => {
@@ -350,9 +393,14 @@ pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox
         return Ok(sandbox::Guest::Program { line: line.clone(), folder: folder.clone() });
     }
     match version.runtime.family() {
+        Family::Provided if version.web.is_some() => Ok(sandbox::Guest::Command),
         Family::Provided => Ok(sandbox::Guest::Bootstrap),
         family => {
             let interpreter = interpreter_for(core, &version.runtime).map_err(InvokeError::NotReady)?;
+            if version.web.is_some() {
+                // Its command finds the interpreter by name.
+                return Ok(sandbox::Guest::Command);
+            }
             Ok(sandbox::Guest::Interpreter { family, interpreter, memory_mb: version.memory_mb })
         }
     }
@@ -490,6 +538,7 @@ impl<'a> Starting<'a> {
             control.kill();
         }
         let guest = match listeners.runtime_api {
+            _ if version.web.is_some() => Guest::Web(WebGuest::new(version.clone(), control.clone(), gone.clone())),
             Some(listener) if version.runtime.family() == Family::Provided => {
                 Guest::Api(RuntimeApi::serve(listener, gone.clone()))
             }
@@ -534,6 +583,7 @@ impl<'a> Starting<'a> {
             Ok(InitEnd::Error(document)) => InitFailure::Document(document),
             Ok(InitEnd::Fault(fault)) => InitFailure::Fault(fault),
             Ok(InitEnd::Exited) => InitFailure::Fault(Fault::exited(&exit_of(&*self.control).await)),
+            Err(_) if let Guest::Web(web) = &self.guest => InitFailure::Fault(Fault::web_start(cap, &web.unready())),
             Err(_) if self.restore => InitFailure::Fault(Fault::restore_timed_out(cap)),
             Err(_) => {
                 self.control.kill();
@@ -543,19 +593,24 @@ impl<'a> Starting<'a> {
         };
         let usage = self.control.usage();
         self.control.kill();
-        failed(FailedInit { output: self.output, failure, init_us, usage, restore: self.restore, initialization })
+        let (output, restore) = (self.output, self.restore);
+        failed(FailedInit { output, failure, init_us, usage, restore, initialization, told: false })
     }
 
     /// The environment. `own_us`: how long the guest itself took.
     fn initialised(self, init_us: u64, own_us: u64) -> Environment {
         let Self { core, version, output, control, card, gone, guest, before, restore, .. } = self;
-        core.code_caches.want(core, version);
+        if version.web.is_none() {
+            core.code_caches.want(core, version);
+        }
         card.init_us.store(init_us, Ordering::Relaxed);
         let beginning = if restore {
             report_restore(&output, init_us, Status::Fine);
             Beginning::Restore { us: init_us, own_us }
         } else {
-            core.ready.learn(core, version, Duration::from_micros(init_us));
+            if version.web.is_none() {
+                core.ready.learn(core, version, Duration::from_micros(init_us));
+            }
             Beginning::Init { us: init_us }
         };
         Environment::new(guest, output, control, card, gone, before, beginning)

@@ -9,13 +9,13 @@
 //!   3. Every piece that the guest sent before its end reaches the caller before the end does.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use model::{Answered, FunctionError, InvokeError, Outcome, Piece, Pieces, StreamedAnswer};
+use model::{Answered, FunctionError, InvokeError, Outcome, Piece, Pieces, StreamedAnswer, WebAnswer};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -50,6 +50,11 @@ impl Gathered {
         }
     }
 
+    /// Whether there is more than an answer may have.
+    pub(crate) fn is_too_much(&self) -> bool {
+        self.length > ANSWER_BYTES_MAX
+    }
+
     /// All of it, or nothing if it was too much.
     pub(crate) fn finish(self) -> Option<Bytes> {
         if self.length > ANSWER_BYTES_MAX {
@@ -65,6 +70,8 @@ pub(crate) struct StreamSink {
     head: Mutex<Option<oneshot::Sender<Head>>>,
     chunks: mpsc::Sender<Bytes>,
     sent: AtomicU64,
+    /// When the first piece could go, of an answer that `pass` brings.
+    began: OnceLock<Instant>,
     config: StreamConfig,
 }
 
@@ -72,6 +79,48 @@ pub(crate) struct StreamSink {
 struct Head {
     content_type: Option<String>,
     executed_version: String,
+    /// Of a web server's answer.
+    response: Option<http::response::Parts>,
+}
+
+impl StreamSink {
+    fn head(&self, call: &Call, content_type: Option<String>, response: Option<http::response::Parts>) {
+        if let Some(head) = self.head.lock().take() {
+            // A caller that is gone takes everything.
+            let executed_version = call.version.version.clone();
+            let _ = head.send(Head { content_type, executed_version, response });
+        }
+    }
+
+    /// Begins an answer that `pass` brings.
+    pub(crate) fn begin(&self, call: &Call, content_type: Option<String>) {
+        self.head(call, content_type, None);
+    }
+
+    /// Begins a web server's answer, which `pass` brings.
+    pub(crate) fn begin_web(&self, call: &Call, response: http::response::Parts) {
+        self.head(call, None, Some(response));
+    }
+
+    /// Hands a piece on, once there is room for it; false if nobody is there to take it.
+    pub(crate) async fn pass(&self, bytes: Bytes) -> bool {
+        let began = *self.began.get_or_init(Instant::now);
+        let before = self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if let Some(due) = due(before, &self.config) {
+            sleep_until(began + due).await;
+        }
+        self.chunks.send(bytes).await.is_ok()
+    }
+
+    /// Waits until nobody is there any more to take anything.
+    pub(crate) async fn gone(&self) {
+        self.chunks.closed().await;
+    }
+
+    /// Most bytes of an answer.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        self.config.bytes_max
+    }
 }
 
 /// Where the pieces of one answer go.
@@ -97,10 +146,7 @@ impl Outlet {
     pub(crate) fn open(call: &Call, content_type: String) -> Self {
         let content_type = (!content_type.is_empty()).then_some(content_type);
         let Some(sink) = &call.sink else { return Self::Gather { gathered: Gathered::default(), content_type } };
-        if let Some(head) = sink.head.lock().take() {
-            // A caller that is gone takes everything.
-            let _ = head.send(Head { content_type, executed_version: call.version.version.clone() });
-        }
+        sink.begin(call, content_type);
         Self::Pass { sink: sink.clone(), began: Instant::now() }
     }
 
@@ -155,7 +201,8 @@ pub(crate) fn open(config: &StreamConfig) -> (Arc<StreamSink>, Opened) {
     let (head, opened) = oneshot::channel();
     let (chunks, arriving) = mpsc::channel(PIECES_HELD);
     let sent = AtomicU64::new(0);
-    let sink = Arc::new(StreamSink { head: Mutex::new(Some(head)), chunks, sent, config: config.clone() });
+    let began = OnceLock::new();
+    let sink = Arc::new(StreamSink { head: Mutex::new(Some(head)), chunks, sent, began, config: config.clone() });
     (sink, Opened { head: opened, chunks: arriving })
 }
 
@@ -172,10 +219,34 @@ impl Opened {
             begun = &mut head => begun.ok(),
             told = &mut end => return whole(told),
         };
-        let Some(Head { content_type, executed_version }) = begun else { return whole(end.await) };
+        let Some(Head { content_type, executed_version, .. }) = begun else { return whole(end.await) };
         let version = executed_version.clone();
         let pieces = Box::new(Arriving { chunks, end: Some(end), ended: None, version });
         Ok(Answered::Streamed(StreamedAnswer { content_type, executed_version, pieces }))
+    }
+}
+
+impl Opened {
+    /// Waits until a web server begins to answer or has ended without.
+    pub(crate) async fn begun(self, mut end: End) -> Result<WebAnswer, InvokeError> {
+        let Self { mut head, chunks } = self;
+        let begun = tokio::select! {
+            biased;
+            begun = &mut head => begun.ok(),
+            told = &mut end => return unbegun(told),
+        };
+        let Some(Head { executed_version, response: Some(parts), .. }) = begun else { return unbegun(end.await) };
+        let pieces: Box<dyn Pieces> =
+            Box::new(Arriving { chunks, end: Some(end), ended: None, version: executed_version });
+        Ok(WebAnswer::Begun(http::Response::from_parts(parts, pieces)))
+    }
+}
+
+/// The end of a call that was not answered. One that nobody waits for any more may have none.
+fn unbegun(told: Result<Result<Outcome, InvokeError>, oneshot::error::RecvError>) -> Result<WebAnswer, InvokeError> {
+    match whole(told)? {
+        Answered::Whole(outcome) => Ok(WebAnswer::Failed(Box::new(outcome))),
+        Answered::Streamed(_) => Err(InvokeError::Internal("the call stopped before its end".to_owned())),
     }
 }
 
@@ -269,7 +340,7 @@ mod tests {
             sink.chunks.try_send(Bytes::copy_from_slice(&[byte])).unwrap();
         }
         let head = sink.head.lock().take().unwrap();
-        head.send(Head { content_type: None, executed_version: "1".into() }).unwrap();
+        head.send(Head { content_type: None, executed_version: "1".into(), response: None }).unwrap();
         told.send(Ok(stopped("1"))).unwrap();
         let Answered::Streamed(mut answer) = opened.answered(end).await.unwrap() else { panic!("no stream") };
         let mut seen = Vec::new();

@@ -9,8 +9,10 @@
 //! Names and values follow Lambda's table of defined runtime environment variables.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use model::{Credentials, Family, FunctionVersion, ImageCode, Runtime};
+use model::{Credentials, Family, FunctionVersion, ImageCode, Runtime, WebServer};
+use sandbox::COMMAND_VARIABLE;
 use sandbox::process::TRUST_PATH;
 
 use crate::container_credentials;
@@ -51,6 +53,30 @@ pub(crate) fn guest_variables(
     let mut all = common(version, names.initialization, host);
     all.extend(environment_variables(version, credentials, names.log_stream));
     all.into_iter().collect()
+}
+
+/// Makes variables those of a web server: where it is to listen, what its command is, where that finds the runtime's
+/// programs, and which service it is, as Knative and Cloud Run tell it. There is no Runtime API for it.
+pub(crate) fn make_web(
+    all: &mut Vec<(String, String)>,
+    version: &FunctionVersion,
+    web: &WebServer,
+    programs: Option<PathBuf>,
+) {
+    let (name, number) = (version.function.name.as_str(), version.version.trim_start_matches('$'));
+    let mut own = vec![
+        pair("PORT", &web.port.to_string()),
+        pair(COMMAND_VARIABLE, &web.command),
+        pair("K_SERVICE", name),
+        pair("K_CONFIGURATION", name),
+        pair("K_REVISION", &format!("{name}-{}", number.to_ascii_lowercase())),
+    ];
+    if let Some(programs) = programs {
+        let path = all.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path.as_str());
+        own.push(pair("PATH", &format!("{}:{path}", programs.display())));
+    }
+    all.retain(|(name, _)| name != "AWS_LAMBDA_RUNTIME_API" && own.iter().all(|(other, _)| other != name));
+    all.append(&mut own);
 }
 
 /// The variables of a process that runs a version's init for all its environments: all but those that differ between them.

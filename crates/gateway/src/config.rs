@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Bytes of a request to a function URL. Source: Lambda's limit of a synchronous payload, 6 MB.
 pub const FUNCTION_URL_BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Bytes of a request to a function URL of a web server, which gets it as it comes: as much as a streamed answer may have.
+pub const WEB_BODY_BYTES_MAX: u64 = 200 * 1024 * 1024;
 /// Bytes of a request to an API. Source: API Gateway's quota.
 pub const API_BODY_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// Bytes of an event, body and envelope together. Source: Lambda's answer to a larger one names this number.

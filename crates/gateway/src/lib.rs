@@ -32,6 +32,7 @@ mod tests;
 pub mod tls;
 pub mod traffic;
 pub mod trust_store;
+mod web;
 
 pub use authority::Authority;
 pub use config::Config;

@@ -143,6 +143,7 @@ async fn converse<S>(gateway: Arc<Gateway>, stream: S, mut peer: Peer, stopping:
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // A connection that goes on in another protocol leaves here; whoever took it holds it (`web`).
     let recorder = Recorder::default();
     peer.spelling = Some(recorder.clone());
     let (peer, begun) = (Arc::new(peer), Arc::new(AtomicBool::new(false)));
@@ -157,7 +158,7 @@ where
         })
     };
     let io = TokioIo::new(Recorded::new(stream, recorder));
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     // Telling HTTP/1 from HTTP/2 has no time limit of its own, so that a silent client is watched here.
     let mut first = pin!(tokio::time::sleep(limit));
     let (mut watching, mut ending) = (true, false);

@@ -20,6 +20,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use model::ports::{Invoker, Sites};
 use model::{Body, SiteKey};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::browser::{self, Rules};
@@ -30,6 +31,7 @@ use crate::errors::{self, Fault};
 use crate::guest_network::GUEST_HOST;
 use crate::route::{Form, SiteRequest, Target, View, route};
 use crate::site::SiteCall;
+use crate::web;
 
 /// What the front door is made from.
 pub struct GatewayParts {
@@ -64,7 +66,7 @@ pub struct Gateway {
 }
 
 /// Why a body was not read.
-enum Unread {
+pub(crate) enum Unread {
     TooLarge,
     Broken,
 }
@@ -96,7 +98,7 @@ impl Gateway {
     /// Answers one request.
     pub async fn handle<B>(&self, request: Request<B>, peer: &Peer) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Unpin,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
         let (mut parts, body) = request.into_parts();
@@ -194,7 +196,7 @@ impl Gateway {
         peer: &Peer,
     ) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Unpin,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
         type Shape = fn(&Fault) -> Response<Bytes>;
@@ -208,8 +210,14 @@ impl Gateway {
             model::Site::Http(_) => errors::of_http_api,
             model::Site::Rest(_) => errors::of_rest_api,
         };
-        let body = match read(body, &parts.headers, limit, self.config.body_timeout).await {
-            Ok(body) => body,
+        let web = self.is_open_web_server(&site).await;
+        let read = if web {
+            web::take(body, self.config.body_timeout).map(|stream| (Bytes::new(), Some(stream)))
+        } else {
+            read(body, &parts.headers, limit, self.config.body_timeout).await.map(|body| (body, None))
+        };
+        let (body, stream) = match read {
+            Ok(read) => read,
             Err(Unread::TooLarge) => return whole(shape(&Fault::TooLarge)),
             Err(Unread::Broken) => return whole(shape(&Fault::BadRequest)),
         };
@@ -217,6 +225,7 @@ impl Gateway {
         let call = SiteCall {
             parts,
             body,
+            stream: Mutex::new(stream),
             path: &request.path,
             id,
             host: (request.form == Form::Host).then_some(host),

@@ -21,6 +21,7 @@ use http::{Response, StatusCode};
 use model::http_api::{AuthKind, FunctionUrl, HttpApi, Integration, PayloadFormat, RestApi};
 use model::{Answered, Body, BrokenOff, Chunks, Piece, Pieces, StreamedAnswer};
 use model::{FunctionRef, Invocation, InvocationKind, InvokeError, Principal, RequestId, Site, Trigger};
+use parking_lot::Mutex;
 
 use crate::config::EVENT_BYTES_MAX;
 use crate::detached::Detached;
@@ -30,6 +31,7 @@ use crate::http_event::stream::{PRELUDE_TYPE, Prelude};
 use crate::http_event::{Facts, Malformed, cors, http_router, rest_router, trace_id, v1, v2};
 use crate::service::{Gateway, whole};
 use crate::spelling::{Recorder, Spelling};
+use crate::web::{Stream, WebRequest};
 
 /// The service that calls functions for APIs, as policies name it.
 const API_GATEWAY: &str = "apigateway.amazonaws.com";
@@ -38,6 +40,8 @@ const API_GATEWAY: &str = "apigateway.amazonaws.com";
 pub(crate) struct SiteCall<'a> {
     pub parts: &'a Parts,
     pub body: Bytes,
+    /// The body as it comes, in place of `body`, for who takes it so.
+    pub stream: Mutex<Option<Stream>>,
     /// Percent-encoded path as the site sees it.
     pub path: &'a str,
     /// The id in the host name or path.
@@ -52,10 +56,10 @@ pub(crate) struct SiteCall<'a> {
 }
 
 /// The ids and times of one exchange.
-struct Stamp {
+pub(crate) struct Stamp {
     now_ms: u64,
     invocation_id: String,
-    trace_id: String,
+    pub(crate) trace_id: String,
 }
 
 impl Gateway {
@@ -66,8 +70,8 @@ impl Gateway {
         let stamp = Stamp { now_ms, invocation_id: self.random.uuid(), trace_id };
         match site {
             Site::FunctionUrl(url) => self.function_url(url, &call, &stamp).await,
-            Site::Http(api) => whole(Box::pin(self.http_api(api, &call, &stamp)).await),
-            Site::Rest(api) => whole(Box::pin(self.rest_api(api, &call, &stamp)).await),
+            Site::Http(api) => Box::pin(self.http_api(api, &call, &stamp)).await,
+            Site::Rest(api) => Box::pin(self.rest_api(api, &call, &stamp)).await,
         }
     }
 
@@ -108,6 +112,12 @@ impl Gateway {
         let mut facts = call.facts(stamp, &domain, account);
         facts.request_id = &stamp.invocation_id;
         facts.caller = caller.as_ref();
+        if call.stream.lock().is_some() || self.invoker.is_web_server(&url.function).await {
+            let context = v2::context_json(&facts, &v2::Route::DEFAULT);
+            let passed =
+                WebRequest { function: &url.function, trigger: Trigger::FunctionUrl, path: call.path, context };
+            return Box::pin(self.serve_web(passed, call, stamp)).await;
+        }
         let event = v2::event(&facts, &v2::Route::DEFAULT);
         let usable = |error| malformed(error, &url.function, stamp);
         let payload = if url.streaming {
@@ -123,15 +133,15 @@ impl Gateway {
         v2::response(&payload, v2::Front::FunctionUrl).map(whole).map_err(usable)
     }
 
-    async fn http_api(&self, api: &HttpApi, call: &SiteCall<'_>, stamp: &Stamp) -> Response<Bytes> {
+    async fn http_api(&self, api: &HttpApi, call: &SiteCall<'_>, stamp: &Stamp) -> Response<Body> {
         let request_id = self.gateway_id();
         let headers = &call.parts.headers;
         let preflight = |cors| cors::preflight(cors, call.parts.method.as_str(), headers, StatusCode::NO_CONTENT);
         let mut response = match api.cors.as_ref().and_then(preflight) {
-            Some(response) => response,
+            Some(response) => whole(response),
             None => {
                 let answer = self.http_api_answer(api, call, stamp, &request_id).await;
-                let mut response = answer.unwrap_or_else(|fault| errors::of_http_api(&fault));
+                let mut response = answer.unwrap_or_else(|fault| whole(errors::of_http_api(&fault)));
                 if let Some(cors) = &api.cors {
                     cors::apply(cors, headers, response.headers_mut());
                 }
@@ -148,7 +158,7 @@ impl Gateway {
         call: &SiteCall<'_>,
         stamp: &Stamp,
         request_id: &str,
-    ) -> Result<Response<Bytes>, Fault> {
+    ) -> Result<Response<Body>, Fault> {
         let method = call.parts.method.as_str();
         let staged = http_router::find_stage(api, call.path).ok_or(Fault::NoRoute)?;
         let matched = http_router::find(staged.stage, method, staged.path).ok_or(Fault::NoRoute)?;
@@ -162,11 +172,13 @@ impl Gateway {
         facts.request_id = request_id;
         facts.caller = caller.as_ref();
         let key = matched.route.route_key.as_str();
+        let web = self.invoker.is_web_server(function).await;
         let event = match format {
             PayloadFormat::V2 => {
                 let stage = staged.stage;
                 let variables = Some(&stage.variables);
-                v2::event(&facts, &v2::Route { key, stage: &stage.name, parameters: &matched.parameters, variables })
+                let route = v2::Route { key, stage: &stage.name, parameters: &matched.parameters, variables };
+                if web { v2::context_json(&facts, &route) } else { v2::event(&facts, &route) }
             }
             PayloadFormat::V1 => {
                 let route = v1::Route {
@@ -182,24 +194,29 @@ impl Gateway {
                     binary_media_types: None,
                 };
                 let spelling = call.spelling();
-                v1::event(&Facts { spelling: &spelling, ..facts }, &route, request_id)
+                let facts = Facts { spelling: &spelling, ..facts };
+                if web { v1::context_json(&facts, &route, request_id) } else { v1::event(&facts, &route, request_id) }
             }
         };
         let path = key.split_once(' ').map_or(key.to_owned(), |(_, path)| format!("{method}{path}"));
         self.check_policy(function, (&api.region, &api.account), &format!("{}/{}/{path}", api.id, staged.stage.name))
             .await?;
+        if web {
+            let passed = WebRequest { function, trigger: Trigger::Api, path: call.path, context: event };
+            return self.serve_web_within(timeout_ms, passed, call, stamp).await;
+        }
         let payload = self.invoke(function, event, Trigger::Api, Some(timeout_ms), stamp).await?;
         let response = match format {
             PayloadFormat::V2 => v2::response(&payload, v2::Front::HttpApi),
             PayloadFormat::V1 => v1::response(&payload, v1::Reading::HttpApi),
         };
-        response.map_err(|error| malformed(error, function, stamp))
+        response.map(whole).map_err(|error| malformed(error, function, stamp))
     }
 
-    async fn rest_api(&self, api: &RestApi, call: &SiteCall<'_>, stamp: &Stamp) -> Response<Bytes> {
+    async fn rest_api(&self, api: &RestApi, call: &SiteCall<'_>, stamp: &Stamp) -> Response<Body> {
         let extended_id = self.gateway_id();
         let answer = self.rest_api_answer(api, call, stamp, &extended_id).await;
-        let mut response = answer.unwrap_or_else(|fault| errors::of_rest_api(&fault));
+        let mut response = answer.unwrap_or_else(|fault| whole(errors::of_rest_api(&fault)));
         set(&mut response, "x-amzn-requestid", &stamp.invocation_id);
         set(&mut response, "x-amz-apigw-id", &extended_id);
         set(&mut response, "x-amzn-trace-id", &stamp.trace_id);
@@ -212,7 +229,7 @@ impl Gateway {
         call: &SiteCall<'_>,
         stamp: &Stamp,
         extended_id: &str,
-    ) -> Result<Response<Bytes>, Fault> {
+    ) -> Result<Response<Body>, Fault> {
         let inner = call.path.strip_prefix('/').unwrap_or(call.path);
         let (stage, path) = inner.split_at(inner.find('/').unwrap_or(inner.len()));
         let stage = api.stages.get(stage).ok_or(Fault::NoStage)?;
@@ -221,7 +238,7 @@ impl Gateway {
         let caller = self.caller(matched.method.auth, call, "execute-api").await?;
         let (function, timeout_ms) = match &matched.method.integration {
             Integration::Function { function, timeout_ms, .. } => (function, *timeout_ms),
-            Integration::Mock { status, headers, body } => return Ok(mock(*status, headers, body)),
+            Integration::Mock { status, headers, body } => return Ok(whole(mock(*status, headers, body))),
         };
         let domain = call.api_domain(&api.region);
         let mut facts = call.facts(stamp, &domain, api.account.as_str());
@@ -240,13 +257,19 @@ impl Gateway {
             binary_media_types: Some(&api.binary_media_types),
         };
         let spelling = call.spelling();
-        let event = v1::event(&Facts { spelling: &spelling, ..facts }, &route, extended_id);
+        let facts = Facts { spelling: &spelling, ..facts };
         let source = format!("{}/{}/{}{}", api.id, stage.name, call.parts.method, matched.method.resource_path);
         self.check_policy(function, (&api.region, &api.account), &source).await?;
+        if self.invoker.is_web_server(function).await {
+            let context = v1::context_json(&facts, &route, extended_id);
+            let passed = WebRequest { function, trigger: Trigger::Api, path, context };
+            return self.serve_web_within(timeout_ms, passed, call, stamp).await;
+        }
+        let event = v1::event(&facts, &route, extended_id);
         let payload = self.invoke(function, event, Trigger::Api, Some(timeout_ms), stamp).await?;
         let accept = call.parts.headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
         let reading = v1::Reading::Rest { binary_media_types: &api.binary_media_types, accept };
-        v1::response(&payload, reading).map_err(|error| malformed(error, function, stamp))
+        v1::response(&payload, reading).map(whole).map_err(|error| malformed(error, function, stamp))
     }
 
     /// Who calls, where the site wants to know.
@@ -365,7 +388,12 @@ impl SiteCall<'_> {
     }
 }
 
-fn invocation(function: &FunctionRef, payload: Bytes, trigger: Trigger, stamp: &Stamp) -> Result<Invocation, Fault> {
+pub(crate) fn invocation(
+    function: &FunctionRef,
+    payload: Bytes,
+    trigger: Trigger,
+    stamp: &Stamp,
+) -> Result<Invocation, Fault> {
     if payload.len() > EVENT_BYTES_MAX {
         return Err(Fault::TooLarge);
     }
@@ -386,8 +414,7 @@ fn invocation(function: &FunctionRef, payload: Bytes, trigger: Trigger, stamp: &
 async fn streamed(mut answer: StreamedAnswer) -> Result<Response<Body>, Option<Malformed>> {
     let content_type = answer.content_type.take().unwrap_or_default();
     if content_type != PRELUDE_TYPE {
-        let mut response =
-            Response::new(Body::Stream(Box::new(Rest { first: None, pieces: answer.pieces, broken: false })));
+        let mut response = Response::new(Body::Stream(Box::new(Rest::of(answer.pieces))));
         let value = HeaderValue::from_str(&content_type).ok().filter(|value| !value.is_empty());
         let value = value.unwrap_or(HeaderValue::from_static("application/octet-stream"));
         response.headers_mut().insert(http::header::CONTENT_TYPE, value);
@@ -410,11 +437,18 @@ async fn streamed(mut answer: StreamedAnswer) -> Result<Response<Body>, Option<M
 }
 
 /// The body of a streamed answer.
-struct Rest {
+pub(crate) struct Rest {
     /// What came together with the prelude.
     first: Option<Bytes>,
     pieces: Box<dyn Pieces>,
     broken: bool,
+}
+
+impl Rest {
+    /// Of these pieces.
+    pub(crate) fn of(pieces: Box<dyn Pieces>) -> Self {
+        Self { first: None, pieces, broken: false }
+    }
 }
 
 impl Chunks for Rest {
@@ -460,7 +494,7 @@ fn malformed(error: Malformed, function: &FunctionRef, stamp: &Stamp) -> Fault {
     Fault::Function
 }
 
-fn fault_of(error: &InvokeError, function: &FunctionRef) -> Fault {
+pub(crate) fn fault_of(error: &InvokeError, function: &FunctionRef) -> Fault {
     match error {
         InvokeError::Throttled(_) => Fault::Throttled,
         InvokeError::PayloadTooLarge { .. } => Fault::TooLarge,

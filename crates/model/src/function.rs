@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, Egress, FileSystem, ImageCode, JsonLog, Region, Runtime};
+use crate::{AccountId, Egress, FileSystem, ImageCode, JsonLog, Region, Runtime, WebServer};
 
 /// A function's name within an account and region: 1 to 64 of `[a-zA-Z0-9-_]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -199,6 +199,9 @@ pub struct FunctionVersion {
     /// The file system that it has below `/mnt`.
     #[serde(default)]
     pub file_system: Option<FileSystem>,
+    /// How it is run and spoken to where it is a web server.
+    #[serde(default)]
+    pub web: Option<WebServer>,
     /// The tenant that this is run for; nothing in a catalog.
     #[serde(default)]
     pub tenant: Option<String>,

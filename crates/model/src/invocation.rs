@@ -121,7 +121,7 @@ impl ThrottleReason {
 }
 
 /// Why the platform did not run a call at all.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum InvokeError {
     /// No such function or version. Holds the ARN that was asked for.
     #[error("Function not found: {0}")]

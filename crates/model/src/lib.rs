@@ -22,6 +22,7 @@ pub mod prefixes;
 pub mod runtime;
 pub mod stream;
 pub mod usage;
+pub mod web;
 
 pub use egress::{EGRESS_TAG, Egress, NotATarget, OpenTarget};
 pub use event::{Delivery, DeliveryError, EventRules, Lineage};
@@ -45,3 +46,4 @@ pub use pattern::Pattern;
 pub use runtime::{Family, Runtime};
 pub use stream::{Answered, Body, BrokenOff, Chunks, Piece, Pieces, StreamedAnswer};
 pub use usage::{Ending, UsageRecord};
+pub use web::{WebAnswer, WebCall, WebServer};

@@ -20,7 +20,8 @@ use bytes::Bytes;
 use crate::{
     Answered, CodeDigest, Credentials, Delivery, DeliveryError, EventRules, Floor, FloorState, FunctionRef,
     FunctionVersion, Invocation, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Principal, Role, RuntimeUse,
-    Shard, Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord, Take, Taken, UsageRecord,
+    Shard, Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord, Take, Taken, UsageRecord, WebAnswer,
+    WebCall,
 };
 
 /// The only road to a running function.
@@ -33,6 +34,17 @@ pub trait Invoker: Send + Sync + 'static {
     /// leaves the function to run to its end.
     async fn invoke_streaming(&self, invocation: Invocation) -> Result<Answered, InvokeError> {
         self.invoke(invocation).await.map(Answered::Whole)
+    }
+
+    /// Whether this reference means a web server now.
+    async fn is_web_server(&self, _function: &FunctionRef) -> bool {
+        false
+    }
+
+    /// Has a web server answer an HTTP request; returns as soon as it begins to. A caller that drops the answer ends the
+    /// exchange: the server sees its connection close.
+    async fn serve(&self, _call: WebCall) -> Result<WebAnswer, InvokeError> {
+        Err(InvokeError::Unfit("The function is no web server."))
     }
 
     /// Accepts an event to be run later, at least once. When this returns, the event is on disk.

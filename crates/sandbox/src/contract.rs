@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::{CodeDigest, Family};
-use tokio::net::{TcpListener, UdpSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixStream};
 
 /// Beside a package's folder below the code root, the folder of this further ending holds what the platform has made of the
 /// package. Guests see it, read-only, below `CACHE_ROOT`; it may not be there.
@@ -34,6 +34,8 @@ pub const TRUST_PLACES: &[&str] = &[
 pub(crate) const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost\n";
 // The platform answers on every address; a short timeout costs nothing and a lost datagram little.
 pub(crate) const RESOLVER: &str = "nameserver 127.0.0.1\noptions timeout:2 attempts:3\n";
+/// The variable that holds the words for the shell of a `Guest::Command`. The command itself does not see it.
+pub const COMMAND_VARIABLE: &str = "DUNLIN_WEB_COMMAND";
 
 /// The program that runs inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,9 @@ pub enum Guest {
         /// Where it begins.
         folder: String,
     },
+    /// What the variable `COMMAND_VARIABLE` says, run by `/bin/sh` in `/var/task`. It listens on a port of its own, which
+    /// `Control::sockets` reach, and knows nothing of the platform. Needs a network namespace.
+    Command,
     /// An interpreter of the host that runs no function, but forks guests for sandboxes of their own (`Fork`). It speaks
     /// frames on descriptor 3 as well.
     Zygote {
@@ -171,6 +176,18 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// Undoes `freeze`, also one that is only on its way. When it returns, the sandbox runs, or is about to.
     fn thaw(&self);
 
+    /// Asks every process of the sandbox to end (SIGTERM). Returns at once. Only a `Guest::Command` hears it.
+    fn terminate(&self) {}
+
+    /// Some TCP sockets in the sandbox's own network namespace, not connected, not blocking: what they connect to is the
+    /// guest's. Only a `Guest::Command` has them.
+    ///
+    /// # Errors
+    /// `Host` where the sandbox has ended or is of another kind.
+    async fn sockets(&self) -> Result<Vec<TcpSocket>, Error> {
+        Err(Error::Host("this guest cannot be connected to".to_owned()))
+    }
+
     /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.
     async fn wait(&self) -> Exit;
 
@@ -251,6 +268,9 @@ pub enum Error {
     /// The code folder is not there.
     #[error("the code {0} is not unpacked")]
     CodeMissing(CodeDigest),
+    /// The guest is one that is connected to, and sandboxes have no network of their own here.
+    #[error("sandboxes have no network namespace on this host")]
+    NoNetwork,
     /// The host refused something.
     #[error("the sandbox could not be made: {0}")]
     Host(String),

@@ -62,6 +62,41 @@ pub struct Interpreter {
     pub library_paths: Vec<PathBuf>,
 }
 
+impl Interpreter {
+    /// The folder where guests find it by the names that people call it: `/var/lang/python3.11.4/bin`.
+    pub fn named_folder(&self) -> PathBuf {
+        let (major, minor, patch) = self.version;
+        let family = match self.family {
+            Family::Node => "node",
+            Family::Python => "python",
+            Family::Java => "java",
+            Family::Provided => "program",
+        };
+        PathBuf::from(format!("/var/lang/{family}{major}.{minor}.{patch}/bin"))
+    }
+
+    /// What people call it and what comes with it, with the programs that are meant.
+    pub(crate) fn names(&self) -> Vec<(String, PathBuf)> {
+        let (major, minor, _) = self.version;
+        let own = |name: String| (name, self.binary.clone());
+        let beside = |name: &str| {
+            let path = self.binary.with_file_name(name);
+            path.exists().then(|| (name.to_owned(), path))
+        };
+        match self.family {
+            Family::Node => {
+                let others = ["npm", "npx", "corepack"].into_iter().filter_map(beside);
+                std::iter::once(own("node".to_owned())).chain(others).collect()
+            }
+            Family::Python => {
+                vec![own("python".to_owned()), own(format!("python{major}")), own(format!("python{major}.{minor}"))]
+            }
+            Family::Java => vec![own("java".to_owned())],
+            Family::Provided => Vec::new(),
+        }
+    }
+}
+
 /// A candidate that is not used.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Skipped {

@@ -13,7 +13,7 @@ pub mod privilege;
 pub mod process;
 
 pub use contract::{
-    Assignment, Backend, CACHE_ROOT, CACHE_SUFFIX, Control, Error, Exit, Guest, GuestListeners, Held, ROOT_FILES,
-    ROOT_FOLDERS, ROOT_TRUST, SandboxSpec, SharedFiles, Started, TRUST_PLACES, Usage, Wall, WallState,
+    Assignment, Backend, CACHE_ROOT, CACHE_SUFFIX, COMMAND_VARIABLE, Control, Error, Exit, Guest, GuestListeners, Held,
+    ROOT_FILES, ROOT_FOLDERS, ROOT_TRUST, SandboxSpec, SharedFiles, Started, TRUST_PLACES, Usage, Wall, WallState,
 };
 pub use interpreter::{Interpreter, Interpreters, Skipped};

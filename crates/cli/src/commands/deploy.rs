@@ -15,7 +15,7 @@ use crate::deploy::package::{self, Package};
 use crate::deploy::packs;
 use crate::deploy::plan::{self, Ready, Step};
 use crate::deploy::project::{Function, Project};
-use crate::deploy::{http_api, rest_api};
+use crate::deploy::{http_api, rest_api, web};
 use crate::output;
 
 use super::runtimes;
@@ -127,8 +127,15 @@ fn runtime_of(project: &Project, function: &Function, platform: &Json, notes: &m
     let runtime = match &function.runtime {
         Some(runtime) => runtime.clone(),
         None => {
-            let runtime = infer_runtime(project, &function.handler, platform)?;
-            let why = "from the handler's file and the platform's interpreters";
+            let (runtime, why) = if web::is_web(function) {
+                (
+                    newest_of(web::family_of(project), platform)?,
+                    "from the folder's files and the platform's interpreters",
+                )
+            } else {
+                let runtime = infer_runtime(project, &function.handler, platform)?;
+                (runtime, "from the handler's file and the platform's interpreters")
+            };
             notes.push(format!("{}: runtime {runtime}, {why}", function.name));
             runtime
         }
@@ -151,16 +158,18 @@ fn packed(
     let is_java = runtime.starts_with("java");
     let package = match &function.artifact {
         Some(artifact) => package::of_artifact(&project.root.join(artifact))?,
-        None if is_java => {
+        None if is_java && !web::is_web(function) => {
             bail!("{runtime} needs package.artifact, the jar or zip that the build of the project has made")
         }
         None => {
-            check_handler(project, runtime, &function.handler)?;
+            if !web::is_web(function) {
+                check_handler(project, runtime, &function.handler)?;
+            }
             let provided = packs::provided(runtime, platform);
             package::build(&project.root, runtime, &function.patterns, single_file, &provided)?
         }
     };
-    if !is_java {
+    if !is_java && !web::is_web(function) {
         check_packed(project, runtime, &function.handler, &package)?;
     }
     Ok(package)
@@ -222,6 +231,14 @@ fn infer_runtime(project: &Project, handler: &str, runtimes: &Json) -> Result<St
             project.root.display()
         ),
     };
+    newest_of(family, runtimes)
+}
+
+/// The newest runtime of a family that the platform has an interpreter for.
+fn newest_of(family: &str, runtimes: &Json) -> Result<String> {
+    if family == "provided" {
+        return Ok("provided.al2023".into());
+    }
     let versions = runtimes["interpreters"]
         .as_array()
         .map_or(&[][..], Vec::as_slice)

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::project::{Events, Function, Project, UrlConfig, Vpc};
 use super::serverless;
 use super::variables::Sources;
+use super::web;
 use crate::yaml::Node;
 
 /// Options of a deployment that variables and names depend on.
@@ -86,6 +87,13 @@ fn from_serverless(file: &Path, shown: &Path, options: &Options, account: &str) 
 }
 
 fn bare_folder(folder: &Path, options: &Options) -> Result<Project> {
+    if let Some(command) = web::command_of_folder(folder) {
+        let mut project = bare_project(folder, serverless::folder_name(folder), web::HANDLER, options);
+        let function = &mut project.functions[0];
+        function.memory_mb = WEB_MEMORY_MB;
+        function.environment.insert(model::web::COMMAND.to_owned(), command.into());
+        return Ok(project);
+    }
     for stem in HANDLERS {
         for ending in ENDINGS {
             let file = folder.join(format!("{stem}.{ending}"));
@@ -100,7 +108,8 @@ fn bare_folder(folder: &Path, options: &Options) -> Result<Project> {
         return Ok(project);
     }
     bail!(
-        "{} holds neither serverless.yml nor a handler file ({} with one of .{}) nor bootstrap; name the file to deploy",
+        "{} holds neither serverless.yml nor a handler file ({} with one of .{}) nor bootstrap nor a Procfile with a web \
+         process; name the file to deploy",
         folder.display(),
         HANDLERS.join(", "),
         ENDINGS.join(", .")
@@ -169,6 +178,8 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
     }
 }
 
+/// Memory of a bare web server, which is more than a handler.
+const WEB_MEMORY_MB: u64 = 512;
 const EXPORTS: &[&str] = &["handler", "lambda_handler", "main", "handle", "default"];
 
 /// The first of the usual names that the source exports (or defines, in Python).

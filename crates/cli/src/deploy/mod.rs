@@ -20,3 +20,4 @@ pub mod settings;
 pub mod streams;
 pub mod transpile;
 pub mod variables;
+pub mod web;

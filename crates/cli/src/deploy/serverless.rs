@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::intrinsics::Names;
 use super::project::{Function, HttpRoute, Layer, Project, RestRoute, Table, UrlConfig};
-use super::{settings, streams};
+use super::{settings, streams, web};
 use crate::yaml::{Error, Node, Value};
 
 /// Keys that are read, and keys that the plan notes as having no effect.
@@ -81,6 +81,7 @@ const FUNCTION: Keys = Keys {
         "environment",
         "events",
         "url",
+        "web",
         "package",
         "reservedConcurrency",
         "provisionedConcurrency",
@@ -283,10 +284,13 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
     let prefix = format!("functions.{key}.");
     project.notes.extend(check_keys(node, &FUNCTION, &prefix)?);
     let image = settings::image(node, &prefix)?;
-    let handler = match (node.get("handler"), &image) {
-        (Some(handler), _) => handler.text("handler")?,
-        (None, Some(_)) => String::new(),
-        (None, None) => return Err(node.error(format!("{prefix}handler is missing; write `handler: file.export`"))),
+    let handler = match (node.get("handler"), node.get("web"), &image) {
+        (Some(handler), ..) => handler.text("handler")?,
+        (None, Some(_), _) => web::HANDLER.to_owned(),
+        (None, None, Some(_)) => String::new(),
+        (None, None, None) => {
+            return Err(node.error(format!("{prefix}handler is missing; write `handler: file.export`")));
+        }
     };
     let either = |name: &str| node.get(name).or_else(|| provider.get(name));
     let number = |name: &str, from, to, default| either(name).map_or(Ok(default), |node| node.integer(name, from, to));
@@ -300,6 +304,9 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
                 _ => environment.insert(name.clone(), Json::String(value.text(name)?)),
             };
         }
+    }
+    if let Some(server) = node.get("web") {
+        environment.extend(web::variables(server, &prefix)?);
     }
     settings::refuse_dead_letters(node, &prefix)?;
     let mut function = Function {

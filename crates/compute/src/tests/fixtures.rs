@@ -52,6 +52,7 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         allows_recursion: false,
         per_tenant: false,
         file_system: None,
+        web: None,
         tenant: None,
     }
 }

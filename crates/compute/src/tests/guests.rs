@@ -15,7 +15,7 @@ use sandbox::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -215,6 +215,15 @@ impl Control for FakeControl {
 
     fn settle(&self) {}
 
+    fn terminate(&self) {
+        // As a server does that knows the signal.
+        self.end(Some(0), None, false);
+    }
+
+    async fn sockets(&self) -> Result<Vec<TcpSocket>, Error> {
+        Ok((0..4).map(|_| TcpSocket::new_v4().unwrap()).collect())
+    }
+
     fn freeze(&self) -> Box<dyn FnOnce() + Send> {
         self.frozen.send_replace(true);
         self.freezes.fetch_add(1, Ordering::SeqCst);
@@ -269,7 +278,15 @@ impl Backend for Guests {
         if snapshot {
             listeners.runtime_api = Some(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
-        if spec.guest == Guest::Bootstrap {
+        if spec.guest == Guest::Command {
+            let port: u16 = variable(&spec, "PORT").parse().unwrap();
+            drop((guest_channel, write));
+            if variable(&spec, "DUNLIN_WEB_COMMAND") == "crash" {
+                control.end(Some(7), None, false);
+            } else {
+                tokio::spawn(web_server(TcpListener::bind(("127.0.0.1", port)).await.unwrap(), control.clone()));
+            }
+        } else if spec.guest == Guest::Bootstrap {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             *self.runtime_api.lock() = Some(listener.local_addr().unwrap());
             listeners.runtime_api = Some(listener);
@@ -308,6 +325,38 @@ impl Backend for Guests {
 
     fn freezes(&self) -> bool {
         self.freezing
+    }
+}
+
+/// Answers each request with its number, once so many are there at once as the path says; `/end` ends it when two are there.
+async fn web_server(listener: TcpListener, control: Arc<FakeControl>) {
+    let here = Arc::new(watch::Sender::new(0_usize));
+    let mut ended = control.exit.subscribe();
+    let mut serving = tokio::task::JoinSet::new();
+    loop {
+        let (mut stream, _) = tokio::select! {
+            _ = ended.wait_for(Option::is_some) => return,
+            accepted = listener.accept() => accepted.unwrap(),
+        };
+        let (here, control) = (here.clone(), control.clone());
+        serving.spawn(async move {
+            let mut head = [0; 4_096];
+            while let Ok(count @ 1..) = stream.read(&mut head).await {
+                let head = String::from_utf8_lossy(&head[..count]).into_owned();
+                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                if path == "/end" {
+                    let _ = here.subscribe().wait_for(|here| *here >= 2).await;
+                    return control.end(Some(3), None, false);
+                }
+                let wanted: usize = path.trim_start_matches('/').parse().unwrap_or(0);
+                here.send_modify(|here| *here += 1);
+                let _ = here.subscribe().wait_for(|here| *here >= wanted).await;
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{:02}", control.id);
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 }
 

@@ -19,3 +19,4 @@ mod scaling;
 mod snapshots;
 mod streaming;
 mod tenants;
+mod web;

@@ -122,6 +122,11 @@ pub fn event(facts: &Facts<'_>, route: &Route<'_>, extended_request_id: &str) ->
     written(&event, facts.body.len())
 }
 
+/// The context that an event would have, as JSON.
+pub fn context_json(facts: &Facts<'_>, route: &Route<'_>, extended_request_id: &str) -> Bytes {
+    written(&context(facts, route, extended_request_id), 0)
+}
+
 fn context<'a>(facts: &Facts<'a>, route: &Route<'a>, extended_request_id: &'a str) -> Context<'a> {
     Context {
         account_id: facts.account,

@@ -133,8 +133,36 @@ impl Serialize for Headers<'_> {
 }
 
 /// Headers that the front sets, whatever the client sent.
-pub(super) fn is_set_here(name: &str) -> bool {
+pub(crate) fn is_set_here(name: &str) -> bool {
     matches!(name, "x-amzn-trace-id" | "x-forwarded-for" | "x-forwarded-port" | "x-forwarded-proto")
+}
+
+/// The context that an event would have, as JSON.
+pub fn context_json(facts: &Facts<'_>, route: &Route<'_>) -> Bytes {
+    let raw_path = decoded(facts.path);
+    written(&context(facts, route, &raw_path), 0)
+}
+
+fn context<'a>(facts: &Facts<'a>, route: &Route<'a>, raw_path: &'a str) -> Context<'a> {
+    Context {
+        account_id: facts.account,
+        api_id: facts.id,
+        authorizer: facts.caller.map(authorizer),
+        domain_name: facts.domain,
+        domain_prefix: facts.id,
+        http: Http {
+            method: facts.method,
+            path: raw_path,
+            protocol: facts.protocol,
+            source_ip: facts.source_ip,
+            user_agent: facts.headers.get(http::header::USER_AGENT).map(value_text).unwrap_or_default(),
+        },
+        request_id: facts.request_id,
+        route_key: route.key,
+        stage: route.stage,
+        time: request_time(facts.now_ms),
+        time_epoch: facts.now_ms,
+    }
 }
 
 /// The event's bytes.
@@ -154,25 +182,7 @@ pub fn event(facts: &Facts<'_>, route: &Route<'_>) -> Bytes {
         cookies: cookies.collect(),
         headers: Headers(facts),
         query_string_parameters: (!query.is_empty()).then_some(Object(&query)),
-        request_context: Context {
-            account_id: facts.account,
-            api_id: facts.id,
-            authorizer: facts.caller.map(authorizer),
-            domain_name: facts.domain,
-            domain_prefix: facts.id,
-            http: Http {
-                method: facts.method,
-                path: &raw_path,
-                protocol: facts.protocol,
-                source_ip: facts.source_ip,
-                user_agent: facts.headers.get(http::header::USER_AGENT).map(value_text).unwrap_or_default(),
-            },
-            request_id: facts.request_id,
-            route_key: route.key,
-            stage: route.stage,
-            time: request_time(facts.now_ms),
-            time_epoch: facts.now_ms,
-        },
+        request_context: context(facts, route, &raw_path),
         path_parameters: (!route.parameters.is_empty()).then_some(Object(route.parameters)),
         stage_variables: route.variables.filter(|variables| !variables.is_empty()),
         is_base64_encoded: matches!(body, Some(BodyText::Base64(_))),

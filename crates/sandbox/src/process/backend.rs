@@ -15,7 +15,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ use model::CodeDigest;
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpListener, UdpSocket, UnixStream, unix::pipe};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixStream, unix::pipe};
 use tokio::sync::{SetOnce, oneshot, watch};
 
 use super::cgroup::read_meter;
@@ -66,6 +66,7 @@ struct State {
     gone: bool,
     starting: HashMap<u64, oneshot::Sender<Result<Parts, Failure>>>,
     assigning: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
+    connecting: HashMap<u64, oneshot::Sender<Result<Vec<OwnedFd>, Failure>>>,
     running: HashMap<u64, watch::Sender<Option<Exit>>>,
     /// Of sandboxes whose freezer was asked for and has not come.
     freezers: HashMap<u64, Arc<Freezer>>,
@@ -138,6 +139,8 @@ impl ProcessBackend {
                 Some(root) => Error::CodeMissing(root.clone()),
                 None => Error::Host(words),
             },
+            Some(Step::ExecCommand) => entrypoint("/bin/sh"),
+            Some(Step::Sockets) if errno == libc::EOPNOTSUPP => Error::NoNetwork,
             Some(Step::ExecInterpreter) => {
                 let index = if let Guest::Interpreter { interpreter, .. } = spec.guest { interpreter } else { 0 };
                 entrypoint(&self.binaries.get(index).map(|path| path.display().to_string()).unwrap_or_default())
@@ -248,6 +251,7 @@ impl Backend for ProcessBackend {
                 let wrong = || Error::Entrypoint("a program has between 1 and 1,024 words".to_owned());
                 GuestKind::Program { strings: strings.ok_or_else(wrong)? }
             }
+            Guest::Command => GuestKind::Command,
             // The rest of the memory is for what an engine keeps outside its heap.
             Guest::Interpreter { interpreter, memory_mb, .. } => {
                 GuestKind::Interpreter { index: interpreter as u32, heap_mb: memory_mb * 9 / 10 }
@@ -316,6 +320,7 @@ impl Drop for Forget<'_> {
         let mut state = self.shared.state.lock();
         state.starting.remove(&self.token);
         state.assigning.remove(&self.token);
+        state.connecting.remove(&self.token);
     }
 }
 
@@ -370,6 +375,9 @@ async fn read_replies(shared: Arc<Shared>) {
     for (_, sender) in state.assigning.drain() {
         let _ = sender.send(Err(Failure::Gone));
     }
+    for (_, sender) in state.connecting.drain() {
+        let _ = sender.send(Err(Failure::Gone));
+    }
     for (_, sender) in state.running.drain() {
         let usage = Usage::default();
         sender.send_replace(Some(Exit { code: None, signal: Some(libc::SIGKILL), out_of_memory: false, usage }));
@@ -396,6 +404,7 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
                 ceiling: AtomicU64::new(u64::MAX),
                 exit,
                 freezer: Arc::default(),
+                asked_to_end: AtomicBool::new(false),
             });
             let tmp_in_group = features & feature::TMP_IN_GROUP != 0;
             let waiter = {
@@ -412,10 +421,13 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             }
         }
         Reply::Failed { token, step, errno } => {
-            let (start, assignment) = {
+            let (start, assignment, connection) = {
                 let mut state = shared.state.lock();
-                (state.starting.remove(&token), state.assigning.remove(&token))
+                (state.starting.remove(&token), state.assigning.remove(&token), state.connecting.remove(&token))
             };
+            if let Some(waiter) = connection {
+                let _ = waiter.send(Err(Failure::Step { step, errno }));
+            }
             if let Some(waiter) = start {
                 let _ = waiter.send(Err(Failure::Step { step, errno }));
             }
@@ -427,6 +439,12 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             let waiter = shared.state.lock().assigning.remove(&token);
             if let Some(waiter) = waiter {
                 let _ = waiter.send(Ok(()));
+            }
+        }
+        Reply::Sockets { token } => {
+            let waiter = shared.state.lock().connecting.remove(&token);
+            if let Some(waiter) = waiter {
+                let _ = waiter.send(Ok(fds));
             }
         }
         Reply::Freezer { id } => {
@@ -465,6 +483,7 @@ struct ProcessControl {
     ceiling: AtomicU64,
     exit: watch::Receiver<Option<Exit>>,
     freezer: Arc<Freezer>,
+    asked_to_end: AtomicBool,
 }
 
 impl fmt::Debug for ProcessControl {
@@ -586,6 +605,38 @@ impl Control for ProcessControl {
     fn thaw(&self) {
         self.freezer.want(false);
         self.freezer.apply();
+    }
+
+    fn terminate(&self) {
+        // Many servers take a second signal for impatience.
+        if !self.asked_to_end.swap(true, Ordering::Relaxed) {
+            self.shared.send_soon(Request::Terminate(self.id));
+        }
+    }
+
+    async fn sockets(&self) -> Result<Vec<TcpSocket>, Error> {
+        let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut state = self.shared.state.lock();
+            if state.gone {
+                return Err(Error::SpawnerGone);
+            }
+            state.connecting.insert(token, sender);
+        }
+        let _forget = Forget { shared: &self.shared, token };
+        let request = Request::Sockets { token, id: self.id };
+        self.shared.send(&request, &[]).await.map_err(|_| Error::SpawnerGone)?;
+        match answer.await.unwrap_or(Err(Failure::Gone)) {
+            // The kernel drops descriptors that this process has no room for.
+            Ok(fds) if fds.is_empty() => Err(Error::Host("sockets: too many open files".to_owned())),
+            Ok(fds) => {
+                let socket = |fd: OwnedFd| TcpSocket::from_std_stream(std::net::TcpStream::from(fd));
+                Ok(fds.into_iter().map(socket).collect())
+            }
+            Err(Failure::Gone) => Err(Error::SpawnerGone),
+            Err(Failure::Step { step, errno }) => Err(folder_error(step, errno, None, &[])),
+        }
     }
 
     async fn wait(&self) -> Exit {

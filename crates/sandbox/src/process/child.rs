@@ -20,6 +20,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_char, c_int, c_ulong};
 
@@ -46,6 +47,8 @@ const GUEST_NICENESS: c_int = 5;
 
 /// Tells a first process that the code of its guest is mounted.
 pub(crate) const FOLLOW: rustix::process::Signal = rustix::process::Signal::USR1;
+/// Tells a first process to ask its guest, and all that came of it, to end.
+pub(crate) const TERMINATE: rustix::process::Signal = rustix::process::Signal::USR2;
 /// Where a guest begins.
 const TASK: &CStr = c"/var/task";
 /// `contract::ROOT_TRUST` below the new root, which is the working folder.
@@ -65,6 +68,8 @@ pub(crate) enum Role<'a> {
     Guest(&'a [Program]),
     /// A program that the first strings of the environment name: the folder that it begins in, then so many.
     Program(usize),
+    /// A program that is connected to, and asked to end.
+    Command(&'a [Program]),
     /// A program that forks.
     Zygote {
         programs: &'a [Program],
@@ -82,13 +87,13 @@ impl<'a> Role<'a> {
     fn descriptors(self) -> (c_int, c_int) {
         match self {
             Self::Zygote { orders, entry, .. } => (orders, entry),
-            Self::Trial | Self::Guest(_) | Self::Program(_) | Self::Fork => (-1, -1),
+            Self::Trial | Self::Guest(_) | Self::Command(_) | Self::Program(_) | Self::Fork => (-1, -1),
         }
     }
 
     fn programs(self) -> &'a [Program] {
         match self {
-            Self::Guest(programs) | Self::Zygote { programs, .. } => programs,
+            Self::Guest(programs) | Self::Command(programs) | Self::Zygote { programs, .. } => programs,
             Self::Trial | Self::Program(_) | Self::Fork => &[],
         }
     }
@@ -211,6 +216,8 @@ const FORK_NAMESPACES: [&CStr; NAMESPACES_MAX] = [
 ];
 /// What the sandboxes of a zygote's forks are made in.
 const ZYGOTE_NAMESPACES: [&CStr; 2] = [c"/proc/self/ns/user", c"/proc/self/ns/pid"];
+/// What the spawner makes sockets in later.
+const COMMAND_NAMESPACES: [&CStr; 1] = [NETWORK_NAMESPACE];
 /// What the spawner mounts code in later.
 const GUEST_NAMESPACES: [&CStr; 1] = [c"/proc/self/ns/mnt"];
 
@@ -221,6 +228,7 @@ impl Role<'_> {
         match self {
             Self::Trial => &[],
             Self::Guest(_) | Self::Program(_) => &GUEST_NAMESPACES,
+            Self::Command(_) => &COMMAND_NAMESPACES,
             Self::Zygote { .. } => &ZYGOTE_NAMESPACES,
             Self::Fork => &FORK_NAMESPACES,
         }
@@ -264,7 +272,7 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
     let guest = match plan.role {
         Role::Trial => 0,
         Role::Fork => FORKED_GUEST,
-        Role::Guest(_) | Role::Program(_) | Role::Zygote { .. } => start_guest(plan, &environment)?,
+        Role::Guest(_) | Role::Command(_) | Role::Program(_) | Role::Zygote { .. } => start_guest(plan, &environment)?,
     };
     environment.forget();
     Ok((guest, handover))
@@ -656,12 +664,33 @@ extern "C" fn follow(_signal: c_int) {
     }
 }
 
+/// Whether the guest was asked to end.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Asks every process here but this one to end.
+extern "C" fn terminate(_signal: c_int) {
+    ASKED.store(true, Ordering::Relaxed);
+    // SAFETY: async-signal-safe calls; what was interrupted finds its error as it left it. Nothing outside this process
+    // namespace can be meant.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        libc::kill(-1, libc::SIGTERM);
+        *errno = before;
+    }
+}
+
 /// Tells that the guest runs, or may come in, then reaps until it ends.
 fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
     if plan.follows() {
         let handler: extern "C" fn(c_int) = follow;
         // SAFETY: the handler does what a handler may. Waiting goes on after it.
         unsafe { libc::signal(FOLLOW.as_raw(), handler as libc::sighandler_t) };
+    }
+    if let Role::Command(_) = plan.role {
+        let handler: extern "C" fn(c_int) = terminate;
+        // SAFETY: as above.
+        unsafe { libc::signal(TERMINATE.as_raw(), handler as libc::sighandler_t) };
     }
     let started = Reply::Started {
         token: plan.token,
@@ -684,6 +713,10 @@ fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
     }
     let ended = reap_until(guest);
     let Some(status) = ended else { return 1 };
+    if ASKED.load(Ordering::Relaxed) {
+        // A shell ends at once; what it had started has its own way to end, and comes here as an orphan.
+        let _ = reap_until(0);
+    }
     let exited = Reply::Exited { id: plan.id, status, out_of_memory: false, cpu_ns: 0, peak_bytes: 0 };
     let _ = sys::send(plan.status, &exited.encode());
     if matches!(plan.role, Role::Zygote { .. }) {
@@ -708,7 +741,7 @@ fn hears(socket: c_int) -> bool {
     }
 }
 
-/// Reaps every child until `guest` ends; wait(2)'s status of it, or nothing if there is no such child.
+/// Reaps every child until `guest` ends; wait(2)'s status of it, or nothing if there is no such child. No child is 0.
 fn reap_until(guest: c_int) -> Option<c_int> {
     loop {
         let mut status = 0;

@@ -27,11 +27,11 @@ use super::child::{self, INNER_GID, INNER_UID, Plan, Program, Role};
 use super::entry::{self, Entry};
 use super::netns::Rules;
 use super::procfs;
-use super::protocol::{Digest, FilesRequest, GuestKind, LAYERS_MAX, StartRequest, Step};
+use super::protocol::{Digest, FilesRequest, GuestKind, LAYERS_MAX, SOCKETS_EACH, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
 use super::template::{GUEST_DEVICES, Stage, TRUST};
 use super::tmp::{Tmp, Tmps};
-use crate::contract::CACHE_SUFFIX;
+use crate::contract::{CACHE_SUFFIX, COMMAND_VARIABLE};
 use crate::interpreter::{Interpreter, JAVA_FLAGS, PYTHON_FLAGS};
 
 /// Ranges of host ids, the preferred one first: above everything that distributions and container tools give out;
@@ -222,6 +222,7 @@ enum Cast {
     Trial,
     Guest(Vec<Program>),
     Program(u32),
+    Command(Vec<Program>),
     Zygote { programs: Vec<Program>, orders: OwnedFd, entry: OwnedFd },
     Fork,
 }
@@ -232,6 +233,7 @@ impl Cast {
             Self::Trial => Role::Trial,
             Self::Guest(programs) => Role::Guest(programs),
             Self::Program(strings) => Role::Program(*strings as usize),
+            Self::Command(programs) => Role::Command(programs),
             Self::Zygote { programs, orders, entry } => {
                 Role::Zygote { programs, orders: orders.as_raw_fd(), entry: entry.as_raw_fd() }
             }
@@ -265,6 +267,10 @@ impl Maker {
             }
             GuestKind::Bootstrap | GuestKind::Interpreter { .. } => Cast::Guest(self.programs(request.guest)?),
             GuestKind::Program { strings } => Cast::Program(strings),
+            GuestKind::Command if !self.settings.network => {
+                return Err(Fault { step: Step::Sockets, errno: libc::EOPNOTSUPP });
+            }
+            GuestKind::Command => Cast::Command(self.programs(request.guest)?),
         };
         let mut made = self.make_cast(request, fds, id, cast, home)?;
         made.orders = orders;
@@ -386,6 +392,10 @@ impl Maker {
                 program(Step::ExecTask, c"/var/task/bootstrap".into(), Vec::new()),
                 program(Step::ExecOpt, c"/opt/bootstrap".into(), Vec::new()),
             ]),
+            GuestKind::Command => {
+                let arguments = vec![c"-c".into(), CString::new(command_script()).map_err(|_| refused)?];
+                Ok(vec![program(Step::ExecCommand, c"/bin/sh".into(), arguments)])
+            }
             GuestKind::Interpreter { index, .. } | GuestKind::Zygote { index } => {
                 let interpreter = self.interpreters.get(index as usize).ok_or(refused)?;
                 let binary = CString::new(interpreter.binary.as_os_str().as_bytes()).map_err(|_| refused)?;
@@ -698,6 +708,30 @@ fn clone_below(home: &Home, namespaces: c_int, plan: &Plan<'_>, proc: &OwnedFd) 
 
 fn seqpacket_pair(step: Step) -> Result<(OwnedFd, OwnedFd), Fault> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).at(step)
+}
+
+/// What starts a command: one shell that hides the variable it reads, and becomes the one that runs it.
+fn command_script() -> String {
+    format!("command=${COMMAND_VARIABLE}; unset {COMMAND_VARIABLE}; exec /bin/sh -c \"$command\"")
+}
+
+/// Sockets in a sandbox's network, made by a helper that goes there and does not come back.
+pub(crate) fn sockets_within(network: &OwnedFd) -> Result<Vec<OwnedFd>, Fault> {
+    let mut made = [-1; SOCKETS_EACH];
+    let network = network.as_raw_fd();
+    // SAFETY: the spawner never starts a thread; the closure leaves numbers only, of descriptors that it shares.
+    let result = unsafe {
+        sys::aside(&mut || {
+            sys::setns(network)?;
+            for socket in &mut made {
+                *socket = sys::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+            }
+            Ok(())
+        })
+    };
+    let made = made.into_iter().filter(|fd| *fd >= 0).map(owned).collect();
+    result.at(Step::Sockets)?;
+    Ok(made)
 }
 
 fn python(script: &CStr) -> Vec<CString> {

@@ -55,6 +55,8 @@ pub(crate) enum GuestKind {
     Fork {
         zygote: u64,
     },
+    /// Whatever its environment says.
+    Command,
 }
 
 /// A folder of the host below `/mnt`.
@@ -108,6 +110,13 @@ pub(crate) enum Request {
     Settle(u64),
     /// Make what is needed to freeze the sandbox with this id.
     Freezer(u64),
+    /// Ask the processes of the sandbox with this id to end.
+    Terminate(u64),
+    /// Make sockets in the network of the sandbox with this id.
+    Sockets {
+        token: u64,
+        id: u64,
+    },
 }
 
 const START: u32 = 1;
@@ -115,6 +124,11 @@ const KILL: u32 = 2;
 const ASSIGN: u32 = 3;
 const SETTLE: u32 = 4;
 const FREEZER: u32 = 5;
+const TERMINATE: u32 = 6;
+const SOCKETS: u32 = 7;
+
+/// How many sockets one request brings.
+pub(crate) const SOCKETS_EACH: usize = 8;
 
 fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
     buffer[at..at + bytes.len()].copy_from_slice(bytes);
@@ -210,13 +224,19 @@ impl Request {
     pub(crate) fn encode(&self) -> [u8; REQUEST_BYTES] {
         let mut buffer = [0; REQUEST_BYTES];
         match self {
-            Self::Kill(id) | Self::Settle(id) | Self::Freezer(id) => {
+            Self::Kill(id) | Self::Settle(id) | Self::Freezer(id) | Self::Terminate(id) => {
                 let kind = match self {
                     Self::Kill(_) => KILL,
                     Self::Settle(_) => SETTLE,
+                    Self::Terminate(_) => TERMINATE,
                     _ => FREEZER,
                 };
                 put(&mut buffer, AT_KIND, &kind.to_le_bytes());
+                put(&mut buffer, AT_SUBJECT, &id.to_le_bytes());
+            }
+            Self::Sockets { token, id } => {
+                put(&mut buffer, AT_KIND, &SOCKETS.to_le_bytes());
+                put(&mut buffer, AT_TOKEN, &token.to_le_bytes());
                 put(&mut buffer, AT_SUBJECT, &id.to_le_bytes());
             }
             Self::Start(start) => {
@@ -225,6 +245,7 @@ impl Request {
                     GuestKind::Interpreter { index, heap_mb } => (1, u64::from(index), heap_mb),
                     GuestKind::Zygote { index } => (2, u64::from(index), 0),
                     GuestKind::Fork { zygote } => (3, zygote, 0),
+                    GuestKind::Command => (4, 0, 0),
                     GuestKind::Program { strings } => (5, u64::from(strings), 0),
                 };
                 put(&mut buffer, AT_KIND, &START.to_le_bytes());
@@ -263,6 +284,8 @@ impl Request {
             KILL => Some(Self::Kill(u64_at(packet, AT_SUBJECT))),
             SETTLE => Some(Self::Settle(u64_at(packet, AT_SUBJECT))),
             FREEZER => Some(Self::Freezer(u64_at(packet, AT_SUBJECT))),
+            TERMINATE => Some(Self::Terminate(u64_at(packet, AT_SUBJECT))),
+            SOCKETS => Some(Self::Sockets { token: u64_at(packet, AT_TOKEN), id: u64_at(packet, AT_SUBJECT) }),
             START => Self::decode_start(packet).map(Self::Start),
             ASSIGN => {
                 let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
@@ -280,6 +303,7 @@ impl Request {
             1 => GuestKind::Interpreter { index: u32::try_from(subject).ok()?, heap_mb: u32_at(packet, AT_HEAP) },
             2 => GuestKind::Zygote { index: u32::try_from(subject).ok()? },
             3 => GuestKind::Fork { zygote: subject },
+            4 => GuestKind::Command,
             5 => GuestKind::Program { strings: u32::try_from(subject).ok().filter(|it| (1..=LINE_MAX).contains(it))? },
             _ => return None,
         };
@@ -351,6 +375,10 @@ pub(crate) enum Step {
     Cache,
     /// A folder of the host cannot be given.
     Files,
+    /// There are no sockets to have in the sandbox.
+    Sockets,
+    /// The same as `ExecTask`, for the shell of a command.
+    ExecCommand,
     /// The root of a sandbox cannot be mounted.
     Root,
     /// The guest's folder cannot be gone to; the errno is chdir's.
@@ -360,7 +388,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 43] = [
+    const ALL: [Self; 45] = [
         Self::Request,
         Self::Code,
         Self::Layers,
@@ -401,6 +429,8 @@ impl Step {
         Self::Verify,
         Self::Cache,
         Self::Files,
+        Self::Sockets,
+        Self::ExecCommand,
         Self::Root,
         Self::Folder,
         Self::ExecProgram,
@@ -422,6 +452,8 @@ pub(crate) enum Reply {
     Assigned { token: u64 },
     /// Answers `Request::Freezer`. Beside it, where it could be made: the file that freezes the sandbox with this id.
     Freezer { id: u64 },
+    /// Answers `Request::Sockets`, unless `Failed` does. Beside it: the sockets.
+    Sockets { token: u64 },
     /// A sandbox has ended and everything of it is removed. `status` is wait(2)'s.
     Exited { id: u64, status: i32, out_of_memory: bool, cpu_ns: u64, peak_bytes: u64 },
 }
@@ -460,6 +492,7 @@ impl Reply {
             }
             Self::Assigned { token } => words[..2].copy_from_slice(&[4, token]),
             Self::Freezer { id } => words[..2].copy_from_slice(&[5, id]),
+            Self::Sockets { token } => words[..2].copy_from_slice(&[6, token]),
         }
         for (index, word) in words.iter().enumerate() {
             put(&mut buffer, index * 8, &word.to_le_bytes());
@@ -492,6 +525,7 @@ impl Reply {
             }),
             4 => Some(Self::Assigned { token: word(1) }),
             5 => Some(Self::Freezer { id: word(1) }),
+            6 => Some(Self::Sockets { token: word(1) }),
             _ => None,
         }
     }
@@ -552,7 +586,9 @@ mod tests {
     fn requests_read_back() {
         let mut requests =
             vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5), Request::Freezer(6)];
-        for guest in [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }] {
+        requests.extend([Request::Terminate(7), Request::Sockets { token: 8, id: 9 }]);
+        let guests = [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }];
+        for guest in guests.into_iter().chain([GuestKind::Command]) {
             requests.push(Request::Start(StartRequest { guest, code: None, files: None, ..start() }));
         }
         let guest = GuestKind::Program { strings: 2 };
@@ -571,6 +607,7 @@ mod tests {
         for reply in [
             Reply::Started { token: 1, id: 2, pid: 3, listeners: 4, meters: 4, features: 1 },
             Reply::Freezer { id: 9 },
+            Reply::Sockets { token: 9 },
             Reply::Failed { token: 9, step: Step::Code as u32, errno: 2 },
             Reply::Exited { id: 1, status: 9, out_of_memory: true, cpu_ns: 5, peak_bytes: 6 },
             Reply::Assigned { token: 4 },

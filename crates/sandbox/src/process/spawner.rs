@@ -20,11 +20,12 @@ use rustix::event::{Timespec, epoll};
 
 use super::assign::{self, Inside};
 use super::cgroup::{Group, Groups, Remains, read_meter};
+use super::child::TERMINATE;
 use super::config::{Report, SpawnerConfig, WallKind};
 use super::files::Shared;
 use super::images::Images;
 use super::landlock;
-use super::make::{GuestFds, Home, Ids, Made, Maker, Settings, reap};
+use super::make::{GuestFds, Home, Ids, Made, Maker, Settings, reap, sockets_within};
 use super::netns::Rules;
 use super::nursery::{Nursery, Order};
 use super::probe;
@@ -70,6 +71,11 @@ enum Kind {
     Plain {
         /// Until it has a function, where it was asked for without.
         inside: Option<Inside>,
+    },
+    /// A guest that is connected to.
+    Command {
+        /// Its network, once it stands.
+        network: Option<OwnedFd>,
     },
     Zygote(Nursery),
     Fork {
@@ -317,6 +323,8 @@ impl Spawner {
             Some(Request::Kill(id)) => self.kill(id),
             Some(Request::Settle(id)) => self.settle(id),
             Some(Request::Freezer(id)) => self.freezer(id),
+            Some(Request::Terminate(id)) => self.terminate(id),
+            Some(Request::Sockets { token, id }) => self.sockets(token, id),
             Some(Request::Start(start)) => {
                 if let Err(fault) = self.start(&start, fds) {
                     let step = fault.step as u32;
@@ -338,8 +346,8 @@ impl Spawner {
     fn start(&mut self, request: &StartRequest, fds: Vec<OwnedFd>) -> Result<(), Fault> {
         let refused = Fault { step: Step::Request, errno: libc::EBADF };
         let [channel, output, environment] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| refused)?;
-        let speaks = !matches!(request.guest, GuestKind::Bootstrap | GuestKind::Program { .. });
-        let channel = speaks.then_some(channel);
+        let mute = matches!(request.guest, GuestKind::Bootstrap | GuestKind::Command | GuestKind::Program { .. });
+        let channel = (!mute).then_some(channel);
         let id = self.next_id;
         self.next_id += 1;
         let fds = GuestFds { channel, output, environment };
@@ -358,6 +366,7 @@ impl Spawner {
             GuestKind::Bootstrap | GuestKind::Program { .. } | GuestKind::Interpreter { .. } => {
                 (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None })
             }
+            GuestKind::Command => (self.maker.make(request, fds, id, None)?, Kind::Command { network: None }),
         };
         let mut watched = vec![(&made.status, STATUS), (&made.pidfd, END)];
         if let Kind::Zygote(nursery) = &kind {
@@ -425,7 +434,7 @@ impl Spawner {
         if let Some(code) = &request.code {
             let inside = match &mut sandbox.kind {
                 Kind::Plain { inside } | Kind::Fork { waiting: None, inside, .. } => inside.take(),
-                Kind::Fork { .. } | Kind::Zygote(_) => None,
+                Kind::Fork { .. } | Kind::Zygote(_) | Kind::Command { .. } => None,
             };
             assign::furnish(&self.maker, &sandbox.made, &inside.ok_or(refused)?, code, &request.layers)?;
         }
@@ -452,6 +461,29 @@ impl Spawner {
         let file = self.sandboxes.get_mut(&id).filter(|sandbox| sandbox.started).and_then(of);
         let fds: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
         self.reply(Reply::Freezer { id }, &fds);
+    }
+
+    /// Asks the guest of a sandbox to end, where its first process passes that on.
+    fn terminate(&self, id: u64) {
+        if let Some(Sandbox { kind: Kind::Command { .. }, made, .. }) = self.sandboxes.get(&id) {
+            let _ = rustix::process::pidfd_send_signal(&made.pidfd, TERMINATE);
+        }
+    }
+
+    /// Makes sockets in a sandbox's network for the server.
+    fn sockets(&self, token: u64, id: u64) {
+        let gone = Fault { step: Step::Sockets, errno: libc::ESRCH };
+        let made = match self.sandboxes.get(&id).map(|sandbox| &sandbox.kind) {
+            Some(Kind::Command { network: Some(network) }) => sockets_within(network),
+            _ => Err(gone),
+        };
+        match made {
+            Ok(sockets) => {
+                let fds: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+                self.reply(Reply::Sockets { token }, &fds);
+            }
+            Err(fault) => self.reply(Reply::Failed { token, step: fault.step as u32, errno: fault.errno }, &[]),
+        }
     }
 
     /// A fork's sandbox stands: its zygote may send the guest in. The server hears of it when that has happened.
@@ -561,6 +593,7 @@ impl Spawner {
         match &mut sandbox.kind {
             Kind::Fork { .. } => return self.order(id, reply, fds, &namespaces),
             Kind::Zygote(nursery) => nursery.settle(Home::new(namespaces, &sandbox.made)?),
+            Kind::Command { network } => *network = namespaces.into_iter().next(),
             Kind::Plain { inside } => {
                 *inside = namespaces.into_iter().next().filter(|_| sandbox.codeless).map(Inside::of_guest);
             }
@@ -598,7 +631,7 @@ impl Spawner {
                     self.close_nursery(id);
                 }
             }
-            Some(Reply::Assigned { .. } | Reply::Freezer { .. }) | None => {}
+            Some(Reply::Assigned { .. } | Reply::Freezer { .. } | Reply::Sockets { .. }) | None => {}
         }
     }
 

@@ -16,6 +16,7 @@
 //!
 //! Start reading at `raise`.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io::{self, Write};
@@ -148,10 +149,23 @@ fn pieces(config: &SpawnerConfig) -> Result<Vec<Piece>, Fault> {
             }
         }
     }
+    name_interpreters(config, &mut pieces);
     if let Some(bundle) = &config.trust_bundle {
         trust_pieces(bundle, &mut pieces)?;
     }
     Ok(pieces)
+}
+
+/// Gives each interpreter the names that commands call it by, in a folder of its own. Of two of one version the first counts.
+fn name_interpreters(config: &SpawnerConfig, pieces: &mut Vec<Piece>) {
+    let mut seen = BTreeSet::new();
+    for interpreter in &config.interpreters {
+        let folder = interpreter.named_folder();
+        if seen.insert(folder.clone()) {
+            let links = interpreter.names().into_iter();
+            pieces.extend(links.map(|(name, to)| Piece { target: folder.join(name), what: What::Link(to) }));
+        }
+    }
 }
 
 /// Puts the bundle over every bundle of the distribution; a linked one is reached through the file that it links to.

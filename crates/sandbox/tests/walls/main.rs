@@ -11,6 +11,7 @@
 mod attempts;
 mod calls;
 mod cases;
+mod command;
 mod dropped;
 mod files;
 mod frost;
@@ -98,6 +99,7 @@ fn suite(filter: &str) -> ExitCode {
         .chain(files::CHECKS)
         .chain(limits::CHECKS)
         .chain(frost::CHECKS)
+        .chain(command::CHECKS)
     {
         run(name, &|| check(&world).map(|()| String::new()));
     }

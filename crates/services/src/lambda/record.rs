@@ -15,6 +15,7 @@ use std::fmt;
 use model::http_api::{AuthKind, Cors};
 use model::{
     AccountId, CodeDigest, EGRESS_TAG, Egress, FileSystem, FunctionRef, FunctionVersion, ImageCode, JsonLog, Runtime,
+    WebServer,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -435,6 +436,7 @@ impl FunctionRecord {
             allows_recursion: self.allows_recursion,
             per_tenant: settings.per_tenant,
             file_system: settings.file_system.clone(),
+            web: settings.web(),
             tenant: None,
             function,
         }
@@ -462,9 +464,16 @@ impl FunctionRecord {
 }
 
 impl Settings {
-    /// Whether SnapStart holds for this version: `$LATEST` has it never.
+    /// Whether SnapStart holds for this version: `$LATEST` has it never, nor has a web server, which is not forked.
     pub(super) fn begins_from_snapshot(&self, id: VersionId) -> bool {
-        self.snap_start && id != VersionId::Latest
+        self.snap_start && id != VersionId::Latest && self.web().is_none()
+    }
+
+    /// How it is run where it is a web server. Variables were checked when they were given.
+    fn web(&self) -> Option<WebServer> {
+        let none = BTreeMap::new();
+        let environment = self.environment.as_ref().unwrap_or(&none);
+        WebServer::of(self.runtime.family(), environment, u64::from(self.timeout_s) * 1_000).ok().flatten()
     }
 
     /// The packages that make `/opt`, later ones over earlier ones. Of two layers with the same content the later one

@@ -175,6 +175,10 @@ pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result
     if let Some(wanted) = file_systems::wanted(call, &host.access_points)? {
         next.file_system = wanted;
     }
+    if let Some(environment) = &next.environment {
+        let read = model::WebServer::of(next.runtime.family(), environment, u64::from(next.timeout_s) * 1_000);
+        read.map_err(|words| error::invalid(format!("Environment.Variables: {words}.")))?;
+    }
     if next.snap_start && next.per_tenant {
         return Err(error::invalid("SnapStart is not supported for functions with tenant isolation."));
     }
