@@ -5,6 +5,7 @@
 //!
 //! Start reading at `Bench`.
 
+mod backups;
 mod concurrency;
 mod expressions;
 mod index_sequences;
@@ -13,10 +14,12 @@ mod items;
 mod legacy;
 mod pages;
 mod partiql;
+mod policies;
 mod pure;
 mod sequences;
 mod streams;
 mod tables;
+mod throttling;
 mod transactions;
 mod ttl;
 
