@@ -1,14 +1,12 @@
 """DynamoDB's backups through boto3: on demand, to points in time, of deleted tables, and what is restored of them."""
 
 import datetime
-import json
-import subprocess
-import sys
 import time
 
 import pytest
 
 from conftest import name_of, refused, wait_for
+from test_aws_cli import aws
 from test_dynamodb import make
 
 
@@ -172,18 +170,13 @@ def test_points_in_time(client, server):
 
 def test_the_command_line_backs_up_and_waits(server):
     table = make(server)
-
-    def aws(*arguments):
-        command = [sys.executable, "-m", "awscli", "dynamodb", *arguments, "--output", "json"]
-        done = subprocess.run(command, env=server.environment(), capture_output=True, text=True, timeout=120, check=True)
-        return json.loads(done.stdout) if done.stdout else None
-
-    arn = aws("create-backup", "--table-name", table, "--backup-name", "shell")["BackupDetails"]["BackupArn"]
+    call = lambda *arguments: aws(server, "dynamodb", *arguments)
+    arn = call("create-backup", "--table-name", table, "--backup-name", "shell")["BackupDetails"]["BackupArn"]
     available(server.client("dynamodb"), arn)
     again = name_of("table")
-    aws("restore-table-from-backup", "--target-table-name", again, "--backup-arn", arn)
-    aws("wait", "table-exists", "--table-name", again)
-    listed = aws("list-backups", "--table-name", table, "--page-size", "1")["BackupSummaries"]
+    call("restore-table-from-backup", "--target-table-name", again, "--backup-arn", arn)
+    call("wait", "table-exists", "--table-name", again)
+    listed = call("list-backups", "--table-name", table, "--page-size", "1")["BackupSummaries"]
     assert [backup["BackupName"] for backup in listed] == ["shell"]
-    aws("delete-table", "--table-name", again)
-    aws("wait", "table-not-exists", "--table-name", again)
+    call("delete-table", "--table-name", again)
+    call("wait", "table-not-exists", "--table-name", again)
