@@ -142,16 +142,23 @@ pub(super) async fn run(shared: &Shared) {
 /// Does the next page of every job; returns how many jobs there were.
 pub(super) async fn sweep(shared: &Shared) -> Result<usize> {
     let jobs = shared.store.range(&keys::jobs().rows(100)).await?.entries;
-    let count = jobs.len();
-    for entry in jobs {
-        let job = serde_json::from_slice(&entry.value).map_err(|_| Error::Corrupt("job of a backup"))?;
-        let mut step = Step { shared, entry: &entry, job, rows: shared.config.removal_rows };
-        // A page that writes more than a commit takes, or that meets others, is made smaller.
-        while !step.page().await? && step.rows > 1 {
-            step.rows = (step.rows / 4).max(1);
-        }
+    let mut failed = None;
+    for entry in &jobs {
+        // One that fails holds up no other.
+        failed = go_on(shared, entry).await.err().or(failed);
     }
-    Ok(count)
+    failed.map_or(Ok(jobs.len()), Err)
+}
+
+/// Does the next page of a job.
+async fn go_on(shared: &Shared, entry: &Entry) -> Result<()> {
+    let job = serde_json::from_slice(&entry.value).map_err(|_| Error::Corrupt("job of a backup"))?;
+    let mut step = Step { shared, entry, job, rows: shared.config.removal_rows };
+    // A page that writes more than a commit takes, or that meets others, is made smaller.
+    while !step.page().await? && step.rows > 1 {
+        step.rows = (step.rows / 4).max(1);
+    }
+    Ok(())
 }
 
 /// One page of a job.

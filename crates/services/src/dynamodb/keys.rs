@@ -22,6 +22,7 @@
 //! | `v` | history, commit number, ordinal                             | an item as it was before a change, see `history` |
 //! | `o` | history                                                     | the key of the table's record, while it has this history |
 //! | `j` | job                                                         | how far a backup or a restore is, JSON, see `jobs` |
+//! | `q` | node                                                        | when it last said that it serves limited tables, milliseconds |
 //! | `h` | stream                                                      | commit number and ordinal of the last record that was removed |
 //!
 //! Invariants
@@ -56,6 +57,7 @@ const BACKUP: u8 = b'a';
 const HISTORY: u8 = b'v';
 const HISTORY_OWNER: u8 = b'o';
 const JOB: u8 = b'j';
+const NODE: u8 = b'q';
 
 /// Bytes of the place of a record at the end of its key.
 const PLACE_BYTES: usize = 12;
@@ -157,6 +159,16 @@ pub(super) fn history_owners() -> Range {
 /// The history that such a key names.
 pub(super) fn owned_history(owner: &[u8]) -> Option<u64> {
     garbage_generation(owner)
+}
+
+/// A node that serves tables whose throughput is limited.
+pub(super) fn node(number: u64) -> Bytes {
+    key(NODE).number(number).done()
+}
+
+/// All of these.
+pub(super) fn nodes() -> Range {
+    Range::prefix(key(NODE).done())
 }
 
 /// How far a job is.

@@ -18,7 +18,7 @@
 //!   3. Writers of one item queue in this process, so that a hot item costs its writers waiting, never failure.
 //!   4. Counters of items and bytes, entries of secondary indexes, records of streams and histories, and marks of items
 //!      that expire are written in the commit that changes the item.
-//!   5. What capacity is left is counted in each process: over several nodes each lets in as much as one would.
+//!   5. What capacity is left is counted in each process; nodes over one store have equal parts of it.
 //!
 //! Start reading at `ops`; the pure parts are `value`, `number`, `expression`, `legacy`, `partiql`, `update`, `table`,
 //! `index`, `access`, `query`, `stream`, `ttl`, `token`, `throttle`, `throughput`, `history`, `backup` and `policy`.
@@ -37,6 +37,7 @@ mod item;
 mod jobs;
 mod keys;
 mod legacy;
+mod nodes;
 mod number;
 mod ops;
 mod partiql;
@@ -57,6 +58,8 @@ mod value;
 mod worker;
 
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -71,14 +74,6 @@ pub use source::TableStreams;
 pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("CreateTable.TableClass", "described; there is one kind of storage"),
     ("UpdateTable.TableClass", "described; there is one kind of storage"),
-    (
-        "CreateTable.ProvisionedThroughput",
-        "enforced by each node for itself: several nodes over one database let in as much as one would, each",
-    ),
-    (
-        "CreateTable.OnDemandThroughput",
-        "enforced by each node for itself: several nodes over one database let in as much as one would, each",
-    ),
     (
         "PutResourcePolicy.Policy",
         "enforced, for other accounts too, but in BatchGetItem, BatchWriteItem, transactions and statements, which know \
@@ -140,12 +135,14 @@ impl DynamoDb {
             expiry::run(&self.shared),
             passes::run(&self.shared),
             jobs::run(&self.shared),
+            nodes::run(&self.shared),
             archive::run(&self.shared)
         );
     }
 
     /// One round of the background work; returns how many things it wrote and removed.
     pub async fn sweep(&self) -> Result<usize, aws::Error> {
+        nodes::round(&self.shared).await?;
         let done = worker::sweep(&self.shared).await?
             + retention::round(&self.shared).await?
             + expiry::sweep(&self.shared).await?

@@ -10,7 +10,8 @@
 //!   1. A call is let in while every bucket that it takes from holds something; then it takes all that it uses. So over any
 //!      time no more is let in than the rate, five minutes' worth, and what the last calls use beyond.
 //!   2. What is refused has taken nothing.
-//!   3. Buckets live in this process: each of several nodes fills its own, and a restart fills all of them.
+//!   3. Buckets live in this process: each of several nodes has its part of the rate (`nodes`), and a restart fills all of
+//!      them.
 
 use std::collections::HashMap;
 
@@ -62,9 +63,17 @@ struct Bucket {
 type Key = (u64, u64, Direction);
 
 /// What buckets the tables of this process have.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Buckets {
     buckets: HashMap<Key, Bucket>,
+    /// How many nodes share what is to be had.
+    nodes: u32,
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self { buckets: HashMap::new(), nodes: 1 }
+    }
 }
 
 /// What a call is about to take of one bucket.
@@ -74,16 +83,17 @@ struct Draw<'a> {
     units: f64,
 }
 
+/// Units a second of one of so many nodes.
 #[expect(clippy::cast_precision_loss, reason = "rates are far below what a double holds exactly")]
-fn capacity(limit: Limit) -> f64 {
-    limit.units as f64 * f64::from(BURST_S)
+fn rate(limit: Limit, nodes: u32) -> f64 {
+    limit.units as f64 / f64::from(nodes)
 }
 
 impl Bucket {
     #[expect(clippy::cast_precision_loss, reason = "a process does not run long enough for it to matter")]
-    fn fill(&mut self, limit: Limit, now_ms: u64) {
+    fn fill(&mut self, rate: f64, now_ms: u64) {
         let passed_s = now_ms.saturating_sub(self.filled_at_ms) as f64 / 1_000.0;
-        self.units = (self.units + passed_s * limit.units as f64).min(capacity(limit));
+        self.units = (self.units + passed_s * rate).min(rate * f64::from(BURST_S));
         self.filled_at_ms = self.filled_at_ms.max(now_ms);
     }
 }
@@ -150,10 +160,21 @@ fn shortage(table: &Table, draw: &Draw<'_>, direction: Direction) -> Shortage {
 impl Buckets {
     fn bucket(&mut self, table: &Table, draw: &Draw<'_>, direction: Direction, now_ms: u64) -> &mut Bucket {
         let key = (table.generation, draw.index.map_or(0, |index| index.number), direction);
-        let full = Bucket { units: capacity(draw.limit), filled_at_ms: now_ms };
+        let rate = rate(draw.limit, self.nodes);
+        let full = Bucket { units: rate * f64::from(BURST_S), filled_at_ms: now_ms };
         let bucket = self.buckets.entry(key).or_insert(full);
-        bucket.fill(draw.limit, now_ms);
+        bucket.fill(rate, now_ms);
         bucket
+    }
+
+    /// Whether anything was asked for at all.
+    pub(super) fn are_used(&self) -> bool {
+        !self.buckets.is_empty()
+    }
+
+    /// Shares all that is to be had among so many nodes.
+    pub(super) fn share(&mut self, nodes: u32) {
+        self.nodes = nodes.max(1);
     }
 
     /// What stands in the way of a call that takes these units, if anything does.

@@ -64,6 +64,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
     pub(super) config: Config,
+    /// Tells this process from others over the same store.
+    pub(super) node: u64,
     lanes: Vec<tokio::sync::Mutex<()>>,
     /// Decoded records by key. Valid only for the version beside them, which each use compares with the store's.
     cache: Mutex<HashMap<Bytes, (Version, Arc<Table>)>>,
@@ -221,7 +223,8 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
 impl Shared {
     pub(super) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, random: Arc<dyn Random>, config: Config) -> Self {
         let lanes = (0..config.write_lanes.max(1)).map(|_| tokio::sync::Mutex::new(())).collect();
-        Self { store, clock, random, config, lanes, cache: Mutex::default(), buckets: Mutex::default() }
+        let node = random.next_u64();
+        Self { store, clock, random, config, node, lanes, cache: Mutex::default(), buckets: Mutex::default() }
     }
 
     /// The table of that name, if there is one.

@@ -16,6 +16,16 @@ use super::super::value::Item;
 use super::{Change, Found, Shared};
 
 impl Shared {
+    /// Whether tables whose throughput is limited were used here.
+    pub(in super::super) fn serves_limited_tables(&self) -> bool {
+        self.buckets.lock().are_used()
+    }
+
+    /// Leaves so many other nodes their parts.
+    pub(in super::super) fn share_limits_with(&self, others: u32) {
+        self.buckets.lock().share(others.saturating_add(1));
+    }
+
     /// Refuses a call on a table, or along one of its indexes, that has nothing left.
     pub(super) fn admit(&self, table: &Table, index: Option<&Index>, direction: Direction) -> Result<()> {
         if !throttle::is_limited(table) {

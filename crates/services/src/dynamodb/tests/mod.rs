@@ -8,6 +8,7 @@
 mod backups;
 mod concurrency;
 mod expressions;
+mod fuzz;
 mod index_sequences;
 mod indexes;
 mod items;

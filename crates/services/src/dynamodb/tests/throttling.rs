@@ -250,3 +250,37 @@ async fn units_and_tables_have_limits() {
     let message = "Subscriber limit exceeded: There is a limit of 2 tables per subscriber";
     small.refused("CreateTable", create_input("three", &[("id", "S")]), "LimitExceededException", message).await;
 }
+
+#[tokio::test]
+async fn nodes_share_what_a_table_may_take() {
+    let store = MemoryStore::shared();
+    let nodes = [Bench::over(store.clone(), 1), Bench::over(store, 2)];
+    let mut input = create_input("items", &[("id", "S")]);
+    input["BillingMode"] = json!("PROVISIONED");
+    input["ProvisionedThroughput"] = units(1, 1);
+    nodes[0].ok("CreateTable", input).await;
+    // Which of them serves limited tables is known after a round of each.
+    for node in [0, 1, 0, 1] {
+        nodes[node].ok("PutItem", put("a")).await;
+        nodes[node].service.sweep().await.unwrap();
+    }
+    let mut written = 0;
+    for node in &nodes {
+        while node.call("PutItem", put("a")).await.is_ok() {
+            written += 1;
+        }
+    }
+    assert!((BURST - 4..=BURST).contains(&written), "{written}");
+    // Who has given no sign of life for half a minute leaves its part to others.
+    nodes[0].clock.advance(Duration::from_secs(31));
+    nodes[0].service.sweep().await.unwrap();
+    nodes[0].clock.advance(Duration::from_secs(1));
+    let mut written = 0;
+    while nodes[0].call("PutItem", put("a")).await.is_ok() {
+        written += 1;
+    }
+    assert!(written >= 10, "{written}");
+    let unlimited = Bench::with_items().await;
+    unlimited.service.sweep().await.unwrap();
+    assert_eq!(unlimited.service.shared.store.range(&super::super::keys::nodes()).await.unwrap().entries, []);
+}
