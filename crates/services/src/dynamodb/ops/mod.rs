@@ -95,7 +95,8 @@ impl Place {
         let text = |member: &str| call.input.get(member).and_then(Json::as_str);
         let region = call.region.to_string();
         let owner = text("TableName").and_then(|arn| {
-            let (owner, _) = arn.strip_prefix(&format!("arn:aws:dynamodb:{region}:"))?.split_once(":table/")?;
+            let (of, rest) = arn.strip_prefix("arn:aws:dynamodb:")?.split_once(':')?;
+            let (owner, _) = rest.split_once(":table/").filter(|_| of == region)?;
             model::AccountId::parse(owner).map(|owner| owner.to_string())
         });
         let searches = matches!(call.operation, "Query" | "Scan");

@@ -17,7 +17,7 @@ impl Bench {
         let mut call = aws::testing::call(operation, input);
         call.principal.account = AccountId::parse(account).unwrap();
         call.principal.arn = format!("arn:aws:iam::{account}:root");
-        self.service.call(call).await.map(|reply| reply.output)
+        self.answer(call).await
     }
 
     async fn put_policy(&self, text: &str) -> Result<Json, Refusal> {
