@@ -3,7 +3,8 @@
 Clients append to lists and read them, alone and in transactions over several items, while the server is killed again and
 again: one server on its own disk, and two over one PostgreSQL database, of which one dies at a time. Then every list must
 hold what was acknowledged, each value once, no half transactions, and a single order of all operations must explain every
-answer and respect what was over before what else began (`histories`).
+answer and respect what was over before what else began (`histories`). Backups are made meanwhile; a table that is restored of
+one is a read of everything at the moment when the backup was asked for.
 
 `DUNLIN_KILLS` is the number of kills, `DUNLIN_SEED` repeats the moments of a run as far as timing does.
 """
@@ -19,7 +20,7 @@ import botocore.exceptions
 import pytest
 
 from chaos.histories import History, Operation, problems
-from chaos.servers import Server, create_table
+from chaos.servers import Server, create_table, wait_until
 from databases import Database
 
 KILLS = int(os.environ.get("DUNLIN_KILLS", "3"))
@@ -117,14 +118,47 @@ class Client(threading.Thread):
         self.history.end(operation, "ok", {key: numbers(one.get("Item")) for key, one in zip(keys, answer["Responses"], strict=True)})
 
 
+class Keeper(threading.Thread):
+    """Makes a backup at some moment, unless the server dies meanwhile."""
+
+    def __init__(self, client, epoch, delay):
+        super().__init__()
+        self.client, self.epoch, self.delay = client, epoch, delay
+
+    def run(self):
+        time.sleep(self.delay)
+        operation = Operation(start=time.monotonic())
+        with contextlib.suppress(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError):
+            arn = self.client.create_backup(TableName=TABLE, BackupName="moment")["BackupDetails"]["BackupArn"]
+            operation.end = time.monotonic()
+            self.epoch.backups.append((operation, arn))
+
+
 class Epoch:
     """Some rounds on the same lists."""
 
     def __init__(self, number):
         self.history = History()
         self.keys = [f"{number}-{key}" for key in range(LISTS)]
+        self.backups = []
+
+    def restore(self, client, operation, arn):
+        """Reads what a backup has, by a table that is made of it."""
+        status = lambda: client.describe_backup(BackupArn=arn)["BackupDescription"]["BackupDetails"]["BackupStatus"]
+        wait_until("an available backup", lambda: status() == "AVAILABLE", 60)
+        name = f"restored-{uuid.uuid4().hex}"
+        client.restore_table_from_backup(TargetTableName=name, BackupArn=arn)
+        wait_until("a restored table", lambda: client.describe_table(TableName=name)["Table"]["TableStatus"] == "ACTIVE", 60)
+        answer = lambda key: client.get_item(TableName=name, Key={"id": {"S": key}}).get("Item")
+        operation.reads = {key: numbers(answer(key)) for key in self.keys}
+        operation.outcome = "ok"
+        self.history.operations.append(operation)
+        client.delete_table(TableName=name)
+        client.delete_backup(BackupArn=arn)
 
     def check(self, client):
+        for operation, arn in self.backups:
+            self.restore(client, operation, arn)
         answer = lambda key: client.get_item(TableName=TABLE, Key={"id": {"S": key}}, ConsistentRead=True).get("Item")
         final = {key: numbers(answer(key)) for key in self.keys}
         wrong = problems(self.history.operations, final)
@@ -147,7 +181,8 @@ def torment(servers, chance):
             node = number % len(servers)
             client = servers[node].client("dynamodb", pool=CLIENTS)
             clients.append(Client(client, epoch.history, epoch.keys, chance.random(), stops[node]))
-        for client in clients:
+        keeper = Keeper(servers[kill % len(servers)].client("dynamodb"), epoch, chance.uniform(0, 1))
+        for client in [*clients, keeper]:
             client.start()
         time.sleep(chance.uniform(0.3, 1.5))
         victim = chance.randrange(len(servers))
@@ -160,6 +195,7 @@ def torment(servers, chance):
         for client in clients:
             client.join(90)
             assert not client.is_alive(), "a call hangs although its server is dead"
+        keeper.join(90)
         assert [error for client in clients for error in client.errors] == []
         servers[victim].assert_nothing_left(family)
         servers[victim].start()
