@@ -42,6 +42,10 @@ proof power-cuts env DUNLIN_CUTS=1000 cargo test -q -p store --test power -- --n
 proof store-faults env DUNLIN_FAULTS=30 cargo test -q -p store --test faults -- --nocapture
 proof open-1-gb env DUNLIN_FILL_MB=1024 cargo test -q -p store --test large -- --nocapture
 proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos/test_kill.py -q -s
+# One order that explains what clients of tables saw, on a server's own disk and over PostgreSQL.
+proof tables env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos/test_tables.py -q -s
+# A million texts for each reader of what clients of tables send.
+proof tables-fuzz env DUNLIN_FUZZ=1000000 cargo test -q -p services --lib dynamodb::tests::fuzz -- --nocapture
 # A hundred thousand events of 64 clients, each with a record of how it ended.
 proof events env DUNLIN_EVENTS=100000 DUNLIN_KILLS=20 .cache/venv/bin/python -m pytest tests/chaos/test_events.py -q -s
 # A layer that decompresses to 11 GiB.

@@ -9,6 +9,7 @@ import AWS from "aws-sdk";
 const options = { endpoint: process.env.ENDPOINT, region: "us-east-1", maxRetries: 0 };
 const dynamo = new AWS.DynamoDB(options);
 const documents = new AWS.DynamoDB.DocumentClient(options);
+const streams = new AWS.DynamoDBStreams(options);
 
 async function table() {
   const TableName = `js2-${randomUUID()}`;
@@ -53,4 +54,43 @@ test("forms from before expressions, and statements", async () => {
   assert.equal((await documents.query({ TableName, KeyConditions }).promise()).Count, 1);
   const Statement = `SELECT n FROM "${TableName}" WHERE id = ?`;
   assert.deepEqual((await dynamo.executeStatement({ Statement, Parameters: [{ S: "a" }] }).promise()).Items, [{ n: { N: "2" } }]);
+});
+
+test("the records of a stream", async () => {
+  const TableName = await table();
+  const StreamSpecification = { StreamEnabled: true, StreamViewType: "NEW_IMAGE" };
+  const { TableDescription } = await dynamo.updateTable({ TableName, StreamSpecification }).promise();
+  const StreamArn = TableDescription.LatestStreamArn;
+  await documents.put({ TableName, Item: { id: "a", n: 1 } }).promise();
+  await documents.update({ TableName, Key: { id: "a" }, UpdateExpression: "SET n = :n", ExpressionAttributeValues: { ":n": 2 } }).promise();
+  await documents.delete({ TableName, Key: { id: "a" } }).promise();
+  const { StreamDescription } = await streams.describeStream({ StreamArn }).promise();
+  assert.equal(StreamDescription.StreamStatus, "ENABLED");
+  const begin = { StreamArn, ShardId: StreamDescription.Shards[0].ShardId, ShardIteratorType: "TRIM_HORIZON" };
+  const { ShardIterator } = await streams.getShardIterator(begin).promise();
+  const { Records } = await streams.getRecords({ ShardIterator }).promise();
+  assert.deepEqual(Records.map((record) => record.eventName), ["INSERT", "MODIFY", "REMOVE"]);
+  const images = Records.map(({ dynamodb }) => dynamodb.NewImage && AWS.DynamoDB.Converter.unmarshall(dynamodb.NewImage));
+  assert.deepEqual(images, [{ id: "a", n: 1 }, { id: "a", n: 2 }, undefined]);
+  assert.deepEqual(AWS.DynamoDB.Converter.unmarshall(Records[2].dynamodb.Keys), { id: "a" });
+});
+
+test("pages and batches of the document client, and waiters", async () => {
+  const TableName = await table();
+  const puts = Array.from({ length: 25 }, (_, n) => ({ PutRequest: { Item: { id: `item-${n}`, n } } }));
+  const { UnprocessedItems } = await documents.batchWrite({ RequestItems: { [TableName]: puts } }).promise();
+  assert.deepEqual(UnprocessedItems, {});
+  const seen = new Set();
+  let ExclusiveStartKey;
+  do {
+    const page = await documents.scan({ TableName, Limit: 7, ExclusiveStartKey }).promise();
+    page.Items.forEach(({ id }) => seen.add(id));
+    ExclusiveStartKey = page.LastEvaluatedKey;
+  } while (ExclusiveStartKey);
+  assert.equal(seen.size, 25);
+  const Keys = [{ id: "item-1" }, { id: "item-2" }, { id: "none" }];
+  const { Responses } = await documents.batchGet({ RequestItems: { [TableName]: { Keys } } }).promise();
+  assert.deepEqual(Responses[TableName].map(({ n }) => n).sort(), [1, 2]);
+  await dynamo.deleteTable({ TableName }).promise();
+  await dynamo.waitFor("tableNotExists", { TableName, $waiter: { delay: 1 } }).promise();
 });

@@ -4,11 +4,19 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import test from "node:test";
 
-import { CreateTableCommand, DynamoDBClient, TransactionCanceledException, waitUntilTableExists } from "@aws-sdk/client-dynamodb";
 import {
-  BatchExecuteStatementCommand, DynamoDBDocumentClient, ExecuteStatementCommand, ExecuteTransactionCommand, paginateScan, PutCommand, QueryCommand,
-  TransactGetCommand, TransactWriteCommand, UpdateCommand,
+  CreateBackupCommand, CreateTableCommand, DeleteBackupCommand, DescribeBackupCommand, DescribeTableCommand, DynamoDBClient,
+  ListBackupsCommand, ProvisionedThroughputExceededException, RestoreTableFromBackupCommand, TransactionCanceledException,
+  UpdateTableCommand, waitUntilTableExists,
+} from "@aws-sdk/client-dynamodb";
+import {
+  DescribeStreamCommand, DynamoDBStreamsClient, GetRecordsCommand, GetShardIteratorCommand, ListStreamsCommand,
+} from "@aws-sdk/client-dynamodb-streams";
+import {
+  BatchExecuteStatementCommand, DeleteCommand, DynamoDBDocumentClient, ExecuteStatementCommand, ExecuteTransactionCommand, paginateScan, PutCommand,
+  QueryCommand, TransactGetCommand, TransactWriteCommand, UpdateCommand,
 } from "@aws-sdk/lib-dynamodb";
+import { unmarshall } from "@aws-sdk/util-dynamodb";
 
 const dynamo = new DynamoDBClient({ endpoint: process.env.ENDPOINT, region: "us-east-1", maxAttempts: 1 });
 const documents = DynamoDBDocumentClient.from(dynamo);
@@ -108,4 +116,64 @@ test("forms from before expressions", async () => {
   assert.equal((await documents.send(new QueryCommand({ TableName, KeyConditions, QueryFilter }))).Count, 1);
   const ScanFilter = { s: { ComparisonOperator: "BEGINS_WITH", AttributeValueList: ["y"] } };
   for await (const page of paginateScan({ client: documents }, { TableName, ScanFilter })) assert.equal(page.Count, 0);
+});
+
+test("the records of a stream are the changes of its table, in order", async () => {
+  const streams = new DynamoDBStreamsClient({ endpoint: process.env.ENDPOINT, region: "us-east-1", maxAttempts: 1 });
+  const TableName = await table();
+  const StreamSpecification = { StreamEnabled: true, StreamViewType: "NEW_AND_OLD_IMAGES" };
+  await dynamo.send(new UpdateTableCommand({ TableName, StreamSpecification }));
+  const StreamArn = (await dynamo.send(new DescribeTableCommand({ TableName }))).Table.LatestStreamArn;
+  const listed = await streams.send(new ListStreamsCommand({ TableName }));
+  assert.deepEqual(listed.Streams.map((stream) => stream.StreamArn), [StreamArn]);
+  await documents.send(new PutCommand({ TableName, Item: { id: "a", n: 1, deep: { list: [1, "two"] } } }));
+  const add = { TableName, Key: { id: "a" }, UpdateExpression: "ADD n :one", ExpressionAttributeValues: { ":one": 1 } };
+  for (let time = 0; time < 3; time++) await documents.send(new UpdateCommand(add));
+  await documents.send(new DeleteCommand({ TableName, Key: { id: "a" } }));
+  const { Shards } = (await streams.send(new DescribeStreamCommand({ StreamArn }))).StreamDescription;
+  const begin = { StreamArn, ShardId: Shards[0].ShardId, ShardIteratorType: "TRIM_HORIZON" };
+  let { ShardIterator } = await streams.send(new GetShardIteratorCommand(begin));
+  const records = [];
+  while (records.length < 5) {
+    const page = await streams.send(new GetRecordsCommand({ ShardIterator, Limit: 2 }));
+    records.push(...page.Records);
+    ShardIterator = page.NextShardIterator;
+  }
+  assert.deepEqual(records.map((record) => record.eventName), ["INSERT", "MODIFY", "MODIFY", "MODIFY", "REMOVE"]);
+  const image = (name) => records.map((record) => record.dynamodb[name] && unmarshall(record.dynamodb[name]).n);
+  assert.deepEqual(image("NewImage"), [1, 2, 3, 4, undefined]);
+  assert.deepEqual(image("OldImage"), [undefined, 1, 2, 3, 4]);
+  assert.deepEqual(unmarshall(records[0].dynamodb.NewImage).deep, { list: [1, "two"] });
+  const numbers = records.map((record) => BigInt(record.dynamodb.SequenceNumber));
+  assert.ok(numbers.every((number, at) => at === 0 || number > numbers[at - 1]));
+});
+
+test("backups, and a table without capacity", async () => {
+  const TableName = await table();
+  for (const id of ["a", "b"]) await documents.send(new PutCommand({ TableName, Item: { id, n: 1 } }));
+  const { BackupArn } = (await dynamo.send(new CreateBackupCommand({ TableName, BackupName: "nightly" }))).BackupDetails;
+  await documents.send(new PutCommand({ TableName, Item: { id: "c", n: 1 } }));
+  const details = async () => (await dynamo.send(new DescribeBackupCommand({ BackupArn }))).BackupDescription.BackupDetails;
+  while ((await details()).BackupStatus !== "AVAILABLE") await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.ok((await details()).BackupCreationDateTime instanceof Date);
+  assert.equal((await dynamo.send(new ListBackupsCommand({ TableName }))).BackupSummaries.length, 1);
+  const TargetTableName = `js-${randomUUID()}`;
+  const ProvisionedThroughputOverride = { ReadCapacityUnits: 1, WriteCapacityUnits: 1 };
+  await dynamo.send(new RestoreTableFromBackupCommand({
+    BackupArn, TargetTableName, BillingModeOverride: "PROVISIONED", ProvisionedThroughputOverride,
+  }));
+  await waitUntilTableExists({ client: dynamo, minDelay: 1, maxDelay: 2, maxWaitTime: 30 }, { TableName: TargetTableName });
+  const ids = [];
+  for await (const page of paginateScan({ client: documents, pageSize: 1 }, { TableName: TargetTableName })) {
+    ids.push(...page.Items.map(({ id }) => id));
+  }
+  assert.deepEqual(ids.sort(), ["a", "b"]);
+  await dynamo.send(new DeleteBackupCommand({ BackupArn }));
+  const big = new PutCommand({ TableName: TargetTableName, Item: { id: "big", text: "x".repeat(390_000) } });
+  await documents.send(big);
+  await assert.rejects(documents.send(big), (error) => {
+    assert.ok(error instanceof ProvisionedThroughputExceededException, error);
+    assert.equal(error.ThrottlingReasons[0].reason, "TableWriteProvisionedThroughputExceeded");
+    return true;
+  });
 });

@@ -14,14 +14,14 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "BatchGetItem", method: "POST", uri: "/", status: 200, io: Some(&IO_BatchGetItem) },
     Operation { name: "BatchWriteItem", method: "POST", uri: "/", status: 200, io: Some(&IO_BatchWriteItem) },
     Operation { name: "CancelBulkOperation", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "CreateBackup", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "CreateBackup", method: "POST", uri: "/", status: 200, io: Some(&IO_CreateBackup) },
     Operation { name: "CreateGlobalTable", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "CreateTable", method: "POST", uri: "/", status: 200, io: Some(&IO_CreateTable) },
-    Operation { name: "DeleteBackup", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "DeleteBackup", method: "POST", uri: "/", status: 200, io: Some(&IO_DeleteBackup) },
     Operation { name: "DeleteItem", method: "POST", uri: "/", status: 200, io: Some(&IO_DeleteItem) },
-    Operation { name: "DeleteResourcePolicy", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "DeleteResourcePolicy", method: "POST", uri: "/", status: 200, io: Some(&IO_DeleteResourcePolicy) },
     Operation { name: "DeleteTable", method: "POST", uri: "/", status: 200, io: Some(&IO_DeleteTable) },
-    Operation { name: "DescribeBackup", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "DescribeBackup", method: "POST", uri: "/", status: 200, io: Some(&IO_DescribeBackup) },
     Operation { name: "DescribeBulkOperation", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "DescribeContinuousBackups", method: "POST", uri: "/", status: 200, io: Some(&IO_DescribeContinuousBackups) },
     Operation { name: "DescribeContributorInsights", method: "POST", uri: "/", status: 200, io: None },
@@ -41,9 +41,9 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "ExecuteTransaction", method: "POST", uri: "/", status: 200, io: Some(&IO_ExecuteTransaction) },
     Operation { name: "ExportTableToPointInTime", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "GetItem", method: "POST", uri: "/", status: 200, io: Some(&IO_GetItem) },
-    Operation { name: "GetResourcePolicy", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "GetResourcePolicy", method: "POST", uri: "/", status: 200, io: Some(&IO_GetResourcePolicy) },
     Operation { name: "ImportTable", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "ListBackups", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "ListBackups", method: "POST", uri: "/", status: 200, io: Some(&IO_ListBackups) },
     Operation { name: "ListBulkOperations", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "ListContributorInsights", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "ListExports", method: "POST", uri: "/", status: 200, io: None },
@@ -52,10 +52,10 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "ListTables", method: "POST", uri: "/", status: 200, io: Some(&IO_ListTables) },
     Operation { name: "ListTagsOfResource", method: "POST", uri: "/", status: 200, io: Some(&IO_ListTagsOfResource) },
     Operation { name: "PutItem", method: "POST", uri: "/", status: 200, io: Some(&IO_PutItem) },
-    Operation { name: "PutResourcePolicy", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "PutResourcePolicy", method: "POST", uri: "/", status: 200, io: Some(&IO_PutResourcePolicy) },
     Operation { name: "Query", method: "POST", uri: "/", status: 200, io: Some(&IO_Query) },
-    Operation { name: "RestoreTableFromBackup", method: "POST", uri: "/", status: 200, io: None },
-    Operation { name: "RestoreTableToPointInTime", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "RestoreTableFromBackup", method: "POST", uri: "/", status: 200, io: Some(&IO_RestoreTableFromBackup) },
+    Operation { name: "RestoreTableToPointInTime", method: "POST", uri: "/", status: 200, io: Some(&IO_RestoreTableToPointInTime) },
     Operation { name: "Scan", method: "POST", uri: "/", status: 200, io: Some(&IO_Scan) },
     Operation { name: "SearchVectors", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "StartBulkPutItems", method: "POST", uri: "/", status: 200, io: None },
@@ -63,7 +63,7 @@ static OPERATIONS: &[Operation] = &[
     Operation { name: "TransactGetItems", method: "POST", uri: "/", status: 200, io: Some(&IO_TransactGetItems) },
     Operation { name: "TransactWriteItems", method: "POST", uri: "/", status: 200, io: Some(&IO_TransactWriteItems) },
     Operation { name: "UntagResource", method: "POST", uri: "/", status: 200, io: Some(&IO_UntagResource) },
-    Operation { name: "UpdateContinuousBackups", method: "POST", uri: "/", status: 200, io: None },
+    Operation { name: "UpdateContinuousBackups", method: "POST", uri: "/", status: 200, io: Some(&IO_UpdateContinuousBackups) },
     Operation { name: "UpdateContributorInsights", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateGlobalTable", method: "POST", uri: "/", status: 200, io: None },
     Operation { name: "UpdateGlobalTableSettings", method: "POST", uri: "/", status: 200, io: None },
@@ -105,6 +105,16 @@ static IO_BatchWriteItem: Io = Io {
 ],
     output_payload: "",
 };
+static IO_CreateBackup: Io = Io {
+    input: &[
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "BackupName", wire: "BackupName", location: Location::Body, required: true, shape: &S_BackupName },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_CreateTable: Io = Io {
     input: &[
     Member { name: "AttributeDefinitions", wire: "AttributeDefinitions", location: Location::Body, required: false, shape: &S_AttributeDefinitions },
@@ -131,6 +141,15 @@ static IO_CreateTable: Io = Io {
 ],
     output_payload: "",
 };
+static IO_DeleteBackup: Io = Io {
+    input: &[
+    Member { name: "BackupArn", wire: "BackupArn", location: Location::Body, required: true, shape: &S_BackupArn },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_DeleteItem: Io = Io {
     input: &[
     Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
@@ -150,9 +169,28 @@ static IO_DeleteItem: Io = Io {
 ],
     output_payload: "",
 };
+static IO_DeleteResourcePolicy: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Body, required: true, shape: &S_ResourceArnString },
+    Member { name: "ExpectedRevisionId", wire: "ExpectedRevisionId", location: Location::Body, required: false, shape: &S_PolicyRevisionId },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_DeleteTable: Io = Io {
     input: &[
     Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_DescribeBackup: Io = Io {
+    input: &[
+    Member { name: "BackupArn", wire: "BackupArn", location: Location::Body, required: true, shape: &S_BackupArn },
 ],
     input_payload: "",
     output: &[
@@ -243,6 +281,29 @@ static IO_GetItem: Io = Io {
 ],
     output_payload: "",
 };
+static IO_GetResourcePolicy: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Body, required: true, shape: &S_ResourceArnString },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_ListBackups: Io = Io {
+    input: &[
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: false, shape: &S_TableArn },
+    Member { name: "Limit", wire: "Limit", location: Location::Body, required: false, shape: &S_BackupsInputLimit },
+    Member { name: "TimeRangeLowerBound", wire: "TimeRangeLowerBound", location: Location::Body, required: false, shape: &S_TimeRangeLowerBound },
+    Member { name: "TimeRangeUpperBound", wire: "TimeRangeUpperBound", location: Location::Body, required: false, shape: &S_TimeRangeUpperBound },
+    Member { name: "ExclusiveStartBackupArn", wire: "ExclusiveStartBackupArn", location: Location::Body, required: false, shape: &S_BackupArn },
+    Member { name: "BackupType", wire: "BackupType", location: Location::Body, required: false, shape: &S_BackupTypeFilter },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_ListTables: Io = Io {
     input: &[
     Member { name: "ExclusiveStartTableName", wire: "ExclusiveStartTableName", location: Location::Body, required: false, shape: &S_TableName },
@@ -282,6 +343,18 @@ static IO_PutItem: Io = Io {
 ],
     output_payload: "",
 };
+static IO_PutResourcePolicy: Io = Io {
+    input: &[
+    Member { name: "ResourceArn", wire: "ResourceArn", location: Location::Body, required: true, shape: &S_ResourceArnString },
+    Member { name: "Policy", wire: "Policy", location: Location::Body, required: true, shape: &S_ResourcePolicy },
+    Member { name: "ExpectedRevisionId", wire: "ExpectedRevisionId", location: Location::Body, required: false, shape: &S_PolicyRevisionId },
+    Member { name: "ConfirmRemoveSelfResourceAccess", wire: "ConfirmRemoveSelfResourceAccess", location: Location::Body, required: false, shape: &S_ConfirmRemoveSelfResourceAccess },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
 static IO_Query: Io = Io {
     input: &[
     Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
@@ -301,6 +374,43 @@ static IO_Query: Io = Io {
     Member { name: "KeyConditionExpression", wire: "KeyConditionExpression", location: Location::Body, required: false, shape: &S_KeyExpression },
     Member { name: "ExpressionAttributeNames", wire: "ExpressionAttributeNames", location: Location::Body, required: false, shape: &S_ExpressionAttributeNameMap },
     Member { name: "ExpressionAttributeValues", wire: "ExpressionAttributeValues", location: Location::Body, required: false, shape: &S_ExpressionAttributeValueMap },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_RestoreTableFromBackup: Io = Io {
+    input: &[
+    Member { name: "TargetTableName", wire: "TargetTableName", location: Location::Body, required: true, shape: &S_TableName },
+    Member { name: "BackupArn", wire: "BackupArn", location: Location::Body, required: true, shape: &S_BackupArn },
+    Member { name: "BillingModeOverride", wire: "BillingModeOverride", location: Location::Body, required: false, shape: &S_BillingMode },
+    Member { name: "GlobalSecondaryIndexOverride", wire: "GlobalSecondaryIndexOverride", location: Location::Body, required: false, shape: &S_GlobalSecondaryIndexList },
+    Member { name: "LocalSecondaryIndexOverride", wire: "LocalSecondaryIndexOverride", location: Location::Body, required: false, shape: &S_LocalSecondaryIndexList },
+    Member { name: "ProvisionedThroughputOverride", wire: "ProvisionedThroughputOverride", location: Location::Body, required: false, shape: &S_ProvisionedThroughput },
+    Member { name: "OnDemandThroughputOverride", wire: "OnDemandThroughputOverride", location: Location::Body, required: false, shape: &S_OnDemandThroughput },
+    Member { name: "SSESpecificationOverride", wire: "SSESpecificationOverride", location: Location::Body, required: false, shape: &S_SSESpecification },
+    Member { name: "VectorIndexOverride", wire: "VectorIndexOverride", location: Location::Body, required: false, shape: &S_VectorIndexList },
+],
+    input_payload: "",
+    output: &[
+],
+    output_payload: "",
+};
+static IO_RestoreTableToPointInTime: Io = Io {
+    input: &[
+    Member { name: "SourceTableArn", wire: "SourceTableArn", location: Location::Body, required: false, shape: &S_TableArn },
+    Member { name: "SourceTableName", wire: "SourceTableName", location: Location::Body, required: false, shape: &S_TableName },
+    Member { name: "TargetTableName", wire: "TargetTableName", location: Location::Body, required: true, shape: &S_TableName },
+    Member { name: "UseLatestRestorableTime", wire: "UseLatestRestorableTime", location: Location::Body, required: false, shape: &S_BooleanObject },
+    Member { name: "RestoreDateTime", wire: "RestoreDateTime", location: Location::Body, required: false, shape: &S_Date },
+    Member { name: "BillingModeOverride", wire: "BillingModeOverride", location: Location::Body, required: false, shape: &S_BillingMode },
+    Member { name: "GlobalSecondaryIndexOverride", wire: "GlobalSecondaryIndexOverride", location: Location::Body, required: false, shape: &S_GlobalSecondaryIndexList },
+    Member { name: "LocalSecondaryIndexOverride", wire: "LocalSecondaryIndexOverride", location: Location::Body, required: false, shape: &S_LocalSecondaryIndexList },
+    Member { name: "ProvisionedThroughputOverride", wire: "ProvisionedThroughputOverride", location: Location::Body, required: false, shape: &S_ProvisionedThroughput },
+    Member { name: "OnDemandThroughputOverride", wire: "OnDemandThroughputOverride", location: Location::Body, required: false, shape: &S_OnDemandThroughput },
+    Member { name: "SSESpecificationOverride", wire: "SSESpecificationOverride", location: Location::Body, required: false, shape: &S_SSESpecification },
+    Member { name: "VectorIndexOverride", wire: "VectorIndexOverride", location: Location::Body, required: false, shape: &S_VectorIndexList },
 ],
     input_payload: "",
     output: &[
@@ -369,6 +479,16 @@ static IO_UntagResource: Io = Io {
 ],
     input_payload: "",
     output: &[],
+    output_payload: "",
+};
+static IO_UpdateContinuousBackups: Io = Io {
+    input: &[
+    Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
+    Member { name: "PointInTimeRecoverySpecification", wire: "PointInTimeRecoverySpecification", location: Location::Body, required: true, shape: &S_PointInTimeRecoverySpecification },
+],
+    input_payload: "",
+    output: &[
+],
     output_payload: "",
 };
 static IO_UpdateItem: Io = Io {
@@ -456,6 +576,10 @@ static S_AttributeValueUpdate: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Value", wire: "Value", location: Location::Body, required: false, shape: &S_AttributeValue },
     Member { name: "Action", wire: "Action", location: Location::Body, required: false, shape: &S_AttributeAction },
 ]));
+static S_BackupArn: Shape = Shape::of(Kind::Text).min(37).max(1024);
+static S_BackupName: Shape = Shape::of(Kind::Text).min(3).max(255).pattern(&P0);
+static S_BackupTypeFilter: Shape = Shape::of(Kind::Text).values(&["USER","SYSTEM","AWS_BACKUP","ALL"]);
+static S_BackupsInputLimit: Shape = Shape::of(Kind::Integer).min(1).max(100);
 static S_BatchGetRequestMap: Shape = Shape::of(Kind::Map(&S_TableArn, &S_KeysAndAttributes)).min(1).max(100);
 static S_BatchStatementRequest: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Statement", wire: "Statement", location: Location::Body, required: true, shape: &S_PartiQLStatement },
@@ -485,6 +609,7 @@ static S_ConditionCheck: Shape = Shape::of(Kind::Structure(&[
 ]));
 static S_ConditionExpression: Shape = Shape::of(Kind::Text);
 static S_ConditionalOperator: Shape = Shape::of(Kind::Text).values(&["AND","OR"]);
+static S_ConfirmRemoveSelfResourceAccess: Shape = Shape::of(Kind::Boolean);
 static S_ConsistentRead: Shape = Shape::of(Kind::Boolean);
 static S_CreateGlobalSecondaryIndexAction: Shape = Shape::of(Kind::Structure(&[
     Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
@@ -513,6 +638,7 @@ static S_CreateVectorIndexAction: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Dimensions", wire: "Dimensions", location: Location::Body, required: true, shape: &S_PositiveLongObject },
     Member { name: "DistanceFunction", wire: "DistanceFunction", location: Location::Body, required: true, shape: &S_VectorDistanceFunction },
 ]));
+static S_Date: Shape = Shape::of(Kind::Timestamp(TimeFormat::Epoch));
 static S_Delete: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Key", wire: "Key", location: Location::Body, required: true, shape: &S_Key },
     Member { name: "TableName", wire: "TableName", location: Location::Body, required: true, shape: &S_TableArn },
@@ -635,6 +761,11 @@ static S_ParameterizedStatements: Shape = Shape::of(Kind::List(&S_ParameterizedS
 static S_PartiQLBatchRequest: Shape = Shape::of(Kind::List(&S_BatchStatementRequest)).min(1).max(25);
 static S_PartiQLNextToken: Shape = Shape::of(Kind::Text).min(1).max(32768);
 static S_PartiQLStatement: Shape = Shape::of(Kind::Text).min(1).max(8192);
+static S_PointInTimeRecoverySpecification: Shape = Shape::of(Kind::Structure(&[
+    Member { name: "PointInTimeRecoveryEnabled", wire: "PointInTimeRecoveryEnabled", location: Location::Body, required: true, shape: &S_BooleanObject },
+    Member { name: "RecoveryPeriodInDays", wire: "RecoveryPeriodInDays", location: Location::Body, required: false, shape: &S_RecoveryPeriodInDays },
+]));
+static S_PolicyRevisionId: Shape = Shape::of(Kind::Text).min(1).max(255);
 static S_PositiveIntegerObject: Shape = Shape::of(Kind::Integer).min(1);
 static S_PositiveLongObject: Shape = Shape::of(Kind::Integer).min(1);
 static S_PreparedStatementParameters: Shape = Shape::of(Kind::List(&S_AttributeValue)).min(1);
@@ -663,6 +794,7 @@ static S_PutItemInputAttributeMap: Shape = Shape::of(Kind::Map(&S_AttributeName,
 static S_PutRequest: Shape = Shape::of(Kind::Structure(&[
     Member { name: "Item", wire: "Item", location: Location::Body, required: true, shape: &S_PutItemInputAttributeMap },
 ]));
+static S_RecoveryPeriodInDays: Shape = Shape::of(Kind::Integer).min(1).max(35);
 static S_RegionName: Shape = Shape::of(Kind::Text);
 static S_ReplicaGlobalSecondaryIndex: Shape = Shape::of(Kind::Structure(&[
     Member { name: "IndexName", wire: "IndexName", location: Location::Body, required: true, shape: &S_IndexName },
@@ -719,6 +851,8 @@ static S_TagKeyList: Shape = Shape::of(Kind::List(&S_TagKeyString));
 static S_TagKeyString: Shape = Shape::of(Kind::Text).min(1).max(128);
 static S_TagList: Shape = Shape::of(Kind::List(&S_Tag));
 static S_TagValueString: Shape = Shape::of(Kind::Text).min(0).max(256);
+static S_TimeRangeLowerBound: Shape = Shape::of(Kind::Timestamp(TimeFormat::Epoch));
+static S_TimeRangeUpperBound: Shape = Shape::of(Kind::Timestamp(TimeFormat::Epoch));
 static S_TimeToLiveAttributeName: Shape = Shape::of(Kind::Text).min(1).max(255);
 static S_TimeToLiveEnabled: Shape = Shape::of(Kind::Boolean);
 static S_TimeToLiveSpecification: Shape = Shape::of(Kind::Structure(&[

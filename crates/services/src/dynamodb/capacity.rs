@@ -1,6 +1,7 @@
 //! Capacity units: what a read or a write of so many bytes is said to have used.
 //!
-//! Pure. Nothing is throttled by these figures; they are reported where a request asks for them.
+//! Pure. Where a table's throughput is limited, `throttle` goes by these figures; they are reported where a request asks
+//! for them.
 
 use std::collections::BTreeMap;
 
@@ -68,6 +69,26 @@ impl Units {
             }
         }
         self
+    }
+
+    /// Those that come from the table's own capacity.
+    pub(super) fn of_table_and_local(&self) -> f64 {
+        self.table + self.local.values().sum::<f64>()
+    }
+
+    /// Those that come from the capacity of global indexes, by name.
+    pub(super) fn of_globals(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.global.iter().map(|(name, units)| (name.as_str(), *units))
+    }
+
+    /// As little as a call may use, to ask whether there is anything at all: of the table, or of a global index.
+    pub(super) fn least(index: Option<&Index>) -> Self {
+        let mut units = Self::default();
+        match index {
+            Some(index) if !index.local => *units.of_index(index) = 0.5,
+            _ => units.table = 0.5,
+        }
+        units
     }
 
     /// All units.

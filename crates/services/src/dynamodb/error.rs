@@ -4,6 +4,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::throttle::{self, Shortage};
 use super::value::{Item, item_to_json};
 
 /// What table code returns.
@@ -30,6 +31,12 @@ pub(super) enum Error {
     /// More at once than a table may have.
     #[error("{0}")]
     LimitExceeded(String),
+    /// There is no capacity left for the call.
+    #[error("{}", throttle::message(.0))]
+    Throttled(Vec<Shortage>),
+    /// A refusal of operations on backups or policies, by its code.
+    #[error("{1}")]
+    Refused(&'static str, String),
     /// What was asked for has been removed.
     #[error("{0}")]
     Trimmed(String),
@@ -122,6 +129,8 @@ impl From<Error> for aws::Error {
             Error::Trimmed(_) => Self::new(400, "TrimmedDataAccessException", text),
             Error::ExpiredIterator(_) => Self::new(400, "ExpiredIteratorException", text),
             Error::LimitExceeded(_) => Self::new(400, "LimitExceededException", text),
+            Error::Refused(code, _) => Self::new(400, code, text),
+            Error::Throttled(short) => throttled(&short, text),
             Error::ConditionFailed(item) => {
                 let refusal = Self::new(400, "ConditionalCheckFailedException", text);
                 match item {
@@ -148,6 +157,16 @@ impl From<Error> for aws::Error {
             Error::Store(_) | Error::Corrupt(_) => Self { code: "InternalServerError".into(), ..Self::internal(text) },
         }
     }
+}
+
+/// The two errors that say that there is no capacity; each names what is short.
+fn throttled(short: &[Shortage], text: String) -> aws::Error {
+    let reasons = short.iter().map(|short| json!({ "reason": short.reason, "resource": short.resource }));
+    let reasons = Json::Array(reasons.collect());
+    if short.iter().any(|short| short.provisioned) {
+        return aws::Error::new(400, "ProvisionedThroughputExceededException", text).with("ThrottlingReasons", reasons);
+    }
+    aws::Error::new(400, "ThrottlingException", text).with("throttlingReasons", reasons)
 }
 
 /// What is wrong with one member: a part of `constraints`.

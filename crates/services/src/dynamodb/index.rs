@@ -24,6 +24,7 @@ use serde_json::{Value as Json, json};
 
 use super::error::{Result, invalid};
 use super::table::{Count, HASH_KEY_BYTES_MAX, KeyAttribute, RANGE_KEY_BYTES_MAX, Table};
+use super::throughput::{OnDemand, UnitsChanged};
 use super::value::{AttributeValue, Item, item_size};
 use super::{item, keys};
 
@@ -72,6 +73,12 @@ pub(super) struct Index {
     /// Read and write capacity units of a global one.
     #[serde(default)]
     pub(super) throughput: Option<(u64, u64)>,
+    /// The greatest throughput of a global one while its table is paid per request.
+    #[serde(default)]
+    pub(super) on_demand: OnDemand,
+    /// When its units were changed.
+    #[serde(default)]
+    pub(super) units_changed: UnitsChanged,
 }
 
 /// What an item has in an index.
@@ -157,7 +164,7 @@ impl Index {
     }
 
     /// The members of its description.
-    pub(super) fn describe(&self, table: &Table, count: Count) -> Json {
+    pub(super) fn describe(&self, table: &Table, count: Count, now_ms: u64) -> Json {
         let roles = ["HASH", "RANGE"];
         let schema = self.key_attributes().zip(roles);
         let schema = schema.map(|(key, role)| json!({ "AttributeName": key.name, "KeyType": role }));
@@ -178,8 +185,10 @@ impl Index {
             return description;
         }
         let (read, write) = self.throughput.unwrap_or_default();
-        description["ProvisionedThroughput"] =
-            json!({ "NumberOfDecreasesToday": 0, "ReadCapacityUnits": read, "WriteCapacityUnits": write });
+        description["ProvisionedThroughput"] = self.units_changed.describe(read, write, now_ms);
+        if let Some(most) = self.on_demand.describe() {
+            description["OnDemandThroughput"] = most;
+        }
         description["IndexStatus"] = json!(match self.state {
             State::Active => "ACTIVE",
             State::Creating => "CREATING",

@@ -8,7 +8,8 @@
 //! | `n` | generation, index                                           | count of an index's entries, the same       |
 //! | `b` | generation                                                  | bytes of items, little-endian `i64`         |
 //! | `b` | generation, index                                           | bytes of an index's entries, the same       |
-//! | `g` | generation                                                  | empty: the items wait for the worker to remove them |
+//! | `g` | generation                                                  | the attribute of its expiry: its items wait for the worker to remove them |
+//! | `g` | number, `x` or `v`                                          | empty: a generation's entries of indexes, or a history, wait for the same |
 //! | `x` | generation, index, hash, partition key, sort key (empty if there is none), the item's partition key, its sort key | an entry of a secondary index |
 //! | `w` | due, generation and index                                   | work on an index, offered to workers        |
 //! | `k` | account, region, client's token                             | what the token stands for, see `token`      |
@@ -17,6 +18,11 @@
 //! | `p` | generation                                                  | how far a pass over its items is: the last item's key |
 //! | `d` | account, region, table name, label                          | the description of a stream, JSON           |
 //! | `s` | stream, commit number, ordinal                              | a record of a stream, see `stream`          |
+//! | `a` | account, region, table name, id                             | a backup, JSON                              |
+//! | `v` | history, commit number, ordinal                             | an item as it was before a change, see `history` |
+//! | `o` | history                                                     | the key of the table's record, while it has this history |
+//! | `j` | job                                                         | how far a backup or a restore is, JSON, see `jobs` |
+//! | `q` | node                                                        | when it last said that it serves limited tables, milliseconds |
 //! | `h` | stream                                                      | commit number and ordinal of the last record that was removed |
 //!
 //! Invariants
@@ -47,6 +53,11 @@ const WORK: u8 = b'w';
 const STREAM: u8 = b'd';
 const RECORD: u8 = b's';
 const TRIMMED: u8 = b'h';
+const BACKUP: u8 = b'a';
+const HISTORY: u8 = b'v';
+const HISTORY_OWNER: u8 = b'o';
+const JOB: u8 = b'j';
+const NODE: u8 = b'q';
 
 /// Bytes of the place of a record at the end of its key.
 const PLACE_BYTES: usize = 12;
@@ -91,9 +102,103 @@ pub(super) fn index_size(generation: u64, index: u64) -> Bytes {
     key(SIZE).number(generation).number(index).done()
 }
 
-/// Everything that a generation has but its mark: items, entries of indexes, counters.
-pub(super) fn everything(generation: u64) -> [Range; 4] {
-    [ENTRY, ITEM, COUNT, SIZE].map(|tag| Range::prefix(key(tag).number(generation).done()))
+/// What a mark of garbage speaks of.
+pub(super) fn garbage_ranges(mark: &[u8]) -> Option<Vec<Range>> {
+    let (number, kind) = mark.get(2..)?.split_first_chunk()?;
+    let tags: &[u8] = match kind {
+        [] => &[ENTRY, ITEM, COUNT, SIZE],
+        [ENTRY] => &[ENTRY],
+        [HISTORY] => &[HISTORY],
+        _ => return None,
+    };
+    let number = u64::from_be_bytes(*number);
+    Some(tags.iter().map(|tag| Range::prefix(key(*tag).number(number).done())).collect())
+}
+
+/// Marks the entries of a generation's indexes, whose items stay.
+pub(super) fn garbage_entries(generation: u64) -> Bytes {
+    key(GARBAGE).number(generation).tag(ENTRY).done()
+}
+
+/// Marks a history that nobody needs any more.
+pub(super) fn garbage_history(history: u64) -> Bytes {
+    key(GARBAGE).number(history).tag(HISTORY).done()
+}
+
+/// A backup.
+pub(super) fn backup(account: &str, region: &str, table: &str, id: &str) -> Bytes {
+    key(BACKUP).text(account).text(region).text(table).text(id).done()
+}
+
+/// The backups of an account in a region, of all tables or of one: by table, then by time.
+pub(super) fn backups(account: &str, region: &str, table: Option<&str>) -> Range {
+    let all = key(BACKUP).text(account).text(region);
+    Range::prefix(table.map_or(all.clone(), |table| all.text(table)).done())
+}
+
+/// All backups.
+pub(super) fn all_backups() -> Range {
+    Range::prefix(key(BACKUP).done())
+}
+
+/// What all records of a history begin with; the commit's number and an ordinal follow.
+pub(super) fn history(number: u64) -> Bytes {
+    key(HISTORY).number(number).done()
+}
+
+/// Whose table has a history.
+pub(super) fn history_owner(number: u64) -> Bytes {
+    key(HISTORY_OWNER).number(number).done()
+}
+
+/// All of these.
+pub(super) fn history_owners() -> Range {
+    Range::prefix(key(HISTORY_OWNER).done())
+}
+
+/// The history that such a key names.
+pub(super) fn owned_history(owner: &[u8]) -> Option<u64> {
+    garbage_generation(owner)
+}
+
+/// A node that serves tables whose throughput is limited.
+pub(super) fn node(number: u64) -> Bytes {
+    key(NODE).number(number).done()
+}
+
+/// All of these.
+pub(super) fn nodes() -> Range {
+    Range::prefix(key(NODE).done())
+}
+
+/// How far a job is.
+pub(super) fn job(number: u64) -> Bytes {
+    key(JOB).number(number).done()
+}
+
+/// The number of a job.
+pub(super) fn owned_job(job: &[u8]) -> Option<u64> {
+    garbage_generation(job)
+}
+
+/// What all of these begin with.
+pub(super) fn job_prefix() -> Bytes {
+    key(JOB).done()
+}
+
+/// All of these.
+pub(super) fn jobs() -> Range {
+    Range::prefix(job_prefix())
+}
+
+/// What of an item's key tells it from others of its generation.
+pub(super) fn item_rest(item: &[u8]) -> &[u8] {
+    item.get(2 + size_of::<u64>()..).unwrap_or_default()
+}
+
+/// The key of an item of another generation.
+pub(super) fn item_of_rest(generation: u64, rest: &[u8]) -> Bytes {
+    key(ITEM).number(generation).raw(rest).done()
 }
 
 /// Marks a generation whose items are to be removed.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a reader that asks on from where a page ended misses nothing, or is told that what came next is gone.
 
-use store::{Entry, Snapshot};
+use store::{Entry, Snapshot, Txn, Version};
 
 use super::error::{Error, Result};
 use super::keys;
@@ -22,6 +22,20 @@ pub(super) struct Records {
 pub(super) async fn find(shared: &Shared, arn: &str) -> Result<Option<Description>> {
     let Some(key) = key_of(arn) else { return Ok(None) };
     shared.store.get(&key).await?.as_ref().map(description).transpose()
+}
+
+/// The same with the commit that wrote its description.
+pub(super) async fn find_versioned(shared: &Shared, arn: &str) -> Result<Option<(Description, Version)>> {
+    let Some(key) = key_of(arn) else { return Ok(None) };
+    let entry = shared.store.get(&key).await?;
+    entry.as_ref().map(|entry| Ok((description(entry)?, entry.version))).transpose()
+}
+
+/// Appends a description anew, if it is still the one that `version` wrote.
+pub(super) fn put_description(txn: Txn, of: &Description, version: Version) -> Result<Txn> {
+    let record = serde_json::to_vec(of).map_err(|_| Error::Corrupt("description of a stream"))?;
+    let key = keys::stream(&of.account, &of.region, &of.table, &of.stream.label);
+    Ok(txn.expect_version(key.clone(), version).put(key, record))
 }
 
 /// Where the description of an ARN's stream lies.

@@ -5,18 +5,15 @@
 //!      that is behind it is told so.
 //!   2. Every step may be done by several nodes, and again.
 
-use std::time::Duration;
-
 use store::{Error as StoreError, Txn};
 
-use super::error::{Error, Result};
+use super::error::Result;
 use super::keys;
 use super::ops::Shared;
 use super::records;
 use super::stream::{self, Description, Place, RETENTION_MS};
+use super::worker::now_and_then;
 
-/// Between two rounds.
-const EVERY: Duration = Duration::from_secs(60);
 /// Streams that one read brings.
 const ROWS: usize = 100;
 /// Most bytes of records that one commit looks at.
@@ -24,14 +21,7 @@ const BYTES: usize = 4 * 1024 * 1024;
 
 /// Does a round now and then, until the store is closed.
 pub(super) async fn run(shared: &Shared) {
-    loop {
-        match round(shared).await {
-            Ok(_) => {}
-            Err(Error::Store(StoreError::Closed)) => return,
-            Err(error) => tracing::warn!(%error, "old records of streams could not be removed; trying again"),
-        }
-        tokio::time::sleep(EVERY).await;
-    }
+    now_and_then("removing old records of streams", || round(shared)).await;
 }
 
 /// Removes what is old by now; returns how many records and streams.

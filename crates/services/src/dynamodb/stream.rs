@@ -24,6 +24,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::item;
+use super::policy::Policy;
 use super::table::{KeyAttribute, Table};
 use super::value::{Item, item_size, item_to_json};
 
@@ -89,6 +90,9 @@ pub(super) struct Stream {
     pub(super) opened: u64,
     /// Whether changes are recorded.
     pub(super) enabled: bool,
+    /// Who may do what with it.
+    #[serde(default)]
+    pub(super) policy: Option<Policy>,
 }
 
 impl Stream {
@@ -96,7 +100,7 @@ impl Stream {
     pub(super) fn new(number: u64, view: View, now_ms: u64, opened: u64, last: Option<&Self>) -> Self {
         // Labels tell the streams of a table apart.
         let created_at_ms = last.map_or(now_ms, |last| now_ms.max(last.created_at_ms + 1));
-        Self { number, label: label(created_at_ms), view, created_at_ms, opened, enabled: true }
+        Self { number, label: label(created_at_ms), view, created_at_ms, opened, enabled: true, policy: None }
     }
 
     /// `arn:aws:dynamodb:R:A:table/T/stream/L`

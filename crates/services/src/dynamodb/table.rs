@@ -13,9 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::error::{Error, Result, invalid};
+use super::history::{History, Hold, Recovery};
 use super::index::{self, Index};
 use super::keys;
+use super::policy::Policy;
 use super::stream::Stream;
+use super::throughput::{OnDemand, UnitsChanged};
 use super::ttl::Ttl;
 use super::value::{AttributeValue, Item};
 
@@ -42,7 +45,7 @@ pub(super) enum Billing {
         /// Milliseconds since the epoch.
         since_ms: u64,
     },
-    /// `PROVISIONED`; the units are described and have no effect.
+    /// `PROVISIONED`: so much may be read and written in a second.
     Provisioned {
         /// ReadCapacityUnits
         read: u64,
@@ -79,6 +82,40 @@ pub(super) struct Table {
     /// The latest stream.
     #[serde(default)]
     pub(super) stream: Option<Stream>,
+    /// The greatest throughput while it is paid per request.
+    #[serde(default)]
+    pub(super) on_demand: OnDemand,
+    /// When its provisioned units were changed.
+    #[serde(default)]
+    pub(super) units_changed: UnitsChanged,
+    /// What its items were before they changed.
+    #[serde(default)]
+    pub(super) history: Option<History>,
+    /// Whether it can be restored to points in time.
+    #[serde(default)]
+    pub(super) recovery: Option<Recovery>,
+    /// Who copies it just now.
+    #[serde(default)]
+    pub(super) holds: Vec<Hold>,
+    /// What it was made of.
+    #[serde(default)]
+    pub(super) restored: Option<Restored>,
+    /// Who may do what with it.
+    #[serde(default)]
+    pub(super) policy: Option<Policy>,
+}
+
+/// What a table was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Restored {
+    /// The ARN of the backup; nothing if it was made of a table at a point in time.
+    pub(super) backup: Option<String>,
+    /// The ARN of the table.
+    pub(super) table: String,
+    /// The state of which time it is.
+    pub(super) at_ms: u64,
+    /// Whether its items are still on their way; until they are there, nobody reads or writes it.
+    pub(super) in_progress: bool,
 }
 
 /// What a table or an index has.
@@ -219,8 +256,42 @@ impl Table {
         Ok(ItemKey { store: keys::item(&partition, range.as_deref()), attributes: self.key_of(item) })
     }
 
+    /// One without anything but a key.
+    #[cfg(test)]
+    pub(super) fn bare(hash: KeyAttribute) -> Self {
+        Self {
+            name: String::new(),
+            account: String::new(),
+            region: String::new(),
+            id: String::new(),
+            generation: 0,
+            created_at_ms: 0,
+            hash,
+            range: None,
+            billing: Billing::PayPerRequest { since_ms: 0 },
+            deletion_protection: false,
+            ttl: None,
+            class: None,
+            tags: BTreeMap::new(),
+            indexes: Vec::new(),
+            stream: None,
+            on_demand: OnDemand::default(),
+            units_changed: UnitsChanged::default(),
+            history: None,
+            recovery: None,
+            holds: Vec::new(),
+            restored: None,
+            policy: None,
+        }
+    }
+
+    /// Whether its items are still on their way.
+    pub(super) fn is_being_restored(&self) -> bool {
+        self.restored.as_ref().is_some_and(|restored| restored.in_progress)
+    }
+
     /// The members of `TableDescription`. `count` is the table's own, `counts` are those of its indexes.
-    pub(super) fn describe(&self, status: &str, count: Count, counts: &[Count]) -> Json {
+    pub(super) fn describe(&self, status: &str, count: Count, counts: &[Count], now_ms: u64) -> Json {
         let pairs = |name: &str, kind: &str| json!({ "AttributeName": name, "KeyType": kind });
         let mut schema = vec![pairs(&self.hash.name, "HASH")];
         schema.extend(self.range.as_ref().map(|range| pairs(&range.name, "RANGE")));
@@ -236,9 +307,7 @@ impl Table {
             "KeySchema": schema,
             "TableStatus": status,
             "CreationDateTime": seconds(self.created_at_ms),
-            "ProvisionedThroughput": {
-                "NumberOfDecreasesToday": 0, "ReadCapacityUnits": read, "WriteCapacityUnits": write,
-            },
+            "ProvisionedThroughput": self.units_changed.describe(read, write, now_ms),
             "TableSizeBytes": count.bytes.max(0),
             "ItemCount": count.items.max(0),
             "TableArn": self.arn(),
@@ -248,6 +317,12 @@ impl Table {
         if let Billing::PayPerRequest { since_ms } = self.billing {
             description["BillingModeSummary"] =
                 json!({ "BillingMode": "PAY_PER_REQUEST", "LastUpdateToPayPerRequestDateTime": seconds(since_ms) });
+        }
+        if let Some(restored) = &self.restored {
+            description["RestoreSummary"] = restored.describe();
+        }
+        if let Some(most) = self.on_demand.describe() {
+            description["OnDemandThroughput"] = most;
         }
         if let Some(class) = &self.class {
             description["TableClassSummary"] = json!({ "TableClass": class });
@@ -262,12 +337,27 @@ impl Table {
         }
         for (member, local) in [("LocalSecondaryIndexes", true), ("GlobalSecondaryIndexes", false)] {
             let own = self.indexes.iter().zip(counts).filter(|(index, _)| index.local == local);
-            let described: Vec<_> = own.map(|(index, count)| index.describe(self, *count)).collect();
+            let described: Vec<_> = own.map(|(index, count)| index.describe(self, *count, now_ms)).collect();
             if !described.is_empty() {
                 description[member] = json!(described);
             }
         }
         description
+    }
+}
+
+impl Restored {
+    /// `RestoreSummary`
+    fn describe(&self) -> Json {
+        let mut summary = json!({
+            "SourceTableArn": self.table,
+            "RestoreDateTime": seconds(self.at_ms),
+            "RestoreInProgress": self.in_progress,
+        });
+        if let Some(backup) = &self.backup {
+            summary["SourceBackupArn"] = json!(backup);
+        }
+        summary
     }
 }
 

@@ -1,7 +1,7 @@
-//! Removes the items of deleted tables, a bounded number in each commit, so that nobody waits behind it.
+//! Removes the items of deleted tables and backups, and histories that nobody needs, a bounded number in each commit, so that nobody waits behind it.
 //!
 //! Invariants
-//!   1. It touches only generations that a garbage mark names; no table has such a generation any more.
+//!   1. It touches only what a garbage mark names; no table and no backup has it any more.
 //!   2. A mark goes in a commit of its own after a round that found nothing: a crash at any point is taken up again.
 
 use std::time::Duration;
@@ -14,6 +14,8 @@ use super::{keys, ttl};
 
 /// Pause after a failure, and longest time without looking.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Between two rounds of what is done now and then.
+const EVERY: Duration = Duration::from_secs(60);
 
 /// Sweeps whenever a table was deleted, until the store is closed.
 pub(super) async fn run(shared: &Shared) {
@@ -41,13 +43,27 @@ where
     }
 }
 
+/// Does a round every minute, until the store is closed. A failure is told as one of `what`.
+pub(super) async fn now_and_then<F>(what: &str, round: impl Fn() -> F)
+where
+    F: Future<Output = Result<usize>>,
+{
+    loop {
+        match round().await {
+            Ok(_) => {}
+            Err(Error::Store(StoreError::Closed)) => return,
+            Err(error) => tracing::warn!(%error, "{what} failed; trying again"),
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
 /// Removes one batch of each deleted generation; returns how many items and entries of indexes, counters included.
 pub(super) async fn sweep(shared: &Shared) -> Result<usize> {
     let mut removed = 0;
     for mark in shared.store.range(&keys::all_garbage().rows(100)).await?.entries {
-        let generation = keys::garbage_generation(&mark.key).ok_or(Error::Corrupt("garbage mark"))?;
         let mut txn = Txn::new();
-        for range in keys::everything(generation) {
+        for range in keys::garbage_ranges(&mark.key).ok_or(Error::Corrupt("garbage mark"))? {
             let rows = shared.config.removal_rows.saturating_sub(txn.ops.len());
             if rows > 0 {
                 let range = range.rows(rows).bytes(store::contract::TXN_BYTES_MAX / 8);

@@ -63,7 +63,11 @@ pub(super) fn tokens(source: &str) -> Vec<(Kind<'_>, Range<usize>)> {
     while let Ok(false) = space(&mut input) {
         // `any` takes what nothing else does, so every round moves on.
         match kind.with_span().parse_next(&mut input) {
-            Ok(token) => tokens.push(token),
+            Ok(token) => {
+                #[cfg(test)]
+                super::super::steps::count(token.1.len());
+                tokens.push(token);
+            }
             Err(_) => break,
         }
     }
@@ -90,6 +94,8 @@ impl<'a> Cursor<'a> {
 
     /// The token `ahead` after this one.
     pub(super) fn peek_at(&self, ahead: usize) -> Kind<'a> {
+        #[cfg(test)]
+        super::super::steps::count(1);
         self.tokens.get(self.at + ahead).map_or(Kind::End, |(kind, _)| *kind)
     }
 

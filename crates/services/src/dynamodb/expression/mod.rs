@@ -28,7 +28,7 @@ use serde_json::{Map, Value as Json};
 use super::error::{Error, Result, invalid};
 use super::value::AttributeValue;
 use lexer::{Cursor, Kind};
-use path::{Path, Step};
+use path::{Path, STEPS_MAX, Step};
 
 /// Most bytes of one expression.
 const EXPRESSION_BYTES_MAX: usize = 4_096;
@@ -234,6 +234,10 @@ impl Parsing<'_, '_> {
                 steps.push(Step::Index(digits.parse().unwrap_or(usize::MAX)));
                 self.cursor.skip();
                 self.cursor.expect("]")?;
+            } else if steps.len() > STEPS_MAX {
+                let count = steps.len();
+                let words = format!("The document path has too many nesting elements; nesting elements: {count}");
+                return Err(Fault(words));
             } else {
                 return Ok(Path(steps));
             }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::super::value::{AttributeValue, Item};
+use super::super::value::{AttributeValue, DEPTH_MAX, Item};
 use super::{Mistake, Parsing};
 
 /// One step of a path.
@@ -74,6 +74,10 @@ impl fmt::Display for Path {
     }
 }
 
+/// Most steps of a path: a value lies no deeper. Trees of paths are walked by recursion, which this keeps far from the end of
+/// a small stack.
+pub(in super::super) const STEPS_MAX: usize = DEPTH_MAX + 1;
+
 /// Paths by their steps.
 #[derive(Debug, Default, Clone)]
 pub(in super::super) struct PathTree {
@@ -87,6 +91,8 @@ impl PathTree {
     pub(in super::super) fn insert(&mut self, path: &Path) -> Result<(), (Mistake, Path)> {
         let mut node = self;
         for step in &path.0 {
+            #[cfg(test)]
+            super::super::steps::count(1);
             if let Some(earlier) = &node.leaf {
                 return Err((Mistake::Overlap, earlier.clone()));
             }
@@ -108,6 +114,8 @@ impl PathTree {
     fn any_path(&self) -> Option<Path> {
         let mut node = self;
         loop {
+            #[cfg(test)]
+            super::super::steps::count(1);
             if let Some(path) = &node.leaf {
                 return Some(path.clone());
             }

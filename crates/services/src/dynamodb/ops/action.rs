@@ -119,6 +119,19 @@ impl<'a> Action<'a> {
         })
     }
 
+    /// What policies call it, as a statement or as a part of a request.
+    pub(super) fn permission(&self, is_statement: bool) -> &'static str {
+        match (&self.kind, is_statement) {
+            (Kind::Check, _) => "ConditionCheckItem",
+            (Kind::Put(_) | Kind::Insert(_), false) => "PutItem",
+            (Kind::Put(_) | Kind::Insert(_), true) => "PartiQLInsert",
+            (Kind::Update(_), false) => "UpdateItem",
+            (Kind::Update(_), true) => "PartiQLUpdate",
+            (Kind::Delete, false) => "DeleteItem",
+            (Kind::Delete, true) => "PartiQLDelete",
+        }
+    }
+
     /// What an update does.
     pub(super) fn update(&self) -> Option<&Update> {
         match &self.kind {

@@ -2,8 +2,8 @@
 //!
 //! Invariants
 //!   1. Everything is checked before the first write; after that each write stands alone.
-//!   2. A write that the store refuses for want of room comes back in UnprocessedItems; one that fails otherwise fails
-//!      the call.
+//!   2. What the store has no room for, or the table no capacity, comes back unprocessed; what fails otherwise fails the
+//!      call. A call of which nothing is done for want of capacity is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +14,7 @@ use store::Error as StoreError;
 use super::super::capacity::Units;
 use super::super::error::{Error, Result, constraint, invalid};
 use super::super::table::{ItemKey, Table};
+use super::super::throttle::Direction;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size, item_to_json};
 use super::items::View;
 use super::request::{CAPACITY, Request, Rule, missing, table_name, wrong_type};
@@ -63,17 +64,22 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
         plans.push(plan_gets(shared, place, name, member).await?);
     }
     let (mut responses, mut unprocessed, mut capacities) = (Map::new(), Map::new(), Vec::new());
-    let mut left = REPLY_BYTES_MAX;
+    let (mut left, mut done, mut short) = (REPLY_BYTES_MAX, 0, None);
     for plan in plans {
         let (mut items, mut later, mut units) = (Vec::new(), Vec::new(), Units::default());
         for key in &plan.keys {
-            if left == 0 {
+            let refused = shared.admit(&plan.found.table, None, Direction::Read).err();
+            if left == 0 || refused.is_some() {
+                short = short.or(refused);
                 later.push(item_to_json(&key.attributes));
                 continue;
             }
             let item = shared.store.get(&key.store).await?.as_ref().map(decode).transpose()?;
             let bytes = item.as_ref().map_or(0, item_size);
-            units = units.and(&Units::of_read(bytes, plan.consistent));
+            let used = Units::of_read(bytes, plan.consistent);
+            shared.pay(&plan.found.table, &used, Direction::Read);
+            units = units.and(&used);
+            done += 1;
             left = left.saturating_sub(bytes);
             items.extend(item.map(|item| item_to_json(&plan.view.show(item))));
         }
@@ -84,6 +90,9 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
             unprocessed.insert(plan.name.into(), Json::Object(rest));
         }
         capacities.extend(consumed(request, &plan.found.table.name, &units)?);
+    }
+    if let Some(short) = short.filter(|_| done == 0) {
+        return Err(short);
     }
     let mut output = json!({ "Responses": responses, "UnprocessedKeys": unprocessed });
     if !capacities.is_empty() {
@@ -163,17 +172,22 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
     let failed: Vec<bool> = results.iter().map(Result::is_err).collect();
     let mut unprocessed: BTreeMap<&str, Vec<Json>> = BTreeMap::new();
     let mut units: BTreeMap<&str, Units> = BTreeMap::new();
+    let mut short = None;
     for (write, result) in writes.iter().zip(results) {
         match result {
             Ok(used) => {
                 let sum = units.entry(write.table).or_default();
                 *sum = std::mem::take(sum).and(&used);
             }
-            Err(Error::Store(StoreError::Busy)) => {
+            Err(error @ (Error::Store(StoreError::Busy) | Error::Throttled(_))) => {
+                short = Some(error).filter(|error| matches!(error, Error::Throttled(_))).or(short);
                 unprocessed.entry(write.table).or_default().push(write.json.clone());
             }
             Err(error) => return Err(error),
         }
+    }
+    if let Some(short) = short.filter(|_| units.is_empty()) {
+        return Err(short);
     }
     let mut output = json!({ "UnprocessedItems": unprocessed });
     if collections::are_wanted(request)? {

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use super::super::error::{Error, Result, invalid};
 use super::super::index::{Index, State, all_keys};
 use super::super::table::Table;
+use super::super::throughput::{self, OnDemand};
 use super::request::missing;
 use super::schema::{self, GLOBAL_MAX, Pairs, text, throughput};
 
@@ -18,10 +19,17 @@ const PARAMETERS: &str = "One or more parameter values were invalid: ";
 pub(super) enum IndexUpdate<'a> {
     /// Its members.
     Create(&'a Json),
-    /// Its name and the units that it is to have.
-    Update(&'a str, (u64, u64)),
+    /// Its name and what it is to let through.
+    Update(&'a str, Wanted),
     /// Its name.
     Delete(&'a str),
+}
+
+/// What an index is to let through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    units: Option<(u64, u64)>,
+    most: Option<(Option<i64>, Option<i64>)>,
 }
 
 impl IndexUpdate<'_> {
@@ -48,9 +56,14 @@ pub(super) fn read(list: &[Json]) -> Result<Vec<IndexUpdate<'_>>> {
         let update = match (action("Create"), action("Update"), action("Delete")) {
             (Some(json), None, None) => IndexUpdate::Create(json),
             (None, Some(json), None) => {
-                schema::only(json, "GlobalSecondaryIndexUpdates", &["IndexName", "ProvisionedThroughput"])?;
-                let units = throughput(json)?.ok_or_else(|| missing("ProvisionedThroughput"))?;
-                IndexUpdate::Update(name(json)?, units)
+                let members = ["IndexName", "ProvisionedThroughput", "OnDemandThroughput"];
+                schema::only(json, "GlobalSecondaryIndexUpdates", &members)?;
+                let most = json.get("OnDemandThroughput").filter(|most| !most.is_null());
+                let wanted = Wanted { units: throughput(json)?, most: most.map(OnDemand::read).transpose()? };
+                if wanted.units.is_none() && wanted.most.is_none() {
+                    return Err(missing("ProvisionedThroughput"));
+                }
+                IndexUpdate::Update(name(json)?, wanted)
             }
             (None, None, Some(json)) => IndexUpdate::Delete(name(json)?),
             (None, None, None) => {
@@ -89,7 +102,7 @@ pub(super) fn apply(
     updates: &[IndexUpdate<'_>],
     definitions: &Pairs,
     pays_per_request: bool,
-    number: u64,
+    (number, now_ms): (u64, u64),
 ) -> Result<Option<u64>> {
     let mut work = None;
     for update in updates {
@@ -102,7 +115,7 @@ pub(super) fn apply(
                 table.indexes.push(index);
                 schema::check_included(&table.indexes)?;
             }
-            IndexUpdate::Update(name, units) => updated(table, name, *units, pays_per_request)?,
+            IndexUpdate::Update(name, wanted) => updated(table, name, *wanted, pays_per_request, now_ms)?,
             IndexUpdate::Delete(name) => {
                 let at = position(table, name, "delete")?;
                 let others = table.indexes.iter().enumerate().any(|(other, index)| {
@@ -174,27 +187,31 @@ fn created(table: &Table, json: &Json, definitions: &Pairs, pays_per_request: bo
         )));
     }
     let index = schema::global(json, "GlobalSecondaryIndexUpdates.Create", hash, range)?;
-    Ok(Index { number, state: State::Creating, throughput, ..index })
+    let on_demand = schema::on_demand(json, pays_per_request)?;
+    Ok(Index { number, state: State::Creating, throughput, on_demand, ..index })
 }
 
-fn updated(table: &mut Table, name: &str, units: (u64, u64), pays_per_request: bool) -> Result<()> {
+fn updated(table: &mut Table, name: &str, wanted: Wanted, pays_per_request: bool, now_ms: u64) -> Result<()> {
     let at = position(table, name, "update")?;
-    if pays_per_request {
+    if pays_per_request && wanted.units.is_some() {
         return invalid(format!(
             "{PARAMETERS}Neither ReadCapacityUnits nor WriteCapacityUnits can be specified for index: {name} when \
              BillingMode is PAY_PER_REQUEST"
         ));
     }
-    let index = &mut table.indexes[at];
-    if index.throughput == Some(units) {
-        let (read, write) = units;
-        return invalid(format!(
-            "The provisioned throughput for the index {name} will not change. The requested value equals the current \
-             value. Current ReadCapacityUnits provisioned for the index: {read}. Requested ReadCapacityUnits: {read}. \
-             Current WriteCapacityUnits provisioned for the index: {write}. Requested WriteCapacityUnits: {write}. \
-             Refer to the Amazon DynamoDB Developer Guide for current limits and how to request higher limits."
-        ));
+    if !pays_per_request && wanted.most.is_some() {
+        return throughput::not_on_demand();
     }
-    index.throughput = Some(units);
+    let index = &mut table.indexes[at];
+    if let Some(most) = wanted.most {
+        index.on_demand = index.on_demand.changed(most);
+    }
+    if let Some(units) = wanted.units {
+        if let Some(old) = index.throughput {
+            throughput::check_changes(&format!("index {name}"), old, units)?;
+            index.units_changed = index.units_changed.change(old, units, now_ms)?;
+        }
+        index.throughput = Some(units);
+    }
     Ok(())
 }

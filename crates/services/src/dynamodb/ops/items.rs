@@ -16,6 +16,7 @@ use super::super::expression::update::{self, Expression, Update};
 use super::super::index::{self, Origin};
 use super::super::legacy;
 use super::super::table::Table;
+use super::super::throttle::Direction;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_size, item_to_json};
 use super::request::{CAPACITY, CONDITIONAL, Request, Rule};
 use super::{Change, Place, Shared, collections, consumed};
@@ -325,12 +326,14 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     let found = shared.table(place, name).await?;
     let key = found.table.key_of_request(&key)?;
     view.check(&found.table)?;
+    shared.admit(&found.table, None, Direction::Read)?;
     let entry = shared.store.get(&key.store).await?;
     let item = entry.as_ref().map(super::decode).transpose()?;
-    let bytes = item.as_ref().map_or(0, item_size);
+    let units = Units::of_read(item.as_ref().map_or(0, item_size), consistent);
+    shared.pay(&found.table, &units, Direction::Read);
     Ok(Reply::written(&Got {
         item: item.map(|item| view.show(item)),
-        consumed_capacity: consumed(request, name, &Units::of_read(bytes, consistent))?,
+        consumed_capacity: consumed(request, name, &units)?,
     }))
 }
 

@@ -8,19 +8,24 @@
 //!   2. `Shared::write_item` is the only road to writing an item; `Shared::change` takes it for one item alone.
 
 mod action;
+mod backups;
 mod batch;
+mod billing;
 mod collections;
 mod index_updates;
 mod items;
 mod pages;
 mod partiql;
+mod policies;
 mod request;
+mod restore;
 mod schema;
 mod schema_rules;
 mod stream_updates;
 mod streams;
 mod tables;
 mod tags;
+mod throttling;
 mod transactions;
 mod ttl;
 mod write;
@@ -40,7 +45,9 @@ use store::{Entry, Error as StoreError, Snapshot, Store, Txn, Version};
 use super::Config;
 use super::capacity::Units;
 use super::error::{Error, Result};
+use super::policy::{self, Caller};
 use super::table::{ItemKey, Table};
+use super::throttle::{Buckets, Direction};
 use super::value::Item;
 use super::{item, keys};
 use request::Request;
@@ -57,15 +64,84 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
     pub(super) config: Config,
+    /// Tells this process from others over the same store.
+    pub(super) node: u64,
     lanes: Vec<tokio::sync::Mutex<()>>,
     /// Decoded records by key. Valid only for the version beside them, which each use compares with the store's.
     cache: Mutex<HashMap<Bytes, (Version, Arc<Table>)>>,
+    /// What capacity tables have left.
+    buckets: Mutex<Buckets>,
 }
 
-/// Whose tables a call means.
+/// Whose tables a call means, and who calls.
 pub(super) struct Place {
     account: String,
     region: String,
+    caller: Caller,
+    /// What is to be done, as policies name it.
+    operation: &'static str,
+    /// The index of a table that it is done with.
+    index: Option<String>,
+}
+
+/// Operations of which each part is looked at on its own, as policies have names of their own for them.
+const IN_PARTS: &[&str] =
+    &["TransactGetItems", "TransactWriteItems", "ExecuteStatement", "BatchExecuteStatement", "ExecuteTransaction"];
+
+impl Place {
+    /// A table of another account is meant by its ARN.
+    fn of(call: &Call) -> Self {
+        let caller = Caller { account: call.principal.account.to_string(), arn: call.principal.arn.clone() };
+        let text = |member: &str| call.input.get(member).and_then(Json::as_str);
+        let region = call.region.to_string();
+        let owner = text("TableName").and_then(|arn| {
+            let (of, rest) = arn.strip_prefix("arn:aws:dynamodb:")?.split_once(':')?;
+            let (owner, _) = rest.split_once(":table/").filter(|_| of == region)?;
+            model::AccountId::parse(owner).map(|owner| owner.to_string())
+        });
+        let searches = matches!(call.operation, "Query" | "Scan");
+        Self {
+            account: owner.unwrap_or_else(|| caller.account.clone()),
+            region,
+            caller,
+            operation: call.operation,
+            index: text("IndexName").filter(|_| searches).map(str::to_owned),
+        }
+    }
+
+    /// Account and region, as a job has them.
+    fn of_job(&self) -> (String, String) {
+        (self.account.clone(), self.region.clone())
+    }
+
+    /// Refuses what the policy of a table does not let the caller do.
+    fn check(&self, table: &Table) -> Result<()> {
+        if IN_PARTS.contains(&self.operation) {
+            return Ok(());
+        }
+        self.check_for(table, self.index.as_deref(), self.operation)
+    }
+
+    /// The same for a part of a call, which policies have a name of its own for.
+    fn check_for(&self, table: &Table, index: Option<&str>, operation: &str) -> Result<()> {
+        if table.policy.is_none() && self.caller.account == self.account {
+            return Ok(());
+        }
+        let arn = table.arn();
+        let resource = index.map_or(arn.clone(), |index| format!("{arn}/index/{index}"));
+        policy::check(table.policy.as_ref(), &self.caller, &self.account, operation, &resource)
+    }
+
+    /// Whether the call is made of statements.
+    fn has_statements(&self) -> bool {
+        matches!(self.operation, "ExecuteStatement" | "BatchExecuteStatement" | "ExecuteTransaction")
+    }
+
+    /// What a caller is told of a table that is not there: one of another account learns nothing of it.
+    fn missing(&self, error: Error) -> Error {
+        let arn = format!("arn:aws:dynamodb:{}:{}:table/", self.region, self.account);
+        policy::check(None, &self.caller, &self.account, self.operation, &arn).err().unwrap_or(error)
+    }
 }
 
 /// A table as it was read.
@@ -97,7 +173,7 @@ pub(super) enum Change {
 
 /// Does one call.
 pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Reply, aws::Error> {
-    let place = Place { account: call.principal.account.to_string(), region: call.region.to_string() };
+    let place = Place::of(&call);
     let request = Request::new(call.input)?;
     let output = match call.operation {
         "GetItem" => return Ok(items::get(shared, &place, &request).await?),
@@ -108,11 +184,21 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "ListTables" => tables::list(shared, &place, &request).await,
         "UpdateTable" => tables::update(shared, &place, &request).await,
         "DeleteTable" => tables::delete(shared, &place, &request).await,
-        "DescribeLimits" => Ok(tables::limits()),
+        "DescribeLimits" => Ok(billing::limits()),
         "DescribeEndpoints" => Ok(tables::endpoints(&call.endpoint)),
         "DescribeTimeToLive" => ttl::describe(shared, &place, &request).await,
         "UpdateTimeToLive" => ttl::update(shared, &place, &request).await,
-        "DescribeContinuousBackups" => tables::continuous_backups(shared, &place, &request).await,
+        "CreateBackup" => backups::create(shared, &place, &request).await,
+        "DescribeBackup" => backups::describe(shared, &place, &request).await,
+        "ListBackups" => backups::list(shared, &place, &request).await,
+        "DeleteBackup" => backups::delete(shared, &place, &request).await,
+        "RestoreTableFromBackup" => restore::from_backup(shared, &place, &request).await,
+        "RestoreTableToPointInTime" => restore::to_point_in_time(shared, &place, &request).await,
+        "DescribeContinuousBackups" => backups::continuous(shared, &place, &request).await,
+        "UpdateContinuousBackups" => backups::update(shared, &place, &request).await,
+        "PutResourcePolicy" => policies::put(shared, &place, &request).await,
+        "GetResourcePolicy" => policies::get(shared, &place, &request).await,
+        "DeleteResourcePolicy" => policies::delete(shared, &place, &request).await,
         "ListStreams" => streams::list(shared, &place, &request).await,
         "DescribeStream" => streams::describe(shared, &place, &request).await,
         "GetShardIterator" => streams::iterator(shared, &place, &request).await,
@@ -138,7 +224,8 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
 impl Shared {
     pub(super) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, random: Arc<dyn Random>, config: Config) -> Self {
         let lanes = (0..config.write_lanes.max(1)).map(|_| tokio::sync::Mutex::new(())).collect();
-        Self { store, clock, random, config, lanes, cache: Mutex::default() }
+        let node = random.next_u64();
+        Self { store, clock, random, config, node, lanes, cache: Mutex::default(), buckets: Mutex::default() }
     }
 
     /// The table of that name, if there is one.
@@ -174,7 +261,10 @@ impl Shared {
 
     /// The table of that name for an operation on items.
     async fn table(&self, place: &Place, name: &str) -> Result<Found> {
-        self.find_table(place, name).await?.ok_or_else(Error::table_not_found)
+        let found = self.find_table(place, name).await?.filter(|found| !found.table.is_being_restored());
+        let found = found.ok_or_else(|| place.missing(Error::table_not_found()))?;
+        place.check(&found.table)?;
+        Ok(found)
     }
 
     /// Changes one item: finds where it lies, reads it, decides, commits; again if others came first.
@@ -187,14 +277,20 @@ impl Shared {
         locate: impl Fn(&Table) -> Result<ItemKey> + Send + Sync,
         decide: impl Fn(&Table, Option<&Item>) -> Result<(Change, T)> + Send + Sync,
     ) -> Result<T> {
+        let mut paid = false;
         for _ in 0..ATTEMPTS_MAX {
             let found = self.table(place, table_name).await?;
             let key = locate(&found.table)?;
+            if !paid {
+                self.admit(&found.table, None, Direction::Write)?;
+            }
             // Held until the commit is over: the next writer of this item reads what this one wrote.
             let _lane = self.lane(&key.store).lock().await;
             let entry = self.store.get(&key.store).await?;
             let before = entry.as_ref().map(decode).transpose()?;
-            let (change, answer) = decide(&found.table, before.as_ref())?;
+            let decided = decide(&found.table, before.as_ref());
+            self.pay_for_write(&found.table, before.as_ref(), &decided, &mut paid)?;
+            let (change, answer) = decided?;
             let after = match &change {
                 Change::Put(after) => Some(after),
                 Change::Delete if before.is_some() => None,
@@ -211,7 +307,6 @@ impl Shared {
         Err(Error::Contended)
     }
 
-    /// What the writers of an item hold, one after the other.
     /// Reads at one moment, and anew where a crowded host takes longer for that than a snapshot lives.
     pub(super) async fn on_snapshot<T, F>(&self, read: impl Fn(Box<dyn Snapshot>) -> F) -> Result<T>
     where
@@ -226,6 +321,7 @@ impl Shared {
         Err(Error::Contended)
     }
 
+    /// What the writers of an item hold, one after the other.
     pub(super) fn lane(&self, key: &[u8]) -> &tokio::sync::Mutex<()> {
         &self.lanes[self.lane_number(key)]
     }

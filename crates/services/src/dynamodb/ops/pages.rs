@@ -21,6 +21,7 @@ use super::super::index::{self, Carried, Index, Projection};
 use super::super::item;
 use super::super::legacy;
 use super::super::query::{self, PAGE_BYTES_MAX};
+use super::super::throttle::Direction;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size};
 use super::items::{View, check_key_paths};
 use super::request::{CAPACITY, CONDITIONAL, Request, Rule};
@@ -490,6 +491,7 @@ async fn page(
     common: &Common,
     fetches: bool,
 ) -> Result<Answer> {
+    shared.admit(access.table, access.index, Direction::Read)?;
     let ranges = &ranges;
     let read = |snapshot: Box<dyn Snapshot>| async move {
         let mut progress = Progress::default();
@@ -502,6 +504,7 @@ async fn page(
     };
     let progress = shared.on_snapshot(read).await?;
     let units = progress.units(access, common.consistent);
+    shared.pay(access.table, &units, Direction::Read);
     Ok(Answer {
         items: (common.select != Select::Count).then_some(progress.items),
         count: progress.count,

@@ -19,6 +19,7 @@ use super::super::error::{Error, Result, constraint, invalid};
 use super::super::partiql::{self, Returning, Select, Statement, plan};
 use super::super::query;
 use super::super::table::Table;
+use super::super::throttle::{self, Direction};
 use super::super::token;
 use super::super::value::{AttributeValue, Item, item_from_json, item_size, item_to_json};
 use super::action::{Action, Kind};
@@ -113,6 +114,7 @@ async fn write(shared: &Shared, place: &Place, name: &str, asked: &Asked) -> Res
     }
     let found = shared.table(place, name).await?;
     let action = action(name, &found.table, asked)?;
+    place.check_for(&found.table, None, action.permission(true))?;
     let locate = |table: &Table| {
         action.check_key_values(table)?;
         action.locate(table)
@@ -248,6 +250,7 @@ async fn read(
 ) -> Result<Json> {
     let start = start(request)?;
     let found = shared.table(place, name).await?;
+    place.check_for(&found.table, select.index.as_deref(), "PartiQLSelect")?;
     let access = access(&found.table, select, consistent)?;
     let mut ranges = ranges(&access, select)?;
     if let Some(start) = start {
@@ -369,9 +372,12 @@ async fn try_one_of_batch(shared: &Shared, place: &Place, asked: &Asked) -> Resu
     };
     let found = shared.table(place, &name).await?;
     let key = found.table.key_of_request(&single(&found.table, select, "BatchExecuteStatement")?)?;
+    place.check_for(&found.table, None, "PartiQLSelect")?;
+    shared.admit(&found.table, None, Direction::Read)?;
     let entry = shared.store.get(&key.store).await?;
     let item = entry.as_ref().map(decode).transpose()?;
     let units = Units::of_read(item.as_ref().map_or(0, item_size), asked.consistent);
+    shared.pay(&found.table, &units, Direction::Read);
     let view = View::of_columns(select.paths.clone());
     Ok(Written { item: item.map(|item| view.show(item)), units })
 }
@@ -382,6 +388,8 @@ fn batch_error(error: Error) -> Json {
         Error::Duplicate => "DuplicateItem",
         Error::NotFound(_) => "ResourceNotFound",
         Error::Store(StoreError::Busy) => "ThrottlingError",
+        Error::Refused("AccessDeniedException", _) => "AccessDenied",
+        Error::Throttled(short) => throttle::reason_code(short),
         Error::Store(_) | Error::Corrupt(_) | Error::Contended => "InternalServerError",
         _ => "ValidationError",
     };

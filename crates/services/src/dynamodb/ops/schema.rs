@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::super::error::{Error, Result, invalid};
 use super::super::index::{Index, Projection, State};
 use super::super::table::KeyAttribute;
+use super::super::throughput::{self, OnDemand, UnitsChanged};
 use super::request::{Request, missing, wrong_type};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
@@ -172,6 +173,7 @@ fn read_globals(list: &[Json], definitions: &Pairs, pays_per_request: bool, out:
             return invalid(format!("{PARAMETERS}ProvisionedThroughput is not specified for index: {}", index.name));
         }
         index.throughput = throughput;
+        index.on_demand = on_demand(json, pays_per_request)?;
         push(out, index)?;
     }
     if list.len() > GLOBAL_MAX {
@@ -205,17 +207,29 @@ pub(super) fn only(json: &Json, place: &str, known: &[&str]) -> Result<()> {
 
 /// A global index, without its throughput.
 pub(super) fn global(json: &Json, place: &str, hash: KeyAttribute, range: Option<KeyAttribute>) -> Result<Index> {
-    only(json, place, &["IndexName", "KeySchema", "Projection", "ProvisionedThroughput"])?;
+    only(json, place, &["IndexName", "KeySchema", "Projection", "ProvisionedThroughput", "OnDemandThroughput"])?;
     index(json, false, hash, range)
 }
 
 fn index(json: &Json, local: bool, hash: KeyAttribute, range: Option<KeyAttribute>) -> Result<Index> {
     let projection = projection(json.get("Projection").unwrap_or(&Json::Null))?;
     let name = text(json, "IndexName").ok_or_else(|| missing("IndexName"))?.into();
-    Ok(Index { name, number: 0, local, hash, range, projection, state: State::Active, throughput: None })
+    Ok(Index {
+        name,
+        number: 0,
+        local,
+        hash,
+        range,
+        projection,
+        state: State::Active,
+        throughput: None,
+        on_demand: OnDemand::default(),
+        units_changed: UnitsChanged::default(),
+    })
 }
 
-fn projection(json: &Json) -> Result<Projection> {
+/// A projection.
+pub(super) fn projection(json: &Json) -> Result<Projection> {
     let names = json.get("NonKeyAttributes").filter(|names| !names.is_null()).map(|_| texts(json, "NonKeyAttributes"));
     match (text(json, "ProjectionType"), names) {
         (Some("ALL"), None) => Ok(Projection::All),
@@ -285,7 +299,18 @@ pub(super) fn throughput(json: &Json) -> Result<Option<(u64, u64)>> {
              info: Action Blocked: IndexUpdate",
         );
     }
-    Ok(Some((read.unsigned_abs(), write.unsigned_abs())))
+    let units = (read.unsigned_abs(), write.unsigned_abs());
+    throughput::check_units(units)?;
+    Ok(Some(units))
+}
+
+/// `OnDemandThroughput` of a new index.
+pub(super) fn on_demand(json: &Json, pays_per_request: bool) -> Result<OnDemand> {
+    match json.get("OnDemandThroughput").filter(|most| !most.is_null()) {
+        None => Ok(OnDemand::default()),
+        Some(_) if !pays_per_request => throughput::not_on_demand(),
+        Some(most) => Ok(OnDemand::default().changed(OnDemand::read(most)?)),
+    }
 }
 
 /// The members of `AttributeDefinitions`, if they are there.

@@ -137,7 +137,9 @@ pub(super) fn of_update(request: &Request) -> Result<Vec<String>> {
         }
         if let Some(update) = action("Update") {
             check_index_name(update, &at("update"), &mut out);
-            if check_there(update, "ProvisionedThroughput", &at("update"), &mut out) {
+            let most = update.get("OnDemandThroughput").is_some_and(|most| !most.is_null());
+            let units = update.get("ProvisionedThroughput").is_some_and(|units| !units.is_null());
+            if units || (!most && check_there(update, "ProvisionedThroughput", &at("update"), &mut out)) {
                 check_units(&update["ProvisionedThroughput"], &at("update.provisionedThroughput"), &mut out);
             }
         }

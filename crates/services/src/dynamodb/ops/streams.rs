@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::error::{Error, Result, constraint, invalid};
 use super::super::keys;
+use super::super::policy;
 use super::super::records;
 use super::super::stream::{Description, Place};
 use super::super::table::seconds;
@@ -36,7 +37,10 @@ async fn named(shared: &Shared, owner: &Owner, arn: &str) -> Result<Description>
     if !arn.starts_with(&format!("arn:aws:dynamodb:{}:{}:table/", owner.region, owner.account)) {
         return Err(not_found());
     }
-    records::find(shared, arn).await?.ok_or_else(not_found)
+    let found = records::find(shared, arn).await?.ok_or_else(not_found)?;
+    let policy = found.stream.policy.as_ref();
+    policy::check(policy, &owner.caller, &owner.account, owner.operation, arn)?;
+    Ok(found)
 }
 
 /// `ListStreams`

@@ -7,23 +7,25 @@
 use serde_json::{Value as Json, json};
 use store::{Error as StoreError, Txn};
 
+use super::super::backup::{Backup, Kind};
 use super::super::error::{Error, Result, invalid};
 use super::super::index::Index;
 use super::super::indexing;
+use super::super::jobs;
 use super::super::keys;
+use super::super::policy::Policy;
 use super::super::records;
 use super::super::stream::View;
 use super::super::table::{Billing, Count, Table};
+use super::super::throughput::UnitsChanged;
 use super::request::{Request, Rule, report, wrong_type};
 use super::schema::{self, Schema};
 use super::stream_updates::{self, SwitchedOn};
-use super::{ATTEMPTS_MAX, Found, Place, Shared, index_updates, schema_rules, tags};
+use super::{ATTEMPTS_MAX, Found, Place, Shared, backups, billing, index_updates, schema_rules, tags};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
 const BILLING_MODE: Rule<'static> = Rule::OneOf("BillingMode", &["PROVISIONED", "PAY_PER_REQUEST"]);
 const TABLE_CLASS: Rule<'static> = Rule::OneOf("TableClass", &["STANDARD", "STANDARD_INFREQUENT_ACCESS"]);
-/// Most capacity units of each kind.
-const UNITS_MAX: i64 = 1_000_000_000_000;
 
 /// `CreateTable`
 pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
@@ -40,6 +42,8 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
         "SSESpecification",
         "LocalSecondaryIndexes",
         "GlobalSecondaryIndexes",
+        "OnDemandThroughput",
+        "ResourcePolicy",
     ];
     request.only("CreateTable", MEMBERS)?;
     let mut wrong = request.broken(&[
@@ -65,28 +69,16 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
     if shared.store.get(&key).await?.is_some() {
         return Err(exists());
     }
+    billing::check_account(shared, place, None, &table).await?;
     let record = encode(&table)?;
     // The counters start here, so that a second table with the same generation cannot come to be.
-    let zero = 0i64.to_le_bytes().to_vec();
-    let txn = Txn::new()
-        .expect_absent(key.clone())
-        .expect_absent(keys::count(table.generation))
-        .put(key, record)
-        .put(keys::count(table.generation), zero.clone())
-        .put(keys::size(table.generation), zero);
+    let txn = backups::born(Txn::new().expect_absent(key.clone()).put(key, record), table.generation);
     let txn = match &table.stream {
         Some(stream) => stream_updates::described(txn, &table, stream, None)?,
         None => txn,
     };
     match shared.store.commit(txn).await {
-        Ok(_) => {
-            let none = vec![Count::default(); table.indexes.len()];
-            let mut description = table.describe("CREATING", Count::default(), &none);
-            for index in description["GlobalSecondaryIndexes"].as_array_mut().into_iter().flatten() {
-                index["IndexStatus"] = json!("CREATING");
-            }
-            Ok(json!({ "TableDescription": description }))
-        }
+        Ok(_) => Ok(json!({ "TableDescription": description(shared, &table, "CREATING").await? })),
         Err(StoreError::Conflict) => Err(exists()),
         Err(error) => Err(error.into()),
     }
@@ -96,7 +88,7 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
 fn asked_for(shared: &Shared, place: &Place, request: &Request) -> Result<Table> {
     let name = request.table_name(place)?;
     let now_ms = shared.clock.now_ms();
-    let billing = billing(request, now_ms)?;
+    let billing = billing::read(request, "BillingMode", "ProvisionedThroughput", now_ms)?;
     let Schema { hash, range, mut indexes } = schema::read(request, matches!(billing, Billing::PayPerRequest { .. }))?;
     for index in &mut indexes {
         index.number = shared.random.next_u64();
@@ -111,54 +103,31 @@ fn asked_for(shared: &Shared, place: &Place, request: &Request) -> Result<Table>
         created_at_ms: now_ms,
         hash,
         range,
-        billing,
         deletion_protection: request.flag("DeletionProtectionEnabled")?.unwrap_or(false),
         ttl: None,
         class: class(request)?,
         tags: tags::read(request)?.unwrap_or_default(),
+        on_demand: billing::on_demand(request, "OnDemandThroughput", &billing)?,
+        units_changed: UnitsChanged::default(),
+        billing,
         indexes,
         stream: None,
+        history: None,
+        recovery: None,
+        holds: Vec::new(),
+        restored: None,
+        policy: policy(shared, request)?,
     })
+}
+
+/// The policy that CreateTable asks for.
+fn policy(shared: &Shared, request: &Request) -> Result<Option<Policy>> {
+    let text = request.text("ResourcePolicy")?;
+    text.map(|text| Policy::read(text, shared.random.next_u64().to_string())).transpose()
 }
 
 fn encode(table: &Table) -> Result<Vec<u8>> {
     serde_json::to_vec(table).map_err(|_| Error::Corrupt("table record"))
-}
-
-fn units_without_mode() -> Error {
-    Error::validation(format!(
-        "{PARAMETERS}Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is PAY_PER_REQUEST"
-    ))
-}
-
-/// The billing mode with its throughput, checked against each other.
-fn billing(request: &Request, now_ms: u64) -> Result<Billing> {
-    let mode = request.text("BillingMode")?;
-    let throughput = request.map("ProvisionedThroughput")?;
-    if mode == Some("PAY_PER_REQUEST") {
-        if throughput.is_some() {
-            return Err(units_without_mode());
-        }
-        return Ok(Billing::PayPerRequest { since_ms: now_ms });
-    }
-    let units = |name: &str| throughput.and_then(|throughput| throughput.get(name)).and_then(Json::as_i64);
-    let (Some(read), Some(write)) = (units("ReadCapacityUnits"), units("WriteCapacityUnits")) else {
-        return invalid(format!(
-            "{PARAMETERS}ReadCapacityUnits and WriteCapacityUnits must both be specified when BillingMode is \
-             PROVISIONED"
-        ));
-    };
-    for (name, units) in [("ReadCapacityUnits", read), ("WriteCapacityUnits", write)] {
-        if units > UNITS_MAX {
-            return invalid(format!("Given value {units} for {name} is out of bounds"));
-        }
-        if units < 1 {
-            let member = format!("provisionedThroughput.{}{}", name[..1].to_lowercase(), &name[1..]);
-            let rule = "Member must have value greater than or equal to 1";
-            return Err(super::super::error::constraint(&json!(units), &member, rule));
-        }
-    }
-    Ok(Billing::Provisioned { read: read.unsigned_abs(), write: write.unsigned_abs() })
 }
 
 /// Members that are understood and cannot be done.
@@ -180,17 +149,41 @@ fn class(request: &Request) -> Result<Option<String>> {
 /// The table of a control operation, whose refusal names it.
 pub(super) async fn named(shared: &Shared, place: &Place, name: &str) -> Result<Found> {
     let missing = || Error::NotFound(format!("Requested resource not found: Table: {name} not found"));
-    shared.find_table(place, name).await?.ok_or_else(missing)
+    let found = shared.find_table(place, name).await?.ok_or_else(|| place.missing(missing()))?;
+    place.check(&found.table)?;
+    Ok(found)
 }
 
-async fn description(shared: &Shared, table: &Table, status: &str) -> Result<Json> {
+/// The same for an operation that changes the table, which must be ready.
+pub(super) async fn ready(shared: &Shared, place: &Place, name: &str) -> Result<Found> {
+    let found = named(shared, place, name).await?;
+    if found.table.is_being_restored() {
+        return in_use("created", name);
+    }
+    Ok(found)
+}
+
+fn in_use<T>(what: &str, name: &str) -> Result<T> {
+    let words = format!("Attempt to change a resource which is still in use: Table is being {what}: {name}");
+    Err(Error::InUse(words))
+}
+
+/// `TableDescription`
+pub(super) async fn description(shared: &Shared, table: &Table, status: &str) -> Result<Json> {
+    let status = if table.is_being_restored() { "CREATING" } else { status };
     let generation = table.generation;
     let count = count(shared, &keys::count(generation), &keys::size(generation)).await?;
     let mut counts = Vec::with_capacity(table.indexes.len());
     for index in &table.indexes {
         counts.push(index_count(shared, table, index).await?);
     }
-    Ok(table.describe(status, count, &counts))
+    let mut description = table.describe(status, count, &counts, shared.clock.now_ms());
+    if status == "CREATING" {
+        for index in description["GlobalSecondaryIndexes"].as_array_mut().into_iter().flatten() {
+            index["IndexStatus"] = json!("CREATING");
+        }
+    }
+    Ok(description)
 }
 
 /// What an index has.
@@ -259,7 +252,7 @@ async fn change_record_and(
     change: impl Fn(&mut Table) -> Result<Txn> + Send + Sync,
 ) -> Result<Table> {
     for _ in 0..ATTEMPTS_MAX {
-        let found = named(shared, place, name).await?;
+        let found = ready(shared, place, name).await?;
         let mut table = (*found.table).clone();
         let txn = change(&mut table)?;
         let txn = found.put_record(txn, &table)?;
@@ -272,39 +265,6 @@ async fn change_record_and(
     Err(Error::Contended)
 }
 
-/// The billing that UpdateTable asks for.
-fn updated_billing(request: &Request, now_ms: u64) -> Result<Option<Billing>> {
-    if request.text("BillingMode")? == Some("PROVISIONED") && request.get("ProvisionedThroughput").is_none() {
-        return invalid(format!("{PARAMETERS}ProvisionedThroughput must be specified when BillingMode is PROVISIONED"));
-    }
-    let pays = request.get("BillingMode").is_some() || request.get("ProvisionedThroughput").is_some();
-    if pays { billing(request, now_ms).map(Some) } else { Ok(None) }
-}
-
-/// Gives a table another billing; its global indexes follow.
-fn change_billing(table: &mut Table, billing: &Billing, keeps_mode: bool) -> Result<()> {
-    let paid_per_request = matches!(table.billing, Billing::PayPerRequest { .. });
-    if keeps_mode && paid_per_request {
-        return Err(units_without_mode());
-    }
-    table.billing = billing.clone();
-    let globals = table.indexes.iter_mut().filter(|index| !index.local);
-    match billing {
-        Billing::PayPerRequest { .. } => globals.for_each(|index| index.throughput = None),
-        Billing::Provisioned { .. } if paid_per_request => {
-            let without: Vec<&str> = globals.filter(|i| i.throughput.is_none()).map(|i| i.name.as_str()).collect();
-            if !without.is_empty() {
-                return invalid(format!(
-                    "{PARAMETERS}ProvisionedThroughput must be specified for index: {}",
-                    without.join(",")
-                ));
-            }
-        }
-        Billing::Provisioned { .. } => {}
-    }
-    Ok(())
-}
-
 /// Members of UpdateTable of which one at least is needed.
 const CHANGES: &[&str] = &[
     "BillingMode",
@@ -312,6 +272,7 @@ const CHANGES: &[&str] = &[
     "TableClass",
     "DeletionProtectionEnabled",
     "StreamSpecification",
+    "OnDemandThroughput",
     "GlobalSecondaryIndexUpdates",
 ];
 
@@ -344,31 +305,34 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     let name = request.table_name(place)?;
     let list = request.list("GlobalSecondaryIndexUpdates")?.map_or(&[][..], Vec::as_slice);
     if CHANGES.iter().all(|member| request.get(member).is_none())
-        || (list.is_empty() && CHANGES[..5].iter().all(|member| request.get(member).is_none()))
+        || (list.is_empty() && CHANGES[..6].iter().all(|member| request.get(member).is_none()))
     {
         return invalid(
             "At least one of ProvisionedThroughput, BillingMode, UpdateStreamEnabled, GlobalSecondaryIndexUpdates or \
              SSESpecification or ReplicaUpdates is required",
         );
     }
-    let billing = updated_billing(request, shared.clock.now_ms())?;
+    let now_ms = shared.clock.now_ms();
+    let asked = billing::asked_of_update(request, now_ms)?;
     let updates = index_updates::read(list)?;
     let definitions = schema::definitions(request)?;
     let stream = stream_updates::of_update(request)?;
-    check_together(billing.is_some(), &updates, stream.is_some())?;
+    check_together(asked.bills(), &updates, stream.is_some())?;
     let switched_on = match stream {
         Some(Some(view)) => Some(switched_on(shared, view).await?),
         _ => None,
     };
     let (class, protection) = (class(request)?, request.flag("DeletionProtectionEnabled")?);
-    let keeps_mode = request.get("BillingMode").is_none();
     let number = shared.random.next_u64();
+    let mut after = (*ready(shared, place, name).await?.table).clone();
+    let pays = asked.pays_per_request(&after);
+    index_updates::apply(&mut after, &updates, &definitions, pays, (number, now_ms))?;
+    asked.apply(&mut after, now_ms)?;
+    billing::check_account(shared, place, Some(name), &after).await?;
     let table = change_record_and(shared, place, name, |table| {
-        let pays = matches!(billing.as_ref().unwrap_or(&table.billing), Billing::PayPerRequest { .. });
-        let work = index_updates::apply(table, &updates, &definitions, pays, number)?;
-        if let Some(billing) = &billing {
-            change_billing(table, billing, keeps_mode)?;
-        }
+        let pays = asked.pays_per_request(table);
+        let work = index_updates::apply(table, &updates, &definitions, pays, (number, now_ms))?;
+        asked.apply(table, now_ms)?;
         if let Some(class) = &class {
             table.class = Some(class.clone());
         }
@@ -393,29 +357,18 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
     request.only("DeleteTable", &["TableName"])?;
     let name = request.table_name(place)?;
     for _ in 0..ATTEMPTS_MAX {
-        let found = named(shared, place, name).await?;
+        let found = ready(shared, place, name).await?;
         if found.table.deletion_protection {
             return invalid(
                 "Resource cannot be deleted as it is currently protected against deletion. Disable deletion \
                  protection first.",
             );
         }
+        if let Some(hold) = found.table.holds.first() {
+            return in_use(if hold.backs_up { "backed up" } else { "restored to another" }, name);
+        }
         let description = description(shared, &found.table, "DELETING").await?;
-        let mut table = (*found.table).clone();
-        let txn = if table.stream.as_ref().is_some_and(|stream| stream.enabled) {
-            stream_updates::disable(Txn::new(), &mut table, shared.clock.now_ms())?
-        } else {
-            Txn::new()
-        };
-        // Whoever removes the items finds their marks by it.
-        let attribute = table.ttl.map(|ttl| ttl.attribute).unwrap_or_default();
-        let txn = found
-            .expect(txn)
-            .delete(found.key.clone())
-            .delete(keys::owner(table.generation))
-            .delete(keys::pass(table.generation))
-            .put(keys::garbage(table.generation), attribute);
-        match shared.store.commit(txn).await {
+        match shared.store.commit(deletion(shared, &found)?).await {
             Ok(_) => return Ok(json!({ "TableDescription": description })),
             Err(StoreError::Conflict | StoreError::TooOld) => {}
             Err(error) => return Err(error.into()),
@@ -424,31 +377,41 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
     Err(Error::Contended)
 }
 
-/// `DescribeLimits`: capacity is described only, so the figures are DynamoDB's own defaults.
-pub(super) fn limits() -> Json {
-    json!({
-        "AccountMaxReadCapacityUnits": 80_000,
-        "AccountMaxWriteCapacityUnits": 80_000,
-        "TableMaxReadCapacityUnits": 40_000,
-        "TableMaxWriteCapacityUnits": 40_000,
-    })
+/// All that is written when a table is deleted.
+fn deletion(shared: &Shared, found: &Found) -> Result<Txn> {
+    let mut table = (*found.table).clone();
+    let now_ms = shared.clock.now_ms();
+    let mut txn = Txn::new();
+    if table.stream.as_ref().is_some_and(|stream| stream.enabled) {
+        txn = stream_updates::disable(txn, &mut table, now_ms)?;
+    }
+    let generation = table.generation;
+    txn = found.expect(txn).delete(found.key.clone()).delete(keys::owner(generation)).delete(keys::pass(generation));
+    if let Some(history) = &table.history {
+        txn = jobs::forget_history(txn, history.number);
+    }
+    if table.recovery.is_none() {
+        // Whoever removes the items finds their marks by it.
+        let attribute = table.ttl.map(|ttl| ttl.attribute).unwrap_or_default();
+        return Ok(txn.put(keys::garbage(generation), attribute));
+    }
+    // The items stay where they are, as those of a backup. Marks of items that expire go when their time comes.
+    let backup = Backup {
+        id: Backup::new_id(now_ms, shared.random.next_u64()),
+        name: format!("{}$DeletedTableBackup", table.name),
+        kind: Kind::System,
+        created_at_ms: now_ms,
+        table: (*found.table).clone(),
+        generation,
+        available: true,
+        readers: Vec::new(),
+    };
+    let key = keys::backup(&table.account, &table.region, &table.name, &backup.id);
+    jobs::put_backup(txn.put(keys::garbage_entries(generation), Vec::new()), key, None, &backup)
 }
 
 /// `DescribeEndpoints`: the endpoint that the client already speaks to.
 pub(super) fn endpoints(endpoint: &str) -> Json {
     let address = endpoint.split_once("://").map_or(endpoint, |(_, address)| address);
     json!({ "Endpoints": [{ "Address": address, "CachePeriodInMinutes": 1_440 }] })
-}
-
-/// `DescribeContinuousBackups`: there are none yet.
-pub(super) async fn continuous_backups(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
-    request.only("DescribeContinuousBackups", &["TableName"])?;
-    let name = request.table_name(place)?;
-    if shared.find_table(place, name).await?.is_none() {
-        return Err(Error::TableNotFound(format!("Table not found: {name}")));
-    }
-    Ok(json!({ "ContinuousBackupsDescription": {
-        "ContinuousBackupsStatus": "DISABLED",
-        "PointInTimeRecoveryDescription": { "PointInTimeRecoveryStatus": "DISABLED" },
-    } }))
 }

@@ -20,6 +20,7 @@ use super::super::capacity::Units;
 use super::super::error::{Error, Reason, Result, broken, constraint, constraints, invalid};
 use super::super::keys;
 use super::super::table::{ItemKey, Table};
+use super::super::throttle::Direction;
 use super::super::token::{self, Used};
 use super::super::value::{Item, item_size, item_to_json};
 use super::action::Action;
@@ -275,10 +276,13 @@ pub(super) async fn write_all(
     if actions.iter().map(Action::bytes).sum::<usize>() > BYTES_MAX {
         return too_large();
     }
+    let mut paid = false;
     for _ in 0..ATTEMPTS_MAX {
         let tables = tables(shared, place, actions.iter().map(|action| action.table)).await?;
         for action in actions {
-            action.check_key_values(&table_of(&tables, action.table)?.table)?;
+            let table = &table_of(&tables, action.table)?.table;
+            place.check_for(table, None, action.permission(place.has_statements()))?;
+            action.check_key_values(table)?;
         }
         let locate = |action: &Action<'_>| action.locate(&table_of(&tables, action.table)?.table);
         let located: Vec<_> = actions.iter().map(locate).collect();
@@ -311,6 +315,11 @@ pub(super) async fn write_all(
         let decided = actions.iter().zip(located).zip(&before).map(decide).collect();
         let decided = all_or_reasons(decided)?;
         let (txn, units) = append(shared, txn, actions, &tables, &before, &decided).await?;
+        if !paid {
+            let parts = actions.iter().map(|action| action.table);
+            shared.pay_for_transaction(&tables, &units, parts, Direction::Write)?;
+            paid = true;
+        }
         let written = Written { units, again: false };
         if txn.ops.is_empty() {
             return Ok(written);
@@ -425,7 +434,9 @@ pub(super) async fn read_transaction(
 ) -> Result<Json> {
     let tables = tables(shared, place, gets.iter().map(|get| get.table)).await?;
     for get in gets {
-        table_of(&tables, get.table)?.table.check_values(&get.key)?;
+        let table = &table_of(&tables, get.table)?.table;
+        place.check_for(table, None, if place.has_statements() { "PartiQLSelect" } else { "GetItem" })?;
+        table.check_values(&get.key)?;
     }
     let locate = |get: &Get<'_>| {
         let table: &Table = &table_of(&tables, get.table)?.table;
@@ -454,6 +465,7 @@ pub(super) async fn read_transaction(
     if bytes > BYTES_MAX {
         return too_large();
     }
+    shared.pay_for_transaction(&tables, &units, gets.iter().map(|get| get.table), Direction::Read)?;
     let mut output = json!({ "Responses": responses });
     if let Some(capacity) = capacity(request, &units, "ReadCapacityUnits")? {
         output["ConsumedCapacity"] = capacity;

@@ -11,7 +11,7 @@ use super::super::keys;
 use super::super::table::Table;
 use super::super::ttl::{Phase, Ttl};
 use super::request::{Request, Rule, wrong_type};
-use super::tables::named;
+use super::tables::{named, ready};
 use super::{ATTEMPTS_MAX, Place, Shared};
 
 /// Most bytes of the attribute's name.
@@ -63,7 +63,7 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     let (enabled, attribute) = specification(request)?;
     let name = request.table_name(place)?;
     for _ in 0..ATTEMPTS_MAX {
-        let found = named(shared, place, name).await?;
+        let found = ready(shared, place, name).await?;
         let mut table = (*found.table).clone();
         table.ttl = Some(change(&table, enabled, attribute)?);
         let txn = found

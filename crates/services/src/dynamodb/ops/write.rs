@@ -1,5 +1,5 @@
-//! The writes of one change of an item: the item, its counters, its entries in indexes and its record in the table's stream,
-//! in one transaction with whatever else the call does.
+//! The writes of one change of an item: the item, its counters, its entries in indexes and its records in the table's stream
+//! and history, in one transaction with whatever else the call does.
 //!
 //! Invariants
 //!   1. `Shared::write_item` is the only place that writes an item.
@@ -14,7 +14,7 @@ use super::super::index::{self, IndexChange, State};
 use super::super::stream::{self, Stream};
 use super::super::table::ItemKey;
 use super::super::value::{Item, item_size};
-use super::super::{item, keys, ttl};
+use super::super::{history, item, keys, ttl};
 use super::{Found, Shared};
 
 /// A change of one item that was decided on.
@@ -63,6 +63,9 @@ impl Shared {
         txn = count(txn, keys::count(generation), keys::size(generation), size(before), size(after));
         for change in index::changes(&found.table, before, after) {
             txn = self.write_entry(txn, generation, change).await?;
+        }
+        if let Some(history) = &found.table.history {
+            txn = history::put(txn, history, self.clock.now_ms(), &key.store, entry);
         }
         if let Some(Stream { number, view, .. }) = found.table.stream.as_ref().filter(|stream| stream.enabled)
             && let Some(record) = stream::change(*view, by_expiry, self.clock.now_ms(), &key.attributes, before, after)

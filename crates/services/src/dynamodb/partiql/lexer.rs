@@ -74,6 +74,8 @@ impl<'a> Lexer<'a> {
     /// Takes so many bytes, which end between characters.
     fn take(&mut self, bytes: usize) -> &'a str {
         let (taken, rest) = self.rest.split_at(bytes);
+        #[cfg(test)]
+        super::super::steps::count(bytes + 1);
         self.rest = rest;
         match taken.rfind('\n') {
             Some(at) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::error::{Error, Result, invalid};
 use super::super::expression::Mistake;
-use super::super::expression::path::{Path, Step};
+use super::super::expression::path::{Path, STEPS_MAX, Step};
 use super::super::expression::update::{Expression, Update};
 use super::super::value::{AttributeValue, Item};
 use super::lexer::{Kind, Token, tokens};
@@ -81,6 +81,8 @@ impl Parser<'_> {
     }
 
     pub(super) fn peek_at(&self, ahead: usize) -> &Kind {
+        #[cfg(test)]
+        super::super::steps::count(1);
         self.tokens.get(self.at + ahead).map_or(&Kind::End, |token| &token.kind)
     }
 
@@ -185,6 +187,8 @@ impl Parser<'_> {
                     _ => return Err(malformed("Invalid path component")),
                 }
                 self.expect("]")?;
+            } else if steps.len() > STEPS_MAX {
+                return invalid("Nesting Levels have exceeded supported limits");
             } else {
                 return Ok(Path(steps));
             }

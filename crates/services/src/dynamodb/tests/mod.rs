@@ -5,18 +5,22 @@
 //!
 //! Start reading at `Bench`.
 
+mod backups;
 mod concurrency;
 mod expressions;
+mod fuzz;
 mod index_sequences;
 mod indexes;
 mod items;
 mod legacy;
 mod pages;
 mod partiql;
+mod policies;
 mod pure;
 mod sequences;
 mod streams;
 mod tables;
+mod throttling;
 mod transactions;
 mod ttl;
 
@@ -90,6 +94,10 @@ impl Bench {
             endpoint: "http://localhost:4566".into(),
             request_id: "test".into(),
         };
+        self.answer(call).await
+    }
+
+    async fn answer(&self, call: Call) -> Result<Json, Refusal> {
         // What is large is written already.
         self.service.call(call).await.map(|reply| match reply.payload {
             Some(Body::Whole(text)) => serde_json::from_slice(&text).unwrap(),

@@ -137,10 +137,10 @@ async fn what_is_not_supported_is_said() {
     assert_eq!((error.status, error.code.as_str()), (501, "NotImplementedException"));
     assert!(error.message.contains("SSESpecification"));
     let mut input = create_input("items", &[("id", "S")]);
-    input["ResourcePolicy"] = json!("{}");
-    assert!(bench.call("CreateTable", input).await.unwrap_err().message.contains("ResourcePolicy"));
-    let error = bench.call("CreateBackup", json!({})).await.unwrap_err();
-    assert!(error.message.contains("CreateBackup"));
+    input["WarmThroughput"] = json!({ "ReadUnitsPerSecond": 12_000 });
+    assert!(bench.call("CreateTable", input).await.unwrap_err().message.contains("WarmThroughput"));
+    let error = bench.call("CreateGlobalTable", json!({})).await.unwrap_err();
+    assert!(error.message.contains("CreateGlobalTable"));
 }
 
 #[tokio::test]

@@ -1,0 +1,99 @@
+"""Every operation of DynamoDB's model: what is not there says so, in DynamoDB's shape, and changes nothing."""
+
+import pytest
+from botocore.exceptions import ClientError
+
+from conftest import ROOT, name_of
+from test_aws_cli import aws
+
+#: What Dunlin does not do: tables over several regions, exports to and imports from buckets, streams to Kinesis,
+#: contributor insights, bulk operations and vectors.
+REFUSED = {
+    "CancelBulkOperation", "CreateGlobalTable", "DescribeBulkOperation", "DescribeContributorInsights", "DescribeExport",
+    "DescribeGlobalTable", "DescribeGlobalTableSettings", "DescribeImport", "DescribeKinesisStreamingDestination",
+    "DescribeTableReplicaAutoScaling", "DisableKinesisStreamingDestination", "EnableKinesisStreamingDestination",
+    "ExportTableToPointInTime", "ImportTable", "ListBulkOperations", "ListContributorInsights", "ListExports", "ListGlobalTables",
+    "ListImports", "SearchVectors", "StartBulkPutItems", "UpdateContributorInsights", "UpdateGlobalTable",
+    "UpdateGlobalTableSettings", "UpdateKinesisStreamingDestination", "UpdateTableReplicaAutoScaling",
+}
+
+
+#: What the SDK itself needs before it sends anything.
+NEEDED = {
+    "BatchGetItem": {"RequestItems": {}}, "BatchWriteItem": {"RequestItems": {}}, "TransactGetItems": {"TransactItems": []},
+    "TransactWriteItems": {"TransactItems": []},
+}
+
+
+def operations(client):
+    """Operations to the methods that call them."""
+    return {operation: getattr(client, method) for method, operation in client.meta.method_to_api_mapping.items()}
+
+
+def test_every_operation_is_done_or_refused_loudly(server):
+    client = server.client("dynamodb")
+    known = operations(client)
+    wrong = {}
+    for operation, call in known.items():
+        try:
+            call(**NEEDED.get(operation, {}))
+            answer = (200, None)
+        except ClientError as error:
+            answer = (error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"])
+        refused = answer == (501, "NotImplementedException")
+        if refused != (operation in REFUSED) or answer[0] == 500:
+            wrong[operation] = answer
+    assert wrong == {}
+    assert REFUSED <= set(known)
+    page = (ROOT / "docs/compatibility.md").read_text()
+    assert f"| dynamodb | {len(known) - len(REFUSED)} | {len(known)} |" in page
+
+
+@pytest.mark.parametrize(("operation", "member", "value"), [
+    ("create_table", "GlobalTableSourceArn", "arn:aws:dynamodb:us-east-1:000000000000:table/t"),
+    ("create_table", "VectorIndexes", [{"IndexName": "vec"}]),
+    ("create_table", "WarmThroughput", {"ReadUnitsPerSecond": 12000}),
+    ("create_table", "SSESpecification", {"Enabled": True}),
+    ("update_table", "ReplicaUpdates", [{"Create": {"RegionName": "eu-west-1"}}]),
+    ("update_table", "WarmThroughput", {"ReadUnitsPerSecond": 12000}),
+    ("update_table", "MultiRegionConsistency", "STRONG"),
+])
+def test_members_without_a_meaning_here_are_refused_by_name(server, operation, member, value):
+    client = server.client("dynamodb")
+    table = {
+        "TableName": "refused", "BillingMode": "PAY_PER_REQUEST", "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}],
+        "AttributeDefinitions": [{"AttributeName": "pk", "AttributeType": "S"}],
+    }
+    arguments = table if operation == "create_table" else {"TableName": "refused"}
+    with pytest.raises(ClientError) as caught:
+        getattr(client, operation)(**arguments, **{member: value})
+    error = caught.value.response
+    assert (error["ResponseMetadata"]["HTTPStatusCode"], error["Error"]["Code"]) == (501, "NotImplementedException")
+    assert member in error["Error"]["Message"]
+    assert "refused" not in client.list_tables()["TableNames"]
+
+
+def test_the_command_line_pages_and_waits(server):
+    table = name_of("table")
+    call = lambda *arguments: aws(server, "dynamodb", *arguments)
+    call("create-table", "--table-name", table, "--billing-mode", "PAY_PER_REQUEST",
+         "--attribute-definitions", "AttributeName=pk,AttributeType=S", "--key-schema", "AttributeName=pk,KeyType=HASH")
+    call("wait", "table-exists", "--table-name", table)
+    for number in range(7):
+        server.client("dynamodb").put_item(TableName=table, Item={"pk": {"S": f"item-{number}"}})
+    scan = ["scan", "--table-name", table, "--page-size", "2"]
+    assert len(call(*scan)["Items"]) == 7
+    first = call(*scan, "--max-items", "3")
+    assert len(first["Items"]) == 3
+    rest = call(*scan, "--starting-token", first["NextToken"])
+    assert len(rest["Items"]) == 4
+    names = {item["pk"]["S"] for item in first["Items"] + rest["Items"]}
+    assert names == {f"item-{number}" for number in range(7)}
+    values = '{":pk": {"S": "item-3"}}'
+    found = call("query", "--table-name", table, "--key-condition-expression", "pk = :pk", "--expression-attribute-values", values)
+    assert found["Count"] == 1
+    assert table in call("list-tables", "--page-size", "1")["TableNames"]
+    words = aws(server, "dynamodb", "list-exports", fails=True)
+    assert "NotImplementedException" in words
+    call("delete-table", "--table-name", table)
+    call("wait", "table-not-exists", "--table-name", table)
