@@ -21,6 +21,7 @@ use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
 use crate::output::{Output, Read};
 use crate::pool::{FloorPlace, Freezing, Pool};
+use crate::program::Runner;
 use crate::report::Beginning;
 use crate::runtime_api::RuntimeApi;
 use crate::start::InitEnd;
@@ -97,6 +98,8 @@ pub(crate) enum Guest {
     Frames(Frames),
     /// The HTTP Runtime API of a custom runtime.
     Api(Arc<RuntimeApi>),
+    /// Not at all: a program begins anew with each call.
+    Program(Runner),
 }
 
 impl Guest {
@@ -105,6 +108,7 @@ impl Guest {
         match self {
             Self::Frames(frames) => frames.load(TASK_ROOT, handler, order).await,
             Self::Api(api) => api.initialised().await,
+            Self::Program(_) => InitEnd::Ready,
         }
     }
 
@@ -112,6 +116,7 @@ impl Guest {
         match self {
             Self::Frames(frames) => frames.run(&call, look).await,
             Self::Api(api) => api.run(Arc::new(call)).await,
+            Self::Program(runner) => runner.run(call).await,
         }
     }
 }
@@ -267,6 +272,7 @@ impl Environment {
         match &self.guest {
             Guest::Frames(frames) => frames.is_ready(),
             Guest::Api(api) => api.is_ready(),
+            Guest::Program(_) => true,
         }
     }
 
@@ -275,6 +281,7 @@ impl Environment {
         match &mut self.guest {
             Guest::Frames(frames) => frames.ready().await,
             Guest::Api(api) => api.ready().await,
+            Guest::Program(_) => true,
         }
     }
 

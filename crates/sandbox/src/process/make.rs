@@ -29,7 +29,7 @@ use super::netns::Rules;
 use super::procfs;
 use super::protocol::{Digest, FilesRequest, GuestKind, LAYERS_MAX, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
-use super::template::Stage;
+use super::template::{self, Stage};
 use super::tmp::{Tmp, Tmps};
 use crate::contract::CACHE_SUFFIX;
 use crate::interpreter::{Interpreter, JAVA_FLAGS, PYTHON_FLAGS};
@@ -253,7 +253,9 @@ impl Maker {
                 orders = Some(own);
                 Cast::Zygote { programs: self.programs(request.guest)?, orders: theirs, entry: self.entry()? }
             }
-            GuestKind::Bootstrap | GuestKind::Interpreter { .. } => Cast::Guest(self.programs(request.guest)?),
+            GuestKind::Bootstrap | GuestKind::Interpreter { .. } | GuestKind::Compiler => {
+                Cast::Guest(self.programs(request.guest)?)
+            }
         };
         let mut made = self.make_cast(request, fds, id, cast, home)?;
         made.orders = orders;
@@ -386,6 +388,9 @@ impl Maker {
                     _ => return Err(refused),
                 };
                 Ok(vec![program(Step::ExecInterpreter, binary, arguments)])
+            }
+            GuestKind::Compiler => {
+                Ok(vec![program(Step::ExecInterpreter, template::PROGRAM.into(), vec![c"__compiler".into()])])
             }
             GuestKind::Fork { .. } => Err(refused),
         }

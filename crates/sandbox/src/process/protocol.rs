@@ -50,6 +50,8 @@ pub(crate) enum GuestKind {
     Fork {
         zygote: u64,
     },
+    /// The spawner's own program.
+    Compiler,
 }
 
 /// A folder of the host below `/mnt`.
@@ -213,6 +215,7 @@ impl Request {
                     GuestKind::Interpreter { index, heap_mb } => (1, u64::from(index), heap_mb),
                     GuestKind::Zygote { index } => (2, u64::from(index), 0),
                     GuestKind::Fork { zygote } => (3, zygote, 0),
+                    GuestKind::Compiler => (4, 0, 0),
                 };
                 put(&mut buffer, AT_KIND, &START.to_le_bytes());
                 put(&mut buffer, AT_GUEST, &guest.to_le_bytes());
@@ -264,11 +267,13 @@ impl Request {
             1 => GuestKind::Interpreter { index: u32::try_from(subject).ok()?, heap_mb: u32_at(packet, AT_HEAP) },
             2 => GuestKind::Zygote { index: u32::try_from(subject).ok()? },
             3 => GuestKind::Fork { zygote: subject },
+            4 => GuestKind::Compiler,
             _ => return None,
         };
         let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
         let (token, files) = (u64_at(packet, AT_TOKEN), files_of(packet)?);
-        if files.is_some() && matches!(guest, GuestKind::Zygote { .. } | GuestKind::Fork { .. }) {
+        let takes_files = matches!(guest, GuestKind::Bootstrap | GuestKind::Interpreter { .. });
+        if files.is_some() && !takes_files {
             return None;
         }
         Some(StartRequest { token, guest, memory_bytes, tmp_bytes, code, layers, files })
@@ -519,7 +524,12 @@ mod tests {
     fn requests_read_back() {
         let mut requests =
             vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5), Request::Freezer(6)];
-        for guest in [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }] {
+        for guest in [
+            GuestKind::Bootstrap,
+            GuestKind::Zygote { index: 3 },
+            GuestKind::Fork { zygote: 1 << 40 },
+            GuestKind::Compiler,
+        ] {
             requests.push(Request::Start(StartRequest { guest, code: None, files: None, ..start() }));
         }
         for code in [Some([b'c'; 64]), None] {
@@ -554,7 +564,8 @@ mod tests {
             Request::decode(&packet)
         };
         assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
-        assert_eq!(with(4, &4u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &5u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &4u32.to_le_bytes()), None, "a compiler with folders of the host");
         assert_eq!(with(20, &1u32.to_le_bytes()), None, "an interpreter beyond any list");
         assert_eq!(with(48, &2u32.to_le_bytes()), None, "neither code nor none");
         let none = AssignRequest { memory_bytes: 0, ..assign() };

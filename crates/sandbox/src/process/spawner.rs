@@ -354,7 +354,7 @@ impl Spawner {
                     }
                 }
             }
-            GuestKind::Bootstrap | GuestKind::Interpreter { .. } => {
+            GuestKind::Bootstrap | GuestKind::Interpreter { .. } | GuestKind::Compiler => {
                 (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None })
             }
         };

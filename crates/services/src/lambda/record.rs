@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::http_api::{AuthKind, Cors};
-use model::{AccountId, CodeDigest, EGRESS_TAG, Egress, FileSystem, FunctionRef, FunctionVersion, JsonLog, Runtime};
+use model::{
+    AccountId, CodeDigest, EGRESS_TAG, Egress, Family, FileSystem, FunctionRef, FunctionVersion, JsonLog, Runtime,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -177,6 +179,9 @@ pub(super) struct VersionRecord {
     /// What PublishVersion said in place of the function's description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) description: Option<String>,
+    /// Whether the package has a program, and nothing that goes before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) has_program: bool,
 }
 
 /// Configuration of a function, defaults filled in.
@@ -356,6 +361,7 @@ impl FunctionRecord {
             snap_start: settings.begins_from_snapshot(id),
             allows_recursion: self.allows_recursion,
             per_tenant: settings.per_tenant,
+            program: version.is_program(),
             file_system: settings.file_system.clone(),
             tenant: None,
             function,
@@ -403,6 +409,11 @@ impl VersionRecord {
     /// Every package that it uses: its code, and the content of each layer.
     pub(super) fn packages(&self) -> impl Iterator<Item = &CodeDigest> {
         std::iter::once(&self.code).chain(self.settings.layers.iter().map(|layer| &layer.code))
+    }
+
+    /// Whether it runs as a program.
+    pub(super) fn is_program(&self) -> bool {
+        self.has_program && self.settings.runtime.family() == Family::Provided
     }
 
     /// Whether code and configuration are those of another.

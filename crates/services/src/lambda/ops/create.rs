@@ -79,6 +79,7 @@ pub(super) fn version(functions: &Functions, settings: Settings, package: &Packa
         revision_id: functions.random.uuid(),
         content_revision: functions.random.hex(16),
         description: None,
+        has_program: package.has_program,
     }
 }
 
