@@ -95,8 +95,8 @@ def test_an_http_component_behind_a_url(server):
 def test_a_streamed_answer(server):
     name = deploy(server, HTTP)
     url = server.function_url(name, InvokeMode="RESPONSE_STREAM")
-    answer = requests.get(url + "streamed", timeout=10)
-    assert (answer.status_code, answer.text) == (200, "/streamed asked 1 times\n")
+    answer = requests.get(url + "pieces", timeout=10)
+    assert (answer.status_code, answer.text) == (200, "/pieces asked 1 times\n")
     assert answer.headers["content-type"] == "text/plain"
 
 
