@@ -6,7 +6,8 @@
 Parts, in `parts/`: `idle` (time to ready, memory), `standing` (processor time with a thousand functions that nobody
 calls), `cold` (first calls beside fresh processes), `burst` (many first calls at once), `warm` (function URLs beside bare
 servers, interleaved A-B-A-B), `events` (asynchronous ones), `noisy` (a quiet function beside loud ones), `density` (memory
-of many environments, guests and functions), `tables` (the DynamoDB interface), `large` (a table of five million items).
+of many environments, guests and functions), `tables` (the DynamoDB interface), `large` (a table of five million items), `wasm` (beside
+`wasmtime serve`).
 
 Everything is started here, on loopback and free ports, in a temporary folder, and ended here. Peers that no system has
 are installed from the registries into `.cache/peers`; one that cannot be had is skipped, and said so. Figures are medians
@@ -30,7 +31,7 @@ from bench import Bench, say
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
-PARTS = ("idle", "standing", "cold", "burst", "warm", "events", "noisy", "density", "tables", "large")
+PARTS = ("idle", "standing", "cold", "burst", "warm", "events", "noisy", "density", "tables", "large", "wasm")
 
 
 def main():

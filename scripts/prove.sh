@@ -63,5 +63,7 @@ proof pollers bash -c 'DUNLIN_SEEDS=10000 cargo test -q -p compute --lib shards_
 proof postgres-claims env DUNLIN_CLAIMS=1000000 cargo test -q -p store --test postgres_claims -- --nocapture
 # Two generated days of 1,000 functions for each of five seeds.
 proof keep-alive env DUNLIN_FUNCTIONS=1000 cargo test -q -p compute --lib half_the_cold_calls -- --nocapture
+# Programs that the compilers of other languages make, which are too large for every run.
+proof wasm-languages env DUNLIN_WASM_LANGUAGES=1 .cache/venv/bin/python -m pytest tests/sdk/test_wasm_languages.py -q -s
 # An engine that the tests' build leaves out, for the weight of its crates.
 proof bucket cargo test -q -p store --features bucket --test blobs

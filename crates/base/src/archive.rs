@@ -86,6 +86,17 @@ pub fn file_in(zip: &[u8], folder: &str) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
+/// Whether there is a file of this name, folders included.
+pub fn has_file(zip: &[u8], wanted: &str) -> Result<bool, Error> {
+    let archive = ZipArchive::new(Cursor::new(zip))?;
+    for name in archive.file_names() {
+        if name?.trim_start_matches("./") == wanted {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Unpacks into `folder`, which must exist and be empty. Returns the unpacked size in bytes.
 /// On an error the folder may hold a part of the archive; the caller removes it.
 pub fn unpack(zip: &[u8], folder: &Path, limits: Limits) -> Result<u64, Error> {

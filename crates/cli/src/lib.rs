@@ -64,6 +64,9 @@ enum Command {
     Restore(Restore),
     /// Copy everything from one store into a new one
     Migrate(Migrate),
+    /// Compiles a program within a sandbox; started by the spawner only
+    #[command(name = "__compiler", hide = true)]
+    Compiler,
     /// The privileged helper; started by the server only
     #[command(name = "__spawner", hide = true)]
     Spawner,
@@ -178,6 +181,8 @@ pub enum Task {
     Migrate(Migrate),
     /// Be the spawner.
     Spawner,
+    /// Be the compiler of programs.
+    Compiler,
     /// Nothing: the command ran, this is its exit code.
     Done(ExitCode),
 }
@@ -202,6 +207,7 @@ pub fn parse() -> Task {
         Command::Restore(restore) => return Task::Restore(restore),
         Command::Migrate(migrate) => return Task::Migrate(migrate),
         Command::Spawner => return Task::Spawner,
+        Command::Compiler => return Task::Compiler,
         Command::Deploy(args) => {
             Client::open(&connection).and_then(|client| commands::deploy::run(&client, &args)).map(|()| true)
         }

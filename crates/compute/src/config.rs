@@ -10,6 +10,7 @@ use std::time::Duration;
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, EventSource, EventTarget, LogSink, Meter};
 use model::{AccessPoint, AccountId, Egress, FunctionArn, Region};
+use sandbox::program::{Nowhere, Outside};
 use sandbox::{Backend, Interpreters};
 use store::Store;
 use tokio::net::{TcpListener, UdpSocket};
@@ -207,6 +208,11 @@ pub type NetworkGuard = Box<dyn Any + Send + Sync>;
 pub trait GuestNetwork: Send + Sync + 'static {
     /// Serves every connection and DNS question of one guest.
     fn serve(&self, guest: GuestIdentity, tcp: Vec<TcpListener>, dns: Option<UdpSocket>) -> NetworkGuard;
+
+    /// What a program reaches that has no sockets of its own: the same as any other guest of its function.
+    fn outside(&self, _guest: GuestIdentity) -> Arc<dyn Outside> {
+        Arc::new(Nowhere)
+    }
 }
 
 /// No network: connections of the guest stay unanswered.

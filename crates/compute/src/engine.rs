@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, EventSource, EventTarget, Invoker, LogSink, Meter};
 use model::{
-    Answered, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, SnapshotState,
-    ThrottleReason, WebAnswer, WebCall,
+    Answered, CodeDigest, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, ProgramState,
+    SnapshotState, ThrottleReason, WebAnswer, WebCall,
 };
 use sandbox::{Backend, Interpreters};
 use store::Store;
@@ -33,6 +33,7 @@ use crate::fleet::{EnvironmentInfo, Fleet};
 use crate::invoke;
 use crate::package::Packages;
 use crate::poller;
+use crate::program::Programs;
 use crate::ready::Ready;
 use crate::slots::{self, Slots};
 use crate::start;
@@ -84,6 +85,7 @@ pub(crate) struct Core {
     pub(crate) packages: Packages,
     pub(crate) code_caches: CodeCaches,
     pub(crate) needs: Needs,
+    pub(crate) programs: Programs,
     pub(crate) ready: Ready,
     pub(crate) async_queue: AsyncQueue,
     /// Held by the deployed function that is prepared.
@@ -168,6 +170,7 @@ impl Engine {
             ready: Ready::new(config.ready_max),
             packages: Packages::open(config.code_root.clone(), catalog.clone(), random.clone())?,
             needs: Needs::default(),
+            programs: Programs::default(),
             code_caches: CodeCaches::new(config.code_root.clone(), random.clone()),
             slots: (!config.async_queue.sole_node).then(|| Slots::new(store.clone(), clock.clone(), random.hex(8))),
             async_queue: AsyncQueue::new(store.clone(), config.async_queue.clone(), random.hex(8)),
@@ -299,6 +302,14 @@ impl Invoker for Engine {
         self.core.ready.snapshot(function, version)
     }
 
+    fn compile(&self, code: &CodeDigest) {
+        self.core.programs.begin(&self.core, code);
+    }
+
+    fn program(&self, code: &CodeDigest) -> ProgramState {
+        self.core.programs.state(code)
+    }
+
     fn prepare(&self, function: &FunctionRef) {
         self.core.ready.announce(function);
         self.core.tasks.spawn(prepare(self.core.clone(), function.clone()));
@@ -348,7 +359,10 @@ async fn prepare(core: Arc<Core>, function: FunctionRef) {
         let version = core.catalog.version(&function).await;
         core.ready.prepare(&core, &function, version.as_ref().ok().filter(|version| version.web.is_none()));
         let version = version?;
-        if version.snap_start {
+        if version.program {
+            core.needs.note(&version, core.clock.monotonic_us());
+        }
+        if version.snap_start || version.program {
             return Ok(());
         }
         let _turn = core.preparing.lock().await;

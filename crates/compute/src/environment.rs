@@ -21,6 +21,7 @@ use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
 use crate::output::{Output, Read};
 use crate::pool::{FloorPlace, Freezing, Pool};
+use crate::program::Runner;
 use crate::report::Beginning;
 use crate::runtime_api::RuntimeApi;
 use crate::start::InitEnd;
@@ -100,6 +101,8 @@ pub(crate) enum Guest {
     Api(Arc<RuntimeApi>),
     /// The port of a web server. Its calls do not come through here (`web`).
     Web(Arc<WebGuest>),
+    /// Not at all: a program begins anew with each call.
+    Program(Runner),
 }
 
 /// What calls may use of an environment that several of them are in.
@@ -118,6 +121,7 @@ impl Guest {
             Self::Frames(frames) => frames.load(TASK_ROOT, handler, order).await,
             Self::Api(api) => api.initialised().await,
             Self::Web(web) => web.initialised().await,
+            Self::Program(_) => InitEnd::Ready,
         }
     }
 
@@ -126,6 +130,7 @@ impl Guest {
             Self::Frames(frames) => frames.run(&call, look).await,
             Self::Api(api) => api.run(Arc::new(call)).await,
             Self::Web(_) => unreachable!("calls of web servers take a seat in their environment"),
+            Self::Program(runner) => runner.run(call).await,
         }
     }
 }
@@ -293,7 +298,7 @@ impl Environment {
         match &self.guest {
             Guest::Frames(frames) => frames.is_ready(),
             Guest::Api(api) => api.is_ready(),
-            Guest::Web(_) => true,
+            Guest::Web(_) | Guest::Program(_) => true,
         }
     }
 
@@ -302,7 +307,7 @@ impl Environment {
         match &mut self.guest {
             Guest::Frames(frames) => frames.ready().await,
             Guest::Api(api) => api.ready().await,
-            Guest::Web(_) => true,
+            Guest::Web(_) | Guest::Program(_) => true,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::{Ending, RequestId};
-use sandbox::Exit;
+use sandbox::{Exit, Usage};
 use serde::{Deserialize, Serialize};
 
 use crate::report;
@@ -78,6 +78,21 @@ impl Fault {
             fault.ending = Ending::OutOfMemory;
         }
         fault
+    }
+
+    /// A program ended itself, or did what nobody may. `words` say which.
+    pub(crate) fn program(words: &str) -> Self {
+        Self::new("Runtime.ExitError", format!("Runtime exited with error: {words}"), Ending::Crash)
+    }
+
+    /// A program's memory was over.
+    pub(crate) fn out_of_memory() -> Self {
+        Self::exited(&Exit { code: None, signal: None, out_of_memory: true, usage: Usage::default() })
+    }
+
+    /// There are as many runs of programs as there can be.
+    pub(crate) fn no_run() -> Self {
+        Self::new("Runtime.NoRoom", "The platform runs as many programs as it can", Ending::Crash)
     }
 
     /// The guest program could not be executed. `words` are the system's.

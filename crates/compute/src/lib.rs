@@ -35,6 +35,7 @@ mod payload;
 mod poller;
 mod pool;
 mod pressure;
+mod program;
 mod ready;
 mod records;
 mod recursion;

@@ -22,6 +22,7 @@ use model::ports::LogSink;
 use model::{AccountId, ApplicationLevel, JsonLog, LogBatch, LogEvent, Region};
 use parking_lot::Mutex;
 use tokio::net::unix::pipe;
+use tokio::sync::Notify;
 
 use crate::records::Line;
 
@@ -73,9 +74,21 @@ pub(crate) struct Output {
     stream: Stream,
     clock: Arc<dyn Clock>,
     sink: Arc<dyn LogSink>,
-    pipe: Option<pipe::Receiver>,
+    source: Source,
     lines: Mutex<Lines>,
+    /// Told where something was written by a program that nobody has seen yet.
+    written: Notify,
     flushing: tokio::sync::Mutex<()>,
+}
+
+/// Where a log's lines come from.
+pub(crate) enum Source {
+    /// A guest, which writes into a pipe.
+    Pipe(pipe::Receiver),
+    /// A program, which writes here itself (`take`).
+    Written,
+    /// Nobody: the guest never came to write.
+    Nobody,
 }
 
 /// What the keeper should do after a read.
@@ -90,27 +103,42 @@ pub(crate) enum Read {
 }
 
 impl Output {
-    /// The log of a new environment, its first line in it. `pipe` is absent where the guest never came to write.
-    pub(crate) fn new(
-        mut stream: Stream,
-        clock: Arc<dyn Clock>,
-        sink: Arc<dyn LogSink>,
-        pipe: Option<pipe::Receiver>,
-    ) -> Self {
+    /// The log of a new environment, its first line in it.
+    pub(crate) fn new(mut stream: Stream, clock: Arc<dyn Clock>, sink: Arc<dyn LogSink>, source: Source) -> Self {
         let mut lines = Lines::new(stream.json.map(|log| log.application));
         if let Some(line) = stream.first_line.take() {
             lines.push(line, clock.now_ms());
         }
         let lines = Mutex::new(lines);
-        Self { stream, clock, sink, pipe, lines, flushing: tokio::sync::Mutex::new(()) }
+        let (written, flushing) = (Notify::new(), tokio::sync::Mutex::new(()));
+        Self { stream, clock, sink, source, lines, written, flushing }
     }
 
     /// Waits until the guest has written something or has closed its end.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        match &self.pipe {
-            Some(pipe) => pipe.readable().await,
-            None => std::future::pending().await,
+        match &self.source {
+            Source::Pipe(pipe) => pipe.readable().await,
+            Source::Written => {
+                self.written.notified().await;
+                Ok(())
+            }
+            Source::Nobody => std::future::pending().await,
         }
+    }
+
+    /// Takes what a program writes.
+    pub(crate) fn take(&self, bytes: &[u8]) {
+        let mut lines = self.lines.lock();
+        let held = !lines.events.is_empty();
+        lines.take(bytes, self.clock.now_ms());
+        if !held && !lines.events.is_empty() {
+            self.written.notify_one();
+        }
+    }
+
+    /// Whether a program that writes more has to wait until it is flushed.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lines.lock().held_bytes >= HELD_BYTES_MAX
     }
 
     /// Takes what is in the pipe now, without waiting.
@@ -131,7 +159,11 @@ impl Output {
         held_max: usize,
         read: impl for<'a> Fn(&pipe::Receiver, &'a mut [MaybeUninit<u8>]) -> io::Result<&'a mut [u8]>,
     ) -> Read {
-        let Some(pipe) = &self.pipe else { return Read::Closed };
+        let pipe = match &self.source {
+            Source::Pipe(pipe) => pipe,
+            Source::Written => return if lines.held_bytes >= held_max { Read::Full } else { Read::Empty },
+            Source::Nobody => return Read::Closed,
+        };
         let now_ms = self.clock.now_ms();
         let mut chunk = [MaybeUninit::uninit(); READ_BYTES];
         loop {

@@ -59,6 +59,11 @@ impl Packages {
         Ok(())
     }
 
+    /// Makes sure that one package is unpacked.
+    pub(crate) async fn ensure_one(&self, digest: &CodeDigest) -> Result<(), InvokeError> {
+        self.unpacked(digest).await
+    }
+
     /// A folder is not there although it was unpacked: the next caller unpacks it again.
     pub(crate) fn forget(&self, digest: &CodeDigest) {
         self.flights.lock().remove(digest);

@@ -24,8 +24,9 @@ use crate::faults::{Fault, error_type_of};
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
 use crate::gate::Grant;
-use crate::output::{Output, Stream};
+use crate::output::{Output, Source, Stream};
 use crate::pool::Pool;
+use crate::program;
 use crate::ready::Parts;
 use crate::records::{self, Line, MadeFrom};
 use crate::report::{self, Beginning, Phase, Status};
@@ -248,6 +249,9 @@ async fn start(
     phase: Phase,
 ) -> StartEnd {
     let version = &pool.version;
+    if version.program {
+        return program::start(core, pool, room, purpose, phase).await;
+    }
     let guest = match prepare(core, version).await {
         Ok(guest) => guest,
         Err(error) => return StartEnd::refused(error),
@@ -270,7 +274,7 @@ async fn start(
                 sandbox::Error::Folder(words) => Fault::folder(&words),
                 other => Fault::entrypoint(&other.to_string()),
             };
-            let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), None));
+            let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Source::Nobody));
             let failure = InitFailure::Fault(fault);
             let init_us = core.clock.monotonic_us() - born_us;
             let usage = Usage::default();
@@ -376,7 +380,7 @@ fn failed(init: FailedInit) -> StartEnd {
     StartEnd::Failed(Box::new(FailedStart::Init(init)))
 }
 
-/// Has what is needed of a version on this host's disk; answers what runs it.
+/// Has what is needed of a version on this host's disk; answers what runs it. Not for programs.
 pub(crate) async fn prepare(core: &Core, version: &FunctionVersion) -> Result<sandbox::Guest, InvokeError> {
     core.needs.note(version, core.clock.monotonic_us());
     core.packages.ensure(version).await?;
@@ -452,9 +456,21 @@ fn credentials_ttl(core: &Core) -> Duration {
     core.config.environment_age_max * 2
 }
 
-async fn credentials(core: &Core, version: &FunctionVersion) -> Credentials {
+pub(crate) async fn credentials(core: &Core, version: &FunctionVersion) -> Credentials {
     let ttl_s = credentials_ttl(core).as_secs();
     core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await
+}
+
+/// Whose traffic comes out of an environment.
+pub(crate) fn identity(version: &FunctionVersion, id: &str) -> GuestIdentity {
+    GuestIdentity {
+        account: version.function.account.clone(),
+        region: version.function.region.clone(),
+        role_arn: version.role_arn.clone(),
+        function_arn: version.qualified_arn(),
+        egress: version.egress.clone(),
+        environment_id: id.to_owned(),
+    }
 }
 
 /// How an environment of a version is initialised, in Lambda's words.
@@ -494,7 +510,7 @@ impl<'a> Starting<'a> {
     ) -> Self {
         let version = &pool.version;
         let Origin { parts: Parts { frames, output, mut listeners, control, cpu, token }, order, credentials } = origin;
-        let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Some(output)));
+        let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Source::Pipe(output)));
         let card = Arc::new(Card {
             id: id.clone(),
             version: version.clone(),
@@ -507,14 +523,7 @@ impl<'a> Starting<'a> {
         });
         core.fleet.enter(card.clone());
         let before = Before { cpu, tasks: control.held().tasks.max(1) };
-        let identity = GuestIdentity {
-            account: version.function.account.clone(),
-            region: version.function.region.clone(),
-            role_arn: version.role_arn.clone(),
-            function_arn: version.qualified_arn(),
-            egress: version.egress.clone(),
-            environment_id: id.clone(),
-        };
+        let identity = identity(version, &id);
         let network = core.network.serve(identity, listeners.tcp, listeners.dns);
         let restore = token.is_some();
         let served = token.zip(listeners.runtime_api.take_if(|_| restore)).map(|(token, listener)| {

@@ -100,6 +100,8 @@ pub(crate) async fn remove(core: &Core) {
     core.needs.take_off(core.clock.monotonic_us(), is_used, |package| {
         folders.extend(core.packages.leave(package));
         core.code_caches.forget(package);
+        core.programs.forget(package);
+        core.backend.forget(package);
     });
     // What cannot be removed is removed at the next start.
     let removed = tokio::task::spawn_blocking(move || folders.into_iter().try_for_each(std::fs::remove_dir_all));

@@ -39,6 +39,8 @@ use crate::names;
 use crate::service::Gateway;
 use crate::traffic::{self, Account, Pace, Traffic};
 
+pub use program::{NotConnected, Stream, Visitor};
+
 /// Host of the endpoint that sandboxes are given. A link-local address needs no look-up and names nothing else: a
 /// sandbox has no link, and addresses of metadata services differ.
 pub const GUEST_HOST: &str = "169.254.100.1";
@@ -332,5 +334,6 @@ impl Guest {
     }
 }
 
+mod program;
 #[cfg(test)]
 mod tests;

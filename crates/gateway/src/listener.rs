@@ -139,7 +139,8 @@ pub(crate) async fn serve(
     }
 }
 
-async fn converse<S>(gateway: Arc<Gateway>, stream: S, mut peer: Peer, stopping: CancellationToken)
+/// Serves what is said on a connection.
+pub(crate) async fn converse<S>(gateway: Arc<Gateway>, stream: S, mut peer: Peer, stopping: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -168,6 +168,29 @@ impl Pace {
 pub(crate) async fn relay(mut guest: TcpStream, mut outside: TcpStream, pace: &Pace, account: &Account) {
     let (guest_read, guest_write) = guest.split();
     let (outside_read, outside_write) = outside.split();
+    both(guest_read, guest_write, outside_read, outside_write, pace, account).await;
+}
+
+/// The same for a guest that has no socket.
+pub(crate) async fn relay_of(
+    guest: impl AsyncRead + AsyncWrite,
+    mut outside: TcpStream,
+    pace: &Pace,
+    account: &Account,
+) {
+    let (guest_read, guest_write) = tokio::io::split(guest);
+    let (outside_read, outside_write) = outside.split();
+    both(guest_read, guest_write, outside_read, outside_write, pace, account).await;
+}
+
+async fn both(
+    guest_read: impl AsyncRead + Unpin,
+    guest_write: impl AsyncWrite + Unpin,
+    outside_read: impl AsyncRead + Unpin,
+    outside_write: impl AsyncWrite + Unpin,
+    pace: &Pace,
+    account: &Account,
+) {
     // Either side may break off at any time; nobody is left to tell.
     let _ = tokio::try_join!(
         copy(guest_read, outside_write, pace, &account.sent),

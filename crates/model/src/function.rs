@@ -147,6 +147,19 @@ pub enum SnapshotState {
     Impossible(String),
 }
 
+/// How far a node is with the program of a package: it is compiled before it can run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProgramState {
+    /// Nothing is known; the first call sees to it.
+    Open,
+    /// It is being compiled.
+    Pending,
+    /// It can run.
+    Ready,
+    /// It cannot, for this reason.
+    Unfit(String),
+}
+
 /// One version of a function: everything that an environment is started from. Never changes; a change of code or
 /// configuration makes another one with another `revision`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,6 +209,9 @@ pub struct FunctionVersion {
     /// Whether each call names a tenant, and no environment serves two.
     #[serde(default)]
     pub per_tenant: bool,
+    /// Whether it is a program (`bootstrap.wasm`), which runs anew for every call.
+    #[serde(default)]
+    pub program: bool,
     /// The file system that it has below `/mnt`.
     #[serde(default)]
     pub file_system: Option<FileSystem>,

@@ -32,8 +32,8 @@ pub use event_source::{
 };
 pub use file_system::{AccessPoint, FileSystem, NotAnAccessPoint};
 pub use function::{
-    CodeDigest, Floor, FloorState, FunctionArn, FunctionName, FunctionRef, FunctionVersion, MINIMUM_TAG, RuntimeUse,
-    SnapshotState,
+    CodeDigest, Floor, FloorState, FunctionArn, FunctionName, FunctionRef, FunctionVersion, MINIMUM_TAG, ProgramState,
+    RuntimeUse, SnapshotState,
 };
 pub use http_api::{FunctionUrl, HttpApi, RestApi, Site, SiteKey};
 pub use identity::{AccountId, Credentials, Principal, Region, Role};

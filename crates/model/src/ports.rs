@@ -19,9 +19,9 @@ use bytes::Bytes;
 
 use crate::{
     Answered, CodeDigest, Credentials, Delivery, DeliveryError, EventRules, Floor, FloorState, FunctionRef,
-    FunctionVersion, Invocation, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Principal, Role, RuntimeUse,
-    Shard, Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord, Take, Taken, UsageRecord, WebAnswer,
-    WebCall,
+    FunctionVersion, Invocation, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Principal, ProgramState, Role,
+    RuntimeUse, Shard, Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord, Take, Taken, UsageRecord,
+    WebAnswer, WebCall,
 };
 
 /// The only road to a running function.
@@ -61,6 +61,14 @@ pub trait Invoker: Send + Sync + 'static {
     /// How far this node is with the snapshot of a version that has SnapStart.
     fn snapshot(&self, _function: &FunctionRef, _version: &str) -> SnapshotState {
         SnapshotState::Open
+    }
+
+    /// Has the program of a package compiled. Returns at once.
+    fn compile(&self, _code: &CodeDigest) {}
+
+    /// How far this node is with the program of a package.
+    fn program(&self, _code: &CodeDigest) -> ProgramState {
+        ProgramState::Open
     }
 
     /// A function has other code or settings than before, or a version that is new: what its first start would have to do

@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use model::{CodeDigest, Family};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixStream};
 
+use crate::program::{Opened, ProgramSpec};
+
 /// Beside a package's folder below the code root, the folder of this further ending holds what the platform has made of the
 /// package. Guests see it, read-only, below `CACHE_ROOT`; it may not be there.
 pub const CACHE_SUFFIX: &str = ".cache";
@@ -77,6 +79,9 @@ pub enum Guest {
         /// The zygote: `Control::id` of its sandbox.
         zygote: u64,
     },
+    /// This server's own program as a compiler of `/var/task/bootstrap.wasm` (`wasm::compiler_main`). It has the channel, and
+    /// speaks no frames.
+    Compiler,
 }
 
 /// Everything that a sandbox is made from.
@@ -271,6 +276,9 @@ pub enum Error {
     /// The guest is one that is connected to, and sandboxes have no network of their own here.
     #[error("sandboxes have no network namespace on this host")]
     NoNetwork,
+    /// The package's program cannot be run, for this reason.
+    #[error("bootstrap.wasm cannot be run: {0}")]
+    Unfit(String),
     /// The host refused something.
     #[error("the sandbox could not be made: {0}")]
     Host(String),
@@ -285,9 +293,32 @@ pub trait Backend: Send + Sync + 'static {
     /// Starts a guest.
     async fn start(&self, spec: SandboxSpec) -> Result<Started, Error>;
 
+    /// Has the program of an unpacked package compiled, unless it is: this can take minutes, and is done once at a time.
+    ///
+    /// # Errors
+    /// `Unfit` when it cannot be run. That is kept until `forget`.
+    async fn compile(&self, _code: &CodeDigest) -> Result<(), Error> {
+        Err(no_programs())
+    }
+
+    /// Opens a program, and has it compiled where that was not done.
+    ///
+    /// # Errors
+    /// `Unfit` when it cannot be run.
+    async fn open(&self, _spec: ProgramSpec) -> Result<Opened, Error> {
+        Err(no_programs())
+    }
+
+    /// Nobody needs a package any more: what was made of its program goes.
+    fn forget(&self, _code: &CodeDigest) {}
+
     /// Which walls stand on this host.
     fn walls(&self) -> Vec<Wall>;
 
     /// Whether sandboxes can be frozen on this host.
     fn freezes(&self) -> bool;
+}
+
+fn no_programs() -> Error {
+    Error::Host("there is no engine for WebAssembly here".to_owned())
 }

@@ -1,6 +1,7 @@
 //! Isolation behind one trait: it starts guests, feeds them, measures them and ends them.
 //!
-//! Backends: `process` (namespaces, pivot_root, seccomp, Landlock, cgroups). It never knows what a request is for.
+//! Backends: `process` (namespaces, pivot_root, seccomp, Landlock, cgroups), `wasm` (WebAssembly, anew for every request). It
+//! never knows what a request is for.
 //!
 //! Invariants
 //!   1. All `unsafe` of the project is in this crate, each with its reason.
@@ -11,6 +12,8 @@ pub mod contract;
 pub mod interpreter;
 pub mod privilege;
 pub mod process;
+pub mod program;
+pub mod wasm;
 
 pub use contract::{
     Assignment, Backend, CACHE_ROOT, CACHE_SUFFIX, COMMAND_VARIABLE, Control, Error, Exit, Guest, GuestListeners, Held,

@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     let done = match cli::parse() {
         cli::Task::Done(code) => return code,
         cli::Task::Spawner => sandbox::process::spawner_main(),
+        cli::Task::Compiler => sandbox::wasm::compiler_main().map_err(Into::into),
         cli::Task::Doctor(options, connection) if options.store.is_some() => {
             operations::check::run(&options, &connection)
         }

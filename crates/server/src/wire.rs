@@ -3,10 +3,11 @@
 //! A stop goes from the outside in: the health check says no, the listener accepts nothing more and finishes what runs,
 //! the engine ends its environments, the log and the ledger are written out, the store is closed.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
 use aws::auth::Mode as AuthMode;
 use aws::dispatch::Dispatcher;
 use base::{Clock, Random, SystemClock, SystemRandom};
@@ -15,12 +16,15 @@ use compute::{Engine, EngineConfig, EngineParts, GuestNetwork, NetworkGuard};
 use gateway::HostResolver;
 use gateway::authority::{Authority, system_roots};
 use gateway::client::GuardedClient;
-use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService};
+use gateway::dial::NotReached;
+use gateway::guest_network::{GUEST_ENDPOINT, GuestNetworkConfig, GuestNetworkService, NotConnected, Visitor};
 use gateway::trust_store::java_trust_store;
 use gateway::{Gateway, GatewayParts, Listening};
 use model::ports::{Authorizer, EventSource, Sites};
 use model::{AccessPoint, FunctionRef};
 use sandbox::process::{ProcessBackend, TRUST_PATH};
+use sandbox::program::{Connection, Outside, Unreached};
+use sandbox::wasm::{Wasm, WasmConfig};
 use sandbox::{Backend, Interpreters, WallState, interpreter};
 use serde_json::json;
 use services::apigateway::{ApiGatewayService, Apis};
@@ -136,6 +140,47 @@ impl GuestNetwork for LateNetwork {
         });
         Box::new(guard)
     }
+
+    fn outside(&self, guest: compute::GuestIdentity) -> Arc<dyn Outside> {
+        Arc::new(LateOutside { service: self.service.clone(), guest, visitor: OnceLock::new() })
+    }
+}
+
+/// A program's way out, known with the first connection.
+struct LateOutside {
+    service: Arc<SetOnce<Arc<GuestNetworkService>>>,
+    guest: compute::GuestIdentity,
+    visitor: OnceLock<Option<Visitor>>,
+}
+
+#[async_trait]
+impl Outside for LateOutside {
+    async fn connect(&self, host: &str, port: u16, tls: bool) -> Result<Box<dyn Connection>, Unreached> {
+        let service = self.service.wait().await;
+        let visitor = self.visitor.get_or_init(|| {
+            let mut function = FunctionRef::parse_arn(&self.guest.function_arn)?;
+            let version = function.qualifier.take().unwrap_or_default();
+            let identity = gateway::GuestIdentity { function, version, role_arn: self.guest.role_arn.clone() };
+            Some(service.visitor(identity, self.guest.egress.clone()))
+        });
+        let Some(visitor) = visitor else {
+            return Err(Unreached::Refused("a program without a function's ARN reaches nothing".to_owned()));
+        };
+        match visitor.connect(host, port, tls).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(unreached(&error)),
+        }
+    }
+}
+
+fn unreached(error: &NotConnected) -> Unreached {
+    let words = error.to_string();
+    match error {
+        NotConnected::Closed(_) | NotConnected::NotReached(NotReached::Refused(_)) => Unreached::Refused(words),
+        NotConnected::NotReached(NotReached::LookUp(_)) => Unreached::NoSuchName(words),
+        NotConnected::NotReached(NotReached::Dial(_)) => Unreached::Dial(words),
+        NotConnected::Tls(_) => Unreached::Tls(words),
+    }
 }
 
 /// Everything durable and the services over it.
@@ -224,7 +269,7 @@ pub async fn start(ground: Ground) -> Result<Server> {
         meter: base.usage.clone(),
         log_sink: base.logs.clone(),
         authorizer: base.keys.clone(),
-        backend: backend.clone(),
+        backend: Arc::new(Wasm::new(backend.clone(), wasm_config(&ground.data, &ground.config))?),
         interpreters: ground.interpreters.clone(),
         network: network.clone(),
         targets: Vec::new(),
@@ -277,6 +322,11 @@ fn registries(config: &Config) -> Result<Arc<Registries>> {
         open: open.collect::<Result<_, _>>()?,
         developer_opens: config.mode == Mode::Dev,
     }))
+}
+
+/// Where programs are.
+fn wasm_config(data: &DataDir, config: &Config) -> WasmConfig {
+    WasmConfig { code_root: data.path("code"), folder: data.path("wasm"), cpu_quota: config.serve.cpu_quota }
 }
 
 /// How functions reach the network.

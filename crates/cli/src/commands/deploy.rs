@@ -283,8 +283,13 @@ fn handler_file(project: &Project, handler: &str) -> Option<PathBuf> {
 
 fn check_handler(project: &Project, runtime: &str, handler: &str) -> Result<()> {
     if runtime.starts_with("provided") {
-        if !project.root.join("bootstrap").is_file() {
-            bail!("the runtime {runtime} needs an executable file `bootstrap` in {}", project.root.display());
+        let is_there = |file: &str| project.root.join(file).is_file();
+        if !is_there("bootstrap") && !is_there(package::PROGRAM) {
+            bail!(
+                "the runtime {runtime} needs an executable file `bootstrap`, or a program `{}`, in {}",
+                package::PROGRAM,
+                project.root.display()
+            );
         }
         return Ok(());
     }

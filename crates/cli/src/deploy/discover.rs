@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::package;
 use super::project::{Events, Function, Project, UrlConfig, Vpc};
 use super::serverless;
 use super::variables::Sources;
@@ -59,6 +60,9 @@ pub fn discover(path: &Path, options: &Options, account: &str) -> Result<Found> 
     if name.ends_with(".yml") || name.ends_with(".yaml") {
         return from_serverless(&real, path, options, account).map(|project| Found { project, single_file: None });
     }
+    if name.ends_with(".wasm") {
+        return Ok(Found { project: program(&real, options), single_file: None });
+    }
     let project = bare(&real, real.parent().unwrap_or(Path::new("/")), stem(&real), options)?;
     Ok(Found { project, single_file: Some(real) })
 }
@@ -102,18 +106,33 @@ fn bare_folder(folder: &Path, options: &Options) -> Result<Project> {
             }
         }
     }
-    if folder.join("bootstrap").is_file() {
+    if folder.join("bootstrap").is_file() || folder.join(package::PROGRAM).is_file() {
         let mut project = bare_project(folder, serverless::folder_name(folder), "bootstrap", options);
         project.functions[0].runtime.get_or_insert_with(|| "provided.al2023".into());
         return Ok(project);
     }
     bail!(
-        "{} holds neither serverless.yml nor a handler file ({} with one of .{}) nor bootstrap nor a Procfile with a web \
-         process; name the file to deploy",
+        "{} holds neither serverless.yml nor a handler file ({} with one of .{}) nor bootstrap nor bootstrap.wasm nor a \
+         Procfile with a web process; name the file to deploy",
         folder.display(),
         HANDLERS.join(", "),
         ENDINGS.join(", .")
     )
+}
+
+/// A program alone: what is in it says whether it takes HTTP.
+fn program(file: &Path, options: &Options) -> Project {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let mut project = bare_project(folder, named(&stem(file)), "bootstrap", options);
+    let function = &mut project.functions[0];
+    function.runtime.get_or_insert_with(|| "provided.al2023".into());
+    function.artifact = file.file_name().map(PathBuf::from);
+    project
+}
+
+/// A name as functions can have it.
+fn named(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect()
 }
 
 fn stem(file: &Path) -> String {
@@ -123,14 +142,12 @@ fn stem(file: &Path) -> String {
 fn bare(file: &Path, folder: &Path, name: String, options: &Options) -> Result<Project> {
     let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or("");
     if !ENDINGS.contains(&ending) {
-        bail!("{} is no handler file; handlers end in .{}", file.display(), ENDINGS.join(", ."));
+        bail!("{} is no handler file; handlers end in .{} or .wasm", file.display(), ENDINGS.join(", ."));
     }
     let source = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
     let export = export_of(&source, ending)
         .with_context(|| format!("{} exports none of: {}", file.display(), EXPORTS.join(", ")))?;
-    let name: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect();
-    let mut project = bare_project(folder, name, &format!("{}.{export}", stem(file)), options);
+    let mut project = bare_project(folder, named(&name), &format!("{}.{export}", stem(file)), options);
     // Who writes a handler that may stream wants to see it stream; answers that come whole pass there too.
     let stream = export == "default" || source.contains("awslambda.streamifyResponse");
     project.functions[0].url = Some(UrlConfig { stream, ..UrlConfig::default() });

@@ -18,6 +18,9 @@ use zip::write::{SimpleFileOptions, ZipWriter};
 use super::dependencies::{self, Supplied};
 use super::scripts::{self, Scripts};
 
+/// The file of a package that is a program.
+pub const PROGRAM: &str = "bootstrap.wasm";
+
 /// Lambda's limit of a directly uploaded package.
 const ZIP_BYTES_MAX: usize = 50 * 1024 * 1024;
 
@@ -123,13 +126,18 @@ pub fn build(
     Ok(Package { zip, sha256, notes, files: entries.into_keys().collect() })
 }
 
-/// A package that something else has built: a zip, or a jar, which is one.
+/// A package that something else has built: a zip, or a jar, which is one; or a program, which is put into one.
 ///
 /// # Errors
 /// It cannot be read, is no zip, or is too large.
 pub fn of_artifact(path: &Path) -> Result<Package> {
-    let zip = fs::read(path)
-        .with_context(|| format!("package.artifact {} cannot be read; was the project built?", path.display()))?;
+    let unreadable = || format!("package.artifact {} cannot be read; was the project built?", path.display());
+    let zip = if path.extension().is_some_and(|ending| ending == "wasm") {
+        path.metadata().with_context(unreadable)?;
+        zip_of(&BTreeMap::from([(PathBuf::from(PROGRAM), Content::File(path.to_owned()))]))?
+    } else {
+        fs::read(path).with_context(unreadable)?
+    };
     let no_zip = || format!("package.artifact {} is no zip and no jar", path.display());
     let archive = zip::ZipArchive::new(Cursor::new(&zip[..])).with_context(no_zip)?;
     let files = archive.file_names().map(|name| name.map(|name| PathBuf::from(&*name)));

@@ -27,7 +27,7 @@ use crate::engine::Core;
 use crate::environment::exit_of;
 use crate::faults::{Fault, error_type_of};
 use crate::frames::{Frames, SnapshotEnd};
-use crate::output::{Output, Read, Stream};
+use crate::output::{Output, Read, Source, Stream};
 use crate::records::{self, Line, MadeFrom};
 use crate::report::{Phase, Status};
 use crate::start::{self, MIB};
@@ -58,7 +58,7 @@ pub(super) async fn take(core: &Core, kind: &Kind, version: &FunctionVersion) ->
     let Started { channel, output, listeners, control } = started;
     let ends = EndsUnlessTaken(Some(control.clone()));
     let id = identity(version, &stream);
-    let output = Output::new(stream, core.clock.clone(), core.log_sink.clone(), Some(output));
+    let output = Output::new(stream, core.clock.clone(), core.log_sink.clone(), Source::Pipe(output));
     let Some(runtime_api) = listeners.runtime_api else {
         let untaken = Untaken::Unfit("this host gives functions no network of their own".to_owned());
         conclude(&output, 0, Status::Fine, Some(&untaken)).await;

@@ -51,6 +51,7 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         snap_start: false,
         allows_recursion: false,
         per_tenant: false,
+        program: false,
         file_system: None,
         web: None,
         tenant: None,

@@ -258,6 +258,7 @@ impl Backend for ProcessBackend {
             }
             Guest::Zygote { interpreter, .. } => GuestKind::Zygote { index: interpreter as u32 },
             Guest::Fork { zygote } => GuestKind::Fork { zygote },
+            Guest::Compiler => GuestKind::Compiler,
         };
         let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
         let (memory_bytes, tmp_bytes) = clamped(spec.memory_bytes, spec.tmp_bytes);

@@ -29,7 +29,7 @@ use super::netns::Rules;
 use super::procfs;
 use super::protocol::{Digest, FilesRequest, GuestKind, LAYERS_MAX, SOCKETS_EACH, StartRequest, Step};
 use super::sys::{self, At, Cloned, Fault};
-use super::template::{GUEST_DEVICES, Stage, TRUST};
+use super::template::{self, GUEST_DEVICES, Stage, TRUST};
 use super::tmp::{Tmp, Tmps};
 use crate::contract::{CACHE_SUFFIX, COMMAND_VARIABLE};
 use crate::interpreter::{Interpreter, JAVA_FLAGS, PYTHON_FLAGS};
@@ -265,7 +265,9 @@ impl Maker {
                 orders = Some(own);
                 Cast::Zygote { programs: self.programs(request.guest)?, orders: theirs, entry: self.entry()? }
             }
-            GuestKind::Bootstrap | GuestKind::Interpreter { .. } => Cast::Guest(self.programs(request.guest)?),
+            GuestKind::Bootstrap | GuestKind::Interpreter { .. } | GuestKind::Compiler => {
+                Cast::Guest(self.programs(request.guest)?)
+            }
             GuestKind::Program { strings } => Cast::Program(strings),
             GuestKind::Command if !self.settings.network => {
                 return Err(Fault { step: Step::Sockets, errno: libc::EOPNOTSUPP });
@@ -410,6 +412,9 @@ impl Maker {
                     _ => return Err(refused),
                 };
                 Ok(vec![program(Step::ExecInterpreter, binary, arguments)])
+            }
+            GuestKind::Compiler => {
+                Ok(vec![program(Step::ExecInterpreter, template::PROGRAM.into(), vec![c"__compiler".into()])])
             }
             GuestKind::Fork { .. } | GuestKind::Program { .. } => Err(refused),
         }

@@ -57,6 +57,8 @@ pub(crate) enum GuestKind {
     },
     /// Whatever its environment says.
     Command,
+    /// The spawner's own program.
+    Compiler,
 }
 
 /// A folder of the host below `/mnt`.
@@ -247,6 +249,7 @@ impl Request {
                     GuestKind::Fork { zygote } => (3, zygote, 0),
                     GuestKind::Command => (4, 0, 0),
                     GuestKind::Program { strings } => (5, u64::from(strings), 0),
+                    GuestKind::Compiler => (6, 0, 0),
                 };
                 put(&mut buffer, AT_KIND, &START.to_le_bytes());
                 put(&mut buffer, AT_GUEST, &guest.to_le_bytes());
@@ -305,11 +308,13 @@ impl Request {
             3 => GuestKind::Fork { zygote: subject },
             4 => GuestKind::Command,
             5 => GuestKind::Program { strings: u32::try_from(subject).ok().filter(|it| (1..=LINE_MAX).contains(it))? },
+            6 => GuestKind::Compiler,
             _ => return None,
         };
         let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
         let (token, files) = (u64_at(packet, AT_TOKEN), files_of(packet)?);
-        if files.is_some() && matches!(guest, GuestKind::Zygote { .. } | GuestKind::Fork { .. }) {
+        let takes_files = !matches!(guest, GuestKind::Zygote { .. } | GuestKind::Fork { .. } | GuestKind::Compiler);
+        if files.is_some() && !takes_files {
             return None;
         }
         let root = match guest {
@@ -588,7 +593,7 @@ mod tests {
             vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5), Request::Freezer(6)];
         requests.extend([Request::Terminate(7), Request::Sockets { token: 8, id: 9 }]);
         let guests = [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }];
-        for guest in guests.into_iter().chain([GuestKind::Command]) {
+        for guest in guests.into_iter().chain([GuestKind::Command, GuestKind::Compiler]) {
             requests.push(Request::Start(StartRequest { guest, code: None, files: None, ..start() }));
         }
         let guest = GuestKind::Program { strings: 2 };
@@ -627,7 +632,7 @@ mod tests {
             Request::decode(&packet)
         };
         assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
-        assert_eq!(with(4, &6u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &7u32.to_le_bytes()), None, "unknown guest");
         assert_eq!(with(4, &5u32.to_le_bytes()), None, "code beside a root");
         let guest = GuestKind::Program { strings: 1 };
         let good_program = StartRequest { guest, code: None, layers: Vec::new(), root: Some([b'd'; 64]), ..start() };
@@ -639,6 +644,7 @@ mod tests {
             put(&mut packet, at, bytes);
             assert_eq!(Request::decode(&packet), None, "{at} {bytes:?}");
         }
+        assert_eq!(with(4, &6u32.to_le_bytes()), None, "a compiler with folders of the host");
         assert_eq!(with(20, &1u32.to_le_bytes()), None, "an interpreter beyond any list");
         assert_eq!(with(48, &2u32.to_le_bytes()), None, "neither code nor none");
         let none = AssignRequest { memory_bytes: 0, ..assign() };

@@ -363,7 +363,7 @@ impl Spawner {
                     }
                 }
             }
-            GuestKind::Bootstrap | GuestKind::Program { .. } | GuestKind::Interpreter { .. } => {
+            GuestKind::Bootstrap | GuestKind::Program { .. } | GuestKind::Interpreter { .. } | GuestKind::Compiler => {
                 (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None })
             }
             GuestKind::Command => (self.maker.make(request, fds, id, None)?, Kind::Command { network: None }),

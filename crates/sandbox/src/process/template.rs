@@ -52,6 +52,8 @@ const ETC: &[&str] = &[
 ];
 /// Where guests always find the trusted certificates, whatever the distribution's own place is.
 pub const TRUST_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Where guests find the spawner's own program, which one kind of them is.
+pub(crate) const PROGRAM: &CStr = c"/var/lib/dunlin/program";
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 /// Where guests find the caches of their packages: the code's, then each layer's, in merge order.
 pub(crate) const CACHES: [&CStr; 1 + LAYERS_MAX] = [
@@ -138,6 +140,8 @@ fn pieces(config: &SpawnerConfig) -> Result<Vec<Piece>, Fault> {
         pieces.push(take(Path::new(path), Path::new(path), true)?);
     }
     pieces.push(take(&config.runtime_root, Path::new("/var/runtime"), false)?);
+    let own = fs::read_link("/proc/self/exe").at(Step::Stage)?;
+    pieces.push(take(&own, Path::new(OsStr::from_bytes(PROGRAM.to_bytes())), false)?);
     let mut seen: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
     for interpreter in &config.interpreters {
         let outside = std::iter::once(&interpreter.prefix).chain(&interpreter.library_paths);

@@ -12,6 +12,7 @@ mod attempts;
 mod calls;
 mod cases;
 mod command;
+mod compiler;
 mod dropped;
 mod files;
 mod frost;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let first = std::env::args().nth(1).unwrap_or_default();
     match first.as_str() {
         "__spawner" => sandbox::process::spawner_main(),
+        "__compiler" => sandbox::wasm::compiler_main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         "server" => remains::server(),
         "dropped" => dropped::server(),
         "--list" => ExitCode::SUCCESS,
@@ -100,6 +102,7 @@ fn suite(filter: &str) -> ExitCode {
         .chain(limits::CHECKS)
         .chain(frost::CHECKS)
         .chain(command::CHECKS)
+        .chain(compiler::CHECKS)
     {
         run(name, &|| check(&world).map(|()| String::new()));
     }

@@ -35,6 +35,7 @@ mod name;
 mod ops;
 mod packages;
 mod policy;
+mod programs;
 mod provisioned;
 mod record;
 mod role;
@@ -185,6 +186,14 @@ impl LambdaService {
     /// An answer that tells how far the snapshot of its version is, if it is to have one. Of a version that may be new it is
     /// taken.
     fn with_snapshot(&self, call: &Call, mut done: Result<Reply, Error>, is_new: bool) -> Result<Reply, Error> {
+        if let Ok(reply) = &mut done
+            && let Some((code, configuration)) = programs::taken_from(&mut reply.output)
+        {
+            if is_new {
+                self.invoker.compile(&code);
+            }
+            programs::show(configuration, self.invoker.program(&code));
+        }
         if let (Ok(reply), Ok(function)) = (&mut done, name::of_call(call))
             && let Some((function, version, configuration)) = snapshots::version_in(&mut reply.output, &function)
         {

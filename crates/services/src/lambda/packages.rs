@@ -53,7 +53,14 @@ pub(super) struct Package {
     pub(super) zip: Bytes,
     /// Bytes of its files.
     pub(super) unpacked_bytes: u64,
+    /// Whether it has a program, and no `bootstrap` beside it, which goes first as at AWS.
+    pub(super) has_program: bool,
 }
+
+/// The file that is a program.
+const PROGRAM: &str = "bootstrap.wasm";
+/// The file that is a custom runtime.
+const BOOTSTRAP: &str = "bootstrap";
 
 /// A package that comes with a call, or a layer of an image, and its upload once it was needed.
 #[derive(Debug, Clone, Copy)]
@@ -163,7 +170,9 @@ fn inspected(zip: Bytes) -> Result<Package, aws::Error> {
     };
     let digest = CodeDigest::parse(&hex::encode(Sha256::digest(&zip)))
         .ok_or_else(|| aws::Error::internal("a SHA-256 has 64 digits"))?;
-    Ok(Package { digest, zip, unpacked_bytes })
+    let has = |file: &str| archive::has_file(&zip, file).map_err(aws::Error::internal);
+    let has_program = has(PROGRAM)? && !has(BOOTSTRAP)?;
+    Ok(Package { digest, zip, unpacked_bytes, has_program })
 }
 
 impl Functions {

@@ -14,8 +14,8 @@ use std::fmt;
 
 use model::http_api::{AuthKind, Cors};
 use model::{
-    AccountId, CodeDigest, EGRESS_TAG, Egress, FileSystem, FunctionRef, FunctionVersion, ImageCode, JsonLog, Runtime,
-    WebServer,
+    AccountId, CodeDigest, EGRESS_TAG, Egress, Family, FileSystem, FunctionRef, FunctionVersion, ImageCode, JsonLog,
+    Runtime, WebServer,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -183,6 +183,9 @@ pub(super) struct VersionRecord {
     /// What PublishVersion said in place of the function's description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) description: Option<String>,
+    /// Whether the package has a program, and nothing that goes before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) has_program: bool,
 }
 
 /// A container image of a function. It holds what it needs of the image itself, for the name may come to mean another.
@@ -435,6 +438,7 @@ impl FunctionRecord {
             snap_start: settings.begins_from_snapshot(id),
             allows_recursion: self.allows_recursion,
             per_tenant: settings.per_tenant,
+            program: version.is_program(),
             file_system: settings.file_system.clone(),
             web: settings.web(),
             tenant: None,
@@ -492,6 +496,11 @@ impl VersionRecord {
         let code = self.image.is_none().then_some(&self.code);
         let of_image = self.image.iter().flat_map(|image| &image.content.layers);
         code.into_iter().chain(of_image).chain(self.settings.layers.iter().map(|layer| &layer.code))
+    }
+
+    /// Whether it runs as a program.
+    pub(super) fn is_program(&self) -> bool {
+        self.has_program && self.settings.runtime.family() == Family::Provided
     }
 
     /// Whether code and configuration are those of another.

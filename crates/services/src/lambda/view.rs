@@ -29,6 +29,10 @@ pub(super) fn configuration(function: &FunctionRef, id: VersionId, version: &Ver
     let mut shown = summary(function, id, version);
     shown["State"] = json!("Active");
     shown["LastUpdateStatus"] = json!("Successful");
+    if version.is_program() {
+        // Taken out again by who asks how far the program is (`programs`).
+        shown[super::programs::MARK] = json!(version.code.as_str());
+    }
     shown
 }
 

@@ -82,6 +82,7 @@ pub(super) fn version(functions: &Functions, settings: Settings, code: &Code) ->
         revision_id: functions.random.uuid(),
         content_revision: functions.random.hex(16),
         description: None,
+        has_program: code.package().is_some_and(|package| package.has_program),
     }
 }
 
