@@ -306,7 +306,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         }
     }
     if let Some(server) = node.get("web") {
-        environment.extend(web::variables(server, &prefix)?);
+        environment.extend(web::variables(server, &prefix, image.is_some())?);
     }
     settings::refuse_dead_letters(node, &prefix)?;
     let mut function = Function {
