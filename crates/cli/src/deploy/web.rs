@@ -18,11 +18,14 @@ pub const HANDLER: &str = "web";
 pub fn variables(node: &Node, prefix: &str, of_image: bool) -> Result<BTreeMap<String, Json>, Error> {
     let mut all = BTreeMap::new();
     let mut put = |name: &str, value: String| all.insert(name.to_owned(), Json::String(value));
-    if let Value::Text(command) = &node.value {
-        put(web::COMMAND, command.clone());
-        return Ok(all);
-    }
-    for (key, value) in node.map(&format!("{prefix}web"))? {
+    let entries = match &node.value {
+        Value::Text(command) => {
+            put(web::COMMAND, command.clone());
+            &[]
+        }
+        _ => node.map(&format!("{prefix}web"))?,
+    };
+    for (key, value) in entries {
         match key.as_str() {
             "command" => put(web::COMMAND, value.text("web.command")?),
             "port" => put(web::PORT, value.integer("web.port", 1_024, 65_535)?.to_string()),
