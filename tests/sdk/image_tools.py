@@ -23,12 +23,12 @@ OCI = "application/vnd.oci.image"
 
 
 @functools.cache
-def guest():
+def guest(source=GUEST):
     """The program of test images: linked so that it needs nothing of the image."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "guest"
         done = subprocess.run(
-            ["cc", "-static", "-O1", "-D_GNU_SOURCE", "-o", out, GUEST], capture_output=True, text=True, check=False
+            ["cc", "-static", "-O1", "-D_GNU_SOURCE", "-o", out, source], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             pytest.skip(f"the C compiler makes no static program here: {done.stderr[-300:]}")

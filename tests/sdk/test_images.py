@@ -3,9 +3,10 @@
 import tarfile
 
 import pytest
+import requests
 
-from conftest import ROLE, Server, name_of, refused
-from image_tools import Image, Registry, base, entry, folder, hardlink, layer, symlink
+from conftest import ROLE, Server, name_of, refused, wait_for
+from image_tools import GUEST, Image, Registry, base, entry, folder, guest, hardlink, layer, symlink
 from test_deploy import dunlin, project
 from test_invoke import invoke
 
@@ -87,6 +88,30 @@ def test_create_invoke_update_get(platform, registry):
     client.update_function_code(FunctionName=name, ImageUri=uri)
     assert invoke(platform, f"{name}:{version}", "line")["json"] == "guest|first|second|"
     client.delete_function(FunctionName=name)
+
+
+def test_an_image_that_is_a_web_server(platform, registry):
+    server = guest(GUEST.with_name("web.c"))
+    env = ["PORT=3000", "OWN=image"]
+    uri = registry.put(Image(layer(folder("bin"), entry("bin/web", server, 0o755)), Entrypoint=["/bin/web", "arg"], Env=env), name_of("web"))
+    client = platform.client("lambda")
+    for variables in ({"DUNLIN_WEB_CONCURRENCY": "20"}, {"AWS_LWA_READINESS_CHECK_PROTOCOL": "tcp"}):
+        name, _ = deployed(platform, uri, Environment={"Variables": variables})
+        url = platform.function_url(name)
+        for path in ("a", "b?c"):
+            assert requests.get(url + path, timeout=40).text == f"GET /{path} HTTP/1.1|arg|image"
+        event = {"version": "2.0", "rawPath": "/e", "requestContext": {"http": {"method": "PUT"}}}
+        assert invoke(platform, name, event)["json"]["body"] == "PUT /e HTTP/1.1|arg|image"
+        client.update_function_configuration(FunctionName=name, Description="other")
+        assert requests.get(url, timeout=40).status_code == 200
+        logs = platform.client("logs")
+        said = lambda: [event["message"] for event in logs.filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]]
+        wait_for(lambda: any("asked to stop" in line for line in said()), "an end in order")
+    got = refused(
+        client.create_function, FunctionName=name_of(), PackageType="Image", Code={"ImageUri": uri}, Role=ROLE,
+        Environment={"Variables": {"DUNLIN_WEB_COMMAND": "x"}},
+    )
+    assert got[:2] == (400, "InvalidParameterValueException") and "the image's own to say" in got[2], got
 
 
 def test_what_cannot_be_run_is_an_error_of_the_function(platform, registry):

@@ -66,11 +66,13 @@ pub(crate) fn make_web(
     let (name, number) = (version.function.name.as_str(), version.version.trim_start_matches('$'));
     let mut own = vec![
         pair("PORT", &web.port.to_string()),
-        pair(COMMAND_VARIABLE, &web.command),
         pair("K_SERVICE", name),
         pair("K_CONFIGURATION", name),
         pair("K_REVISION", &format!("{name}-{}", number.to_ascii_lowercase())),
     ];
+    if version.image.is_none() {
+        own.push(pair(COMMAND_VARIABLE, &web.command));
+    }
     if let Some(programs) = programs {
         let path = all.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path.as_str());
         own.push(pair("PATH", &format!("{}:{path}", programs.display())));

@@ -2,7 +2,7 @@
 //!
 //! A function is one if it names a command (`DUNLIN_WEB_COMMAND`), or is set up for the web adapter that Lambda's users
 //! have as a layer (`AWS_LAMBDA_EXEC_WRAPPER=/opt/bootstrap`, or any `AWS_LWA_…` on a runtime that runs a program of its
-//! own). The settings lie in the function's variables, so that every version keeps its own and every client can set them.
+//! own, or in an image). The settings lie in the function's variables, so that every version keeps its own and every client can set them.
 //!
 //! Invariants
 //!   1. `WebServer::of` is pure, and refuses what it does not understand: no setting is overlooked.
@@ -50,7 +50,8 @@ const KNOWN: &[&str] = &[
 /// Ports in a sandbox that are the platform's own.
 const TAKEN_PORTS: [u16; 2] = [9_001, 15_001];
 const PORT_DEFAULT: u16 = 8_080;
-const CONCURRENCY_DEFAULT: u32 = 80;
+/// Requests at once in one environment, if nothing is said.
+pub const CONCURRENCY_DEFAULT: u32 = 80;
 /// Most requests at once in one environment.
 pub const CONCURRENCY_MAX: u32 = 1_000;
 const STARTUP_S_MAX: u64 = 900;
@@ -61,7 +62,7 @@ pub type Statuses = Vec<(u16, u16)>;
 /// How to run a web server and to speak with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebServer {
-    /// Words for the shell.
+    /// Words for the shell; of a container image none, whose own program it is.
     pub command: String,
     /// Where it listens.
     pub port: u16,
@@ -163,6 +164,18 @@ impl<'a> Variables<'a> {
     }
 }
 
+/// Refuses what begins like a setting and is none.
+fn refuse_unknown(environment: &BTreeMap<String, String>) -> Result<(), String> {
+    let is_unknown = |name: &&String| {
+        let prefixed = name.starts_with(OWN_PREFIX) || name.starts_with(ADAPTER_PREFIX);
+        prefixed && !KNOWN.contains(&name.as_str()) && !WITHOUT_EFFECT.contains(&name.as_str())
+    };
+    match environment.keys().find(is_unknown) {
+        Some(name) => Err(format!("{name} is no setting of web servers here")),
+        None => Ok(()),
+    }
+}
+
 impl WebServer {
     /// The web server that a function is by its variables; nothing if it is none.
     ///
@@ -183,14 +196,32 @@ impl WebServer {
                 };
             }
         };
-        let is_unknown = |name: &&String| {
-            let prefixed = name.starts_with(OWN_PREFIX) || name.starts_with(ADAPTER_PREFIX);
-            prefixed && !KNOWN.contains(&name.as_str()) && !WITHOUT_EFFECT.contains(&name.as_str())
-        };
-        if let Some(name) = environment.keys().find(is_unknown) {
-            return Err(format!("{name} is no setting of web servers here"));
-        }
+        refuse_unknown(environment)?;
         Self::read(command, &Variables { all: environment, adapter: own.is_none() }, timeout_ms).map(Some)
+    }
+
+    /// The same of a container image, by its own variables and the function's over them: any of either kind says that its
+    /// program, which is the image's, is one.
+    ///
+    /// # Errors
+    /// As of `of`.
+    pub fn of_image(
+        image: &[(String, String)],
+        environment: &BTreeMap<String, String>,
+        timeout_ms: u64,
+    ) -> Result<Option<Self>, String> {
+        let mut all: BTreeMap<String, String> = image.iter().cloned().collect();
+        all.extend(environment.iter().map(|(name, value)| (name.clone(), value.clone())));
+        if all.contains_key(COMMAND) {
+            return Err(format!("{COMMAND} is the image's own to say: set its command, or ImageConfig"));
+        }
+        let has = |prefix: &str| all.keys().any(|name| name.starts_with(prefix));
+        let own = has(OWN_PREFIX);
+        if !own && !has(ADAPTER_PREFIX) {
+            return Ok(None);
+        }
+        refuse_unknown(&all)?;
+        Self::read(String::new(), &Variables { all: &all, adapter: !own }, timeout_ms).map(Some)
     }
 
     fn read(command: String, variables: &Variables<'_>, timeout_ms: u64) -> Result<Self, String> {
@@ -354,6 +385,22 @@ mod tests {
         }
         assert!(adapted(&[("AWS_LWA_ENABLE_COMPRESSION", "true")]).is_ok());
         assert!(of(Family::Node, &[("DUNLIN_WEB_CONCURRENCY", "5")]).is_err());
+    }
+
+    #[test]
+    fn an_image_is_one_by_its_own_variables_or_the_functions() {
+        let of = |image: &[(&str, &str)], own: &[(&str, &str)]| {
+            let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+                pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+            };
+            WebServer::of_image(&owned(image), &owned(own).into_iter().collect(), 30_000)
+        };
+        assert_eq!(of(&[("PORT", "3000")], &[]), Ok(None));
+        let own = of(&[("PORT", "3000")], &[(CONCURRENCY, "5")]).unwrap().unwrap();
+        assert_eq!((own.port, own.concurrency, own.readiness.path, own.adapted), (3_000, 5, None, false));
+        let adapted = of(&[("AWS_LWA_PORT", "3000")], &[("AWS_LWA_PORT", "4000")]).unwrap().unwrap();
+        assert_eq!((adapted.port, adapted.concurrency, adapted.adapted), (4_000, 1, true));
+        assert!(of(&[], &[(COMMAND, "x")]).is_err() && of(&[("AWS_LWA_PORT", "80")], &[]).is_err());
     }
 
     #[test]

@@ -181,11 +181,11 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// Undoes `freeze`, also one that is only on its way. When it returns, the sandbox runs, or is about to.
     fn thaw(&self);
 
-    /// Asks every process of the sandbox to end (SIGTERM). Returns at once. Only a `Guest::Command` hears it.
+    /// Asks every process of the sandbox to end (SIGTERM). Returns at once. Only a `Guest::Command` or `Program` hears it.
     fn terminate(&self) {}
 
     /// Some TCP sockets in the sandbox's own network namespace, not connected, not blocking: what they connect to is the
-    /// guest's. Only a `Guest::Command` has them.
+    /// guest's. Only a `Guest::Command` or `Program` has them.
     ///
     /// # Errors
     /// `Host` where the sandbox has ended or is of another kind.

@@ -286,8 +286,8 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
     let image = settings::image(node, &prefix)?;
     let handler = match (node.get("handler"), node.get("web"), &image) {
         (Some(handler), ..) => handler.text("handler")?,
-        (None, Some(_), _) => web::HANDLER.to_owned(),
-        (None, None, Some(_)) => String::new(),
+        (None, _, Some(_)) => String::new(),
+        (None, Some(_), None) => web::HANDLER.to_owned(),
         (None, None, None) => {
             return Err(node.error(format!("{prefix}handler is missing; write `handler: file.export`")));
         }
@@ -306,7 +306,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
         }
     }
     if let Some(server) = node.get("web") {
-        environment.extend(web::variables(server, &prefix)?);
+        environment.extend(web::variables(server, &prefix, image.is_some())?);
     }
     settings::refuse_dead_letters(node, &prefix)?;
     let mut function = Function {
@@ -662,6 +662,16 @@ mod tests {
         assert_eq!(project.functions[1].layers, [json!("arn:x:1"), json!({"Ref": "MyDashlibsLambdaLayer"})]);
         assert!(project.notes.iter().any(|note| note == "layers.my-libs.retain has no effect"));
         assert!(read("layers: {a: {name: b}}\n").unwrap_err().message.contains("layers.a.path, a folder"));
+    }
+
+    #[test]
+    fn an_image_may_be_a_web_server() {
+        let project = read("functions:\n  f:\n    image: own:v1\n    web: {port: 3000}\n").unwrap();
+        let f = &project.functions[0];
+        let shown: Vec<String> = f.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(f.handler, "");
+        assert_eq!(shown, [r#"AWS_LWA_PORT="3000""#, r#"DUNLIN_WEB_CONCURRENCY="80""#]);
+        assert!(read("functions:\n  f:\n    image: own:v1\n    web: node server.js\n").is_err());
     }
 
     #[test]

@@ -15,14 +15,17 @@ use crate::yaml::{Error, Node, Value};
 pub const HANDLER: &str = "web";
 
 /// The variables that `web:` stands for.
-pub fn variables(node: &Node, prefix: &str) -> Result<BTreeMap<String, Json>, Error> {
+pub fn variables(node: &Node, prefix: &str, of_image: bool) -> Result<BTreeMap<String, Json>, Error> {
     let mut all = BTreeMap::new();
     let mut put = |name: &str, value: String| all.insert(name.to_owned(), Json::String(value));
-    if let Value::Text(command) = &node.value {
-        put(web::COMMAND, command.clone());
-        return Ok(all);
-    }
-    for (key, value) in node.map(&format!("{prefix}web"))? {
+    let entries = match &node.value {
+        Value::Text(command) => {
+            put(web::COMMAND, command.clone());
+            &[]
+        }
+        _ => node.map(&format!("{prefix}web"))?,
+    };
+    for (key, value) in entries {
         match key.as_str() {
             "command" => put(web::COMMAND, value.text("web.command")?),
             "port" => put(web::PORT, value.integer("web.port", 1_024, 65_535)?.to_string()),
@@ -38,7 +41,15 @@ pub fn variables(node: &Node, prefix: &str) -> Result<BTreeMap<String, Json>, Er
             }
         };
     }
-    if !all.contains_key(web::COMMAND) {
+    if of_image {
+        // One is needed that says so; what runs is the image's.
+        all.entry(web::CONCURRENCY.to_owned()).or_insert_with(|| web::CONCURRENCY_DEFAULT.to_string().into());
+        if all.contains_key(web::COMMAND) {
+            return Err(
+                node.error(format!("{prefix}web.command cannot stand beside {prefix}image; write image.command"))
+            );
+        }
+    } else if !all.contains_key(web::COMMAND) {
         return Err(node.error(format!("{prefix}web.command is missing; write `command: node server.js`")));
     }
     Ok(all)
@@ -85,7 +96,7 @@ mod tests {
 
     fn read(text: &str) -> Result<BTreeMap<String, Json>, String> {
         let node = Node::parse(Path::new("serverless.yml"), text).unwrap();
-        variables(&node, "functions.f.").map_err(|error| error.to_string())
+        variables(&node, "functions.f.", false).map_err(|error| error.to_string())
     }
 
     #[test]

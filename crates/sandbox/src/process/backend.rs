@@ -388,6 +388,23 @@ async fn read_replies(shared: Arc<Shared>) {
     let _ = shared.ended.set(());
 }
 
+/// Tells whoever waits for what this token stands for that it has failed.
+fn tell_failure(shared: &Shared, token: u64, step: u32, errno: i32) {
+    let (start, assignment, connection) = {
+        let mut state = shared.state.lock();
+        (state.starting.remove(&token), state.assigning.remove(&token), state.connecting.remove(&token))
+    };
+    if let Some(waiter) = connection {
+        let _ = waiter.send(Err(Failure::Step { step, errno }));
+    }
+    if let Some(waiter) = start {
+        let _ = waiter.send(Err(Failure::Step { step, errno }));
+    }
+    if let Some(waiter) = assignment {
+        let _ = waiter.send(Err(Failure::Step { step, errno }));
+    }
+}
+
 fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
     match reply {
         Reply::Started { token, id, pid, listeners, meters, features } => {
@@ -421,21 +438,7 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
                     waiter.send(if whole { Ok(Parts { listeners: fds, control, tmp_in_group }) } else { Err(full) });
             }
         }
-        Reply::Failed { token, step, errno } => {
-            let (start, assignment, connection) = {
-                let mut state = shared.state.lock();
-                (state.starting.remove(&token), state.assigning.remove(&token), state.connecting.remove(&token))
-            };
-            if let Some(waiter) = connection {
-                let _ = waiter.send(Err(Failure::Step { step, errno }));
-            }
-            if let Some(waiter) = start {
-                let _ = waiter.send(Err(Failure::Step { step, errno }));
-            }
-            if let Some(waiter) = assignment {
-                let _ = waiter.send(Err(Failure::Step { step, errno }));
-            }
-        }
+        Reply::Failed { token, step, errno } => tell_failure(shared, token, step, errno),
         Reply::Assigned { token } => {
             let waiter = shared.state.lock().assigning.remove(&token);
             if let Some(waiter) = waiter {

@@ -216,6 +216,8 @@ const FORK_NAMESPACES: [&CStr; NAMESPACES_MAX] = [
 ];
 /// What the sandboxes of a zygote's forks are made in.
 const ZYGOTE_NAMESPACES: [&CStr; 2] = [c"/proc/self/ns/user", c"/proc/self/ns/pid"];
+/// The same where there may be no network to make them in: the last of these is it, if there is.
+const PROGRAM_NAMESPACES: [&CStr; 2] = [c"/proc/self/ns/mnt", NETWORK_NAMESPACE];
 /// What the spawner makes sockets in later.
 const COMMAND_NAMESPACES: [&CStr; 1] = [NETWORK_NAMESPACE];
 /// What the spawner mounts code in later.
@@ -227,7 +229,8 @@ impl Role<'_> {
     fn namespaces(self) -> &'static [&'static CStr] {
         match self {
             Self::Trial => &[],
-            Self::Guest(_) | Self::Program(_) => &GUEST_NAMESPACES,
+            Self::Guest(_) => &GUEST_NAMESPACES,
+            Self::Program(_) => &PROGRAM_NAMESPACES,
             Self::Command(_) => &COMMAND_NAMESPACES,
             Self::Zygote { .. } => &ZYGOTE_NAMESPACES,
             Self::Fork => &FORK_NAMESPACES,
@@ -687,7 +690,7 @@ fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
         // SAFETY: the handler does what a handler may. Waiting goes on after it.
         unsafe { libc::signal(FOLLOW.as_raw(), handler as libc::sighandler_t) };
     }
-    if let Role::Command(_) = plan.role {
+    if let Role::Command(_) | Role::Program(_) = plan.role {
         let handler: extern "C" fn(c_int) = terminate;
         // SAFETY: as above.
         unsafe { libc::signal(TERMINATE.as_raw(), handler as libc::sighandler_t) };

@@ -363,6 +363,9 @@ impl Spawner {
                     }
                 }
             }
+            GuestKind::Program { .. } if self.maker.settings.network => {
+                (self.maker.make(request, fds, id, None)?, Kind::Command { network: None })
+            }
             GuestKind::Bootstrap | GuestKind::Program { .. } | GuestKind::Interpreter { .. } | GuestKind::Compiler => {
                 (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None })
             }
@@ -593,7 +596,7 @@ impl Spawner {
         match &mut sandbox.kind {
             Kind::Fork { .. } => return self.order(id, reply, fds, &namespaces),
             Kind::Zygote(nursery) => nursery.settle(Home::new(namespaces, &sandbox.made)?),
-            Kind::Command { network } => *network = namespaces.into_iter().next(),
+            Kind::Command { network } => *network = namespaces.into_iter().last(),
             Kind::Plain { inside } => {
                 *inside = namespaces.into_iter().next().filter(|_| sandbox.codeless).map(Inside::of_guest);
             }

@@ -26,7 +26,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("limits of what is not there cannot be set", foreign_limits),
 ];
 
-const REQUEST_BYTES: usize = AT_FILES + 8 + 160;
+const REQUEST_BYTES: usize = AT_FILES + 8 + 160 + 64;
 /// Where a packet says which folder of the host it wants.
 const AT_FILES: usize = 56 + 64 * 9;
 
@@ -123,6 +123,8 @@ fn garbage(world: &World) -> Result<(), String> {
         start_packet(&climbing),
         // An assignment to no sandbox, a fork of no zygote, a zygote of no interpreter, code that is neither there nor not.
         with(0, &[3]),
+        // Sockets in the network of no sandbox.
+        with(0, &[7]),
         with(4, &[3]),
         with(4, &[2]),
         with(48, &[2]),

@@ -440,7 +440,7 @@ impl FunctionRecord {
             per_tenant: settings.per_tenant,
             program: version.is_program(),
             file_system: settings.file_system.clone(),
-            web: settings.web(),
+            web: version.web(),
             tenant: None,
             function,
         }
@@ -467,13 +467,23 @@ impl FunctionRecord {
     }
 }
 
+impl VersionRecord {
+    /// How it is run where it is a web server. What an image says itself and cannot be counts as unsaid.
+    fn web(&self) -> Option<WebServer> {
+        let Some(image) = &self.image else { return self.settings.web() };
+        let own = image.content.code(&self.settings.image.clone().unwrap_or_default()).environment;
+        let environment = self.settings.environment.clone().unwrap_or_default();
+        WebServer::of_image(&own, &environment, u64::from(self.settings.timeout_s) * 1_000).ok().flatten()
+    }
+}
+
 impl Settings {
     /// Whether SnapStart holds for this version: `$LATEST` has it never, nor has a web server, which is not forked.
     pub(super) fn begins_from_snapshot(&self, id: VersionId) -> bool {
         self.snap_start && id != VersionId::Latest && self.web().is_none()
     }
 
-    /// How it is run where it is a web server. Variables were checked when they were given.
+    /// How it is run where it is a web server of a package. Variables were checked when they were given.
     fn web(&self) -> Option<WebServer> {
         let none = BTreeMap::new();
         let environment = self.environment.as_ref().unwrap_or(&none);

@@ -176,7 +176,12 @@ pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result
         next.file_system = wanted;
     }
     if let Some(environment) = &next.environment {
-        let read = model::WebServer::of(next.runtime.family(), environment, u64::from(next.timeout_s) * 1_000);
+        let timeout_ms = u64::from(next.timeout_s) * 1_000;
+        let read = if are_of_image(&next) {
+            model::WebServer::of_image(&[], environment, timeout_ms)
+        } else {
+            model::WebServer::of(next.runtime.family(), environment, timeout_ms)
+        };
         read.map_err(|words| error::invalid(format!("Environment.Variables: {words}.")))?;
     }
     if next.snap_start && next.per_tenant {
