@@ -2,7 +2,7 @@
 
 The table is filled by TransactWriteItems through several processes, then the server is started again on its folder. What counts is
 the time to ready, the anonymous memory of the server beside one with a small table, and reads of single items and pages
-beside a table of a thousand in the same server, interleaved. `DUNLIN_LARGE_ITEMS` is another number of items.
+beside a table of a thousand in the same server, interleaved. Filling takes some minutes; `DUNLIN_LARGE_ITEMS` is another number of items.
 """
 import http.client
 import json
