@@ -1,8 +1,8 @@
 """A table of five million items: how soon a server with it is ready, what memory it takes, and whether reads notice.
 
-The table is filled by BatchWriteItem through several processes, then the server is started again on its folder. What counts is
+The table is filled by TransactWriteItems through several processes, then the server is started again on its folder. What counts is
 the time to ready, the anonymous memory of the server beside one with a small table, and reads of single items and pages
-beside a table of a thousand in the same server, interleaved. `DUNLIN_LARGE_ITEMS` is another number of items.
+beside a table of a thousand in the same server, interleaved. Filling takes some minutes; `DUNLIN_LARGE_ITEMS` is another number of items.
 """
 import http.client
 import json
@@ -11,6 +11,7 @@ import os
 import random
 import time
 
+import machine
 from bench import at_least, at_most, medians
 from dunlin import authorization
 from parts.tables import call, send
@@ -31,21 +32,19 @@ def item(number):
 
 
 def fill(port, table, numbers):
-    """Writes the items of these numbers, 25 in a call."""
+    """Writes the items of these numbers, a hundred in a call and hence in a commit."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {
         "Authorization": authorization("dynamodb"), "X-Amz-Date": "20260101T000000Z",
-        "X-Amz-Target": "DynamoDB_20120810.BatchWriteItem", "Content-Type": "application/x-amz-json-1.0",
+        "X-Amz-Target": "DynamoDB_20120810.TransactWriteItems", "Content-Type": "application/x-amz-json-1.0",
     }
-    for first in range(numbers.start, numbers.stop, 25):
-        waiting = [{"PutRequest": {"Item": item(number)}} for number in range(first, min(first + 25, numbers.stop))]
-        while waiting:
-            connection.request("POST", "/", json.dumps({"RequestItems": {table: waiting}}), headers)
-            answer = connection.getresponse()
-            text = answer.read()
-            if answer.status != 200:
-                raise RuntimeError(f"BatchWriteItem: {answer.status} {text[:400]}")
-            waiting = json.loads(text)["UnprocessedItems"].get(table, [])
+    for first in range(numbers.start, numbers.stop, 100):
+        puts = [{"Put": {"TableName": table, "Item": item(number)}} for number in range(first, min(first + 100, numbers.stop))]
+        connection.request("POST", "/", json.dumps({"TransactItems": puts}), headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"TransactWriteItems: {answer.status} {text[:400]}")
 
 
 def create(port, table):
@@ -56,9 +55,16 @@ def create(port, table):
     })
 
 
-def anonymous_mib(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon:")) / 1024
+def anonymous_mib(root):
+    """Anonymous memory of a process and everything below it."""
+    kib = 0
+    for pid in machine.tree(root):
+        try:
+            with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+                kib += sum(int(line.split()[1]) for line in status if line.startswith("RssAnon:"))
+        except OSError:
+            continue
+    return kib / 1024
 
 
 def measure(bench):

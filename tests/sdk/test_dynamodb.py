@@ -375,29 +375,3 @@ def test_a_counter_loses_no_update(server):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(200)))
     assert client.get_item(TableName=name, Key={"pk": {"S": "c"}})["Item"]["n"] == {"N": "200"}
-
-
-@pytest.mark.parametrize(
-    ("operation", "arguments"),
-    [
-        ("create_backup", {"TableName": "ttt", "BackupName": "bbb"}),
-    ],
-)
-@pytest.mark.modes("dev")
-def test_what_is_not_there_is_refused_loudly(server, operation, arguments):
-    status, code, _ = refused(getattr(server.client("dynamodb"), operation), **arguments)
-    assert (status, code) == (501, "NotImplementedException")
-
-
-@pytest.mark.modes("dev")
-def test_unsupported_features_of_tables_are_refused(server):
-    client = server.client("dynamodb")
-    for feature in [{"SSESpecification": {"Enabled": True}}, {"ResourcePolicy": "{}"}]:
-        name = name_of("table")
-        status, code, _ = refused(
-            client.create_table, TableName=name, BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}], **feature,
-        )
-        assert (status, code) == (501, "NotImplementedException")
-        assert name not in client.list_tables()["TableNames"]

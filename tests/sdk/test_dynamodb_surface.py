@@ -3,8 +3,7 @@
 import pytest
 from botocore.exceptions import ClientError
 
-from conftest import ROOT, name_of
-from test_aws_cli import aws
+from conftest import ROOT
 
 #: What Dunlin does not do: tables over several regions, exports to and imports from buckets, streams to Kinesis,
 #: contributor insights, bulk operations and vectors.
@@ -71,29 +70,3 @@ def test_members_without_a_meaning_here_are_refused_by_name(server, operation, m
     assert (error["ResponseMetadata"]["HTTPStatusCode"], error["Error"]["Code"]) == (501, "NotImplementedException")
     assert member in error["Error"]["Message"]
     assert "refused" not in client.list_tables()["TableNames"]
-
-
-def test_the_command_line_pages_and_waits(server):
-    table = name_of("table")
-    call = lambda *arguments: aws(server, "dynamodb", *arguments)
-    call("create-table", "--table-name", table, "--billing-mode", "PAY_PER_REQUEST",
-         "--attribute-definitions", "AttributeName=pk,AttributeType=S", "--key-schema", "AttributeName=pk,KeyType=HASH")
-    call("wait", "table-exists", "--table-name", table)
-    for number in range(7):
-        server.client("dynamodb").put_item(TableName=table, Item={"pk": {"S": f"item-{number}"}})
-    scan = ["scan", "--table-name", table, "--page-size", "2"]
-    assert len(call(*scan)["Items"]) == 7
-    first = call(*scan, "--max-items", "3")
-    assert len(first["Items"]) == 3
-    rest = call(*scan, "--starting-token", first["NextToken"])
-    assert len(rest["Items"]) == 4
-    names = {item["pk"]["S"] for item in first["Items"] + rest["Items"]}
-    assert names == {f"item-{number}" for number in range(7)}
-    values = '{":pk": {"S": "item-3"}}'
-    found = call("query", "--table-name", table, "--key-condition-expression", "pk = :pk", "--expression-attribute-values", values)
-    assert found["Count"] == 1
-    assert table in call("list-tables", "--page-size", "1")["TableNames"]
-    words = aws(server, "dynamodb", "list-exports", fails=True)
-    assert "NotImplementedException" in words
-    call("delete-table", "--table-name", table)
-    call("wait", "table-not-exists", "--table-name", table)

@@ -125,8 +125,8 @@ impl DynamoDb {
     }
 
     /// The background work: removes the items of deleted tables, old records of streams, and items and clients' tokens
-    /// whose time is over; fills and empties indexes; makes backups, and tables of them. Ends when the store is closed; may be dropped at any time and
-    /// started again, also on several nodes at once.
+    /// whose time is over; fills and empties indexes; makes backups, and tables of them. Ends when the store is closed;
+    /// may be dropped at any time and started again, also on several nodes at once.
     pub async fn run(&self) {
         tokio::join!(
             worker::run(&self.shared),

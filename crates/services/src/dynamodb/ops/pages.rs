@@ -469,7 +469,7 @@ pub(super) struct Answer {
 impl Answer {
     /// The items as a document.
     pub(super) fn items(&self) -> Result<Json> {
-        let text = [b"[", &self.items.as_deref().unwrap_or_default()[..], b"]"].concat();
+        let text = [&b"["[..], self.items.as_deref().unwrap_or_default(), b"]"].concat();
         serde_json::from_slice(&text).map_err(|_| Error::Corrupt("page"))
     }
 

@@ -283,7 +283,12 @@ fn mutated_bytes_of_the_store_are_items_and_records_or_nothing() {
         seeds.extend(stream::change(view, false, 7, &items[0], Some(&items[0]), Some(&items[1])));
         for _ in 0..rounds() {
             let bytes = mutator.bytes(&seeds);
-            if let Some(found) = item::decode(&bytes) {
+            let mut written = Vec::new();
+            let size = item::write_json(&bytes, &mut written);
+            let found = item::decode(&bytes);
+            assert_eq!(size.is_some(), found.is_some(), "{bytes:?}");
+            if let Some(found) = found {
+                assert!(serde_json::from_slice::<Json>(&written).unwrap().is_object());
                 assert_eq!(item::decode(&item::encode(&found)), Some(found));
             }
             let _ = (stream::decode(&bytes), history::decode(&Bytes::from(bytes)));
