@@ -209,7 +209,7 @@ fn clean(root: &Path, boot: &str) -> io::Result<()> {
         if name.starts_with(UNFINISHED) {
             gone.push(entry.path());
         } else if package && !same_boot {
-            let beside = root.join(format!("{UNFINISHED}old-{name}"));
+            let beside = root.join(format!("{UNFINISHED}old-{boot}-{name}"));
             fs::rename(entry.path(), &beside)?;
             gone.push(beside);
         }
