@@ -3,10 +3,14 @@
 use super::*;
 
 type Seen = (String, Option<String>);
+/// Status, headers and body.
+type Said = (u16, Vec<(&'static str, String)>, String);
+/// What is said about an address and `Authorization`.
+type Answers = dyn Fn(&str, Option<&str>) -> Said + Send + Sync;
 
 /// Answers by a function of address and `Authorization`, and keeps what was asked.
 struct Script {
-    answer: Box<dyn Fn(&str, Option<&str>) -> (u16, Vec<(&'static str, String)>, String) + Send + Sync>,
+    answer: Box<Answers>,
     seen: Mutex<Vec<Seen>>,
 }
 
@@ -34,9 +38,7 @@ impl Transport for Script {
     }
 }
 
-fn script(
-    answer: impl Fn(&str, Option<&str>) -> (u16, Vec<(&'static str, String)>, String) + Send + Sync + 'static,
-) -> Arc<Script> {
+fn script(answer: impl Fn(&str, Option<&str>) -> Said + Send + Sync + 'static) -> Arc<Script> {
     Arc::new(Script { answer: Box::new(answer), seen: Mutex::default() })
 }
 
