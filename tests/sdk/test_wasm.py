@@ -4,13 +4,10 @@ Programs are hand-written text (`tests/programs`, and below), and Go where it is
 other languages are in `test_wasm_languages.py`.
 """
 
-import base64
 import json
 import os
-import pathlib
 import shutil
 import subprocess
-import tempfile
 import textwrap
 import threading
 import time
@@ -19,7 +16,7 @@ import pytest
 import requests
 import wasmtime
 
-from conftest import ROLE, ROOT, clean_environment, name_of, refused, wait_for, zipped
+from conftest import ROOT, clean_environment, name_of, refused, wait_for, zipped
 from test_invoke import invoke, tail
 
 RUNTIME = "provided.al2023"
@@ -309,3 +306,21 @@ def test_a_go_command(server):
         assert got["key"] and got["written"] and got["count"] == turn, got
         assert got["outside"] and got["above"] and got["forbidden"] and got["task"] == "of the package"
         assert "hello from Go\n" in tail(answer)
+
+
+@pytest.mark.modes("dev")
+def test_the_example(server, tmp_path):
+    if not shutil.which("go"):
+        pytest.skip("Go is not on this machine")
+    folder = tmp_path / name_of("hello-wasm")
+    shutil.copytree(ROOT / "examples/hello-wasm", folder)
+    (folder / "serverless.yml").write_text((folder / "serverless.yml").read_text().replace("service: hello-wasm", f"service: {folder.name}"))
+    subprocess.run(["go", "build", "-ldflags=-s -w", "-o", "hello.wasm", "."], cwd=folder, check=True,
+                   env=clean_environment(GOOS="wasip1", GOARCH="wasm", GOTOOLCHAIN="local"))
+    done = subprocess.run(
+        [os.environ.get("DUNLIN_BIN", ROOT / "target/debug/dunlin"), "deploy", str(folder), "--json"],
+        env=server.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    deployed = json.loads(done.stdout)
+    compiled(server, deployed["functions"][0], 120)
+    assert requests.get(deployed["url"], timeout=20).text.startswith("Hello from WebAssembly, request ")

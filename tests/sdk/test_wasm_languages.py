@@ -4,7 +4,6 @@ The compilers are large, so that only `make prove` installs them (DUNLIN_WASM_LA
 any case. The interfaces of WASI, which the first two compile against, come with a crate that the server is built from.
 """
 
-import json
 import os
 import pathlib
 import re

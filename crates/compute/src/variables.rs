@@ -218,6 +218,8 @@ fn platform(version: &FunctionVersion, initialization: &str) -> Vec<(String, Str
         all.push(pair("AWS_LAMBDA_LOG_LEVEL", log.application.as_str()));
     }
     match version.runtime.family() {
+        // A program has no runtime that would ask for events.
+        Family::Provided if version.program => {}
         Family::Provided => all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API)),
         Family::Node | Family::Python | Family::Java => {
             all.push(pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)));

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::time::Duration;
 
-use model::InvokeError;
-use sandbox::program::ProgramSpec;
+use model::{FunctionVersion, InvokeError};
+use sandbox::Control;
+use sandbox::program::{Opened, ProgramSpec};
 use tokio_util::sync::CancellationToken;
 
 use super::{Runner, states};
@@ -24,18 +25,35 @@ use crate::variables;
 
 /// Starts an environment.
 pub(crate) async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, purpose: Purpose, phase: Phase) -> StartEnd {
-    let version = &pool.version;
+    if let Err(error) = prepare(core, &pool.version).await {
+        return StartEnd::refused(error);
+    }
+    match open(core, pool, room, purpose, phase).await {
+        Ok(environment) => StartEnd::Ready(Box::new(environment)),
+        Err(sandbox::Error::Unfit(reason)) => StartEnd::refused(InvokeError::NotReady(states::unfit(&reason))),
+        Err(error) => StartEnd::refused(InvokeError::Internal(error.to_string())),
+    }
+}
+
+/// Has a version's packages on the disk, and its program compiled.
+async fn prepare(core: &Core, version: &FunctionVersion) -> Result<(), InvokeError> {
     if version.file_system.is_some() {
         let words = "A function that is a program (bootstrap.wasm) has no file systems below /mnt.";
-        return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
+        return Err(InvokeError::NotReady(words.to_owned()));
     }
     core.needs.note(version, core.clock.monotonic_us());
-    if let Err(error) = core.packages.ensure(version).await {
-        return StartEnd::refused(error);
-    }
-    if let Err(error) = states::compiled(core, &version.code).await {
-        return StartEnd::refused(error);
-    }
+    core.packages.ensure(version).await?;
+    states::compiled(core, &version.code).await
+}
+
+async fn open(
+    core: &Arc<Core>,
+    pool: &Arc<Pool>,
+    room: Room,
+    purpose: Purpose,
+    phase: Phase,
+) -> Result<Environment, sandbox::Error> {
+    let version = &pool.version;
     let id = core.random.hex(16);
     let initialization = start::initialization(version, purpose);
     let from = MadeFrom { version, interpreter: None, initialization, phase };
@@ -55,36 +73,13 @@ pub(crate) async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, purpos
         lines: output.clone(),
         outside: core.network.outside(start::identity(version, &id)),
     };
-    let opened = match core.backend.open(spec).await {
-        Ok(opened) => opened,
-        Err(sandbox::Error::Unfit(reason)) => {
-            return StartEnd::refused(InvokeError::NotReady(states::unfit(&reason)));
-        }
-        Err(error) => return StartEnd::refused(InvokeError::Internal(error.to_string())),
-    };
-    let control = opened.control;
+    let Opened { program, control } = core.backend.open(spec).await?;
     let init_us = core.clock.monotonic_us() - born_us;
-    let card = Arc::new(Card {
-        id: id.clone(),
-        version: version.clone(),
-        born_us,
-        control: Arc::downgrade(&control),
-        state: AtomicU8::new(EnvironmentState::Starting as u8),
-        served: AtomicU64::new(0),
-        init_us: AtomicU64::new(init_us),
-        frozen: AtomicBool::new(false),
-    });
+    let card = Arc::new(card(version, &id, born_us, init_us, &control));
     core.fleet.enter(card.clone());
-    let gone = CancellationToken::new();
-    let keeper = Keeper {
-        output: output.clone(),
-        control: control.clone(),
-        gone: gone.clone(),
-        id,
-        pool: pool.clone(),
-        room,
-        network: Box::new(()),
-    };
+    let (gone, network) = (CancellationToken::new(), Box::new(()));
+    let own = (output.clone(), control.clone(), gone.clone(), pool.clone());
+    let keeper = Keeper { output: own.0, control: own.1, gone: own.2, id, pool: own.3, room, network };
     core.keepers.spawn(keeper.keep(core.clone()));
     if core.cut.is_cancelled() {
         // Everything was killed before this one was on the list.
@@ -94,7 +89,19 @@ pub(crate) async fn start(core: &Arc<Core>, pool: &Arc<Pool>, room: Room, purpos
         start::report_init(&output, init_us, initialization, phase, Status::Fine);
     }
     let before = Before { cpu: Duration::ZERO, tasks: 1 };
-    let guest = Guest::Program(Runner::new(opened.program));
-    let beginning = Beginning::Init { us: init_us };
-    StartEnd::Ready(Box::new(Environment::new(guest, output, control, card, gone, before, beginning)))
+    let guest = Guest::Program(Runner::new(program));
+    Ok(Environment::new(guest, output, control, card, gone, before, Beginning::Init { us: init_us }))
+}
+
+fn card(version: &Arc<FunctionVersion>, id: &str, born_us: u64, init_us: u64, control: &Arc<dyn Control>) -> Card {
+    Card {
+        id: id.to_owned(),
+        version: version.clone(),
+        born_us,
+        control: Arc::downgrade(control),
+        state: AtomicU8::new(EnvironmentState::Starting as u8),
+        served: AtomicU64::new(0),
+        init_us: AtomicU64::new(init_us),
+        frozen: AtomicBool::new(false),
+    }
 }

@@ -8,7 +8,8 @@
 //!
 //! Invariants
 //!   1. A file under its final name is whole, and its seal is written before it gets that name.
-//!   2. Files of another engine (version, settings or processor) are never loaded; they go when the server starts.
+//!   2. Files of another engine (version, settings or processor) are never loaded; they go when the server starts, as do
+//!      files that no process has read for a month.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,9 +17,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model::CodeDigest;
 use parking_lot::Mutex;
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use wasmtime::Engine;
 
 /// Counted up when what is in a file changes without the engine.
@@ -28,6 +31,8 @@ const ENDING: &str = "cwasm";
 const SEAL: &str = "seal";
 const UNFINISHED: &str = ".unfinished-";
 const HASH_BYTES: usize = 32;
+/// How long a file stays that no process has read.
+const UNUSED: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// What tells that a file is the one that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +87,11 @@ impl Artefacts {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let current = name.contains(&format!("-{}.", self.engine));
+            let current = name.contains(&format!("-{}.", self.engine)) && !name.starts_with(UNFINISHED);
             if name != KEY && !current {
+                fs::remove_file(entry.path())?;
+            } else if name.ends_with(SEAL) && is_unused(&entry.metadata()?) {
+                fs::remove_file(entry.path().with_extension(ENDING))?;
                 fs::remove_file(entry.path())?;
             }
         }
@@ -132,6 +140,8 @@ impl Artefacts {
             self.forget(code);
             return Ok(None);
         }
+        // Tells the next start that somebody needs it; what cannot be told costs a compilation in a month.
+        let _ = fs::File::open(self.path(code, SEAL)).and_then(|seal| touch(&seal));
         self.seen.lock().insert(code.clone(), stamp);
         Ok(Some(path))
     }
@@ -183,6 +193,17 @@ impl Drop for Writing {
         // Of one that was kept there is nothing under this name any more.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Sets a file's time to that of the system.
+fn touch(file: &fs::File) -> io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    Ok(futimens(file, &Timestamps { last_access: now, last_modification: now })?)
+}
+
+/// Whether nobody has read what a seal is of for long.
+fn is_unused(seal: &fs::Metadata) -> bool {
+    seal.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|since| since > UNUSED)
 }
 
 fn fill(random: &mut [u8]) -> io::Result<()> {
@@ -272,8 +293,13 @@ mod tests {
         fs::write(artefacts.path(&code(), ENDING), "machine kode").unwrap();
         assert!(artefacts.known(&code()).is_none());
         fs::write(folder.path().join(format!("{}-0000000000000000.cwasm", code())), "old").unwrap();
-        drop(artefacts.begin(&code()).unwrap());
-        Artefacts::open(folder.path().to_owned(), &Engine::new(&machine::config()).unwrap()).unwrap();
+        std::mem::forget(artefacts.begin(&code()).unwrap());
+        let again = || Artefacts::open(folder.path().to_owned(), &Engine::new(&machine::config()).unwrap()).unwrap();
+        again();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+        let seal = fs::File::open(artefacts.path(&code(), SEAL)).unwrap();
+        seal.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        again();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nobody needed it");
     }
 }

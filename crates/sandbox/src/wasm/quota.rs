@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use wasmtime::component::{Linker as ComponentLinker, Resource};
+use wasmtime::component::{Linker as ComponentLinker, LinkerInstance, Resource};
 use wasmtime::{Caller, Extern, Linker, StoreContextMut};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as preview1;
@@ -132,6 +132,14 @@ fn no_space() -> io::Error {
 /// Puts charges before the functions of modules.
 pub(super) fn limit_modules(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
+    limit_writes(linker)?;
+    limit_opening(linker)?;
+    limit_names(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn limit_writes(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         PREVIEW1,
         "fd_write",
@@ -158,6 +166,20 @@ pub(super) fn limit_modules(linker: &mut Linker<State>) -> wasmtime::Result<()> 
             })
         },
     )?;
+    linker.func_wrap_async(PREVIEW1, "fd_renumber", |mut caller: Caller<'_, State>, (from, to): (i32, i32)| {
+        Box::new(async move {
+            // A file that had the number of an output would be written to without a charge.
+            if (0..=2).contains(&to) {
+                return Ok(NOT_SUPPORTED);
+            }
+            let (mut memory, state) = parts(&mut caller)?;
+            preview1::fd_renumber(&mut state.wasi, &mut memory, from, to).await
+        })
+    })?;
+    Ok(())
+}
+
+fn limit_opening(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         PREVIEW1,
         "path_open",
@@ -184,6 +206,10 @@ pub(super) fn limit_modules(linker: &mut Linker<State>) -> wasmtime::Result<()> 
             })
         },
     )?;
+    Ok(())
+}
+
+fn limit_names(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         PREVIEW1,
         "path_create_directory",
@@ -225,17 +251,6 @@ pub(super) fn limit_modules(linker: &mut Linker<State>) -> wasmtime::Result<()> 
             })
         },
     )?;
-    linker.func_wrap_async(PREVIEW1, "fd_renumber", |mut caller: Caller<'_, State>, (from, to): (i32, i32)| {
-        Box::new(async move {
-            // A file that had the number of an output would be written to without a charge.
-            if (0..=2).contains(&to) {
-                return Ok(NOT_SUPPORTED);
-            }
-            let (mut memory, state) = parts(&mut caller)?;
-            preview1::fd_renumber(&mut state.wasi, &mut memory, from, to).await
-        })
-    })?;
-    linker.allow_shadowing(false);
     Ok(())
 }
 
@@ -297,7 +312,13 @@ fn answered<T>(store: &mut StoreContextMut<'_, State>, result: FsResult<T>) -> A
 /// Puts charges before the functions of components.
 pub(super) fn limit_components(linker: &mut ComponentLinker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
-    let mut files = linker.instance(FILES)?;
+    limit_component_writes(&mut linker.instance(FILES)?)?;
+    limit_component_names(&mut linker.instance(FILES)?)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn limit_component_writes(files: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     files.func_wrap_async(
         "[method]descriptor.write",
         |mut store: StoreContextMut<'_, State>, (file, bytes, at): (Resource<Descriptor>, Vec<u8>, u64)| {
@@ -339,6 +360,10 @@ pub(super) fn limit_components(linker: &mut ComponentLinker<State>) -> wasmtime:
             })
         },
     )?;
+    Ok(())
+}
+
+fn limit_component_names(files: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     files.func_wrap_async(
         "[method]descriptor.create-directory-at",
         |mut store: StoreContextMut<'_, State>, (folder, path): (Resource<Descriptor>, String)| {
@@ -382,7 +407,6 @@ pub(super) fn limit_components(linker: &mut ComponentLinker<State>) -> wasmtime:
             })
         },
     )?;
-    linker.allow_shadowing(false);
     Ok(())
 }
 
