@@ -196,7 +196,8 @@ mod tests {
         let root = world.folder.path();
         let packages = Packages::open(root.to_owned(), catalog.clone(), SeededRandom::new(1)).unwrap();
         let (first, second) = tokio::join!(packages.ensure(&one), packages.ensure(&two));
-        (first.unwrap(), second.unwrap());
+        first.unwrap();
+        second.unwrap();
         packages.ensure(&two).await.unwrap();
         assert_eq!(catalog.begun.lock().len(), 2, "each layer is read once");
         let file = |version: &FunctionVersion, path: &str| root.join(version.code.as_str()).join(path);

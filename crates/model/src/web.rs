@@ -343,7 +343,7 @@ mod tests {
             (Family::Provided, &[]),
             (Family::Node, &[(COMMAND, " ")]),
         ] {
-            assert_eq!(of(family, pairs).map(|server| server.is_some()).unwrap_or(false), false, "{pairs:?}");
+            assert!(!of(family, pairs).is_ok_and(|server| server.is_some()), "{pairs:?}");
         }
         let own = of(Family::Provided, &[("AWS_LWA_PORT", "8000")]).unwrap().unwrap();
         assert_eq!((own.port, own.concurrency), (8_000, 1));

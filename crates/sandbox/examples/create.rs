@@ -5,6 +5,7 @@
 //! one after the other, then how many a second start when 32 are in flight, then what one that waits holds. The example is its own spawner.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use model::CodeDigest;
@@ -21,14 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     sandbox::privilege::raise_file_limit()?;
     let count: usize = first.and_then(|text| text.parse().ok()).unwrap_or(200);
     let folder = tempfile::tempdir()?;
-    let digest = CodeDigest::parse(&"a".repeat(64)).ok_or("digest")?;
     let (code, runtime) = (folder.path().join("code"), folder.path().join("runtime"));
-    let task = code.join(digest.as_str());
-    std::fs::create_dir_all(&task)?;
+    let digest = sleeping_code(&code)?;
     std::fs::create_dir_all(&runtime)?;
-    let bootstrap = task.join("bootstrap");
-    std::fs::write(&bootstrap, "#!/bin/sh\nexec sleep 1000\n")?;
-    std::fs::set_permissions(&bootstrap, std::fs::Permissions::from_mode(0o755))?;
     let mut config = SpawnerConfig::new(code, runtime, "bench");
     if arguments.next().is_none_or(|word| word != "memory") {
         config.tmp_root = Some(folder.path().to_owned());
@@ -84,6 +80,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{:.0} starts and ends a second, 32 at once", made as f64 / began.elapsed().as_secs_f64());
         hold(&backend, &spec, count).await
     })
+}
+
+/// A package below `code` whose program waits.
+fn sleeping_code(code: &Path) -> Result<CodeDigest, Box<dyn std::error::Error>> {
+    let digest = CodeDigest::parse(&"a".repeat(64)).ok_or("digest")?;
+    let task = code.join(digest.as_str());
+    std::fs::create_dir_all(&task)?;
+    let bootstrap = task.join("bootstrap");
+    std::fs::write(&bootstrap, "#!/bin/sh\nexec sleep 1000\n")?;
+    std::fs::set_permissions(&bootstrap, std::fs::Permissions::from_mode(0o755))?;
+    Ok(digest)
 }
 
 /// Tells what sandboxes hold that wait.

@@ -243,6 +243,16 @@ impl Control for FakeControl {
     }
 }
 
+/// A web server, or one that ends at once.
+async fn command(spec: &SandboxSpec, control: &Arc<FakeControl>) {
+    let port: u16 = variable(spec, "PORT").parse().unwrap();
+    if variable(spec, "DUNLIN_WEB_COMMAND") == "crash" {
+        control.end(Some(7), None, false);
+    } else {
+        tokio::spawn(web_server(TcpListener::bind(("127.0.0.1", port)).await.unwrap(), control.clone()));
+    }
+}
+
 #[async_trait]
 impl Backend for Guests {
     async fn start(&self, spec: SandboxSpec) -> Result<Started, Error> {
@@ -279,13 +289,8 @@ impl Backend for Guests {
             listeners.runtime_api = Some(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
         if spec.guest == Guest::Command {
-            let port: u16 = variable(&spec, "PORT").parse().unwrap();
             drop((guest_channel, write));
-            if variable(&spec, "DUNLIN_WEB_COMMAND") == "crash" {
-                control.end(Some(7), None, false);
-            } else {
-                tokio::spawn(web_server(TcpListener::bind(("127.0.0.1", port)).await.unwrap(), control.clone()));
-            }
+            command(&spec, &control).await;
         } else if spec.guest == Guest::Bootstrap {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             *self.runtime_api.lock() = Some(listener.local_addr().unwrap());

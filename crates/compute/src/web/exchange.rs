@@ -36,7 +36,7 @@ const PRELUDE_TYPE: &str = "application/vnd.awslambda.http-integration-response"
 /// What a call wants of the server.
 pub(super) enum Wish {
     /// An HTTP request of a client's.
-    Http(Request<Body>),
+    Http(Box<Request<Body>>),
     /// What its event says.
     Event,
 }
@@ -155,7 +155,7 @@ impl Relay<'_> {
                 Ok(response) => return Ok((connection, response)),
                 Err(Unsent::Broken(error)) => return Err(broken(described(&error))),
                 Err(Unsent::Again(again)) => {
-                    request = again;
+                    request = *again;
                     connection = self.guest.new_connection().await.map_err(broken)?;
                 }
             }

@@ -74,7 +74,7 @@ impl Drop for Connection {
 /// How sending failed.
 pub(crate) enum Unsent {
     /// The server did not get it; whole again.
-    Again(Request<Outbound>),
+    Again(Box<Request<Outbound>>),
     /// It may have.
     Broken(hyper::Error),
 }
@@ -84,7 +84,7 @@ impl Connection {
     pub(crate) async fn send(&mut self, request: Request<Outbound>) -> Result<Response<Incoming>, Unsent> {
         let sent = self.sender.try_send_request(request).await;
         sent.map_err(|mut failed| match failed.take_message().filter(|_| self.used) {
-            Some(request) => Unsent::Again(request),
+            Some(request) => Unsent::Again(Box::new(request)),
             None => Unsent::Broken(failed.into_error()),
         })
     }

@@ -49,7 +49,7 @@ pub(crate) async fn run(
     mut job: Box<Job>,
     request: Option<Request<Body>>,
 ) -> Result<Outcome, InvokeError> {
-    let mut wish = request.map_or(Wish::Event, Wish::Http);
+    let mut wish = request.map_or(Wish::Event, |request| Wish::Http(Box::new(request)));
     loop {
         let pool = core.fleet.pool(&job.version);
         let seated = pool.seat(core).await?;
