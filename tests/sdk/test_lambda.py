@@ -173,7 +173,7 @@ def test_a_name_is_created_once(server):
             "Arn": "arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/fsap-0123456789abcdef0",
             "LocalMountPath": "/mnt/files",
         }]}, 400, "InvalidParameterValueException", "is not there"),
-        ({"ImageConfig": {"Command": ["x"]}}, 501, "NotImplementedException", "ImageConfig"),
+        ({"ImageConfig": {"Command": ["x"]}}, 400, "InvalidParameterValueException", "PackageType Image"),
         ({"Code": {"S3Bucket": "bucket", "S3Key": "key"}}, 501, "NotImplementedException", "S3Bucket"),
         ({"PublishTo": "LATEST_PUBLISHED"}, 501, "NotImplementedException", "PublishTo"),
     ],

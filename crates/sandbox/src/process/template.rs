@@ -52,8 +52,8 @@ const ETC: &[&str] = &[
 ];
 /// Where guests always find the trusted certificates, whatever the distribution's own place is.
 pub const TRUST_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// Where guests find the spawner's own program, which one kind of them is.
-pub(crate) const PROGRAM: &CStr = c"/var/lib/dunlin/program";
+/// Where guests find the spawner's own program, which one kind of them is; Lambda has its own in this folder.
+pub(crate) const PROGRAM: &CStr = c"/var/rapid/dunlin";
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 /// Where guests find the caches of their packages: the code's, then each layer's, in merge order.
 pub(crate) const CACHES: [&CStr; 1 + LAYERS_MAX] = [
