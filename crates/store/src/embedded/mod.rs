@@ -6,7 +6,7 @@
 //!
 //! The way of a commit: `Embedded::commit` → `queue` → `committer` (`commit::decide`, `log`, `overlay`) → answer, `Watchers`.
 //! Behind it: `overlay` → `applier` → the tree (`schema`) → the log's segments are free again.
-//! The way of a read: `reader`: the overlay, then the tree, on a connection of its own, beside every commit.
+//! The way of a read: `reader`: the overlay, then what is `kept`, then the tree, on a connection of its own, beside every commit.
 //!
 //! Invariants
 //!   1. One process per folder (`lock`), one thread that commits, one that writes into the tree.
