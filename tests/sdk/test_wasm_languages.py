@@ -85,7 +85,8 @@ def interfaces(folder, version):
     shutil.rmtree(folder / "deps", ignore_errors=True)
     (folder / "deps").mkdir()
     for file in crates[-1].glob("*.wit"):
-        (folder / "deps" / file.name).write_text(re.sub(r"(?<=@)0\.2\.\d+", version, file.read_text()))
+        # The packages' versions, and those since when a part of one is there, which may not be later.
+        (folder / "deps" / file.name).write_text(re.sub(r"(@|= )0\.2\.\d+", rf"\g<1>{version}", file.read_text()))
     (folder / "world.wit").write_text(f"package tests:program;\nworld program {{\n  include wasi:http/proxy@{version};\n}}\n")
 
 
