@@ -270,8 +270,11 @@ impl Groups {
             }
             for pid in left {
                 // One that is ending is accepted and stays where it is; it forks no more. One that has ended is refused.
-                let _ = write_at(folder, "cgroup.procs", &pid.to_string());
-                moved.push(pid);
+                // Whatever else is in the way of one may be gone in the next round.
+                match write_at(folder, "cgroup.procs", &pid.to_string()) {
+                    Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {}
+                    _ => moved.push(pid),
+                }
             }
         }
         Err(io::ErrorKind::ResourceBusy.into())

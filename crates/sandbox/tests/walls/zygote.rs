@@ -412,7 +412,12 @@ fn unfit(world: &World) -> Result<(), String> {
                 "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
                 "a thread",
             ),
-            ("import subprocess\nchild = subprocess.Popen(['sleep', '60'])", "a process (sleep)"),
+            // A program has begun a moment before its process has its name.
+            (
+                "import subprocess\nchild = subprocess.Popen(['sleep', '60'])\n\
+                 while open('/proc/%d/comm' % child.pid).read() != 'sleep\\n': pass",
+                "a process (sleep)",
+            ),
             (
                 "child = os.fork() or (os.setsid(), os.fork() and os._exit(0), __import__('time').sleep(60))",
                 "processes",
