@@ -394,7 +394,7 @@ pub(crate) async fn prepare(core: &Core, version: &FunctionVersion) -> Result<sa
 /// What runs a version on this host.
 pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox::Guest, InvokeError> {
     if let Some(ImageCode { line, folder, .. }) = &version.image {
-        return Ok(sandbox::Guest::Program { line: line.clone(), folder: folder.clone() });
+        return Ok(sandbox::Guest::Entrypoint { line: line.clone(), folder: folder.clone() });
     }
     match version.runtime.family() {
         Family::Provided if version.web.is_some() => Ok(sandbox::Guest::Command),

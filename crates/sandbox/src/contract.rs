@@ -57,7 +57,7 @@ pub enum Guest {
     Bootstrap,
     /// Any program of the sandbox's root, which needs one of its own (`SandboxSpec::root`). It has no channel; what it speaks
     /// is for those to know who serve the sandbox's network.
-    Program {
+    Entrypoint {
         /// The program and its arguments. One without a slash is looked for where `PATH` says.
         line: Vec<String>,
         /// Where it begins.
@@ -90,7 +90,7 @@ pub struct SandboxSpec {
     /// What runs.
     pub guest: Guest,
     /// Folder below the code root that is the sandbox's whole root, read-only, with what `ROOT_FOLDERS` and the like say in
-    /// it; of a `Guest::Program` only, which has neither code nor layers. None: the root that all sandboxes share.
+    /// it; of a `Guest::Entrypoint` only, which has neither code nor layers. None: the root that all sandboxes share.
     pub root: Option<CodeDigest>,
     /// Folder below the code root that becomes `/var/task`, read-only. None: empty, until `Control::assign` says more.
     pub code: Option<CodeDigest>,
@@ -181,11 +181,11 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// Undoes `freeze`, also one that is only on its way. When it returns, the sandbox runs, or is about to.
     fn thaw(&self);
 
-    /// Asks every process of the sandbox to end (SIGTERM). Returns at once. Only a `Guest::Command` or `Program` hears it.
+    /// Asks every process of the sandbox to end (SIGTERM). Returns at once. Only a `Guest::Command` or `Entrypoint` hears it.
     fn terminate(&self) {}
 
     /// Some TCP sockets in the sandbox's own network namespace, not connected, not blocking: what they connect to is the
-    /// guest's. Only a `Guest::Command` or `Program` has them.
+    /// guest's. Only a `Guest::Command` or `Entrypoint` has them.
     ///
     /// # Errors
     /// `Host` where the sandbox has ended or is of another kind.

@@ -21,7 +21,6 @@ use tokio::time::timeout;
 
 use super::Kind;
 use super::boot::{Copies, Zygote};
-use crate::config::GuestIdentity;
 use crate::container_credentials::{self, Document, Lasting};
 use crate::engine::Core;
 use crate::environment::exit_of;
@@ -57,7 +56,7 @@ pub(super) async fn take(core: &Core, kind: &Kind, version: &FunctionVersion) ->
     let (started, stream) = start_guest(core, version, &token).await.map_err(Untaken::Failed)?;
     let Started { channel, output, listeners, control } = started;
     let ends = EndsUnlessTaken(Some(control.clone()));
-    let id = identity(version, &stream);
+    let id = start::identity(version, stream.name.rsplit(']').next().unwrap_or_default());
     let output = Output::new(stream, core.clock.clone(), core.log_sink.clone(), Source::Pipe(output));
     let Some(runtime_api) = listeners.runtime_api else {
         let untaken = Untaken::Unfit("this host gives functions no network of their own".to_owned());
@@ -130,17 +129,6 @@ async fn start_guest(core: &Core, version: &FunctionVersion, token: &str) -> Res
     let stream = start::stream(core, version, &core.random.hex(16), &Line::InitStart(from));
     let started = core.backend.start(spec).await.map_err(|error| error.to_string())?;
     Ok((started, stream))
-}
-
-fn identity(version: &FunctionVersion, stream: &Stream) -> GuestIdentity {
-    GuestIdentity {
-        account: version.function.account.clone(),
-        region: version.function.region.clone(),
-        role_arn: version.role_arn.clone(),
-        function_arn: version.qualified_arn(),
-        egress: version.egress.clone(),
-        environment_id: stream.name.rsplit(']').next().unwrap_or_default().to_owned(),
-    }
 }
 
 /// Does something while the guest's output goes to the log.

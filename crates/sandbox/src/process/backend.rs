@@ -127,12 +127,12 @@ impl ProcessBackend {
         match Step::from_number(step) {
             Some(Step::ExecTask) => entrypoint("/var/task/bootstrap"),
             Some(Step::ExecOpt) => entrypoint("/opt/bootstrap"),
-            Some(Step::ExecProgram) => match &spec.guest {
-                Guest::Program { line, .. } => entrypoint(line.first().map_or("", String::as_str)),
+            Some(Step::ExecEntrypoint) => match &spec.guest {
+                Guest::Entrypoint { line, .. } => entrypoint(line.first().map_or("", String::as_str)),
                 _ => entrypoint(""),
             },
             Some(Step::Folder) => match &spec.guest {
-                Guest::Program { folder, .. } => Error::Folder(format!("chdir {folder}: {words}")),
+                Guest::Entrypoint { folder, .. } => Error::Folder(format!("chdir {folder}: {words}")),
                 _ => Error::Folder(words),
             },
             Some(Step::Root) if errno == libc::ENOENT => match &spec.root {
@@ -203,7 +203,7 @@ fn clamped(memory_bytes: u64, tmp_bytes: u64) -> (u64, u64) {
 /// The strings of a start: of a program its folder and its line, then the variables.
 fn memory_block(spec: &SandboxSpec) -> Result<Vec<u8>, Error> {
     let mut block = Vec::new();
-    if let Guest::Program { line, folder } = &spec.guest {
+    if let Guest::Entrypoint { line, folder } = &spec.guest {
         for text in std::iter::once(folder).chain(line) {
             if text.contains('\0') {
                 return Err(Error::Entrypoint(format!("{text:?} cannot be given to a program")));
@@ -246,10 +246,10 @@ impl Backend for ProcessBackend {
     async fn start(&self, spec: SandboxSpec) -> Result<Started, Error> {
         let guest = match spec.guest {
             Guest::Bootstrap => GuestKind::Bootstrap,
-            Guest::Program { ref line, .. } => {
+            Guest::Entrypoint { ref line, .. } => {
                 let strings = u32::try_from(line.len()).ok().filter(|it| (1..=protocol::LINE_MAX).contains(it));
                 let wrong = || Error::Entrypoint("a program has between 1 and 1,024 words".to_owned());
-                GuestKind::Program { strings: strings.ok_or_else(wrong)? }
+                GuestKind::Entrypoint { strings: strings.ok_or_else(wrong)? }
             }
             Guest::Command => GuestKind::Command,
             // The rest of the memory is for what an engine keeps outside its heap.

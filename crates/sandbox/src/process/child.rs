@@ -67,7 +67,7 @@ pub(crate) enum Role<'a> {
     /// A program.
     Guest(&'a [Program]),
     /// A program that the first strings of the environment name: the folder that it begins in, then so many.
-    Program(usize),
+    Entrypoint(usize),
     /// A program that is connected to, and asked to end.
     Command(&'a [Program]),
     /// A program that forks.
@@ -87,14 +87,14 @@ impl<'a> Role<'a> {
     fn descriptors(self) -> (c_int, c_int) {
         match self {
             Self::Zygote { orders, entry, .. } => (orders, entry),
-            Self::Trial | Self::Guest(_) | Self::Command(_) | Self::Program(_) | Self::Fork => (-1, -1),
+            Self::Trial | Self::Guest(_) | Self::Command(_) | Self::Entrypoint(_) | Self::Fork => (-1, -1),
         }
     }
 
     fn programs(self) -> &'a [Program] {
         match self {
             Self::Guest(programs) | Self::Command(programs) | Self::Zygote { programs, .. } => programs,
-            Self::Trial | Self::Program(_) | Self::Fork => &[],
+            Self::Trial | Self::Entrypoint(_) | Self::Fork => &[],
         }
     }
 }
@@ -230,7 +230,7 @@ impl Role<'_> {
         match self {
             Self::Trial => &[],
             Self::Guest(_) => &GUEST_NAMESPACES,
-            Self::Program(_) => &PROGRAM_NAMESPACES,
+            Self::Entrypoint(_) => &PROGRAM_NAMESPACES,
             Self::Command(_) => &COMMAND_NAMESPACES,
             Self::Zygote { .. } => &ZYGOTE_NAMESPACES,
             Self::Fork => &FORK_NAMESPACES,
@@ -269,13 +269,15 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
         handover.push(sys::open(path, libc::O_RDONLY).at(Step::Zygote)?);
     }
     set_host_name();
-    let lead = if let Role::Program(strings) = plan.role { strings + 1 } else { 0 };
+    let lead = if let Role::Entrypoint(strings) = plan.role { strings + 1 } else { 0 };
     let environment = Environment::read(plan.environment, lead).at(Step::Environment)?;
     handover.features |= lock_down(plan)?;
     let guest = match plan.role {
         Role::Trial => 0,
         Role::Fork => FORKED_GUEST,
-        Role::Guest(_) | Role::Command(_) | Role::Program(_) | Role::Zygote { .. } => start_guest(plan, &environment)?,
+        Role::Guest(_) | Role::Command(_) | Role::Entrypoint(_) | Role::Zygote { .. } => {
+            start_guest(plan, &environment)?
+        }
     };
     environment.forget();
     Ok((guest, handover))
@@ -503,7 +505,7 @@ impl Environment {
 struct Launch<'a> {
     plan: &'a Plan<'a>,
     environment: *const *const c_char,
-    /// Folder, program and arguments, ended by a null pointer; only of `Role::Program`.
+    /// Folder, program and arguments, ended by a null pointer; only of `Role::Entrypoint`.
     line: *const *const c_char,
     fault: Fault,
 }
@@ -579,7 +581,7 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         }
     }
     sys::close_range(first_closed, u32::MAX).at(Step::Fork)?;
-    if matches!(plan.role, Role::Program(_)) {
+    if matches!(plan.role, Role::Entrypoint(_)) {
         return execute_line(launch);
     }
     sys::chdir(TASK).at(Step::Fork)?;
@@ -611,7 +613,7 @@ fn execute_line(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> 
         (CStr::from_ptr(*launch.line), CStr::from_ptr(*argv), argv)
     };
     sys::chdir(folder).at(Step::Folder)?;
-    let refused = |errno| Fault { step: Step::ExecProgram, errno };
+    let refused = |errno| Fault { step: Step::ExecEntrypoint, errno };
     // SAFETY: path, arguments and environment are null-terminated and outlive the call.
     let execute = |path: *const c_char| unsafe {
         libc::execve(path, argv, launch.environment);
@@ -690,7 +692,7 @@ fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
         // SAFETY: the handler does what a handler may. Waiting goes on after it.
         unsafe { libc::signal(FOLLOW.as_raw(), handler as libc::sighandler_t) };
     }
-    if let Role::Command(_) | Role::Program(_) = plan.role {
+    if let Role::Command(_) | Role::Entrypoint(_) = plan.role {
         let handler: extern "C" fn(c_int) = terminate;
         // SAFETY: as above.
         unsafe { libc::signal(TERMINATE.as_raw(), handler as libc::sighandler_t) };

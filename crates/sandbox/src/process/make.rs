@@ -221,7 +221,7 @@ pub(crate) struct RootPieces {
 enum Cast {
     Trial,
     Guest(Vec<Program>),
-    Program(u32),
+    Entrypoint(u32),
     Command(Vec<Program>),
     Zygote { programs: Vec<Program>, orders: OwnedFd, entry: OwnedFd },
     Fork,
@@ -232,7 +232,7 @@ impl Cast {
         match self {
             Self::Trial => Role::Trial,
             Self::Guest(programs) => Role::Guest(programs),
-            Self::Program(strings) => Role::Program(*strings as usize),
+            Self::Entrypoint(strings) => Role::Entrypoint(*strings as usize),
             Self::Command(programs) => Role::Command(programs),
             Self::Zygote { programs, orders, entry } => {
                 Role::Zygote { programs, orders: orders.as_raw_fd(), entry: entry.as_raw_fd() }
@@ -268,7 +268,7 @@ impl Maker {
             GuestKind::Bootstrap | GuestKind::Interpreter { .. } | GuestKind::Compiler => {
                 Cast::Guest(self.programs(request.guest)?)
             }
-            GuestKind::Program { strings } => Cast::Program(strings),
+            GuestKind::Entrypoint { strings } => Cast::Entrypoint(strings),
             GuestKind::Command if !self.settings.network => {
                 return Err(Fault { step: Step::Sockets, errno: libc::EOPNOTSUPP });
             }
@@ -416,7 +416,7 @@ impl Maker {
             GuestKind::Compiler => {
                 Ok(vec![program(Step::ExecInterpreter, template::PROGRAM.into(), vec![c"__compiler".into()])])
             }
-            GuestKind::Fork { .. } | GuestKind::Program { .. } => Err(refused),
+            GuestKind::Fork { .. } | GuestKind::Entrypoint { .. } => Err(refused),
         }
     }
 

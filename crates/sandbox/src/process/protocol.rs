@@ -41,7 +41,7 @@ pub(crate) enum GuestKind {
     Bootstrap,
     /// A program of a root of its own. Its line, and before it the folder that it begins in, are the first strings of the
     /// environment memory file, which the spawner never reads: so many strings, the folder not counted.
-    Program {
+    Entrypoint {
         strings: u32,
     },
     Interpreter {
@@ -81,7 +81,7 @@ pub(crate) struct StartRequest {
     pub(crate) code: Option<Digest>,
     pub(crate) layers: Vec<Digest>,
     pub(crate) files: Option<FilesRequest>,
-    /// The root of a `GuestKind::Program`, and of no other.
+    /// The root of a `GuestKind::Entrypoint`, and of no other.
     pub(crate) root: Option<Digest>,
 }
 
@@ -248,7 +248,7 @@ impl Request {
                     GuestKind::Zygote { index } => (2, u64::from(index), 0),
                     GuestKind::Fork { zygote } => (3, zygote, 0),
                     GuestKind::Command => (4, 0, 0),
-                    GuestKind::Program { strings } => (5, u64::from(strings), 0),
+                    GuestKind::Entrypoint { strings } => (5, u64::from(strings), 0),
                     GuestKind::Compiler => (6, 0, 0),
                 };
                 put(&mut buffer, AT_KIND, &START.to_le_bytes());
@@ -307,7 +307,9 @@ impl Request {
             2 => GuestKind::Zygote { index: u32::try_from(subject).ok()? },
             3 => GuestKind::Fork { zygote: subject },
             4 => GuestKind::Command,
-            5 => GuestKind::Program { strings: u32::try_from(subject).ok().filter(|it| (1..=LINE_MAX).contains(it))? },
+            5 => {
+                GuestKind::Entrypoint { strings: u32::try_from(subject).ok().filter(|it| (1..=LINE_MAX).contains(it))? }
+            }
             6 => GuestKind::Compiler,
             _ => return None,
         };
@@ -319,8 +321,8 @@ impl Request {
         }
         let root = match guest {
             // There is no place for more in a root that is not the platform's.
-            GuestKind::Program { .. } if code.is_some() || !layers.is_empty() => return None,
-            GuestKind::Program { .. } => Some(digest_at(packet, AT_ROOT)?),
+            GuestKind::Entrypoint { .. } if code.is_some() || !layers.is_empty() => return None,
+            GuestKind::Entrypoint { .. } => Some(digest_at(packet, AT_ROOT)?),
             _ => None,
         };
         Some(StartRequest { token, guest, memory_bytes, tmp_bytes, code, layers, files, root })
@@ -389,7 +391,7 @@ pub(crate) enum Step {
     /// The guest's folder cannot be gone to; the errno is chdir's.
     Folder,
     /// The program could not be executed; the errno is execve's.
-    ExecProgram,
+    ExecEntrypoint,
 }
 
 impl Step {
@@ -438,7 +440,7 @@ impl Step {
         Self::ExecCommand,
         Self::Root,
         Self::Folder,
-        Self::ExecProgram,
+        Self::ExecEntrypoint,
     ];
 
     pub(crate) fn from_number(number: u32) -> Option<Self> {
@@ -596,7 +598,7 @@ mod tests {
         for guest in guests.into_iter().chain([GuestKind::Command, GuestKind::Compiler]) {
             requests.push(Request::Start(StartRequest { guest, code: None, files: None, ..start() }));
         }
-        let guest = GuestKind::Program { strings: 2 };
+        let guest = GuestKind::Entrypoint { strings: 2 };
         let program = StartRequest { guest, code: None, layers: Vec::new(), root: Some([b'd'; 64]), ..start() };
         requests.push(Request::Start(program));
         for code in [Some([b'c'; 64]), None] {
@@ -634,7 +636,7 @@ mod tests {
         assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
         assert_eq!(with(4, &7u32.to_le_bytes()), None, "unknown guest");
         assert_eq!(with(4, &5u32.to_le_bytes()), None, "code beside a root");
-        let guest = GuestKind::Program { strings: 1 };
+        let guest = GuestKind::Entrypoint { strings: 1 };
         let good_program = StartRequest { guest, code: None, layers: Vec::new(), root: Some([b'd'; 64]), ..start() };
         let good_program = Request::Start(good_program).encode();
         for (at, bytes) in

@@ -346,7 +346,7 @@ impl Spawner {
     fn start(&mut self, request: &StartRequest, fds: Vec<OwnedFd>) -> Result<(), Fault> {
         let refused = Fault { step: Step::Request, errno: libc::EBADF };
         let [channel, output, environment] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| refused)?;
-        let mute = matches!(request.guest, GuestKind::Bootstrap | GuestKind::Command | GuestKind::Program { .. });
+        let mute = matches!(request.guest, GuestKind::Bootstrap | GuestKind::Command | GuestKind::Entrypoint { .. });
         let channel = (!mute).then_some(channel);
         let id = self.next_id;
         self.next_id += 1;
@@ -363,12 +363,13 @@ impl Spawner {
                     }
                 }
             }
-            GuestKind::Program { .. } if self.maker.settings.network => {
+            GuestKind::Entrypoint { .. } if self.maker.settings.network => {
                 (self.maker.make(request, fds, id, None)?, Kind::Command { network: None })
             }
-            GuestKind::Bootstrap | GuestKind::Program { .. } | GuestKind::Interpreter { .. } | GuestKind::Compiler => {
-                (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None })
-            }
+            GuestKind::Bootstrap
+            | GuestKind::Entrypoint { .. }
+            | GuestKind::Interpreter { .. }
+            | GuestKind::Compiler => (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None }),
             GuestKind::Command => (self.maker.make(request, fds, id, None)?, Kind::Command { network: None }),
         };
         let mut watched = vec![(&made.status, STATUS), (&made.pidfd, END)];

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use super::error::{Error, Result, invalid};
 use super::number::Number;
@@ -78,18 +78,8 @@ impl AttributeValue {
 
     /// DynamoDB's JSON form.
     pub(super) fn to_json(&self) -> Json {
-        match self {
-            Self::S(text) => json!({ "S": text }),
-            Self::N(number) => json!({ "N": number.to_string() }),
-            Self::B(bytes) => json!({ "B": BASE64.encode(bytes) }),
-            Self::Ss(set) => json!({ "SS": set }),
-            Self::Ns(set) => json!({ "NS": set.iter().map(Number::to_string).collect::<Vec<_>>() }),
-            Self::Bs(set) => json!({ "BS": set.iter().map(|bytes| BASE64.encode(bytes)).collect::<Vec<_>>() }),
-            Self::Bool(flag) => json!({ "BOOL": flag }),
-            Self::Null => json!({ "NULL": true }),
-            Self::L(list) => json!({ "L": list.iter().map(Self::to_json).collect::<Vec<_>>() }),
-            Self::M(map) => json!({ "M": item_to_json(map) }),
-        }
+        // Maps with names for keys always serialise.
+        serde_json::to_value(self).unwrap_or_default()
     }
 
     /// Bytes that count towards an item's size.
@@ -127,7 +117,7 @@ impl AttributeValue {
     }
 }
 
-/// The same as `to_json`, written at once: what a page of items answers is large.
+/// DynamoDB's JSON form.
 impl Serialize for AttributeValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
