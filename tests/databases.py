@@ -56,21 +56,34 @@ class Database:
 
     def start(self):
         """Starts the server and waits until it answers."""
-        with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(
-                [programs() / "postgres", "-D", self.data], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.who,
-            )
         end = time.monotonic() + 30
         while time.monotonic() < end:
+            # A killed server's processes may outlive it for a moment, and
+            # while one holds its memory a new server refuses to start.
+            if self.process is None or self.process.poll() is not None:
+                self.launch()
             with contextlib.suppress(subprocess.CalledProcessError):
                 self.run("pg_isready", "-q", "-h", self.folder, "-p", self.port)
                 return
             time.sleep(0.05)
-        raise AssertionError((self.folder / "log").read_text())
+        # The newest lines say why; a long log is cut at its end.
+        raise AssertionError((self.folder / "log").read_text()[-4000:])
+
+    def launch(self):
+        """Starts the server's process."""
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [programs() / "postgres", "-D", self.data], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.who,
+            )
 
     def kill(self):
-        """Ends the server as a power failure would."""
+        """Ends the server as a power failure would: it and all that it started."""
+        self.process.send_signal(signal.SIGSTOP)
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         self.process.kill()
+        for child in map(int, children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         self.process.wait()
 
     def make(self, name):
