@@ -191,8 +191,58 @@ def test_a_function_url(function):
     assert refused(client.get_function_url_config, **named)[:2] == (404, "ResourceNotFoundException")
 
 
+def test_an_event_source_mapping(server, function):
+    """`aws_lambda_event_source_mapping` of a table's stream; a state that is not settled is waited out after each change."""
+    function.create()
+    tables, table = server.client("dynamodb"), name_of("terraform")
+    tables.create_table(
+        TableName=table, BillingMode="PAY_PER_REQUEST", AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
+    )
+    tables.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1})
+    stream = tables.describe_table(TableName=table)["Table"]["LatestStreamArn"]
+    client = function.client
+    made = client.create_event_source_mapping(
+        FunctionName=function.name, EventSourceArn=stream, Enabled=True, StartingPosition="LATEST", BatchSize=50,
+        Tags={"made-by": "terraform"},
+    )
+    named = {"UUID": made["UUID"]}
+
+    def read(state):
+        """What the provider keeps, once its wait is over."""
+        wait_for(lambda: client.get_event_source_mapping(**named)["State"] not in {"Creating", "Enabling", "Disabling", "Updating"},
+                 "a settled mapping")
+        got = client.get_event_source_mapping(**named)
+        assert got["State"] == state, got
+        return {key: value for key, value in got.items() if key not in {"ResponseMetadata", "LastModified", "LastProcessingResult"}}
+
+    kept = read("Enabled")
+    assert kept == read("Enabled"), "a second plan shows no difference"
+    assert (kept["EventSourceArn"], kept["BatchSize"], kept["ParallelizationFactor"]) == (stream, 50, 1)
+    assert kept["FunctionArn"] == function.configuration()["FunctionArn"]
+    assert client.list_tags(Resource=kept["EventSourceMappingArn"])["Tags"] == {"made-by": "terraform"}
+
+    # The update sends each argument that differs, and the function's name always.
+    client.update_event_source_mapping(**named, FunctionName=function.name, BatchSize=7, BisectBatchOnFunctionError=True,
+                                       MaximumRetryAttempts=2, FunctionResponseTypes=["ReportBatchItemFailures"])
+    changed = read("Enabled")
+    assert changed == kept | {"BatchSize": 7, "BisectBatchOnFunctionError": True, "MaximumRetryAttempts": 2,
+                              "FunctionResponseTypes": ["ReportBatchItemFailures"]}
+    # An empty list takes a setting back.
+    client.update_event_source_mapping(**named, FunctionName=function.name, Enabled=False, FunctionResponseTypes=[])
+    assert read("Disabled")["FunctionResponseTypes"] == []
+
+    assert client.delete_event_source_mapping(**named)["State"] == "Deleting"
+    gone = lambda: refused(client.get_event_source_mapping, **named)[:2] == (404, "ResourceNotFoundException")
+    wait_for(lambda: named["UUID"] not in [one["UUID"] for one in client.list_event_source_mappings()["EventSourceMappings"]],
+             "a deleted mapping")
+    assert gone()
+    tables.delete_table(TableName=table)
+
+
 def test_an_event_source_mapping_of_a_service_that_is_not_there(function):
-    """Its calls are those of `tests/sdk/test_mappings.py`; without its service the first one says so, and nothing is left."""
+    """Without its service the first call says so, and nothing is left."""
     function.create()
     status, code, message = refused(
         function.client.create_event_source_mapping, FunctionName=function.name, BatchSize=10, Enabled=True,
