@@ -72,6 +72,11 @@ if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null 
     fi
 fi
 
+# Components written in Rust.
+if command -v rustup >/dev/null && ! rustup target list --installed | grep -q wasm32-wasip2 && ! rustup target add wasm32-wasip2; then
+    echo "Rust's wasm32-wasip2 could not be installed: the tests of components in Rust are skipped" >&2
+fi
+
 # Frameworks of web servers that run as functions.
 web=.cache/web
 if [ ! -e "$web/.python" ]; then

@@ -147,5 +147,6 @@ def test_every_accepted_event_ends_although_the_server_is_killed():
         # A try that a kill cut off is no failure: the event runs again.
         assert not {number for number in bad if number % FAILS}, "events that cannot fail"
         family = server.family()
-        assert server.stop() == 0
+        # Its environments are as many as its callers were.
+        assert server.stop(60) == 0
         server.assert_nothing_left(family)

@@ -149,7 +149,7 @@ def test_endings_of_http_components(server):
         ("(module)", "without a function _start"),
         ('(module (import "env" "f" (func)) (func (export "_start")))', "env.f"),
         ("(component)", "exports neither"),
-        ('(component (import "wasi:keyvalue/store@0.2.0-draft" (instance)))', "wasi:keyvalue/store@0.2.0-draft"),
+        ('(component (import "wasi:keyvalue/store@0.3.0" (instance)))', "wasi:keyvalue/store@0.3.0"),
         ('(component (import "wasi:http/types@0.3.0" (instance)))', "wasi:http/types@0.3.0"),
         (b"#!/bin/sh\n", "magic number"),
         (b"\0asm\x01\0\0\0\x01\xff", "bootstrap.wasm cannot be run"),

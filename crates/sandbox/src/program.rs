@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::CodeDigest;
+use model::{CodeDigest, Credentials};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::contract::Control;
@@ -98,6 +98,35 @@ pub trait Outside: Send + Sync + 'static {
     /// # Errors
     /// Why nothing was reached.
     async fn connect(&self, host: &str, port: u16, tls: bool) -> Result<Box<dyn Connection>, Unreached>;
+
+    /// Signs a request to the platform's tables, as who has these keys would.
+    ///
+    /// # Errors
+    /// There is nothing to sign for, or what is to be signed makes no request.
+    fn sign(&self, head: &mut http::request::Parts, body: &[u8], keys: &CallKeys) -> Result<(), Unreached>;
+}
+
+/// What the calls are signed with that the platform makes on a program's behalf.
+#[derive(Debug, Clone)]
+pub struct CallKeys {
+    /// The function's.
+    pub credentials: Credentials,
+    /// Where the tables are.
+    pub region: String,
+}
+
+impl CallKeys {
+    /// Those that a program finds among its variables, if there are such.
+    pub fn of(environment: &[(String, String)]) -> Option<Self> {
+        let value = |wanted: &str| environment.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let credentials = Credentials {
+            access_key: value("AWS_ACCESS_KEY_ID")?,
+            secret_key: value("AWS_SECRET_ACCESS_KEY")?,
+            session_token: value("AWS_SESSION_TOKEN"),
+            expires_at_ms: None,
+        };
+        Some(Self { credentials, region: value("AWS_REGION")? })
+    }
 }
 
 /// Nothing is outside.
@@ -108,6 +137,10 @@ pub struct Nowhere;
 impl Outside for Nowhere {
     async fn connect(&self, host: &str, port: u16, _tls: bool) -> Result<Box<dyn Connection>, Unreached> {
         Err(Unreached::Refused(format!("{host}:{port} cannot be reached from here")))
+    }
+
+    fn sign(&self, _head: &mut http::request::Parts, _body: &[u8], _keys: &CallKeys) -> Result<(), Unreached> {
+        Err(Unreached::Refused("there are no tables here".to_owned()))
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use aws::auth::Mode as AuthMode;
 use aws::dispatch::Dispatcher;
+use aws::sigv4::{Signing, sign};
 use base::{Clock, Random, SystemClock, SystemRandom};
 use cli::{Mode, Serve};
 use compute::{Engine, EngineConfig, EngineParts, GuestNetwork, NetworkGuard};
@@ -23,7 +24,7 @@ use gateway::{Gateway, GatewayParts, Listening};
 use model::ports::{Authorizer, EventSource, Sites};
 use model::{AccessPoint, FunctionRef};
 use sandbox::process::{ProcessBackend, TRUST_PATH};
-use sandbox::program::{Connection, Outside, Unreached};
+use sandbox::program::{CallKeys, Connection, Outside, Unreached};
 use sandbox::wasm::{Wasm, WasmConfig};
 use sandbox::{Backend, Interpreters, WallState, interpreter};
 use serde_json::json;
@@ -170,6 +171,12 @@ impl Outside for LateOutside {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(unreached(&error)),
         }
+    }
+
+    fn sign(&self, head: &mut http::request::Parts, body: &[u8], keys: &CallKeys) -> Result<(), Unreached> {
+        let now_ms = SystemClock::shared().now_ms();
+        let signing = Signing { credentials: &keys.credentials, region: &keys.region, service: "dynamodb", now_ms };
+        sign(head, body, signing).map_err(|error| Unreached::Refused(error.to_string()))
     }
 }
 

@@ -26,8 +26,8 @@ use wasmtime::component::Linker as ComponentLinker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig};
 use wasmtime_wasi::{p1, p2};
 
-use super::quota;
 use super::state::{Gauge, State};
+use super::{keyvalue, quota};
 
 /// Runs that there can be at once.
 pub(super) const RUNS_MAX: u32 = 500;
@@ -104,6 +104,7 @@ impl Machine {
         p2::add_to_linker_async(&mut components)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
         quota::limit_components(&mut components)?;
+        keyvalue::add_to_linker(&mut components)?;
         let mut modules = Linker::new(&engine);
         p1::add_to_linker_async(&mut modules, |state: &mut State| &mut state.wasi)?;
         quota::limit_modules(&mut modules)?;

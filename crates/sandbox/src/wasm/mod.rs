@@ -9,6 +9,8 @@
 //! | `state`     | what a run has and may use                                               |
 //! | `quota`     | the size of `/tmp`                                                       |
 //! | `outside`   | requests that a program makes                                            |
+//! | `keyvalue`  | the interfaces of `wasi:keyvalue`; `pairs` has what they do               |
+//! | `tables`    | calls of the platform's tables, where pairs are                           |
 //!
 //! What keeps a program in: it can name nothing but its own memory and what it imports; every access is within its
 //! memory or a trap; its folders are opened beneath descriptors, and paths and links that lead out of them are refused;
@@ -25,11 +27,14 @@
 
 mod artefacts;
 mod compiler;
+mod keyvalue;
 mod machine;
 mod outside;
+mod pairs;
 mod quota;
 mod run;
 mod state;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -247,7 +252,8 @@ fn of_component(machine: &Machine, component: &Component) -> Result<Loaded, Erro
     if !strange.is_empty() {
         return Err(Error::Unfit(format!(
             "it imports what this platform does not have: {}. There are the interfaces of wasi:cli, clocks, filesystem, \
-             http, io, random and sockets (without access to any) of WASI 0.2",
+             http, io, random and sockets (without access to any) of WASI 0.2, and wasi:keyvalue (store, atomics and batch) \
+             of 0.2.0-draft and 0.2.0-draft2",
             strange.join(", ")
         )));
     }
@@ -275,8 +281,11 @@ fn of_component(machine: &Machine, component: &Component) -> Result<Loaded, Erro
 
 /// Whether an import is of a package that is there, in a version that is.
 fn is_served(name: &str) -> bool {
-    SERVED.iter().any(|package| name.starts_with(package))
-        && name.split_once('@').is_none_or(|(_, version)| version.starts_with("0.2."))
+    let of_wasi = || {
+        SERVED.iter().any(|package| name.starts_with(package))
+            && name.split_once('@').is_none_or(|(_, version)| version.starts_with("0.2."))
+    };
+    keyvalue::is_served(name) || of_wasi()
 }
 
 fn of_module(machine: &Machine, module: &Module) -> Result<Loaded, Error> {

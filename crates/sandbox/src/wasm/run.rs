@@ -29,8 +29,9 @@ use super::machine::{LATER_TICKS, Machine};
 use super::outside::Hooks;
 use super::quota::Quota;
 use super::state::{Answer, CALL_BYTES_MAX, Gauge, HANDLES_MAX, Limits, Log, RANDOM_BYTES_MAX, State};
+use super::tables::Tables;
 use crate::contract::{Assignment, Control, Error, Exit, Held, Usage};
-use crate::program::{Program, ProgramKind, ProgramSpec, Reply, RunEnd};
+use crate::program::{CallKeys, Program, ProgramKind, ProgramSpec, Reply, RunEnd};
 
 /// Most bytes that are said of what went wrong.
 const WORDS_MAX: usize = 4_096;
@@ -98,6 +99,7 @@ impl Environment {
             wasi,
             http: WasiHttpCtx::new(),
             hooks: Hooks::new(self.spec.outside.clone()),
+            tables: Tables::new(self.spec.outside.clone(), CallKeys::of(&self.spec.environment)),
             limits: Limits { gauge: self.gauge.clone(), memory_bytes: self.spec.memory_bytes },
             quota: self.quota.clone(),
         };

@@ -20,6 +20,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::outside::Hooks;
 use super::quota::Quota;
+use super::tables::Tables;
 use crate::program::Lines;
 
 /// Most handles of one run: streams, files, requests, headers, what it waits for.
@@ -103,6 +104,7 @@ pub(super) struct State {
     pub(super) wasi: WasiP1Ctx,
     pub(super) http: WasiHttpCtx,
     pub(super) hooks: Hooks,
+    pub(super) tables: Tables,
     pub(super) limits: Limits,
     pub(super) quota: Quota,
 }
