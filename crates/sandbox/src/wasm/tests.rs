@@ -496,8 +496,8 @@ async fn what_cannot_be_run_is_refused_with_its_reason() {
         ("(module (memory (export \"memory\") i64 1) (func (export \"_start\")))", ""),
         ("(component)", "exports neither"),
         (
-            "(component (import \"wasi:keyvalue/store@0.2.0-draft\" (instance)) (import \"wasi:http/types@0.3.0\" (instance)))",
-            "wasi:keyvalue/store@0.2.0-draft, wasi:http/types@0.3.0",
+            "(component (import \"wasi:keyvalue/store@0.2.0\" (instance)) (import \"wasi:http/types@0.3.0\" (instance)))",
+            "wasi:keyvalue/store@0.2.0, wasi:http/types@0.3.0",
         ),
     ] {
         let code = world.package(text);
