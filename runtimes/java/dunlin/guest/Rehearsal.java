@@ -1,6 +1,7 @@
 package dunlin.guest;
 
 import com.amazonaws.services.lambda.runtime.Context;
+import com.amazonaws.services.lambda.runtime.CustomPojoSerializer;
 import com.amazonaws.services.lambda.runtime.LambdaRuntime;
 import com.amazonaws.services.lambda.runtime.RequestHandler;
 import com.amazonaws.services.lambda.runtime.api.client.HandlerInfo;
@@ -23,17 +24,22 @@ import java.io.File;
 import java.io.IOError;
 import java.io.IOException;
 import java.io.InputStream;
+import java.lang.reflect.ParameterizedType;
+import java.lang.reflect.Type;
 import java.net.URL;
 import java.net.URLClassLoader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.security.Security;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.Comparator;
 import java.util.Enumeration;
 import java.util.List;
 import java.util.Map;
+import java.util.ServiceLoader;
 import java.util.TreeMap;
 import java.util.jar.JarEntry;
 import java.util.jar.JarFile;
@@ -47,6 +53,9 @@ import software.amazon.awssdk.utilslite.SdkInternalThreadLocal;
 final class Rehearsal {
     /** Where the client's own classes are; none below it is initialised here by its name alone. */
     private static final String CLIENT = "com/amazonaws/services/lambda/";
+
+    /** A property that the client sets as well. */
+    private static final String NEGATIVE_TTL = "networkaddress.cache.negative.ttl";
 
     private static String place;
 
@@ -114,6 +123,7 @@ final class Rehearsal {
 
     static void run() throws Exception {
         Folder.enter(System.getProperty("user.dir"));
+        Variables.add(Collections.emptyMap());
         Json.object("{\"environment\":{\"A\":\"1\"},\"deadlineMs\":1700000000000}");
         link(UserFault.class);
         link(LambdaRuntime.class);
@@ -157,6 +167,8 @@ final class Rehearsal {
         // No further: its work initialises what reads variables.
         Class.forName("com.amazonaws.services.lambda.runtime.api.client.EventHandlerLoader");
         Class.forName("com.amazonaws.services.lambda.runtime.api.client.CustomerClassLoader");
+        // The first change of a property looks for somebody who keeps a log of such, in every jar.
+        Security.setProperty(NEGATIVE_TTL, String.valueOf(Security.getProperty(NEGATIVE_TTL)));
         SdkInternalThreadLocal.put("AWS_LAMBDA_X_TRACE_ID", "");
         SdkInternalThreadLocal.remove("AWS_LAMBDA_X_TRACE_ID");
         new IOError(null);
@@ -174,7 +186,10 @@ final class Rehearsal {
         try (Own loader = new Own(folder.toUri().toURL(), new URL("file:/opt/java/lib/none.jar"))) {
             HandlerInfo handler = HandlerInfo.fromString(Handler.class.getName(), loader);
             handler.clazz.getDeclaredConstructor().newInstance();
-            handler.clazz.getGenericInterfaces();
+            // Functions may bring a serializer of their own.
+            ServiceLoader.load(CustomPojoSerializer.class, loader).iterator().hasNext();
+            ParameterizedType kind = (ParameterizedType) handler.clazz.getGenericInterfaces()[0];
+            for (Type type : kind.getActualTypeArguments()) exchange(JacksonFactory.getInstance().getSerializer(type), "null");
         }
         try (Stream<Path> all = Files.walk(folder)) {
             for (Path path : (Iterable<Path>) all.sorted(Comparator.reverseOrder())::iterator) Files.delete(path);
@@ -191,7 +206,10 @@ final class Rehearsal {
     }
 
     private static <T> void exchange(Class<T> type, String text) {
-        PojoSerializer<T> serializer = JacksonFactory.getInstance().getSerializer(type);
+        exchange(JacksonFactory.getInstance().getSerializer(type), text);
+    }
+
+    private static <T> void exchange(PojoSerializer<T> serializer, String text) {
         T value = serializer.fromJson(new ByteArrayInputStream(text.getBytes(StandardCharsets.UTF_8)));
         serializer.toJson(value, new ByteArrayOutputStream());
     }
