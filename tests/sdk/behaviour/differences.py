@@ -6,20 +6,22 @@ Keys are what a check is marked to need; values are runtimes with the reason and
 GUIDE = "https://docs.aws.amazon.com/lambda/latest/dg/"
 # Streams are for "Node.js managed runtimes" and for custom runtimes that send the header of the Runtime API.
 STREAMS = ("Lambda streams the answers of Node.js and of custom runtimes only", GUIDE + "configuration-response-streaming.html")
-WASI = ("a program is a command that runs anew for each call", "docs/webassembly.md")
+WASI = ("a program runs anew for each call", "docs/webassembly.md")
+SIGNALS = ("WASI has no signals", "https://github.com/WebAssembly/WASI")
+PROGRAM = ("a package without a program is one of a custom runtime", "docs/webassembly.md")
 SHARED = ("calls share an environment", "docs/web-servers.md")
 DIFFERENCES = {
     # What the program keeps between two calls.
-    "state": {"wasm": WASI},
+    "state": {"wasm": WASI, "wasi-http": WASI},
     # Ends of a process that no program can bring about.
-    "signals": {"wasm": ("WASI has no signals", "https://github.com/WebAssembly/WASI")},
+    "signals": {"wasm": SIGNALS, "wasi-http": SIGNALS},
     # An end that is an error although its code is 0: that of a command is its answer.
-    "exit 0": {"wasm": WASI},
+    "exit 0": {"wasm": WASI, "wasi-http": WASI},
     # An initialisation apart from the call.
-    "init": {"wasm": WASI},
+    "init": {"wasm": WASI, "wasi-http": WASI},
     # An entry point that may be missing when a call comes, instead of at the deployment.
     "entry point": {
-        "wasm": ("a package without a program is one of a custom runtime", "docs/webassembly.md"),
+        "wasm": PROGRAM, "wasi-http": PROGRAM,
         "web": ("the command is a shell's", "docs/web-servers.md"),
     },
     "streams": {"python": STREAMS, "python-up": STREAMS, "java": STREAMS, "image-python": STREAMS},

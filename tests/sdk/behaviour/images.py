@@ -94,7 +94,7 @@ def python_layer():
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     program = (prefix / "bin" / version).resolve()
     library = [path for path in (prefix / "lib" / version).rglob("*") if path.is_file() and not BULKY & set(path.parts)]
-    library = [path for path in library if not path.parent.name.startswith("config-")]
+    library = [path for path in library if not path.parent.name.startswith("config-") and not path.name.startswith(("_test", "_tkinter"))]
     files = {f"python/{path.relative_to(prefix)}": (path.read_bytes(), 0o644) for path in library}
     files[f"python/bin/{version}"] = (program.read_bytes(), 0o755)
     native = [str(program), *(str(path) for path in [*library, *CLIENT.glob("*.so")] if path.suffix == ".so")]

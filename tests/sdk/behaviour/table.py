@@ -5,9 +5,9 @@ from .images import GoImage, PythonImage
 from .java import Java
 from .nodejs import Module, Node
 from .python import Python
-from .wasm import Command
+from .wasm import Command, Component
 from .web import Web
 
 RUNTIMES = [
-    Python(), Python("python-up", "up"), Node(), Module(), Java(), Go(), Shell(), GoImage(), PythonImage(), Command(), Web(),
+    Python(), Python("python-up", "up"), Node(), Module(), Java(), Go(), Shell(), GoImage(), PythonImage(), Command(), Component(), Web(),
 ]

@@ -277,7 +277,7 @@ def test_errors_of_the_function(probe):
     assert document == expected
     report(answer)
     if has(runtime, "state", "alone"):
-        wait_for(lambda: at(answer) in probe.here(), "the environment after an error of its handler")
+        assert probe.finds(at(answer)), "an error of the handler ends no environment"
 
 
 def ends(probe, event, message):

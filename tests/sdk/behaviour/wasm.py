@@ -1,8 +1,11 @@
-"""WebAssembly: a command of WASI, from Go."""
+"""WebAssembly: a command of WASI, from Go, and a component that takes HTTP, from Rust."""
 
+import functools
+import pathlib
 import shutil
+import subprocess
 
-from . import Runtime, built
+from . import Runtime, built, http_stream
 
 
 class Command(Runtime):
@@ -23,3 +26,39 @@ class Command(Runtime):
     def error(self, message, request_id):
         words = f"RequestId: {request_id} Error: Runtime exited with error: exit status 1"
         return {"errorType": "Runtime.ExitError", "errorMessage": words}
+
+
+TARGET = "wasm32-wasip2"
+
+
+@functools.cache
+def has_target():
+    """Whether Rust can compile for it."""
+    if not shutil.which("cargo"):
+        return False
+    shown = subprocess.run(["rustc", "--print", "target-libdir", "--target", TARGET], capture_output=True, text=True, check=False)
+    return shown.returncode == 0 and pathlib.Path(shown.stdout.strip()).is_dir()
+
+
+class Component(Runtime):
+    """It is posted its event, and sent what clients of its URL send."""
+
+    name = "wasi-http"
+    trace = None
+
+    def missing(self):
+        return None if has_target() else f"Rust cannot compile for {TARGET} here (rustup target add {TARGET})"
+
+    def files(self):
+        command = f"CARGO_TARGET_DIR={{out}}.target cargo build -q --release --locked --target {TARGET}"
+        made = f"{{out}}.target/{TARGET}/release/probe.wasm"
+        return {"bootstrap.wasm": built("rust", f"{command} && mv {made} {{out}} && rm -r {{out}}.target", None)}
+
+    def error(self, message, request_id):
+        return {"errorType": "HttpStatus500", "errorMessage": message}
+
+    def stream_event(self, ms):
+        return http_stream(ms)
+
+    def streamed_whole(self, answer):
+        return answer["json"]["body"]

@@ -4,7 +4,7 @@ import json
 
 from conftest import PYTHON
 
-from . import Runtime, source
+from . import Runtime, http_stream, source
 
 
 class Web(Runtime):
@@ -25,9 +25,7 @@ class Web(Runtime):
         return {"errorType": self.error_type, "errorMessage": json.dumps({"statusCode": 500, "body": message}, ensure_ascii=False, separators=(",", ":"))}
 
     def stream_event(self, ms):
-        headers = {"content-type": "application/json"}
-        body = json.dumps({"ms": ms})
-        return {"version": "2.0", "rawPath": "/stream", "headers": headers, "requestContext": {"http": {"method": "POST"}}, "body": body}
+        return http_stream(ms)
 
     def streamed_whole(self, answer):
         return answer["json"]["body"]
