@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROLE = "arn:aws:iam::000000000000:role/tests"
 PYTHON = "python3.11"
 NODE = "nodejs20.x"
+JAVA = "java17"
 # Slow machines take longer; a condition that never comes true costs this once.
 PATIENCE_S = 30
 
@@ -232,6 +233,25 @@ def dev():
 def up():
     """A production server."""
     yield from _server("up")
+
+
+@pytest.fixture(scope="session")
+def java():
+    """A development server that has the runtime pack of Java."""
+    server = Server("dev")
+    try:
+        # Without the pack no function runs, and what to do is said.
+        name = server.function({"a.txt": "1"}, runtime=JAVA, handler="functions.Echo")
+        answer = server.client("lambda").invoke(FunctionName=name, Payload=b"{}")
+        assert f"run `dunlin runtimes add {JAVA}`" in answer["Payload"].read().decode()
+    except botocore.exceptions.ClientError as error:
+        assert f"dunlin runtimes add {JAVA}" in str(error), error
+    added = subprocess.run(
+        [binary(), "runtimes", "add", JAVA], env=server.environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert added.returncode == 0, added.stderr
+    yield server
+    server.remove()
 
 
 def pytest_generate_tests(metafunc):

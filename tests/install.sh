@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
-# in tests/js/node_modules, packages with native code in .cache/native, web frameworks in .cache/web, Chromium, a JDK with
+# in tests/js/node_modules, packages with native code and AWS's client for images in .cache/native, web frameworks in .cache/web, Chromium, a JDK with
 # Maven and jars in .cache/java.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
@@ -48,6 +48,14 @@ if [ ! -e "$native/.python" ]; then
         touch "$native/.python"
     else
         echo "Pillow and numpy could not be installed: the tests of native wheels are skipped" >&2
+    fi
+fi
+if [ ! -e "$native/.client" ]; then
+    rm -rf "$native/awslambdaric"
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --target "$native/awslambdaric" "awslambdaric>=4,<5"; then
+        touch "$native/.client"
+    else
+        echo "AWS's runtime client for images could not be installed: no image of Python is tested" >&2
     fi
 fi
 if [ ! -e "$native/.node" ]; then

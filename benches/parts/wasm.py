@@ -1,22 +1,30 @@
-"""WebAssembly beside `wasmtime serve`: first calls over warm ones, steady load, and a thousand deployed functions.
+"""WebAssembly beside `wasmtime serve`: first calls over warm ones, steady load, and a thousand deployed functions with 200 images.
 
 The program is the hand-written component of the tests, the same for both sides; each gives every request an instance of
 its own. The peer is the release build of Wasmtime's own command, from PyPI. The platform does more for a call: an event, a
 log stream, a usage record on disk.
 """
+import hashlib
+import io
+import json
 import os
+import platform
 import statistics
 import subprocess
+import tarfile
 import time
 
 import machine
 from bench import at_least, at_most, load_line, medians
 from calls import first_call, get
-from dunlin import zipped
+from dunlin import ROLE, Server, zipped
 from packages import ROOT, installed, real_python, salted
 
 CONNECTIONS = (1, 16, 64)
-DEPLOYED = 1_000
+DEPLOYED, IMAGES = 1_000, 200
+# What a start does behind its first answer is over.
+SETTLED_S = 3
+SHARED_LAYER = {"program": b"never run"}
 PEER = "wasmtime serve"
 OWN = "dunlin wasm"
 
@@ -84,30 +92,72 @@ def cold(bench, program):
 
 
 def deployed(bench, program):
-    """A server with a thousand programs, each of its own package, started anew: time to ready, and memory beside one without."""
+    """A server with a thousand programs, each of its own package, and 200 images, started anew: time to ready, and memory
+    beside one without."""
     empty = bench.fresh("wasm-none")
-    without_kib = machine.pss_kib(empty.pid)
+    time.sleep(SETTLED_S)
+    without_kib = machine.pss_kib(empty.pid)[0]
     empty.stop()
     server = bench.fresh("wasm-many")
     try:
         for number in range(DEPLOYED):
             create(server, f"wasm-{number}", program, salt=number)
+        for number in range(IMAGES):
+            create_image(bench, server, number)
     finally:
         server.stop()
-    folder = os.path.join(bench.folder, "wasm-many")
-    again = type(server)(bench.options.dunlin, folder)
+    again = Server(bench.options.dunlin, os.path.join(bench.folder, "wasm-many"))
     try:
-        time.sleep(1)
-        return {"ready_ms": again.ready_ms, "kib_each": (machine.pss_kib(again.pid) - without_kib) / DEPLOYED}
+        time.sleep(SETTLED_S)
+        asleep_kib = machine.pss_kib(again.pid)[0] - without_kib
+        # Those that were there before the start can be called.
+        path = again.call("lambda", "GET", "/2021-10-31/functions/wasm-7/url")["FunctionUrl"].split("//")[1].split(".")[0]
+        first_call(again.port, get(again.port, f"/_dunlin/url/{path}/"))
+        return {"ready_ms": again.ready_ms, "kib_each": asleep_kib / (DEPLOYED + IMAGES)}
     finally:
         again.stop()
+
+
+def create_image(bench, server, number):
+    """A function of an image of its own, which comes as a file and shares a layer with the others."""
+    name, file = f"own/image-{number}:v1", os.path.join(bench.folder, "image.tar")
+    save_image(file, [SHARED_LAYER, {"number": str(number).encode()}])
+    environment = {**os.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}", "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+    subprocess.run([bench.options.dunlin, "images", "push", name, file], env=environment, check=True, capture_output=True)
+    settings = {"FunctionName": f"image-{number}", "PackageType": "Image", "Code": {"ImageUri": name}, "Role": ROLE, "MemorySize": 128}
+    server.call("lambda", "POST", "/2015-03-31/functions", settings)
+
+
+def save_image(path, layers):
+    """Writes what `docker save` writes, of layers that are names to bytes."""
+    blobs = [tar(layer) for layer in layers]
+    digests = [hashlib.sha256(blob).hexdigest() for blob in blobs]
+    config = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()], "os": "linux", "config": {"Entrypoint": ["/program"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [], "Layers": [f"{digest}.tar" for digest in digests]}]
+    files = {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
+    with open(path, "wb") as kept:
+        kept.write(tar(files | {f"{digest}.tar": blob for digest, blob in zip(digests, blobs, strict=True)}))
+
+
+def tar(files):
+    """An archive of {name: bytes}."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), 0o755
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
 
 
 def promises(found):
     words = {
         "cold start of WASM over a warm call, ms": at_most(found["cold"]["extra_ms"], 0.3),
-        "start with 1,000 deployed WASM functions, s": at_most(found["deployed"]["ready_ms"] / 1_000, 1),
-        "memory of a WASM function that sleeps, KiB": at_most(found["deployed"]["kib_each"], 4),
+        "start with 1,000 deployed WASM functions and 200 images, s": at_most(found["deployed"]["ready_ms"] / 1_000, 1),
+        "memory of a WASM function or an image that sleeps, KiB": at_most(found["deployed"]["kib_each"], 4),
     }
     rows = found["warm"]
     if PEER in rows:
@@ -122,7 +172,7 @@ def lines(found):
     text = [
         "## WebAssembly", "",
         f"A first call takes {cold_found['first_ms']:.2f} ms, {cold_found['extra_ms']:.2f} ms more than a warm one. With {DEPLOYED} deployed "
-        f"functions the server is ready after {many['ready_ms']:.0f} ms; one that sleeps costs {many['kib_each']:.1f} KiB.", "",
+        f"functions and {IMAGES} images the server is ready after {many['ready_ms']:.0f} ms; one that sleeps costs {many['kib_each']:.1f} KiB.", "",
         "| side | connections | p50 µs | p99 µs | requests/s | CPU µs/request | faults/request | refused |",
         "|---|---|---|---|---|---|---|---|",
     ]

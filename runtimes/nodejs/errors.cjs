@@ -84,19 +84,17 @@ function clean(text) {
   return String(text).replace(/\x7f/g, '%7F');
 }
 
-function tooLarge(bytes) {
-  return {
-    errorType: 'Function.ResponseSizeTooLarge',
-    errorMessage: `Response payload size (${bytes} bytes) exceeded maximum allowed payload size (${PAYLOAD_BYTES_MAX} bytes).`,
-    trace: [],
-  };
-}
+/** An answer that is longer than a payload may be: it is the platform that refuses it, for every runtime in the same words. */
+const TOO_LARGE = {
+  errorType: 'Function.ResponseSizeTooLarge',
+  errorMessage: `Response payload size exceeded maximum allowed payload size (${PAYLOAD_BYTES_MAX} bytes).`,
+};
 
 /** A document as the text of a frame, never longer than a payload may be. */
 function encode(value) {
   const text = JSON.stringify(value);
   return text.length * 3 > PAYLOAD_BYTES_MAX && Buffer.byteLength(text) > PAYLOAD_BYTES_MAX
-    ? JSON.stringify(tooLarge(Buffer.byteLength(text)))
+    ? JSON.stringify(TOO_LARGE)
     : text;
 }
 
@@ -112,5 +110,5 @@ module.exports = {
   UserCodeSyntaxError,
   document,
   encode,
-  tooLarge,
+  TOO_LARGE,
 };

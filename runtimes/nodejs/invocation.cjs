@@ -59,7 +59,7 @@ class Answer {
     // A function or a symbol has no JSON: Lambda answers with an empty body.
     if (text === undefined) text = '';
     const bytes = text.length * 3 > errors.PAYLOAD_BYTES_MAX ? Buffer.byteLength(text) : 0;
-    if (bytes > errors.PAYLOAD_BYTES_MAX) return this.refuse(errors.tooLarge(bytes));
+    if (bytes > errors.PAYLOAD_BYTES_MAX) return this.refuse(errors.TOO_LARGE);
     return this.settle(() => {
       const took = (now() - this.began) * 1000;
       prefix.writeUInt32LE(Math.min(Math.max(took, 0), 0xffffffff), 0);

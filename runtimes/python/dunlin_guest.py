@@ -153,14 +153,14 @@ def encode_document(error_document):
     """A document as bytes, never longer than a payload may be."""
     data = json.dumps(error_document).encode()
     if len(data) > PAYLOAD_BYTES_MAX:
-        data = json.dumps(too_large(len(data), error_document["requestId"])).encode()
+        data = TOO_LARGE
     return data
 
 
-def too_large(size, request_id):
-    """The document of an answer that is longer than a payload may be."""
-    words = "Response payload size (%d bytes) exceeded maximum allowed payload size (%d bytes)."
-    return document("Function.ResponseSizeTooLarge", words % (size, PAYLOAD_BYTES_MAX), [], request_id)
+# An answer that is longer than a payload may be: it is the platform that refuses it, for every runtime in the same words.
+TOO_LARGE_TYPE = "Function.ResponseSizeTooLarge"
+TOO_LARGE_WORDS = "Response payload size exceeded maximum allowed payload size (%d bytes)." % PAYLOAD_BYTES_MAX
+TOO_LARGE = json.dumps({"errorType": TOO_LARGE_TYPE, "errorMessage": TOO_LARGE_WORDS}).encode()
 
 
 # Logs
@@ -498,7 +498,9 @@ def run(handler, meta, event_bytes, fixed, encoder, logs):
         answer_error(document_of(error, request_id), logs)
         return
     if len(data) > PAYLOAD_BYTES_MAX:
-        answer_error(too_large(len(data), request_id), logs)
+        logs.failure(document(TOO_LARGE_TYPE, TOO_LARGE_WORDS, [], request_id))
+        flush()
+        send(ERROR, TOO_LARGE)
     else:
         flush()
         took_us = min((time.monotonic_ns() - began_ns) // 1000, 0xFFFFFFFF)

@@ -164,8 +164,6 @@ ERRORS = [
      "Unable to marshal response: Object of type generator is not JSON serializable"),
     ("a = []; a.append(a); return a", "Runtime.MarshalError", "Unable to marshal response: Circular reference detected"),
     ("class E(Exception):\n        def __str__(self): raise TypeError\n    raise E", "E", "the error's text cannot be made: TypeError"),
-    ("return 'x' * 6291555", "Function.ResponseSizeTooLarge",
-     "Response payload size (6291557 bytes) exceeded maximum allowed payload size (6291556 bytes)."),
 ]
 
 # files, handler, expected type and message
@@ -213,8 +211,15 @@ class Handlers(GuestCase):
                 self.assertEqual(document["requestId"], "request-1")
                 self.assertEqual(list(document), ["errorMessage", "errorType", "requestId", "stackTrace"])
                 self.assertEqual(code, 0)
-                if not kind.startswith("Function"):
-                    self.assertIn("[ERROR] %s: %s\rTraceback (most recent call last):" % (kind, message), log)
+                self.assertIn("[ERROR] %s: %s\rTraceback (most recent call last):" % (kind, message), log)
+
+    def test_an_answer_that_is_too_large(self):
+        source = "def handler(event, context):\n    return 'x' * event\n"
+        _, answers, code, _ = self.run_guest(source, events=[6291554, 6291555, 1])
+        words = "Response payload size exceeded maximum allowed payload size (6291556 bytes)."
+        self.assertEqual([answer[0] for answer in answers], ["RESPONSE", "ERROR", "RESPONSE"])
+        self.assertEqual(answers[1][1], {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": words})
+        self.assertEqual(code, 0)
 
     def test_a_stack_trace_has_the_functions_frames_only(self):
         source = "def inner():\n    raise ValueError('bad')\n\ndef handler(event, context):\n    inner()\n"

@@ -1,22 +1,18 @@
-"""Java functions as boto3 sees them: kinds of handlers, AWS's classes for events, contexts, errors, limits, files, layers,
-logs, hooks of snapshots, and the runtime pack that they need."""
+"""Java functions, beyond what the suite of all runtimes checks: kinds of handlers, AWS's classes for events, the heap, errors,
+variables, files, layers, logs, hooks of snapshots, and the runtime pack that they need."""
 
 import base64
-import concurrent.futures
 import json
-import pathlib
-import shutil
 import subprocess
 
 import pytest
 import requests
 
-from conftest import ROOT, Server, name_of, wait_for, zipped
+from conftest import JAVA as RUNTIME, ROOT, Server, name_of, wait_for, zipped
 from test_deploy import dunlin
 from test_invoke import invoke, tail
 
 JARS = ROOT / ".cache/java/lib"
-RUNTIME = "java17"
 
 pytestmark = [
     pytest.mark.skipif(not JARS.is_dir(), reason="the jars could not be installed (tests/install.sh says why)"),
@@ -35,24 +31,6 @@ def compiled(folder, sources, jars=()):
     )
     assert done.returncode == 0, done.stderr
     return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*.class")}
-
-
-@pytest.fixture(scope="module")
-def java():
-    """A server that has the runtime pack of Java."""
-    server = Server("dev")
-    try:
-        client = server.client("lambda")
-        name = create(server, {"a.txt": "1"}, "functions.Echo")
-        answer = client.invoke(FunctionName=name, Payload=b"{}")
-        # Without the pack no function runs, and what to do is said.
-        assert "run `dunlin runtimes add java17`" in answer["Payload"].read().decode()
-    except Exception as error:
-        assert "dunlin runtimes add java17" in str(error), error
-    done = dunlin(server, "runtimes", "add", RUNTIME)
-    assert done.code == 0, done.err
-    yield server
-    server.remove()
 
 
 @pytest.fixture(scope="module")
@@ -141,33 +119,6 @@ def test_errors(java, package):
     assert got["FunctionError"] == "Unhandled" and "errorMessage" in got["json"]
 
 
-def test_a_process_that_ends_and_time_that_ends(java, package):
-    name = create(java, package, "functions.Echo", Timeout=3)
-    got = invoke(java, name, {"do": "exit"})
-    assert got["json"]["errorType"] == "Runtime.ExitError", got["json"]
-    got = invoke(java, name, {"do": "sleep", "ms": 10_000})
-    assert got["json"]["errorType"] == "Sandbox.Timedout" or "timed out" in got["json"]["errorMessage"], got["json"]
-    assert invoke(java, name, {"do": "sleep", "ms": 1})["json"] == 1
-
-
-def test_memory_that_ends(java, package):
-    name = create(java, package, "functions.Echo", MemorySize=256)
-    got = invoke(java, name, {"do": "fill"})
-    assert got["FunctionError"] == "Unhandled"
-    assert "OutOfMemoryError" in json.dumps(got["json"]) or got["json"]["errorType"] == "Runtime.ExitError", got["json"]
-    # The machine does not go on with a heap that is broken.
-    assert invoke(java, name, {"do": "sleep", "ms": 1})["json"] == 1
-
-
-def test_sizes_of_payloads(java, package):
-    name = create(java, package, "functions.Echo", MemorySize=1024)
-    text = "é" * 1_000_000
-    assert invoke(java, name, {"text": text})["json"] == {"text": text}
-    assert len(invoke(java, name, {"do": "large", "bytes": 5_900_000})["json"]) == 5_900_000
-    got = invoke(java, name, {"do": "large", "bytes": 6_400_000})
-    assert got["json"]["errorType"] == "Function.ResponseSizeTooLarge", got["json"]
-
-
 def test_variables(java, package):
     settings = {"Environment": {"Variables": {"COLOUR": "blau ü"}}}
     name = create(java, package, "functions.Facts::variables", **settings)
@@ -202,13 +153,6 @@ def test_logs(java, package):
     events = lambda: java.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]
     first = wait_for(lambda: [event["message"] for event in events()], "log lines")[0]
     assert first.startswith("INIT_START Runtime Version: java:"), first
-
-
-def test_calls_at_once(java, package):
-    name = create(java, package, "functions.Echo")
-    with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda index: invoke(java, name, {"i": index})["json"], range(60)))
-    assert answers == [{"i": index} for index in range(60)]
 
 
 def test_tls_of_the_platform_is_trusted(java, package):

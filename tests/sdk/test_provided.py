@@ -1,19 +1,11 @@
-"""Functions that bring their own runtime and speak the HTTP Runtime API: a shell script, Python, and Go."""
+"""Functions that bring their own runtime and speak the HTTP Runtime API, beyond what the suite of all runtimes checks."""
 
-import fcntl
-import functools
-import hashlib
-import json
-import os
-import pathlib
 import shutil
-import subprocess
-import tempfile
 import textwrap
 
 import pytest
 
-from conftest import clean_environment
+from behaviour.custom import Go
 from test_invoke import invoke, tail
 
 RUNTIME = "provided.al2023"
@@ -91,24 +83,6 @@ def test_a_failed_initialisation(server):
     assert (answer["json"]["errorType"], answer["json"]["errorMessage"]) == ("Own.InitError", "not today")
 
 
-SHELL_BOOTSTRAP = """\
-#!/bin/sh
-api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
-while true; do
-    event=$(curl -sS -D /tmp/headers "$api/next")
-    id=$(grep -i '^lambda-runtime-aws-request-id:' /tmp/headers | tr -d '\\r' | cut -d' ' -f2)
-    curl -sS -o /dev/null -d "{\\"shell got\\": $event}" "$api/$id/response"
-done
-"""
-
-
-@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not on this machine")
-def test_a_shell_script(server):
-    call = provided(server, SHELL_BOOTSTRAP)
-    assert call({"n": 1})["json"] == {"shell got": {"n": 1}}
-    assert call({"n": 2})["json"] == {"shell got": {"n": 2}}
-
-
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -128,74 +102,10 @@ def test_entry_points_that_cannot_start(server, files, words):
     assert words in answer["json"]["errorMessage"], answer["json"]
 
 
-GO_MAIN = """\
-package main
-
-import (
-	"context"
-	"errors"
-	"os"
-
-	"github.com/aws/aws-lambda-go/lambda"
-	"github.com/aws/aws-lambda-go/lambdacontext"
-)
-
-type request struct {
-	Name  string `json:"name"`
-	Fail  bool   `json:"fail"`
-	Panic bool   `json:"panic"`
-}
-
-func handle(ctx context.Context, in request) (map[string]string, error) {
-	if in.Fail {
-		return nil, errors.New("as asked")
-	}
-	if in.Panic {
-		panic("as told")
-	}
-	lc, _ := lambdacontext.FromContext(ctx)
-	return map[string]string{"hello": in.Name, "id": lc.AwsRequestID, "function": os.Getenv("AWS_LAMBDA_FUNCTION_NAME")}, nil
-}
-
-func main() { lambda.Start(handle) }
-"""
-
-
-@functools.cache
-def go_bootstrap():
-    """A static program with AWS's own runtime client for Go, built once and kept."""
-    folder = pathlib.Path(tempfile.gettempdir()) / f"dunlin-test-go-{os.getuid()}-{hashlib.sha256(GO_MAIN.encode()).hexdigest()[:12]}"
-    program = folder / "bootstrap"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with open(folder / "lock", "w") as lock, tempfile.TemporaryDirectory() as work:
-        # Other workers wait here instead of building it too.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            pathlib.Path(work, "main.go").write_text(GO_MAIN)
-            env = clean_environment(CGO_ENABLED="0")
-            for command in (
-                ["go", "mod", "init", "example"],
-                ["go", "get", "github.com/aws/aws-lambda-go@v1.49.0"],
-                ["go", "build", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", "bootstrap", "."],
-            ):
-                done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, check=False)
-                assert done.returncode == 0, f"{' '.join(command)}:\n{done.stderr}"
-            partial = folder / "bootstrap.partial"
-            shutil.copy(pathlib.Path(work, "bootstrap"), partial)
-            partial.rename(program)
-    return program.read_bytes()
-
-
 @pytest.mark.skipif(not shutil.which("go"), reason="Go is not on this machine: its runtime client is not tested")
-def test_go(server):
-    call = provided(server, go_bootstrap(), MemorySize=256)
-    answer = call({"name": "ü"})
-    assert answer["json"]["hello"] == "ü", answer["json"]
-    assert answer["json"]["id"] == answer["ResponseMetadata"]["RequestId"]
-    answer = call({"fail": True})
-    assert answer["FunctionError"] == "Unhandled"
-    assert answer["json"] == {"errorMessage": "as asked", "errorType": "errorString"}
-    answer = call({"panic": True})
+def test_a_panic_in_go(server):
+    call = provided(server, Go().program())
+    answer = call({"do": "panic", "message": "as told"})
     assert (answer["json"]["errorMessage"], answer["json"]["errorType"]) == ("as told", "string")
     assert answer["json"]["stackTrace"]
-    assert call({"name": "again"})["json"]["hello"] == "again"
+    assert call({"again": 1})["json"] == {"again": 1}

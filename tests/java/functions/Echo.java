@@ -15,18 +15,6 @@ public class Echo implements RequestHandler<Map<String, Object>, Object> {
         switch (what) {
             case "throw":
                 throw new IllegalStateException("not now", new RuntimeException("the cause"));
-            case "exit":
-                System.exit(7);
-                return null;
-            case "sleep":
-                pause(((Number) event.get("ms")).longValue());
-                return calls;
-            case "fill":
-                byte[][] held = new byte[100_000][];
-                for (int index = 0; index < held.length; index++) held[index] = new byte[1 << 20];
-                return held.length;
-            case "large":
-                return "x".repeat(((Number) event.get("bytes")).intValue());
             case "print":
                 System.out.println("from out");
                 System.err.println("from err");
@@ -34,14 +22,6 @@ public class Echo implements RequestHandler<Map<String, Object>, Object> {
                 return calls;
             default:
                 return event;
-        }
-    }
-
-    private static void pause(long ms) {
-        try {
-            Thread.sleep(ms);
-        } catch (InterruptedException interrupted) {
-            throw new IllegalStateException(interrupted);
         }
     }
 }

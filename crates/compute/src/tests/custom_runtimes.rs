@@ -223,21 +223,24 @@ async fn streamed_answers_pass_as_they_come() {
     use model::{Answered, Piece};
     let world = world();
     let head = "POST /2018-06-01/runtime/invocation/r-1/response HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
-                content-type: text/x\r\ntransfer-encoding: chunked\r\nlambda-runtime-function-response-mode: streaming\r\n\
-                trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n\r\n";
-    for (last, error_type) in [
-        ("0\r\n\r\n", None),
-        (
-            "0\r\nLambda-Runtime-Function-Error-Type: E\r\nLambda-Runtime-Function-Error-Body: eyJlcnJvclR5cGUiOiJFIn0=\r\n\r\n",
-            Some("E"),
-        ),
-        ("x", Some("Runtime.TruncatedResponse")),
+                content-type: text/x\r\ntransfer-encoding: chunked\r\n\
+                trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n";
+    let streaming = "lambda-runtime-function-response-mode: streaming\r\n";
+    let failed = "0\r\nLambda-Runtime-Function-Error-Type: E\r\n\
+                  Lambda-Runtime-Function-Error-Body: eyJlcnJvclR5cGUiOiJFIn0=\r\n\r\n";
+    for (mode, last, error_type) in [
+        (streaming, "0\r\n\r\n", None),
+        (streaming, failed, Some("E")),
+        (streaming, "x", Some("Runtime.TruncatedResponse")),
+        // AWS's client for Go names no mode.
+        ("", "0\r\n\r\n", None),
+        ("", failed, Some("E")),
     ] {
         let (answered, mut stream) = tokio::join!(world.engine.invoke_streaming(invocation("f", "r-1", "1")), async {
             let address = address(&world).await;
             next(address).await;
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(format!("{head}5\r\nfirst\r\n").as_bytes()).await.unwrap();
+            stream.write_all(format!("{head}{mode}\r\n5\r\nfirst\r\n").as_bytes()).await.unwrap();
             stream
         });
         let Answered::Streamed(mut answer) = answered.unwrap() else { panic!("it came whole") };

@@ -497,6 +497,7 @@ impl fmt::Debug for ProcessControl {
 }
 
 impl ProcessControl {
+    /// What was counted, of which a group's part for `/tmp` in memory is not the function's own.
     fn bounded(&self, counted: u64) -> u64 {
         counted.min(self.ceiling.load(Ordering::Relaxed))
     }
@@ -649,7 +650,7 @@ impl Control for ProcessControl {
         let mut ended =
             ended.unwrap_or(Exit { code: None, signal: None, out_of_memory: false, usage: Usage::default() });
         let peak = ended.usage.memory_peak_bytes.max(self.peak.load(Ordering::Relaxed));
-        ended.usage.memory_peak_bytes = peak;
+        ended.usage.memory_peak_bytes = self.bounded(peak);
         ended
     }
 
@@ -659,7 +660,7 @@ impl Control for ProcessControl {
 
     fn usage(&self) -> Usage {
         if let Some(exit) = *self.exit.borrow() {
-            return exit.usage;
+            return Usage { memory_peak_bytes: self.bounded(exit.usage.memory_peak_bytes), ..exit.usage };
         }
         let mut usage = match &self.meters {
             Some([_, peak, cpu, _]) => {

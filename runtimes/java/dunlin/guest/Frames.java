@@ -68,9 +68,8 @@ final class Frames implements LambdaRuntimeApiClient {
     @Override
     public void reportInvocationSuccess(String id, byte[] payload) {
         if (payload.length > PAYLOAD_BYTES_MAX) {
-            String words = "Response payload size (" + payload.length + " bytes) exceeded maximum allowed payload size ("
-                + PAYLOAD_BYTES_MAX + " bytes).";
-            String document = "{\"errorMessage\":\"" + words + "\",\"errorType\":\"Function.ResponseSizeTooLarge\"}";
+            String words = "Response payload size exceeded maximum allowed payload size (" + PAYLOAD_BYTES_MAX + " bytes).";
+            String document = "{\"errorType\":\"Function.ResponseSizeTooLarge\",\"errorMessage\":\"" + words + "\"}";
             keep(Channel.ERROR, document.getBytes(StandardCharsets.UTF_8));
             return;
         }
