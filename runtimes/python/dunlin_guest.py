@@ -172,6 +172,11 @@ class Logs:
     def __init__(self):
         self.request_id = None
         self.tenant_id = None
+        self.handler = None
+        self.configure()
+
+    def configure(self):
+        """Goes by the variables as they are now."""
         self.json = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
         level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
         self.level = "DEBUG" if level == "TRACE" else level
@@ -197,15 +202,20 @@ class Logs:
         self.write("\r".join(lines) + "\n")
 
     def install(self):
-        """Has `logging` set up on its first import, or now if something has imported it already."""
-        if "logging" in sys.modules:
-            self.set_up(sys.modules["logging"])
+        """Has `logging` set up on its first import, or now if something has imported it already; where a zygote has done that,
+        only what the variables say is left to do."""
+        if self.handler:
+            self.configure()
+            if self.json or self.level:
+                own_module("dunlin_logs").adjust(self)
+        elif "logging" in sys.modules:
+            self.set_up()
         else:
             sys.meta_path.insert(0, LoggingFinder(self))
 
-    def set_up(self, logging):
+    def set_up(self):
         """Gives the root logger Lambda's handler."""
-        own_module("dunlin_logs").set_up(logging, self)
+        own_module("dunlin_logs").set_up(self)
 
 
 class LoggingFinder:
@@ -227,10 +237,14 @@ class LoggingFinder:
 
         def exec_module(module):
             run(module)
-            logs.set_up(module)
+            logs.set_up()
 
         loader.exec_module = exec_module
         return spec
+
+
+# What a zygote has set up for its forks.
+LOGS = None
 
 
 # Loading
@@ -278,17 +292,30 @@ def prepare(order):
         own_module("dunlin_cache").use(order.get("caches") or [])
     if not any(isinstance(finder, HooksFinder) for finder in sys.meta_path):
         sys.meta_path.append(HooksFinder())
-    # What was not there when the interpreter looked last may be now: layers and code are mounted later than it starts.
-    sys.path_importer_cache.clear()
-    # The interpreter is started without `site`, which would have defined these.
-    import _sitebuiltins
-    import builtins
-
-    for name in ("exit", "quit"):
-        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    forget_finders()
+    define_exit()
     # Lines appear when they are written, also where the output is a pipe.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def forget_finders():
+    """Has the import system look anew where something may be now that was not there before: code, layers and what the platform
+    adds are mounted later than an interpreter starts. Its own modules stay what they are, and a fork has them from before."""
+    own = sys.base_prefix + "/"
+    for place in [place for place in sys.path_importer_cache if not place.startswith(own)]:
+        del sys.path_importer_cache[place]
+
+
+def define_exit():
+    """Defines what `site` would have: the interpreter is started without."""
+    import builtins
+
+    if not hasattr(builtins, "exit"):
+        import _sitebuiltins
+
+        for name in ("exit", "quit"):
+            setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
 
 
 def load(order, logs):
@@ -557,18 +584,21 @@ def serve(reader, handler, logs):
         run(handler, meta, body[meta_end:], fixed, encoder, logs)
 
 
-def boot():
-    """Says that this process is up: the reader of the channel, and the first order with its kind, if one comes."""
+def boot(meanwhile=None):
+    """Says that this process is up: the reader of the channel, and the first order with its kind, if one comes. `meanwhile`: what
+    to do until then."""
     os.set_inheritable(CHANNEL, False)
     send(BOOTED)
+    if meanwhile:
+        meanwhile()
     reader = Reader()
     frame = reader.frame()
     return (reader, frame[0], json.loads(str(frame[1], "utf-8"))) if frame else (reader, None, None)
 
 
-def main():
+def main(meanwhile=None):
     """Boots, loads and serves."""
-    reader, kind, order = boot()
+    reader, kind, order = boot(meanwhile)
     if kind is None:
         return
     if kind == COMPILE:
@@ -576,8 +606,13 @@ def main():
         own_module("dunlin_cache").make(order, lambda piece: send(CHUNK, piece))
         send(END)
         return
+    load_and_serve(order, reader)
+
+
+def load_and_serve(order, reader):
+    """Becomes the function of LOAD."""
     prepare(order)
-    logs = Logs()
+    logs = LOGS or Logs()
     logs.install()
     handler = load(order, logs)
     send(READY)

@@ -53,6 +53,7 @@ import io  # noqa: F401
 import logging  # noqa: F401
 import random  # noqa: F401
 import re  # noqa: F401
+import select
 import ssl  # noqa: F401
 import string  # noqa: F401
 import tempfile  # noqa: F401
@@ -80,6 +81,11 @@ CLOSE_RANGE = 436
 CLONE_VM, CLONE_VFORK, SIGCHLD = 0x100, 0x4000, 17
 # What a short-lived process needs of the stack, with room to spare.
 STACK_BYTES = 256 * 1024
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Enough for an interpreter to have adapted what runs (CPython 3.11 and later).
+REHEARSALS = 20
+# An order for a call that waits comes sooner.
+IDLE_S = 0.2
 
 
 class Entry:
@@ -218,7 +224,7 @@ def become_guest(entry, descriptors, resumed):
         if resumed:
             dunlin_guest.resume(*resumed)
         else:
-            dunlin_guest.main()
+            dunlin_guest.main(rehearse_if_idle)
     except SystemExit as error:
         status = exit_status(error.code)
     except BaseException:  # pylint: disable=broad-except
@@ -246,7 +252,6 @@ def give_up(entry, descriptors):
     os.umask(0o022)
     os.chdir("/var/task")
     entry.enter()
-    touch()
     gc.enable()
 
 
@@ -255,7 +260,7 @@ def initialise(order):
     cannot be forked, the process ends and says why."""
     known = dunlin_snapshot.descriptors()
     dunlin_guest.prepare({"environment": {}, "root": order["root"], "caches": order.get("caches")})
-    logs = dunlin_guest.Logs()
+    logs = dunlin_guest.LOGS
     logs.install()
     handler = dunlin_guest.load({"handler": order["handler"]}, logs)
     try:
@@ -443,22 +448,56 @@ def is_forkable():
     return len(os.listdir("/proc/self/task")) == 1 and sockets <= 2 and not os.listdir("/tmp")
 
 
-def touch():
-    """Runs what every load and every call runs: the pages that it writes to become the fork's own before anybody waits."""
-    dunlin_guest.fixed_context()
-    dunlin_guest.Encoder().encode({"a": [1, "b"]})
-    json.loads('{"a": [1, 2.5, "b"]}')
-    importlib.util.find_spec("dunlin_absent")
-    traceback.extract_stack()
-    time.tzset()
+class Script:
+    """What a guest reads in a rehearsal."""
+
+    def __init__(self, frames):
+        self.frames = iter(frames)
+
+    def frame(self):
+        """The next frame."""
+        return next(self.frames, None)
 
 
-def rehearse():
-    """Runs what every guest runs at first, so that its pages and caches are there before the fork."""
-    json.loads(json.dumps({"a": [1, 2.5, None, True, "\u00e9"]}))
-    dunlin_guest.Encoder().encode({"a": 1})
+def rehearse(times):
+    """Does what every guest does from its order to its first answer. A zygote does it before it forks, so that what is made once
+    is there and the interpreter has adapted the code that runs: its forks write to fewer of the pages that they share."""
+    folder, paths, send = os.getcwd(), list(sys.path), dunlin_guest.send
+    order = {"root": HERE, "handler": "dunlin_rehearsal.handler", "environment": {"_DUNLIN_REHEARSAL": "1"}}
+    meta = json.dumps({"requestId": "", "deadlineMs": 0, "traceId": "0"}).encode()
+    call = len(meta).to_bytes(4, "little") + meta + b'{"a": [1, 2.5, null, true, "\\u00e9"]}'
+    sent = []
+    dunlin_guest.send = lambda kind, *_: sent.append(kind)
+    try:
+        for _ in range(times):
+            dunlin_guest.load_and_serve(order, Script([(dunlin_guest.INVOKE, memoryview(call))]))
+            del sys.modules["dunlin_rehearsal"]
+    finally:
+        dunlin_guest.send = send
+        dunlin_guest.LOGS.request_id = None
+        for name in ("_DUNLIN_REHEARSAL", dunlin_guest.TRACE_ID):
+            os.environ.pop(name, None)
+        sys.path[:] = paths
+        os.chdir(folder)
+    if set(sent) != {dunlin_guest.READY, dunlin_guest.RESPONSE}:
+        raise RuntimeError("a rehearsal was answered by frames of the kinds %s" % sent)
+
+
+def rehearse_if_idle():
+    """Rehearses in a guest that nobody waits for: the pages that a call writes to become its own before one comes. A guest that
+    was forked for a call that waits has its order before that."""
+    if not select.select([dunlin_guest.CHANNEL], [], [], IDLE_S)[0]:
+        rehearse(1)
+
+
+def set_up():
+    """Has ready what the guest's side makes once."""
+    dunlin_guest.define_exit()
+    dunlin_guest.LOGS = dunlin_guest.Logs()
+    dunlin_guest.LOGS.install()
     traceback.format_list([])
     time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    rehearse(REHEARSALS)
 
 
 def main():
@@ -467,7 +506,7 @@ def main():
         entry = Entry(file.read())
     orders = socket.socket(fileno=ORDERS)
     forks = Forks(entry, orders)
-    rehearse()
+    set_up()
     frame = dunlin_guest.Reader().frame()
     if frame is None:
         return

@@ -47,6 +47,7 @@ const RUNTIME_FILES: &[(&str, &str)] = &[
     ("python/dunlin_cache.py", include_str!("../../../runtimes/python/dunlin_cache.py")),
     ("python/dunlin_guest.py", include_str!("../../../runtimes/python/dunlin_guest.py")),
     ("python/dunlin_logs.py", include_str!("../../../runtimes/python/dunlin_logs.py")),
+    ("python/dunlin_rehearsal.py", include_str!("../../../runtimes/python/dunlin_rehearsal.py")),
     ("python/dunlin_snapshot.py", include_str!("../../../runtimes/python/dunlin_snapshot.py")),
     ("python/dunlin_zygote.py", include_str!("../../../runtimes/python/dunlin_zygote.py")),
     ("python/snapshot_restore_py.py", include_str!("../../../runtimes/python/snapshot_restore_py.py")),
