@@ -128,6 +128,7 @@ final class Rehearsal {
         link(UserFault.class);
         link(LambdaRuntime.class);
         link(Rehearsal.class);
+        Variables.add(Map.of("_DUNLIN_REHEARSAL", "1"));
         prepare();
         load();
         exchange();
@@ -172,6 +173,9 @@ final class Rehearsal {
         SdkInternalThreadLocal.put("AWS_LAMBDA_X_TRACE_ID", "");
         SdkInternalThreadLocal.remove("AWS_LAMBDA_X_TRACE_ID");
         new IOError(null);
+        // The client sets this one, whatever it is, and the first that is set brings much of the JDK's own logging with it.
+        String algorithms = Security.getProperty("jdk.tls.disabledAlgorithms");
+        Security.setProperty("jdk.tls.disabledAlgorithms", algorithms == null ? "" : algorithms);
     }
 
     /** A handler from a folder, as packages are. */
@@ -186,10 +190,8 @@ final class Rehearsal {
         try (Own loader = new Own(folder.toUri().toURL(), new URL("file:/opt/java/lib/none.jar"))) {
             HandlerInfo handler = HandlerInfo.fromString(Handler.class.getName(), loader);
             handler.clazz.getDeclaredConstructor().newInstance();
-            // Functions may bring a serializer of their own.
-            ServiceLoader.load(CustomPojoSerializer.class, loader).iterator().hasNext();
-            ParameterizedType kind = (ParameterizedType) handler.clazz.getGenericInterfaces()[0];
-            for (Type type : kind.getActualTypeArguments()) exchange(JacksonFactory.getInstance().getSerializer(type), "null");
+            exchange(((ParameterizedType) handler.clazz.getGenericInterfaces()[0]).getActualTypeArguments()[0], "{\"a\":1}");
+            for (Handler none : ServiceLoader.load(Handler.class, loader)) throw new IllegalStateException(none.toString());
         }
         try (Stream<Path> all = Files.walk(folder)) {
             for (Path path : (Iterable<Path>) all.sorted(Comparator.reverseOrder())::iterator) Files.delete(path);
@@ -205,7 +207,11 @@ final class Rehearsal {
         exchange(Object.class, text);
     }
 
-    private static <T> void exchange(Class<T> type, String text) {
+    private static void exchange(Class<?> type, String text) {
+        exchange(JacksonFactory.getInstance().getSerializer(type), text);
+    }
+
+    private static void exchange(Type type, String text) {
         exchange(JacksonFactory.getInstance().getSerializer(type), text);
     }
 
