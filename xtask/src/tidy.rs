@@ -91,7 +91,7 @@ fn layers(tree: &Tree) -> Vec<Finding> {
             continue;
         };
         // Programs that tests run as functions are of no layer.
-        if path.starts_with("tests/programs/") {
+        if path.starts_with("tests/") {
             continue;
         }
         let Some(may) = allowed.get(name) else {

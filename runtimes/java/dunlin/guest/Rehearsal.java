@@ -1,7 +1,6 @@
 package dunlin.guest;
 
 import com.amazonaws.services.lambda.runtime.Context;
-import com.amazonaws.services.lambda.runtime.CustomPojoSerializer;
 import com.amazonaws.services.lambda.runtime.LambdaRuntime;
 import com.amazonaws.services.lambda.runtime.RequestHandler;
 import com.amazonaws.services.lambda.runtime.api.client.HandlerInfo;
@@ -34,7 +33,6 @@ import java.nio.file.Path;
 import java.security.Security;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.Collections;
 import java.util.Comparator;
 import java.util.Enumeration;
 import java.util.List;
@@ -53,9 +51,6 @@ import software.amazon.awssdk.utilslite.SdkInternalThreadLocal;
 final class Rehearsal {
     /** Where the client's own classes are; none below it is initialised here by its name alone. */
     private static final String CLIENT = "com/amazonaws/services/lambda/";
-
-    /** A property that the client sets as well. */
-    private static final String NEGATIVE_TTL = "networkaddress.cache.negative.ttl";
 
     private static String place;
 
@@ -123,7 +118,6 @@ final class Rehearsal {
 
     static void run() throws Exception {
         Folder.enter(System.getProperty("user.dir"));
-        Variables.add(Collections.emptyMap());
         Json.object("{\"environment\":{\"A\":\"1\"},\"deadlineMs\":1700000000000}");
         link(UserFault.class);
         link(LambdaRuntime.class);
@@ -168,8 +162,6 @@ final class Rehearsal {
         // No further: its work initialises what reads variables.
         Class.forName("com.amazonaws.services.lambda.runtime.api.client.EventHandlerLoader");
         Class.forName("com.amazonaws.services.lambda.runtime.api.client.CustomerClassLoader");
-        // The first change of a property looks for somebody who keeps a log of such, in every jar.
-        Security.setProperty(NEGATIVE_TTL, String.valueOf(Security.getProperty(NEGATIVE_TTL)));
         SdkInternalThreadLocal.put("AWS_LAMBDA_X_TRACE_ID", "");
         SdkInternalThreadLocal.remove("AWS_LAMBDA_X_TRACE_ID");
         new IOError(null);
