@@ -39,6 +39,8 @@ const SETTINGS = 's';
 const OVER = 'o';
 // Settings of PHP that a package brings.
 const SETTINGS_FOLDER = 'php/conf.d';
+// Most forks that end beside the one that serves.
+const ENDING_MAX = 4;
 const CONSOLE_BYTES = 5 * 1024 * 1024;
 
 /** Frames on descriptor 3. */
@@ -270,6 +272,8 @@ final class Guest
 {
     private Channel $channel;
     private ?Handler $handler = null;
+    /** Forks that are done and may not have ended. */
+    private int $ending = 0;
 
     public function run(): int
     {
@@ -308,8 +312,8 @@ final class Guest
      */
     private function forked(?array $order, bool $first): array
     {
-        while (pcntl_waitpid(-1, $status, WNOHANG) > 0) {
-            // One of those before.
+        while ($this->ending > 0 && pcntl_waitpid(-1, $status, $this->ending < ENDING_MAX ? WNOHANG : 0) > 0) {
+            $this->ending--;
         }
         $pair = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
         $pid = pcntl_fork();
@@ -322,6 +326,7 @@ final class Guest
         }
         fclose($pair[1]);
         [$said, $status] = $pid < 0 ? ['', null] : $this->heard($pair[0], $pid);
+        $this->ending += $pid > 0 && $status === null ? 1 : 0;
         if ($status !== null && pcntl_wifsignaled($status)) {
             $this->endBy(pcntl_wtermsig($status));
         }
