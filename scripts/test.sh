@@ -25,6 +25,7 @@ suite install bash tests/install.sh
 suite rust cargo test -q --workspace --no-fail-fast
 suite node-guest node --test --test-reporter=spec runtimes/nodejs/test/*.test.cjs
 suite python-guest python3 runtimes/python/test_bootstrap.py
+suite guests python3 runtimes/test_guests.py
 suite black-box .cache/venv/bin/python -m pytest tests -q -n 2 --dist loadgroup
 
 if [ ${#failed[@]} -gt 0 ]; then

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
-# in tests/js/node_modules, packages with native code and AWS's client for images in .cache/native, web frameworks in .cache/web, Chromium, a JDK with
-# Maven and jars in .cache/java.
+# in tests/js/node_modules, packages with native code and AWS's client for images in .cache/native, web frameworks in
+# .cache/web, Chromium, a JDK with Maven and jars in .cache/java, Ruby, PHP, and what a .NET program is made of in
+# .cache/dotnet.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -103,6 +104,28 @@ if [ ! -e "$web/.node" ]; then
         touch "$web/.node"
     else
         echo "express could not be installed: its test is skipped" >&2
+    fi
+fi
+
+# Interpreters of functions.
+for pair in ruby:ruby php:php-cli mcs:mono-mcs; do
+    if ! command -v "${pair%:*}" >/dev/null; then
+        sudo=""
+        [ "$(id -u)" = 0 ] || sudo=sudo
+        if ! command -v apt-get >/dev/null || ! { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+            $sudo apt-get install -y -qq --no-install-recommends "${pair#*:}" >/dev/null; }; then
+            echo "${pair#*:} could not be installed: its tests are skipped" >&2
+        fi
+    fi
+done
+# A whole runtime of .NET, which a package for Python brings.
+dotnet=.cache/dotnet
+if [ ! -e "$dotnet/.installed" ]; then
+    rm -rf "$dotnet"
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$dotnet" dotnetcore2==3.1.23; then
+        touch "$dotnet/.installed"
+    else
+        echo "the runtime of .NET could not be installed: its test is skipped" >&2
     fi
 fi
 

@@ -1,5 +1,11 @@
 """`dunlin runtimes`: the SDKs that Lambda provides, as packs that all functions of a runtime find; from real registries."""
 
+import contextlib
+import http.server
+import json
+import threading
+
+import pytest
 import requests
 
 from conftest import PYTHON, name_of
@@ -109,13 +115,60 @@ def test_packs_are_replaced_and_removed(own_server):
 def test_what_cannot_be_a_pack(dev):
     for arguments, words in [
         (["add", "provided.al2023"], "brings its own program"),
-        (["add", "ruby3.3"], "is not supported"),
+        (["add", "cobol1.0"], "is not supported"),
+        (["add", "php-84"], "functions bring theirs"),
         (["add", PYTHON, "--with", "no such package"], "failed"),
     ]:
         done = dunlin(dev, "runtimes", *arguments)
         assert done.code == 1 and words in done.err, done.err
     put = requests.put(f"{dev.url}/_dunlin/runtimes/nodejs", data=b"no zip", timeout=30)
     assert put.status_code == 403, "without a signature"
+
+
+@contextlib.contextmanager
+def platform_without(name, family, package):
+    """Stands for a platform whose machine lacks an interpreter: where it listens."""
+    answer = {"interpreters": [], "runtimes": [], "packs": [], "absent": [{"family": family, "name": name, "package": package}]}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("word,family,name,package", [("ruby3.4", "ruby", "Ruby", "ruby"), ("php-84", "php", "PHP", "php-cli")])
+def test_interpreters_that_are_missing_are_installed(dev, tmp_path, word, family, name, package):
+    # Stand for the distribution's package manager.
+    folder = project(tmp_path / "bin")
+    for program in ("apt-get", "sudo"):
+        script = f'#!/bin/sh\necho {program} "$@" >> {tmp_path}/asked\nexit ${{DUNLIN_TEST_CODE:-0}}\n'
+        (folder / program).write_text(script)
+        (folder / program).chmod(0o755)
+    with platform_without(name, family, package) as url:
+        add = lambda **more: dunlin(dev, "--endpoint", url, "runtimes", "add", word, PATH=str(folder), **more)
+        done = add()
+        assert done.code == 0 and f"{name} is installed; restart the platform" in done.err, done.err
+        asked = (tmp_path / "asked").read_text()
+        assert asked.endswith(f"apt-get install -y --no-install-recommends {package}\n"), asked
+        failed = add(DUNLIN_TEST_CODE="100")
+        assert failed.code == 1 and "run `apt-get update` first" in failed.err, failed.err
+        (folder / "apt-get").unlink()
+        none = add()
+        assert none.code == 1 and f"Debian's package is `{package}`" in none.err, none.err
 
 
 def test_functions_cannot_change_packs(dev):

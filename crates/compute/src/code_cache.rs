@@ -224,8 +224,8 @@ fn wanted(version: &FunctionVersion, interpreter: &Interpreter) -> Vec<Wanted> {
                 memory_mb: version.memory_mb,
             }]
         }
-        // A Java machine takes no compiled code from outside.
-        Family::Java | Family::Provided => Vec::new(),
+        // A Java machine takes no compiled code from outside, and that of the others is of one process.
+        Family::Java | Family::Ruby | Family::Php | Family::Provided => Vec::new(),
     }
 }
 
@@ -310,7 +310,7 @@ fn source_bytes(folder: &Path, family: Family) -> u64 {
     let endings: &[&str] = match family {
         Family::Python => &["py"],
         Family::Node => &["js", "cjs", "mjs"],
-        Family::Java | Family::Provided => &[],
+        Family::Java | Family::Ruby | Family::Php | Family::Provided => &[],
     };
     let mut bytes = 0;
     let mut todo = vec![folder.to_owned()];

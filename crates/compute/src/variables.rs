@@ -179,7 +179,9 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
     ];
     let path = match family {
         Family::Provided => "/usr/local/bin:/usr/bin/:/bin:/opt/bin",
-        Family::Node | Family::Python | Family::Java => "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
+        Family::Node | Family::Python | Family::Java | Family::Ruby | Family::Php => {
+            "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"
+        }
     };
     all.push(pair("PATH", path));
     match (family, runtime.version()) {
@@ -196,6 +198,13 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
             "PYTHONPATH",
             &format!("/var/runtime:/opt/python/lib/python{major}.{minor}/site-packages:/opt/python"),
         )),
+        (Family::Ruby, Some((major, minor))) => {
+            all.push(pair(
+                "GEM_PATH",
+                &format!("/var/task/vendor/bundle/ruby/{major}.{minor}.0:/opt/ruby/gems/{major}.{minor}.0"),
+            ));
+            all.push(pair("RUBYLIB", "/var/task:/var/runtime/lib:/opt/ruby/lib"));
+        }
         _ => {}
     }
     all
@@ -221,7 +230,9 @@ fn platform(version: &FunctionVersion, initialization: &str) -> Vec<(String, Str
         // A program has no runtime that would ask for events.
         Family::Provided if version.program => {}
         Family::Provided => all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API)),
-        Family::Node | Family::Python | Family::Java => {
+        // To those who look at variables it is what Lambda has for it, a custom runtime.
+        Family::Php => {}
+        Family::Node | Family::Python | Family::Java | Family::Ruby => {
             all.push(pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)));
         }
     }
@@ -358,6 +369,17 @@ mod tests {
             assert_eq!(all.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert!(!all.contains_key("LD_LIBRARY_PATH") && !all.contains_key("AWS_EXECUTION_ENV"));
+    }
+
+    #[test]
+    fn gems_are_looked_for_where_lambda_looks() {
+        let mut version = version("f");
+        version.runtime = Runtime::parse("ruby3.3").unwrap();
+        let all = variables(&version);
+        assert_eq!(all["GEM_PATH"], "/var/task/vendor/bundle/ruby/3.3.0:/opt/ruby/gems/3.3.0");
+        assert_eq!(all["AWS_EXECUTION_ENV"], "AWS_Lambda_ruby3.3");
+        version.runtime = Runtime::php(None).unwrap();
+        assert!(!variables(&version).contains_key("AWS_EXECUTION_ENV"));
     }
 
     #[test]

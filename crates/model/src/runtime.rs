@@ -28,10 +28,16 @@ pub const ACCEPTED: &[&str] = &[
     "java17",
     "java21",
     "java25",
+    "ruby3.2",
+    "ruby3.3",
+    "ruby3.4",
     "provided",
     "provided.al2",
     "provided.al2023",
 ];
+
+/// The variable by which a function says that the platform's PHP runs it, and which one: `8.4`.
+pub const PHP_VERSION: &str = "DUNLIN_PHP_VERSION";
 
 /// How a runtime is started and spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,6 +48,10 @@ pub enum Family {
     Python,
     /// A Java virtual machine of the host and the frame protocol.
     Java,
+    /// A Ruby interpreter of the host and the frame protocol.
+    Ruby,
+    /// A PHP interpreter of the host and the frame protocol. Lambda has no such runtime: a function is PHP by its handler.
+    Php,
     /// The package's own `bootstrap` and the HTTP Runtime API.
     Provided,
 }
@@ -63,6 +73,16 @@ impl Runtime {
         Self { identifier: "image".to_owned() }
     }
 
+    /// What functions run as whose handler the platform's PHP understands: on that version, such as `8.4`, or on the newest.
+    /// Nothing if it is no version.
+    pub fn php(version: Option<&str>) -> Option<Self> {
+        let is_number =
+            |part: &str| !part.is_empty() && part.len() < 4 && part.bytes().all(|byte| byte.is_ascii_digit());
+        let is_version =
+            version.is_none_or(|text| text.split_once('.').is_some_and(|(a, b)| is_number(a) && is_number(b)));
+        is_version.then(|| Self { identifier: format!("php{}", version.unwrap_or_default()) })
+    }
+
     /// The identifier as the user wrote it.
     pub fn as_str(&self) -> &str {
         &self.identifier
@@ -73,7 +93,9 @@ impl Runtime {
         match self.identifier.as_bytes()[0] {
             b'n' => Family::Node,
             b'j' => Family::Java,
+            b'r' => Family::Ruby,
             b'p' if self.identifier.starts_with("python") => Family::Python,
+            b'p' if self.identifier.starts_with("php") => Family::Php,
             _ => Family::Provided,
         }
     }
@@ -84,18 +106,18 @@ impl Runtime {
         match self.family() {
             Family::Python => self.version() >= Some((3, 12)),
             Family::Java => self.version() >= Some((11, 0)),
-            Family::Node | Family::Provided => false,
+            Family::Node | Family::Ruby | Family::Php | Family::Provided => false,
         }
     }
 
     /// The version the user asks for: `(20, 0)` of `nodejs20.x`, `(3, 12)` of `python3.12`, `(21, 0)` of `java21`; nothing for
-    /// `provided`.
+    /// `provided`, and for PHP of any version.
     pub fn version(&self) -> Option<(u32, u32)> {
         let digits = self.identifier.trim_start_matches(|c: char| c.is_ascii_alphabetic());
         let (major, minor) = digits.split_once('.').unwrap_or((digits, ""));
         match self.family() {
             Family::Node | Family::Java => Some((major.parse().ok()?, 0)),
-            Family::Python => Some((major.parse().ok()?, minor.parse().ok()?)),
+            Family::Python | Family::Ruby | Family::Php => Some((major.parse().ok()?, minor.parse().ok()?)),
             Family::Provided => None,
         }
     }
@@ -121,7 +143,15 @@ mod tests {
         assert_eq!(Runtime::parse("nodejs20.x").unwrap().version(), Some((20, 0)));
         assert_eq!(Runtime::parse("java21").unwrap().version(), Some((21, 0)));
         assert_eq!(Runtime::parse("java8.al2").unwrap().version(), Some((8, 0)));
+        assert_eq!(Runtime::parse("ruby3.3").unwrap().version(), Some((3, 3)));
         assert_eq!(Runtime::parse("nodejs20"), None);
+        assert_eq!(Runtime::parse("php8.4"), None, "Lambda has none");
+        let php = |version| Runtime::php(version).map(|runtime| (runtime.family(), runtime.version()));
+        assert_eq!(php(Some("8.4")), Some((Family::Php, Some((8, 4)))));
+        assert_eq!(php(None), Some((Family::Php, None)));
+        for wrong in ["", "8", "84", "8.", ".4", "8.4.1", "a.b", "8.4 "] {
+            assert_eq!(php(Some(wrong)), None, "{wrong:?}");
+        }
         assert_eq!((Runtime::parse("image"), Runtime::image().family()), (None, Family::Provided));
         let with_snap_start = ACCEPTED.iter().filter(|it| Runtime::parse(it).unwrap().has_snap_start());
         let python = ["python3.12", "python3.13", "python3.14", "python3.15"];

@@ -43,7 +43,7 @@ pub const COMMAND_VARIABLE: &str = "DUNLIN_WEB_COMMAND";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guest {
     /// An interpreter of the host, chosen by `Interpreters`, running the platform's bootstrap of its family
-    /// (`/var/runtime/nodejs/bootstrap.cjs`, `/var/runtime/python/bootstrap.py`, of Java the runtime pack). It speaks frames on
+    /// (`/var/runtime/nodejs/bootstrap.cjs`, `/var/runtime/python/bootstrap.py` and the like, of Java the runtime pack). It speaks frames on
     /// descriptor 3.
     Interpreter {
         /// Which family.

@@ -28,6 +28,30 @@ const NODE_OLDEST: (u32, u32) = (12, 20);
 /// Oldest Java that the guest runs on, as (major, minor).
 const JAVA_OLDEST: (u32, u32) = (11, 0);
 
+/// Oldest Ruby that the guest runs on, as (major, minor).
+const RUBY_OLDEST: (u32, u32) = (2, 7);
+/// Oldest PHP that the guest runs on, as (major, minor).
+const PHP_OLDEST: (u32, u32) = (8, 0);
+
+/// Families with interpreters.
+pub const FAMILIES: &[Family] = &[Family::Node, Family::Python, Family::Java, Family::Ruby, Family::Php];
+
+/// Flags of a Ruby interpreter, and what it runs. Text is UTF-8 whatever locale the sandbox has.
+pub const RUBY_FLAGS: &[&str] = &["-EUTF-8", "/var/runtime/ruby/bootstrap.rb"];
+
+/// Flags of a PHP interpreter, and what it runs: the sandbox bounds memory, and errors are lines of the log.
+pub const PHP_FLAGS: &[&str] = &[
+    "-d",
+    "memory_limit=-1",
+    "-d",
+    "display_errors=stderr",
+    "-d",
+    "log_errors=0",
+    "-d",
+    "html_errors=0",
+    "/var/runtime/php/bootstrap.php",
+];
+
 /// Flags of a Python interpreter before the script's name. Packages of the host are no part of a function's world, so
 /// `site` is not run (it would also cost milliseconds); text is UTF-8 whatever locale the sandbox has.
 pub const PYTHON_FLAGS: &[&str] = &["-S", "-s", "-X", "utf8"];
@@ -70,6 +94,8 @@ impl Interpreter {
             Family::Node => "node",
             Family::Python => "python",
             Family::Java => "java",
+            Family::Ruby => "ruby",
+            Family::Php => "php",
             Family::Provided => "program",
         };
         PathBuf::from(format!("/var/lang/{family}{major}.{minor}.{patch}/bin"))
@@ -92,6 +118,11 @@ impl Interpreter {
                 vec![own("python".to_owned()), own(format!("python{major}")), own(format!("python{major}.{minor}"))]
             }
             Family::Java => vec![own("java".to_owned())],
+            Family::Ruby => {
+                let others = ["gem", "bundle", "bundler", "rake", "irb"].into_iter().filter_map(beside);
+                std::iter::once(own("ruby".to_owned())).chain(others).collect()
+            }
+            Family::Php => vec![own("php".to_owned()), own(format!("php{major}.{minor}"))],
             Family::Provided => Vec::new(),
         }
     }
@@ -116,21 +147,23 @@ pub struct Interpreters {
 }
 
 /// Index of the interpreter that serves `runtime`: the newest patch of the wanted version, else the nearest newer
-/// version of the family, else the nearest older one. The error says what to install.
+/// version of the family, else the nearest older one; the newest, where none is wanted. The error says what to install.
 pub fn choose(interpreters: &Interpreters, runtime: &Runtime) -> Result<usize, String> {
     let family = runtime.family();
-    let Some(wanted) = runtime.version() else {
+    if family == Family::Provided {
         return Err(format!("{runtime} brings its own program and takes no interpreter"));
-    };
+    }
+    let asked = runtime.version();
     let of_family = interpreters.usable.iter().enumerate().filter(|(_, known)| known.family == family);
     let best = of_family.min_by_key(|(index, known)| {
         let line = line_of(known);
+        let wanted = asked.unwrap_or(line);
         let newer = line > wanted;
         let distance = (line.0.abs_diff(wanted.0), line.1.abs_diff(wanted.1));
         // Exact before newer before older; within one line the newest patch, then what discovery met first.
         (line != wanted, !newer && line != wanted, distance, Reverse(known.version), *index)
     });
-    best.map(|(index, _)| index).ok_or_else(|| missing(runtime, wanted))
+    best.map(|(index, _)| index).ok_or_else(|| missing(runtime))
 }
 
 /// What to tell the user when another version than the one asked for serves `runtime`; nothing when it is exact or
@@ -150,29 +183,52 @@ pub fn substitution(interpreters: &Interpreters, runtime: &Runtime) -> Option<St
 fn line_of(interpreter: &Interpreter) -> (u32, u32) {
     match interpreter.family {
         Family::Node | Family::Java => (interpreter.version.0, 0),
-        Family::Python | Family::Provided => (interpreter.version.0, interpreter.version.1),
+        Family::Python | Family::Ruby | Family::Php | Family::Provided => {
+            (interpreter.version.0, interpreter.version.1)
+        }
     }
 }
 
-fn missing(runtime: &Runtime, wanted: (u32, u32)) -> String {
+fn missing(runtime: &Runtime) -> String {
     let family = runtime.family();
-    let (name, version) = (name_of(family), shown(family, wanted));
+    let name = name_of(family);
+    let version = runtime.version().map(|wanted| format!(" {}", shown(family, wanted))).unwrap_or_default();
     let package = match family {
-        Family::Node => "nodejs".to_owned(),
-        Family::Java => format!("openjdk-{version}-jdk-headless"),
-        Family::Python | Family::Provided => "python3".to_owned(),
+        Family::Java => format!("openjdk-{}-jdk-headless", version.trim_start()),
+        _ => package_of(family).to_owned(),
     };
+    let add = runtime.as_str();
     format!(
-        "no usable {name} was found on this machine for {runtime}: install {name} {version} (the distribution's \
-         package `{package}`, or a version manager) and restart; `dunlin doctor` lists what was looked at"
+        "no usable {name} was found on this machine for {runtime}: install {name}{version} (the distribution's \
+         package `{package}`, which `dunlin runtimes add {add}` does, or a version manager) and restart; `dunlin doctor` \
+         lists what was looked at"
     )
 }
 
-fn name_of(family: Family) -> &'static str {
+/// The distribution's package of a family's interpreter, as Debian and its relatives call it.
+pub fn package_of(family: Family) -> &'static str {
+    match family {
+        Family::Node => "nodejs",
+        Family::Java => "default-jdk-headless",
+        Family::Ruby => "ruby",
+        Family::Php => "php-cli",
+        Family::Python | Family::Provided => "python3",
+    }
+}
+
+/// Families that this machine has no usable interpreter of.
+pub fn absent(interpreters: &Interpreters) -> impl Iterator<Item = Family> {
+    FAMILIES.iter().copied().filter(|family| interpreters.usable.iter().all(|known| known.family != *family))
+}
+
+/// What people call a family's interpreter.
+pub fn name_of(family: Family) -> &'static str {
     match family {
         Family::Node => "Node.js",
         Family::Python => "Python",
         Family::Java => "Java",
+        Family::Ruby => "Ruby",
+        Family::Php => "PHP",
         Family::Provided => "a program of its own",
     }
 }
@@ -180,7 +236,7 @@ fn name_of(family: Family) -> &'static str {
 fn shown(family: Family, line: (u32, u32)) -> String {
     match family {
         Family::Node | Family::Java => line.0.to_string(),
-        Family::Python | Family::Provided => format!("{}.{}", line.0, line.1),
+        Family::Python | Family::Ruby | Family::Php | Family::Provided => format!("{}.{}", line.0, line.1),
     }
 }
 
@@ -214,6 +270,10 @@ mod tests {
             (Family::Python, (3, 11, 2)),
             (Family::Java, (17, 0, 15)),
             (Family::Java, (25, 0, 1)),
+            (Family::Ruby, (3, 1, 2)),
+            (Family::Ruby, (3, 4, 9)),
+            (Family::Php, (8, 1, 2)),
+            (Family::Php, (8, 2, 36)),
         ]);
         let cases = [
             ("nodejs20.x", (20, 20, 2)),
@@ -227,9 +287,15 @@ mod tests {
             ("java8.al2", (17, 0, 15)),
             ("java17", (17, 0, 15)),
             ("java21", (25, 0, 1)),
+            ("ruby3.2", (3, 4, 9)),
+            ("ruby3.4", (3, 4, 9)),
         ];
         for (identifier, version) in cases {
             assert_eq!(chosen(&host, identifier), version, "{identifier}");
+        }
+        for (asked, version) in [(Some("8.1"), (8, 1, 2)), (Some("8.4"), (8, 2, 36)), (None, (8, 2, 36))] {
+            let php = Runtime::php(asked).unwrap();
+            assert_eq!(host.usable[choose(&host, &php).unwrap()].version, version, "{php}");
         }
     }
 
@@ -245,6 +311,13 @@ mod tests {
         let error = choose(&host, &runtime("nodejs22.x")).unwrap_err();
         assert!(error.starts_with("no usable Node.js was found on this machine for nodejs22.x: install Node.js 22 "));
         assert!(choose(&host, &runtime("provided.al2023")).is_err());
+        let error = choose(&host, &runtime("ruby3.3")).unwrap_err();
+        assert!(
+            error.contains("install Ruby 3.3 ") && error.contains("`ruby`, which `dunlin runtimes add ruby3.3` does")
+        );
+        let error = choose(&host, &Runtime::php(None).unwrap()).unwrap_err();
+        assert!(error.contains("install PHP (the") && error.contains("`php-cli`, which `dunlin runtimes add php`"));
+        assert!(absent(&host).eq([Family::Node, Family::Java, Family::Ruby, Family::Php]));
         assert_eq!(substitution(&host, &runtime("nodejs22.x")), None);
     }
 }

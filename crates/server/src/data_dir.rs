@@ -52,6 +52,12 @@ const RUNTIME_FILES: &[(&str, &str)] = &[
     ("python/dunlin_zygote.py", include_str!("../../../runtimes/python/dunlin_zygote.py")),
     ("python/snapshot_restore_py.py", include_str!("../../../runtimes/python/snapshot_restore_py.py")),
     ("python/zygote.py", include_str!("../../../runtimes/python/zygote.py")),
+    ("php/bootstrap.php", include_str!("../../../runtimes/php/bootstrap.php")),
+    ("php/bref_context.php", include_str!("../../../runtimes/php/bref_context.php")),
+    ("php/bref_handler.php", include_str!("../../../runtimes/php/bref_handler.php")),
+    ("php/dunlin_guest.php", include_str!("../../../runtimes/php/dunlin_guest.php")),
+    ("ruby/bootstrap.rb", include_str!("../../../runtimes/ruby/bootstrap.rb")),
+    ("ruby/dunlin_guest.rb", include_str!("../../../runtimes/ruby/dunlin_guest.rb")),
 ];
 
 impl DataDir {
@@ -191,7 +197,7 @@ mod tests {
     #[test]
     fn every_guest_file_is_embedded() {
         let runtimes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtimes");
-        for (folder, ending) in [("nodejs", "cjs"), ("python", "py")] {
+        for (folder, ending) in [("nodejs", "cjs"), ("python", "py"), ("php", "php"), ("ruby", "rb")] {
             for entry in fs::read_dir(runtimes.join(folder)).unwrap() {
                 let path = entry.unwrap().path();
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();

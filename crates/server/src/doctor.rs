@@ -86,6 +86,10 @@ fn show(walls: &[Wall], freezes: bool, interpreters: &Interpreters) {
     }
     cli::print_table(&["INTERPRETER", "VERSION", "STATE", "WHERE"], &rows);
     cli::print_data("");
+    for family in interpreter::absent(interpreters) {
+        let (name, package) = (interpreter::name_of(family), interpreter::package_of(family));
+        cli::print_data(&format!("No usable {name} is on this machine; the distribution's package is `{package}`."));
+    }
     let substitutions = substitutions(interpreters);
     for note in &substitutions {
         cli::print_data(note);

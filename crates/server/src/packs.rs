@@ -5,6 +5,7 @@
 //! | `nodejs`      | nodejs18.x and later                | `/var/runtime/node_modules`                 |
 //! | `nodejs16.x`  | nodejs16.x and earlier              | `/var/runtime/nodejs16/node_modules`        |
 //! | `python3.N`   | functions that run on Python 3.N    | `/var/runtime/python3.N/site-packages`      |
+//! | `ruby3.N`     | functions that run on Ruby 3.N      | `/var/runtime/ruby3.N/gems`                 |
 //! | `java`        | every Java function                 | `/var/runtime/java`, on its class path      |
 //!
 //! These places come after the function's own and its layers': whoever brings a copy of a package gets that one. A pack
@@ -43,7 +44,7 @@ pub struct Packs {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such pack can be.
-    #[error("there is no runtime pack {0:?}; there are nodejs, nodejs16.x, python3.N and java")]
+    #[error("there is no runtime pack {0:?}; there are nodejs, nodejs16.x, python3.N, ruby3.N and java")]
     Name(String),
     /// The zip is not a pack.
     #[error("this is no runtime pack: {0}")]
@@ -60,14 +61,16 @@ struct Place {
 }
 
 fn place(name: &str) -> Result<Place, Error> {
-    let python = name
-        .strip_prefix("python3.")
-        .is_some_and(|minor| (1..=2).contains(&minor.len()) && minor.bytes().all(|byte| byte.is_ascii_digit()));
+    let numbered = |beginning| {
+        let minor = name.strip_prefix(beginning);
+        minor.is_some_and(|minor| (1..=2).contains(&minor.len()) && minor.bytes().all(|byte| byte.is_ascii_digit()))
+    };
     let (link, content) = match name {
         "nodejs" => (PathBuf::from("node_modules"), "node_modules"),
         "nodejs16.x" => (PathBuf::from("nodejs16/node_modules"), "node_modules"),
         "java" => (PathBuf::from("java"), "lib"),
-        _ if python => (Path::new(name).join("site-packages"), "site-packages"),
+        _ if numbered("ruby3.") => (Path::new(name).join("gems"), "gems"),
+        _ if numbered("python3.") => (Path::new(name).join("site-packages"), "site-packages"),
         _ => return Err(Error::Name(name.to_owned())),
     };
     Ok(Place { link, content })

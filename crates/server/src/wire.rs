@@ -430,24 +430,28 @@ fn start_workers(base: &Base, stopping: &CancellationToken) -> Vec<JoinHandle<()
 
 /// Interpreters, and which of them serves each managed runtime.
 fn shown_interpreters(interpreters: &Interpreters) -> serde_json::Value {
-    let shown = |found: &sandbox::Interpreter| {
-        let family = match found.family {
-            model::Family::Node => "nodejs",
-            model::Family::Python => "python",
-            model::Family::Java => "java",
-            model::Family::Provided => "provided",
-        };
-        json!({"family": family, "version": found.version, "binary": found.binary})
+    let word = |family| match family {
+        model::Family::Node => "nodejs",
+        model::Family::Python => "python",
+        model::Family::Java => "java",
+        model::Family::Ruby => "ruby",
+        model::Family::Php => "php",
+        model::Family::Provided => "provided",
     };
-    let serving = |identifier: &&str| {
-        let runtime = model::Runtime::parse(identifier)?;
+    let shown = |found: &sandbox::Interpreter| json!({"family": word(found.family), "version": found.version, "binary": found.binary});
+    let serving = |runtime: model::Runtime| {
         let found = &interpreters.usable[interpreter::choose(interpreters, &runtime).ok()?];
         let note = interpreter::substitution(interpreters, &runtime);
-        Some(json!({"runtime": identifier, "version": found.version, "binary": found.binary, "note": note}))
+        Some(json!({"runtime": runtime.as_str(), "version": found.version, "binary": found.binary, "note": note}))
     };
-    let runtimes: Vec<_> = model::runtime::ACCEPTED.iter().filter_map(serving).collect();
+    let known = model::runtime::ACCEPTED.iter().filter_map(|identifier| model::Runtime::parse(identifier));
+    let runtimes: Vec<_> = known.chain(model::Runtime::php(None)).filter_map(serving).collect();
+    let absent = interpreter::absent(interpreters).map(|family| {
+        json!({"family": word(family), "name": interpreter::name_of(family), "package": interpreter::package_of(family)})
+    });
+    let absent: Vec<_> = absent.collect();
     let interpreters: Vec<_> = interpreters.usable.iter().map(shown).collect();
-    json!({"interpreters": interpreters, "runtimes": runtimes})
+    json!({"interpreters": interpreters, "runtimes": runtimes, "absent": absent})
 }
 
 fn announce(config: &Config, opened: &places::Opened, address: std::net::SocketAddr, took: Duration) {

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use aws::Service;
 use base::{SystemClock, SystemRandom};
 use model::ports::Invoker;
-use model::{FunctionRef, Invocation, InvokeError, Outcome};
+use model::{Family, FunctionRef, Invocation, InvokeError, Outcome};
 use serde_json::json;
 use services::apigateway::{self, ApiGatewayService, Apis};
 use services::dynamodb::{self, DynamoDb};
@@ -118,6 +118,15 @@ fn matrix() -> String {
         writeln!(page, "\nRefused: {}.", if refused.is_empty() { "nothing".to_owned() } else { refused.join(", ") })
             .unwrap();
     }
+    page.push_str("\n## Runtimes\n\n| runtime | run by | tested by |\n|---|---|---|\n");
+    for (family, by, tests) in RUNTIMES {
+        let all = model::runtime::ACCEPTED
+            .iter()
+            .filter(|name| model::Runtime::parse(name).is_some_and(|it| it.family() == *family));
+        let names: Vec<String> = all.map(|name| format!("`{name}`")).collect();
+        writeln!(page, "| {} | {by} | {tests} |", names.join(", ")).unwrap();
+    }
+    page.push_str(OTHER_RUNTIMES);
     page.push_str("\n## Accepted without effect\n\n| service | operation | parameter | why |\n|---|---|---|---|\n");
     let dynamodb = dynamodb::ACCEPTED_WITHOUT_EFFECT.iter().map(|(place, why)| {
         let (operation, parameter) = place.split_once('.').unwrap_or((place, ""));
@@ -137,6 +146,26 @@ fn matrix() -> String {
     page.push_str(DIFFERENCES);
     page
 }
+
+/// What runs each family of runtimes, and where it is tested.
+const RUNTIMES: &[(Family, &str, &str)] = &[
+    (Family::Node, "Node.js of the host, from 12.20 on", "`runtimes/nodejs/test`, `tests/sdk`"),
+    (Family::Python, "CPython of the host, from 3.8 on", "`runtimes/python/test_bootstrap.py`, `tests/sdk`"),
+    (Family::Java, "the host's JDK, from 11 on, and AWS's runtime client", "`tests/sdk/test_java.py`"),
+    (Family::Ruby, "Ruby of the host, from 2.7 on", "`runtimes/test_guests.py`, `tests/sdk/test_ruby.py`"),
+    (
+        Family::Provided,
+        "the package's own `bootstrap`, or `bootstrap.wasm`",
+        "`tests/sdk/test_provided.py`, `tests/sdk/test_wasm.py`",
+    ),
+];
+
+/// What has no runtime of its own name here.
+const OTHER_RUNTIMES: &str = "\
+| `provided.*` with a PHP file as its handler and no `bootstrap` | PHP of the host, from 8.0 on, in Bref's shape | `runtimes/test_guests.py`, `tests/sdk/test_php.py` |
+| `provided.*` with a self-contained .NET program | the package's own `bootstrap` | `tests/sdk/test_dotnet.py`, with .NET Core 3.1; what an SDK of .NET 8 or later publishes is **untested** |
+| `dotnet6`, `dotnet8`, `dotnet10` | refused, with what to do instead (see `docs/languages.md`) | `tests/sdk/test_dotnet.py` |
+";
 
 /// Differences that no table of the code holds.
 const DIFFERENCES: &str = "

@@ -10,9 +10,11 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::client::Client;
 use crate::deploy::discover::{self, Found, Options};
+use crate::deploy::interpreters;
 use crate::deploy::layers::Layers;
 use crate::deploy::package::{self, Package};
 use crate::deploy::packs;
+use crate::deploy::php;
 use crate::deploy::plan::{self, Ready, Step};
 use crate::deploy::project::{Function, Project};
 use crate::deploy::{http_api, rest_api, web};
@@ -87,7 +89,12 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
             needs_java.get_or_insert(runtime.clone());
         }
         let substitution = packs::serving(&runtime, &platform).and_then(|found| found["note"].as_str());
-        for note in package.notes.iter().map(String::as_str).chain(substitution) {
+        let served = if !is_image && php::is_php(&project.root, function) {
+            php::served_by(function, &platform).with_context(|| format!("function {}", function.name))?
+        } else {
+            interpreters::lacking(&runtime, &platform).map(|absent| interpreters::note(&runtime, &absent))
+        };
+        for note in package.notes.iter().map(String::as_str).chain(substitution).chain(served.as_deref()) {
             if !notes.iter().any(|known| known == note) {
                 notes.push(note.to_owned());
             }
@@ -163,14 +170,14 @@ fn packed(
         }
         None => {
             if !web::is_web(function) {
-                check_handler(project, runtime, &function.handler)?;
+                check_handler(project, runtime, function)?;
             }
             let provided = packs::provided(runtime, platform);
             package::build(&project.root, runtime, &function.patterns, single_file, &provided)?
         }
     };
     if !is_java && !web::is_web(function) {
-        check_packed(project, runtime, &function.handler, &package)?;
+        check_packed(project, runtime, function, &package)?;
     }
     Ok(package)
 }
@@ -224,10 +231,12 @@ fn confirmed() -> bool {
 fn infer_runtime(project: &Project, handler: &str, runtimes: &Json) -> Result<String> {
     let family = match handler_file(project, handler) {
         Some(file) if file.extension().is_some_and(|ending| ending == "py") => "python",
+        Some(file) if file.extension().is_some_and(|ending| ending == "rb") => "ruby",
+        Some(file) if file.extension().is_some_and(|ending| ending == "php") => return Ok("provided.al2023".into()),
         Some(file) if file.file_name().is_some_and(|name| name == "bootstrap") => return Ok("provided.al2023".into()),
         Some(_) => "nodejs",
         None => bail!(
-            "the handler {handler:?} names no file in {}; expected such as handler.js, handler.ts or handler.py",
+            "the handler {handler:?} names no file in {}; expected such as handler.js, handler.ts, handler.py or handler.rb",
             project.root.display()
         ),
     };
@@ -248,8 +257,9 @@ fn newest_of(family: &str, runtimes: &Json) -> Result<String> {
         .map(|found| (found["version"][0].as_u64().unwrap_or(0), found["version"][1].as_u64().unwrap_or(0)))
         .collect();
     numbers.sort_unstable();
-    let identifiers = numbers.iter().rev().map(|(major, minor)| {
-        if family == "python" { format!("python{major}.{minor}") } else { format!("nodejs{major}.x") }
+    let identifiers = numbers.iter().rev().map(|(major, minor)| match family {
+        "python" | "ruby" => format!("{family}{major}.{minor}"),
+        _ => format!("nodejs{major}.x"),
     });
     let fitting = identifiers.filter(|identifier| identifier != "nodejs24.x" && identifier != "nodejs26.x");
     let mut accepted = fitting.filter(|identifier| model::Runtime::parse(identifier).is_some());
@@ -259,6 +269,7 @@ fn newest_of(family: &str, runtimes: &Json) -> Result<String> {
     match (family, numbers.last()) {
         (_, None) => bail!("the platform has no usable {family} interpreter; `dunlin doctor` says why"),
         ("nodejs", _) => Ok("nodejs22.x".into()),
+        ("ruby", _) => Ok("ruby3.4".into()),
         _ => Ok("python3.13".into()),
     }
 }
@@ -270,7 +281,7 @@ fn handler_file(project: &Project, handler: &str) -> Option<PathBuf> {
     }
     let (folder, base) = handler.rsplit_once('/').map_or(("", handler), |(folder, base)| (folder, base));
     let stems = [base.split('.').next(), base.rsplit_once('.').map(|(stem, _)| stem)];
-    let endings = ["ts", "tsx", "mts", "cts", "js", "mjs", "cjs", "jsx", "py"];
+    let endings = ["ts", "tsx", "mts", "cts", "js", "mjs", "cjs", "jsx", "py", "rb"];
     let candidates =
         stems.into_iter().flatten().flat_map(|stem| endings.iter().map(move |ending| format!("{stem}.{ending}")));
     let mut files = candidates.map(|name| project.root.join(folder).join(name));
@@ -281,7 +292,14 @@ fn handler_file(project: &Project, handler: &str) -> Option<PathBuf> {
     })
 }
 
-fn check_handler(project: &Project, runtime: &str, handler: &str) -> Result<()> {
+fn check_handler(project: &Project, runtime: &str, function: &Function) -> Result<()> {
+    let handler = &function.handler;
+    if php::is_php(&project.root, function) {
+        if handler.ends_with(".php") && !project.root.join(handler).is_file() {
+            bail!("the handler {handler:?} names no file in {}", project.root.display());
+        }
+        return Ok(());
+    }
     if runtime.starts_with("provided") {
         let is_there = |file: &str| project.root.join(file).is_file();
         if !is_there("bootstrap") && !is_there(package::PROGRAM) {
@@ -303,19 +321,24 @@ fn check_handler(project: &Project, runtime: &str, handler: &str) -> Result<()> 
 }
 
 /// The handler's file may be there and yet not get into the package: left out by patterns, or outside of the folder.
-fn check_packed(project: &Project, runtime: &str, handler: &str, package: &Package) -> Result<()> {
-    let handler = Path::new(handler.trim_start_matches("./"));
+fn check_packed(project: &Project, runtime: &str, function: &Function, package: &Package) -> Result<()> {
+    let handler = Path::new(function.handler.trim_start_matches("./"));
+    let is_php = php::is_php(&project.root, function);
+    if is_php && handler.extension().is_none() {
+        // A class, which something in the package finds.
+        return Ok(());
+    }
     if handler.is_absolute() || handler.components().any(|part| part == Component::ParentDir) {
         bail!("the handler {} is outside of {}, the folder that is packed", handler.display(), project.root.display());
     }
-    let stem = if runtime.starts_with("provided") {
+    let is_custom = runtime.starts_with("provided") && !is_php;
+    let stem = if is_custom {
         "bootstrap".to_owned()
     } else {
         let name = handler.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         name.split('.').next().unwrap_or_default().to_owned()
     };
-    let folder =
-        if runtime.starts_with("provided") { Path::new("") } else { handler.parent().unwrap_or(Path::new("")) };
+    let folder = if is_custom { Path::new("") } else { handler.parent().unwrap_or(Path::new("")) };
     // `a.b.c` may be the export `c` of the Python module `a/b.py`.
     let packed = |file: &PathBuf| file.strip_prefix(folder).is_ok_and(|rest| rest.to_string_lossy().starts_with(&stem));
     if !package.files.iter().any(packed) {

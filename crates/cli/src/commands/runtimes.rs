@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::Value as Json;
 
 use crate::client::Client;
+use crate::deploy::interpreters;
 use crate::deploy::packs::{Pack, serving};
 use crate::output;
 
@@ -25,12 +26,12 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Install the SDK that Lambda provides (for Java its runtime client, which functions need), for all functions of a
-    /// runtime; again to update it
+    /// Install what functions of a runtime need and the platform lacks: the interpreter, by the distribution's package
+    /// manager; else the SDK that Lambda provides (for Java its runtime client), for all of them; again to update it
     Add {
-        /// Runtime such as nodejs22.x, python3.12 or java21
+        /// Runtime such as nodejs22.x, python3.12, ruby3.4 or java21; or ruby, php and the like
         runtime: String,
-        /// Package to install besides, of Java GROUP:ARTIFACT:VERSION (may be repeated)
+        /// Package to install beside the SDK, of Java GROUP:ARTIFACT:VERSION (may be repeated)
         #[arg(long = "with", value_name = "PACKAGE")]
         with: Vec<String>,
     },
@@ -58,11 +59,14 @@ pub fn run(client: &Client, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes the pack of a runtime and gives it to the platform.
+/// Installs a runtime's interpreter, where the platform has none; else makes its pack and gives it to the platform.
 ///
 /// # Errors
 /// The runtime takes none, a package manager fails, or the platform refuses.
 pub fn add(client: &Client, platform: &Json, runtime: &str, with: &[String]) -> Result<()> {
+    if let Some(absent) = interpreters::lacking(runtime, platform) {
+        return interpreters::install(&client.endpoint, &absent);
+    }
     let pack = Pack::of(runtime, platform)?;
     let binary = serving(runtime, platform).and_then(|found| found["binary"].as_str()).map(PathBuf::from);
     output::say(&format!("installing {} …", pack.what()));

@@ -40,7 +40,20 @@ pub fn supply(root: &Path, runtime: &str, imports: &[String], provided: &BTreeMa
     if runtime.starts_with("python") {
         return python(root, runtime, imports, provided);
     }
-    Ok(Supplied::default())
+    Ok(Supplied { folder: None, notes: unpacked(root, runtime).into_iter().collect() })
+}
+
+/// What to do first where the packages of a project are packed as they lie there, and do not.
+fn unpacked(root: &Path, runtime: &str) -> Option<String> {
+    let lacks = |manifest: &str, folder: &str| root.join(manifest).is_file() && !root.join(folder).exists();
+    if runtime.starts_with("ruby") && lacks("Gemfile", "vendor/bundle") {
+        let commands = "`bundle config set --local path vendor/bundle` and `bundle install`";
+        return Some(format!("the gems of the Gemfile are not in the package: run {commands} first"));
+    }
+    if runtime.starts_with("provided") && lacks("composer.json", "vendor/autoload.php") {
+        return Some("the packages of composer.json are not in the package: run `composer install` first".into());
+    }
+    None
 }
 
 fn node(root: &Path, imports: &[String], provided: &BTreeMap<String, String>) -> Result<Supplied> {
@@ -226,6 +239,20 @@ mod tests {
         assert_eq!(sdk_package("aws-sdk/clients/s3").as_deref(), Some("aws-sdk"));
         assert_eq!(sdk_package("@aws-sdk/client-s3/x").as_deref(), Some("@aws-sdk/client-s3"));
         assert_eq!(sdk_package("./aws-sdk"), None);
+    }
+
+    #[test]
+    fn packages_that_are_not_installed_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = |runtime| supply(folder.path(), runtime, &[], &BTreeMap::new()).unwrap().notes;
+        assert!(notes("ruby3.3").is_empty() && notes("provided.al2023").is_empty());
+        fs::write(folder.path().join("Gemfile"), "").unwrap();
+        fs::write(folder.path().join("composer.json"), "{}").unwrap();
+        assert!(
+            notes("ruby3.3")[0].contains("bundle install") && notes("provided.al2023")[0].contains("composer install")
+        );
+        fs::create_dir_all(folder.path().join("vendor/bundle")).unwrap();
+        assert!(notes("ruby3.3").is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::package;
+use super::php;
 use super::project::{Events, Function, Project, UrlConfig, Vpc};
 use super::serverless;
 use super::variables::Sources;
@@ -37,7 +38,10 @@ const FILES: &[&str] = &["serverless.yml", "serverless.yaml"];
 const OTHER_FILES: &[&str] =
     &["template.yaml", "template.yml", "serverless.ts", "serverless.json", "serverless.js", "cdk.json", "main.tf"];
 const HANDLERS: &[&str] = &["handler", "index", "app", "main", "lambda_function", "function"];
-const ENDINGS: &[&str] = &["ts", "mjs", "cjs", "js", "mts", "py"];
+const ENDINGS: &[&str] = &["ts", "mjs", "cjs", "js", "mts", "py", "rb", "php"];
+
+/// Where frameworks for PHP have the page that gets every request.
+const PUBLIC_PAGE: &str = "public/index.php";
 
 /// Finds what `path` holds.
 pub fn discover(path: &Path, options: &Options, account: &str) -> Result<Found> {
@@ -106,6 +110,10 @@ fn bare_folder(folder: &Path, options: &Options) -> Result<Project> {
             }
         }
     }
+    if folder.join(PUBLIC_PAGE).is_file() {
+        let name = serverless::folder_name(folder);
+        return Ok(bare_php(Path::new(PUBLIC_PAGE), folder, &named(&name), "", options));
+    }
     if folder.join("bootstrap").is_file() || folder.join(package::PROGRAM).is_file() {
         let mut project = bare_project(folder, serverless::folder_name(folder), "bootstrap", options);
         project.functions[0].runtime.get_or_insert_with(|| "provided.al2023".into());
@@ -145,6 +153,9 @@ fn bare(file: &Path, folder: &Path, name: String, options: &Options) -> Result<P
         bail!("{} is no handler file; handlers end in .{} or .wasm", file.display(), ENDINGS.join(", ."));
     }
     let source = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    if ending == "php" {
+        return Ok(bare_php(file, folder, &named(&name), &source, options));
+    }
     let export = export_of(&source, ending)
         .with_context(|| format!("{} exports none of: {}", file.display(), EXPORTS.join(", ")))?;
     let mut project = bare_project(folder, named(&name), &format!("{}.{export}", stem(file)), options);
@@ -152,6 +163,20 @@ fn bare(file: &Path, folder: &Path, name: String, options: &Options) -> Result<P
     let stream = export == "default" || source.contains("awslambda.streamifyResponse");
     project.functions[0].url = Some(UrlConfig { stream, ..UrlConfig::default() });
     Ok(project)
+}
+
+/// A PHP file: what returns something is a handler, anything else a page.
+fn bare_php(file: &Path, folder: &Path, name: &str, source: &str, options: &Options) -> Project {
+    let handler = file.strip_prefix(folder).unwrap_or(file).to_string_lossy().into_owned();
+    let mut project = bare_project(folder, name.to_owned(), &handler, options);
+    let function = &mut project.functions[0];
+    if function.runtime.is_none() && !php::returns_handler(source) {
+        function.environment.insert(model::web::COMMAND.to_owned(), php::web_command(&handler).into());
+        function.environment.insert(model::web::CONCURRENCY.to_owned(), "1".into());
+    }
+    project.notes = php::adapt(function);
+    function.runtime.get_or_insert_with(|| "provided.al2023".into());
+    project
 }
 
 fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -> Project {
@@ -199,10 +224,12 @@ fn bare_project(folder: &Path, name: String, handler: &str, options: &Options) -
 const WEB_MEMORY_MB: u64 = 512;
 const EXPORTS: &[&str] = &["handler", "lambda_handler", "main", "handle", "default"];
 
-/// The first of the usual names that the source exports (or defines, in Python).
+/// The first of the usual names that the source exports (or defines, in Python and Ruby).
 fn export_of(source: &str, ending: &str) -> Option<&'static str> {
     EXPORTS.iter().copied().find(|name| {
-        let pattern = if ending == "py" {
+        let pattern = if ending == "rb" {
+            format!(r"(?m)^def\s+{name}\b")
+        } else if ending == "py" {
             format!(r"(?m)^(?:async\s+)?(?:def\s+{name}\s*\(|{name}\s*=)")
         } else if *name == "default" {
             r"(?m)^\s*export\s+default\b".to_owned()
@@ -227,6 +254,8 @@ mod tests {
             ("export async function handler() {}", "mjs", Some("handler")),
             ("export const main = 1", "ts", Some("main")),
             ("def lambda_handler(event, context):\n  pass", "py", Some("lambda_handler")),
+            ("require 'json'\ndef lambda_handler(event:, context:)\nend", "rb", Some("lambda_handler")),
+            ("module A\n  def handler\n  end\nend", "rb", None),
             ("const x = 1", "js", None),
         ] {
             assert_eq!(export_of(source, ending), expected, "{source}");
@@ -242,6 +271,29 @@ mod tests {
         let function = &found.project.functions[0];
         assert_eq!((function.name.as_str(), function.handler.as_str()), ("hello", "hello.handler"));
         assert!(function.url.is_some() && found.single_file.is_some());
+    }
+
+    #[test]
+    fn a_php_file_is_a_handler_or_a_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("hello.php");
+        let found = |source: &str, runtime: Option<&str>| {
+            std::fs::write(&file, source).unwrap();
+            let options = Options { runtime: runtime.map(str::to_owned), ..Options::default() };
+            discover(&file, &options, "000000000000").unwrap().project.functions.remove(0)
+        };
+        let handler = "<?php\nreturn fn ($event) => $event;\n";
+        let function = found(handler, None);
+        assert_eq!((function.handler.as_str(), function.runtime.as_deref()), ("hello.php", Some("provided.al2023")));
+        assert!(function.environment.is_empty() && function.url.is_some());
+        assert_eq!(found(handler, Some("php-83")).environment[model::runtime::PHP_VERSION], "8.3");
+        let page = found("<p><?= 'hello' ?></p>\n", None);
+        assert_eq!(page.environment[model::web::COMMAND], "exec php -S 127.0.0.1:$PORT -t . 'hello.php'");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(folder.path().join("public")).unwrap();
+        std::fs::write(folder.path().join("public/index.php"), "<?php echo 1;").unwrap();
+        let site = discover(folder.path(), &Options::default(), "000000000000").unwrap().project.functions.remove(0);
+        assert_eq!(site.environment[model::web::COMMAND], "exec php -S 127.0.0.1:$PORT -t 'public' 'public/index.php'");
     }
 
     #[test]

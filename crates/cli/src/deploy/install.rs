@@ -118,6 +118,35 @@ pub fn pip(folder: &Path, python: &Python, line: (u32, u32), requirements: &str)
     Ok(())
 }
 
+/// Lets RubyGems install gems into a folder, with what they need, by the `gem` of this Ruby or else the one on the path.
+///
+/// # Errors
+/// There is no `gem`, or it fails; the message has its words.
+pub fn gems(folder: &Path, ruby: Option<&Path>, wanted: &[&str]) -> Result<()> {
+    let beside = ruby.map(|ruby| ruby.with_file_name("gem")).filter(|gem| gem.is_file());
+    let mut command = Command::new(beside.unwrap_or_else(|| "gem".into()));
+    command.args(["install", "--no-document", "--conservative", "--install-dir"]).arg(folder).args(wanted);
+    run(&mut command, "gem", "install RubyGems (the distribution's package `ruby`)")?;
+    // What was downloaded lies unpacked beside it.
+    let _ = fs::remove_dir_all(folder.join("cache"));
+    Ok(())
+}
+
+/// Names and versions of what RubyGems installed.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn gem_versions(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder.join("specifications"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if let Some((gem, version)) = name.strip_suffix(".gemspec").and_then(|name| name.rsplit_once('-')) {
+            found.insert(gem.to_owned(), version.to_owned());
+        }
+    }
+    Ok(found)
+}
+
 /// Names and versions of what npm installed.
 ///
 /// # Errors

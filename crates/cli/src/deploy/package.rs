@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -159,6 +159,9 @@ fn alone(root: &Path, file: &Path, runtime: &str) -> Result<BTreeMap<PathBuf, Pa
     if runtime.starts_with("nodejs") {
         return scripts::closure(root, file);
     }
+    if file.extension().is_some_and(|ending| ending == "rb" || ending == "php") {
+        return required(root, file);
+    }
     let mut files = BTreeMap::new();
     let mut open = vec![PathBuf::from(file.file_name().context("the handler has no file name")?)];
     while let Some(name) = open.pop() {
@@ -173,6 +176,41 @@ fn alone(root: &Path, file: &Path, runtime: &str) -> Result<BTreeMap<PathBuf, Pa
                 open.push(module);
             } else if root.join(&import).join("__init__.py").is_file() {
                 walk(root, &root.join(&import), &mut files, &|name| NEVER.contains(&name))?;
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// A Ruby or PHP file and the files that it requires by their place: of PHP, what Composer has installed is one.
+fn required(root: &Path, file: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    let pattern = if file.extension().is_some_and(|ending| ending == "rb") {
+        r#"\brequire_relative\s*\(?\s*['"]([^'"]+)['"]"#
+    } else {
+        r#"\b(?:require|include)(?:_once)?\s*\(?\s*(?:__DIR__\s*\.\s*)?['"]([^'"]+\.php)['"]"#
+    };
+    let pattern = regex_lite::Regex::new(pattern)?;
+    let ending = file.extension().unwrap_or_default();
+    let mut files = BTreeMap::new();
+    let mut open = vec![PathBuf::from(file.file_name().context("the handler has no file name")?)];
+    while let Some(name) = open.pop() {
+        let path = root.join(&name);
+        let folder = name.parent().unwrap_or(Path::new("")).to_owned();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if files.insert(name, path).is_some() {
+            continue;
+        }
+        for found in pattern.captures_iter(&text).filter_map(|found| found.get(1)) {
+            let mut wanted = folder.join(found.as_str().trim_start_matches('/').trim_start_matches("./"));
+            if wanted.extension().is_none() {
+                wanted.set_extension(ending);
+            }
+            if wanted.ends_with("vendor/autoload.php") && root.join(&wanted).is_file() {
+                walk(root, &root.join("vendor"), &mut files, &|name| NEVER.contains(&name))?;
+            } else if root.join(&wanted).is_file()
+                && wanted.components().all(|part| matches!(part, Component::Normal(_)))
+            {
+                open.push(wanted);
             }
         }
     }

@@ -41,6 +41,27 @@ const NODE_CLIENTS: &[&str] = &[
     "@aws-sdk/s3-request-presigner",
     "@aws-sdk/util-dynamodb",
 ];
+/// The gems of the SDK for Ruby that a pack has, for the same services.
+const RUBY_GEMS: &[&str] = &[
+    "aws-sdk-apigatewaymanagementapi",
+    "aws-sdk-cloudwatch",
+    "aws-sdk-cloudwatchlogs",
+    "aws-sdk-cognitoidentityprovider",
+    "aws-sdk-dynamodb",
+    "aws-sdk-eventbridge",
+    "aws-sdk-kinesis",
+    "aws-sdk-kms",
+    "aws-sdk-lambda",
+    "aws-sdk-s3",
+    "aws-sdk-scheduler",
+    "aws-sdk-secretsmanager",
+    "aws-sdk-ses",
+    "aws-sdk-sesv2",
+    "aws-sdk-sns",
+    "aws-sdk-sqs",
+    "aws-sdk-ssm",
+    "aws-sdk-states",
+];
 /// The first Node.js runtime that Lambda gives version 3 of the SDK.
 const FIRST_WITH_V3: u32 = 18;
 
@@ -53,6 +74,8 @@ pub enum Pack {
     Node16,
     /// The SDK for Python, for this version of Python.
     Python(u32, u32),
+    /// The SDK for Ruby, for this version of Ruby.
+    Ruby(u32, u32),
     /// AWS's runtime client for Java, without which no Java function runs.
     Java,
 }
@@ -64,19 +87,23 @@ impl Pack {
     /// The runtime is none that takes a pack, or the platform has no interpreter for it.
     pub fn of(runtime: &str, platform: &Json) -> Result<Self> {
         let Some(parsed) = model::Runtime::parse(runtime) else {
+            if super::interpreters::family_of(runtime) == Some("php") {
+                bail!("PHP is there, and has no SDK of the platform's: functions bring theirs, as with Bref");
+            }
             bail!("the runtime {runtime:?} is not supported; there are {}", model::runtime::ACCEPTED.join(", "));
         };
         match (parsed.family(), parsed.version()) {
             (model::Family::Node, Some((major, _))) if major >= FIRST_WITH_V3 => Ok(Self::Node),
             (model::Family::Node, _) => Ok(Self::Node16),
             (model::Family::Java, _) => Ok(Self::Java),
-            (model::Family::Python, _) => {
+            (family @ (model::Family::Python | model::Family::Ruby), _) => {
                 let found = serving(runtime, platform);
                 let number =
                     |index: usize| found.and_then(|found| u32::try_from(found["version"][index].as_u64()?).ok());
                 match (number(0), number(1)) {
+                    (Some(major), Some(minor)) if family == model::Family::Ruby => Ok(Self::Ruby(major, minor)),
                     (Some(major), Some(minor)) => Ok(Self::Python(major, minor)),
-                    _ => bail!("the platform has no usable Python for {runtime}; `dunlin doctor` says why"),
+                    _ => bail!("the platform has no usable {family:?} for {runtime}; `dunlin doctor` says why"),
                 }
             }
             _ => bail!("{runtime} brings its own program and takes no runtime pack"),
@@ -89,6 +116,7 @@ impl Pack {
             Self::Node => "nodejs".into(),
             Self::Node16 => "nodejs16.x".into(),
             Self::Python(major, minor) => format!("python{major}.{minor}"),
+            Self::Ruby(major, minor) => format!("ruby{major}.{minor}"),
             Self::Java => "java".into(),
         }
     }
@@ -99,6 +127,7 @@ impl Pack {
             Self::Node => "the AWS SDK for JavaScript, version 3",
             Self::Node16 => "the AWS SDK for JavaScript, version 2",
             Self::Python(..) => "the AWS SDK for Python (boto3)",
+            Self::Ruby(..) => "the AWS SDK for Ruby, version 3",
             Self::Java => "the runtime client of AWS for Java",
         }
     }
@@ -131,6 +160,13 @@ impl Pack {
                 let wanted: Vec<&str> = ["boto3"].into_iter().chain(more.iter().map(String::as_str)).collect();
                 install::pip(&packages, &python, line, &wanted.join("\n"))?;
                 install::pip_versions(&packages)?
+            }
+            Self::Ruby(..) => {
+                let gems = folder.join("gems");
+                fs::create_dir(&gems)?;
+                let wanted: Vec<&str> = RUBY_GEMS.iter().copied().chain(more.iter().map(String::as_str)).collect();
+                install::gems(&gems, interpreter, &wanted)?;
+                install::gem_versions(&gems)?
             }
             Self::Java => java::make(folder, more)?,
             Self::Node | Self::Node16 => {
@@ -180,13 +216,15 @@ mod tests {
     #[test]
     fn each_runtime_has_its_pack() {
         let platform = json!({
-            "runtimes": [{"runtime": "python3.12", "version": [3, 11, 7]}],
+            "runtimes": [{"runtime": "python3.12", "version": [3, 11, 7]}, {"runtime": "ruby3.3", "version": [3, 1, 2]}],
             "packs": [{"name": "python3.11", "packages": {"boto3": "1.2.3"}}],
         });
         assert_eq!(Pack::of("nodejs18.x", &platform).unwrap().name(), "nodejs");
         assert_eq!(Pack::of("nodejs16.x", &platform).unwrap().name(), "nodejs16.x");
         assert_eq!(Pack::of("nodejs12.x", &platform).unwrap().name(), "nodejs16.x");
         assert_eq!(Pack::of("python3.12", &platform).unwrap(), Pack::Python(3, 11));
+        assert_eq!(Pack::of("ruby3.3", &platform).unwrap().name(), "ruby3.1");
+        assert!(Pack::of("php-84", &platform).unwrap_err().to_string().contains("functions bring theirs"));
         assert!(Pack::of("python3.13", &platform).unwrap_err().to_string().contains("no usable Python"));
         assert!(Pack::of("provided.al2023", &platform).is_err());
         assert_eq!(Pack::of("java21", &platform).unwrap().name(), "java");

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::intrinsics::Names;
 use super::project::{Function, HttpRoute, Layer, Project, RestRoute, Table, UrlConfig};
-use super::{settings, streams, web};
+use super::{php, settings, streams, web};
 use crate::yaml::{Error, Node, Value};
 
 /// Keys that are read, and keys that the plan notes as having no effect.
@@ -342,6 +342,7 @@ fn function(key: &str, node: &Node, provider: &Node, project: &mut Project, payl
     for event in node.get("events").map_or(Ok(&[][..]), |events| events.list("events"))? {
         add_event(&mut function, event, payload)?;
     }
+    project.notes.extend(php::adapt(&mut function));
     Ok(function)
 }
 

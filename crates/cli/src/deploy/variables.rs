@@ -136,10 +136,12 @@ impl Sources<'_> {
             "sls" if address == "stage" => Some(text(self.stage()?)),
             "aws" if address == "accountId" => Some(text(self.account.clone())),
             "aws" if address == "region" => Some(text(self.region()?)),
+            // Which PHP a function has; `php` makes something of it.
+            "bref" if address.starts_with(super::php::BREF_LAYER) => Some(text(address.to_owned())),
             "param" => self.param(address, depth)?.or_else(|| self.params.get(address).cloned().map(text)),
             _ => {
                 let message = format!(
-                    "the variable source {source:?} is not supported; there are self, opt, env, sls, aws, param and file"
+                    "the variable source {source:?} is not supported; there are self, opt, env, sls, aws, bref, param and file"
                 );
                 return Err(node.error(message));
             }

@@ -76,6 +76,8 @@ pub fn family_of(project: &Project) -> &'static str {
     };
     if has("package.json") {
         "nodejs"
+    } else if has("Gemfile") || has("config.ru") {
+        "ruby"
     } else if ["requirements.txt", "pyproject.toml", "Pipfile"].into_iter().any(has) || ends("py") {
         "python"
     } else if ["js", "mjs", "cjs", "ts"].into_iter().any(ends) {

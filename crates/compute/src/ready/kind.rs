@@ -23,6 +23,8 @@ const READ_AT_START: &[&str] = &[
     "JAVA_",
     "JDK_JAVA_",
     "_JAVA_",
+    "RUBY",
+    "PHP",
     "LD_",
     "LC_",
     "LANG",
@@ -32,8 +34,8 @@ const READ_AT_START: &[&str] = &[
     "UV_",
     "AWS_LAMBDA_EXEC_",
 ];
-/// Those among them that are looked at again: `NODE_PATH` and `PYTHONPATH` by the guests themselves when they load.
-const READ_LATER: &[&str] = &["NODE_PATH", "NODE_ENV", "NODE_TLS_REJECT_UNAUTHORIZED", "PYTHONPATH"];
+/// Those among them that are looked at again: `NODE_PATH`, `PYTHONPATH` and `RUBYLIB` by the guests themselves when they load.
+const READ_LATER: &[&str] = &["NODE_PATH", "NODE_ENV", "NODE_TLS_REJECT_UNAUTHORIZED", "PYTHONPATH", "RUBYLIB"];
 
 /// Booted guests that are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -119,7 +121,7 @@ impl Kind {
     pub(crate) fn of(runtime_use: &RuntimeUse) -> Option<Self> {
         let memory_mb = match runtime_use.runtime.family() {
             Family::Node | Family::Java => Some(runtime_use.memory_mb),
-            Family::Python => None,
+            Family::Python | Family::Ruby | Family::Php => None,
             Family::Provided => return None,
         };
         let (account, runtime) = (runtime_use.account.clone(), runtime_use.runtime.clone());
@@ -180,7 +182,15 @@ mod tests {
         plain.environment.insert("NODE_ENV".into(), "production".into());
         plain.environment.insert("TABLE".into(), "t".into());
         assert!(Kind::for_version(&plain).is_some());
-        for name in ["NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "LD_PRELOAD", "PYTHONHASHSEED", "AWS_LAMBDA_EXEC_WRAPPER"] {
+        for name in [
+            "NODE_OPTIONS",
+            "NODE_EXTRA_CA_CERTS",
+            "LD_PRELOAD",
+            "PYTHONHASHSEED",
+            "AWS_LAMBDA_EXEC_WRAPPER",
+            "RUBYOPT",
+            "PHPRC",
+        ] {
             let mut early = plain.clone();
             early.environment.insert(name.into(), "1".into());
             assert_eq!(Kind::for_version(&early), None, "{name}");
@@ -294,6 +304,7 @@ mod tests {
         assert_eq!(of("python3.12", 128), of("python3.12", 1_024));
         assert_ne!(of("nodejs22.x", 128), of("nodejs22.x", 1_024));
         assert_eq!(of("nodejs22.x", 128), of("nodejs22.x", 128));
+        assert_eq!(of("ruby3.3", 128), of("ruby3.3", 1_024));
         assert_eq!(of("provided.al2023", 128), None);
     }
 }

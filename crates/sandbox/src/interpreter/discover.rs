@@ -21,10 +21,14 @@ use std::sync::Mutex;
 use model::Family;
 
 use super::probe::{self, Facts};
-use super::{Interpreter, Interpreters, JAVA_OLDEST, NODE_OLDEST, PYTHON_OLDEST, Skipped};
+use super::{Interpreter, Interpreters, JAVA_OLDEST, NODE_OLDEST, PHP_OLDEST, PYTHON_OLDEST, RUBY_OLDEST, Skipped};
 
 /// Minor versions of Python 3 that are looked for by name.
 const PYTHON_MINORS: std::ops::RangeInclusive<u32> = 8..=15;
+/// Minor versions of Ruby 3 that are looked for by name.
+const RUBY_MINORS: std::ops::RangeInclusive<u32> = 0..=5;
+/// Minor versions of PHP 8 that are looked for by name.
+const PHP_MINORS: std::ops::RangeInclusive<u32> = 0..=6;
 /// Probes that run at the same time.
 const PROBES_MAX: usize = 8;
 /// Folders that hold an installation of their own below `*`, relative to the home folder.
@@ -43,9 +47,18 @@ const HOME_PLACES: &[&str] = &[
     ".asdf/installs/java",
     ".local/share/mise/installs/java",
     ".jdks",
+    ".rbenv/versions",
+    ".rvm/rubies",
+    ".rubies",
+    ".asdf/installs/ruby",
+    ".local/share/mise/installs/ruby",
+    ".phpenv/versions",
+    ".asdf/installs/php",
+    ".local/share/mise/installs/php",
 ];
 /// The same, relative to the folder that holds a version manager's `shims`.
-const SHIM_PLACES: &[&str] = &["versions", "installs/python", "installs/nodejs", "installs/node"];
+const SHIM_PLACES: &[&str] =
+    &["versions", "installs/python", "installs/nodejs", "installs/node", "installs/ruby", "installs/php"];
 /// The same, anywhere.
 const HOST_PLACES: &[&str] =
     &["/opt", "/usr/lib/jvm", "/usr/local/n/versions/node", "/opt/pyenv/versions", "/opt/nvm/versions/node"];
@@ -133,6 +146,10 @@ fn candidates(environment: &Environment) -> Vec<(Family, PathBuf)> {
     names.push((Family::Java, "java".to_owned()));
     names.push((Family::Python, "python3".to_owned()));
     names.extend(PYTHON_MINORS.map(|minor| (Family::Python, format!("python3.{minor}"))));
+    names.push((Family::Ruby, "ruby".to_owned()));
+    names.extend(RUBY_MINORS.map(|minor| (Family::Ruby, format!("ruby3.{minor}"))));
+    names.push((Family::Php, "php".to_owned()));
+    names.extend(PHP_MINORS.map(|minor| (Family::Php, format!("php8.{minor}"))));
     let mut seen = BTreeSet::new();
     folders.retain(|folder| seen.insert(folder.clone()));
     folders
@@ -158,6 +175,8 @@ fn resolve(family: Family, real: &Path) -> Result<(), String> {
     let (expected, minor) = match family {
         Family::Node => (name.starts_with("node"), None),
         Family::Java => (name == "java", None),
+        Family::Ruby => (is_numbered(name, "ruby"), None),
+        Family::Php => (is_numbered(name, "php"), None),
         Family::Python | Family::Provided => {
             let minor = name.strip_prefix("python3.").and_then(|minor| minor.parse::<u32>().ok());
             (name.starts_with("python3"), minor)
@@ -172,11 +191,18 @@ fn resolve(family: Family, real: &Path) -> Result<(), String> {
     }
 }
 
+/// Whether a file is called by a word and at most a version: `php8.2`, not `php-fpm8.2`.
+fn is_numbered(name: &str, word: &str) -> bool {
+    name.strip_prefix(word).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
+}
+
 /// The oldest version of a family that a guest runs on.
 fn oldest(family: Family) -> (u32, u32) {
     match family {
         Family::Node => NODE_OLDEST,
         Family::Java => JAVA_OLDEST,
+        Family::Ruby => RUBY_OLDEST,
+        Family::Php => PHP_OLDEST,
         Family::Python | Family::Provided => PYTHON_OLDEST,
     }
 }
@@ -313,6 +339,9 @@ mod tests {
             ("node", Family::Node, None),
             ("java", Family::Java, None),
             ("javac", Family::Java, Some("starts something else")),
+            ("ruby3.1", Family::Ruby, None),
+            ("php8.2", Family::Php, None),
+            ("php-cgi8.2", Family::Php, Some("starts something else")),
         ] {
             let path = folder.path().join(name);
             executable(&path, "\x7fELF...");

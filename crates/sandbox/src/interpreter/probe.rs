@@ -24,6 +24,11 @@ print('%d.%d.%d' % sys.version_info[:3])
 print(sys.base_prefix)
 print('\\n'.join(sys.path))
 ";
+/// The same of Ruby, without gems.
+const RUBY_QUESTION: &str = "require 'rbconfig'
+puts RUBY_VERSION, RbConfig::CONFIG['prefix'], $LOAD_PATH";
+/// Prints the version of PHP, without the settings of the host; the binary's place says the prefix.
+const PHP_QUESTION: &str = "echo PHP_VERSION, \"\n\";";
 /// Compiles each module of a folder where that was not done since the module changed.
 const PYTHON_COMPILE: &str = "import os, py_compile, sys
 from importlib.util import cache_from_source
@@ -57,6 +62,8 @@ pub(super) fn facts(family: Family, binary: &Path) -> Result<Facts, String> {
     let answer = match family {
         Family::Java => return java_facts(binary, libraries),
         Family::Node => run(Command::new(binary).arg("--version"))?,
+        Family::Ruby => run(Command::new(binary).args(["--disable=gems", "-e", RUBY_QUESTION]))?,
+        Family::Php => run(Command::new(binary).args(["-n", "-r", PHP_QUESTION]))?,
         Family::Python | Family::Provided => run(Command::new(binary).args(["-I", "-S", "-c", PYTHON_QUESTION]))?,
     };
     let mut lines = answer.lines();

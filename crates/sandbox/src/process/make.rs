@@ -32,7 +32,7 @@ use super::sys::{self, At, Cloned, Fault};
 use super::template::{self, GUEST_DEVICES, Stage, TRUST};
 use super::tmp::{Tmp, Tmps};
 use crate::contract::{CACHE_SUFFIX, COMMAND_VARIABLE};
-use crate::interpreter::{Interpreter, JAVA_FLAGS, PYTHON_FLAGS};
+use crate::interpreter::{Interpreter, JAVA_FLAGS, PHP_FLAGS, PYTHON_FLAGS, RUBY_FLAGS};
 
 /// Ranges of host ids, the preferred one first: above everything that distributions and container tools give out;
 /// within the 65,536 ids of a container without privilege, above its users and below `nobody`.
@@ -407,6 +407,8 @@ impl Maker {
                         c"/var/runtime/nodejs/bootstrap.cjs".into(),
                     ],
                     (Family::Java, GuestKind::Interpreter { heap_mb, .. }) => java(heap_mb).ok_or(refused)?,
+                    (Family::Ruby, GuestKind::Interpreter { .. }) => words(RUBY_FLAGS),
+                    (Family::Php, GuestKind::Interpreter { .. }) => words(PHP_FLAGS),
                     (Family::Python, GuestKind::Interpreter { .. }) => python(c"/var/runtime/python/bootstrap.py"),
                     (Family::Python, _) => python(c"/var/runtime/python/zygote.py"),
                     _ => return Err(refused),
@@ -739,9 +741,12 @@ pub(crate) fn sockets_within(network: &OwnedFd) -> Result<Vec<OwnedFd>, Fault> {
     Ok(made)
 }
 
+fn words(all: &[&str]) -> Vec<CString> {
+    all.iter().filter_map(|word| CString::new(*word).ok()).collect()
+}
+
 fn python(script: &CStr) -> Vec<CString> {
-    let flags = PYTHON_FLAGS.iter().filter_map(|flag| CString::new(*flag).ok());
-    flags.chain([script.to_owned()]).collect()
+    words(PYTHON_FLAGS).into_iter().chain([script.to_owned()]).collect()
 }
 
 /// What starts the Java guest, as Lambda starts its own: a collector and a compiler that suit small memories. Its heap gets

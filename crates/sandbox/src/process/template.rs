@@ -120,18 +120,20 @@ fn take(source: &Path, target: &Path, device: bool) -> Result<Piece, Fault> {
     Ok(Piece { target, what: What::Tree { fd: unsafe { OwnedFd::from_raw_fd(fd) }, folder, device } })
 }
 
-/// Where distributions keep the settings of their Java installations, one folder each: `/etc/java-17-openjdk`.
-fn java_settings() -> Vec<PathBuf> {
+/// Where distributions keep the settings of interpreters: one folder for each Java, `/etc/java-17-openjdk`, and which
+/// extensions PHP has, `/etc/php` or `/etc/php.d`.
+fn settings_of_interpreters() -> Vec<PathBuf> {
     let entries = fs::read_dir("/etc").into_iter().flatten().flatten();
-    let java = entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"java"));
-    let mut folders: Vec<PathBuf> = java.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let starts = |name: &[u8]| name.starts_with(b"java") || name.starts_with(b"php");
+    let named = entries.filter(|entry| starts(entry.file_name().as_bytes()));
+    let mut folders: Vec<PathBuf> = named.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
     folders
 }
 
 fn pieces(config: &SpawnerConfig) -> Result<Vec<Piece>, Fault> {
     let mut pieces = Vec::new();
-    for path in SYSTEM.iter().chain(ETC).map(PathBuf::from).chain(java_settings()) {
+    for path in SYSTEM.iter().chain(ETC).map(PathBuf::from).chain(settings_of_interpreters()) {
         if path.symlink_metadata().is_ok() {
             pieces.push(take(&path, &path, false)?);
         }

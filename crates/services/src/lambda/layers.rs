@@ -54,9 +54,9 @@ impl Functions {
         let mut uses = Vec::new();
         for version in wanted {
             let found = self.layer_for(snapshot, call, version).await?;
-            let LayerVersionRecord { code, code_bytes, .. } =
+            let LayerVersionRecord { code, code_bytes, without_bootstrap, .. } =
                 found.ok_or_else(|| error::invalid(layer::absent(version)))?;
-            uses.push(LayerUse { arn: version.arn(), code, code_bytes });
+            uses.push(LayerUse { arn: version.arn(), code, code_bytes, without_bootstrap });
         }
         Ok(uses)
     }

@@ -55,6 +55,8 @@ pub(super) struct Package {
     pub(super) unpacked_bytes: u64,
     /// Whether it has a program, and no `bootstrap` beside it, which goes first as at AWS.
     pub(super) has_program: bool,
+    /// Whether it has a `bootstrap` of neither kind.
+    pub(super) without_bootstrap: bool,
 }
 
 /// The file that is a program.
@@ -171,8 +173,9 @@ fn inspected(zip: Bytes) -> Result<Package, aws::Error> {
     let digest = CodeDigest::parse(&hex::encode(Sha256::digest(&zip)))
         .ok_or_else(|| aws::Error::internal("a SHA-256 has 64 digits"))?;
     let has = |file: &str| archive::has_file(&zip, file).map_err(aws::Error::internal);
-    let has_program = has(PROGRAM)? && !has(BOOTSTRAP)?;
-    Ok(Package { digest, zip, unpacked_bytes, has_program })
+    let (program, bootstrap) = (has(PROGRAM)?, has(BOOTSTRAP)?);
+    let (has_program, without_bootstrap) = (program && !bootstrap, !program && !bootstrap);
+    Ok(Package { digest, zip, unpacked_bytes, has_program, without_bootstrap })
 }
 
 impl Functions {

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::http_api::{AuthKind, Cors};
+use model::runtime::PHP_VERSION;
 use model::{
     AccountId, CodeDigest, EGRESS_TAG, Egress, Family, FileSystem, FunctionRef, FunctionVersion, ImageCode, JsonLog,
     Runtime, WebServer,
@@ -186,6 +187,9 @@ pub(super) struct VersionRecord {
     /// Whether the package has a program, and nothing that goes before it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) has_program: bool,
+    /// Whether the package is known to have no `bootstrap` of either kind.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) without_bootstrap: bool,
 }
 
 /// A container image of a function. It holds what it needs of the image itself, for the name may come to mean another.
@@ -314,6 +318,9 @@ pub(super) struct LayerUse {
     pub(super) code: CodeDigest,
     /// `CodeSize`
     pub(super) code_bytes: u64,
+    /// Whether it is known to have no `bootstrap`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) without_bootstrap: bool,
 }
 
 /// What there is of a layer beside its versions. It stays when the last of them is deleted.
@@ -330,6 +337,9 @@ pub(super) struct LayerVersionRecord {
     pub(super) code: CodeDigest,
     /// Bytes of the package.
     pub(super) code_bytes: u64,
+    /// Whether it is known to have no `bootstrap`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) without_bootstrap: bool,
     /// `Description`
     pub(super) description: String,
     /// `CompatibleRuntimes`
@@ -421,7 +431,7 @@ impl FunctionRecord {
         FunctionVersion {
             version: id.to_string(),
             revision: self.revision(version),
-            runtime: settings.runtime.clone(),
+            runtime: version.php().unwrap_or_else(|| settings.runtime.clone()),
             handler: settings.handler.clone(),
             code: code.clone(),
             image: version.image.as_ref().map(|image| image.content.code(&settings.image.clone().unwrap_or_default())),
@@ -513,6 +523,21 @@ impl VersionRecord {
         self.has_program && self.settings.runtime.family() == Family::Provided
     }
 
+    /// The PHP that runs it, if one of the platform's does: its handler is a PHP file, or it says which PHP, and neither it
+    /// nor a layer brings a program of its own, which goes first as at AWS.
+    fn php(&self) -> Option<Runtime> {
+        let settings = &self.settings;
+        let is_bare = settings.runtime.family() == Family::Provided && self.image.is_none() && self.without_bootstrap;
+        if !is_bare || !settings.layers.iter().all(|layer| layer.without_bootstrap) {
+            return None;
+        }
+        let version = settings.environment.as_ref().and_then(|all| all.get(PHP_VERSION));
+        if version.is_none() && !settings.handler.ends_with(".php") {
+            return None;
+        }
+        Runtime::php(version.map(String::as_str))
+    }
+
     /// Whether code and configuration are those of another.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.code == other.code && self.settings == other.settings
@@ -548,6 +573,38 @@ mod tests {
         assert_eq!(record.latest.description, None);
         let again = serde_json::to_string(&record).unwrap();
         assert_eq!(again, OLD.replace("\n", "").replace("        ", ""), "without versions it is kept as it was");
+    }
+
+    #[test]
+    fn a_custom_runtime_without_a_program_is_php_by_its_handler_or_by_its_word() {
+        let record: FunctionRecord = serde_json::from_str(OLD).unwrap();
+        let mut plain = record.latest;
+        plain.settings.runtime = Runtime::parse("provided.al2023").unwrap();
+        plain.settings.handler = "public/index.php".into();
+        assert_eq!(plain.php(), None, "an earlier release has not looked");
+        plain.without_bootstrap = true;
+        assert_eq!(plain.php(), Runtime::php(None));
+        let changed = |change: &dyn Fn(&mut VersionRecord)| {
+            let mut changed = plain.clone();
+            change(&mut changed);
+            changed.php()
+        };
+        let layer = |without_bootstrap| LayerUse {
+            arn: "a".into(),
+            code: plain.code.clone(),
+            code_bytes: 1,
+            without_bootstrap,
+        };
+        let says = BTreeMap::from([(PHP_VERSION.to_owned(), "8.3".to_owned())]);
+        assert_eq!(changed(&|it| it.settings.layers = vec![layer(true)]), Runtime::php(None));
+        assert_eq!(changed(&|it| it.settings.layers = vec![layer(true), layer(false)]), None);
+        assert_eq!(changed(&|it| it.settings.handler = "bootstrap".into()), None);
+        assert_eq!(changed(&|it| it.settings.runtime = Runtime::parse("python3.12").unwrap()), None);
+        let named = changed(&|it| {
+            it.settings.handler = "App\\Handler".into();
+            it.settings.environment = Some(says.clone());
+        });
+        assert_eq!(named, Runtime::php(Some("8.3")));
     }
 
     #[test]

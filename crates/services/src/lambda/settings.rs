@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use aws::{Call, Error};
+use model::runtime::PHP_VERSION;
 use model::{ApplicationLevel, Family, JsonLog, Runtime, SystemLevel};
 use serde_json::{Value, json};
 
@@ -83,8 +84,8 @@ const RETIRED: &[&str] = &[
     "java8",
 ];
 
-/// Languages that Lambda runs and this platform does not yet.
-const ABSENT_FAMILIES: &[&str] = &["dotnet", "ruby"];
+/// What Lambda runs and this platform runs as a program of the package's own only.
+const ABSENT_FAMILIES: &[&str] = &["dotnet"];
 
 /// Whether these settings are of a container image.
 pub(super) fn are_of_image(settings: &Settings) -> bool {
@@ -184,6 +185,13 @@ pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result
         };
         read.map_err(|words| error::invalid(format!("Environment.Variables: {words}.")))?;
     }
+    if let Some(version) = next.environment.as_ref().and_then(|all| all.get(PHP_VERSION))
+        && Runtime::php(Some(version)).is_none()
+    {
+        return Err(error::invalid(format!(
+            "Environment.Variables: {PHP_VERSION} must be a version of PHP such as 8.4, not {version:?}."
+        )));
+    }
     if next.snap_start && next.per_tenant {
         return Err(error::invalid("SnapStart is not supported for functions with tenant isolation."));
     }
@@ -268,7 +276,10 @@ fn runtime_of(identifier: &str) -> Result<Runtime, Error> {
     }
     let digits = identifier.find(|c: char| c.is_ascii_digit()).unwrap_or(identifier.len());
     if ABSENT_FAMILIES.contains(&&identifier[..digits]) && digits < identifier.len() {
-        return Err(Error::not_implemented(format_args!("the runtime {identifier}")));
+        return Err(Error::not_implemented(format_args!(
+            "the runtime {identifier} (.NET functions run as programs of their own: set AssemblyName to bootstrap, run `dotnet \
+             publish -r linux-x64 --self-contained`, and use the runtime provided.al2023 with the published folder)"
+        )));
     }
     Err(error::invalid(format!(
         "Value {identifier} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN",
@@ -330,8 +341,11 @@ mod tests {
     fn runtimes_are_accepted_retired_absent_or_unknown() {
         assert!(runtime_of("python3.12").is_ok());
         assert!(runtime_of("nodejs10.x").unwrap_err().message.contains("no longer supported"));
-        for absent in ["dotnet8", "ruby3.3"] {
-            assert_eq!(runtime_of(absent).unwrap_err().status, 501, "{absent}");
+        assert!(runtime_of("ruby3.3").is_ok());
+        for absent in ["dotnet6", "dotnet8", "dotnet10"] {
+            let error = runtime_of(absent).unwrap_err();
+            assert_eq!(error.status, 501, "{absent}");
+            assert!(error.message.contains("--self-contained") && error.message.contains("provided.al2023"));
         }
         for unknown in ["cobol", "java", "python9.9", ""] {
             let error = runtime_of(unknown).unwrap_err();

@@ -83,6 +83,7 @@ pub(super) fn version(functions: &Functions, settings: Settings, code: &Code) ->
         content_revision: functions.random.hex(16),
         description: None,
         has_program: code.package().is_some_and(|package| package.has_program),
+        without_bootstrap: code.package().is_some_and(|package| package.without_bootstrap),
     }
 }
 

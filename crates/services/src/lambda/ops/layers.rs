@@ -34,6 +34,7 @@ pub(in crate::lambda) async fn publish(functions: &Functions, call: &Call) -> Re
     let record = LayerVersionRecord {
         code: package.digest.clone(),
         code_bytes: package.zip.len() as u64,
+        without_bootstrap: package.without_bootstrap,
         description: call.text("Description").unwrap_or_default().to_owned(),
         runtimes: texts(call, "CompatibleRuntimes"),
         architectures: texts(call, "CompatibleArchitectures"),
