@@ -153,6 +153,7 @@ fn of_image(image: &ImageCode, host: &[(String, String)]) -> BTreeMap<String, St
         pair("LAMBDA_TASK_ROOT", TASK_ROOT),
         pair("LAMBDA_RUNTIME_DIR", "/var/runtime"),
     ]);
+    all.extend(tracing());
     all.extend(host.iter().cloned());
     // The platform's folder is not in an image; the bundle is in every one.
     if let Some(bundle) = all.get_mut("NODE_EXTRA_CA_CERTS") {
@@ -166,6 +167,11 @@ fn fixed() -> Vec<(String, String)> {
     vec![pair("LAMBDA_TASK_ROOT", TASK_ROOT), pair("LAMBDA_RUNTIME_DIR", "/var/runtime"), pair("TZ", ":UTC")]
 }
 
+/// What clients of X-Ray look for, in packages and in images.
+fn tracing() -> [(String, String); 2] {
+    [pair("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR"), pair("AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129:2000")]
+}
+
 fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
     let family = runtime.family();
     let mut all = vec![
@@ -174,9 +180,8 @@ fn defaults(runtime: &Runtime) -> Vec<(String, String)> {
             "LD_LIBRARY_PATH",
             "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
         ),
-        pair("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR"),
-        pair("AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129:2000"),
     ];
+    all.extend(tracing());
     let path = match family {
         Family::Provided => "/usr/local/bin:/usr/bin/:/bin:/opt/bin",
         Family::Node | Family::Python | Family::Java | Family::Ruby | Family::Php => {
@@ -365,6 +370,7 @@ mod tests {
             ("AWS_LAMBDA_RUNTIME_API", RUNTIME_API),
             ("AWS_ENDPOINT_URL", "http://platform"),
             ("TZ", ":UTC"),
+            ("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR"),
         ] {
             assert_eq!(all.get(name).map(String::as_str), Some(value), "{name}");
         }

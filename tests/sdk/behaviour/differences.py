@@ -10,6 +10,7 @@ WASI = ("a program runs anew for each call", "docs/webassembly.md")
 SIGNALS = ("WASI has no signals", "https://github.com/WebAssembly/WASI")
 PROGRAM = ("a package without a program is one of a custom runtime", "docs/webassembly.md")
 SHARED = ("calls share an environment", "docs/web-servers.md")
+
 DIFFERENCES = {
     # What the program keeps between two calls.
     "state": {"wasm": WASI, "wasi-http": WASI},

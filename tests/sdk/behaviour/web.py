@@ -22,7 +22,8 @@ class Web(Runtime):
     streaming = {"Environment": {"AWS_LWA_INVOKE_MODE": "response_stream"}}
 
     def error(self, message, request_id):
-        return {"errorType": self.error_type, "errorMessage": json.dumps({"statusCode": 500, "body": message}, ensure_ascii=False, separators=(",", ":"))}
+        document = json.dumps({"statusCode": 500, "body": message}, ensure_ascii=False, separators=(",", ":"))
+        return {"errorType": self.error_type, "errorMessage": document}
 
     def stream_event(self, ms):
         return http_stream(ms)
