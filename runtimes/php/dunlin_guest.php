@@ -120,10 +120,15 @@ final class Fault extends \Exception
 /** Error documents, as callers receive them. */
 final class Errors
 {
-    /** @return array{errorType: string, errorMessage: string, stackTrace: list<string>} */
+    private const TOO_LARGE = 'Function.ResponseSizeTooLarge';
+
+    /** @return array{errorType: string, errorMessage: string, stackTrace?: list<string>} */
     public static function document(\Throwable $error): array
     {
         $kind = $error instanceof Fault ? $error->kind : get_class($error);
+        if ($kind === self::TOO_LARGE) {
+            return ['errorType' => $kind, 'errorMessage' => $error->getMessage()];
+        }
         $own = fn (string $line): bool => !str_contains($line, __DIR__) && !str_ends_with($line, ' {main}');
         $trace = $error instanceof Fault ? [] : array_filter(explode("\n", $error->getTraceAsString()), $own);
         if (!$error instanceof Fault) {
@@ -136,13 +141,14 @@ final class Errors
     public static function encode(array $document): string
     {
         $json = json_encode($document, JSON_INVALID_UTF8_SUBSTITUTE | JSON_PARTIAL_OUTPUT_ON_ERROR);
-        return strlen($json) > PAYLOAD_BYTES_MAX ? json_encode(self::document(self::tooLarge(strlen($json)))) : $json;
+        return strlen($json) > PAYLOAD_BYTES_MAX ? json_encode(self::document(self::tooLarge())) : $json;
     }
 
-    public static function tooLarge(int $bytes): Fault
+    /** An answer that is longer than a payload may be: it is the platform that refuses it, for every runtime in the same words. */
+    public static function tooLarge(): Fault
     {
-        $words = "Response payload size ($bytes bytes) exceeded maximum allowed payload size (" . PAYLOAD_BYTES_MAX . ' bytes).';
-        return new Fault('Function.ResponseSizeTooLarge', $words);
+        $words = 'Response payload size exceeded maximum allowed payload size (' . PAYLOAD_BYTES_MAX . ' bytes).';
+        return new Fault(self::TOO_LARGE, $words);
     }
 }
 
@@ -468,7 +474,7 @@ final class Guest
             $words = 'The response cannot be encoded to JSON: ' . json_last_error_msg();
             throw new Fault('Runtime.MarshalError', $words);
         }
-        return strlen($data) > PAYLOAD_BYTES_MAX ? throw Errors::tooLarge(strlen($data)) : $data;
+        return strlen($data) > PAYLOAD_BYTES_MAX ? throw Errors::tooLarge() : $data;
     }
 
     private function variable(string $name, string $value): void

@@ -162,15 +162,16 @@ module Dunlin
       }
     end
 
-    def too_large(bytes)
-      words = "Response payload size (#{bytes} bytes) exceeded maximum allowed payload size (#{PAYLOAD_BYTES_MAX} bytes)."
-      { 'errorMessage' => words, 'errorType' => 'Function.ResponseSizeTooLarge', 'stackTrace' => [] }
+    # An answer that is longer than a payload may be: it is the platform that refuses it, for every runtime in the same words.
+    def too_large
+      words = "Response payload size exceeded maximum allowed payload size (#{PAYLOAD_BYTES_MAX} bytes)."
+      { 'errorType' => 'Function.ResponseSizeTooLarge', 'errorMessage' => words }
     end
 
     # The document's JSON, never longer than a payload may be.
     def encode(document)
       json = JSON.generate(document)
-      json.bytesize > PAYLOAD_BYTES_MAX ? JSON.generate(too_large(json.bytesize)) : json
+      json.bytesize > PAYLOAD_BYTES_MAX ? JSON.generate(too_large) : json
     end
 
     # The lines above the guest's own.
@@ -357,7 +358,7 @@ module Dunlin
         return fail_with('Error in the event', Errors.document(e, 'Runtime'))
       end
       type, data = encoded(@handler.call(event, context))
-      return fail_with('Error in the answer', Errors.too_large(data.bytesize)) if data.bytesize > PAYLOAD_BYTES_MAX
+      return fail_with('Error in the answer', Errors.too_large) if data.bytesize > PAYLOAD_BYTES_MAX
 
       took = [Process.clock_gettime(Process::CLOCK_MONOTONIC, :microsecond) - began, 0xFFFFFFFF].min
       flush

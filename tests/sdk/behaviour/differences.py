@@ -6,6 +6,7 @@ Keys are what a check is marked to need; values are runtimes with the reason and
 GUIDE = "https://docs.aws.amazon.com/lambda/latest/dg/"
 # Streams are for "Node.js managed runtimes" and for custom runtimes that send the header of the Runtime API.
 STREAMS = ("Lambda streams the answers of Node.js and of custom runtimes only", GUIDE + "configuration-response-streaming.html")
+BREF = ("the handler's shape has no streams", "https://bref.sh/docs/runtimes/function")
 WASI = ("a program runs anew for each call", "docs/webassembly.md")
 SIGNALS = ("WASI has no signals", "https://github.com/WebAssembly/WASI")
 PROGRAM = ("a package without a program is one of a custom runtime", "docs/webassembly.md")
@@ -25,7 +26,16 @@ DIFFERENCES = {
         "wasm": PROGRAM, "wasi-http": PROGRAM,
         "web": ("the command is a shell's", "docs/web-servers.md"),
     },
-    "streams": {"python": STREAMS, "python-up": STREAMS, "java": STREAMS, "image-python": STREAMS},
+    "streams": {"python": STREAMS, "python-up": STREAMS, "java": STREAMS, "ruby": STREAMS, "php": BREF, "image-python": STREAMS},
+    # An object without members that is not a list.
+    "empty objects": {"php": ("arrays are lists and maps alike", "https://www.php.net/manual/en/language.types.array.php")},
+    # Half of a pair of surrogates in an event.
+    "surrogates": {
+        "ruby": ("its JSON refuses it", "https://github.com/ruby/json"),
+        "php": ("its JSON refuses it", "https://www.php.net/manual/en/function.json-last-error.php"),
+    },
+    # The client's context.
+    "client context": {"php": ("the handler's shape has none", "https://bref.sh/docs/runtimes/function")},
     # One call at a time.
     "alone": {"web": SHARED},
 }

@@ -4,10 +4,12 @@ from .custom import Go, Shell
 from .images import GoImage, PythonImage
 from .java import Java
 from .nodejs import Module, Node
+from .php import Php
 from .python import Python
+from .ruby import Ruby
 from .wasm import Command, Component
 from .web import Web
 
 RUNTIMES = [
-    Python(), Python("python-up", "up"), Node(), Module(), Java(), Go(), Shell(), GoImage(), PythonImage(), Command(), Component(), Web(),
+    Python(), Python("python-up", "up"), Node(), Module(), Java(), Ruby(), Php(), Go(), Shell(), GoImage(), PythonImage(), Command(), Component(), Web(),
 ]
