@@ -32,19 +32,28 @@ def pytest_generate_tests(metafunc):
             pytest.param(runtime, id=runtime.name, marks=pytest.mark.xdist_group("java" if runtime.server == "java" else f"behaviour-{runtime.name}"))
             for runtime in RUNTIMES if has(runtime, *needed)
         ]
-        metafunc.parametrize("probe", params, indirect=True, scope="module")
+        metafunc.parametrize("probe", params, indirect=True)
 
 
-@pytest.fixture(scope="module")
-def probe(request):
+@pytest.fixture(scope="session")
+def probes():
+    """The functions of each runtime, which all of its checks share."""
+    found = {}
+    yield found
+    for probe in found.values():
+        probe.close()
+
+
+@pytest.fixture
+def probe(request, probes):
     """The functions of a runtime."""
     runtime = request.param
     reason = runtime.missing()
     if reason:
         pytest.skip(reason)
-    found = Probe(runtime, request.getfixturevalue(runtime.server))
-    yield found
-    found.close()
+    if runtime.name not in probes:
+        probes[runtime.name] = Probe(runtime, request.getfixturevalue(runtime.server))
+    return probes[runtime.name]
 
 
 def report(answer):
