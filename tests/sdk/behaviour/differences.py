@@ -25,6 +25,8 @@ DIFFERENCES = {
         "wasm": PROGRAM, "wasi-http": PROGRAM,
         "web": ("the command is a shell's", "docs/web-servers.md"),
     },
+    # Strings that are no Unicode, which JSON can escape.
+    "half surrogates": {"wasi-http": ("serde_json refuses them as a string", "https://docs.rs/serde_json")},
     "streams": {"python": STREAMS, "python-up": STREAMS, "java": STREAMS, "image-python": STREAMS},
     # One call at a time.
     "alone": {"web": SHARED},
