@@ -286,11 +286,16 @@ def pytest_runtest_makereport(item, call):
     """Adds the servers' logs to the report of a failed test."""
     report = yield
     if call.when == "call" and report.failed:
-        for value in item.funcargs.values():
-            if isinstance(value, Server):
-                offset = item.stash.get(LOG_OFFSETS, {}).get(value.folder, 0)
-                report.sections.append((f"log of dunlin {value.mode}", value.log(offset)[-8000:]))
+        for server in servers_of(item):
+            offset = item.stash.get(LOG_OFFSETS, {}).get(server.folder, 0)
+            report.sections.append((f"log of dunlin {server.mode}", server.log(offset)[-8000:]))
     return report
+
+
+def servers_of(item):
+    """The servers of a test: those that it is given, and those of what it is given."""
+    found = [getattr(value, "server", value) for value in item.funcargs.values()]
+    return [server for server in found if isinstance(server, Server)]
 
 
 LOG_OFFSETS = pytest.StashKey[dict]()
@@ -299,6 +304,5 @@ LOG_OFFSETS = pytest.StashKey[dict]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """Remembers where the logs were when a test began."""
-    servers = [value for value in item.funcargs.values() if isinstance(value, Server)]
-    item.stash[LOG_OFFSETS] = {server.folder: server.log_file.stat().st_size for server in servers}
+    item.stash[LOG_OFFSETS] = {server.folder: server.log_file.stat().st_size for server in servers_of(item)}
     return (yield)

@@ -111,7 +111,7 @@ def deployed(bench, program):
         time.sleep(SETTLED_S)
         asleep_kib = machine.pss_kib(again.pid)[0] - without_kib
         # Those that were there before the start can be called.
-        path = again.call("lambda", "GET", "/2021-10-31/functions/wasm-7/url")["FunctionUrl"].split("//")[1].split(".")[0]
+        path = again.call("lambda", "GET", "/2021-10-31/functions/wasm-0/url")["FunctionUrl"].split("//")[1].split(".")[0]
         first_call(again.port, get(again.port, f"/_dunlin/url/{path}/"))
         return {"ready_ms": again.ready_ms, "kib_each": asleep_kib / (DEPLOYED + IMAGES)}
     finally:

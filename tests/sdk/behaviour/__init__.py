@@ -85,6 +85,8 @@ class Runtime:
     variables = {}
     # Where the program begins.
     folder = "/var/task"
+    # What an exit with 3 is reported as.
+    exit_status = 3
     # `AWS_EXECUTION_ENV`, if there is one.
     execution_env = None
     # What its errors are called, and the name of their trace.

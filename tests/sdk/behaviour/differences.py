@@ -29,8 +29,9 @@ DIFFERENCES = {
     "streams": {"python": STREAMS, "python-up": STREAMS, "java": STREAMS, "ruby": STREAMS, "php": BREF, "image-python": STREAMS},
     # An object without members that is not a list.
     "empty objects": {"php": ("arrays are lists and maps alike", "https://www.php.net/manual/en/language.types.array.php")},
-    # Half of a pair of surrogates in an event.
-    "surrogates": {
+    # Strings that are no Unicode, which JSON can escape.
+    "half surrogates": {
+        "wasi-http": ("serde_json refuses them as a string", "https://docs.rs/serde_json"),
         "ruby": ("its JSON refuses it", "https://github.com/ruby/json"),
         "php": ("its JSON refuses it", "https://www.php.net/manual/en/function.json-last-error.php"),
     },

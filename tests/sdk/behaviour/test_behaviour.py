@@ -32,19 +32,28 @@ def pytest_generate_tests(metafunc):
             pytest.param(runtime, id=runtime.name, marks=pytest.mark.xdist_group("java" if runtime.server == "java" else f"behaviour-{runtime.name}"))
             for runtime in RUNTIMES if has(runtime, *needed)
         ]
-        metafunc.parametrize("probe", params, indirect=True, scope="module")
+        metafunc.parametrize("probe", params, indirect=True)
 
 
-@pytest.fixture(scope="module")
-def probe(request):
+@pytest.fixture(scope="session")
+def probes():
+    """The functions of each runtime, which all of its checks share."""
+    found = {}
+    yield found
+    for probe in found.values():
+        probe.close()
+
+
+@pytest.fixture
+def probe(request, probes):
     """The functions of a runtime."""
     runtime = request.param
     reason = runtime.missing()
     if reason:
         pytest.skip(reason)
-    found = Probe(runtime, request.getfixturevalue(runtime.server))
-    yield found
-    found.close()
+    if runtime.name not in probes:
+        probes[runtime.name] = Probe(runtime, request.getfixturevalue(runtime.server))
+    return probes[runtime.name]
 
 
 def report(answer):
@@ -105,7 +114,7 @@ def test_unicode(probe, text):
         assert json.loads(answer["Payload"].read()) == {"text": text, text: 1}
 
 
-@pytest.mark.needs("surrogates")
+@pytest.mark.needs("half surrogates")
 def test_half_a_pair_of_surrogates(probe):
     answer = probe.lambdas.invoke(FunctionName=probe.function(), Payload=b'"\\ud800"')
     content = answer["Payload"].read()
@@ -298,7 +307,7 @@ def ends(probe, event, message):
 
 
 def test_a_process_that_exits(probe):
-    ends(probe, {"do": "exit", "code": 3}, "Runtime exited with error: exit status 3")
+    ends(probe, {"do": "exit", "code": 3}, f"Runtime exited with error: exit status {probe.runtime.exit_status}")
 
 
 @pytest.mark.needs("exit 0")

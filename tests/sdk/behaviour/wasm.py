@@ -45,6 +45,9 @@ class Component(Runtime):
 
     name = "wasi-http"
     trace = None
+    # WASI 0.2 has no working folder, and its `exit` knows success and failure only.
+    folder = "/"
+    exit_status = 1
 
     def missing(self):
         return None if has_target() else f"Rust cannot compile for {TARGET} here (rustup target add {TARGET})"

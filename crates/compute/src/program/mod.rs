@@ -18,7 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sandbox::program::{Lines, Program, ProgramKind, Reply, RunEnd};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::environment::{Answer, Call};
@@ -109,6 +109,7 @@ fn about(call: &Call) -> String {
         "deadline": call.deadline_ms,
         "invoked_function_arn": call.function_arn,
         "xray_trace_id": call.trace_id,
+        "client_context": call.client_context.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
         "tenant_id": call.version.tenant,
     })
     .to_string()

@@ -121,11 +121,11 @@ fn files(who: &str) -> Value {
 fn facts(told: &[u8]) -> Value {
     let told: Value = serde_json::from_slice(told).expect("a context is JSON");
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_millis() as i64;
-    let config = &told["env_config"];
+    let variable = |name: &str| std::env::var(format!("AWS_LAMBDA_{name}")).unwrap_or_default();
     json!({
-        "id": told["request_id"], "name": config["function_name"], "version": config["version"],
-        "memory": config["memory"].to_string(), "arn": told["invoked_function_arn"], "group": config["log_group"],
-        "stream": config["log_stream"], "left": told["deadline"].as_i64().unwrap_or_default() - now_ms,
+        "id": told["request_id"], "name": variable("FUNCTION_NAME"), "version": variable("FUNCTION_VERSION"),
+        "memory": variable("FUNCTION_MEMORY_SIZE"), "arn": told["invoked_function_arn"], "group": variable("LOG_GROUP_NAME"),
+        "stream": variable("LOG_STREAM_NAME"), "left": told["deadline"].as_i64().unwrap_or_default() - now_ms,
         "client": told["client_context"]["custom"],
     })
 }
