@@ -1,4 +1,4 @@
-"""A table of five million items: how soon a server with it is ready, what memory it takes, and whether reads notice.
+"""A table of five million items of 200 bytes: how soon a server with it is ready, what memory it takes, and whether reads notice.
 
 The table is filled by TransactWriteItems through several processes, then the server is started again on its folder. What counts is
 the time to ready, the anonymous memory of the server beside one with a small table, and reads of single items and pages
@@ -28,7 +28,7 @@ MORE_MIB, READY_MS, RATE = 100, 1_000, 0.9
 
 
 def item(number):
-    return {"id": {"S": f"p-{number // PARTITION}"}, "at": {"N": str(number % PARTITION)}, "text": {"S": "x" * 60}}
+    return {"id": {"S": f"p-{number // PARTITION}"}, "at": {"N": str(number % PARTITION)}, "text": {"S": "x" * 182}}
 
 
 def fill(port, table, numbers):

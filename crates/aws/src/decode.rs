@@ -201,12 +201,46 @@ impl Check {
         mut wire: Map<String, Value>,
         path: &str,
     ) -> Result<Map<String, Value>, Error> {
+        if self.constraints == Constraints::Service {
+            return self.in_place(members, wire);
+        }
         let mut input = Map::new();
         for member in members {
             let found = wire.remove(member.wire);
             self.member(member, found, path, &mut input)?;
         }
         Ok(input)
+    }
+
+    /// The same where nothing is checked but types: what was sent is looked through, not all that may be, and stays where
+    /// it is.
+    fn in_place(
+        &mut self,
+        members: &'static [Member],
+        mut wire: Map<String, Value>,
+    ) -> Result<Map<String, Value>, Error> {
+        let (mut wrong, mut renamed) = (None, false);
+        wire.retain(|name, value| {
+            let Some(member) = members.iter().find(|member| member.wire == name).filter(|_| !value.is_null()) else {
+                return false;
+            };
+            renamed |= member.name != member.wire;
+            self.replace(member.shape, value, &mut wrong);
+            true
+        });
+        match wrong {
+            Some(error) => Err(error),
+            None if renamed => Ok(named(members, wire)),
+            None => Ok(wire),
+        }
+    }
+
+    /// Looks through a value where it is; the first that is wrong counts.
+    fn replace(&mut self, shape: &'static Shape, value: &mut Value, wrong: &mut Option<Error>) {
+        match self.value(shape, std::mem::take(value), "") {
+            Ok(typed) => *value = typed,
+            Err(error) => *wrong = wrong.take().or(Some(error)),
+        }
     }
 
     fn member(
@@ -223,14 +257,12 @@ impl Check {
         };
         match found {
             None | Some(Value::Null) => {
-                if member.required && self.constraints != Constraints::Service {
+                if member.required {
                     self.breaks(&Value::Null, &path(), "Member must not be null");
                 }
             }
             Some(value) => {
-                // Paths are for messages: below plain values none is built unless one is needed.
-                let path = if self.constraints == Constraints::Service { String::new() } else { path() };
-                let value = self.value(member.shape, value, &path)?;
+                let value = self.value(member.shape, value, &path())?;
                 input.insert(member.name.to_owned(), value);
             }
         }
@@ -278,37 +310,51 @@ impl Check {
         &mut self,
         key: &'static Shape,
         inner: &'static Shape,
-        entries: Map<String, Value>,
+        mut entries: Map<String, Value>,
         path: &str,
     ) -> Result<Value, Error> {
         let nested = nests(inner);
-        if self.constraints != Constraints::Service {
-            let key_breaks = |name: &String| {
-                let name = Value::String(name.clone());
-                rules(key).iter().any(|rule| !holds(rule, key, &name))
-            };
-            if entries.keys().any(key_breaks) {
-                let rule = format!("Map keys must satisfy constraint: [{}]", all_rules(key));
-                self.breaks(&Value::Object(entries.clone()), path, &rule);
-            }
-            let breaks = |value: &Value| rules(inner).iter().any(|rule| !holds(rule, inner, value));
-            if !nested && entries.values().any(breaks) {
-                let rule = format!("Map value must satisfy constraint: [{}]", all_rules(inner));
-                self.breaks(&Value::Object(entries.clone()), path, &rule);
-            }
+        if self.constraints == Constraints::Service {
+            let mut wrong = None;
+            entries.retain(|_, value| {
+                if !value.is_null() {
+                    self.replace(inner, value, &mut wrong);
+                }
+                !value.is_null()
+            });
+            return wrong.map_or(Ok(Value::Object(entries)), Err);
+        }
+        let key_breaks = |name: &String| {
+            let name = Value::String(name.clone());
+            rules(key).iter().any(|rule| !holds(rule, key, &name))
+        };
+        if entries.keys().any(key_breaks) {
+            let rule = format!("Map keys must satisfy constraint: [{}]", all_rules(key));
+            self.breaks(&Value::Object(entries.clone()), path, &rule);
+        }
+        let breaks = |value: &Value| rules(inner).iter().any(|rule| !holds(rule, inner, value));
+        if !nested && entries.values().any(breaks) {
+            let rule = format!("Map value must satisfy constraint: [{}]", all_rules(inner));
+            self.breaks(&Value::Object(entries.clone()), path, &rule);
         }
         let mut map = Map::new();
         for (name, value) in entries {
-            let value = match (nested, self.constraints) {
+            let value = match nested {
                 _ if value.is_null() => continue,
-                (true, Constraints::Checked(_)) => self.value(inner, value, &format!("{path}.{name}.member"))?,
-                (true, Constraints::Service) => self.value(inner, value, "")?,
-                (false, _) => typed(&inner.kind, value)?,
+                true => self.value(inner, value, &format!("{path}.{name}.member"))?,
+                false => typed(&inner.kind, value)?,
             };
             map.insert(name, value);
         }
         Ok(Value::Object(map))
     }
+}
+
+/// Members under their model names.
+fn named(members: &'static [Member], wire: Map<String, Value>) -> Map<String, Value> {
+    let name =
+        |wire: &str| members.iter().find(|member| member.wire == wire).map_or(wire, |member| member.name).to_owned();
+    wire.into_iter().map(|(wire, value)| (name(&wire), value)).collect()
 }
 
 fn nests(shape: &Shape) -> bool {

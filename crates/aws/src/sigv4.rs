@@ -114,9 +114,9 @@ pub fn claim(parts: &Parts) -> Result<Option<Claim>, Refusal> {
 }
 
 fn claim_of_header(text: &str, headers: &HeaderMap) -> Result<Claim, Refusal> {
-    let fields: HashMap<&str, &str> = text.split(',').filter_map(|field| field.trim().split_once('=')).collect();
     let field = |name: &str| {
-        fields.get(name).copied().ok_or_else(|| {
+        let mut fields = text.rsplit(',').filter_map(|field| field.trim().split_once('='));
+        fields.find(|(known, _)| *known == name).map(|(_, value)| value).ok_or_else(|| {
             Refusal::Incomplete(format!("Authorization header requires '{name}' parameter. Authorization={ALGORITHM}"))
         })
     };

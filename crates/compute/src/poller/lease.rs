@@ -1,11 +1,13 @@
 //! Who polls a shard: one process at a time, and what it may still write when another has taken over.
 //!
-//! A holder is believed to be alive as long as its sign of life changes; no clocks are compared. Every checkpoint is
-//! written on condition of the commit before, so that one that lost its shard writes nothing any more.
+//! A holder is believed to be alive as long as its sign of life changes; no clocks are compared. It gives one before it
+//! takes its first shard, so who looks after it saw a holder knows of it. Every checkpoint is written on condition of the
+//! commit before, so that one that lost its shard writes nothing any more.
 //!
 //! Invariants
 //!   1. Of two processes only the one that took a shard last moves its checkpoint.
 //!   2. A process that is alone over its store writes no signs of life: whoever else is named is dead.
+//!   3. Elsewhere only he is taken for dead whose sign was looked for after he was seen to hold something.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use base::Clock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use store::{Range, Store, Txn, Version};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +53,15 @@ pub(super) struct Nodes {
     alone: bool,
     /// The others whose signs of life have not stood still for long.
     living: watch::Sender<BTreeSet<String>>,
+    signs: Mutex<Signs>,
     beating: OnceCell<()>,
+}
+
+/// Signs of life: how many were given, and since when those of others stand still.
+#[derive(Default)]
+struct Signs {
+    given: u64,
+    seen: BTreeMap<String, (Bytes, u64)>,
 }
 
 /// A shard that this process polls.
@@ -65,7 +75,8 @@ pub(super) struct Lease {
 
 impl Nodes {
     pub(super) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, own: String, alone: bool) -> Arc<Self> {
-        Arc::new(Self { store, clock, own, alone, living: watch::Sender::default(), beating: OnceCell::new() })
+        let (living, signs, beating) = (watch::Sender::default(), Mutex::default(), OnceCell::new());
+        Arc::new(Self { store, clock, own, alone, living, signs, beating })
     }
 
     /// Takes a shard, as soon as no other process that lives has it. `first` is how far it is if nothing is kept of it.
@@ -87,6 +98,7 @@ impl Nodes {
         let key = keys::shard(mapping, shard);
         let mut watch = self.store.watch(&key);
         let mut living = self.living.subscribe();
+        let mut looked_for = None;
         loop {
             let entry = match self.store.get(&key).await {
                 Ok(entry) => entry,
@@ -102,6 +114,17 @@ impl Nodes {
                 tokio::select! {
                     () = watch.changed() => {}
                     _ = living.changed() => {}
+                }
+                continue;
+            }
+            if !self.alone
+                && kept.holder != looked_for
+                && kept.holder.as_ref().is_some_and(|holder| *holder != self.own)
+            {
+                // It may have come since the last look.
+                match self.beat().await {
+                    true => looked_for = kept.holder,
+                    false => sleep(STORE_PAUSE).await,
                 }
                 continue;
             }
@@ -128,22 +151,25 @@ impl Nodes {
 
     /// Gives signs of life as long as there are pollers, and watches those of others.
     async fn start_beating(self: &Arc<Self>) {
-        let mut beat = 0u64;
-        let mut seen = BTreeMap::new();
-        self.beat(&mut beat, &mut seen).await;
+        while !self.beat().await {
+            sleep(STORE_PAUSE).await;
+        }
         let nodes = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
                 sleep(BEAT_EVERY).await;
                 let Some(nodes) = nodes.upgrade() else { return };
-                nodes.beat(&mut beat, &mut seen).await;
+                nodes.beat().await;
             }
         });
     }
 
-    async fn beat(&self, beat: &mut u64, seen: &mut BTreeMap<String, (Bytes, u64)>) {
-        *beat += 1;
-        let mut txn = Txn::new().relaxed().put(keys::node(&self.own), beat.to_string());
+    /// Gives a sign of life and looks for those of others. False: one or the other failed.
+    async fn beat(&self) -> bool {
+        let mut signs = self.signs.lock().await;
+        let Signs { given, seen } = &mut *signs;
+        *given += 1;
+        let mut txn = Txn::new().relaxed().put(keys::node(&self.own), given.to_string());
         let now_us = self.clock.monotonic_us();
         let mut living = BTreeSet::new();
         match self.store.range(&Range::prefix(keys::nodes())).await {
@@ -167,11 +193,13 @@ impl Nodes {
                     changed
                 });
             }
-            Err(problem) => tracing::warn!(%problem, "signs of life could not be read"),
+            Err(problem) => {
+                tracing::warn!(%problem, "signs of life could not be read");
+                return false;
+            }
         }
-        if let Err(problem) = self.store.commit(txn).await {
-            tracing::warn!(%problem, "a sign of life could not be written");
-        }
+        let written = self.store.commit(txn).await;
+        written.inspect_err(|problem| tracing::warn!(%problem, "a sign of life could not be written")).is_ok()
     }
 }
 
@@ -252,4 +280,61 @@ impl Lease {
 fn encode(kept: &Kept) -> Vec<u8> {
     // Strings and numbers always serialise.
     serde_json::to_vec(kept).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use base::ManualClock;
+    use model::Position;
+    use store::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_came_since_the_last_look_is_not_taken_for_dead() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let clock = ManualClock::at_ms(1_000);
+        let node = |name: &str| Nodes::new(store.clone(), clock.clone(), name.to_owned(), false);
+        let (earlier, later, stop) = (node("earlier"), node("later"), CancellationToken::new());
+        let first = Checkpoint::at(Position::TrimHorizon);
+        let _other = earlier.take("mapping", "other", &first, &stop).await.unwrap();
+        let mut lease = later.take("mapping", "shard", &first, &stop).await.unwrap();
+        let taking = earlier.take("mapping", "shard", &first, &stop);
+        assert!(tokio::time::timeout(BEAT_EVERY / 2, taking).await.is_err(), "a shard was taken from one that lives");
+        assert!(lease.save(first.clone(), &[]).await);
+        lease.release().await;
+        assert!(earlier.take("mapping", "shard", &first, &stop).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stands_still_loses_its_shards_and_cannot_write_any_more() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let clock = ManualClock::at_ms(1_000);
+        let node = |name: &str| Nodes::new(store.clone(), clock.clone(), name.to_owned(), false);
+        let (stop, first) = (CancellationToken::new(), Checkpoint::at(Position::TrimHorizon));
+        let still = Txn::new().put(keys::node("still"), "1").put(
+            keys::shard("mapping", "shard"),
+            encode(&Kept { holder: Some("still".to_owned()), fence: 1, checkpoint: first.clone() }),
+        );
+        let version = store.commit(still).await.unwrap();
+        let key = keys::shard("mapping", "shard");
+        let kept = Kept { holder: Some("still".to_owned()), fence: 1, checkpoint: first.clone() };
+        let mut lost = Lease { nodes: node("still"), key, version, kept, windows: BTreeSet::new() };
+        let taking = async {
+            let ticking = async {
+                loop {
+                    sleep(BEAT_EVERY).await;
+                    clock.advance(BEAT_EVERY);
+                }
+            };
+            let taker = node("taker");
+            tokio::select! {
+                lease = taker.take("mapping", "shard", &first, &stop) => lease,
+                () = ticking => None,
+            }
+        };
+        let lease = tokio::time::timeout(Duration::from_secs(60), taking).await.unwrap().unwrap();
+        assert_eq!(lease.kept.fence, 2);
+        assert!(!lost.save(first.clone(), &[]).await, "one that lost its shard wrote how far it is");
+    }
 }

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 
-use super::index::{self, Index};
-use super::table::Table;
+use super::index::{Index, IndexChange};
 use super::value::{Item, item_size};
 
 /// Bytes of one unit of reading and of writing.
@@ -37,12 +36,12 @@ impl Units {
         units
     }
 
-    /// A write that made `after` of `before`. An index whose entry it changed counts too; one in which it moved an entry
+    /// A write that made `after` of `before`, and these changes in indexes. An index whose entry it changed counts too; one in which it moved an entry
     /// counts for both places.
-    pub(super) fn of_write(table: &Table, before: Option<&Item>, after: Option<&Item>) -> Self {
+    pub(super) fn of_write(before: Option<&Item>, after: Option<&Item>, changes: &[IndexChange<'_>]) -> Self {
         let bytes = before.map_or(0, item_size).max(after.map_or(0, item_size));
         let mut units = Self { table: blocks(bytes, WRITE_BYTES), ..Self::default() };
-        for change in index::changes(table, before, after) {
+        for change in changes {
             let used = match (&change.before, &change.after) {
                 (Some(before), Some(after)) if before.key == after.key => {
                     blocks(before.size.max(after.size), WRITE_BYTES)

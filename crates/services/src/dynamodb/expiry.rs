@@ -114,7 +114,7 @@ async fn expire(shared: &Shared, due: DueItem, now_s: u64) -> Result<()> {
             Some(item) => {
                 let key = found.table.key_of_item(item)?;
                 let write = ItemWrite::new(&found, &key, entry.as_ref(), Some(item), None).by_expiry();
-                shared.write_item(Txn::new(), &write).await?
+                shared.write_item(Txn::new(), write).await?
             }
             None => {
                 let unchanged = found.expect(Txn::new()).expect_unchanged(due.key.clone(), entry.as_ref());

@@ -199,6 +199,12 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Whether JSON writes a text otherwise than as it is. Most texts need nothing, and many bytes are looked at at once.
+fn needs_escapes(text: &[u8]) -> bool {
+    let special = |found: bool, byte: &u8| found | (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
+    text.chunks(64).any(|chunk| chunk.iter().fold(false, special))
+}
+
 /// From the stored form to JSON. Each part answers its size, as `AttributeValue::size` has it.
 struct Writer<'a, 'o> {
     reader: Reader<'a>,
@@ -208,13 +214,24 @@ struct Writer<'a, 'o> {
 impl Writer<'_, '_> {
     fn text(&mut self) -> Option<usize> {
         let text = std::str::from_utf8(self.reader.bytes()?).ok()?;
-        serde_json::to_writer(&mut *self.out, text).ok()?;
+        if needs_escapes(text.as_bytes()) {
+            serde_json::to_writer(&mut *self.out, text).ok()?;
+        } else {
+            self.out.push(b'"');
+            self.out.extend_from_slice(text.as_bytes());
+            self.out.push(b'"');
+        }
         Some(text.len())
     }
 
     fn number(&mut self) -> Option<usize> {
         let number = self.reader.number()?;
-        write!(self.out, "\"{number}\"").ok()?;
+        self.out.push(b'"');
+        match number.whole() {
+            Some(whole) => serde_json::to_writer(&mut *self.out, &whole).ok()?,
+            None => write!(self.out, "{number}").ok()?,
+        }
+        self.out.push(b'"');
         Some(number.size())
     }
 

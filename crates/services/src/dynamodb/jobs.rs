@@ -285,7 +285,7 @@ impl Step<'_> {
         let attributes = after.as_ref().or(before.as_ref()).map(|item| found.table.key_of(item)).unwrap_or_default();
         let key = ItemKey { store: key, attributes };
         let write = ItemWrite::new(found, &key, is, before.as_ref(), after.as_ref());
-        self.shared.write_item(txn, &write).await
+        self.shared.write_item(txn, write).await
     }
 
     /// Makes the target usable, and lets go of the source.

@@ -76,8 +76,8 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("UpdateTable.TableClass", "described; there is one kind of storage"),
     (
         "PutResourcePolicy.Policy",
-        "enforced, for other accounts too, but in BatchGetItem, BatchWriteItem, transactions and statements, which know \
-         tables of their caller's account only; policies of identities are not evaluated",
+        "enforced, for other accounts too; statements know tables of their caller's account only, as on AWS; policies of \
+         identities are not evaluated",
     ),
     ("GetItem.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),
     ("Query.ConsistentRead", "every read is strongly consistent; it changes the reported capacity only"),

@@ -131,9 +131,24 @@ impl Number {
         u64::try_from(whole).ok()
     }
 
+    /// The same value as a whole number of 64 bits, if it is one.
+    pub(super) fn whole(&self) -> Option<i64> {
+        let scale = 10_i64.checked_pow(u32::try_from(self.exponent).ok()?)?;
+        let whole = i64::try_from(self.coefficient).ok()?.checked_mul(scale)?;
+        Some(if self.negative { -whole } else { whole })
+    }
+
     fn normalised(negative: bool, mut coefficient: u128, mut exponent: i32) -> Result<Self, NumberError> {
         if coefficient == 0 {
             return Ok(Self::ZERO);
+        }
+        // Nearly all fit in 64 bits, which are divided many times faster.
+        if let Ok(mut small) = u64::try_from(coefficient) {
+            while small.is_multiple_of(10) {
+                small /= 10;
+                exponent += 1;
+            }
+            coefficient = u128::from(small);
         }
         while coefficient.is_multiple_of(10) {
             coefficient /= 10;

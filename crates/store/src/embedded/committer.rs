@@ -29,6 +29,7 @@ use rusqlite::Connection;
 
 use super::Shared;
 use super::applier::{Behind, Drained};
+use super::kept::Kept;
 use super::log::Writer;
 use super::overlay::{Pinned, growth};
 use super::queue::{Taken, log_bytes};
@@ -170,7 +171,12 @@ impl Committer {
             flush: false,
         };
         let mut room = Room::new(&self.shared, &self.behind);
-        let state = State { overlay: self.shared.overlay.peek(), tree: &self.connection, begun: Cell::new(false) };
+        let state = State {
+            overlay: self.shared.overlay.peek(),
+            kept: self.shared.overlay.kept(),
+            tree: &self.connection,
+            begun: Cell::new(false),
+        };
         for Job { work, answer, .. } in jobs {
             let flush = work.durability() == Durability::Flushed;
             if !room.take(&work)? {
@@ -274,9 +280,12 @@ fn growth_of(op: &Op) -> u64 {
     }
 }
 
-/// The committed state beneath a batch: the overlay, then the tree, in one transaction that begins with its first use.
+/// The committed state beneath a batch: the overlay, then what is kept, then the tree, in one transaction that begins with
+/// its first use. Nothing is committed meanwhile, so that what the tree takes over is in the overlay as it was looked at,
+/// and what readers keep until then is the same.
 struct State<'a> {
     overlay: Pinned,
+    kept: &'a Kept,
     tree: &'a Connection,
     begun: Cell<bool>,
 }
@@ -303,14 +312,20 @@ impl Tree for State<'_> {
     fn version(&self, key: &[u8]) -> Result<Option<Version>, Fault> {
         match self.overlay.get(key) {
             Some(slot) => Ok(slot.value.is_some().then_some(slot.version)),
-            None => schema::get_version(self.tree()?, key),
+            None => match self.kept.get(key) {
+                Some(entry) => Ok(Some(entry.version)),
+                None => schema::get_version(self.tree()?, key),
+            },
         }
     }
 
     fn value(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         match self.overlay.get(key) {
             Some(slot) => Ok(slot.value),
-            None => Ok(schema::get(self.tree()?, key)?.map(|entry| entry.value)),
+            None => match self.kept.get(key) {
+                Some(entry) => Ok(Some(entry.value)),
+                None => Ok(schema::get(self.tree()?, key)?.map(|entry| entry.value)),
+            },
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) enum Kind {
 /// A write with its condition.
 #[derive(Debug)]
 pub(super) struct Action<'a> {
-    /// The table as the request names it, ARNs resolved.
+    /// The table as the request names it.
     pub(super) table: &'a str,
     kind: Kind,
     /// The key attributes; of a whole item, the item.

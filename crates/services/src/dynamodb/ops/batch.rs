@@ -12,12 +12,12 @@ use serde_json::{Map, Value as Json, json};
 use store::Error as StoreError;
 
 use super::super::capacity::Units;
-use super::super::error::{Error, Result, constraint, invalid};
+use super::super::error::{Error, Result, broken, constraint, invalid};
 use super::super::table::{ItemKey, Table};
 use super::super::throttle::Direction;
 use super::super::value::{ITEM_BYTES_MAX, Item, item_from_json, item_size, item_to_json};
 use super::items::View;
-use super::request::{CAPACITY, Request, Rule, missing, table_name, wrong_type};
+use super::request::{AT_LEAST_ONE, CAPACITY, Request, Rule, missing, report, table_name, wrong_type};
 use super::{Change, Found, Place, Shared, collections, consumed, decode};
 
 /// Most keys of one BatchGetItem.
@@ -32,8 +32,7 @@ fn request_items(request: &Request) -> Result<&Map<String, Json>> {
     request.check(&[Rule::Required("RequestItems"), metrics, CAPACITY])?;
     let tables = request.required_map("RequestItems")?;
     if tables.is_empty() {
-        let rule = "Member must have length greater than or equal to 1";
-        return Err(constraint(&json!({}), "requestItems", rule));
+        return Err(constraint(&json!({}), "requestItems", AT_LEAST_ONE));
     }
     Ok(tables)
 }
@@ -53,9 +52,12 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     request.only("BatchGetItem", &["RequestItems", "ReturnConsumedCapacity"])?;
     let tables = request_items(request)?;
     let mut count = 0;
-    for member in tables.values() {
+    let mut wrong = Vec::new();
+    for (name, member) in tables {
+        check_gets(name, member, &mut wrong);
         count += member.get("Keys").and_then(Json::as_array).map_or(0, Vec::len);
     }
+    report(wrong)?;
     if count > GETS_MAX {
         return invalid("Too many items requested for the BatchGetItem call");
     }
@@ -89,7 +91,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
             rest.insert("Keys".into(), Json::Array(later));
             unprocessed.insert(plan.name.into(), Json::Object(rest));
         }
-        capacities.extend(consumed(request, &plan.found.table.name, &units)?);
+        capacities.extend(consumed(request, plan.name, &units)?);
     }
     if let Some(short) = short.filter(|_| done == 0) {
         return Err(short);
@@ -99,6 +101,23 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
         output["ConsumedCapacity"] = Json::Array(capacities);
     }
     Ok(output)
+}
+
+/// Notes what is wrong with the members of one table in a BatchGetItem.
+fn check_gets(table: &str, member: &Json, wrong: &mut Vec<String>) {
+    let at = |name: &str| format!("requestItems.{table}.member.{name}");
+    if member.get("AttributesToGet").and_then(Json::as_array).is_some_and(Vec::is_empty) {
+        wrong.push(broken(&json!([]), &at("attributesToGet"), AT_LEAST_ONE));
+    }
+    match member.get("Keys").filter(|keys| !keys.is_null()) {
+        None => wrong.push(broken(&Json::Null, &at("keys"), "Member must not be null")),
+        Some(Json::Array(keys)) if keys.is_empty() => wrong.push(broken(&json!([]), &at("keys"), AT_LEAST_ONE)),
+        Some(Json::Array(keys)) if keys.len() > GETS_MAX => {
+            let rule = format!("Member must have length less than or equal to {GETS_MAX}");
+            wrong.push(broken(&json!(keys), &at("keys"), &rule));
+        }
+        Some(_) => {}
+    }
 }
 
 async fn plan_gets<'a>(shared: &Shared, place: &Place, name: &'a str, member: &Json) -> Result<Gets<'a>> {
@@ -114,7 +133,7 @@ async fn plan_gets<'a>(shared: &Shared, place: &Place, name: &'a str, member: &J
     let view = View::of(&request, &mut scope)?;
     scope.finish()?;
     let consistent = request.flag("ConsistentRead")?.unwrap_or(false);
-    let found = shared.table(place, table_name(name, place)?).await?;
+    let found = shared.table_of_part(place, name, place.operation).await?;
     let keys = attributes.iter().map(|key| found.table.key_of_request(key)).collect::<Result<Vec<_>>>()?;
     check_distinct(&keys)?;
     view.check(&found.table)?;
@@ -162,11 +181,16 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
     request.only("BatchWriteItem", &["RequestItems", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"])?;
     let tables = request_items(request)?;
     let writes = read_writes(tables, place)?;
+    let mut all = Vec::with_capacity(writes.len());
     for name in tables.keys() {
-        let found = shared.table(place, table_name(name, place)?).await?;
+        let found = shared.table_of_part(place, name, place.operation).await?;
         let own = writes.iter().filter(|write| write.table == name);
-        check_distinct(&own.map(|write| write.kind.locate(&found.table)).collect::<Result<Vec<_>>>()?)?;
+        let own = own.map(|write| write.kind.locate(&found.table)).collect::<Result<Vec<_>>>()?;
+        check_distinct(&own)?;
+        all.extend(own);
     }
+    // A table may be named twice: by its name and by its ARN.
+    check_distinct(&all)?;
     // All at once: the store gathers commits that wait together into one flush.
     let results = join_all(writes.iter().map(|write| write_one(shared, place, write))).await;
     let failed: Vec<bool> = results.iter().map(Result::is_err).collect();
@@ -200,7 +224,7 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
     }
     let mut capacities = Vec::new();
     for (name, units) in units {
-        capacities.extend(consumed(request, table_name(name, place)?, &units)?);
+        capacities.extend(consumed(request, name, &units)?);
     }
     if !capacities.is_empty() {
         output["ConsumedCapacity"] = Json::Array(capacities);
@@ -209,20 +233,23 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
 }
 
 async fn write_one(shared: &Shared, place: &Place, write: &Write<'_>) -> Result<Units> {
+    let there = place.of_part(write.table, place.operation);
     let locate = |table: &Table| write.kind.locate(table);
-    let decide = |table: &Table, before: Option<&Item>| {
-        Ok(match &write.kind {
-            WriteKind::Put(item) => (Change::Put(item.clone()), Units::of_write(table, before, Some(item))),
-            WriteKind::Delete(_) => (Change::Delete, Units::of_write(table, before, None)),
-        })
+    let decide = |_: &Table, _: Option<&Item>| {
+        let change = match &write.kind {
+            WriteKind::Put(item) => Change::Put(item.clone()),
+            WriteKind::Delete(_) => Change::Delete,
+        };
+        Ok((change, ()))
     };
-    shared.change(place, table_name(write.table, place)?, locate, decide).await
+    let ((), units) = shared.change(&there, table_name(write.table, &there)?, locate, decide).await?;
+    Ok(units)
 }
 
 fn read_writes<'a>(tables: &'a Map<String, Json>, place: &Place) -> Result<Vec<Write<'a>>> {
     let mut writes = Vec::new();
     for (name, list) in tables {
-        table_name(name, place)?;
+        table_name(name, &place.of_part(name, place.operation))?;
         let list = list.as_array().ok_or_else(wrong_type)?;
         if list.is_empty() || list.len() > WRITES_MAX {
             let rule = format!(
@@ -231,8 +258,9 @@ fn read_writes<'a>(tables: &'a Map<String, Json>, place: &Place) -> Result<Vec<W
             );
             return Err(constraint(&Json::Object(tables.clone()), "requestItems", &rule));
         }
-        for json in list {
-            writes.push(Write { table: name, json, kind: read_write(json)? });
+        for (at, json) in list.iter().enumerate() {
+            let place = format!("requestItems.{name}.member.{}.member", at + 1);
+            writes.push(Write { table: name, json, kind: read_write(json, &place)? });
         }
     }
     if writes.len() > WRITES_MAX {
@@ -241,23 +269,22 @@ fn read_writes<'a>(tables: &'a Map<String, Json>, place: &Place) -> Result<Vec<W
     Ok(writes)
 }
 
-fn read_write(json: &Json) -> Result<WriteKind> {
+fn read_write(json: &Json, place: &str) -> Result<WriteKind> {
     let part = |request: &str, member: &str| json.get(request).filter(|j| !j.is_null()).map(|j| j.get(member));
     let item = |json: Option<&Json>, member: &str| {
-        item_from_json(json.ok_or_else(|| missing(member))?.as_object().ok_or_else(wrong_type)?)
+        let missing = || constraint(&Json::Null, &format!("{place}.{member}"), "Member must not be null");
+        item_from_json(json.filter(|json| !json.is_null()).ok_or_else(missing)?.as_object().ok_or_else(wrong_type)?)
     };
     match (part("PutRequest", "Item"), part("DeleteRequest", "Key")) {
         (Some(put), None) => {
-            let item = item(put, "Item")?;
+            let item = item(put, "putRequest.item")?;
             if item_size(&item) > ITEM_BYTES_MAX {
                 return invalid("Item size has exceeded the maximum allowed size");
             }
             Ok(WriteKind::Put(item))
         }
-        (None, Some(key)) => Ok(WriteKind::Delete(item(key, "Key")?)),
-        (None, None) => {
-            invalid("Supplied request has no write in it, must contain exactly one of PutRequest or DeleteRequest")
-        }
+        (None, Some(key)) => Ok(WriteKind::Delete(item(key, "deleteRequest.key")?)),
+        // So it is told of none as well as of both.
         _ => invalid(
             "Supplied AttributeValue has more than one datatypes set, must contain exactly one of the supported datatypes",
         ),

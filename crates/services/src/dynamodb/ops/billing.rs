@@ -5,11 +5,11 @@
 
 use serde_json::{Value as Json, json};
 
-use super::super::error::{Error, Result, constraint, invalid};
+use super::super::error::{Error, Result, broken, invalid};
 use super::super::keys;
 use super::super::table::{Billing, Table};
 use super::super::throughput::{self, ACCOUNT_UNITS_MAX, OnDemand, TABLE_UNITS_MAX, UnitsChanged};
-use super::request::Request;
+use super::request::{Request, lower_first, report};
 use super::{Place, Shared};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
@@ -38,15 +38,14 @@ pub(super) fn read(request: &Request, mode: &str, units: &str, now_ms: u64) -> R
              PROVISIONED"
         ));
     };
-    for (name, units) in [("ReadCapacityUnits", read), ("WriteCapacityUnits", write)] {
-        if units > UNITS_MAX {
-            return invalid(format!("Given value {units} for {name} is out of bounds"));
-        }
-        if units < 1 {
-            let member = format!("provisionedThroughput.{}{}", name[..1].to_lowercase(), &name[1..]);
-            let rule = "Member must have value greater than or equal to 1";
-            return Err(constraint(&json!(units), &member, rule));
-        }
+    let both = [("WriteCapacityUnits", write), ("ReadCapacityUnits", read)];
+    let low = both.iter().filter(|(_, units)| *units < 1).map(|(name, units)| {
+        let member = format!("provisionedThroughput.{}", lower_first(name));
+        broken(&json!(units), &member, "Member must have value greater than or equal to 1")
+    });
+    report(low.collect())?;
+    if let Some((name, units)) = both.iter().rev().find(|(_, units)| *units > UNITS_MAX) {
+        return invalid(format!("Given value {units} for {name} is out of bounds"));
     }
     let (read, write) = (read.unsigned_abs(), write.unsigned_abs());
     throughput::check_units((read, write))?;

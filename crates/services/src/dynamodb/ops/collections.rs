@@ -67,7 +67,8 @@ pub(super) async fn of_many<'a>(
     }
     let mut output = Map::new();
     for (name, items) in by_table {
-        let Some(found) = shared.find_table(place, super::request::table_name(name, place)?).await? else { continue };
+        let there = place.of_part(name, place.operation);
+        let Some(found) = shared.find_table(&there, super::request::table_name(name, &there)?).await? else { continue };
         let mut all: Vec<Json> = Vec::new();
         for item in items {
             all.extend(of(shared, &found.table, item).await?.filter(|metrics| !all.contains(metrics)));

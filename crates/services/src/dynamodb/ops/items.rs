@@ -3,8 +3,8 @@
 //! Each checks its request, says where the item lies, and decides on the item as it is; `Shared::change` does the rest.
 
 use aws::Reply;
-use serde::Serialize;
 use serde_json::{Map, Value as Json};
+use store::Entry;
 
 use super::super::capacity::Units;
 use super::super::error::{Error, Result, invalid};
@@ -14,6 +14,7 @@ use super::super::expression::path::Path;
 use super::super::expression::projection::{self, Projection};
 use super::super::expression::update::{self, Expression, Update};
 use super::super::index::{self, Origin};
+use super::super::item;
 use super::super::legacy;
 use super::super::table::Table;
 use super::super::throttle::Direction;
@@ -81,12 +82,12 @@ impl Guard {
 }
 
 /// The answer of a write: `Attributes` and `ConsumedCapacity`, each if there is something to say.
-fn written(request: &Request, table: &Table, attributes: Option<Item>, units: &Units) -> Result<Json> {
+fn written(request: &Request, attributes: Option<Item>, units: &Units) -> Result<Json> {
     let mut output = Map::new();
     if let Some(attributes) = attributes.filter(|attributes| !attributes.is_empty()) {
         output.insert("Attributes".into(), item_to_json(&attributes));
     }
-    if let Some(capacity) = consumed(request, &table.name, units)? {
+    if let Some(capacity) = consumed(request, request.given_table()?, units)? {
         output.insert("ConsumedCapacity".into(), capacity);
     }
     Ok(Json::Object(output))
@@ -149,13 +150,12 @@ pub(super) async fn put(shared: &Shared, place: &Place, request: &Request) -> Re
         check_condition_paths(table, &guard)?;
         Ok(key)
     };
-    let decide = |table: &Table, before: Option<&Item>| {
+    let decide = |_: &Table, before: Option<&Item>| {
         guard.check(before)?;
-        let attributes = if returns_old { before.cloned() } else { None };
-        let answer = written(request, table, attributes, &Units::of_write(table, before, Some(&item)))?;
-        Ok((Change::Put(item.clone()), answer))
+        Ok((Change::Put(item.clone()), before.filter(|_| returns_old).cloned()))
     };
-    let answer = shared.change(place, name, locate, decide).await?;
+    let (attributes, units) = shared.change(place, name, locate, decide).await?;
+    let answer = written(request, attributes, &units)?;
     collections::add(shared, place, request, name, &item, answer).await
 }
 
@@ -175,12 +175,12 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
         check_condition_paths(table, &guard)?;
         Ok(key)
     };
-    let decide = |table: &Table, before: Option<&Item>| {
+    let decide = |_: &Table, before: Option<&Item>| {
         guard.check(before)?;
-        let attributes = if returns_old { before.cloned() } else { None };
-        Ok((Change::Delete, written(request, table, attributes, &Units::of_write(table, before, None))?))
+        Ok((Change::Delete, before.filter(|_| returns_old).cloned()))
     };
-    let answer = shared.change(place, name, locate, decide).await?;
+    let (attributes, units) = shared.change(place, name, locate, decide).await?;
+    let answer = written(request, attributes, &units)?;
     collections::add(shared, place, request, name, &key, answer).await
 }
 
@@ -208,8 +208,7 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
     let decide = |table: &Table, before: Option<&Item>| {
         guard.check(before)?;
         if before.is_none() && update.only_deletes() {
-            let answer = written(request, table, None, &Units::of_write(table, None, None))?;
-            return Ok((Change::Nothing, answer));
+            return Ok((Change::Nothing, None));
         }
         let after = super::super::update::apply(&update, before.unwrap_or(&key))?;
         index::check(table, &after, Origin::Update(before))?;
@@ -220,11 +219,11 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
             Some("UPDATED_NEW") => Some(update.targets.project(&after)),
             _ => None,
         };
-        let answer = written(request, table, attributes, &Units::of_write(table, before, Some(&after)))?;
         let change = if before == Some(&after) { Change::Nothing } else { Change::Put(after) };
-        Ok((change, answer))
+        Ok((change, attributes))
     };
-    let answer = shared.change(place, name, locate, decide).await?;
+    let (attributes, units) = shared.change(place, name, locate, decide).await?;
+    let answer = written(request, attributes, &units)?;
     collections::add(shared, place, request, name, &key, answer).await
 }
 
@@ -315,7 +314,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
         "ExpressionAttributeNames",
     ];
     request.only("GetItem", MEMBERS)?;
-    request.check(&[Rule::Required("TableName"), Rule::Required("Key"), CAPACITY])?;
+    request.check(&[Rule::Filled("AttributesToGet"), Rule::Required("TableName"), Rule::Required("Key"), CAPACITY])?;
     let name = request.table_name(place)?;
     request.check_expressions(&["ProjectionExpression"])?;
     let key = request.item("Key")?;
@@ -328,21 +327,31 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     view.check(&found.table)?;
     shared.admit(&found.table, None, Direction::Read)?;
     let entry = shared.store.get(&key.store).await?;
-    let item = entry.as_ref().map(super::decode).transpose()?;
-    let units = Units::of_read(item.as_ref().map_or(0, item_size), consistent);
+    let mut text = Vec::with_capacity(entry.as_ref().map_or(0, |entry| entry.value.len() + entry.value.len() / 8) + 64);
+    text.push(b'{');
+    let bytes = match &entry {
+        Some(entry) => show(entry, &view, &mut text)?,
+        None => 0,
+    };
+    let units = Units::of_read(bytes, consistent);
     shared.pay(&found.table, &units, Direction::Read);
-    Ok(Reply::written(&Got {
-        item: item.map(|item| view.show(item)),
-        consumed_capacity: consumed(request, name, &units)?,
-    }))
+    if let Some(capacity) = consumed(request, request.given_table()?, &units)? {
+        let comma = if entry.is_some() { "," } else { "" };
+        text.extend_from_slice(format!("{comma}\"ConsumedCapacity\":{capacity}").as_bytes());
+    }
+    text.push(b'}');
+    Ok(Reply::text(text))
 }
 
-/// What GetItem answers.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Got {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    item: Option<Item>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    consumed_capacity: Option<Json>,
+/// Appends the member `Item` of an answer; the bytes of the item as it is stored. One that is shown whole is never made.
+fn show(entry: &Entry, view: &View, text: &mut Vec<u8>) -> Result<usize> {
+    text.extend_from_slice(b"\"Item\":");
+    if view.is_whole() {
+        return item::write_json(&entry.value, text).ok_or(Error::Corrupt("item"));
+    }
+    let item = super::decode(entry)?;
+    let bytes = item_size(&item);
+    // Memory takes every byte, and maps with names for keys always serialise.
+    let _ = serde_json::to_writer(text, &view.show(item));
+    Ok(bytes)
 }

@@ -94,11 +94,7 @@ impl Place {
         let caller = Caller { account: call.principal.account.to_string(), arn: call.principal.arn.clone() };
         let text = |member: &str| call.input.get(member).and_then(Json::as_str);
         let region = call.region.to_string();
-        let owner = text("TableName").and_then(|arn| {
-            let (of, rest) = arn.strip_prefix("arn:aws:dynamodb:")?.split_once(':')?;
-            let (owner, _) = rest.split_once(":table/").filter(|_| of == region)?;
-            model::AccountId::parse(owner).map(|owner| owner.to_string())
-        });
+        let owner = text("TableName").and_then(|text| owner_of(text, &region));
         let searches = matches!(call.operation, "Query" | "Scan");
         Self {
             account: owner.unwrap_or_else(|| caller.account.clone()),
@@ -106,6 +102,19 @@ impl Place {
             caller,
             operation: call.operation,
             index: text("IndexName").filter(|_| searches).map(str::to_owned),
+        }
+    }
+
+    /// The place of a table that a part of a call means, which policies call `operation`. Statements know tables of
+    /// their caller's account only, as in AWS.
+    fn of_part(&self, text: &str, operation: &'static str) -> Self {
+        let owner = owner_of(text, &self.region).filter(|_| !self.has_statements());
+        Self {
+            account: owner.unwrap_or_else(|| self.caller.account.clone()),
+            region: self.region.clone(),
+            caller: self.caller.clone(),
+            operation,
+            index: None,
         }
     }
 
@@ -124,12 +133,12 @@ impl Place {
 
     /// The same for a part of a call, which policies have a name of its own for.
     fn check_for(&self, table: &Table, index: Option<&str>, operation: &str) -> Result<()> {
-        if table.policy.is_none() && self.caller.account == self.account {
+        if table.policy.is_none() && self.caller.account == table.account {
             return Ok(());
         }
         let arn = table.arn();
         let resource = index.map_or(arn.clone(), |index| format!("{arn}/index/{index}"));
-        policy::check(table.policy.as_ref(), &self.caller, &self.account, operation, &resource)
+        policy::check(table.policy.as_ref(), &self.caller, &table.account, operation, &resource)
     }
 
     /// Whether the call is made of statements.
@@ -142,6 +151,13 @@ impl Place {
         let arn = format!("arn:aws:dynamodb:{}:{}:table/", self.region, self.account);
         policy::check(None, &self.caller, &self.account, self.operation, &arn).err().unwrap_or(error)
     }
+}
+
+/// Whose table an ARN means; nothing if it is none of this region.
+fn owner_of(text: &str, region: &str) -> Option<String> {
+    let (of, rest) = text.strip_prefix("arn:aws:dynamodb:")?.split_once(':')?;
+    let (owner, _) = rest.split_once(":table/").filter(|_| of == region)?;
+    model::AccountId::parse(owner).map(|owner| owner.to_string())
 }
 
 /// A table as it was read.
@@ -267,7 +283,14 @@ impl Shared {
         Ok(found)
     }
 
-    /// Changes one item: finds where it lies, reads it, decides, commits; again if others came first.
+    /// The table that a part of a call means by its name or ARN.
+    async fn table_of_part(&self, place: &Place, text: &str, operation: &'static str) -> Result<Found> {
+        let there = place.of_part(text, operation);
+        self.table(&there, request::table_name(text, &there)?).await
+    }
+
+    /// Changes one item: finds where it lies, reads it, decides, commits; again if others came first. What was decided
+    /// on, and what it used.
     ///
     /// `locate` checks the request against the table; `decide` is pure and may run several times.
     async fn change<T>(
@@ -276,7 +299,7 @@ impl Shared {
         table_name: &str,
         locate: impl Fn(&Table) -> Result<ItemKey> + Send + Sync,
         decide: impl Fn(&Table, Option<&Item>) -> Result<(Change, T)> + Send + Sync,
-    ) -> Result<T> {
+    ) -> Result<(T, Units)> {
         let mut paid = false;
         for _ in 0..ATTEMPTS_MAX {
             let found = self.table(place, table_name).await?;
@@ -288,18 +311,27 @@ impl Shared {
             let _lane = self.lane(&key.store).lock().await;
             let entry = self.store.get(&key.store).await?;
             let before = entry.as_ref().map(decode).transpose()?;
-            let decided = decide(&found.table, before.as_ref());
-            self.pay_for_write(&found.table, before.as_ref(), &decided, &mut paid)?;
-            let (change, answer) = decided?;
+            let (change, decided) = match decide(&found.table, before.as_ref()) {
+                Ok((change, answer)) => (change, Ok(answer)),
+                // Whose condition does not hold pays, too.
+                Err(error @ (Error::ConditionFailed(_) | Error::Duplicate)) => (Change::Nothing, Err(error)),
+                Err(error) => return Err(error),
+            };
             let after = match &change {
                 Change::Put(after) => Some(after),
-                Change::Delete if before.is_some() => None,
-                Change::Delete | Change::Nothing => return Ok(answer),
+                Change::Delete => None,
+                Change::Nothing => before.as_ref(),
             };
             let write = ItemWrite::new(&found, &key, entry.as_ref(), before.as_ref(), after);
-            let txn = self.write_item(Txn::new(), &write).await?;
+            let units = write.units();
+            self.pay_for_write(&found.table, &units, &mut paid)?;
+            let answer = decided?;
+            if matches!(change, Change::Nothing) || (before.is_none() && after.is_none()) {
+                return Ok((answer, units));
+            }
+            let txn = self.write_item(Txn::new(), write).await?;
             match self.store.commit(txn).await {
-                Ok(_) => return Ok(answer),
+                Ok(_) => return Ok((answer, units)),
                 Err(StoreError::Conflict | StoreError::TooOld) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -349,7 +381,7 @@ pub(super) fn decode(entry: &Entry) -> Result<Item> {
     item::decode(&entry.value).ok_or(Error::Corrupt("item"))
 }
 
-/// Capacity of a call on one table, as far as the request asks for it.
+/// Capacity of a call on one table, as far as the request asks for it; the table as the request names it.
 fn consumed(request: &Request, table: &str, units: &Units) -> Result<Option<Json>> {
     Ok(units.shown(request.text("ReturnConsumedCapacity")?, table))
 }

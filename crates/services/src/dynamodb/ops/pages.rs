@@ -44,6 +44,9 @@ const MEMBERS: &[&str] = &[
 ];
 /// Most items that one read of the store brings.
 const ROWS_MAX: usize = 1_000;
+/// How much is read in the hope that it is all. The store reads so much at once, without a snapshot.
+const SHORT_ROWS_MAX: usize = 120;
+const SHORT_BYTES_MAX: usize = 60 * 1024;
 /// What `Select` may be.
 const SELECT: &[&str] = &["SPECIFIC_ATTRIBUTES", "COUNT", "ALL_ATTRIBUTES", "ALL_PROJECTED_ATTRIBUTES"];
 /// Most segments of a parallel scan.
@@ -56,6 +59,8 @@ struct Common {
     view: View,
     select: Select,
     consistent: bool,
+    /// Whether one partition is read, and not everything.
+    of_partition: bool,
 }
 
 /// Which attributes are asked for.
@@ -169,6 +174,7 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
     request.only("Query", &[MEMBERS, &own].concat())?;
     let limits = Rule::Within("Limit", 1, i64::MAX);
     request.check(&[
+        Rule::Filled("AttributesToGet"),
         Rule::Required("TableName"),
         Rule::OneOf("Select", SELECT),
         limits,
@@ -217,7 +223,7 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
         let member = if request.get("QueryFilter").is_some() { "QueryFilter" } else { "Filter Expression" };
         return invalid(format!("{member} can only contain non-primary key attributes: Primary key attribute: {head}"));
     }
-    let common = Common { limit, filter, view, select, consistent };
+    let common = Common { limit, filter, view, select, consistent, of_partition: true };
     let fetches = common.check(&access)?;
     check_key_paths(&found.table, filter_paths(common.filter.as_ref()))?;
     Ok(page(shared, request, &access, vec![range], &common, fetches).await?.reply())
@@ -248,6 +254,7 @@ fn segment(request: &Request) -> Result<Option<(u64, u64)>> {
 pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> Result<Reply> {
     request.only("Scan", &[MEMBERS, &["ScanFilter", "Segment", "TotalSegments"]].concat())?;
     request.check(&[
+        Rule::Filled("AttributesToGet"),
         Rule::Required("TableName"),
         Rule::OneOf("Select", SELECT),
         Rule::Within("Limit", 1, i64::MAX),
@@ -271,7 +278,7 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
 
     let found = shared.table(place, name).await?;
     let access = Access::new(&found.table, request.text("IndexName")?, consistent)?;
-    let common = Common { limit, filter, view, select, consistent };
+    let common = Common { limit, filter, view, select, consistent, of_partition: false };
     let fetches = common.check(&access)?;
     let mut range = access.whole(segment);
     if let Some(start) = &start {
@@ -348,13 +355,16 @@ impl Progress {
         }
     }
 
-    /// Takes an item that nothing is asked of but to be shown, as it is stored, while no limit is near.
-    fn take_whole(&mut self, entry: &Entry) -> Result<()> {
+    /// Takes an item as the table stores it, if nothing is asked of it but to be shown, and no limit is near.
+    fn take_entry(&mut self, common: &Common, entry: &Entry) -> Result<bool> {
+        if !common.is_plain() || self.bytes + 2 * ITEM_BYTES_MAX > PAGE_BYTES_MAX {
+            return Ok(false);
+        }
         self.part();
         self.bytes += item::write_json(&entry.value, &mut self.items).ok_or(Error::Corrupt("item"))?;
         self.scanned += 1;
         self.count += 1;
-        Ok(())
+        Ok(true)
     }
 
     fn units(&self, access: &Access<'_>, consistent: bool) -> Units {
@@ -405,14 +415,13 @@ async fn read_range(
     fetches: bool,
     progress: &mut Progress,
 ) -> Result<()> {
-    let plain = access.index.is_none() && common.is_plain();
+    let plain = access.index.is_none();
     loop {
         let rows = common.limit.map_or(ROWS_MAX, |limit| (limit - progress.scanned).min(ROWS_MAX));
         let read = snapshot.range(&range.clone().rows(rows).bytes(PAGE_BYTES_MAX)).await?;
         let last_key = read.entries.last().map(|entry| entry.key.clone());
         for entry in &read.entries {
-            if plain && progress.bytes + 2 * ITEM_BYTES_MAX <= PAGE_BYTES_MAX {
-                progress.take_whole(entry)?;
+            if plain && progress.take_entry(common, entry)? {
                 continue;
             }
             let Some(row) = row(snapshot, access, entry, fetches).await? else { continue };
@@ -444,7 +453,7 @@ pub(super) async fn read(
     of: Page,
 ) -> Result<Answer> {
     let Page { limit, filter, view, consistent } = of;
-    let common = Common { limit, filter, view, select: Select::Given, consistent };
+    let common = Common { limit, filter, view, select: Select::Given, consistent, of_partition: false };
     let fetches = common.check(access)?;
     common.view.check(access.table)?;
     check_key_paths(access.table, filter_paths(common.filter.as_ref()))?;
@@ -483,6 +492,33 @@ impl Answer {
     }
 }
 
+/// The whole page, where that is what one look at the store shows: most queries read few items, and a snapshot costs more
+/// than these. Nothing where there is more to read.
+async fn short_page(
+    shared: &Shared,
+    access: &Access<'_>,
+    ranges: &[Range],
+    common: &Common,
+) -> Result<Option<Progress>> {
+    let ([range], None) = (ranges, access.index) else { return Ok(None) };
+    let rows = common.limit.unwrap_or(if common.of_partition { SHORT_ROWS_MAX } else { usize::MAX });
+    if rows > SHORT_ROWS_MAX {
+        return Ok(None);
+    }
+    let read = shared.store.range(&range.clone().rows(rows).bytes(SHORT_BYTES_MAX)).await?;
+    let mut progress = Progress::default();
+    for entry in &read.entries {
+        if progress.take_entry(common, entry)? {
+            continue;
+        }
+        let item = decode(entry)?;
+        if progress.take(access, common, Row { size: item_size(&item), item, fetched: None }) {
+            break;
+        }
+    }
+    Ok((progress.cut || !read.more).then_some(progress))
+}
+
 async fn page(
     shared: &Shared,
     request: &Request,
@@ -502,7 +538,10 @@ async fn page(
         }
         Ok(progress)
     };
-    let progress = shared.on_snapshot(read).await?;
+    let progress = match short_page(shared, access, ranges, common).await? {
+        Some(progress) => progress,
+        None => shared.on_snapshot(read).await?,
+    };
     let units = progress.units(access, common.consistent);
     shared.pay(access.table, &units, Direction::Read);
     Ok(Answer {
@@ -510,6 +549,6 @@ async fn page(
         count: progress.count,
         scanned_count: progress.scanned,
         last_evaluated_key: progress.last.filter(|_| progress.cut),
-        consumed_capacity: consumed(request, &access.table.name, &units)?,
+        consumed_capacity: consumed(request, request.text("TableName")?.unwrap_or(&access.table.name), &units)?,
     })
 }

@@ -127,10 +127,10 @@ async fn write(shared: &Shared, place: &Place, name: &str, asked: &Asked) -> Res
             Change::Nothing => before,
         };
         let item = asked.statement.returning().and_then(|returning| returned(returning, &action, before, after));
-        let units = Units::of_write(table, before, after);
-        Ok((change, Written { item, units }))
+        Ok((change, item))
     };
-    shared.change(place, name, locate, decide).await
+    let (item, units) = shared.change(place, name, locate, decide).await?;
+    Ok(Written { item, units })
 }
 
 /// What RETURNING asks for.

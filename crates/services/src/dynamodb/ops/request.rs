@@ -35,12 +35,17 @@ pub(super) enum Rule<'a> {
     OneOf(&'a str, &'a [&'a str]),
     /// A legacy member whose parts name operators or actions, if it is there.
     Legacy(&'a str),
+    /// Not empty, if it is there: a list.
+    Filled(&'a str),
     /// A number from the first to the second bound, if it is there.
     Within(&'a str, i64, i64),
 }
 
 /// `ReturnConsumedCapacity`, which most operations have.
 pub(super) const CAPACITY: Rule<'static> = Rule::OneOf("ReturnConsumedCapacity", &["INDEXES", "TOTAL", "NONE"]);
+
+/// What an empty list or map that must not be empty breaks.
+pub(super) const AT_LEAST_ONE: &str = "Member must have length greater than or equal to 1";
 
 /// The input of one call.
 pub(super) struct Request {
@@ -132,6 +137,11 @@ impl Request {
                     let map = self.map(name)?;
                     wrong.extend(map.into_iter().flat_map(|map| legacy::broken_members(&lower_first(name), map)));
                 }
+                Rule::Filled(name) => {
+                    if self.list(name)?.is_some_and(Vec::is_empty) {
+                        wrong.push(broken(&Json::Array(Vec::new()), &lower_first(name), AT_LEAST_ONE));
+                    }
+                }
                 Rule::Within(name, low, high) => {
                     let Some(number) = self.number(name)? else { continue };
                     let bound = match number {
@@ -150,6 +160,11 @@ impl Request {
     /// `TableName`, which may be the table's ARN.
     pub(super) fn table_name(&self, place: &Place) -> Result<&str> {
         table_name(self.text("TableName")?.ok_or_else(|| missing("TableName"))?, place)
+    }
+
+    /// `TableName` as it came: answers name tables as requests do.
+    pub(super) fn given_table(&self) -> Result<&str> {
+        Ok(self.text("TableName")?.unwrap_or_default())
     }
 
     /// A map of attribute values that must be there.

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use store::{Error as StoreError, Txn};
 
 use super::super::backup::{Backup, Kind};
-use super::super::error::{Error, Result, invalid};
+use super::super::error::{Error, Result, broken, invalid};
 use super::super::index::Index;
 use super::super::indexing;
 use super::super::jobs;
@@ -214,6 +214,23 @@ pub(super) async fn describe(shared: &Shared, place: &Place, request: &Request) 
     Ok(json!({ "Table": description(shared, &found.table, "ACTIVE").await? }))
 }
 
+/// Refuses a name that no table can have.
+fn check_start(name: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let mut wrong = Vec::new();
+    let mut note = |rule: &str| wrong.push(broken(&json!(name), "exclusiveStartTableName", rule));
+    if !name.bytes().all(allowed) || name.is_empty() {
+        note("Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+");
+    }
+    if name.len() < 3 {
+        note("Member must have length greater than or equal to 3");
+    }
+    if name.len() > 255 {
+        note("Member must have length less than or equal to 255");
+    }
+    report(wrong)
+}
+
 /// `ListTables`
 pub(super) async fn list(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("ListTables", &["ExclusiveStartTableName", "Limit"])?;
@@ -222,6 +239,7 @@ pub(super) async fn list(shared: &Shared, place: &Place, request: &Request) -> R
     let limit = usize::try_from(limit).unwrap_or(100);
     let mut range = keys::tables(&place.account, &place.region).rows(limit);
     if let Some(start) = request.text("ExclusiveStartTableName")? {
+        check_start(start)?;
         range = range.beyond(keys::table(&place.account, &place.region, start));
     }
     let page = shared.store.range(&range).await?;

@@ -12,8 +12,7 @@ use super::super::error::{Error, Reason, Result};
 use super::super::index::Index;
 use super::super::table::Table;
 use super::super::throttle::{self, Direction};
-use super::super::value::Item;
-use super::{Change, Found, Shared};
+use super::{Found, Shared};
 
 impl Shared {
     /// Whether tables whose throughput is limited were used here.
@@ -43,26 +42,13 @@ impl Shared {
     }
 
     /// Takes what a write uses that was decided on, or refuses it: also its indexes must have something left.
-    pub(super) fn pay_for_write<T>(
-        &self,
-        table: &Table,
-        before: Option<&Item>,
-        decided: &Result<(Change, T)>,
-        paid: &mut bool,
-    ) -> Result<()> {
+    pub(super) fn pay_for_write(&self, table: &Table, units: &Units, paid: &mut bool) -> Result<()> {
         if *paid || !throttle::is_limited(table) {
             return Ok(());
         }
-        let after = match decided {
-            Ok((Change::Put(after), _)) => Some(after),
-            Ok((Change::Delete, _)) => None,
-            Ok((Change::Nothing, _)) | Err(Error::ConditionFailed(_) | Error::Duplicate) => before,
-            Err(_) => return Ok(()),
-        };
-        let units = Units::of_write(table, before, after);
         let (mut buckets, now_ms) = (self.buckets.lock(), self.clock.now_ms());
-        throttle::refuse(buckets.shortages(table, &units, Direction::Write, now_ms))?;
-        buckets.take(table, &units, Direction::Write, now_ms);
+        throttle::refuse(buckets.shortages(table, units, Direction::Write, now_ms))?;
+        buckets.take(table, units, Direction::Write, now_ms);
         *paid = true;
         Ok(())
     }

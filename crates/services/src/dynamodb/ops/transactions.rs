@@ -134,8 +134,7 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
     let token = Token::of(request)?;
     let mut actions = Vec::with_capacity(read.len());
     for (name, part) in &read {
-        let table = part.table_name(place)?;
-        actions.push(Action::of_transaction(table, name, part)?);
+        actions.push(Action::of_transaction(table_of_part(part, place)?, name, part)?);
     }
     let written = write_all(shared, place, &actions, token.as_ref()).await?;
     let mut output = Map::new();
@@ -190,16 +189,23 @@ fn name_kind(shown: &mut Json, kind: &str) {
     }
 }
 
-/// The tables that these names mean; each must be there.
+/// The table of one part, by its name or its ARN as it came; nothing but that it can be one is checked.
+fn table_of_part<'a>(part: &'a Request, place: &Place) -> Result<&'a str> {
+    let text = part.text("TableName")?.ok_or_else(|| missing("TableName"))?;
+    table_name(text, &place.of_part(text, place.operation))?;
+    Ok(text)
+}
+
+/// The tables that these names or ARNs mean, each of which must be there; beside each, what is to be done there.
 async fn tables<'a>(
     shared: &Shared,
     place: &Place,
-    names: impl Iterator<Item = &'a str>,
+    parts: impl Iterator<Item = (&'a str, &'static str)>,
 ) -> Result<BTreeMap<&'a str, Found>> {
     let mut tables = BTreeMap::new();
-    for name in names {
+    for (name, operation) in parts {
         if !tables.contains_key(name) {
-            tables.insert(name, shared.table(place, name).await?);
+            tables.insert(name, shared.table_of_part(place, name, operation).await?);
         }
     }
     Ok(tables)
@@ -278,10 +284,12 @@ pub(super) async fn write_all(
     }
     let mut paid = false;
     for _ in 0..ATTEMPTS_MAX {
-        let tables = tables(shared, place, actions.iter().map(|action| action.table)).await?;
+        let of_statements = place.has_statements();
+        let parts = actions.iter().map(|action| (action.table, action.permission(of_statements)));
+        let tables = tables(shared, place, parts).await?;
         for action in actions {
             let table = &table_of(&tables, action.table)?.table;
-            place.check_for(table, None, action.permission(place.has_statements()))?;
+            place.check_for(table, None, action.permission(of_statements))?;
             action.check_key_values(table)?;
         }
         let locate = |action: &Action<'_>| action.locate(&table_of(&tables, action.table)?.table);
@@ -302,7 +310,7 @@ pub(super) async fn write_all(
         let mut txn = Txn::new();
         if let (Some(token), Some(key)) = (token, &token_key) {
             match Used::decode(entry.as_ref()).filter(|used| used.until_ms > shared.clock.now_ms()) {
-                Some(used) if used.digest == token.digest => return again(actions, &tables, &before),
+                Some(used) if used.digest == token.digest => return Ok(again(actions, &before)),
                 Some(_) => return Err(Error::TokenReused),
                 None => txn = token::write(txn, key, entry.as_ref(), token.digest, shared.clock.now_ms()),
             }
@@ -363,27 +371,26 @@ async fn append(
             Change::Nothing => old,
         };
         bytes += old.map_or(0, item_size).max(after.map_or(0, item_size));
-        let used = Units::of_write(&found.table, old, after);
+        let write = ItemWrite::new(found, key, entry, old, after);
         let sum = units.entry(action.table.into()).or_default();
-        *sum = std::mem::take(sum).and(&used);
+        *sum = std::mem::take(sum).and(&write.units());
         txn = match change {
             Change::Nothing => found.expect(txn).expect_unchanged(key.store.clone(), entry),
-            _ => shared.write_item(txn, &ItemWrite::new(found, key, entry, old, after)).await?,
+            _ => shared.write_item(txn, write).await?,
         };
     }
     if bytes > BYTES_MAX { too_large() } else { Ok((txn, units)) }
 }
 
 /// The answer to a call that was done before: it has read the items.
-fn again(actions: &[Action<'_>], tables: &BTreeMap<&str, Found>, before: &[Before]) -> Result<Written> {
+fn again(actions: &[Action<'_>], before: &[Before]) -> Written {
     let mut units: BTreeMap<String, Units> = BTreeMap::new();
     for (action, before) in actions.iter().zip(before) {
         let used = Units::of_read(before.item.as_ref().map_or(0, item_size), true);
-        let name = &table_of(tables, action.table)?.table.name;
-        let sum = units.entry(name.clone()).or_default();
+        let sum = units.entry(action.table.into()).or_default();
         *sum = std::mem::take(sum).and(&used);
     }
-    Ok(Written { units, again: true })
+    Written { units, again: true }
 }
 
 /// One item that a transaction reads.
@@ -414,7 +421,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
     refuse(wrong)?;
     let mut gets = Vec::with_capacity(read.len());
     for part in &read {
-        let table = table_name(part.text("TableName")?.ok_or_else(|| missing("TableName"))?, place)?;
+        let table = table_of_part(part, place)?;
         part.check_expressions(&["ProjectionExpression"])?;
         let key = part.item("Key")?;
         let mut scope = part.scope()?;
@@ -432,10 +439,11 @@ pub(super) async fn read_transaction(
     request: &Request,
     gets: &[Get<'_>],
 ) -> Result<Json> {
-    let tables = tables(shared, place, gets.iter().map(|get| get.table)).await?;
+    let operation = if place.has_statements() { "PartiQLSelect" } else { "GetItem" };
+    let tables = tables(shared, place, gets.iter().map(|get| (get.table, operation))).await?;
     for get in gets {
         let table = &table_of(&tables, get.table)?.table;
-        place.check_for(table, None, if place.has_statements() { "PartiQLSelect" } else { "GetItem" })?;
+        place.check_for(table, None, operation)?;
         table.check_values(&get.key)?;
     }
     let locate = |get: &Get<'_>| {

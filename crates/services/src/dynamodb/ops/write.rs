@@ -9,6 +9,7 @@
 
 use store::{Entry, Txn};
 
+use super::super::capacity::Units;
 use super::super::error::Result;
 use super::super::index::{self, IndexChange, State};
 use super::super::stream::{self, Stream};
@@ -24,6 +25,8 @@ pub(in super::super) struct ItemWrite<'a> {
     entry: Option<&'a Entry>,
     before: Option<&'a Item>,
     after: Option<&'a Item>,
+    /// What it changes in indexes.
+    changes: Vec<IndexChange<'a>>,
     by_expiry: bool,
 }
 
@@ -37,7 +40,13 @@ impl<'a> ItemWrite<'a> {
         before: Option<&'a Item>,
         after: Option<&'a Item>,
     ) -> Self {
-        Self { found, key, entry, before, after, by_expiry: false }
+        let changes = index::changes(&found.table, before, after);
+        Self { found, key, entry, before, after, changes, by_expiry: false }
+    }
+
+    /// What it uses.
+    pub(in super::super) fn units(&self) -> Units {
+        Units::of_write(self.before, self.after, &self.changes)
     }
 
     /// The same, not by a caller: the table removes the item, since its time has come. The stream says so.
@@ -50,8 +59,8 @@ impl<'a> ItemWrite<'a> {
 impl Shared {
     /// Appends to `txn` all that the change writes, and what it expects. Where there is neither an item before nor after,
     /// these are only the expectations. One transaction may hold many of them, each of another item.
-    pub(in super::super) async fn write_item(&self, txn: Txn, write: &ItemWrite<'_>) -> Result<Txn> {
-        let ItemWrite { found, key, entry, before, after, by_expiry } = *write;
+    pub(in super::super) async fn write_item(&self, txn: Txn, write: ItemWrite<'_>) -> Result<Txn> {
+        let ItemWrite { found, key, entry, before, after, changes, by_expiry } = write;
         let mut txn = found.expect(txn).expect_unchanged(key.store.clone(), entry);
         txn = match (before, after) {
             (None, None) => return Ok(txn),
@@ -61,7 +70,7 @@ impl Shared {
         let size = |item: Option<&Item>| item.map(item_size);
         let generation = found.table.generation;
         txn = count(txn, keys::count(generation), keys::size(generation), size(before), size(after));
-        for change in index::changes(&found.table, before, after) {
+        for change in changes {
             txn = self.write_entry(txn, generation, change).await?;
         }
         if let Some(history) = &found.table.history {

@@ -234,3 +234,64 @@ async fn batches_write_and_read_many() {
     let keys = json!([{ "id": { "S": "0" } }, { "id": { "S": "0" } }]);
     bench.invalid("BatchGetItem", json!({ "RequestItems": { "items": { "Keys": keys } } }), duplicates).await;
 }
+
+/// What SDKs let pass and DynamoDB does not.
+#[tokio::test]
+async fn empty_lists_and_missing_members_are_told_by_their_places() {
+    let bench = Bench::with_items().await;
+    let one = |text: &str| format!("1 validation error detected: {text}");
+    let empty = "failed to satisfy constraint: Member must have length greater than or equal to 1";
+    let absent = "failed to satisfy constraint: Member must not be null";
+    let key = json!({ "id": { "S": "a" } });
+    let get = json!({ "TableName": "items", "Key": key, "AttributesToGet": [] });
+    bench.invalid("GetItem", get, &one(&format!("Value '[]' at 'attributesToGet' {empty}"))).await;
+    let scan = json!({ "TableName": "items", "AttributesToGet": [] });
+    bench.invalid("Scan", scan, &one(&format!("Value '[]' at 'attributesToGet' {empty}"))).await;
+    for (member, text) in [
+        (json!({ "Keys": [] }), format!("Value '[]' at 'requestItems.items.member.keys' {empty}")),
+        (json!({}), format!("Value null at 'requestItems.items.member.keys' {absent}")),
+        (
+            json!({ "Keys": [key], "AttributesToGet": [] }),
+            format!("Value '[]' at 'requestItems.items.member.attributesToGet' {empty}"),
+        ),
+    ] {
+        bench.invalid("BatchGetItem", json!({ "RequestItems": { "items": member } }), &one(&text)).await;
+    }
+    let keys: Vec<Json> = (0..101).map(|number| json!({ "id": { "S": number.to_string() } })).collect();
+    let all = json!({ "RequestItems": { "items": { "Keys": keys } } });
+    let error = bench.call("BatchGetItem", all).await.unwrap_err();
+    assert!(error.message.ends_with(
+        "at 'requestItems.items.member.keys' failed to satisfy constraint: Member must have length less than or equal to 100"
+    ), "{error}");
+    let halves = json!({ "RequestItems": { "items": { "Keys": keys[..51] }, "other": { "Keys": keys[51..] } } });
+    assert_eq!(bench.call("BatchGetItem", halves).await.unwrap_err().code, "ResourceNotFoundException");
+    let more = json!({ "RequestItems": { "items": { "Keys": keys[..51] }, "other": { "Keys": keys[50..] } } });
+    bench.invalid("BatchGetItem", more, "Too many items requested for the BatchGetItem call").await;
+    let at = "requestItems.items.member.2.member";
+    for (write, text) in [
+        (json!({ "PutRequest": {} }), one(&format!("Value null at '{at}.putRequest.item' {absent}"))),
+        (json!({ "DeleteRequest": {} }), one(&format!("Value null at '{at}.deleteRequest.key' {absent}"))),
+        (
+            json!({}),
+            "Supplied AttributeValue has more than one datatypes set, must contain exactly one of the supported datatypes"
+                .to_owned(),
+        ),
+    ] {
+        let good = json!({ "PutRequest": { "Item": key } });
+        bench.invalid("BatchWriteItem", json!({ "RequestItems": { "items": [good, write] } }), &text).await;
+    }
+    let start = json!({ "ExclusiveStartTableName": "a;" });
+    let text = "2 validation errors detected: Value 'a;' at 'exclusiveStartTableName' failed to satisfy constraint: Member \
+                must satisfy regular expression pattern: [a-zA-Z0-9_.-]+; Value 'a;' at 'exclusiveStartTableName' failed to \
+                satisfy constraint: Member must have length greater than or equal to 3";
+    bench.invalid("ListTables", start, text).await;
+    let mut input = create_input("other", &[("id", "S")]);
+    input["BillingMode"] = json!("PROVISIONED");
+    input["ProvisionedThroughput"] = json!({ "ReadCapacityUnits": 0, "WriteCapacityUnits": 0 });
+    let low = "failed to satisfy constraint: Member must have value greater than or equal to 1";
+    let text = format!(
+        "2 validation errors detected: Value '0' at 'provisionedThroughput.writeCapacityUnits' {low}; Value '0' at \
+         'provisionedThroughput.readCapacityUnits' {low}"
+    );
+    bench.invalid("CreateTable", input, &text).await;
+}

@@ -45,6 +45,85 @@ async fn a_stranger_does_what_a_policy_allows() {
 }
 
 #[tokio::test]
+async fn batches_and_transactions_reach_tables_of_other_accounts_by_their_arns() {
+    let bench = Bench::with_items().await;
+    bench.call_of(STRANGER, "CreateTable", create_input("own", &[("id", "S")])).await.unwrap();
+    let key = |id: &str| json!({ "id": { "S": id } });
+    let batch = json!({ "RequestItems": { TABLE: [{ "PutRequest": { "Item": key("a") } }],
+        "own": [{ "PutRequest": { "Item": key("b") } }] }, "ReturnConsumedCapacity": "TOTAL" });
+    let reads = json!({ "RequestItems": { TABLE: { "Keys": [key("a")] }, "own": { "Keys": [key("b")] } } });
+    let writes = json!({ "TransactItems": [
+        { "Put": { "TableName": TABLE, "Item": key("c") } }, { "Put": { "TableName": "own", "Item": key("c") } },
+    ], "ReturnConsumedCapacity": "TOTAL" });
+    let gets = json!({ "TransactItems": [
+        { "Get": { "TableName": TABLE, "Key": key("c") } }, { "Get": { "TableName": "own", "Key": key("c") } },
+    ] });
+    let calls = [
+        ("BatchWriteItem", &batch),
+        ("BatchGetItem", &reads),
+        ("TransactWriteItems", &writes),
+        ("TransactGetItems", &gets),
+    ];
+    for (operation, input) in calls {
+        let error = bench.call_of(STRANGER, operation, input.clone()).await.unwrap_err();
+        assert_eq!(error.code, "AccessDeniedException", "{operation}");
+    }
+    let error = bench.call_of(STRANGER, "TransactWriteItems", writes.clone()).await.unwrap_err();
+    assert!(error.message.ends_with("no resource-based policy allows the dynamodb:PutItem action"), "{error}");
+    // The parts of transactions have the names of single operations, batches their own.
+    for action in ["BatchWriteItem", "BatchGetItem", "PutItem", "GetItem"] {
+        bench.put_policy(&document("Allow", STRANGER, &format!("dynamodb:{action}"))).await.unwrap();
+        for (operation, input) in calls {
+            let allowed = operation == action
+                || operation.strip_prefix("Transact").is_some_and(|kind| {
+                    (kind == "WriteItems" && action == "PutItem") || (kind == "GetItems" && action == "GetItem")
+                });
+            let answer = bench.call_of(STRANGER, operation, input.clone()).await;
+            assert_eq!(answer.is_ok(), allowed, "{operation} with {action}: {answer:?}");
+        }
+    }
+    assert_eq!(bench.get("items", key("a")).await, key("a"));
+    assert_eq!(bench.get("items", key("b")).await, Json::Null);
+    assert_eq!(bench.get("items", key("c")).await, key("c"));
+    bench.put_policy(&document("Allow", STRANGER, "dynamodb:*")).await.unwrap();
+    let found = bench.call_of(STRANGER, "BatchGetItem", reads).await.unwrap();
+    assert_eq!(found["Responses"], json!({ TABLE: [key("a")], "own": [key("b")] }));
+    let found = bench.call_of(STRANGER, "TransactGetItems", gets).await.unwrap();
+    assert_eq!(found["Responses"], json!([{ "Item": key("c") }, { "Item": key("c") }]));
+    // Answers name tables as requests do.
+    for (operation, input) in [("BatchWriteItem", batch), ("TransactWriteItems", writes)] {
+        let answer = bench.call_of(STRANGER, operation, input).await.unwrap();
+        let names: std::collections::BTreeSet<&str> = answer["ConsumedCapacity"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|used| used["TableName"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, [TABLE, "own"].into(), "{operation}");
+    }
+    // Statements do not, as on AWS.
+    let statement = json!({ "Statement": format!("SELECT * FROM \"{TABLE}\"") });
+    let error = bench.call_of(STRANGER, "ExecuteStatement", statement).await.unwrap_err();
+    assert_eq!(error.code, "ResourceNotFoundException");
+}
+
+#[tokio::test]
+async fn one_item_is_one_item_whatever_its_table_is_called() {
+    let bench = Bench::with_items().await;
+    let put = json!([{ "PutRequest": { "Item": { "id": { "S": "a" } } } }]);
+    let twice = json!({ "RequestItems": { TABLE: put, "items": put } });
+    bench.invalid("BatchWriteItem", twice, "Provided list of item keys contains duplicates").await;
+    let part = |table: &str| json!({ "Delete": { "TableName": table, "Key": { "id": { "S": "a" } } } });
+    let twice = json!({ "TransactItems": [part(TABLE), part("items")] });
+    let message = "Transaction request cannot include multiple operations on one item";
+    bench.invalid("TransactWriteItems", twice, message).await;
+    let answer = bench
+        .ok("PutItem", json!({ "TableName": TABLE, "Item": { "id": { "S": "a" } }, "ReturnConsumedCapacity": "TOTAL" }))
+        .await;
+    assert_eq!(answer["ConsumedCapacity"]["TableName"], TABLE);
+}
+
+#[tokio::test]
 async fn a_denial_keeps_out_whoever_it_names() {
     let bench = Bench::with_items().await;
     bench.put_policy(&document("Deny", "*", "dynamodb:DeleteItem")).await.unwrap();
