@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
 # in tests/js/node_modules, packages with native code and AWS's client for images in .cache/native, web frameworks in
-# .cache/web, Chromium, a JDK with Maven and jars in .cache/java, Ruby, PHP, and what a .NET program is made of in
-# .cache/dotnet.
+# .cache/web, an agent in .cache/agents, Chromium, a JDK with Maven and jars in .cache/java, Ruby, PHP, and what a .NET
+# program is made of in .cache/dotnet.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -126,6 +126,17 @@ if [ ! -e "$dotnet/.installed" ]; then
         touch "$dotnet/.installed"
     else
         echo "the runtime of .NET could not be installed: its test is skipped" >&2
+    fi
+fi
+
+# Agents that run beside functions.
+agents=.cache/agents
+if [ ! -e "$agents/sentry.tgz" ]; then
+    mkdir -p "$agents"
+    if (cd "$agents" && npm pack --silent @sentry/aws-serverless@10 >/dev/null && mv sentry-aws-serverless-*.tgz sentry.tgz); then
+        :
+    else
+        echo "the extension of Sentry could not be had: its test is skipped" >&2
     fi
 fi
 

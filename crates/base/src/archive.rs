@@ -70,22 +70,6 @@ pub fn inspect(zip: &[u8], limits: Limits) -> Result<u64, Error> {
     walk(zip, limits, &mut |_, _, content| io::copy(content, &mut io::sink()))
 }
 
-/// The name of a file or link that the archive has below `folder` (with a slash at its end), if it has one.
-///
-/// # Errors
-/// The archive cannot be read.
-pub fn file_in(zip: &[u8], folder: &str) -> Result<Option<String>, Error> {
-    let archive = ZipArchive::new(Cursor::new(zip))?;
-    for name in archive.file_names() {
-        let name = name?;
-        let rest = name.trim_start_matches("./").strip_prefix(folder);
-        if rest.is_some_and(|rest| !rest.is_empty() && !rest.ends_with('/')) {
-            return Ok(Some(name.into_owned()));
-        }
-    }
-    Ok(None)
-}
-
 /// Whether there is a file of this name, folders included.
 pub fn has_file(zip: &[u8], wanted: &str) -> Result<bool, Error> {
     let archive = ZipArchive::new(Cursor::new(zip))?;
@@ -261,15 +245,6 @@ mod tests {
             }
         }
         writer.finish().unwrap().into_inner()
-    }
-
-    #[test]
-    fn a_file_below_a_folder_is_found() {
-        let zip = zip_of(&[("a/b", b"1", 0o100_644), ("x/extensions/c", b"1", 0o100_644)]);
-        assert_eq!(file_in(&zip, "a/").unwrap().as_deref(), Some("a/b"));
-        assert_eq!(file_in(&zip, "extensions/").unwrap(), None);
-        assert_eq!(file_in(&zip_of(&[("./a/b", b"1", 0o100_644)]), "a/").unwrap().as_deref(), Some("./a/b"));
-        assert!(file_in(b"no zip", "a/").is_err());
     }
 
     #[test]

@@ -280,6 +280,7 @@ async fn compile(core: &Core, version: &FunctionVersion, index: usize, wanted: &
         memory_bytes: u64::from(memory_mb.max(MEMORY_MB)) * MIB,
         tmp_bytes: u64::from(MEMORY_MB) * MIB,
         environment: variables::boot_variables(&version.runtime, &core.config.guest_variables),
+        held: false,
     };
     let Started { channel, mut output, control, .. } =
         core.backend.start(spec).await.map_err(|error| error.to_string())?;

@@ -30,7 +30,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::report::iso_ms;
 
-const PATH: &str = "/2021-04-23/credentials";
+/// Where they are.
+pub(crate) const PATH: &str = "/2021-04-23/credentials";
 /// Where guests find it: the listener is that of the Runtime API, which managed runtimes do not use.
 pub(crate) const URI: &str = "http://127.0.0.1:9001/2021-04-23/credentials";
 
@@ -96,7 +97,8 @@ async fn accept(listener: TcpListener, document: Arc<Document>) {
     }
 }
 
-fn answer(document: &Document, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// Answers a request.
+pub(crate) fn answer(document: &Document, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let knows = request.headers().get(AUTHORIZATION).is_some_and(|token| token.as_bytes() == document.token.as_bytes());
     let (status, body) = match request.uri().path() {
         PATH if knows => (StatusCode::OK, document.body()),

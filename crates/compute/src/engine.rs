@@ -228,7 +228,7 @@ impl Engine {
         self.core.cut.cancel();
         self.core.ready.clear();
         self.core.fleet.retire_all();
-        self.core.fleet.stop_web_servers().await;
+        tokio::join!(self.core.fleet.stop_web_servers(), self.core.fleet.extensions_ended());
         self.core.fleet.kill_all();
         // What was cut off is settled and metered too.
         let _ = timeout(GONE_WITHIN, self.core.calls.wait()).await;

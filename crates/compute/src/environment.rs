@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::{FunctionVersion, RequestId};
-use sandbox::{Control, Exit, Usage};
+use model::{Ending, FunctionVersion, RequestId};
+use sandbox::{Control, Exit, GUEST, Usage};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NetworkGuard;
 use crate::engine::Core;
+use crate::extensions::{self, Extensions, Reason};
 use crate::faults::Fault;
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
@@ -84,6 +85,14 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
+    /// Bytes of what the caller gets at once.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Response { payload, .. } | Self::Error(payload) | Self::LastError(payload) => payload.len(),
+            Self::Streamed | Self::Fault { .. } | Self::Exited | Self::NotDelivered => 0,
+        }
+    }
+
     /// How long the guest had the call, if it says so.
     pub(crate) fn run_us(&self) -> Option<u64> {
         match self {
@@ -151,6 +160,8 @@ pub(crate) struct Environment {
     guest: Guest,
     card: Arc<Card>,
     gone: CancellationToken,
+    /// What runs beside the function, if anything does.
+    extensions: Option<Arc<Extensions>>,
     cpu_seen: Duration,
     /// How it began, for its first call.
     beginning: Beginning,
@@ -174,7 +185,18 @@ impl Environment {
         beginning: Beginning,
     ) -> Self {
         let Before { cpu: cpu_seen, tasks: usual_tasks } = before;
-        Self { output, control, guest, card, gone, cpu_seen, beginning, ahead: false, place: None, usual_tasks }
+        let (extensions, ahead, place) = (None, false, None);
+        Self { output, control, guest, card, gone, extensions, cpu_seen, beginning, ahead, place, usual_tasks }
+    }
+
+    /// Has extensions, which take part in its calls.
+    pub(crate) fn accompany(&mut self, extensions: Arc<Extensions>) {
+        self.extensions = Some(extensions);
+    }
+
+    /// The extensions that take part in its calls, if there are any.
+    pub(crate) fn extensions(&self) -> Option<&Arc<Extensions>> {
+        self.extensions.as_ref()
     }
 
     /// Becomes one of those that its version has always.
@@ -229,6 +251,9 @@ impl Environment {
     /// Has it frozen until its next call; what is returned does it.
     pub(crate) fn freeze(&mut self) -> Freezing {
         self.card.frozen.store(true, Ordering::Relaxed);
+        if let Some(extensions) = &self.extensions {
+            extensions.pause(true);
+        }
         self.control.freeze()
     }
 
@@ -247,6 +272,9 @@ impl Environment {
         if self.is_frozen() {
             self.control.thaw();
             self.card.frozen.store(false, Ordering::Relaxed);
+            if let Some(extensions) = &self.extensions {
+                extensions.pause(false);
+            }
         }
         self.card.set(EnvironmentState::Busy);
     }
@@ -268,9 +296,13 @@ impl Environment {
         timeout_ms: u64,
     ) -> Answer {
         self.wake();
+        if let Some(extensions) = &self.extensions {
+            extensions.invoke(&call);
+        }
         let answer = tokio::select! {
             biased;
             answer = self.guest.run(call, look) => answer,
+            fault = extensions::failed(self.extensions.as_ref()) => Answer::Fault { fault, sound: false },
             () = sleep_until(deadline) => Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
         };
         if matches!(answer, Answer::NotDelivered) {
@@ -288,13 +320,21 @@ impl Environment {
         exit_of(&*self.control).await
     }
 
-    /// Kills the guest now, so that it writes no more.
-    pub(crate) fn kill(&self) {
-        self.control.kill();
+    /// Kills the guest now, so that it writes no more; extensions hear of it before.
+    pub(crate) fn give_up(&self, answer: &Answer) {
+        let is_late = matches!(answer, Answer::Fault { fault, .. } if fault.ending == Ending::Timeout);
+        match &self.extensions {
+            Some(extensions) => extensions.end(if is_late { Reason::Timeout } else { Reason::Failure }),
+            None => self.control.kill(),
+        }
     }
 
-    /// Whether the runtime waits for the next call.
+    /// Whether it takes the next call: the runtime waits for that, and the extensions do.
     pub(crate) fn is_ready(&self) -> bool {
+        self.extensions.as_ref().is_none_or(|extensions| extensions.is_ready()) && self.is_runtime_ready()
+    }
+
+    fn is_runtime_ready(&self) -> bool {
         match &self.guest {
             Guest::Frames(frames) => frames.is_ready(),
             Guest::Api(api) => api.is_ready(),
@@ -302,8 +342,17 @@ impl Environment {
         }
     }
 
-    /// Waits until the runtime is ready for the next call; false if it ended.
+    /// Waits until it takes the next call; false if the runtime ended.
     pub(crate) async fn ready(&mut self) -> bool {
+        let ready = self.runtime_ready().await;
+        if let Some(extensions) = self.extensions.as_ref().filter(|_| ready) {
+            extensions.ready().await;
+        }
+        ready
+    }
+
+    /// Waits until the runtime is ready for the next call; false if it ended.
+    pub(crate) async fn runtime_ready(&mut self) -> bool {
         match &mut self.guest {
             Guest::Frames(frames) => frames.ready().await,
             Guest::Api(api) => api.ready().await,
@@ -323,8 +372,11 @@ impl Environment {
 
 impl Drop for Environment {
     fn drop(&mut self) {
-        match &self.guest {
-            Guest::Web(_) if !self.gone.is_cancelled() => web::stop(self.control.clone()),
+        match (&self.extensions, &self.guest) {
+            (Some(extensions), _) => {
+                extensions.end(if self.gone.is_cancelled() { Reason::Failure } else { Reason::Spindown });
+            }
+            (None, Guest::Web(_)) if !self.gone.is_cancelled() => web::stop(self.control.clone()),
             _ => self.control.kill(),
         }
     }
@@ -332,7 +384,7 @@ impl Drop for Environment {
 
 /// How a guest ended that has left its channel, or is made to end.
 pub(crate) async fn exit_of(control: &dyn Control) -> Exit {
-    match timeout(EXIT_GRACE, control.wait()).await {
+    match timeout(EXIT_GRACE, control.left(GUEST)).await {
         Ok(exit) => exit,
         Err(_) => {
             control.kill();

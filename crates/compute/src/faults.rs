@@ -95,6 +95,21 @@ impl Fault {
         Self::new("Runtime.NoRoom", "The platform runs as many programs as it can", Ending::Crash)
     }
 
+    /// An extension ended the environment: `Extension.Crash` and the like.
+    pub(crate) fn extension(error_type: &str, words: &str) -> Self {
+        Self::new(error_type, words, Ending::Crash)
+    }
+
+    /// How the process of an extension ended, in Lambda's words.
+    pub(crate) fn exit_words(exit: &Exit) -> String {
+        match (exit.code, exit.signal) {
+            (Some(0), _) => "exit code 0".to_owned(),
+            (Some(code), _) => format!("exit status {code}"),
+            (None, Some(signal)) => format!("signal: {}", signal_name(signal)),
+            (None, None) => "exit status unknown".to_owned(),
+        }
+    }
+
     /// The guest program could not be executed. `words` are the system's.
     pub(crate) fn entrypoint(words: &str) -> Self {
         Self::new("Runtime.InvalidEntrypoint", words, Ending::Crash)

@@ -18,10 +18,12 @@ use model::{CodeDigest, Floor, FloorState, FunctionRef, FunctionVersion};
 use parking_lot::Mutex;
 use sandbox::Control;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use crate::autoscaler::Average;
 use crate::config::EngineConfig;
 use crate::engine::Core;
+use crate::extensions::ENDING_MAX;
 use crate::gate::{Gate, Grant};
 use crate::keepalive::{Book, Habits};
 use crate::pool::Pool;
@@ -149,6 +151,8 @@ pub(crate) struct Fleet {
     /// What is known of functions that have no pool.
     book: Mutex<Book<Key>>,
     cards: Mutex<BTreeMap<String, Arc<Card>>>,
+    /// Environments whose extensions have time to end.
+    pub(crate) endings: TaskTracker,
 }
 
 impl Fleet {
@@ -171,6 +175,7 @@ impl Fleet {
             floors: Mutex::default(),
             book: Mutex::new(Book::new(HABITS_MOST)),
             cards: Mutex::default(),
+            endings: TaskTracker::new(),
         }
     }
 
@@ -496,6 +501,13 @@ impl Fleet {
         };
         // Those that have not are killed with all others.
         let _ = timeout(web::STOP_GRACE, ended).await;
+    }
+
+    /// Waits until the extensions of environments that are ending have, or have had their time.
+    pub(crate) async fn extensions_ended(&self) {
+        self.endings.close();
+        // Those that have not are killed with all others.
+        let _ = timeout(ENDING_MAX, self.endings.wait()).await;
     }
 
     /// Kills every sandbox, whoever holds its environment.

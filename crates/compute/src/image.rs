@@ -25,8 +25,6 @@ use crate::package::{make_folder, name};
 /// Bytes that are asked for at once.
 const PART_BYTES: usize = 4 * 1024 * 1024;
 const FURNITURE: Furniture = Furniture { folders: ROOT_FOLDERS, files: ROOT_FILES, links: (TRUST_PLACES, ROOT_TRUST) };
-/// Where Lambda starts what it finds beside the function's own program.
-const EXTENSIONS: &str = "/opt/extensions";
 
 /// A layer's bytes, read part by part. For threads that may wait.
 pub(crate) struct Parts {
@@ -79,9 +77,6 @@ pub(crate) fn make_root(layers: Vec<PathBuf>, beside: &Path, target: &Path) -> R
         let rest = left_over.checked_sub(entries.len() as u64);
         left_over = rest.ok_or_else(|| unfit(layer::Error::TooMany(oci::ENTRIES_MAX)))?;
         tree.apply(&entries).map_err(unfit)?;
-    }
-    if tree.has_files_in(EXTENSIONS) {
-        return Err(unfit(format_args!("external extensions are not supported, and it has some in {EXTENSIONS}")));
     }
     tree.furnish(&FURNITURE);
     let done = make_folder(beside).and_then(|()| tree.write(beside, &layers)).and_then(|()| name(beside, target));
@@ -223,15 +218,12 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_leaves_nothing_and_is_tried_again() {
         let mut world = World { folder: tempfile::tempdir().unwrap(), layers: Layers::default() };
-        let extension = world.version("extension", &[&layer(&[("opt/extensions/agent", "x")])]);
         let below = world.version("below", &[&layer(&[("a", "x")]), &layer(&[("a/b", "x")])]);
         let torn = world.version("torn", &[&layer(&[("a", &"x".repeat(600))]).slice(..700)]);
         let catalog = Arc::new(world.layers);
         let root = world.folder.path();
         let packages = Packages::open(root.to_owned(), catalog, SeededRandom::new(1)).unwrap();
-        for (version, words) in
-            [(&extension, "external extensions"), (&below, "below a file"), (&torn, "cannot be read")]
-        {
+        for (version, words) in [(&below, "below a file"), (&torn, "cannot be read")] {
             for _ in 0..2 {
                 let Err(InvokeError::NotReady(message)) = packages.ensure(version).await else { panic!("{words}") };
                 assert!(message.contains(words), "{message}");

@@ -18,6 +18,7 @@ use crate::admission::Permit;
 use crate::detached::Detached;
 use crate::engine::Core;
 use crate::environment::{Answer, Call};
+use crate::extensions::{self, AnsweredCall};
 use crate::faults::Fault;
 use crate::patience;
 use crate::payload;
@@ -182,8 +183,14 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
         answer = Answer::Fault { fault: Fault::exited(&environment.exit().await), sound: false };
     }
     let sound = !matches!(answer, Answer::Fault { sound: false, .. } | Answer::LastError(_));
+    if let Some(extensions) = environment.extensions().filter(|_| sound) {
+        let (began_us, extensions) = (began.us, extensions.clone());
+        let answered = AnsweredCall { answer, started_at_ms, began_us, beginning, first, deadline };
+        // In a box, as most environments have none.
+        return Ok(Ok(Box::pin(extensions::after_answer(core, lease, extensions, job, answered)).await));
+    }
     if !sound {
-        environment.kill();
+        environment.give_up(&answer);
     }
     let now_us = core.clock.monotonic_us();
     let duration_us = now_us.saturating_sub(began.us);
@@ -196,8 +203,8 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
         micros(cpu).saturating_sub(beginning.map_or(0, Beginning::us)),
         first,
     );
-    let ended = Ended { answer, started_at_ms, duration_us, beginning, cpu, usage, among: false };
-    let outcome = settle::settle(core, &job, &output, ended);
+    let ended = Ended { started_at_ms, duration_us, beginning, cpu, usage, among: false, detail: None };
+    let outcome = settle::settle(core, &job, &output, answer, ended);
     if sound {
         lease.release(deadline);
     } else {

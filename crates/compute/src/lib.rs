@@ -4,7 +4,7 @@
 //!   1. `invoke` is the only road into a sandbox.
 //!   2. No AWS protocol and no particular queue is known here; callers meet it through `model::ports`.
 //!   3. Every call that reached an environment is metered exactly once, before its answer leaves; a streamed one before
-//!      the end of its answer.
+//!      the end of its answer; one with extensions when these are done, which its answer does not wait for.
 //!
 //! Start reading at `invoke`; what it is made from is in `config`.
 
@@ -21,12 +21,14 @@ mod dependencies;
 mod detached;
 mod engine;
 mod environment;
+mod extensions;
 mod faults;
 mod fleet;
 mod frames;
 mod gate;
 mod image;
 mod invoke;
+mod inward;
 mod keepalive;
 mod output;
 mod package;
@@ -39,12 +41,14 @@ mod program;
 mod ready;
 mod records;
 mod recursion;
+mod reply;
 mod report;
 mod runtime_api;
 mod settle;
 mod slots;
 mod start;
 mod stream;
+mod telemetry;
 mod tenants;
 #[cfg(test)]
 mod tests;

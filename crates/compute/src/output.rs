@@ -25,6 +25,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
 use crate::records::Line;
+use crate::telemetry::{self, Fact, Hub};
 
 /// Most bytes of one event's text.
 pub(crate) const LINE_BYTES_MAX: usize = 256 * 1024;
@@ -193,8 +194,7 @@ impl Output {
         let now_ms = self.clock.now_ms();
         // Where it stands, so that it can be taken back.
         lines.started = None;
-        if let Some(line) = self.stream.written(start, now_ms) {
-            lines.push(line, now_ms);
+        if self.put(&mut lines, start, now_ms) {
             lines.started = Some(lines.events.len());
         }
     }
@@ -206,9 +206,7 @@ impl Output {
         let now_ms = self.clock.now_ms();
         lines.cut(now_ms);
         for line in platform_lines {
-            if let Some(line) = self.stream.written(&line, now_ms) {
-                lines.push(line, now_ms);
-            }
+            self.put(&mut lines, &line, now_ms);
         }
         lines.tail.take().map(Tail::into_bytes)
     }
@@ -225,10 +223,7 @@ impl Output {
             lines.tail = Some(Tail::default());
         }
         lines.started = None;
-        let now_ms = self.clock.now_ms();
-        if let Some(line) = self.stream.written(start, now_ms) {
-            lines.push(line, now_ms);
-        }
+        self.put(&mut lines, start, self.clock.now_ms());
     }
 
     /// Ends one of several calls that run at once; the tail, if it is wanted. A line that is not whole stays open: it may
@@ -242,9 +237,7 @@ impl Output {
         self.drain_into(&mut lines);
         let now_ms = self.clock.now_ms();
         for line in platform_lines {
-            if let Some(line) = self.stream.written(&line, now_ms) {
-                lines.push(line, now_ms);
-            }
+            self.put(&mut lines, &line, now_ms);
         }
         let shown = lines.tail.clone().filter(|_| tail);
         lines.tails = lines.tails.saturating_sub(usize::from(tail));
@@ -263,6 +256,11 @@ impl Output {
         lines.cut(self.clock.now_ms());
     }
 
+    /// Takes everything that the guest wrote so far.
+    pub(crate) fn drain_whole(&self) {
+        self.drain_into(&mut self.lines.lock());
+    }
+
     /// Takes the START line of a call back that never reached the guest, unless it is in the sink already.
     pub(crate) fn retract(&self) {
         let mut lines = self.lines.lock();
@@ -273,10 +271,39 @@ impl Output {
 
     /// Adds one platform line.
     pub(crate) fn line(&self, line: &Line<'_>) {
-        let now_ms = self.clock.now_ms();
-        if let Some(line) = self.stream.written(line, now_ms) {
-            self.lines.lock().push(line, now_ms);
+        self.put(&mut self.lines.lock(), line, self.clock.now_ms());
+    }
+
+    /// Puts a line of the platform's where it belongs; whether the log has it.
+    fn put(&self, lines: &mut Lines, line: &Line<'_>, now_ms: u64) -> bool {
+        if let Some(hub) = &lines.hub {
+            hub.line(line, now_ms);
         }
+        let written = self.stream.written(line, now_ms);
+        let has = written.is_some();
+        if let Some(text) = written {
+            lines.push(text, now_ms);
+        }
+        has
+    }
+
+    /// From now on subscribers hear of everything as well.
+    pub(crate) fn tell(&self, hub: Arc<Hub>) {
+        self.lines.lock().hub = Some(hub);
+    }
+
+    /// Adds what an extension has written. Its lines are cut by `cutter`.
+    pub(crate) fn take_of_extension(&self, cutter: &mut Cutter, bytes: &[u8]) {
+        let mut lines = self.lines.lock();
+        let now_ms = self.clock.now_ms();
+        cutter.take(bytes, |line, _| lines.of_extension(line, now_ms));
+    }
+
+    /// Ends the last line of an extension that writes no more.
+    pub(crate) fn cut_of_extension(&self, cutter: &mut Cutter) {
+        let mut lines = self.lines.lock();
+        let now_ms = self.clock.now_ms();
+        cutter.cut(|line, _| lines.of_extension(line, now_ms));
     }
 
     /// Whether the platform's lines are JSON records.
@@ -315,7 +342,7 @@ fn ask<'a>(pipe: &pipe::Receiver, chunk: &'a mut [MaybeUninit<u8>]) -> io::Resul
 
 /// Bytes into events. Pure, apart from being told the time.
 struct Lines {
-    partial: BytesMut,
+    partial: Cutter,
     events: Vec<LogEvent>,
     held_bytes: usize,
     tail: Option<Tail>,
@@ -325,46 +352,81 @@ struct Lines {
     started: Option<usize>,
     /// The level that JSON lines of the guest's must have to be kept; absent where all are.
     least: Option<ApplicationLevel>,
+    /// Who else hears of every line, if anybody does.
+    hub: Option<Arc<Hub>>,
 }
 
-impl Lines {
-    fn new(least: Option<ApplicationLevel>) -> Self {
-        let tail = Some(Tail::default());
-        Self { partial: BytesMut::new(), events: Vec::new(), held_bytes: 0, tail, tails: 0, started: None, least }
-    }
+/// Bytes into lines, however they arrive; long ones become several.
+#[derive(Debug, Default)]
+pub(crate) struct Cutter {
+    partial: BytesMut,
+}
 
-    fn take(&mut self, mut bytes: &[u8], now_ms: u64) {
+impl Cutter {
+    /// Calls `each` with every line that ends, and with parts of one that is too long: these are not whole.
+    fn take(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
         while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.extend(&bytes[..at], now_ms);
-            self.finish_line(now_ms);
+            self.extend(&bytes[..at], &mut each);
+            each(&self.partial.split()[..], true);
             bytes = &bytes[at + 1..];
         }
-        self.extend(bytes, now_ms);
+        self.extend(bytes, &mut each);
     }
 
-    fn extend(&mut self, mut bytes: &[u8], now_ms: u64) {
+    fn extend(&mut self, mut bytes: &[u8], each: &mut impl FnMut(&[u8], bool)) {
         while self.partial.len() + bytes.len() > LINE_BYTES_MAX {
             let (head, rest) = bytes.split_at(LINE_BYTES_MAX - self.partial.len());
             self.partial.extend_from_slice(head);
             let whole = whole_characters(&self.partial);
-            let part = self.partial.split_to(whole);
-            self.push(text(&part), now_ms);
+            each(&self.partial.split_to(whole)[..], false);
             bytes = rest;
         }
         self.partial.extend_from_slice(bytes);
     }
 
-    fn finish_line(&mut self, now_ms: u64) {
-        let line = self.partial.split();
-        if self.least.is_none_or(|least| level_of(&line).is_none_or(|level| level >= least)) {
-            self.push(text(&line), now_ms);
+    /// Ends a line that has no end yet.
+    fn cut(&mut self, mut each: impl FnMut(&[u8], bool)) {
+        if !self.partial.is_empty() {
+            each(&self.partial.split()[..], true);
         }
+    }
+}
+
+impl Lines {
+    fn new(least: Option<ApplicationLevel>) -> Self {
+        let (partial, tail) = (Cutter::default(), Some(Tail::default()));
+        Self { partial, events: Vec::new(), held_bytes: 0, tail, tails: 0, started: None, least, hub: None }
+    }
+
+    fn take(&mut self, bytes: &[u8], now_ms: u64) {
+        let mut cutter = std::mem::take(&mut self.partial);
+        cutter.take(bytes, |line, whole| self.line(line, whole, now_ms));
+        self.partial = cutter;
     }
 
     fn cut(&mut self, now_ms: u64) {
-        if !self.partial.is_empty() {
-            self.finish_line(now_ms);
+        let mut cutter = std::mem::take(&mut self.partial);
+        cutter.cut(|line, whole| self.line(line, whole, now_ms));
+        self.partial = cutter;
+    }
+
+    /// A line of the function's, or a part of one.
+    fn line(&mut self, line: &[u8], whole: bool, now_ms: u64) {
+        if !whole || self.least.is_none_or(|least| level_of(line).is_none_or(|level| level >= least)) {
+            let text = text(line);
+            if let Some(hub) = &self.hub {
+                hub.tell(Fact::line(now_ms, telemetry::Stream::Function, &text, self.least.is_some()));
+            }
+            self.push(text, now_ms);
         }
+    }
+
+    fn of_extension(&mut self, line: &[u8], now_ms: u64) {
+        let text = text(line);
+        if let Some(hub) = &self.hub {
+            hub.tell(Fact::line(now_ms, telemetry::Stream::Extension, &text, self.least.is_some()));
+        }
+        self.push(text, now_ms);
     }
 
     fn push(&mut self, message: String, now_ms: u64) {

@@ -5,7 +5,7 @@
 //!   2. Of callers that want one package at the same time, one unpacks it and all wait for that.
 //!   3. After a crash of the machine every folder is made anew, since its files may not have reached the disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -85,6 +85,19 @@ impl Packages {
         self.flights.lock().get(digest)?.get().cloned()
     }
 
+    /// The files in `/opt/extensions` that a version's layers or image bring, in order. Everything is unpacked.
+    pub(crate) fn agents(&self, version: &FunctionVersion) -> Vec<String> {
+        let mut names = BTreeSet::new();
+        let (packages, inside): (&[CodeDigest], &[&str]) = match &version.image {
+            Some(_) => (std::slice::from_ref(&version.code), &["opt", "extensions"]),
+            None => (&version.layers, &["extensions"]),
+        };
+        for package in packages {
+            names.extend(files_in(&self.root.join(package.as_str()), inside));
+        }
+        names.into_iter().collect()
+    }
+
     /// Makes sure that an image's root is there, and the layers that it is made of.
     async fn ensure_image(&self, root: &CodeDigest, image: &ImageCode) -> Result<(), InvokeError> {
         let flight = self.flights.lock().entry(root.clone()).or_default().clone();
@@ -160,6 +173,20 @@ impl Packages {
             Err(error) => Err(InvokeError::Internal(format!("unpacking stopped: {error}"))),
         }
     }
+}
+
+/// Names of what is no folder in a folder of a package. No link is followed: it would lead out of the package here.
+fn files_in(package: &Path, inside: &[&str]) -> Vec<String> {
+    let mut folder = package.to_owned();
+    for name in inside {
+        folder.push(name);
+        if !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            return Vec::new();
+        }
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
+    files.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 fn unpack_to(zip: &[u8], beside: &Path, target: &Path, cache: &Path) -> Result<(), archive::Error> {

@@ -6,7 +6,8 @@
 use model::{FunctionVersion, RequestId, SystemLevel};
 use serde_json::{Value, json};
 
-use crate::report::{self, Beginning, Phase, Report, Status};
+use crate::extensions::Standing;
+use crate::report::{self, Beginning, Detail, Phase, Report, Status};
 
 /// One line of the platform's.
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +30,17 @@ pub(crate) enum Line<'a> {
         request_id: &'a RequestId,
         /// Of what.
         version: &'a FunctionVersion,
+        /// The trace header, if the call carried one. Only subscribers are told.
+        trace_id: Option<&'a str>,
     },
-    /// The function has ended an invocation.
+    /// The runtime has ended an invocation. No text.
+    RuntimeDone(&'a Report<'a>),
+    /// An invocation has ended. Text only.
     End(&'a Report<'a>),
+    /// How an extension stands at the end of an init.
+    Extension(&'a Standing),
+    /// An extension has subscribed: the API, its name, the streams.
+    Subscribed(&'a str, &'a str, &'a [&'a str]),
     /// What an invocation came to.
     Report(&'a Report<'a>),
     /// Words for people, the same in both formats.
@@ -76,12 +85,14 @@ impl Line<'_> {
             Self::RestoreStart(of) => {
                 report::restore_start_line(&of.version.runtime, of.interpreter, &of.version.function.region)
             }
-            Self::InitRuntimeDone(_) | Self::RestoreRuntimeDone(_) => return None,
+            Self::InitRuntimeDone(_) | Self::RestoreRuntimeDone(_) | Self::RuntimeDone(_) => return None,
             Self::InitReport(init) if init.status == Status::Fine && !init.of_snapshot => return None,
             Self::InitReport(init) => report::init_report_line(init.us, init.phase, init.status),
             Self::RestoreReport(us, status) => report::restore_report_line(us, status),
-            Self::Start { request_id, version } => report::start_line(request_id, &version.version),
+            Self::Start { request_id, version, .. } => report::start_line(request_id, &version.version),
             Self::End(report) => report::end_line(report.request_id),
+            Self::Extension(standing) => extension_line(standing),
+            Self::Subscribed(api, name, streams) => subscribed_line(api, name, streams),
             Self::Report(report) => report::report_line(report),
             Self::Words(words) => words.to_owned(),
         })
@@ -92,10 +103,39 @@ impl Line<'_> {
         if let Self::Words(words) = self {
             return Some((*words).to_owned());
         }
+        if let Self::End(_) = self {
+            return None;
+        }
         let (kind, level) = self.kind();
         let time = report::iso_ms(now_ms);
         (level >= least)
             .then(|| json!({"time": time, "type": format!("platform.{kind}"), "record": self.content()}).to_string())
+    }
+
+    /// What subscribers are told of it: the kind of record, and the record.
+    pub(crate) fn fact(&self) -> Option<(&'static str, Value)> {
+        let (kind, _) = self.kind();
+        let mut record = self.content();
+        match *self {
+            Self::Words(words) => return Some(("fault", json!(words))),
+            // Whoever subscribes another one does so.
+            Self::Subscribed(..) => return None,
+            Self::Start { trace_id, .. } => put_tracing(&mut record, trace_id),
+            Self::RuntimeDone(Report { detail: Some(detail), trace_id, .. }) => {
+                put_runtime(&mut record, detail);
+                put_tracing(&mut record, *trace_id);
+            }
+            Self::Report(Report { detail: Some(detail), trace_id, .. }) => {
+                put_status(&mut record, detail);
+                if detail.extensions_us > 0 {
+                    let start_ms = detail.start_ms + detail.runtime_us / 1_000;
+                    record["spans"] = json!([span("extensionOverhead", start_ms, detail.extensions_us)]);
+                }
+                put_tracing(&mut record, *trace_id);
+            }
+            _ => {}
+        }
+        Some((kind, record))
     }
 
     /// The kind of record and its level. Source: the developer guide's table of system log events.
@@ -111,7 +151,11 @@ impl Line<'_> {
             Self::RestoreRuntimeDone(status) => ("restoreRuntimeDone", level(status, Debug)),
             Self::RestoreReport(_, status) => ("restoreReport", level(status, Info)),
             Self::Start { .. } => ("start", Info),
-            Self::End(report) => ("runtimeDone", level(report.status, Debug)),
+            Self::RuntimeDone(report) => ("runtimeDone", level(report.status, Debug)),
+            Self::End(_) => ("end", Info),
+            Self::Extension(standing) => ("extension", if standing.error_type.is_some() { Warn } else { Info }),
+            Self::Subscribed("LOGS", ..) => ("logsSubscription", Info),
+            Self::Subscribed(..) => ("telemetrySubscription", Info),
             Self::Report(report) => ("report", level(report.status, Info)),
             Self::Words(_) => ("words", Warn),
         }
@@ -133,7 +177,7 @@ impl Line<'_> {
                 record["metrics"] = json!({"durationMs": millis(us)});
                 record
             }
-            Self::Start { request_id, version } => {
+            Self::Start { request_id, version, .. } => {
                 let mut record = json!({
                     "requestId": request_id.0,
                     "functionArn": version.function.arn(),
@@ -144,11 +188,20 @@ impl Line<'_> {
                 }
                 record
             }
-            Self::End(report) => {
+            Self::RuntimeDone(report) => {
                 let mut record = ended(json!({"requestId": report.request_id.0}), report.status);
                 record["metrics"] = json!({"durationMs": millis(report.duration_us)});
                 record
             }
+            Self::End(report) => json!({"requestId": report.request_id.0}),
+            Self::Extension(standing) => {
+                let mut record = json!({"name": standing.name, "state": standing.state, "events": standing.events});
+                if let Some(error_type) = &standing.error_type {
+                    record["errorType"] = json!(error_type);
+                }
+                record
+            }
+            Self::Subscribed(_, name, streams) => json!({"name": name, "state": "Subscribed", "types": streams}),
             Self::Report(report) => whole(report),
             Self::Words(words) => json!(words),
         }
@@ -157,6 +210,53 @@ impl Line<'_> {
 
 /// How an environment begins that was started for a call.
 pub(crate) const ON_DEMAND: &str = "on-demand";
+
+/// `EXTENSION\tName: …\tState: …\tEvents: […]`
+fn extension_line(standing: &Standing) -> String {
+    let Standing { name, state, events, error_type } = standing;
+    let error_type = error_type.as_ref().map(|error_type| format!("\tError Type: {error_type}")).unwrap_or_default();
+    format!("EXTENSION\tName: {name}\tState: {state}\tEvents: [{}]{error_type}", events.join(", "))
+}
+
+/// `TELEMETRY\tName: …\tState: Subscribed\tTypes: […]`, or `LOGS`.
+fn subscribed_line(api: &str, name: &str, streams: &[&str]) -> String {
+    let capital = |stream: &&str| {
+        let (first, rest) = stream.split_at(1);
+        first.to_uppercase() + rest
+    };
+    let streams: Vec<String> = streams.iter().map(capital).collect();
+    format!("{api}\tName: {name}\tState: Subscribed\tTypes: [{}]", streams.join(", "))
+}
+
+fn put_tracing(record: &mut Value, trace_id: Option<&str>) {
+    if let Some(trace_id) = trace_id {
+        record["tracing"] = json!({"type": "X-Amzn-Trace-Id", "value": trace_id});
+    }
+}
+
+fn put_status(record: &mut Value, detail: &Detail<'_>) {
+    if let Some(error_type) = detail.function_error {
+        record["status"] = json!("error");
+        record["errorType"] = json!(error_type);
+    }
+}
+
+/// What subscribers are told beside the status of how a runtime was done.
+fn put_runtime(record: &mut Value, detail: &Detail<'_>) {
+    put_status(record, detail);
+    record["metrics"] = json!({"durationMs": millis(detail.runtime_us), "producedBytes": detail.produced_bytes});
+    let answered_ms = detail.start_ms + detail.latency_us / 1_000;
+    let overhead_us = detail.runtime_us.saturating_sub(detail.latency_us);
+    record["spans"] = json!([
+        span("responseLatency", detail.start_ms, detail.latency_us),
+        span("responseDuration", answered_ms, 0),
+        span("runtimeOverhead", answered_ms, overhead_us),
+    ]);
+}
+
+fn span(name: &str, start_ms: u64, us: u64) -> Value {
+    json!({"name": name, "start": report::iso_ms(start_ms), "durationMs": millis(us)})
+}
 
 /// What ends badly is a warning.
 fn level(status: Status<'_>, fine: SystemLevel) -> SystemLevel {
@@ -235,6 +335,7 @@ mod tests {
             memory_peak_bytes: 80 * 1024 * 1024 + 1,
             status,
             trace_id: None,
+            detail: None,
         }
     }
 
@@ -251,7 +352,9 @@ mod tests {
         let id = RequestId("id".into());
         let (fine, version) = (report(&id, Status::Fine), version("f"));
         assert_eq!(
-            Line::Start { request_id: &id, version: &version }.record(START_MS, SystemLevel::Info).unwrap(),
+            Line::Start { request_id: &id, version: &version, trace_id: None }
+                .record(START_MS, SystemLevel::Info)
+                .unwrap(),
             "{\"time\":\"2023-11-14T22:13:20.000Z\",\"type\":\"platform.start\",\"record\":{\"requestId\":\"id\",\
              \"functionArn\":\"arn:aws:lambda:us-east-1:000000000000:function:f\",\"version\":\"$LATEST\"}}"
         );
@@ -277,16 +380,56 @@ mod tests {
     }
 
     #[test]
+    fn subscribers_are_told_more() {
+        let id = RequestId("id".into());
+        let detail = Detail {
+            start_ms: START_MS,
+            runtime_us: 1_500,
+            latency_us: 1_000,
+            produced_bytes: 7,
+            extensions_us: 2_000,
+            function_error: Some("E"),
+        };
+        let whole = Report { detail: Some(detail), trace_id: Some("Root=1"), ..report(&id, Status::Fine) };
+        let (kind, record) = Line::RuntimeDone(&whole).fact().unwrap();
+        assert_eq!((kind, &record["status"], &record["errorType"]), ("runtimeDone", &json!("error"), &json!("E")));
+        assert_eq!(record["metrics"], json!({"durationMs": 1.5, "producedBytes": 7}));
+        assert_eq!(
+            record["spans"][2],
+            json!({"name": "runtimeOverhead", "start": "2023-11-14T22:13:20.001Z", "durationMs": 0.5})
+        );
+        assert_eq!(record["tracing"], json!({"type": "X-Amzn-Trace-Id", "value": "Root=1"}));
+        let (_, record) = Line::Report(&whole).fact().unwrap();
+        assert_eq!(record["spans"][0]["name"], "extensionOverhead");
+        assert_eq!(Line::End(&whole).fact().unwrap(), ("end", json!({"requestId": "id"})));
+        assert_eq!(Line::End(&whole).record(START_MS, SystemLevel::Debug), None);
+        assert_eq!(Line::Words("x").fact().unwrap(), ("fault", json!("x")));
+        let standing = Standing {
+            name: "a".into(),
+            state: "LaunchError",
+            events: vec!["INVOKE", "SHUTDOWN"],
+            error_type: Some("PermissionDenied".into()),
+        };
+        assert_eq!(
+            Line::Extension(&standing).text().unwrap(),
+            "EXTENSION\tName: a\tState: LaunchError\tEvents: [INVOKE, SHUTDOWN]\tError Type: PermissionDenied"
+        );
+        assert_eq!(Line::Extension(&standing).fact().unwrap().1["errorType"], "PermissionDenied");
+        let subscribed = Line::Subscribed("TELEMETRY", "a", &["platform", "function"]);
+        assert_eq!(subscribed.text().unwrap(), "TELEMETRY\tName: a\tState: Subscribed\tTypes: [Platform, Function]");
+    }
+
+    #[test]
     fn a_level_leaves_out_what_is_below_it() {
         let id = RequestId("id".into());
         let (fine, late, version) = (report(&id, Status::Fine), report(&id, Status::Timeout), version("f"));
         let provisioned = Init { initialization: "provisioned-concurrency", ..init(Status::Fine) };
         for (line, level) in [
-            (Line::End(&fine), SystemLevel::Debug),
-            (Line::End(&late), SystemLevel::Warn),
+            (Line::RuntimeDone(&fine), SystemLevel::Debug),
+            (Line::RuntimeDone(&late), SystemLevel::Warn),
             (Line::Report(&fine), SystemLevel::Info),
             (Line::Report(&late), SystemLevel::Warn),
-            (Line::Start { request_id: &id, version: &version }, SystemLevel::Info),
+            (Line::Start { request_id: &id, version: &version, trace_id: None }, SystemLevel::Info),
             (Line::InitRuntimeDone(init(Status::Fine)), SystemLevel::Debug),
             (Line::InitReport(init(Status::Fine)), SystemLevel::Debug),
             (Line::InitReport(provisioned), SystemLevel::Info),

@@ -83,6 +83,25 @@ pub(crate) struct Report<'a> {
     pub(crate) status: Status<'a>,
     /// The trace header, if the call carried one.
     pub(crate) trace_id: Option<&'a str>,
+    /// What only those hear that subscribe to it.
+    pub(crate) detail: Option<Detail<'a>>,
+}
+
+/// What subscribers of an environment's telemetry are told of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Detail<'a> {
+    /// When it began.
+    pub(crate) start_ms: u64,
+    /// Until the runtime had answered.
+    pub(crate) latency_us: u64,
+    /// Until the runtime asked for the next call.
+    pub(crate) runtime_us: u64,
+    /// Bytes of the answer.
+    pub(crate) produced_bytes: u64,
+    /// From then on, until the extensions were done.
+    pub(crate) extensions_us: u64,
+    /// What the function itself has called its error.
+    pub(crate) function_error: Option<&'a str>,
 }
 
 /// `INIT_START Runtime Version: …\tRuntime Version ARN: …`, the first line of an environment. The version is that of the
@@ -132,7 +151,7 @@ pub(crate) fn end_line(request_id: &RequestId) -> String {
 
 /// The REPORT line.
 pub(crate) fn report_line(report: &Report<'_>) -> String {
-    let Report { request_id, duration_us, beginning, memory_mb, memory_peak_bytes, status, trace_id } = report;
+    let Report { request_id, duration_us, beginning, memory_mb, memory_peak_bytes, status, trace_id, .. } = report;
     let billed = billed_ms(*duration_us, *beginning);
     let peak_mb = memory_peak_bytes.div_ceil(1024 * 1024);
     let mut line = String::with_capacity(224);
@@ -256,6 +275,7 @@ mod tests {
             memory_peak_bytes: 80 * 1024 * 1024 + 1,
             status,
             trace_id: None,
+            detail: None,
         })
     }
 
@@ -294,6 +314,7 @@ mod tests {
                 memory_peak_bytes: 0,
                 status: Status::Fine,
                 trace_id: Some(trace_id),
+                detail: None,
             })
         };
         assert!(!traced("Root=1-a-b;Parent=c;Sampled=0").contains("XRAY"));

@@ -1,7 +1,8 @@
 //! The end of an invocation: what the caller gets, what the log says, what the ledger counts.
 //!
 //! Invariants
-//!   1. Exactly one usage record for every call that comes here, written before the answer exists for the caller.
+//!   1. Exactly one usage record for every call that comes here, written before the answer exists for the caller, but where
+//!      extensions go on after it (`extensions::calls`).
 //!   2. In the log: the guest's lines, then the platform's about a fault, then END, then REPORT.
 
 use std::sync::Arc;
@@ -17,12 +18,11 @@ use crate::faults::{Fault, error_type_of};
 use crate::invoke::Job;
 use crate::output::Output;
 use crate::records::Line;
-use crate::report::{self, Beginning, Phase, Report, Status};
+use crate::report::{self, Beginning, Detail, Phase, Report, Status};
 use crate::start::{self, FailedInit, InitFailure, Purpose};
 
 /// Measured facts of an ended call.
-pub(crate) struct Ended {
-    pub(crate) answer: Answer,
+pub(crate) struct Ended<'a> {
     pub(crate) started_at_ms: u64,
     pub(crate) duration_us: u64,
     /// Set on a cold start, where something came before the call.
@@ -31,10 +31,13 @@ pub(crate) struct Ended {
     pub(crate) usage: Usage,
     /// Whether other calls may run in the environment.
     pub(crate) among: bool,
+    /// What extensions are told of it. That the runtime was done is told already then.
+    pub(crate) detail: Option<Detail<'a>>,
 }
 
 /// What everybody is told about an end.
-struct Verdict {
+#[derive(Clone)]
+pub(crate) struct Verdict {
     payload: Bytes,
     content_type: Option<String>,
     error_type: Option<String>,
@@ -46,12 +49,43 @@ struct Verdict {
 
 /// The line that a call begins with.
 pub(crate) fn start_line(job: &Job) -> Line<'_> {
-    Line::Start { request_id: &job.invocation.request_id, version: &job.version }
+    let trace_id = job.invocation.trace_id.as_deref();
+    Line::Start { request_id: &job.invocation.request_id, version: &job.version, trace_id }
+}
+
+impl Verdict {
+    /// What the caller gets.
+    pub(crate) fn outcome(self, job: &Job, log_tail: Option<Bytes>) -> Outcome {
+        Outcome {
+            payload: self.payload,
+            error: self.error_type.map(|error_type| FunctionError { kind: "Unhandled", error_type }),
+            content_type: self.content_type,
+            executed_version: job.version.version.clone(),
+            log_tail,
+        }
+    }
+
+    /// What the function has called its error.
+    pub(crate) fn function_error(&self) -> Option<&str> {
+        self.error_type.as_deref().filter(|_| self.report_type.is_none())
+    }
+
+    /// After its answer was given, a call has come to this.
+    pub(crate) fn comes_to(&mut self, core: &Core, job: &Job, fault: &Fault) {
+        let Verdict { report_type, ending, fault_line, .. } = verdict_of_fault(core, job, fault);
+        (self.report_type, self.ending, self.fault_line) = (report_type, ending, fault_line);
+    }
 }
 
 /// Settles a call. The log holds all lines afterwards but is not flushed.
-pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) -> Outcome {
-    let verdict = verdict(core, job, ended.answer);
+pub(crate) fn settle(core: &Core, job: &Job, output: &Output, answer: Answer, ended: Ended<'_>) -> Outcome {
+    let verdict = verdict(core, job, answer);
+    let tail = close(core, job, output, &verdict, ended);
+    verdict.outcome(job, tail)
+}
+
+/// Ends the log of a call and meters it. Answers the log's tail if that is wanted.
+pub(crate) fn close(core: &Core, job: &Job, output: &Output, verdict: &Verdict, mut ended: Ended<'_>) -> Option<Bytes> {
     if verdict.ending == Ending::Timeout {
         // Lambda reports the limit itself, not what it took to notice.
         ended.duration_us = job.version.timeout_ms * 1_000;
@@ -70,9 +104,11 @@ pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) 
         memory_peak_bytes: ended.usage.memory_peak_bytes,
         status,
         trace_id: job.invocation.trace_id.as_deref(),
+        detail: ended.detail,
     };
     let fault = verdict.fault_line.as_deref().map(Line::Words);
-    let lines = fault.into_iter().chain([Line::End(&report), Line::Report(&report)]);
+    let done = ended.detail.is_none().then_some(Line::RuntimeDone(&report));
+    let lines = fault.into_iter().chain(done).chain([Line::End(&report), Line::Report(&report)]);
     let tail = if ended.among { output.end_among(lines, job.invocation.log_tail) } else { output.end(lines) };
     let record = UsageRecord {
         function: job.version.function.clone(),
@@ -92,16 +128,11 @@ pub(crate) fn settle(core: &Core, job: &Job, output: &Output, mut ended: Ended) 
         // The function has run; to refuse its answer now would make the caller run it again.
         tracing::error!(%error, %request_id, "an invocation could not be metered");
     }
-    Outcome {
-        payload: verdict.payload,
-        error: verdict.error_type.map(|error_type| FunctionError { kind: "Unhandled", error_type }),
-        content_type: verdict.content_type,
-        executed_version: job.version.version.clone(),
-        log_tail: tail.filter(|_| job.invocation.log_tail),
-    }
+    tail.filter(|_| job.invocation.log_tail)
 }
 
-fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
+/// What an answer means to everybody.
+pub(crate) fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
     match answer {
         Answer::Response { payload, content_type, .. } => Verdict {
             payload,
@@ -154,9 +185,9 @@ pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase:
     };
     output.begin(&start_line(job), job.invocation.log_tail);
     let started_at_ms = core.clock.now_ms().saturating_sub(init_us / 1_000);
-    let ended =
-        Ended { answer, started_at_ms, duration_us: init_us, beginning: None, cpu: usage.cpu, usage, among: false };
-    let outcome = settle(core, job, &output, ended);
+    let (cpu, duration_us) = (usage.cpu, init_us);
+    let ended = Ended { started_at_ms, duration_us, beginning: None, cpu, usage, among: false, detail: None };
+    let outcome = settle(core, job, &output, answer, ended);
     output.flush().await;
     outcome
 }
@@ -167,16 +198,17 @@ pub(crate) async fn cut_again(core: &Core, job: &Job, output: &Arc<Output>) -> O
     let initialization = start::initialization(&job.version, Purpose::Calls);
     start::report_init(output, timeout_ms * 1_000, initialization, Phase::Invoke, Status::Timeout);
     output.begin(&start_line(job), job.invocation.log_tail);
+    let answer = Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false };
     let ended = Ended {
-        answer: Answer::Fault { fault: Fault::timed_out(timeout_ms), sound: false },
         started_at_ms: core.clock.now_ms().saturating_sub(timeout_ms),
         duration_us: timeout_ms * 1_000,
         beginning: None,
         cpu: Duration::ZERO,
         usage: Usage::default(),
         among: false,
+        detail: None,
     };
-    let outcome = settle(core, job, output, ended);
+    let outcome = settle(core, job, output, answer, ended);
     output.flush().await;
     outcome
 }

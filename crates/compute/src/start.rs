@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::{AccessPoint, Credentials, Family, FileSystem, FunctionVersion, ImageCode, InvokeError, Runtime};
-use sandbox::{Control, Interpreter, SandboxSpec, SharedFiles, Started, Usage, interpreter};
+use sandbox::{Control, GUEST, Interpreter, SandboxSpec, SharedFiles, Started, Usage, interpreter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::code_cache::Place;
 use crate::config::GuestIdentity;
-use crate::container_credentials::{self, Document, Lasting};
+use crate::container_credentials::{Document, Lasting};
 use crate::engine::Core;
 use crate::environment::{Before, Environment, Guest, Keeper, exit_of};
+use crate::extensions::{self, Agents, Extensions, Reason};
 use crate::faults::{Fault, error_type_of};
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
@@ -30,7 +31,7 @@ use crate::program;
 use crate::ready::Parts;
 use crate::records::{self, Line, MadeFrom};
 use crate::report::{self, Beginning, Phase, Status};
-use crate::runtime_api::RuntimeApi;
+use crate::runtime_api::{self, RuntimeApi, Served};
 use crate::variables;
 use crate::web::WebGuest;
 
@@ -250,14 +251,17 @@ async fn start(
 ) -> StartEnd {
     let version = &pool.version;
     if version.program {
+        if let Err(error) = without_agents(core, version).await {
+            return StartEnd::refused(error);
+        }
         return program::start(core, pool, room, purpose, phase).await;
     }
     let guest = match prepare(core, version).await {
         Ok(guest) => guest,
         Err(error) => return StartEnd::refused(error),
     };
-    let files = match files_of(core, version) {
-        Ok(files) => files,
+    let (files, agents) = match files_of(core, version).and_then(|files| Ok((files, agents_of(core, version)?))) {
+        Ok(found) => found,
         Err(error) => return StartEnd::refused(error),
     };
     let id = core.random.hex(16);
@@ -267,13 +271,12 @@ async fn start(
     let mut stream = stream(core, version, &id, &Line::InitStart(from));
     let credentials = credentials(core, version).await;
     let born_us = core.clock.monotonic_us();
-    let origin = match originate(core, version, guest, files, credentials, &stream.name, initialization).await {
+    let names = variables::Names { log_stream: &stream.name, initialization };
+    let wish = Wish { guest, files, agents, names };
+    let origin = match originate(core, version, wish, credentials).await {
         Ok(origin) => origin,
         Err(error @ (sandbox::Error::Entrypoint(_) | sandbox::Error::Folder(_))) => {
-            let fault = match error {
-                sandbox::Error::Folder(words) => Fault::folder(&words),
-                other => Fault::entrypoint(&other.to_string()),
-            };
+            let fault = fault_of(&error);
             let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Source::Nobody));
             let failure = InitFailure::Fault(fault);
             let init_us = core.clock.monotonic_us() - born_us;
@@ -292,15 +295,71 @@ async fn start(
             return StartEnd::refused(InvokeError::Internal(error.to_string()));
         }
     };
-    if version.runtime.family() == Family::Provided && origin.parts.listeners.runtime_api.is_none() {
+    let needs_network = version.runtime.family() == Family::Provided || !origin.agents.names.is_empty();
+    if needs_network && origin.parts.listeners.runtime_api.is_none() {
         origin.parts.control.kill();
-        let words = "custom runtimes and container images need a network namespace, which this machine does not give; see `dunlin doctor`";
+        let words = "custom runtimes, extensions and container images need a network namespace, which this machine does not give; see `dunlin doctor`";
         return StartEnd::refused(InvokeError::NotReady(words.to_owned()));
     }
+    let first = if origin.parts.token.is_some() { Line::RestoreStart(from) } else { Line::InitStart(from) };
     if origin.parts.token.is_some() {
-        stream.begins_with(&Line::RestoreStart(from), core.clock.now_ms());
+        stream.begins_with(&first, core.clock.now_ms());
     }
-    Starting::enter(core, pool, room, id, stream, born_us, origin).initialise(cap, initialization, phase).await
+    let starting = Starting::enter(core, pool, room, id, stream, born_us, origin);
+    if let Some(extensions) = &starting.extensions {
+        extensions.begins(&first);
+    }
+    starting.initialise(cap, initialization, phase).await
+}
+
+/// What the platform says of a program that cannot be executed.
+fn fault_of(error: &sandbox::Error) -> Fault {
+    match error {
+        sandbox::Error::Folder(words) => Fault::folder(words),
+        other => Fault::entrypoint(&other.to_string()),
+    }
+}
+
+/// Names of the external extensions that a version's environments have.
+fn agents_of(core: &Core, version: &FunctionVersion) -> Result<Vec<String>, InvokeError> {
+    /// The extension that the platform is itself for web servers.
+    const ADAPTER: &str = "lambda-adapter";
+    if version.layers.is_empty() && version.image.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut names = core.packages.agents(version);
+    if version.web.is_some() {
+        names.retain(|name| name != ADAPTER);
+        if !names.is_empty() {
+            let names = names.join(", ");
+            let words = format!("External extensions ({names}) take part in events, and the function is a web server.");
+            return Err(InvokeError::NotReady(words));
+        }
+    }
+    Ok(names)
+}
+
+/// A program of WebAssembly has no processes beside it.
+async fn without_agents(core: &Core, version: &FunctionVersion) -> Result<(), InvokeError> {
+    if version.layers.is_empty() {
+        return Ok(());
+    }
+    core.packages.ensure(version).await?;
+    let names = core.packages.agents(version);
+    if names.is_empty() {
+        return Ok(());
+    }
+    let names = names.join(", ");
+    Err(InvokeError::NotReady(format!("External extensions ({names}) are processes, and the function is WebAssembly.")))
+}
+
+/// What an environment is to be.
+struct Wish<'a> {
+    guest: sandbox::Guest,
+    files: Option<SharedFiles>,
+    /// Its external extensions.
+    agents: Vec<String>,
+    names: variables::Names<'a>,
 }
 
 /// Where the log of an environment goes.
@@ -323,25 +382,27 @@ struct Origin {
     parts: Parts,
     order: Order,
     credentials: Credentials,
+    agents: Agents,
+    /// The guest begins when its extensions have registered.
+    held: bool,
 }
 
 /// A guest that is ready, or one that is started now.
 async fn originate(
     core: &Arc<Core>,
     version: &Arc<FunctionVersion>,
-    guest: sandbox::Guest,
-    files: Option<SharedFiles>,
+    wish: Wish<'_>,
     credentials: Credentials,
-    log_stream: &str,
-    initialization: &'static str,
 ) -> Result<Origin, sandbox::Error> {
+    let Wish { guest, files, agents, names } = wish;
     let caches = caches_of(core, version);
-    let names = variables::Names { log_stream, initialization };
     let mut variables = variables::guest_variables(version, &credentials, names, &core.config.guest_variables);
     if let Some(web) = &version.web {
         let programs = interpreter_for(core, &version.runtime).ok().and_then(|it| core.interpreters.usable.get(it));
         variables::make_web(&mut variables, version, web, programs.map(Interpreter::named_folder));
     }
+    let environment = if agents.is_empty() { Vec::new() } else { variables::of_extensions(&variables) };
+    let agents = Agents { names: agents, environment };
     // A folder of the host is mounted when a sandbox is made, and a web server is a program of the package's own.
     let booted = if files.is_none() && version.web.is_none() { core.ready.take(core, version).await } else { None };
     if let Some(booted) = booted {
@@ -349,15 +410,17 @@ async fn originate(
             Ok(parts) => {
                 // What has run the init has the others from it, and its hooks come by themselves.
                 let is_copy = parts.token.is_some();
-                let own = || variables::environment_variables(version, &credentials, log_stream);
+                let own = || variables::environment_variables(version, &credentials, names.log_stream);
                 let variables = if is_copy { own() } else { variables };
                 let order = Order { variables, caches, hooks: version.snap_start && !is_copy };
-                return Ok(Origin { parts, order, credentials });
+                return Ok(Origin { parts, order, credentials, agents, held: false });
             }
             Err(sandbox::Error::CodeMissing(code)) => return Err(sandbox::Error::CodeMissing(code)),
             Err(error) => tracing::warn!(%error, "a booted guest could not be given its function"),
         }
     }
+    let runs_at_once = matches!(guest, sandbox::Guest::Bootstrap | sandbox::Guest::Entrypoint { .. });
+    let held = runs_at_once && !agents.names.is_empty();
     let spec = SandboxSpec {
         guest,
         root: version.image.as_ref().map(|_| version.code.clone()),
@@ -367,13 +430,14 @@ async fn originate(
         memory_bytes: u64::from(version.memory_mb) * MIB,
         tmp_bytes: u64::from(version.tmp_mb) * MIB,
         environment: variables,
+        held,
     };
     let Started { channel, output, listeners, control } = core.backend.start(spec).await?;
     let frames = Frames::new(channel).inspect_err(|_| control.kill());
     let frames = frames.map_err(|error| sandbox::Error::Host(format!("the guest's channel: {error}")))?;
     let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO, token: None };
     let order = Order { variables: Vec::new(), caches, hooks: version.snap_start };
-    Ok(Origin { parts, order, credentials })
+    Ok(Origin { parts, order, credentials, agents, held })
 }
 
 fn failed(init: FailedInit) -> StartEnd {
@@ -473,6 +537,19 @@ pub(crate) fn identity(version: &FunctionVersion, id: &str) -> GuestIdentity {
     }
 }
 
+/// Is cancelled when the guest of a sandbox has left it, which goes on for its extensions.
+fn watched(gone: &CancellationToken, control: &Arc<dyn Control>, pool: &Arc<Pool>, id: &str) -> CancellationToken {
+    let left = gone.child_token();
+    let (told, control, pool, id) = (left.clone(), control.clone(), pool.clone(), id.to_owned());
+    tokio::spawn(async move {
+        control.left(GUEST).await;
+        told.cancel();
+        // One that is idle will serve nobody.
+        pool.forget(&id);
+    });
+    left
+}
+
 /// How an environment of a version is initialised, in Lambda's words.
 pub(crate) fn initialization(version: &FunctionVersion, purpose: Purpose) -> &'static str {
     match purpose {
@@ -495,6 +572,10 @@ struct Starting<'a> {
     /// Whether it goes on from a snapshot.
     restore: bool,
     before: Before,
+    /// Nothing where there is no network to reach them by, and for web servers.
+    extensions: Option<Arc<Extensions>>,
+    agents: Agents,
+    held: bool,
 }
 
 impl<'a> Starting<'a> {
@@ -509,7 +590,8 @@ impl<'a> Starting<'a> {
         origin: Origin,
     ) -> Self {
         let version = &pool.version;
-        let Origin { parts: Parts { frames, output, mut listeners, control, cpu, token }, order, credentials } = origin;
+        let Origin { parts, order, credentials, agents, held } = origin;
+        let Parts { frames, output, listeners, control, cpu, token } = parts;
         let output = Arc::new(Output::new(stream, core.clock.clone(), core.log_sink.clone(), Source::Pipe(output)));
         let card = Arc::new(Card {
             id: id.clone(),
@@ -526,12 +608,14 @@ impl<'a> Starting<'a> {
         let identity = identity(version, &id);
         let network = core.network.serve(identity, listeners.tcp, listeners.dns);
         let restore = token.is_some();
-        let served = token.zip(listeners.runtime_api.take_if(|_| restore)).map(|(token, listener)| {
+        let document = token.map(|token| {
             let unsaid_ms = core.clock.now_ms().saturating_add(credentials_ttl(core).as_millis() as u64);
             let lasting = Lasting::Until(credentials.expires_at_ms.unwrap_or(unsaid_ms));
-            container_credentials::serve(listener, Document::new(&token, credentials, lasting))
+            Document::new(&token, credentials, lasting)
         });
         let gone = CancellationToken::new();
+        // A guest with extensions beside it may end before its sandbox does.
+        let left = if agents.names.is_empty() { gone.clone() } else { watched(&gone, &control, pool, &id) };
         let keeper = Keeper {
             output: output.clone(),
             control: control.clone(),
@@ -539,39 +623,97 @@ impl<'a> Starting<'a> {
             id,
             pool: pool.clone(),
             room,
-            network: Box::new((network, served)),
+            network: Box::new(network),
         };
         core.keepers.spawn(keeper.keep(core.clone()));
         if core.cut.is_cancelled() {
             // Everything was killed before this one was on the list.
             control.kill();
         }
-        let guest = match listeners.runtime_api {
-            _ if version.web.is_some() => Guest::Web(WebGuest::new(version.clone(), control.clone(), gone.clone())),
-            Some(listener) if version.runtime.family() == Family::Provided => {
-                Guest::Api(RuntimeApi::serve(listener, gone.clone()))
-            }
-            _ => Guest::Frames(frames),
+        let listener = listeners.runtime_api.filter(|_| version.web.is_none());
+        let is_custom = version.runtime.family() == Family::Provided && listener.is_some();
+        let api = is_custom.then(|| RuntimeApi::new(left.clone()));
+        let extensions = listener.map(|listener| {
+            let extensions = Extensions::new(core, version, &control, &output, &gone);
+            let served = Served { runtime: api.clone(), extensions: extensions.clone(), credentials: document };
+            runtime_api::serve(listener, served, gone);
+            extensions
+        });
+        let guest = match api {
+            _ if version.web.is_some() => Guest::Web(WebGuest::new(version.clone(), control.clone(), left.clone())),
+            Some(api) => Guest::Api(api),
+            None => Guest::Frames(frames),
         };
-        Self { core, version, output, control, card, gone, guest, order, restore, before }
+        Self {
+            core,
+            version,
+            output,
+            control,
+            card,
+            gone: left,
+            guest,
+            order,
+            restore,
+            before,
+            extensions,
+            agents,
+            held,
+        }
     }
 
     /// Runs the guest's init. The processor quota, if there is one, holds from its end on, at the latest from the cap of
     /// the init phase on: an init within an invocation may take longer than that.
     async fn unthrottled_init(&mut self) -> InitEnd {
         let control = self.control.clone();
-        let init = self.guest.initialise(&self.version.handler, &self.order);
+        let cap = self.core.config.init_cap;
+        let init = self.whole_init();
         tokio::pin!(init);
         let end = tokio::select! {
             biased;
             end = &mut init => end,
-            () = sleep(self.core.config.init_cap) => {
+            () = sleep(cap) => {
                 control.settle();
                 return init.await;
             }
         };
         control.settle();
         end
+    }
+
+    /// Has the extensions begin, then the guest, and waits for all of them.
+    async fn whole_init(&mut self) -> InitEnd {
+        if let Some(extensions) = self.extensions.as_ref().filter(|_| !self.agents.names.is_empty()) {
+            if let Err(fault) = extensions.launch(&self.agents).await {
+                return InitEnd::Fault(fault);
+            }
+            if self.held
+                && let Err(error) = self.control.begin().await
+            {
+                return InitEnd::Fault(fault_of(&error));
+            }
+        }
+        let extensions = self.extensions.as_ref();
+        let end = tokio::select! {
+            biased;
+            end = self.guest.initialise(&self.version.handler, &self.order) => end,
+            fault = extensions::failed(extensions) => InitEnd::Fault(fault),
+        };
+        match (end, extensions) {
+            (InitEnd::Ready, Some(extensions)) => tokio::select! {
+                biased;
+                fault = extensions.failed() => InitEnd::Fault(fault),
+                () = extensions.ready() => InitEnd::Ready,
+            },
+            (end, _) => end,
+        }
+    }
+
+    /// Ends what could not be initialised.
+    fn give_up(&self, reason: Reason) {
+        match &self.extensions {
+            Some(extensions) => extensions.end(reason),
+            None => self.control.kill(),
+        }
     }
 
     /// Runs the init phase.
@@ -581,10 +723,13 @@ impl<'a> Starting<'a> {
         let end = timeout(cap, self.unthrottled_init()).await;
         let ended_us = self.core.clock.monotonic_us();
         let init_us = ended_us - self.card.born_us;
+        // Nobody that has none pays for them from here on.
+        self.extensions = self.extensions.take_if(|extensions| extensions.close());
+        let is_heard = self.extensions.as_ref().is_some_and(|extensions| extensions.is_heard());
         let failure = match end {
             Ok(InitEnd::Ready) => {
                 // Text has no line of it, and what the guest has begun to write may go on in its first call.
-                if !self.restore && self.output.has_records() {
+                if !self.restore && (is_heard || self.output.has_records()) {
                     report_init(&self.output, init_us, initialization, phase, Status::Fine);
                 }
                 return StartEnd::Ready(Box::new(self.initialised(init_us, ended_us - began_us)));
@@ -595,20 +740,20 @@ impl<'a> Starting<'a> {
             Err(_) if let Guest::Web(web) = &self.guest => InitFailure::Fault(Fault::web_start(cap, &web.unready())),
             Err(_) if self.restore => InitFailure::Fault(Fault::restore_timed_out(cap)),
             Err(_) => {
-                self.control.kill();
+                self.give_up(Reason::Timeout);
                 let cut = FailedStart::Cut { output: self.output, init_us, initialization };
                 return StartEnd::Failed(Box::new(cut));
             }
         };
         let usage = self.control.usage();
-        self.control.kill();
+        self.give_up(Reason::Failure);
         let (output, restore) = (self.output, self.restore);
         failed(FailedInit { output, failure, init_us, usage, restore, initialization, told: false })
     }
 
     /// The environment. `own_us`: how long the guest itself took.
     fn initialised(self, init_us: u64, own_us: u64) -> Environment {
-        let Self { core, version, output, control, card, gone, guest, before, restore, .. } = self;
+        let Self { core, version, output, control, card, gone, guest, before, restore, extensions, .. } = self;
         if version.web.is_none() {
             core.code_caches.want(core, version);
         }
@@ -622,6 +767,10 @@ impl<'a> Starting<'a> {
             }
             Beginning::Init { us: init_us }
         };
-        Environment::new(guest, output, control, card, gone, before, beginning)
+        let mut environment = Environment::new(guest, output, control, card, gone, before, beginning);
+        if let Some(extensions) = extensions {
+            environment.accompany(extensions);
+        }
+        environment
     }
 }

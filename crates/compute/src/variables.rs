@@ -136,6 +136,7 @@ pub(crate) fn own_variables(version: &FunctionVersion, host: &[(String, String)]
         pair("AWS_DEFAULT_REGION", function.region.as_str()),
         pair("AWS_LAMBDA_FUNCTION_NAME", function.name.as_str()),
         pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)),
+        pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API),
     ]);
     all.into_iter().collect()
 }
@@ -231,17 +232,35 @@ fn platform(version: &FunctionVersion, initialization: &str) -> Vec<(String, Str
     if let Some(log) = &version.json_log {
         all.push(pair("AWS_LAMBDA_LOG_LEVEL", log.application.as_str()));
     }
+    // A program has no process that would ask there.
+    if !version.program {
+        all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API));
+    }
     match version.runtime.family() {
-        // A program has no runtime that would ask for events.
-        Family::Provided if version.program => {}
-        Family::Provided => all.push(pair("AWS_LAMBDA_RUNTIME_API", RUNTIME_API)),
-        // To those who look at variables it is what Lambda has for it, a custom runtime.
-        Family::Php => {}
+        // To those who look at variables PHP is what Lambda has for it, a custom runtime.
+        Family::Provided | Family::Php => {}
         Family::Node | Family::Python | Family::Java | Family::Ruby => {
             all.push(pair("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{}", version.runtime)));
         }
     }
     all
+}
+
+/// The variables of an extension, from those of its function: what tells of the runtime's process is left out. Source: the
+/// reference of the Extensions API.
+pub(crate) fn of_extensions(all: &[(String, String)]) -> Vec<(String, String)> {
+    const OF_RUNTIME: [&str; 8] = [
+        "AWS_EXECUTION_ENV",
+        "AWS_LAMBDA_LOG_GROUP_NAME",
+        "AWS_LAMBDA_LOG_STREAM_NAME",
+        "AWS_XRAY_CONTEXT_MISSING",
+        "AWS_XRAY_DAEMON_ADDRESS",
+        "LAMBDA_RUNTIME_DIR",
+        "LAMBDA_TASK_ROOT",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    ];
+    let is_own = |name: &str| !name.starts_with('_') && !OF_RUNTIME.contains(&name);
+    all.iter().filter(|(name, _)| is_own(name)).cloned().collect()
 }
 
 /// What is one environment's own, and what one has beside the variables of the snapshot that it begins from.
@@ -302,13 +321,30 @@ mod tests {
         assert_eq!(all["AWS_ENDPOINT_URL"], "http://platform");
         assert_eq!(all["AWS_REGION"], "us-east-1");
         assert_eq!(all["TZ"], ":UTC");
-        assert!(!all.contains_key("AWS_LAMBDA_RUNTIME_API"));
+        assert_eq!(all["AWS_LAMBDA_RUNTIME_API"], RUNTIME_API);
         assert_eq!(all["AWS_SESSION_TOKEN"], "token");
         assert_eq!(all["AWS_EXECUTION_ENV"], "AWS_Lambda_nodejs22.x");
         assert!(all["NODE_PATH"].starts_with("/opt/nodejs/node22/node_modules:"));
         assert!(all["NODE_PATH"].contains(":/var/runtime/node_modules:"));
         version.runtime = Runtime::parse("nodejs16.x").unwrap();
         assert!(variables(&version)["NODE_PATH"].contains(":/var/runtime/nodejs16/node_modules:"));
+    }
+
+    #[test]
+    fn extensions_have_what_is_not_the_runtimes() {
+        let mut version = version("f");
+        version.environment.insert("MINE".into(), "1".into());
+        let all: Vec<_> = variables(&version).into_iter().collect();
+        let own: BTreeMap<_, _> = of_extensions(&all).into_iter().collect();
+        for name in
+            ["MINE", "AWS_LAMBDA_RUNTIME_API", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_REGION", "PATH", "TZ"]
+        {
+            assert!(own.contains_key(name), "{name}");
+        }
+        for name in ["_HANDLER", "LAMBDA_TASK_ROOT", "AWS_EXECUTION_ENV", "AWS_LAMBDA_LOG_STREAM_NAME"] {
+            assert!(!own.contains_key(name), "{name}");
+        }
+        assert_eq!(own["AWS_LAMBDA_FUNCTION_NAME"], "f");
     }
 
     #[test]

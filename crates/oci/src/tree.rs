@@ -206,12 +206,6 @@ impl Tree {
         })
     }
 
-    /// Whether there is a file or link right in this folder.
-    pub fn has_files_in(&self, folder: &str) -> bool {
-        let inside = self.real(&names(folder)).ok().and_then(|path| self.folder(&path).map(Folder::values));
-        inside.is_some_and(|mut inside| inside.any(|node| !matches!(node, Node::Folder { .. })))
-    }
-
     /// Puts in what the platform needs; what the image has in its place goes.
     pub fn furnish(&mut self, furniture: &Furniture) {
         let (places, to) = furniture.links;

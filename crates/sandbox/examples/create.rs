@@ -46,6 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             memory_bytes: 128 << 20,
             tmp_bytes: 512 << 20,
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            held: false,
         };
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..count {

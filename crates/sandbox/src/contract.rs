@@ -33,7 +33,7 @@ pub const TRUST_PLACES: &[&str] = &[
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/ca-bundle.pem",
 ];
-pub(crate) const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost\n";
+pub(crate) const HOSTS: &str = "127.0.0.1 localhost sandbox sandbox.localdomain\n::1 localhost\n";
 // The platform answers on every address; a short timeout costs nothing and a lost datagram little.
 pub(crate) const RESOLVER: &str = "nameserver 127.0.0.1\noptions timeout:2 attempts:3\n";
 /// The variable that holds the words for the shell of a `Guest::Command`. The command itself does not see it.
@@ -104,7 +104,33 @@ pub struct SandboxSpec {
     pub tmp_bytes: u64,
     /// Whole environment of the guest: nothing of the server's own environment is added.
     pub environment: Vec<(String, String)>,
+    /// The guest is executed at `Control::begin` and not before, so that programs beside it can be first. Only a
+    /// `Guest::Bootstrap`, `Entrypoint` or `Command` can be held.
+    pub held: bool,
 }
+
+/// A program that runs beside the guest, behind the same walls and within the same limits.
+#[derive(Debug, Clone)]
+pub struct BesideSpec {
+    /// Where it lies in the sandbox.
+    pub path: String,
+    /// Where it begins.
+    pub folder: String,
+    /// Its whole environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A program that runs beside the guest.
+#[derive(Debug)]
+pub struct Beside {
+    /// Names it among the programs of its sandbox.
+    pub number: u64,
+    /// What it writes to its standard output and error.
+    pub output: tokio::net::unix::pipe::Receiver,
+}
+
+/// The guest, among the programs of its sandbox.
+pub const GUEST: u64 = 0;
 
 /// A folder of the host that a sandbox has at `/mnt/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,12 +211,37 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     fn terminate(&self) {}
 
     /// Some TCP sockets in the sandbox's own network namespace, not connected, not blocking: what they connect to is the
-    /// guest's. Only a `Guest::Command` or `Entrypoint` has them.
+    /// guest's.
     ///
     /// # Errors
     /// `Host` where the sandbox has ended or is of another kind.
     async fn sockets(&self) -> Result<Vec<TcpSocket>, Error> {
         Err(Error::Host("this guest cannot be connected to".to_owned()))
+    }
+
+    /// Has a guest that is held begin.
+    ///
+    /// # Errors
+    /// As for `Backend::start`, where the program cannot be executed.
+    async fn begin(&self) -> Result<(), Error> {
+        Err(Error::Host("this guest is not held".to_owned()))
+    }
+
+    /// Starts a program beside the guest. From then on the sandbox outlives its guest: it has to be killed.
+    ///
+    /// # Errors
+    /// `Entrypoint` where it cannot be executed; `Host` for everything else.
+    async fn launch(&self, _spec: &BesideSpec) -> Result<Beside, Error> {
+        Err(Error::Host("nothing can run beside this guest".to_owned()))
+    }
+
+    /// Sends a signal to a program of the sandbox, or to the guest with all that is in its process group. Returns at once.
+    fn signal(&self, _number: u64, _signal: i32) {}
+
+    /// Waits until a program of the sandbox has ended, the guest for one, or the whole sandbox. Usage is told at the end of
+    /// the sandbox only.
+    async fn left(&self, _number: u64) -> Exit {
+        self.wait().await
     }
 
     /// Waits until the sandbox has ended and all that belonged to it is removed. May be called more than once.

@@ -16,7 +16,8 @@ pub mod program;
 pub mod wasm;
 
 pub use contract::{
-    Assignment, Backend, CACHE_ROOT, CACHE_SUFFIX, COMMAND_VARIABLE, Control, Error, Exit, Guest, GuestListeners, Held,
-    ROOT_FILES, ROOT_FOLDERS, ROOT_TRUST, SandboxSpec, SharedFiles, Started, TRUST_PLACES, Usage, Wall, WallState,
+    Assignment, Backend, Beside, BesideSpec, CACHE_ROOT, CACHE_SUFFIX, COMMAND_VARIABLE, Control, Error, Exit, GUEST,
+    Guest, GuestListeners, Held, ROOT_FILES, ROOT_FOLDERS, ROOT_TRUST, SandboxSpec, SharedFiles, Started, TRUST_PLACES,
+    Usage, Wall, WallState,
 };
 pub use interpreter::{Interpreter, Interpreters, Skipped};

@@ -179,8 +179,7 @@ const DIFFERENCES: &str = "
   attached by their names and not be read. Session policies, session tags and permissions boundaries are refused.
 - **Streaming**: up to 200 MB, at the reader's pace: the rate of 2 MB a second after the first 6 MB is imposed on request only
   (`--stream-rate`). An answer that fails half way ends its HTTP connection without the last chunk, and `InvokeComplete` names the error.
-- **Extensions, Telemetry and Logs APIs** of a runtime answer 501; a layer that brings an extension (`extensions/…`) is refused when it
-  is published.
+- **Extensions, Telemetry and Logs APIs**: as on Lambda, in all functions that have processes; `docs/extensions.md` has what differs.
 - **Logs in JSON**: records of the platform have neither spans nor tracing. Of what a function writes itself, JSON objects below its level are
   left out; other lines stay whatever the level.
 - **Layers**: content comes as a zip in the call, not from a bucket; layers that AWS provides (`awslayer`) are refused. The policy of a

@@ -248,6 +248,7 @@ fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> 
         memory_bytes: memory_mb * MIB,
         tmp_bytes: tmp_mb * MIB,
         environment: variables::boot_variables(&kind.runtime, &core.config.guest_variables),
+        held: false,
     }
 }
 

@@ -123,6 +123,7 @@ async fn start_guest(core: &Core, version: &FunctionVersion, token: &str) -> Res
         memory_bytes: u64::from(version.memory_mb) * MIB,
         tmp_bytes: u64::from(version.tmp_mb) * MIB,
         environment: variables::snapshot_variables(version, token, &core.config.guest_variables),
+        held: false,
     };
     let interpreter = core.interpreters.usable.get(index).map(|it| it.version);
     let from = MadeFrom { version, interpreter, initialization: variables::SNAP_START, phase: Phase::Init };

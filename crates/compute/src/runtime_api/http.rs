@@ -7,30 +7,31 @@
 //! | POST `…/runtime/invocation/ID/error`     | 202; 400, 413                                     |
 //! | POST `…/runtime/init/error`              | 202; 403                                          |
 //! | GET `…/ping`                             | 200 `pong`                                        |
-//! | extensions, telemetry, logs, snapshots   | 501 with what is missing                          |
+//! | GET, POST `…/runtime/restore/…`          | 501 with what is missing                          |
+//! | the same in a managed runtime            | 403                                               |
+//! | extensions, telemetry, logs              | `extensions::http`                                |
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use tokio::net::TcpStream;
 
-use super::RuntimeApi;
 use super::body::{self, Read};
 use super::state::Refusal;
+use super::{RuntimeApi, Served};
+use crate::container_credentials;
 use crate::environment::{Answer, Call};
+use crate::extensions;
 use crate::faults::{ANSWER_BYTES_MAX, Fault};
+use crate::reply::{self, Reply, accepted, error, not_found, plain};
 use crate::stream::Outlet;
-
-type Reply = Response<Full<Bytes>>;
 
 const BASE: &str = "/2018-06-01/";
 const RESPONSE_MODE: &str = "lambda-runtime-function-response-mode";
@@ -38,20 +39,39 @@ const STREAM_TYPE: &str = "application/octet-stream";
 const CAUSE_JSON: &str = "application/vnd.aws.lambda.error.cause+json";
 
 /// Serves one connection of the runtime until either side ends it.
-pub(super) async fn serve(stream: TcpStream, api: Arc<RuntimeApi>) {
+pub(super) async fn serve(stream: TcpStream, served: Arc<Served>) {
     // An answer that waits for more to send is latency of the function; without the option it still works.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
-        let api = api.clone();
-        async move { Ok::<_, Infallible>(answer(&api, request).await) }
+        let served = served.clone();
+        async move { Ok::<_, Infallible>(answer(&served, request).await) }
     });
     // A broken connection is the runtime's to notice; it asks again on another one.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(api: &RuntimeApi, request: Request<Incoming>) -> Reply {
+async fn answer(served: &Served, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_owned();
-    let Some(path) = path.strip_prefix(BASE) else { return elsewhere(&path) };
+    let Some(path) = path.strip_prefix(BASE) else {
+        return match &served.credentials {
+            Some(document) if path == container_credentials::PATH => container_credentials::answer(document, &request),
+            _ => extensions::answer(&served.extensions, request).await,
+        };
+    };
+    if path == "ping" && request.method() == Method::GET {
+        return plain(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from_static(b"pong"));
+    }
+    match &served.runtime {
+        Some(api) => of_runtime(api, path, request).await,
+        None => {
+            let message =
+                "The Runtime API is the platform's own in managed runtimes: the function has a runtime already";
+            error(StatusCode::FORBIDDEN, "InvalidStateTransition", message)
+        }
+    }
+}
+
+async fn of_runtime(api: &RuntimeApi, path: &str, request: Request<Incoming>) -> Reply {
     let get = request.method() == Method::GET;
     let segments: Vec<&str> = path.split('/').collect();
     match (get, &segments[..]) {
@@ -66,7 +86,6 @@ async fn answer(api: &RuntimeApi, request: Request<Incoming>) -> Reply {
             function_error(api, id, request).await
         }
         (false, ["runtime", "init", "error"]) if request.method() == Method::POST => init_error(api, request).await,
-        (true, ["ping"]) => plain(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from_static(b"pong")),
         (_, ["runtime", "restore", _]) => not_here("snapshots"),
         _ => not_found(path),
     }
@@ -179,10 +198,6 @@ fn refused(refusal: &Refusal) -> Reply {
     }
 }
 
-fn accepted() -> Reply {
-    plain(StatusCode::ACCEPTED, "application/json", Bytes::from_static(b"{\"status\":\"OK\"}\n"))
-}
-
 fn too_large() -> Reply {
     let message = format!("Exceeded maximum allowed payload size ({ANSWER_BYTES_MAX} bytes).");
     error(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", &message)
@@ -190,16 +205,6 @@ fn too_large() -> Reply {
 
 fn truncated() -> Reply {
     error(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "HTTP request detected as truncated")
-}
-
-/// Paths outside the Runtime API: the other APIs of Lambda's sandbox are told apart from nonsense.
-fn elsewhere(path: &str) -> Reply {
-    match path.trim_start_matches('/').split('/').nth(1) {
-        Some("extension") => not_here("extensions"),
-        Some("telemetry") => not_here("the Telemetry API"),
-        Some("logs") => not_here("the Logs API"),
-        _ => not_found(path),
-    }
 }
 
 fn not_here(what: &str) -> Reply {
@@ -210,29 +215,6 @@ fn not_here(what: &str) -> Reply {
     )
 }
 
-fn not_found(path: &str) -> Reply {
-    error(StatusCode::NOT_FOUND, "NotFound", &format!("The Runtime API has no {path}"))
-}
-
-fn error(status: StatusCode, error_type: &str, message: &str) -> Reply {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Body<'a> {
-        error_message: &'a str,
-        error_type: &'a str,
-    }
-    // Two strings always serialise.
-    let body = serde_json::to_vec(&Body { error_message: message, error_type }).unwrap_or_default();
-    plain(status, "application/json", body.into())
-}
-
-fn plain(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
-    let mut reply = Response::new(Full::new(body));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    reply
-}
-
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
+    reply::text(headers, name.as_str()).map(str::to_owned)
 }

@@ -1,13 +1,15 @@
-//! The HTTP Runtime API of custom runtimes, one server per environment on the sandbox's own loopback.
+//! The HTTP server on a sandbox's own loopback, one for each environment: the Runtime API of custom runtimes, and what
+//! extensions ask for in all.
 //!
 //! The engine puts a call in; the runtime takes it with `next` and posts its end with `response` or `error`. The order of
 //! these is a state machine (`state`); their HTTP is in `http`.
 //!
-//! Not here, and answered so (501): the Extensions, Telemetry and Logs APIs, and the snapshot calls.
+//! Managed runtimes speak frames; to them the Runtime API itself is closed. Not here, and answered so (501): the snapshot calls.
 //!
 //! Invariants
 //!   1. A call is handed out at most once; `run` knows for certain whether it was.
-//!   2. Answers to anything but the call that runs are refused and change nothing.
+//!   2. At most `CONNECTIONS_MAX` are served at once; others wait in the sandbox.
+//!   3. Answers to anything but the call that runs are refused and change nothing.
 
 mod body;
 mod http;
@@ -21,10 +23,15 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::container_credentials::Document;
 use crate::environment::{Answer, Call};
+use crate::extensions::Extensions;
 use crate::faults::Fault;
 use crate::start::InitEnd;
 use state::{Phase, Refusal};
+
+/// Far more than a runtime and ten extensions keep open.
+const CONNECTIONS_MAX: usize = 256;
 
 /// The Runtime API of one environment.
 pub(crate) struct RuntimeApi {
@@ -48,17 +55,11 @@ struct Exchange {
 }
 
 impl RuntimeApi {
-    /// Serves a new environment until `gone`.
-    pub(crate) fn serve(listener: TcpListener, gone: CancellationToken) -> Arc<Self> {
+    /// Of a new environment, whose runtime is there until `gone`.
+    pub(crate) fn new(gone: CancellationToken) -> Arc<Self> {
         let exchange = Exchange { phase: Phase::Started, init_error: None, offer: None, taken: None, answer: None };
-        let api = Arc::new(Self {
-            exchange: Mutex::new(exchange),
-            offered: Notify::new(),
-            moved: Notify::new(),
-            gone: gone.clone(),
-        });
-        tokio::spawn(accept(listener, api.clone(), gone));
-        api
+        let (offered, moved) = (Notify::new(), Notify::new());
+        Arc::new(Self { exchange: Mutex::new(exchange), offered, moved, gone })
     }
 
     /// Waits for the end of the init phase.
@@ -181,15 +182,29 @@ impl RuntimeApi {
     }
 }
 
-async fn accept(listener: TcpListener, api: Arc<RuntimeApi>, gone: CancellationToken) {
+/// What a sandbox's programs find on its loopback.
+pub(crate) struct Served {
+    /// Of custom runtimes.
+    pub(crate) runtime: Option<Arc<RuntimeApi>>,
+    pub(crate) extensions: Arc<Extensions>,
+    /// Of environments that began from a snapshot.
+    pub(crate) credentials: Option<Arc<Document>>,
+}
+
+/// Serves an environment until `gone`.
+pub(crate) fn serve(listener: TcpListener, served: Served, gone: CancellationToken) {
+    tokio::spawn(accept(listener, Arc::new(served), gone));
+}
+
+async fn accept(listener: TcpListener, served: Arc<Served>, gone: CancellationToken) {
     // Connections end with this set, and with it the environment's last use of the server.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = gone.cancelled() => return,
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(http::serve(stream, api.clone()));
+                    connections.spawn(http::serve(stream, served.clone()));
                 }
                 // The namespace is going away, or descriptors are short: neither is helped by haste.
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,

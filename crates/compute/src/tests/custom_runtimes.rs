@@ -10,21 +10,21 @@ use tokio::net::TcpStream;
 
 use super::fixtures::{World, invocation};
 
-struct Reply {
-    status: u16,
+pub(super) struct Reply {
+    pub(super) status: u16,
     head: String,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Reply {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         let named = |line: &&str| line.split_once(": ").is_some_and(|(key, _)| key.eq_ignore_ascii_case(name));
         self.head.lines().find(named).map(|line| line.split_once(": ").unwrap().1)
     }
 }
 
 /// Sends bytes on a connection of their own and reads the answer.
-async fn raw(address: SocketAddr, request: &[u8]) -> Reply {
+pub(super) async fn raw(address: SocketAddr, request: &[u8]) -> Reply {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request).await.unwrap();
     let mut answer = Vec::new();
@@ -43,22 +43,22 @@ async fn request(address: SocketAddr, method: &str, path: &str, headers: &str, b
     raw(address, text.as_bytes()).await
 }
 
-async fn next(address: SocketAddr) -> Reply {
+pub(super) async fn next(address: SocketAddr) -> Reply {
     request(address, "GET", "runtime/invocation/next", "", "").await
 }
 
-async fn post(address: SocketAddr, path: &str, body: &str) -> Reply {
+pub(super) async fn post(address: SocketAddr, path: &str, body: &str) -> Reply {
     request(address, "POST", path, "", body).await
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let world = World::new();
     world.deploy("f", "", |version| version.runtime = Runtime::parse("provided.al2023").unwrap());
     world
 }
 
 /// The address of the Runtime API of the environment that a call has started.
-async fn address(world: &World) -> SocketAddr {
+pub(super) async fn address(world: &World) -> SocketAddr {
     world.until("the sandbox is there", |world| world.guests.runtime_api.lock().is_some()).await;
     world.guests.runtime_api.lock().unwrap()
 }
@@ -276,9 +276,10 @@ async fn a_cut_off_answer_is_an_error() {
 async fn what_is_not_there_says_so() {
     let world = world();
     played(&world, |address| async move {
-        let register = b"POST /2020-01-01/extension/register HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        let reply = raw(address, register).await;
-        assert_eq!((reply.status, reply.body.contains("extensions")), (501, true));
+        let reply = request(address, "GET", "runtime/restore/next", "", "").await;
+        assert_eq!((reply.status, reply.body.contains("snapshots")), (501, true));
+        let nonsense = b"GET /2020-01-01/extension/nonsense HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        assert_eq!(raw(address, nonsense).await.status, 404);
         assert_eq!(request(address, "GET", "nonsense", "", "").await.status, 404);
         assert_eq!(request(address, "GET", "ping", "", "").await.body, "pong");
         next(address).await;

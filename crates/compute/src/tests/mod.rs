@@ -7,6 +7,7 @@ mod code_caches;
 mod custom_runtimes;
 mod destinations;
 mod events;
+mod extensions;
 pub(crate) mod fixtures;
 mod floors;
 mod frost;

@@ -6,7 +6,6 @@
 //!   3. Whatever a server sends, a head takes no more than `HEAD_BYTES_MAX`.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +18,13 @@ use hyper_util::rt::TokioIo;
 use model::{FunctionVersion, WebServer, web};
 use parking_lot::Mutex;
 use sandbox::Control;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::outbound::Outbound;
+use crate::inward::Inward;
 use crate::start::InitEnd;
 
 /// Most bytes of an answer's head, and most headers.
@@ -44,12 +44,8 @@ const LOOK_CAP: Duration = Duration::from_secs(5);
 /// One web server.
 pub(crate) struct WebGuest {
     version: Arc<FunctionVersion>,
-    control: Arc<dyn Control>,
     gone: CancellationToken,
-    /// Sockets that were never connected.
-    spare: Mutex<Vec<TcpSocket>>,
-    /// Held by the one who asks for more.
-    asking: tokio::sync::Mutex<()>,
+    inward: Inward,
     /// Last used last.
     idle: Mutex<Vec<(Connection, Instant)>>,
     /// What the last look at a server that is not ready has shown.
@@ -95,10 +91,8 @@ impl WebGuest {
     pub(crate) fn new(version: Arc<FunctionVersion>, control: Arc<dyn Control>, gone: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             version,
-            control,
             gone,
-            spare: Mutex::default(),
-            asking: tokio::sync::Mutex::default(),
+            inward: Inward::new(control),
             idle: Mutex::default(),
             unready: Mutex::default(),
         })
@@ -144,7 +138,7 @@ impl WebGuest {
 
     async fn look(&self) -> Result<(), String> {
         let readiness = &self.web().readiness;
-        let stream = self.connect(readiness.port).await.map_err(|error| error.to_string())?;
+        let stream = self.inward.connect(readiness.port).await.map_err(|error| error.to_string())?;
         let Some(path) = &readiness.path else { return Ok(()) };
         let broken = |error: hyper::Error| error.to_string();
         let mut connection = self.speak(stream).await.map_err(broken)?;
@@ -182,7 +176,7 @@ impl WebGuest {
 
     /// A connection that nobody has used.
     pub(crate) async fn new_connection(&self) -> io::Result<Connection> {
-        let stream = timeout(ACCEPT_CAP, self.connect(self.web().port)).await;
+        let stream = timeout(ACCEPT_CAP, self.inward.connect(self.web().port)).await;
         let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         self.speak(stream).await.map_err(io::Error::other)
     }
@@ -193,27 +187,6 @@ impl WebGuest {
         if !connection.sender.is_closed() {
             self.idle.lock().push((connection, Instant::now()));
         }
-    }
-
-    async fn connect(&self, port: u16) -> io::Result<TcpStream> {
-        let stream = self.socket().await?.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
-        // What waits for more to send is latency; without the option it still works.
-        let _ = stream.set_nodelay(true);
-        Ok(stream)
-    }
-
-    async fn socket(&self) -> io::Result<TcpSocket> {
-        if let Some(socket) = self.spare.lock().pop() {
-            return Ok(socket);
-        }
-        let _one = self.asking.lock().await;
-        if let Some(socket) = self.spare.lock().pop() {
-            return Ok(socket);
-        }
-        let mut sockets = self.control.sockets().await.map_err(io::Error::other)?;
-        let socket = sockets.pop().ok_or(io::ErrorKind::NotFound)?;
-        self.spare.lock().append(&mut sockets);
-        Ok(socket)
     }
 
     async fn speak(&self, stream: TcpStream) -> hyper::Result<Connection> {

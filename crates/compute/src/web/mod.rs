@@ -160,8 +160,8 @@ async fn settled(core: &Arc<Core>, job: &Job, mut seat: Seat, measured: Measured
     let (cpu, usage) = shared.usage();
     let cpu_us = micros(cpu).saturating_sub(beginning.map_or(0, Beginning::us));
     seat.pool().learn(now_us, duration_us, duration_us, cpu_us, beginning.is_some());
-    let ended = Ended { answer, started_at_ms, duration_us, beginning, cpu, usage, among };
-    let outcome = settle::settle(core, job, output, ended);
+    let ended = Ended { started_at_ms, duration_us, beginning, cpu, usage, among, detail: None };
+    let outcome = settle::settle(core, job, output, answer, ended);
     drop(seat);
     output.flush().await;
     outcome

@@ -35,8 +35,8 @@ use super::protocol::{
 };
 use super::{sys, watch as measure};
 use crate::contract::{
-    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, SharedFiles, Started, Usage,
-    Wall,
+    Assignment, Backend, Beside, BesideSpec, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec,
+    SharedFiles, Started, Usage, Wall,
 };
 
 /// Process sandboxes of this host.
@@ -64,12 +64,21 @@ struct Shared {
 #[derive(Default)]
 struct State {
     gone: bool,
-    starting: HashMap<u64, oneshot::Sender<Result<Parts, Failure>>>,
+    starting: HashMap<u64, Starting>,
     assigning: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
     connecting: HashMap<u64, oneshot::Sender<Result<Vec<OwnedFd>, Failure>>>,
     running: HashMap<u64, watch::Sender<Option<Exit>>>,
+    /// Programs that have left sandboxes which go on, of those that were asked about.
+    left: HashMap<u64, watch::Sender<Vec<(u64, Exit)>>>,
+    launching: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
     /// Of sandboxes whose freezer was asked for and has not come.
     freezers: HashMap<u64, Arc<Freezer>>,
+}
+
+/// A start that is waited for.
+struct Starting {
+    sender: oneshot::Sender<Result<Parts, Failure>>,
+    names: Names,
 }
 
 /// What the spawner gives of a new sandbox.
@@ -123,27 +132,19 @@ impl ProcessBackend {
     fn error(&self, spec: &SandboxSpec, failure: &Failure) -> Error {
         let Failure::Step { step, errno } = *failure else { return Error::SpawnerGone };
         let words = words(errno);
-        let entrypoint = |path: &str| Error::Entrypoint(format!("fork/exec {path}: {words}"));
         match Step::from_number(step) {
-            Some(Step::ExecTask) => entrypoint("/var/task/bootstrap"),
-            Some(Step::ExecOpt) => entrypoint("/opt/bootstrap"),
-            Some(Step::ExecEntrypoint) => match &spec.guest {
-                Guest::Entrypoint { line, .. } => entrypoint(line.first().map_or("", String::as_str)),
-                _ => entrypoint(""),
-            },
-            Some(Step::Folder) => match &spec.guest {
-                Guest::Entrypoint { folder, .. } => Error::Folder(format!("chdir {folder}: {words}")),
-                _ => Error::Folder(words),
-            },
+            Some(Step::ExecTask | Step::ExecOpt | Step::ExecEntrypoint | Step::Folder | Step::ExecCommand) => {
+                Names::of(spec).error(step, errno)
+            }
             Some(Step::Root) if errno == libc::ENOENT => match &spec.root {
                 Some(root) => Error::CodeMissing(root.clone()),
                 None => Error::Host(words),
             },
-            Some(Step::ExecCommand) => entrypoint("/bin/sh"),
             Some(Step::Sockets) if errno == libc::EOPNOTSUPP => Error::NoNetwork,
             Some(Step::ExecInterpreter) => {
                 let index = if let Guest::Interpreter { interpreter, .. } = spec.guest { interpreter } else { 0 };
-                entrypoint(&self.binaries.get(index).map(|path| path.display().to_string()).unwrap_or_default())
+                let path = self.binaries.get(index).map(|path| path.display().to_string()).unwrap_or_default();
+                Error::Entrypoint(format!("fork/exec {path}: {words}"))
             }
             _ => folder_error(step, errno, spec.code.as_ref(), &spec.layers),
         }
@@ -204,17 +205,24 @@ fn clamped(memory_bytes: u64, tmp_bytes: u64) -> (u64, u64) {
 fn memory_block(spec: &SandboxSpec) -> Result<Vec<u8>, Error> {
     let mut block = Vec::new();
     if let Guest::Entrypoint { line, folder } = &spec.guest {
-        for text in std::iter::once(folder).chain(line) {
-            if text.contains('\0') {
-                return Err(Error::Entrypoint(format!("{text:?} cannot be given to a program")));
-            }
-            block.extend_from_slice(text.as_bytes());
-            block.push(0);
-        }
+        block = strings(std::iter::once(folder).chain(line))?;
     }
     block.extend(environment_block(&spec.environment)?);
     if block.len() > ENVIRONMENT_BYTES_MAX {
         return Err(Error::Host(format!("program and environment are longer than {ENVIRONMENT_BYTES_MAX} bytes")));
+    }
+    Ok(block)
+}
+
+/// Strings, each ended by a zero byte.
+fn strings<'a>(all: impl IntoIterator<Item = &'a String>) -> Result<Vec<u8>, Error> {
+    let mut block = Vec::new();
+    for text in all {
+        if text.contains('\0') {
+            return Err(Error::Entrypoint(format!("{text:?} cannot be given to a program")));
+        }
+        block.extend_from_slice(text.as_bytes());
+        block.push(0);
     }
     Ok(block)
 }
@@ -271,6 +279,7 @@ impl Backend for ProcessBackend {
             layers: all_digits(&spec.layers)?,
             files: spec.files.as_ref().map(files).transpose()?,
             root: spec.root.as_ref().map(digits).transpose()?,
+            held: spec.held,
         });
         let environment = sys::memory_file(c"environment", &memory_block(&spec)?).map_err(host)?;
         let (ours, theirs) = channel().map_err(host)?;
@@ -283,7 +292,7 @@ impl Backend for ProcessBackend {
             if state.gone {
                 return Err(Error::SpawnerGone);
             }
-            state.starting.insert(token, sender);
+            state.starting.insert(token, Starting { sender, names: Names::of(&spec) });
         }
         let _forget = Forget { shared: &self.shared, token };
         let fds = [theirs.as_raw_fd(), output_end.as_raw_fd(), environment.as_raw_fd()];
@@ -322,6 +331,7 @@ impl Drop for Forget<'_> {
         state.starting.remove(&self.token);
         state.assigning.remove(&self.token);
         state.connecting.remove(&self.token);
+        state.launching.remove(&self.token);
     }
 }
 
@@ -370,8 +380,8 @@ async fn read_replies(shared: Arc<Shared>) {
     }
     let mut state = shared.state.lock();
     state.gone = true;
-    for (_, sender) in state.starting.drain() {
-        let _ = sender.send(Err(Failure::Gone));
+    for (_, start) in state.starting.drain() {
+        let _ = start.sender.send(Err(Failure::Gone));
     }
     for (_, sender) in state.assigning.drain() {
         let _ = sender.send(Err(Failure::Gone));
@@ -379,6 +389,10 @@ async fn read_replies(shared: Arc<Shared>) {
     for (_, sender) in state.connecting.drain() {
         let _ = sender.send(Err(Failure::Gone));
     }
+    for (_, sender) in state.launching.drain() {
+        let _ = sender.send(Err(Failure::Gone));
+    }
+    state.left.clear();
     for (_, sender) in state.running.drain() {
         let usage = Usage::default();
         sender.send_replace(Some(Exit { code: None, signal: Some(libc::SIGKILL), out_of_memory: false, usage }));
@@ -398,7 +412,7 @@ fn tell_failure(shared: &Shared, token: u64, step: u32, errno: i32) {
         let _ = waiter.send(Err(Failure::Step { step, errno }));
     }
     if let Some(waiter) = start {
-        let _ = waiter.send(Err(Failure::Step { step, errno }));
+        let _ = waiter.sender.send(Err(Failure::Step { step, errno }));
     }
     if let Some(waiter) = assignment {
         let _ = waiter.send(Err(Failure::Step { step, errno }));
@@ -413,6 +427,12 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             let files = fds.split_off((listeners as usize).min(fds.len()));
             let meters = <[OwnedFd; 4]>::try_from(files).ok().filter(|_| meters == 4);
             let (sender, exit) = watch::channel(None);
+            let waiter = {
+                let mut state = shared.state.lock();
+                state.running.insert(id, sender);
+                state.starting.remove(&token)
+            };
+            let (waiter, names) = waiter.map(|start| (start.sender, start.names)).unzip();
             let control = Arc::new(ProcessControl {
                 shared: Arc::clone(shared),
                 id,
@@ -423,13 +443,9 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
                 exit,
                 freezer: Arc::default(),
                 asked_to_end: AtomicBool::new(false),
+                names: names.unwrap_or_default(),
             });
             let tmp_in_group = features & feature::TMP_IN_GROUP != 0;
-            let waiter = {
-                let mut state = shared.state.lock();
-                state.running.insert(id, sender);
-                state.starting.remove(&token)
-            };
             // Where nobody waits any more, the control handle is dropped, which kills.
             if let Some(waiter) = waiter {
                 let step = Step::Network as u32;
@@ -451,6 +467,19 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
                 let _ = waiter.send(Ok(fds));
             }
         }
+        Reply::Launched { token, step, errno } => {
+            let waiter = shared.state.lock().launching.remove(&token);
+            if let Some(waiter) = waiter {
+                let _ = waiter.send(if errno == 0 { Ok(()) } else { Err(Failure::Step { step, errno }) });
+            }
+        }
+        Reply::Left { id, program, status, out_of_memory } => {
+            let mut state = shared.state.lock();
+            if state.running.contains_key(&id) {
+                let exit = exit(status, out_of_memory, Usage::default());
+                state.left.entry(id).or_default().send_modify(|left| left.push((program, exit)));
+            }
+        }
         Reply::Freezer { id } => {
             let freezer = shared.state.lock().freezers.remove(&id);
             if let Some(freezer) = freezer {
@@ -462,16 +491,21 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             let sender = {
                 let mut state = shared.state.lock();
                 state.freezers.remove(&id);
+                // Whoever waits for a program of it hears of the sandbox's end.
+                state.left.remove(&id);
                 state.running.remove(&id)
             };
             if let Some(sender) = sender {
-                let status = ExitStatus::from_raw(status);
                 let usage = Usage { cpu: Duration::from_nanos(cpu_ns), memory_peak_bytes: peak_bytes };
-                let exit = Exit { code: status.code(), signal: status.signal(), out_of_memory, usage };
-                sender.send_replace(Some(exit));
+                sender.send_replace(Some(exit(status, out_of_memory, usage)));
             }
         }
     }
+}
+
+fn exit(status: i32, out_of_memory: bool, usage: Usage) -> Exit {
+    let status = ExitStatus::from_raw(status);
+    Exit { code: status.code(), signal: status.signal(), out_of_memory, usage }
 }
 
 /// Handle of one sandbox.
@@ -488,6 +522,40 @@ struct ProcessControl {
     exit: watch::Receiver<Option<Exit>>,
     freezer: Arc<Freezer>,
     asked_to_end: AtomicBool,
+    /// What a guest that was held is called in errors.
+    names: Names,
+}
+
+/// What is executed, for errors.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    line: String,
+    folder: String,
+}
+
+impl Names {
+    fn of(spec: &SandboxSpec) -> Self {
+        match &spec.guest {
+            Guest::Entrypoint { line, folder } => {
+                Self { line: line.first().cloned().unwrap_or_default(), folder: folder.clone() }
+            }
+            _ => Self::default(),
+        }
+    }
+
+    /// The error of a step of executing it.
+    fn error(&self, step: u32, errno: i32) -> Error {
+        let words = words(errno);
+        let entrypoint = |path: &str| Error::Entrypoint(format!("fork/exec {path}: {words}"));
+        match Step::from_number(step) {
+            Some(Step::ExecTask) => entrypoint("/var/task/bootstrap"),
+            Some(Step::ExecOpt) => entrypoint("/opt/bootstrap"),
+            Some(Step::ExecEntrypoint) => entrypoint(&self.line),
+            Some(Step::ExecCommand) => entrypoint("/bin/sh"),
+            Some(Step::Folder) => Error::Folder(format!("chdir {}: {words}", self.folder)),
+            _ => folder_error(step, errno, None, &[]),
+        }
+    }
 }
 
 impl fmt::Debug for ProcessControl {
@@ -497,6 +565,26 @@ impl fmt::Debug for ProcessControl {
 }
 
 impl ProcessControl {
+    /// Has something executed in the sandbox, and waits for that.
+    async fn executed(&self, token: u64, request: Request, fds: &[i32]) -> Result<(), Failure> {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut state = self.shared.state.lock();
+            if state.gone {
+                return Err(Failure::Gone);
+            }
+            state.launching.insert(token, sender);
+        }
+        let _forget = Forget { shared: &self.shared, token };
+        self.shared.send(&request, fds).await.map_err(|_| Failure::Gone)?;
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or(Err(Failure::Gone)),
+            // Nobody there will answer any more.
+            _ = self.wait() => Err(Failure::Step { step: Step::Vanished as u32, errno: libc::ESRCH }),
+        }
+    }
+
     /// What was counted, of which a group's part for `/tmp` in memory is not the function's own.
     fn bounded(&self, counted: u64) -> u64 {
         counted.min(self.ceiling.load(Ordering::Relaxed))
@@ -641,6 +729,55 @@ impl Control for ProcessControl {
             }
             Err(Failure::Gone) => Err(Error::SpawnerGone),
             Err(Failure::Step { step, errno }) => Err(folder_error(step, errno, None, &[])),
+        }
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
+        let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
+        match self.executed(token, Request::Begin { token, id: self.id }, &[]).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Gone) => Err(Error::SpawnerGone),
+            Err(Failure::Step { step, errno }) => Err(self.names.error(step, errno)),
+        }
+    }
+
+    async fn launch(&self, spec: &BesideSpec) -> Result<Beside, Error> {
+        let number = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
+        let mut block = strings([&spec.folder, &spec.path])?;
+        block.extend(environment_block(&spec.environment)?);
+        if block.len() > ENVIRONMENT_BYTES_MAX {
+            return Err(Error::Host(format!("a program's environment is longer than {ENVIRONMENT_BYTES_MAX} bytes")));
+        }
+        let environment = sys::memory_file(c"environment", &block).map_err(host)?;
+        let (output, output_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(host)?;
+        let output = pipe::Receiver::from_owned_fd(output).map_err(host)?;
+        let fds = [environment.as_raw_fd(), output_end.as_raw_fd()];
+        match self.executed(number, Request::Launch { token: number, id: self.id }, &fds).await {
+            Ok(()) => Ok(Beside { number, output }),
+            Err(Failure::Gone) => Err(Error::SpawnerGone),
+            Err(Failure::Step { step, errno }) => {
+                let names = Names { line: spec.path.clone(), folder: spec.folder.clone() };
+                Err(names.error(step, errno))
+            }
+        }
+    }
+
+    fn signal(&self, number: u64, signal: i32) {
+        self.shared.send_soon(Request::Signal { id: self.id, program: number, signal });
+    }
+
+    async fn left(&self, number: u64) -> Exit {
+        let left = {
+            let mut state = self.shared.state.lock();
+            let runs = state.running.contains_key(&self.id);
+            runs.then(|| state.left.entry(self.id).or_default().subscribe())
+        };
+        let Some(mut left) = left else { return self.wait().await };
+        let of = |left: &Vec<(u64, Exit)>| left.iter().find(|(of, _)| *of == number).map(|(_, exit)| *exit);
+        let found = left.wait_for(|left| of(left).is_some()).await.ok().and_then(|left| of(&left));
+        match found {
+            Some(exit) => exit,
+            None => self.wait().await,
         }
     }
 

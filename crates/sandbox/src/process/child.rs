@@ -7,7 +7,8 @@
 //! Invariants
 //!   1. Nothing here allocates, locks or panics; everything that it needs was made before, in `Plan`.
 //!   2. The guest starts after every wall stands; a wall that is asked for and fails ends the sandbox.
-//!   3. The guest inherits descriptors 0 to 3 only, a zygote 0 to 5; this process keeps its status socket only and is not dumpable.
+//!   3. The guest inherits descriptors 0 to 3 only, a zygote 0 to 5; this process keeps its status socket only, of a guest that
+//!      is held that guest's as well, and is not dumpable.
 //!   4. It dies with the spawner (parent-death signal), and with it the whole process namespace.
 //!
 //! A guest that is booted before its function is known shares its working folder with this process, which follows when the
@@ -15,6 +16,8 @@
 //!
 //! A zygote is a guest like any other, but for two more descriptors. A fork of one has no guest to start: its first
 //! process builds the walls, and the guest comes in from the zygote and is left to it as an orphan.
+//!
+//! What it does while the guest lives is in `tend`.
 //!
 //! Start reading at `run`.
 
@@ -27,9 +30,10 @@ use libc::{c_char, c_int, c_ulong};
 use super::cgroup::Door;
 use super::landlock;
 use super::netns::{self, Rules, SOCKETS_MAX};
-use super::protocol::{ENVIRONMENT_BYTES_MAX, Reply, Step, feature};
+use super::protocol::{ENVIRONMENT_BYTES_MAX, ORDER_BYTES, Reply, Step, feature};
 use super::sys::{self, At, Fault};
 use super::template::CACHES;
+use super::tend::{End, Tended};
 
 /// The user inside, as Lambda has it.
 pub(crate) const INNER_UID: u32 = 993;
@@ -57,7 +61,7 @@ const ROOT_TRUST: &CStr = c"run/dunlin-trust.pem";
 const PATHS: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a fork of a zygote is in its own process namespace: this process is 1, the one that forked it and ended is 2.
-const FORKED_GUEST: c_int = 3;
+pub(crate) const FORKED_GUEST: c_int = 3;
 
 /// Who runs behind the walls.
 #[derive(Clone, Copy)]
@@ -138,6 +142,8 @@ pub(crate) struct Plan<'a> {
     /// Detached mount of `/tmp`.
     pub(crate) tmp: c_int,
     pub(crate) role: Role<'a>,
+    /// The guest is executed when the spawner says so.
+    pub(crate) held: bool,
     pub(crate) rules: &'a Rules,
     pub(crate) seccomp: &'a [libc::sock_filter],
     /// Landlock's ABI; zero leaves it out.
@@ -161,7 +167,7 @@ pub(crate) struct Plan<'a> {
 
 impl Plan<'_> {
     /// Whether the code comes later, to a guest that was executed here.
-    fn follows(&self) -> bool {
+    pub(super) fn follows(&self) -> bool {
         self.code < 0 && matches!(self.role, Role::Guest(_))
     }
 }
@@ -169,7 +175,7 @@ impl Plan<'_> {
 /// Runs the sandbox's first process. Never returns.
 pub(crate) fn run(plan: &Plan<'_>) -> ! {
     let code = match prepare(plan) {
-        Ok((guest, handover)) => supervise(plan, guest, &handover),
+        Ok((guest, handover)) => supervise(plan, guest, handover),
         Err(fault) => {
             let reply = Reply::Failed { token: plan.token, step: fault.step as u32, errno: fault.errno };
             let _ = sys::send(plan.status, &reply.encode());
@@ -190,6 +196,8 @@ struct Handover {
     sockets: usize,
     count: usize,
     features: u32,
+    /// Of a guest that is held.
+    environment: Option<Environment>,
 }
 
 impl Handover {
@@ -254,7 +262,8 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
     // The cgroup namespace starts at the sandbox's own group, which this process is in by now.
     sys::unshare(libc::CLONE_NEWCGROUP).at(Step::Cgroup)?;
     build_root(plan)?;
-    let mut handover = Handover { fds: [-1; SOCKETS_MAX + NAMESPACES_MAX], sockets: 0, count: 0, features: 0 };
+    let mut handover =
+        Handover { fds: [-1; SOCKETS_MAX + NAMESPACES_MAX], sockets: 0, count: 0, features: 0, environment: None };
     if plan.network {
         let built = netns::build(plan.rules, plan.tproxy).at(Step::Network)?;
         built.fds.iter().take(built.count).for_each(|fd| handover.push(*fd));
@@ -276,7 +285,11 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
         Role::Trial => 0,
         Role::Fork => FORKED_GUEST,
         Role::Guest(_) | Role::Command(_) | Role::Entrypoint(_) | Role::Zygote { .. } => {
-            start_guest(plan, &environment)?
+            if plan.held {
+                handover.environment = Some(environment);
+                return Ok((0, handover));
+            }
+            clone_guest(&mut Launch::of_guest(plan, &environment), plan.follows())?
         }
     };
     environment.forget();
@@ -420,7 +433,7 @@ fn lock_down(plan: &Plan<'_>) -> Result<u32, Fault> {
 
 /// The environment block: the memory file's strings, and pointers to them. Of a program's line, which goes before, a null
 /// pointer stands between the line and the variables.
-struct Environment {
+pub(super) struct Environment {
     area: *mut u8,
     length: usize,
     /// Strings before the variables.
@@ -495,26 +508,46 @@ impl Environment {
     }
 
     /// Unmaps: the secrets in it live on in the guest alone.
-    fn forget(self) {
+    pub(super) fn forget(self) {
         // SAFETY: the mapping is this structure's own and used by nobody any more.
         unsafe { libc::munmap(self.area.cast(), self.length) };
     }
 }
 
-/// What the guest's start shares with its parent, which waits meanwhile.
-struct Launch<'a> {
+/// Reads the strings of a program: `lead` of them go before the variables.
+pub(super) fn read_environment(file: c_int, lead: usize) -> sys::Call<Environment> {
+    Environment::read(file, lead)
+}
+
+/// What a program's start shares with its parent, which waits meanwhile.
+pub(super) struct Launch<'a> {
     plan: &'a Plan<'a>,
     environment: *const *const c_char,
-    /// Folder, program and arguments, ended by a null pointer; only of `Role::Entrypoint`.
+    /// Folder, program and arguments, ended by a null pointer; only of `Role::Entrypoint` and of programs beside the guest.
     line: *const *const c_char,
+    /// Where a program beside the guest writes to; -1 is the guest.
+    output: c_int,
     fault: Fault,
 }
 
-fn start_guest(plan: &Plan<'_>, environment: &Environment) -> Result<c_int, Fault> {
+impl<'a> Launch<'a> {
+    const NO_FAULT: Fault = Fault { step: Step::Fork, errno: 0 };
+
+    /// The guest's.
+    pub(super) fn of_guest(plan: &'a Plan<'a>, environment: &Environment) -> Self {
+        let (line, environment) = (environment.line(), environment.pointers());
+        Self { plan, environment, line, output: -1, fault: Self::NO_FAULT }
+    }
+
+    /// That of a program beside it.
+    pub(super) fn of_program(plan: &'a Plan<'a>, environment: &Environment, output: c_int) -> Self {
+        Self { output, ..Self::of_guest(plan, environment) }
+    }
+}
+
+/// Clones a process that becomes the program, which shares its folder with this one if `follows`; its number.
+pub(super) fn clone_guest(launch: &mut Launch<'_>, follows: bool) -> Result<c_int, Fault> {
     const STACK_BYTES: usize = 64 * 1024;
-    let no_fault = Fault { step: Step::Fork, errno: 0 };
-    let line = environment.line();
-    let mut launch = Launch { plan, environment: environment.pointers(), line, fault: no_fault };
     // SAFETY: the stack is a fresh mapping, used by the child alone; the child shares memory and this process waits
     // (CLONE_VFORK) until it has executed the guest or ended, so `launch` outlives its use.
     let (pid, stack) = unsafe {
@@ -530,9 +563,9 @@ fn start_guest(plan: &Plan<'_>, environment: &Environment) -> Result<c_int, Faul
             return Err(sys::errno()).at(Step::Fork);
         }
         let top = stack.cast::<u8>().add(STACK_BYTES).cast();
-        let folder = if plan.follows() { libc::CLONE_FS } else { 0 };
+        let folder = if follows { libc::CLONE_FS } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | folder | libc::SIGCHLD;
-        (libc::clone(become_guest, top, flags, (&raw mut launch).cast()), stack)
+        (libc::clone(become_guest, top, flags, std::ptr::from_mut(launch).cast()), stack)
     };
     if pid < 0 {
         return Err(sys::errno()).at(Step::Fork);
@@ -546,7 +579,7 @@ fn start_guest(plan: &Plan<'_>, environment: &Environment) -> Result<c_int, Faul
 }
 
 extern "C" fn become_guest(launch: *mut libc::c_void) -> c_int {
-    // SAFETY: `start_guest` passes its `Launch` and waits.
+    // SAFETY: `clone_guest` passes its `Launch` and waits.
     let launch = unsafe { &mut *launch.cast::<Launch<'_>>() };
     let fault = match guest(launch) {
         Err(fault) => fault,
@@ -559,11 +592,14 @@ extern "C" fn become_guest(launch: *mut libc::c_void) -> c_int {
 
 fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
     let plan = launch.plan;
-    let (orders, entry) = plan.role.descriptors();
-    let first_closed = [(entry, 6), (orders, 5), (plan.channel, 4)];
+    let is_guest = launch.output < 0;
+    let (orders, entry) = if is_guest { plan.role.descriptors() } else { (-1, -1) };
+    let (channel, output) = if is_guest { (plan.channel, plan.output) } else { (-1, launch.output) };
+    let first_closed = [(entry, 6), (orders, 5), (channel, 4)];
     let first_closed = first_closed.into_iter().find(|(fd, _)| *fd >= 0).map_or(3, |(_, next)| next);
     let null = sys::open(c"/dev/null", libc::O_RDONLY).at(Step::Fork)?;
-    // SAFETY: plain calls. The plan's descriptors are all above 9, so that none of the targets is a source.
+    let null = sys::duplicate_above(null, 10).at(Step::Fork)?;
+    // SAFETY: plain calls. The descriptors are all above 9, so that none of the targets is a source.
     unsafe {
         for signal in 1..65 {
             libc::signal(signal, libc::SIG_DFL);
@@ -573,7 +609,7 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::setsid();
         libc::umask(0o022);
-        let targets = [(null, 0), (plan.output, 1), (plan.output, 2), (plan.channel, 3), (orders, 4), (entry, 5)];
+        let targets = [(null, 0), (output, 1), (output, 2), (channel, 3), (orders, 4), (entry, 5)];
         for (source, target) in targets {
             if source >= 0 && libc::dup2(source, target) < 0 {
                 return Err(sys::errno()).at(Step::Fork);
@@ -581,7 +617,7 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         }
     }
     sys::close_range(first_closed, u32::MAX).at(Step::Fork)?;
-    if matches!(plan.role, Role::Entrypoint(_)) {
+    if !is_guest || matches!(plan.role, Role::Entrypoint(_)) {
         return execute_line(launch);
     }
     sys::chdir(TASK).at(Step::Fork)?;
@@ -686,7 +722,7 @@ extern "C" fn terminate(_signal: c_int) {
 }
 
 /// Tells that the guest runs, or may come in, then reaps until it ends.
-fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
+fn supervise(plan: &Plan<'_>, guest: c_int, handover: Handover) -> c_int {
     if plan.follows() {
         let handler: extern "C" fn(c_int) = follow;
         // SAFETY: the handler does what a handler may. Waiting goes on after it.
@@ -709,15 +745,16 @@ fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
     if sys::send_with_fds(plan.status, &started.encode(), fds).is_err() {
         return 1;
     }
-    keep_only(plan.status);
+    if handover.environment.is_none() {
+        keep_only(plan.status);
+    }
     match plan.role {
         Role::Trial => return 0,
         // Without a child there is nothing to wait for: the spawner says when there is one.
         Role::Fork if !hears(plan.status) => return 1,
         _ => {}
     }
-    let ended = reap_until(guest);
-    let Some(status) = ended else { return 1 };
+    let End::Guest(status) = Tended::new(plan, guest, handover.environment).until_end() else { return 1 };
     if ASKED.load(Ordering::Relaxed) {
         // A shell ends at once; what it had started has its own way to end, and comes here as an orphan.
         let _ = reap_until(0);
@@ -736,7 +773,7 @@ fn supervise(plan: &Plan<'_>, guest: c_int, handover: &Handover) -> c_int {
 
 /// Waits for a word of the spawner's; false when it will say nothing more.
 fn hears(socket: c_int) -> bool {
-    let mut word = [0u8; 8];
+    let mut word = [0u8; ORDER_BYTES];
     loop {
         match sys::receive(socket, &mut word) {
             Ok(length) => return length > 0,
@@ -761,7 +798,7 @@ fn reap_until(guest: c_int) -> Option<c_int> {
     }
 }
 
-fn keep_only(fd: c_int) {
+pub(super) fn keep_only(fd: c_int) {
     let fd = fd as u32;
     let _ = sys::close_range(0, fd - 1);
     let _ = sys::close_range(fd + 1, u32::MAX);

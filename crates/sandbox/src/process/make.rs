@@ -62,7 +62,7 @@ pub(crate) enum HostId {
 }
 
 impl HostId {
-    fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         match self {
             Self::One(id) | Self::Block(id) | Self::Within(id) => id,
         }
@@ -204,6 +204,7 @@ struct Inputs {
     fds: GuestFds,
     tmp: OwnedFd,
     cast: Cast,
+    held: bool,
     token: u64,
     id: u64,
 }
@@ -318,7 +319,8 @@ impl Maker {
                 return Err(fault);
             }
         };
-        let inputs = Inputs { root, own, code, layers, caches, files, fds, tmp: mount, cast, token: request.token, id };
+        let (held, token) = (request.held, request.token);
+        let inputs = Inputs { root, own, code, layers, caches, files, fds, tmp: mount, cast, held, token, id };
         let group = match self.group(id, request.memory_bytes, tmp.bytes_in_memory()) {
             Ok(group) => group,
             Err(fault) => {
@@ -442,6 +444,23 @@ impl Maker {
             if self.children(first).contains(&pid) && depth(pid) == own {
                 let _ = rustix::process::pidfd_send_signal(&child, rustix::process::Signal::KILL);
             }
+        }
+    }
+
+    /// Signals the child of a sandbox's first process that has this number in there.
+    pub(crate) fn signal_child(&self, first: i32, number: i32, signal: i32) {
+        let is_it = |pid| {
+            let status = self.status(pid).unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok()) == Some(number)
+        };
+        let Some(pid) = self.children(first).into_iter().find(|pid| is_it(*pid)) else { return };
+        let Ok(child) = sys::pidfd_open(pid).map(owned) else { return };
+        // What is still a child is what was opened.
+        if self.children(first).contains(&pid)
+            && let Some(signal) = rustix::process::Signal::from_named_raw(signal)
+        {
+            let _ = rustix::process::pidfd_send_signal(&child, signal);
         }
     }
 
@@ -592,6 +611,7 @@ impl Maker {
             doors: &doors,
             tmp: inputs.tmp.as_raw_fd(),
             role,
+            held: inputs.held,
             rules: &self.rules,
             seccomp: if settings.seccomp { seccomp } else { &[] },
             landlock_abi: settings.landlock_abi,
@@ -760,7 +780,7 @@ fn java(heap_mb: u32) -> Option<Vec<CString>> {
 
 /// Gives the output pipe to the guest's user: a guest that opens `/dev/stderr` opens it anew. Only a nameless pipe is
 /// given away; whatever else a server passes for it keeps its owner.
-fn give_pipe(output: &OwnedFd, id: u32) -> rustix::io::Result<()> {
+pub(crate) fn give_pipe(output: &OwnedFd, id: u32) -> rustix::io::Result<()> {
     const PIPE_FILE_SYSTEM: u64 = 0x5049_5045;
     if rustix::fs::fstatfs(output)?.f_type as u64 == PIPE_FILE_SYSTEM {
         let (uid, gid) = (rustix::fs::Uid::from_raw(id), rustix::fs::Gid::from_raw(id));

@@ -17,6 +17,7 @@
 //! | `template`  | the root that all sandboxes are cloned from                         |
 //! | `tmp`, `images` | the size and place of `/tmp`                                   |
 //! | `netns`, `landlock`, `seccomp`, `cgroup`, `watch` | one wall each                  |
+//! | `tend`      | reaps inside, and starts programs beside the guest                  |
 //! | `probe`     | which walls stand on this host                                      |
 //! | `procfs`    | reads `/proc`                                                       |
 //! | `sys`       | system calls                                                        |
@@ -44,6 +45,7 @@ mod seccomp;
 mod spawner;
 pub(crate) mod sys;
 mod template;
+mod tend;
 mod tmp;
 mod watch;
 

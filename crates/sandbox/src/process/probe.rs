@@ -111,6 +111,7 @@ fn trial(maker: &mut Maker) -> Result<u32, Fault> {
         layers: Vec::new(),
         files: None,
         root: None,
+        held: false,
     };
     let made = maker.make_trial(&request, trial_fds()?)?;
     let mut packet = [0; REPLY_BYTES];

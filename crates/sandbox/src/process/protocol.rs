@@ -83,6 +83,60 @@ pub(crate) struct StartRequest {
     pub(crate) files: Option<FilesRequest>,
     /// The root of a `GuestKind::Entrypoint`, and of no other.
     pub(crate) root: Option<Digest>,
+    /// The guest is executed when `Order::Begin` comes.
+    pub(crate) held: bool,
+}
+
+/// What a sandbox's first process is to do for programs in it. The spawner passes it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// A guest that was held begins. Answered by `Reply::Launched`.
+    Begin { token: u64 },
+    /// A program runs beside the guest. Beside the order: the memory file of its folder, its path and its environment; the
+    /// pipe that it writes to. Answered by `Reply::Launched`; the token then names the program.
+    Launch { token: u64 },
+    /// A signal for a program, or the guest (`contract::GUEST`).
+    Signal { program: u64, signal: i32 },
+    /// Sockets in the sandbox's network. Answered by `Reply::Sockets`.
+    Sockets { token: u64 },
+    /// A fork has come into its sandbox.
+    Entered,
+}
+
+/// Bytes of an order.
+pub(crate) const ORDER_BYTES: usize = 24;
+
+impl Order {
+    pub(crate) fn encode(self) -> [u8; ORDER_BYTES] {
+        let (kind, subject, detail) = match self {
+            Self::Begin { token } => (1u64, token, 0),
+            Self::Launch { token } => (2, token, 0),
+            Self::Signal { program, signal } => (3, program, signal as u64),
+            Self::Sockets { token } => (4, token, 0),
+            Self::Entered => (5, 0, 0),
+        };
+        let mut buffer = [0; ORDER_BYTES];
+        for (index, word) in [kind, subject, detail].into_iter().enumerate() {
+            buffer[index * 8..index * 8 + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        buffer
+    }
+
+    /// The order, or nothing if the packet is not one. Allocates nothing.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
+        if packet.len() != ORDER_BYTES {
+            return None;
+        }
+        let (subject, detail) = (u64_at(packet, 8), u64_at(packet, 16));
+        match (u64_at(packet, 0), detail) {
+            (1, 0) => Some(Self::Begin { token: subject }),
+            (2, 0) => Some(Self::Launch { token: subject }),
+            (3, 1..=64) => Some(Self::Signal { program: subject, signal: detail as i32 }),
+            (4, 0) => Some(Self::Sockets { token: subject }),
+            (5, 0) if subject == 0 => Some(Self::Entered),
+            _ => None,
+        }
+    }
 }
 
 /// Most strings of a program's line.
@@ -119,6 +173,22 @@ pub(crate) enum Request {
         token: u64,
         id: u64,
     },
+    /// Have a held guest of the sandbox with this id begin.
+    Begin {
+        token: u64,
+        id: u64,
+    },
+    /// Start a program beside the guest of the sandbox with this id. Beside it: what `Order::Launch` has.
+    Launch {
+        token: u64,
+        id: u64,
+    },
+    /// Send a signal to a program of the sandbox with this id.
+    Signal {
+        id: u64,
+        program: u64,
+        signal: i32,
+    },
 }
 
 const START: u32 = 1;
@@ -128,6 +198,9 @@ const SETTLE: u32 = 4;
 const FREEZER: u32 = 5;
 const TERMINATE: u32 = 6;
 const SOCKETS: u32 = 7;
+const BEGIN: u32 = 8;
+const LAUNCH: u32 = 9;
+const SIGNAL: u32 = 10;
 
 /// How many sockets one request brings.
 pub(crate) const SOCKETS_EACH: usize = 8;
@@ -165,6 +238,8 @@ const AT_TMP: usize = 32;
 const AT_LAYERS: usize = 40;
 const AT_HEAP: usize = 44;
 const AT_HAS_CODE: usize = 48;
+/// Whether the guest is held.
+const AT_HELD: usize = 52;
 const AT_CODE: usize = 56;
 /// One more than the place of the folder below `/mnt`; zero: none.
 const AT_FILES: usize = AT_CODE + DIGEST_BYTES * (1 + LAYERS_MAX);
@@ -236,9 +311,20 @@ impl Request {
                 put(&mut buffer, AT_KIND, &kind.to_le_bytes());
                 put(&mut buffer, AT_SUBJECT, &id.to_le_bytes());
             }
-            Self::Sockets { token, id } => {
-                put(&mut buffer, AT_KIND, &SOCKETS.to_le_bytes());
+            Self::Sockets { token, id } | Self::Begin { token, id } | Self::Launch { token, id } => {
+                let kind = match self {
+                    Self::Sockets { .. } => SOCKETS,
+                    Self::Begin { .. } => BEGIN,
+                    _ => LAUNCH,
+                };
+                put(&mut buffer, AT_KIND, &kind.to_le_bytes());
                 put(&mut buffer, AT_TOKEN, &token.to_le_bytes());
+                put(&mut buffer, AT_SUBJECT, &id.to_le_bytes());
+            }
+            Self::Signal { id, program, signal } => {
+                put(&mut buffer, AT_KIND, &SIGNAL.to_le_bytes());
+                put(&mut buffer, AT_GUEST, &signal.to_le_bytes());
+                put(&mut buffer, AT_TOKEN, &program.to_le_bytes());
                 put(&mut buffer, AT_SUBJECT, &id.to_le_bytes());
             }
             Self::Start(start) => {
@@ -265,6 +351,7 @@ impl Request {
                 if let Some(root) = &start.root {
                     put(&mut buffer, AT_ROOT, root);
                 }
+                put(&mut buffer, AT_HELD, &u32::from(start.held).to_le_bytes());
             }
             Self::Assign(assign) => {
                 put(&mut buffer, AT_KIND, &ASSIGN.to_le_bytes());
@@ -289,6 +376,12 @@ impl Request {
             FREEZER => Some(Self::Freezer(u64_at(packet, AT_SUBJECT))),
             TERMINATE => Some(Self::Terminate(u64_at(packet, AT_SUBJECT))),
             SOCKETS => Some(Self::Sockets { token: u64_at(packet, AT_TOKEN), id: u64_at(packet, AT_SUBJECT) }),
+            BEGIN => Some(Self::Begin { token: u64_at(packet, AT_TOKEN), id: u64_at(packet, AT_SUBJECT) }),
+            LAUNCH => Some(Self::Launch { token: u64_at(packet, AT_TOKEN), id: u64_at(packet, AT_SUBJECT) }),
+            SIGNAL => {
+                let signal = i32::try_from(u32_at(packet, AT_GUEST)).ok().filter(|signal| (1..=64).contains(signal))?;
+                Some(Self::Signal { id: u64_at(packet, AT_SUBJECT), program: u64_at(packet, AT_TOKEN), signal })
+            }
             START => Self::decode_start(packet).map(Self::Start),
             ASSIGN => {
                 let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
@@ -325,7 +418,13 @@ impl Request {
             GuestKind::Entrypoint { .. } => Some(digest_at(packet, AT_ROOT)?),
             _ => None,
         };
-        Some(StartRequest { token, guest, memory_bytes, tmp_bytes, code, layers, files, root })
+        let may_be_held = matches!(guest, GuestKind::Bootstrap | GuestKind::Command | GuestKind::Entrypoint { .. });
+        let held = match u32_at(packet, AT_HELD) {
+            0 => false,
+            1 if may_be_held => true,
+            _ => return None,
+        };
+        Some(StartRequest { token, guest, memory_bytes, tmp_bytes, code, layers, files, root, held })
     }
 }
 
@@ -461,6 +560,10 @@ pub(crate) enum Reply {
     Freezer { id: u64 },
     /// Answers `Request::Sockets`, unless `Failed` does. Beside it: the sockets.
     Sockets { token: u64 },
+    /// Answers `Request::Begin` and `Request::Launch`. What was executed runs if `errno` is zero.
+    Launched { token: u64, step: u32, errno: i32 },
+    /// A program of a sandbox that goes on has ended. `status` is wait(2)'s.
+    Left { id: u64, program: u64, status: i32, out_of_memory: bool },
     /// A sandbox has ended and everything of it is removed. `status` is wait(2)'s.
     Exited { id: u64, status: i32, out_of_memory: bool, cpu_ns: u64, peak_bytes: u64 },
 }
@@ -500,6 +603,12 @@ impl Reply {
             Self::Assigned { token } => words[..2].copy_from_slice(&[4, token]),
             Self::Freezer { id } => words[..2].copy_from_slice(&[5, id]),
             Self::Sockets { token } => words[..2].copy_from_slice(&[6, token]),
+            Self::Launched { token, step, errno } => {
+                words[..4].copy_from_slice(&[7, token, u64::from(step), errno as u64]);
+            }
+            Self::Left { id, program, status, out_of_memory } => {
+                words[..5].copy_from_slice(&[8, id, program, status as u64, u64::from(out_of_memory)]);
+            }
         }
         for (index, word) in words.iter().enumerate() {
             put(&mut buffer, index * 8, &word.to_le_bytes());
@@ -533,6 +642,10 @@ impl Reply {
             4 => Some(Self::Assigned { token: word(1) }),
             5 => Some(Self::Freezer { id: word(1) }),
             6 => Some(Self::Sockets { token: word(1) }),
+            7 => Some(Self::Launched { token: word(1), step: word(2) as u32, errno: word(3) as i32 }),
+            8 => {
+                Some(Self::Left { id: word(1), program: word(2), status: word(3) as i32, out_of_memory: word(4) != 0 })
+            }
             _ => None,
         }
     }
@@ -575,6 +688,7 @@ mod tests {
             layers: vec![[b'0'; 64], [b'1'; 64]],
             files: Some(FilesRequest { index: 1, name: b"shared.d".to_vec() }),
             root: None,
+            held: false,
         }
     }
 
@@ -594,6 +708,9 @@ mod tests {
         let mut requests =
             vec![Request::Start(start()), Request::Kill(u64::MAX), Request::Settle(5), Request::Freezer(6)];
         requests.extend([Request::Terminate(7), Request::Sockets { token: 8, id: 9 }]);
+        requests.extend([Request::Begin { token: 8, id: 9 }, Request::Launch { token: u64::MAX, id: 9 }]);
+        requests.push(Request::Signal { id: 9, program: 1 << 40, signal: 15 });
+        requests.push(Request::Start(StartRequest { guest: GuestKind::Bootstrap, held: true, ..start() }));
         let guests = [GuestKind::Bootstrap, GuestKind::Zygote { index: 3 }, GuestKind::Fork { zygote: 1 << 40 }];
         for guest in guests.into_iter().chain([GuestKind::Command, GuestKind::Compiler]) {
             requests.push(Request::Start(StartRequest { guest, code: None, files: None, ..start() }));
@@ -618,6 +735,8 @@ mod tests {
             Reply::Failed { token: 9, step: Step::Code as u32, errno: 2 },
             Reply::Exited { id: 1, status: 9, out_of_memory: true, cpu_ns: 5, peak_bytes: 6 },
             Reply::Assigned { token: 4 },
+            Reply::Launched { token: 4, step: Step::ExecEntrypoint as u32, errno: 13 },
+            Reply::Left { id: 4, program: 7, status: -1, out_of_memory: true },
         ] {
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }
@@ -666,6 +785,34 @@ mod tests {
         for (name, fits) in [("a", true), (".a", true), (".", false), ("..", false), ("", false), ("a b", false)] {
             assert_eq!(is_mount_name(name.as_bytes()), fits, "{name:?}");
         }
+    }
+
+    #[test]
+    fn orders_read_back_and_others_are_refused() {
+        let orders = [
+            Order::Begin { token: 1 },
+            Order::Launch { token: u64::MAX },
+            Order::Signal { program: 3, signal: 15 },
+            Order::Sockets { token: 4 },
+            Order::Entered,
+        ];
+        for order in orders {
+            let packet = order.encode();
+            assert_eq!(Order::decode(&packet), Some(order));
+            assert_eq!(Order::decode(&packet[1..]), None);
+        }
+        let with = |at: usize, value: u64| {
+            let mut packet = Order::Signal { program: 3, signal: 15 }.encode();
+            put(&mut packet, at, &value.to_le_bytes());
+            Order::decode(&packet)
+        };
+        for (at, value) in [(0, 0), (0, 9), (16, 0), (16, 65), (16, u64::MAX)] {
+            assert_eq!(with(at, value), None, "{at} {value}");
+        }
+        let held = StartRequest { held: true, ..start() };
+        assert_eq!(Request::decode(&Request::Start(held).encode()), None, "an interpreter cannot be held");
+        let signal = Request::Signal { id: 1, program: 0, signal: 65 };
+        assert_eq!(Request::decode(&signal.encode()), None, "no such signal");
     }
 
     #[test]

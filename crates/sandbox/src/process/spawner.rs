@@ -20,23 +20,25 @@ use rustix::event::{Timespec, epoll};
 
 use super::assign::{self, Inside};
 use super::cgroup::{Group, Groups, Remains, read_meter};
-use super::child::TERMINATE;
+use super::child::{FORKED_GUEST, TERMINATE};
 use super::config::{Report, SpawnerConfig, WallKind};
 use super::files::Shared;
 use super::images::Images;
 use super::landlock;
-use super::make::{GuestFds, Home, Ids, Made, Maker, Settings, reap, sockets_within};
+use super::make::{GuestFds, Home, HostId, Ids, Made, Maker, Settings, give_pipe, reap, sockets_within};
 use super::netns::Rules;
 use super::nursery::{Nursery, Order};
 use super::probe;
 use super::protocol::{
-    self, AssignRequest, GuestKind, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step, feature,
+    self, AssignRequest, GuestKind, Order as Word, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step,
+    feature,
 };
 use super::seccomp;
 use super::sys::{self, At, Fault};
 use super::template;
 use super::tmp::{Tmp, Tmps, used_bytes};
 use super::watch::Watched;
+use crate::contract::GUEST;
 
 /// Longest configuration message.
 pub(crate) const CONFIG_BYTES_MAX: usize = 128 * 1024;
@@ -325,6 +327,9 @@ impl Spawner {
             Some(Request::Freezer(id)) => self.freezer(id),
             Some(Request::Terminate(id)) => self.terminate(id),
             Some(Request::Sockets { token, id }) => self.sockets(token, id),
+            Some(Request::Signal { id, program, signal }) => self.signal(id, program, signal),
+            Some(Request::Begin { token, id }) => self.launch(id, Word::Begin { token }, token, &[]),
+            Some(Request::Launch { token, id }) => self.launch(id, Word::Launch { token }, token, &fds),
             Some(Request::Start(start)) => {
                 if let Err(fault) = self.start(&start, fds) {
                     let step = fault.step as u32;
@@ -474,8 +479,53 @@ impl Spawner {
         }
     }
 
-    /// Makes sockets in a sandbox's network for the server.
+    /// Gives an order to a sandbox's first process. Never waits: one that is frozen reads nothing.
+    fn pass_on(&self, id: u64, order: Word, fds: &[OwnedFd]) -> Result<(), Fault> {
+        let gone = Fault { step: Step::Request, errno: libc::ESRCH };
+        let sandbox = self.sandboxes.get(&id).filter(|sandbox| sandbox.started).ok_or(gone)?;
+        if let (Word::Launch { .. }, [_, output]) = (order, fds) {
+            let host_id = sandbox.made.host_id.map(HostId::number);
+            host_id.map_or(Ok(()), |host_id| give_pipe(output, host_id)).at(Step::Ids)?;
+        }
+        let all: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        sys::send_with_fds_now(sandbox.made.status.as_raw_fd(), &order.encode(), &all).at(Step::Request)
+    }
+
+    /// Signals a program of a sandbox. What cannot hear it is ending.
+    fn signal(&self, id: u64, program: u64, signal: i32) {
+        let Some(sandbox) = self.sandboxes.get(&id) else { return };
+        if let (GUEST, Kind::Fork { .. }) = (program, &sandbox.kind) {
+            // Landlock keeps signals of the first process from what has come from another domain.
+            if sandbox.status.is_none() {
+                self.maker.signal_child(sandbox.made.pid, FORKED_GUEST, signal);
+            }
+            return;
+        }
+        let _ = self.pass_on(id, Word::Signal { program, signal }, &[]);
+    }
+
+    /// Has a sandbox's first process execute something; the answer comes from there.
+    fn launch(&self, id: u64, order: Word, token: u64, fds: &[OwnedFd]) {
+        let wanted = if let Word::Launch { .. } = order { 2 } else { 0 };
+        let wrong = Fault { step: Step::Request, errno: libc::EBADF };
+        let passed = if fds.len() == wanted { self.pass_on(id, order, fds) } else { Err(wrong) };
+        if let Err(Fault { step, errno }) = passed {
+            self.reply(Reply::Launched { token, step: step as u32, errno }, &[]);
+        }
+    }
+
+    /// Makes sockets in a sandbox's network for the server: where the spawner can go there, else by the first process.
     fn sockets(&self, token: u64, id: u64) {
+        let apart = self
+            .sandboxes
+            .get(&id)
+            .is_some_and(|sandbox| matches!(sandbox.kind, Kind::Plain { .. } | Kind::Fork { .. }));
+        if apart && self.maker.settings.network {
+            if let Err(Fault { errno, .. }) = self.pass_on(id, Word::Sockets { token }, &[]) {
+                self.reply(Reply::Failed { token, step: Step::Sockets as u32, errno }, &[]);
+            }
+            return;
+        }
         let gone = Fault { step: Step::Sockets, errno: libc::ESRCH };
         let made = match self.sandboxes.get(&id).map(|sandbox| &sandbox.kind) {
             Some(Kind::Command { network: Some(network) }) => sockets_within(network),
@@ -518,7 +568,7 @@ impl Spawner {
                     return;
                 }
                 let Some(Waiting::Answer { reply, fds }) = waiting.take() else { return };
-                let told = sys::send(sandbox.made.status.as_raw_fd(), b"in");
+                let told = sys::send(sandbox.made.status.as_raw_fd(), &Word::Entered.encode());
                 if errno == 0 && told.is_ok() {
                     sandbox.started = true;
                     let all: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
@@ -635,8 +685,25 @@ impl Spawner {
                     self.close_nursery(id);
                 }
             }
-            Some(Reply::Assigned { .. } | Reply::Freezer { .. } | Reply::Sockets { .. }) | None => {}
+            Some(Reply::Left { program, status, .. }) => self.left(id, program, status),
+            Some(answer @ (Reply::Launched { .. } | Reply::Sockets { .. })) => {
+                let all: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+                self.reply(answer, &all);
+            }
+            Some(Reply::Assigned { .. } | Reply::Freezer { .. }) | None => {}
         }
+    }
+
+    /// A program of a sandbox has ended that goes on.
+    fn left(&mut self, id: u64, program: u64, status: i32) {
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        if program == GUEST {
+            sandbox.status = Some(status);
+        }
+        let counted = sandbox.made.group.as_ref().filter(|_| self.maker.groups.powers().memory);
+        let out_of_memory =
+            libc::WIFSIGNALED(status) && counted.is_some_and(|group| self.maker.groups.counts(group).out_of_memory);
+        self.reply(Reply::Left { id, program, status, out_of_memory }, &[]);
     }
 
     /// Reaps a sandbox whose first process has ended, removes what is left of it, and tells the server.

@@ -510,6 +510,15 @@ pub(crate) const FDS_MAX: usize = 16;
 
 /// Sends one message with descriptors.
 pub(crate) fn send_with_fds(fd: c_int, bytes: &[u8], fds: &[c_int]) -> Call<()> {
+    send_message(fd, bytes, fds, 0)
+}
+
+/// The same, unless that would have to wait.
+pub(crate) fn send_with_fds_now(fd: c_int, bytes: &[u8], fds: &[c_int]) -> Call<()> {
+    send_message(fd, bytes, fds, libc::MSG_DONTWAIT)
+}
+
+fn send_message(fd: c_int, bytes: &[u8], fds: &[c_int], flags: c_int) -> Call<()> {
     const SPACE: usize = 128;
     #[repr(C, align(8))]
     struct Control([u8; SPACE]);
@@ -534,8 +543,92 @@ pub(crate) fn send_with_fds(fd: c_int, bytes: &[u8], fds: &[c_int]) -> Call<()> 
             (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
             std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), size as usize);
         }
-        check(libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL) as c_long).map(drop)
+        check(libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL | flags) as c_long).map(drop)
     }
+}
+
+/// Receives one message with its descriptors; those that `fds` has no place for are closed. Places without one stay as they
+/// are.
+pub(crate) fn receive_with_fds(fd: c_int, buffer: &mut [u8], fds: &mut [c_int; 2]) -> Call<usize> {
+    const SPACE: usize = 128;
+    #[repr(C, align(8))]
+    struct Control([u8; SPACE]);
+    let mut control = Control([0; SPACE]);
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the header points to buffers that outlive the call. The kernel writes whole control messages into the buffer,
+    // whose lengths say how many descriptors follow their heads.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = SPACE;
+        let length = check(libc::recvmsg(fd, &raw mut message, libc::MSG_CMSG_CLOEXEC) as c_long)?;
+        let mut next = 0;
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let bytes = (*header).cmsg_len - libc::CMSG_LEN(0) as usize;
+                for index in 0..bytes / size_of::<c_int>() {
+                    let got = std::ptr::read_unaligned(libc::CMSG_DATA(header).cast::<c_int>().add(index));
+                    match fds.get_mut(next) {
+                        Some(place) => *place = got,
+                        None => close(got),
+                    }
+                    next += 1;
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+        Ok(length as usize)
+    }
+}
+
+/// A copy of a descriptor that is at least `least`.
+pub(crate) fn duplicate_above(fd: c_int, least: c_int) -> Call<c_int> {
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })
+}
+
+/// Has the end of a child interrupt `wait_readable`, and be kept back at all other times.
+pub(crate) fn hold_back_children() {
+    extern "C" fn nothing(_signal: c_int) {}
+    let handler: extern "C" fn(c_int) = nothing;
+    // SAFETY: all-zero is valid for both structures, which outlive the calls. Without a handler the signal would be thrown
+    // away and wake nobody.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut());
+        let mut children: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&raw mut children, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const children, std::ptr::null_mut());
+    }
+}
+
+/// Waits until there is something to read, the other side is gone, or a signal comes (EINTR).
+pub(crate) fn wait_readable(fd: c_int) -> Call<bool> {
+    let mut wanted = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: all-zero is an empty set; both structures outlive the call.
+    unsafe {
+        let none: libc::sigset_t = std::mem::zeroed();
+        check_int(libc::ppoll(&raw mut wanted, 1, std::ptr::null(), &raw const none))?;
+    }
+    Ok(wanted.revents != 0)
+}
+
+/// Reaps one child that has ended, if one has: its number and wait(2)'s status.
+pub(crate) fn reap_one() -> Call<Option<(c_int, c_int)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let pid = check_int(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
+    Ok((pid > 0).then_some((pid, status)))
+}
+
+/// Sends a signal; whether anybody was there for it.
+pub(crate) fn signal(pid: c_int, signal: c_int) -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::kill(pid, signal) == 0 }
 }
 
 /// Waits for a process to end, and reaps it if it is a child. Answers the processor time, in ns, of a child and of the

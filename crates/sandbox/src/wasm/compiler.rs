@@ -58,6 +58,7 @@ pub(super) async fn compile(backend: &dyn Backend, artefacts: &Artefacts, code: 
         memory_bytes: MEMORY_BYTES,
         tmp_bytes: TMP_BYTES,
         environment: Vec::new(),
+        held: false,
     };
     let Started { channel, mut output, control, .. } = backend.start(spec).await?;
     let made = async {

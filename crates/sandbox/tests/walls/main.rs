@@ -9,6 +9,7 @@
 #![allow(unsafe_code, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod attempts;
+mod beside;
 mod calls;
 mod cases;
 mod command;
@@ -103,6 +104,7 @@ fn suite(filter: &str) -> ExitCode {
         .chain(frost::CHECKS)
         .chain(command::CHECKS)
         .chain(compiler::CHECKS)
+        .chain(beside::CHECKS)
     {
         run(name, &|| check(&world).map(|()| String::new()));
     }

@@ -126,6 +126,7 @@ pub fn server() -> ExitCode {
                 memory_bytes: 128 << 20,
                 tmp_bytes: 1 << 20,
                 environment: vec![("ATTEMPT".into(), "orphans".into())],
+                held: false,
             };
             let mut started = backend.start(spec).await.unwrap();
             started.output.read_exact(&mut [0; 6]).await.unwrap();

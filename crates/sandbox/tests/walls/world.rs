@@ -108,6 +108,7 @@ impl World {
             memory_bytes: 256 << 20,
             tmp_bytes: 8 << 20,
             environment: environment.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            held: false,
         }
     }
 

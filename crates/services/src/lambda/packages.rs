@@ -142,11 +142,6 @@ pub(super) async fn measured(zip: Bytes) -> Result<Package, aws::Error> {
     tokio::task::spawn_blocking(move || inspected(zip)).await.map_err(aws::Error::internal)?
 }
 
-/// The name of a file that a package has below a folder, if it has one.
-pub(super) fn file_in(package: &Package, folder: &str) -> Result<Option<String>, aws::Error> {
-    archive::file_in(&package.zip, folder).map_err(aws::Error::internal)
-}
-
 /// A package that somebody uses is not there.
 pub(super) fn without_record(code: &CodeDigest) -> aws::Error {
     aws::Error::internal(format_args!("the package {code} has no record"))

@@ -13,8 +13,6 @@ use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, view};
 
 /// Most layers or versions of one page. Source: the service model.
 const PAGE_MAX: usize = 50;
-/// Where a layer brings programs that run beside the function.
-const EXTENSIONS: &str = "extensions/";
 
 /// PublishLayerVersion.
 pub(in crate::lambda) async fn publish(functions: &Functions, call: &Call) -> Result<Reply, Error> {
@@ -28,9 +26,6 @@ pub(in crate::lambda) async fn publish(functions: &Functions, call: &Call) -> Re
     ])?;
     let layer = layer::own(call)?;
     let package = packages::checked(super::inline_zip(&call.input["Content"])?).await?;
-    if let Some(name) = packages::file_in(&package, EXTENSIONS)? {
-        return Err(Error::not_implemented(format_args!("external extensions (the layer has the file {name})")));
-    }
     let record = LayerVersionRecord {
         code: package.digest.clone(),
         code_bytes: package.zip.len() as u64,
