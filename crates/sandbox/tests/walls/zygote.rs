@@ -49,6 +49,7 @@ const FILES: &[(&str, &str)] = &[
     ("dunlin_cache.py", include_str!("../../../../runtimes/python/dunlin_cache.py")),
     ("dunlin_guest.py", include_str!("../../../../runtimes/python/dunlin_guest.py")),
     ("dunlin_logs.py", include_str!("../../../../runtimes/python/dunlin_logs.py")),
+    ("dunlin_rehearsal.py", include_str!("../../../../runtimes/python/dunlin_rehearsal.py")),
     ("dunlin_snapshot.py", include_str!("../../../../runtimes/python/dunlin_snapshot.py")),
     ("dunlin_zygote.py", include_str!("../../../../runtimes/python/dunlin_zygote.py")),
     ("snapshot_restore_py.py", include_str!("../../../../runtimes/python/snapshot_restore_py.py")),
@@ -130,7 +131,15 @@ impl Spoken {
         let channel = &mut self.started.channel;
         // A short frame is one message, which one read takes whole.
         let mut frame = vec![0; 64 * 1024];
-        match channel.read(&mut frame).await {
+        // Not `read`: what it leaves in the socket it would not look for again, as it does not know that messages have bounds.
+        let read = loop {
+            channel.readable().await.map_err(|error| error.to_string())?;
+            match channel.try_read(&mut frame) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(length) if length >= 5 => frame.truncate(length),
             other => return Err(format!("no frame: {other:?}; output: {}", self.output().await)),
         }
