@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT, refused
+from conftest import ROOT, refused, wait_for
 from test_invoke import invoke, tail
 
 RUNTIME = ROOT / ".cache/dotnet/dotnetcore2/bin"
@@ -53,10 +53,10 @@ def test_a_bundle(dev, package):
     assert got["json"]["event"] == {"a": "ü☃", "b": [1, None]}, got["json"]
     assert got["json"]["id"] == got["ResponseMetadata"]["RequestId"] and got["json"]["name"] == name
     assert got["json"]["version"].startswith("3.1.") and "call 1\n" in tail(got)
-    assert invoke(dev, name, {})["json"]["calls"] == 2
     got = invoke(dev, name, {"do": "throw"})
     assert (got["FunctionError"], got["json"]) == ("Unhandled", {"errorType": "ArgumentException", "errorMessage": "bad ü"})
-    assert invoke(dev, name, {})["json"]["calls"] == 3
+    # It goes on.
+    wait_for(lambda: invoke(dev, name, {})["json"]["calls"] > 1, "a second call of an environment")
     got = invoke(dev, name, {"do": "exit"})
     assert got["json"]["errorType"] == "Runtime.ExitError" and "exit status 3" in got["json"]["errorMessage"]
     with concurrent.futures.ThreadPoolExecutor(3) as pool:

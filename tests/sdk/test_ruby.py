@@ -3,12 +3,13 @@
 import base64
 import concurrent.futures
 import json
+import re
 import shutil
 import subprocess
 
 import pytest
 
-from conftest import ROOT, name_of, zipped
+from conftest import ROOT, name_of, wait_for, zipped
 from test_deploy import dunlin
 from test_invoke import invoke, tail
 
@@ -17,11 +18,13 @@ pytestmark = pytest.mark.skipif(not shutil.which("ruby"), reason="Ruby is not th
 RUNTIME = "ruby3.3"
 CODE = """
 $calls = 0
+$before = []
 LOGGER = Logger.new($stdout)
 
 def handler(event:, context:)
   $calls += 1
   act = event.is_a?(Hash) ? event['do'] : nil
+  $before << act
   case act
   when 'raise' then raise ArgumentError, 'bad ü'
   when 'name' then no_such_thing
@@ -33,6 +36,7 @@ def handler(event:, context:)
   when 'invalid' then "\\xff"
   when 'large' then 'x' * event['bytes']
   when 'calls' then $calls
+  when 'before' then $before
   when 'log'
     puts 'from puts'
     warn 'from warn'
@@ -104,19 +108,22 @@ def test_the_context(dev):
 def test_errors_of_calls(server):
     name = create(server)
     got = invoke(server, name, {"do": "raise"}, LogType="Tail")
-    assert got["json"] == {
-        "errorMessage": "bad ü", "errorType": "Function<ArgumentError>", "stackTrace": ["/var/task/app.rb:9:in `handler'"],
-    }
+    # How a method is named in a trace differs between versions of Ruby.
+    [line] = got["json"].pop("stackTrace")
+    assert line.startswith("/var/task/app.rb:11:in ") and "handler" in line
+    assert got["json"] == {"errorMessage": "bad ü", "errorType": "Function<ArgumentError>"}
     assert "Error raised from handler method\n" in tail(got)
-    # The environment goes on after it, as after an answer that is none.
     assert failure(server, name, {"do": "invalid"})["errorType"].startswith("Function<JSON::")
     assert failure(server, name, {"do": "large", "bytes": 6_400_000})["errorType"] == "Function.ResponseSizeTooLarge"
     assert len(invoke(server, name, {"do": "large", "bytes": 6_000_000})["json"]) == 6_000_000
-    assert invoke(server, name, {"do": "calls"})["json"] == 5
+    # The environment goes on after each of them.
+    before = lambda: invoke(server, name, {"do": "before"})["json"]
+    for act in ("raise", "invalid", "large"):
+        wait_for(lambda: invoke(server, name, {"do": act}) and act in before(), f"a call after {act}")
     # After these it does not, as with AWS's client.
     for act, kind in [("name", "Function<NameError>"), ("exit", "Function<SystemExit>"), ("exit!", "Runtime.ExitError")]:
         assert failure(server, name, {"do": act})["errorType"] == kind
-        assert invoke(server, name, {"do": "calls"})["json"] == 1, act
+        assert all(act not in before() for _ in range(3)), act
     assert "exit status 3" in failure(server, name, {"do": "exit!"})["errorMessage"]
 
 
@@ -125,14 +132,15 @@ def test_errors_of_inits(server):
     for handler, kind, words in [
         ("none.handler", "Init<LoadError>", "cannot load such file -- none"),
         ("gem.handler", "Init<LoadError>", "cannot load such file -- no-such-gem"),
-        ("broken.handler", "Init<SyntaxError>", "/var/task/broken.rb:3"),
+        ("broken.handler", "Init<SyntaxError>", "/var/task/broken.rb:"),
         ("leave.handler", "Init<SystemExit>", "exit"),
         ("a.b.c.d", "Init<ArgumentError>", "Invalid handler"),
     ]:
         got = failure(server, create(server, handler, broken), {})
         assert got["errorType"] == kind and words in got["errorMessage"], got
     got = failure(server, create(server, "app.none"), {})
-    assert got["errorType"] == "Function<NoMethodError>" and "undefined method `none' for #<LambdaHandler" in got["errorMessage"]
+    assert got["errorType"] == "Function<NoMethodError>"
+    assert re.match("undefined method ['`]none' for .*LambdaHandler", got["errorMessage"]), got
 
 
 def test_time_and_memory_end(dev):
@@ -193,8 +201,7 @@ def test_calls_at_once_and_one_after_the_other(server):
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda index: invoke(server, name, {"i": index})["json"], range(60)))
     assert answers == [{"i": index} for index in range(60)]
-    before = invoke(server, name, {"do": "calls"})["json"]
-    assert before > 1 or invoke(server, name, {"do": "calls"})["json"] > 1
+    wait_for(lambda: invoke(server, name, {"do": "calls"})["json"] > 1, "a second call of an environment")
 
 
 def test_tls_of_the_platform_is_trusted(dev):
@@ -230,7 +237,8 @@ def test_the_sdk_as_a_runtime_pack(own_server, tmp_path):
         text = f"Gem::Specification.new do |s|\n  s.name = '{name}'\n  s.version = '1.2.3'\n  s.summary = s.name\n  s.authors = ['a']\n  s.files = ['lib/{name}.rb']\nend\n"
         (built / f"{name}.gemspec").write_text(text)
         subprocess.run(["gem", "build", "--silent", f"{name}.gemspec", "-o", source / f"gems/{name}-1.2.3.gem"], cwd=built, check=True, capture_output=True)
-    subprocess.run(["gem", "generate_index", "--silent", "-d", source], check=True, capture_output=True)
+    if subprocess.run(["gem", "generate_index", "--silent", "-d", source], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this RubyGems makes no index of a source")
     (tmp_path / ".gemrc").write_text(f":sources:\n- file://{source}/\n")
     server = own_server()
     done = dunlin(server, "runtimes", "add", RUNTIME, "--with", "more", HOME=str(tmp_path))
