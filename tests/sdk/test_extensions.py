@@ -184,7 +184,7 @@ def test_an_extension_takes_part_in_calls(server, agents):
     assert "EXTENSION\tName: agent\tState: Ready\tEvents: [INVOKE, SHUTDOWN]\n" in log
     request_id = first["ResponseMetadata"]["RequestId"]
     assert f"agent has seen {request_id}\n" in log, "the tail comes when the extensions are done"
-    assert log.index("agent begins") < log.index("EXTENSION") < log.index("START") < log.index("END") < log.index("REPORT")
+    assert log.index("agent begins") < log.index("EXTENSION") < log.index("START RequestId") < log.index("END RequestId") < log.index("REPORT RequestId")
     second = invoke(server, name, {})
     events = [it for it in second["json"]["seen"]["agent"] if "event" in it]
     assert second["json"]["process"] == first["json"]["process"]
