@@ -8,6 +8,7 @@ takes whichever environment is free first.
 import os
 import statistics
 import subprocess
+import sys
 import time
 
 import machine
@@ -27,7 +28,8 @@ def measure(bench):
     node_cpu_s = statistics.median(cpu_of_node() for _ in range(5))
     python = [burst(bench, "python", PYTHON_FUNCTIONS, PYTHON_CALLS, 0, turn) for turn in range(rounds)]
     node = [burst(bench, "node", NODE_FUNCTIONS, NODE_CALLS, NODE_AHEAD, turn) for turn in range(rounds)]
-    return {"python": middle(python), "node": middle(node), "node_cpu_s": node_cpu_s, "rounds": rounds}
+    forks = {kind: statistics.median(forks_per_s(kind) for _ in range(5)) for kind in ("bare", "guest")}
+    return {"python": middle(python), "node": middle(node), "node_cpu_s": node_cpu_s, "forks": forks, "rounds": rounds}
 
 
 def middle(seen):
@@ -40,6 +42,13 @@ def cpu_of_node():
     subprocess.run(["node", "-e", "0"], check=True)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def forks_per_s(kind):
+    """Forks/s of an interpreter like the zygote's, without any sandbox: what no platform that forks can pass."""
+    peer = os.path.join(os.path.dirname(os.path.dirname(__file__)), "peers", "forks.py")
+    done = subprocess.run([sys.executable, "-S", "-s", peer, str(PYTHON_CALLS), kind], capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def burst(bench, language, functions, calls, ahead, turn):
@@ -79,7 +88,9 @@ def lines(found):
     text = [
         "## Bursts of first calls", "",
         f"Handlers sleep 300 ms; medians of {found['rounds']} bursts, each on a new server. Of Node.js, the {NODE_AHEAD} guests "
-        f"that may be booted ahead are not counted as started. `node -e 0` takes {found['node_cpu_s'] * 1e3:.0f} ms of a processor.", "",
+        f"that may be booted ahead are not counted as started. `node -e 0` takes {found['node_cpu_s'] * 1e3:.0f} ms of a processor. "
+        f"Without a sandbox, {found['forks']['bare']:,.0f} forks/s of an interpreter like the zygote's are up, and "
+        f"{found['forks']['guest']:,.0f} that also do what a guest does up to its first answer.", "",
         "| | calls at once | functions | environments | environments/s | median answer ms | last answer ms | CPU ms/call | not 200 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
