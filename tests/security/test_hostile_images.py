@@ -135,7 +135,6 @@ def test_absolute_paths_and_links_stay_in_the_image(platform, registry):
     ([symlink("a", "b"), symlink("b", "a"), entry("a/x", b"x")], "too many links"),
     ([entry("a", b"x"), entry("a/x", b"x")], "below a file"),
     ([hardlink("a", "none")], "not there"),
-    ([entry("opt/extensions/agent", b"x", 0o755)], "external extensions"),
 ])
 def test_layers_that_do_not_fit_are_an_error_of_the_call(platform, registry, entries, words):
     name = name_of("unfit")
