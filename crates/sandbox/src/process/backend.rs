@@ -488,18 +488,23 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             }
         }
         Reply::Exited { id, status, out_of_memory, cpu_ns, peak_bytes } => {
-            let sender = {
-                let mut state = shared.state.lock();
-                state.freezers.remove(&id);
-                // Whoever waits for a program of it hears of the sandbox's end.
-                state.left.remove(&id);
-                state.running.remove(&id)
-            };
-            if let Some(sender) = sender {
-                let usage = Usage { cpu: Duration::from_nanos(cpu_ns), memory_peak_bytes: peak_bytes };
-                sender.send_replace(Some(exit(status, out_of_memory, usage)));
-            }
+            let usage = Usage { cpu: Duration::from_nanos(cpu_ns), memory_peak_bytes: peak_bytes };
+            ended(shared, id, exit(status, out_of_memory, usage));
         }
+    }
+}
+
+/// Tells whoever waits for a sandbox that it has ended.
+fn ended(shared: &Shared, id: u64, exit: Exit) {
+    let sender = {
+        let mut state = shared.state.lock();
+        state.freezers.remove(&id);
+        // Whoever waits for a program of it hears of the sandbox's end.
+        state.left.remove(&id);
+        state.running.remove(&id)
+    };
+    if let Some(sender) = sender {
+        sender.send_replace(Some(exit));
     }
 }
 
