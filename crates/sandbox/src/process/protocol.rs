@@ -752,7 +752,7 @@ mod tests {
             put(&mut packet, at, bytes);
             Request::decode(&packet)
         };
-        assert_eq!(with(0, &9u32.to_le_bytes()), None, "unknown kind");
+        assert_eq!(with(0, &11u32.to_le_bytes()), None, "unknown kind");
         assert_eq!(with(4, &7u32.to_le_bytes()), None, "unknown guest");
         assert_eq!(with(4, &5u32.to_le_bytes()), None, "code beside a root");
         let guest = GuestKind::Entrypoint { strings: 1 };
