@@ -322,7 +322,7 @@ mod tests {
         let mut lost = Lease { nodes: node("still"), key, version, kept, windows: BTreeSet::new() };
         let taking = async {
             let ticking = async {
-                loop {
+                for _ in 0..100 {
                     sleep(BEAT_EVERY).await;
                     clock.advance(BEAT_EVERY);
                 }

@@ -263,7 +263,7 @@ async fn empty_lists_and_missing_members_are_told_by_their_places() {
     assert!(error.message.ends_with(
         "at 'requestItems.items.member.keys' failed to satisfy constraint: Member must have length less than or equal to 100"
     ), "{error}");
-    let halves = json!({ "RequestItems": { "items": { "Keys": keys[..51] }, "other": { "Keys": keys[51..] } } });
+    let halves = json!({ "RequestItems": { "items": { "Keys": keys[..50] }, "other": { "Keys": keys[50..100] } } });
     assert_eq!(bench.call("BatchGetItem", halves).await.unwrap_err().code, "ResourceNotFoundException");
     let more = json!({ "RequestItems": { "items": { "Keys": keys[..51] }, "other": { "Keys": keys[50..] } } });
     bench.invalid("BatchGetItem", more, "Too many items requested for the BatchGetItem call").await;
