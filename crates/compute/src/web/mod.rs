@@ -36,7 +36,7 @@ use exchange::Wish;
 pub(crate) use guest::WebGuest;
 
 /// How long after a broken connection it is waited whether the server's process has ended.
-const END_GRACE: Duration = Duration::from_millis(200);
+const END_GRACE: Duration = Duration::from_millis(500);
 /// How long a server gets to end by itself when it is asked to.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(10);
 

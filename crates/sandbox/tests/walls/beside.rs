@@ -136,7 +136,7 @@ fn signals(world: &World) -> Result<(), String> {
 
 fn refused(world: &World) -> Result<(), String> {
     world.with_backend(&world.config(&[]), async |backend| {
-        let spec = spec(world, '9', "#!/bin/sh\necho up; sleep 100\n", "no program");
+        let spec = spec(world, 'c', "#!/bin/sh\necho up; sleep 100\n", "no program");
         let mut started = backend.start(spec).await.map_err(|error| error.to_string())?;
         line(&mut started, "up\n").await?;
         for (path, words) in [

@@ -128,7 +128,7 @@ fn garbage(world: &World) -> Result<(), String> {
         with(4, &[3]),
         with(4, &[2]),
         with(48, &[2]),
-        with(0, &[9]),
+        with(0, &[99]),
         with(4, &[9]),
         with(24, &u64::MAX.to_le_bytes()),
         with(24, &0u64.to_le_bytes()),
