@@ -277,7 +277,12 @@ impl Fleet {
 
     /// Whether an environment is being started.
     pub(crate) fn is_starting(&self) -> bool {
-        self.starts.free().0 < self.starts_max
+        self.starting() > 0
+    }
+
+    /// How many environments are being started.
+    pub(crate) fn starting(&self) -> usize {
+        self.starts_max.saturating_sub(self.starts.free().0)
     }
 
     /// Whether an environment is in its init phase.

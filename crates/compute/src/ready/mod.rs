@@ -165,7 +165,9 @@ impl Ready {
 
     /// Learns how long an init took: where that is long, the next finds the function's dependencies loaded.
     pub(crate) fn learn(&self, core: &Arc<Core>, version: &Arc<FunctionVersion>, init: Duration) {
-        if init < kind::INIT_WORTH || self.max == 0 {
+        // Where more start than there are processors, an init has waited for its turns as well.
+        let sharing = (core.fleet.starting() / core.config.cores.max(1)).max(1) as u32;
+        if init < kind::INIT_WORTH * sharing || self.max == 0 {
             return;
         }
         let Some(sight) = sight(core, version) else { return };
