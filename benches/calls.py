@@ -81,3 +81,25 @@ def wait_for_answer(port, path):
         except OSError:
             time.sleep(0.0005)
     raise RuntimeError("a peer did not answer")
+
+
+def connected(port):
+    """A connection that stays, as SDKs have it."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def ask(connection, request):
+    """Sends a request over a connection that stays; waits for its answer, which must be a success."""
+    connection.sendall(request)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(65536)
+    head, body = answer.split(b"\r\n\r\n", 1)
+    lengths = (line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+    length = int(next(lengths))
+    while len(body) < length:
+        body += connection.recv(65536)
+    if not head.startswith(b"HTTP/1.1 2"):
+        raise RuntimeError(f"{head.decode()} {body.decode()}")

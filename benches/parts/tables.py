@@ -6,13 +6,13 @@ What each side takes for an HTTP answer that says no more than that it is there 
 """
 import json
 import os
-import socket
 import statistics
 import subprocess
 import time
 
 import machine
 from bench import at_least, at_most, load_line, medians
+from calls import ask, connected
 from dunlin import authorization, zipped
 from packages import installed, python_runtime
 
@@ -130,20 +130,6 @@ def send(port, operation, body):
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-def ask(connection, request):
-    """Sends a request over a connection that stays, as SDKs do; waits for its answer, which must be a success."""
-    connection.sendall(request)
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        answer += connection.recv(65536)
-    head, body = answer.split(b"\r\n\r\n", 1)
-    length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-    while len(body) < length:
-        body += connection.recv(65536)
-    if not head.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"{head.decode()} {body.decode()}")
-
-
 def item(number):
     return {"id": {"S": f"item-{number}"}, "count": {"N": str(number)}, "text": {"S": "x" * 960}}
 
@@ -162,8 +148,7 @@ def stream_us(bench):
         "EventSourceArn": made["LatestStreamArn"], "FunctionName": "watcher", "StartingPosition": "TRIM_HORIZON"})
     while server.call("lambda", "GET", f"/2015-03-31/event-source-mappings/{mapping['UUID']}")["State"] != "Enabled":
         time.sleep(0.05)
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connected(server.port) as connection:
         for number in range(CHANGES + 1):
             change = {"id": {"S": str(number)}, "sent": {"N": repr(time.time())}}
             ask(connection, call(server.port, "PutItem", {"TableName": "Watched", "Item": change}))

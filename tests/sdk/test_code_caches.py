@@ -47,9 +47,10 @@ def test_later_environments_find_the_code_compiled(server, runtime, files):
         variables = {"Variables": {"MARK": uuid.uuid4().hex}}
         server.client("lambda").update_function_configuration(FunctionName=name, Environment=variables)
         answer = invoke(server, name, {})["json"]
-        return answer if answer[0] else None
+        # It may come while the environment begins: seen by the handler, too late for what was imported.
+        return answer if answer[4] else None
 
-    caches, code, written, value, used = wait_for(in_a_new_environment, "compiled code", every_s=0.6)
+    caches, code, written, value, _ = wait_for(in_a_new_environment, "compiled code", every_s=0.6)
     assert len(caches) == 1
     assert sorted(code) == sorted(files)
-    assert (written, value, used) == (False, 8, True)
+    assert (written, value) == (False, 8)

@@ -5,12 +5,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use base::SystemRandom;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use store::{PostgresConfig, Store, Txn, postgres};
 
 mod support;
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server that takes TLS alone, with a certificate for `db.test`, and passwords by SCRAM.
 struct Secure {
@@ -58,6 +61,23 @@ impl Secure {
     }
 }
 
+/// Waits until the store has its connections, and all of them are encrypted. The server counts one that is just coming, or
+/// going, for a moment without.
+async fn wait_until_safe(admin: &tokio_postgres::Client, settings: &str) {
+    let ours = "SELECT count(*) FILTER (WHERE NOT ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                WHERE application_name = 'dunlin'";
+    let begin = Instant::now();
+    loop {
+        let row = admin.query_one(ours, &[]).await.unwrap();
+        let (open, all) = (row.get::<_, i64>(0), row.get::<_, i64>(1));
+        if open == 0 && all >= 2 {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{settings}: {open} of {all} connections are not encrypted");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_as_safe_as_its_address_says() {
     let secure = Secure::start();
@@ -74,11 +94,7 @@ async fn a_connection_is_as_safe_as_its_address_says() {
     ] {
         let store = secure.open(host, settings).await.unwrap_or_else(|error| panic!("{host} {settings}: {error}"));
         store.commit(Txn::new().put("k", "v")).await.unwrap();
-        let unsafe_ones =
-            "SELECT count(*) FILTER (WHERE NOT ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
-                           WHERE application_name = 'dunlin'";
-        let row = admin.query_one(unsafe_ones, &[]).await.unwrap();
-        assert!(row.get::<_, i64>(0) == 0 && row.get::<_, i64>(1) >= 2, "{settings}");
+        wait_until_safe(&admin, settings).await;
         store.close().await.unwrap();
     }
     for (host, settings, why) in [
