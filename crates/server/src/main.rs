@@ -2,13 +2,7 @@
 
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
 use server::operations;
-
-/// Requests take and give back memory in many small and some larger pieces, for which the C library's allocator takes about
-/// a fifth of the processor time of a small call.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let done = match cli::parse() {
