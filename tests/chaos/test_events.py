@@ -149,4 +149,4 @@ def test_every_accepted_event_ends_although_the_server_is_killed():
         family = server.family()
         # Its environments are as many as its callers were.
         assert server.stop(60) == 0
-        server.assert_nothing_left(family)
+        server.assert_nothing_left(family, 60)
