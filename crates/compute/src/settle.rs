@@ -19,7 +19,7 @@ use crate::invoke::Job;
 use crate::output::Output;
 use crate::records::Line;
 use crate::report::{self, Beginning, Detail, Phase, Report, Status};
-use crate::start::{self, FailedInit, InitFailure, Purpose};
+use crate::start::{self, FailedInit, InitFailure, MIB, Purpose};
 
 /// Measured facts of an ended call.
 pub(crate) struct Ended<'a> {
@@ -96,12 +96,14 @@ pub(crate) fn close(core: &Core, job: &Job, output: &Output, verdict: &Verdict, 
         (Some(kind), _) => Status::Error(kind),
         (None, _) => Status::Fine,
     };
+    // The kernel counts what it has refused, too.
+    let memory_peak_bytes = ended.usage.memory_peak_bytes.min(u64::from(job.version.memory_mb) * MIB);
     let report = Report {
         request_id,
         duration_us: ended.duration_us,
         beginning: ended.beginning,
         memory_mb: job.version.memory_mb,
-        memory_peak_bytes: ended.usage.memory_peak_bytes,
+        memory_peak_bytes,
         status,
         trace_id: job.invocation.trace_id.as_deref(),
         detail: ended.detail,
@@ -120,7 +122,7 @@ pub(crate) fn close(core: &Core, job: &Job, output: &Output, verdict: &Verdict, 
         init_us: ended.beginning.map(Beginning::us),
         billed_ms: report::billed_ms(ended.duration_us, ended.beginning),
         memory_mb: job.version.memory_mb,
-        memory_peak_bytes: ended.usage.memory_peak_bytes,
+        memory_peak_bytes,
         cpu_us: micros(ended.cpu),
         ending: verdict.ending,
     };

@@ -93,6 +93,11 @@ impl Guests {
         self.controls.lock().iter().for_each(|control| control.usage.lock().cpu += time);
     }
 
+    /// Has every guest have used so many bytes of memory.
+    pub(crate) fn swell(&self, bytes: u64) {
+        self.controls.lock().iter().for_each(|control| control.usage.lock().memory_peak_bytes = bytes);
+    }
+
     /// Has every guest consist of so many threads.
     pub(crate) fn set_tasks(&self, tasks: u32) {
         self.controls.lock().iter().for_each(|control| control.tasks.store(tasks, Ordering::SeqCst));

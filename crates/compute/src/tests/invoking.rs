@@ -45,6 +45,21 @@ async fn a_call_is_answered_logged_and_metered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_report_has_more_memory_than_the_function_may_have() {
+    let world = World::new();
+    world.call_of("print 1").await;
+    let memory_mb = world.records.0.lock()[0].memory_mb;
+    let most = u64::from(memory_mb) << 20;
+    for (counted, shown) in [(most - (1 << 20), memory_mb - 1), (most, memory_mb), (most + 4_096, memory_mb)] {
+        world.guests.swell(counted);
+        let _ = world.call("f", "1").await.unwrap();
+        let lines = world.lines.messages();
+        assert!(lines.last().unwrap().contains(&format!("Max Memory Used: {shown} MB\t")), "{lines:?}");
+        assert_eq!(world.records.0.lock().last().unwrap().memory_peak_bytes, counted.min(most));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_in_json_has_records_of_its_level() {
     let kinds = async |system, handler: &str| {
         let world = World::new();
