@@ -12,11 +12,12 @@ import time
 import pytest
 import requests
 
+from behaviour.images import PythonImage, python_layer
+from behaviour.table import RUNTIMES
 from conftest import NODE, PYTHON, ROOT, binary, name_of, wait_for
 from test_invoke import invoke, tail
 from test_layers import published
 from test_logs import lines
-from test_provided import PYTHON_BOOTSTRAP, RUNTIME
 
 PROGRAM = 0o755
 SENTRY = ROOT / ".cache/agents/sentry.tgz"
@@ -199,28 +200,33 @@ def test_an_extension_takes_part_in_calls(server, agents):
     log_of(server, name, "agent was told spindown True", "agent ends")
 
 
-NODE_HANDLER = """\
-const fs = require('fs');
-exports.handler = async () => ({
-    first: ['agent'], seen: Object.fromEntries(fs.readdirSync('/tmp').filter(name => /^[a-z]+$/.test(name)).map(
-        name => [name, fs.readFileSync('/tmp/' + name, 'utf8').trim().split('\\n').map(JSON.parse)])),
-});
-"""
+class AccompaniedImage(PythonImage):
+    """An image that brings its extension, as images have no layers."""
+
+    name = "image"
+
+    @property
+    def beside(self):
+        _, python = python_layer()
+        return {"opt/extensions/agent": (AGENT.replace("/usr/bin/env python3", python).encode(), PROGRAM)}
 
 
-@pytest.mark.modes("up")
-@pytest.mark.parametrize("runtime", [NODE, RUNTIME])
-def test_every_runtime_has_them(server, agents, runtime):
-    if runtime == NODE:
-        name = accompanied(server, agents, NODE_HANDLER, runtime=NODE)
-    else:
-        bootstrap = PYTHON_BOOTSTRAP.replace("'event': event,", "'event': event, 'seen': {'agent': open('/tmp/agent').read()},")
-        bootstrap = bootstrap.replace("print('loaded'", "open('/tmp/agent')\nprint('loaded'")
-        name = accompanied(server, agents, {"bootstrap": (bootstrap, PROGRAM)}, runtime=RUNTIME)
-    for _ in range(3):
-        answer = invoke(server, name, {})
+# Programs of WebAssembly and web servers have none (`docs/extensions.md`); a single program in an image has nothing that runs AGENT.
+WITHOUT = {"python-up", "wasm", "wasi-http", "web", "image-go", "image-python"}
+
+
+@pytest.mark.parametrize(
+    "runtime", [runtime for runtime in RUNTIMES if runtime.name not in WITHOUT] + [AccompaniedImage()], ids=lambda runtime: runtime.name)
+def test_every_runtime_has_them(request, agents, runtime):
+    if reason := runtime.missing():
+        pytest.skip(reason)
+    server = request.getfixturevalue(runtime.server)
+    layers = {} if isinstance(runtime, AccompaniedImage) else {"Layers": [agents(server)]}
+    name = runtime.create(server, Timeout=20, Environment={"Variables": runtime.variables}, **layers)
+    for _ in range(2):
+        answer = invoke(server, name, {"do": "count"})
         assert "FunctionError" not in answer, answer["json"]
-        assert "agent" in answer["json"]["seen"]
+        log_of(server, name, f"agent has seen {answer['ResponseMetadata']['RequestId']}")
     retire(server, name)
     log_of(server, name, "EXTENSION\tName: agent\tState: Ready", "agent was told spindown True")
 

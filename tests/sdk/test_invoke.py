@@ -26,6 +26,13 @@ def invoke(server, name, payload=None, **arguments):
     return answer
 
 
+def failure(server, name, payload, **arguments):
+    """What a call that fails answers."""
+    got = invoke(server, name, payload, **arguments)
+    assert got.get("FunctionError") == "Unhandled", got
+    return got["json"]
+
+
 def tail(answer):
     """The log that came with an answer."""
     return base64.b64decode(answer["LogResult"]).decode()

@@ -10,7 +10,7 @@ import requests
 
 from conftest import ROOT, name_of, refused, wait_for, zipped
 from test_deploy import dunlin, project
-from test_invoke import invoke, tail
+from test_invoke import failure, invoke, tail
 
 pytestmark = pytest.mark.skipif(not shutil.which("php"), reason="PHP is not there (tests/install.sh says why)")
 
@@ -52,13 +52,6 @@ return function ($event, Context $context) {
 def create(server, handler="index.php", files=None, **settings):
     """A function of this handler."""
     return server.function({"index.php": CODE} | (files or {}), runtime=RUNTIME, handler=handler, **settings)
-
-
-def failure(server, name, payload, **arguments):
-    """What a call that fails answers."""
-    got = invoke(server, name, payload, **arguments)
-    assert got.get("FunctionError") == "Unhandled", got
-    return got["json"]
 
 
 def kept(count):

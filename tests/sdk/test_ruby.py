@@ -11,7 +11,7 @@ import pytest
 
 from conftest import ROOT, name_of, wait_for, zipped
 from test_deploy import dunlin
-from test_invoke import invoke, tail
+from test_invoke import failure, invoke, tail
 
 pytestmark = pytest.mark.skipif(not shutil.which("ruby"), reason="Ruby is not there (tests/install.sh says why)")
 
@@ -69,13 +69,6 @@ end
 def create(server, handler="app.handler", files=None, **settings):
     """A function of this handler."""
     return server.function({"app.rb": CODE} | (files or {}), runtime=RUNTIME, handler=handler, **settings)
-
-
-def failure(server, name, payload, **arguments):
-    """What a call that fails answers."""
-    got = invoke(server, name, payload, **arguments)
-    assert got.get("FunctionError") == "Unhandled", got
-    return got["json"]
 
 
 def test_kinds_of_handlers_and_answers(server):

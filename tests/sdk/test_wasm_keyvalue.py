@@ -1,41 +1,25 @@
 """`wasi:keyvalue` in both of its drafts, by a program in Rust: buckets are tables of the function's account."""
 
-import fcntl
-import os
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import ROOT, clean_environment, name_of
+from behaviour.wasm import component, without_target
+from conftest import ROOT, name_of
 from test_invoke import invoke
 from test_wasm import compiled, deploy
 
-TARGET = "wasm32-wasip2"
+# Both drafts are built in one folder.
+pytestmark = pytest.mark.xdist_group("keyvalue")
 
 
 @pytest.fixture(scope="module", params=["first", "second"])
 def program(request):
     """The program in one of the drafts."""
-    rustc = shutil.which("rustc")
-    libraries = rustc and subprocess.run(
-        [rustc, "--print", "target-libdir", "--target", TARGET], capture_output=True, text=True, check=False).stdout.strip()
-    if not libraries or not os.path.exists(libraries):
-        pytest.skip(f"Rust's {TARGET} is not installed: rustup target add {TARGET}")
-    home = ROOT / ".cache/wasm/rust"
-    home.mkdir(parents=True, exist_ok=True)
-    features = ["--features", "second"] if request.param == "second" else []
-    with open(home / ".building", "w") as mark:
-        # Both drafts are built in one folder, to the same file.
-        fcntl.flock(mark, fcntl.LOCK_EX)
-        built = subprocess.run(
-            ["cargo", "build", "-q", "--release", "--locked", "--target", TARGET, *features],
-            cwd=ROOT / "tests/programs/keyvalue", env=clean_environment() | {"CARGO_TARGET_DIR": str(home)},
-            capture_output=True, text=True, check=False,
-        )
-        assert built.returncode == 0, built.stderr
-        return (home / TARGET / "release/keyvalue.wasm").read_bytes()
+    if reason := without_target():
+        pytest.skip(reason)
+    features = "--features second" if request.param == "second" else ""
+    return component(ROOT / "tests/programs/keyvalue", "keyvalue", features)
 
 
 @pytest.fixture

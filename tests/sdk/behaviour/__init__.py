@@ -46,7 +46,8 @@ def source(name):
 
 @functools.cache
 def built(folder, command, made, **variables):
-    """What a command makes of a folder of `programs`, kept as long as the sources and the command stay the same."""
+    """What a command makes of a folder, below `programs` if it has no other place; kept as long as the sources and the command
+    stay the same."""
     files = sorted(path for path in (PROGRAMS / folder).rglob("*") if path.is_file())
     parts = [command.encode(), repr(variables).encode(), *(path.read_bytes() for path in files)]
     kept = KEPT / hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

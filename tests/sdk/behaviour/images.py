@@ -107,6 +107,8 @@ class PythonImage(Packed):
 
     name = "image-python"
     handler = "probe.handler"
+    # Files beside its own: path in the image to content and mode.
+    beside = {}
 
     def missing(self):
         return None if CLIENT.is_dir() else f"{CLIENT} is not there: tests/install.sh could not get it from the registry"
@@ -114,7 +116,7 @@ class PythonImage(Packed):
     def image(self):
         base, program = python_layer()
         files = {f"client/{path.relative_to(CLIENT)}": (path.read_bytes(), 0o644) for path in CLIENT.rglob("*") if path.is_file()}
-        files |= {"var/task/probe.py": (source("probe.py").encode(), 0o644), "var/task/data.txt": (DATA.encode(), 0o644)}
+        files |= self.beside | {"var/task/probe.py": (source("probe.py").encode(), 0o644), "var/task/data.txt": (DATA.encode(), 0o644)}
         # Uncompressed: to make it small takes longer than everything else.
         return Image(
             base, tree(files), pack=bytes, Entrypoint=[program, "-m", "awslambdaric"], Cmd=["probe.handler"], WorkingDir="/var/task",

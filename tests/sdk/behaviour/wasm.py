@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import subprocess
 
-from . import Runtime, built, http_stream
+from . import KEPT, Runtime, built, http_stream
 
 
 class Command(Runtime):
@@ -40,6 +40,18 @@ def has_target():
     return shown.returncode == 0 and pathlib.Path(shown.stdout.strip()).is_dir()
 
 
+def without_target():
+    """Why Rust compiles no components here, if it does not."""
+    return None if has_target() else f"Rust cannot compile for {TARGET} here (rustup target add {TARGET})"
+
+
+def component(folder, name, features=""):
+    """A component in Rust, from a folder. Those of one name are built one after another."""
+    target = KEPT / f"target-{name}"
+    command = f"CARGO_TARGET_DIR={target} cargo build -q --release --locked --target {TARGET} {features}"
+    return built(folder, f"{command} && cp {target}/{TARGET}/release/{name}.wasm {{out}}", None)
+
+
 class Component(Runtime):
     """It is posted its event, and sent what clients of its URL send."""
 
@@ -50,12 +62,10 @@ class Component(Runtime):
     exit_status = 1
 
     def missing(self):
-        return None if has_target() else f"Rust cannot compile for {TARGET} here (rustup target add {TARGET})"
+        return without_target()
 
     def files(self):
-        command = f"CARGO_TARGET_DIR={{out}}.target cargo build -q --release --locked --target {TARGET}"
-        made = f"{{out}}.target/{TARGET}/release/probe.wasm"
-        return {"bootstrap.wasm": built("rust", f"{command} && mv {made} {{out}} && rm -r {{out}}.target", None)}
+        return {"bootstrap.wasm": component("rust", "probe")}
 
     def error(self, message, request_id):
         return {"errorType": "HttpStatus500", "errorMessage": message}
