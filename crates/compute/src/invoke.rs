@@ -18,7 +18,7 @@ use crate::admission::Permit;
 use crate::detached::Detached;
 use crate::engine::Core;
 use crate::environment::{Answer, Call};
-use crate::extensions::{self, AnsweredCall};
+use crate::extensions::{self, Course};
 use crate::faults::Fault;
 use crate::patience;
 use crate::payload;
@@ -184,10 +184,10 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     }
     let sound = !matches!(answer, Answer::Fault { sound: false, .. } | Answer::LastError(_));
     if let Some(extensions) = environment.extensions().filter(|_| sound) {
-        let (began_us, extensions) = (began.us, extensions.clone());
-        let answered = AnsweredCall { answer, started_at_ms, began_us, beginning, first, deadline };
+        let extensions = extensions.clone();
+        let course = Course { started_at_ms, began_us: began.us, beginning, first, deadline };
         // In a box, as most environments have none.
-        return Ok(Ok(Box::pin(extensions::after_answer(core, lease, extensions, job, answered)).await));
+        return Ok(Ok(Box::pin(extensions::after_answer(core, lease, extensions, job, answer, course)).await));
     }
     if !sound {
         environment.give_up(&answer);

@@ -57,7 +57,7 @@ async fn open(folder: &Path, boot: &str) -> Arc<Usage> {
 
 /// Not a test: what the parent starts.
 #[test]
-#[ignore = "the child of the other test"]
+#[ignore = "no test by itself: `what_was_recorded_before_a_kill_is_counted_once` starts it as the process that it looks after"]
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

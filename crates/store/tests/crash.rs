@@ -63,7 +63,7 @@ async fn commit_for_ever(store: Arc<dyn Store>, committer: u8) {
 
 /// Not a test: what the parent starts.
 #[test]
-#[ignore = "the child of the other tests"]
+#[ignore = "no test by itself: the tests of this file start it as the process that they look after"]
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

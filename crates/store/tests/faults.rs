@@ -58,7 +58,7 @@ fn number_of(value: &[u8]) -> u64 {
 
 /// Not a test: what the parent starts.
 #[test]
-#[ignore = "the child of the other tests"]
+#[ignore = "no test by itself: the tests of this file start it as the process that they look after"]
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -23,7 +23,7 @@ fn fill_bytes() -> u64 {
 
 /// Not a test: what the parent starts.
 #[test]
-#[ignore = "the child of the other tests"]
+#[ignore = "no test by itself: `a_large_store_is_open_again_within_a_second` starts it as the process that it looks after"]
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -60,7 +60,7 @@ async fn commit_for_ever(store: Arc<Postgres>, committer: u8) {
 
 /// Not a test: what the parent starts. It has every other committer, from the given one on.
 #[test]
-#[ignore = "the child of the other test"]
+#[ignore = "no test by itself: `nothing_acknowledged_is_lost_by_kill_9_of_a_node` starts it as the process that it looks after"]
 fn child() {
     let Ok(place) = std::env::var(PLACE) else { return };
     let (first, url) = place.split_once(' ').unwrap();

@@ -20,9 +20,8 @@ use crate::records::Line;
 use crate::report::{Beginning, Detail, Report, Status};
 use crate::settle::{self, Ended, Verdict, micros};
 
-/// A call that was answered.
-pub(crate) struct AnsweredCall {
-    pub(crate) answer: Answer,
+/// When a call that was answered began, and what it is bounded by.
+pub(crate) struct Course {
     pub(crate) started_at_ms: u64,
     /// When its time began: monotonic microseconds.
     pub(crate) began_us: u64,
@@ -47,28 +46,14 @@ pub(crate) async fn after_answer(
     lease: Lease,
     extensions: Arc<Extensions>,
     job: Box<Job>,
-    answered: AnsweredCall,
+    answer: Answer,
+    course: Course,
 ) -> Outcome {
-    let latency_us = core.clock.monotonic_us().saturating_sub(answered.began_us);
-    let run_us = answered.answer.run_us();
-    let produced_bytes = answered.answer.bytes() as u64;
-    let AnsweredCall { answer, started_at_ms, began_us, beginning, first, deadline } = answered;
+    let latency_us = core.clock.monotonic_us().saturating_sub(course.began_us);
+    let (run_us, produced_bytes) = (answer.run_us(), answer.bytes() as u64);
     let verdict = settle::verdict(core, &job, answer);
     let mut outcome = verdict.clone().outcome(&job, None);
-    let rest = After {
-        core: core.clone(),
-        lease,
-        extensions,
-        verdict,
-        started_at_ms,
-        began_us,
-        beginning,
-        first,
-        deadline,
-        latency_us,
-        produced_bytes,
-        run_us,
-    };
+    let rest = After { core: core.clone(), lease, extensions, verdict, course, latency_us, produced_bytes, run_us };
     if job.invocation.log_tail {
         outcome.log_tail = rest.settle(job).await;
     } else {
@@ -82,11 +67,7 @@ struct After {
     lease: Lease,
     extensions: Arc<Extensions>,
     verdict: Verdict,
-    started_at_ms: u64,
-    began_us: u64,
-    beginning: Option<Beginning>,
-    first: bool,
-    deadline: Instant,
+    course: Course,
     latency_us: u64,
     produced_bytes: u64,
     run_us: Option<u64>,
@@ -94,7 +75,7 @@ struct After {
 
 impl After {
     fn spent_us(&self) -> u64 {
-        self.core.clock.monotonic_us().saturating_sub(self.began_us)
+        self.core.clock.monotonic_us().saturating_sub(self.course.began_us)
     }
 
     /// Waits for the runtime, then for the extensions, and settles the call. Answers the log's tail.
@@ -104,7 +85,7 @@ impl After {
         let runtime_us = self.spent_us();
         let function_error = self.verdict.function_error().map(str::to_owned);
         let mut detail = Detail {
-            start_ms: self.started_at_ms,
+            start_ms: self.course.started_at_ms,
             latency_us: self.latency_us,
             runtime_us,
             produced_bytes: self.produced_bytes,
@@ -121,15 +102,15 @@ impl After {
         self.extensions.drain();
         let reason = self.judge(&job, end);
         let (cpu, usage) = self.lease.environment().usage();
-        let before_us = self.beginning.map_or(0, Beginning::us);
+        let before_us = self.course.beginning.map_or(0, Beginning::us);
         let run_us = self.run_us.map_or(duration_us, |run_us| run_us.min(duration_us));
         let (now_us, cpu_us) = (self.core.clock.monotonic_us(), micros(cpu).saturating_sub(before_us));
-        self.lease.pool().learn(now_us, duration_us, run_us, cpu_us, self.first);
-        let (started_at_ms, beginning) = (self.started_at_ms, self.beginning);
+        self.lease.pool().learn(now_us, duration_us, run_us, cpu_us, self.course.first);
+        let Course { started_at_ms, beginning, .. } = self.course;
         let ended = Ended { started_at_ms, duration_us, beginning, cpu, usage, among: false, detail: Some(detail) };
         let tail = settle::close(&self.core, &job, &output, &self.verdict, ended);
         match reason {
-            None => self.lease.release(self.deadline),
+            None => self.lease.release(self.course.deadline),
             Some(reason) => {
                 self.extensions.end(reason);
                 drop(self.lease);
@@ -148,7 +129,7 @@ impl After {
                 fault = extensions.failed() => Rest::Failed(fault),
             }
         };
-        timeout_at(self.deadline, ready).await.unwrap_or(Rest::Late)
+        timeout_at(self.course.deadline, ready).await.unwrap_or(Rest::Late)
     }
 
     async fn extensions(&self) -> Rest {
@@ -159,7 +140,7 @@ impl After {
                 () = self.extensions.ready() => Rest::Done,
             }
         };
-        timeout_at(self.deadline, ready).await.unwrap_or(Rest::Late)
+        timeout_at(self.course.deadline, ready).await.unwrap_or(Rest::Late)
     }
 
     /// What the log and the ledger say of the end; why the environment ends, if it does.

@@ -47,7 +47,7 @@ use crate::inward::Inward;
 use crate::output::Output;
 use crate::records::Line;
 use crate::telemetry::Hub;
-pub(crate) use calls::{AnsweredCall, after_answer};
+pub(crate) use calls::{Course, after_answer};
 pub(crate) use ending::{ENDING_MAX, Reason};
 pub(crate) use http::answer;
 pub(crate) use launch::Agents;

@@ -127,6 +127,13 @@ struct Extension {
     error_type: Option<String>,
 }
 
+impl Extension {
+    fn new(name: &str, id: &str, external: bool, state: State, wanted: Wanted) -> Self {
+        let (name, id) = (name.to_owned(), id.to_owned());
+        Self { name, id, external, state, wanted, pending: None, error_type: None }
+    }
+}
+
 /// The extensions of one environment.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -140,19 +147,11 @@ impl Registry {
     /// A process of this name is about to be started.
     pub(crate) fn expect(&mut self, name: &str) -> Result<(), Fault> {
         if self.extensions.len() == EXTENSIONS_MAX {
-            let message = format!("Extension limit ({EXTENSIONS_MAX}) reached");
-            self.fail(Fault::extension("Extension.LaunchError", &message));
-            return Err(Fault::extension("Extension.LaunchError", &message));
+            let fault = Fault::extension("Extension.LaunchError", &limit_reached());
+            self.fail(fault.clone());
+            return Err(fault);
         }
-        self.extensions.push(Extension {
-            name: name.to_owned(),
-            id: String::new(),
-            external: true,
-            state: State::Started,
-            wanted: Wanted::default(),
-            pending: None,
-            error_type: None,
-        });
+        self.extensions.push(Extension::new(name, "", true, State::Started, Wanted::default()));
         Ok(())
     }
 
@@ -184,18 +183,9 @@ impl Registry {
             return Err(Refusal::new("Extension.InvalidExtensionState", message));
         }
         if self.extensions.len() == EXTENSIONS_MAX {
-            let message = format!("Extension limit ({EXTENSIONS_MAX}) reached");
-            return Err(Refusal::new("Extension.TooManyExtensions", message));
+            return Err(Refusal::new("Extension.TooManyExtensions", limit_reached()));
         }
-        self.extensions.push(Extension {
-            name: name.to_owned(),
-            id: id.to_owned(),
-            external: false,
-            state: State::Registered,
-            wanted,
-            pending: None,
-            error_type: None,
-        });
+        self.extensions.push(Extension::new(name, id, false, State::Registered, wanted));
         Ok(())
     }
 
@@ -390,6 +380,10 @@ impl Registry {
         let unknown = || Refusal::new("Extension.UnknownExtensionIdentifier", format!("Unknown extension {id}"));
         found.ok_or_else(unknown)
     }
+}
+
+fn limit_reached() -> String {
+    format!("Extension limit ({EXTENSIONS_MAX}) reached")
 }
 
 #[cfg(test)]

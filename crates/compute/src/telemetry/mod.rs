@@ -144,12 +144,11 @@ impl Hub {
         }
     }
 
-    /// The init phase is over. Whether anybody has subscribed.
-    pub(crate) fn close(&self) -> bool {
+    /// The init phase is over.
+    pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.open = false;
         state.backlog = Vec::new();
-        !state.subscribers.is_empty()
     }
 
     /// Nothing runs in the sandbox, or does so again.

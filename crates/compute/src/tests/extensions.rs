@@ -33,16 +33,19 @@ async fn next_event(address: SocketAddr, id: &str) -> Reply {
     ask(address, "GET", "2020-01-01/extension/event/next", id, "").await
 }
 
+/// Asks for the next event beside what the test does.
+fn waiting(address: SocketAddr, id: &str) -> tokio::task::JoinHandle<Reply> {
+    let id = id.to_owned();
+    tokio::spawn(async move { next_event(address, &id).await })
+}
+
 #[tokio::test]
 async fn an_answer_does_not_wait_and_the_environment_does() {
     let world = world();
     let (outcome, (address, id)) = tokio::join!(world.call("f", "{}"), async {
         let address = address(&world).await;
         let id = register(address).await;
-        let waiting = tokio::spawn({
-            let id = id.clone();
-            async move { next_event(address, &id).await }
-        });
+        let waiting = waiting(address, &id);
         next(address).await;
         let event = timeout(PATIENCE, waiting).await.unwrap().unwrap();
         let event: Value = serde_json::from_str(&event.body).unwrap();
@@ -55,10 +58,7 @@ async fn an_answer_does_not_wait_and_the_environment_does() {
     assert_eq!(outcome.unwrap().payload, "1");
     assert!(world.records.0.lock().is_empty(), "it is metered when the extension is done");
     assert!(!world.lines.messages().iter().any(|line| line.starts_with("REPORT")));
-    let waiting = tokio::spawn({
-        let id = id.clone();
-        async move { next_event(address, &id).await }
-    });
+    let waiting = waiting(address, &id);
     world.until("the call is settled", |world| world.records.0.lock().len() == 1).await;
     world
         .until("it takes the next call", |world| {
@@ -86,10 +86,7 @@ async fn an_extension_that_gives_up_fails_the_call_at_once() {
     let (outcome, ()) = tokio::join!(world.call("f", "{}"), async {
         let address = address(&world).await;
         let id = register(address).await;
-        let waiting = tokio::spawn({
-            let id = id.clone();
-            async move { next_event(address, &id).await }
-        });
+        let waiting = waiting(address, &id);
         next(address).await;
         timeout(PATIENCE, waiting).await.unwrap().unwrap();
         let gone = ask(address, "POST", "2020-01-01/extension/exit/error", &id, "{}").await;
@@ -166,10 +163,7 @@ async fn telemetry_is_sent_until_it_is_taken() {
         });
         let reply = ask(address, "PUT", "2022-07-01/telemetry", &id, &wish.to_string()).await;
         assert_eq!((reply.status, reply.body.as_str()), (200, "\"OK\""));
-        let waiting = tokio::spawn({
-            let id = id.clone();
-            async move { next_event(address, &id).await }
-        });
+        let waiting = waiting(address, &id);
         next(address).await;
         timeout(PATIENCE, waiting).await.unwrap().unwrap();
         post(address, "runtime/invocation/r-1/response", "1").await;

@@ -65,12 +65,11 @@ struct Shared {
 struct State {
     gone: bool,
     starting: HashMap<u64, Starting>,
-    assigning: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
-    connecting: HashMap<u64, oneshot::Sender<Result<Vec<OwnedFd>, Failure>>>,
+    /// Orders to sandboxes: what each gives, which is nothing but of those for sockets.
+    asking: HashMap<u64, oneshot::Sender<Result<Vec<OwnedFd>, Failure>>>,
     running: HashMap<u64, watch::Sender<Option<Exit>>>,
     /// Programs that have left sandboxes which go on, of those that were asked about.
     left: HashMap<u64, watch::Sender<Vec<(u64, Exit)>>>,
-    launching: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
     /// Of sandboxes whose freezer was asked for and has not come.
     freezers: HashMap<u64, Arc<Freezer>>,
 }
@@ -329,9 +328,7 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         state.starting.remove(&self.token);
-        state.assigning.remove(&self.token);
-        state.connecting.remove(&self.token);
-        state.launching.remove(&self.token);
+        state.asking.remove(&self.token);
     }
 }
 
@@ -383,13 +380,7 @@ async fn read_replies(shared: Arc<Shared>) {
     for (_, start) in state.starting.drain() {
         let _ = start.sender.send(Err(Failure::Gone));
     }
-    for (_, sender) in state.assigning.drain() {
-        let _ = sender.send(Err(Failure::Gone));
-    }
-    for (_, sender) in state.connecting.drain() {
-        let _ = sender.send(Err(Failure::Gone));
-    }
-    for (_, sender) in state.launching.drain() {
+    for (_, sender) in state.asking.drain() {
         let _ = sender.send(Err(Failure::Gone));
     }
     state.left.clear();
@@ -404,18 +395,18 @@ async fn read_replies(shared: Arc<Shared>) {
 
 /// Tells whoever waits for what this token stands for that it has failed.
 fn tell_failure(shared: &Shared, token: u64, step: u32, errno: i32) {
-    let (start, assignment, connection) = {
-        let mut state = shared.state.lock();
-        (state.starting.remove(&token), state.assigning.remove(&token), state.connecting.remove(&token))
-    };
-    if let Some(waiter) = connection {
-        let _ = waiter.send(Err(Failure::Step { step, errno }));
+    let start = shared.state.lock().starting.remove(&token);
+    match start {
+        Some(start) => drop(start.sender.send(Err(Failure::Step { step, errno }))),
+        None => answer(shared, token, Err(Failure::Step { step, errno })),
     }
-    if let Some(waiter) = start {
-        let _ = waiter.sender.send(Err(Failure::Step { step, errno }));
-    }
-    if let Some(waiter) = assignment {
-        let _ = waiter.send(Err(Failure::Step { step, errno }));
+}
+
+/// Tells whoever has asked what came of it.
+fn answer(shared: &Shared, token: u64, answer: Result<Vec<OwnedFd>, Failure>) {
+    let waiter = shared.state.lock().asking.remove(&token);
+    if let Some(waiter) = waiter {
+        let _ = waiter.send(answer);
     }
 }
 
@@ -455,24 +446,9 @@ fn take_reply(shared: &Arc<Shared>, reply: Reply, mut fds: Vec<OwnedFd>) {
             }
         }
         Reply::Failed { token, step, errno } => tell_failure(shared, token, step, errno),
-        Reply::Assigned { token } => {
-            let waiter = shared.state.lock().assigning.remove(&token);
-            if let Some(waiter) = waiter {
-                let _ = waiter.send(Ok(()));
-            }
-        }
-        Reply::Sockets { token } => {
-            let waiter = shared.state.lock().connecting.remove(&token);
-            if let Some(waiter) = waiter {
-                let _ = waiter.send(Ok(fds));
-            }
-        }
-        Reply::Launched { token, step, errno } => {
-            let waiter = shared.state.lock().launching.remove(&token);
-            if let Some(waiter) = waiter {
-                let _ = waiter.send(if errno == 0 { Ok(()) } else { Err(Failure::Step { step, errno }) });
-            }
-        }
+        Reply::Assigned { token } | Reply::Launched { token, errno: 0, .. } => answer(shared, token, Ok(Vec::new())),
+        Reply::Sockets { token } => answer(shared, token, Ok(fds)),
+        Reply::Launched { token, step, errno } => tell_failure(shared, token, step, errno),
         Reply::Left { id, program, status, out_of_memory } => {
             let mut state = shared.state.lock();
             if state.running.contains_key(&id) {
@@ -570,23 +546,33 @@ impl fmt::Debug for ProcessControl {
 }
 
 impl ProcessControl {
-    /// Has something executed in the sandbox, and waits for that.
-    async fn executed(&self, token: u64, request: Request, fds: &[i32]) -> Result<(), Failure> {
+    /// Asks the spawner for something, and waits for what it gives.
+    async fn ask(&self, token: u64, request: Request, fds: &[i32]) -> Result<Vec<OwnedFd>, Failure> {
         let (sender, answer) = oneshot::channel();
         {
             let mut state = self.shared.state.lock();
             if state.gone {
                 return Err(Failure::Gone);
             }
-            state.launching.insert(token, sender);
+            state.asking.insert(token, sender);
         }
         let _forget = Forget { shared: &self.shared, token };
         self.shared.send(&request, fds).await.map_err(|_| Failure::Gone)?;
-        tokio::select! {
+        answer.await.unwrap_or(Err(Failure::Gone))
+    }
+
+    /// Has something executed in the sandbox, and waits for that. `names`: what it is called in errors.
+    async fn executed(&self, token: u64, request: Request, fds: &[i32], names: &Names) -> Result<(), Error> {
+        let executed = tokio::select! {
             biased;
-            answer = answer => answer.unwrap_or(Err(Failure::Gone)),
+            executed = self.ask(token, request, fds) => executed,
             // Nobody there will answer any more.
             _ = self.wait() => Err(Failure::Step { step: Step::Vanished as u32, errno: libc::ESRCH }),
+        };
+        match executed {
+            Ok(_) => Ok(()),
+            Err(Failure::Gone) => Err(Error::SpawnerGone),
+            Err(Failure::Step { step, errno }) => Err(names.error(step, errno)),
         }
     }
 
@@ -656,18 +642,8 @@ impl Control for ProcessControl {
             code: assignment.code.as_ref().map(digits).transpose()?,
             layers: all_digits(&assignment.layers)?,
         });
-        let (sender, answer) = oneshot::channel();
-        {
-            let mut state = self.shared.state.lock();
-            if state.gone {
-                return Err(Error::SpawnerGone);
-            }
-            state.assigning.insert(token, sender);
-        }
-        let _forget = Forget { shared: &self.shared, token };
-        self.shared.send(&request, &[]).await.map_err(|_| Error::SpawnerGone)?;
-        match answer.await.unwrap_or(Err(Failure::Gone)) {
-            Ok(()) => {
+        match self.ask(token, request, &[]).await {
+            Ok(_) => {
                 if self.ceiling.load(Ordering::Relaxed) != u64::MAX {
                     self.ceiling.store(memory_bytes, Ordering::Relaxed);
                 }
@@ -714,18 +690,7 @@ impl Control for ProcessControl {
 
     async fn sockets(&self) -> Result<Vec<TcpSocket>, Error> {
         let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = oneshot::channel();
-        {
-            let mut state = self.shared.state.lock();
-            if state.gone {
-                return Err(Error::SpawnerGone);
-            }
-            state.connecting.insert(token, sender);
-        }
-        let _forget = Forget { shared: &self.shared, token };
-        let request = Request::Sockets { token, id: self.id };
-        self.shared.send(&request, &[]).await.map_err(|_| Error::SpawnerGone)?;
-        match answer.await.unwrap_or(Err(Failure::Gone)) {
+        match self.ask(token, Request::Sockets { token, id: self.id }, &[]).await {
             // The kernel drops descriptors that this process has no room for.
             Ok(fds) if fds.is_empty() => Err(Error::Host("sockets: too many open files".to_owned())),
             Ok(fds) => {
@@ -739,11 +704,7 @@ impl Control for ProcessControl {
 
     async fn begin(&self) -> Result<(), Error> {
         let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
-        match self.executed(token, Request::Begin { token, id: self.id }, &[]).await {
-            Ok(()) => Ok(()),
-            Err(Failure::Gone) => Err(Error::SpawnerGone),
-            Err(Failure::Step { step, errno }) => Err(self.names.error(step, errno)),
-        }
+        self.executed(token, Request::Begin { token, id: self.id }, &[], &self.names).await
     }
 
     async fn launch(&self, spec: &BesideSpec) -> Result<Beside, Error> {
@@ -757,14 +718,9 @@ impl Control for ProcessControl {
         let (output, output_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(host)?;
         let output = pipe::Receiver::from_owned_fd(output).map_err(host)?;
         let fds = [environment.as_raw_fd(), output_end.as_raw_fd()];
-        match self.executed(number, Request::Launch { token: number, id: self.id }, &fds).await {
-            Ok(()) => Ok(Beside { number, output }),
-            Err(Failure::Gone) => Err(Error::SpawnerGone),
-            Err(Failure::Step { step, errno }) => {
-                let names = Names { line: spec.path.clone(), folder: spec.folder.clone() };
-                Err(names.error(step, errno))
-            }
-        }
+        let names = Names { line: spec.path.clone(), folder: spec.folder.clone() };
+        self.executed(number, Request::Launch { token: number, id: self.id }, &fds, &names).await?;
+        Ok(Beside { number, output })
     }
 
     fn signal(&self, number: u64, signal: i32) {

@@ -8,7 +8,7 @@
 
 use serde_json::Value;
 use wasmtime::StoreContextMut;
-use wasmtime::component::{ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType};
+use wasmtime::component::{ComponentType, Linker, LinkerInstance, Lower, Resource, ResourceType};
 use wasmtime_wasi::{ResourceTable, WasiView};
 
 use super::pairs::{self, Bucket};
@@ -29,7 +29,7 @@ pub(super) fn is_served(name: &str) -> bool {
 }
 
 /// `wasi:keyvalue/store.error`.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower, Lift)]
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(variant)]
 pub(super) enum StoreError {
     #[component(name = "no-such-store")]

@@ -36,8 +36,8 @@ impl Units {
         units
     }
 
-    /// A write that made `after` of `before`, and these changes in indexes. An index whose entry it changed counts too; one in which it moved an entry
-    /// counts for both places.
+    /// A write that made `after` of `before`, and these changes in indexes. An index whose entry it changed counts too; one
+    /// in which it moved an entry counts for both places.
     pub(super) fn of_write(before: Option<&Item>, after: Option<&Item>, changes: &[IndexChange<'_>]) -> Self {
         let bytes = before.map_or(0, item_size).max(after.map_or(0, item_size));
         let mut units = Self { table: blocks(bytes, WRITE_BYTES), ..Self::default() };

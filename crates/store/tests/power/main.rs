@@ -34,7 +34,7 @@ const PHASE: &str = "DUNLIN_POWER_PHASE";
 
 /// Not a test: what the parent starts.
 #[test]
-#[ignore = "the child of the other tests"]
+#[ignore = "no test by itself: the tests of this file start it as the process that they look after"]
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     workload::run(folder.as_ref(), &std::env::var(PHASE).unwrap());

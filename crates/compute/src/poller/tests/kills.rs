@@ -26,7 +26,7 @@ const CHILD_LIFE: Duration = Duration::from_secs(120);
 
 /// Not a test: what the parent starts.
 #[test]
-#[ignore = "the child of the other test"]
+#[ignore = "no test by itself: `a_stream_that_is_polled_through_kills_has_no_gap` starts it as the process that it looks after"]
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let records = number(RECORDS).unwrap();
