@@ -96,7 +96,7 @@ impl Counts {
 const PREFIX: &str = "dunlin-";
 const FREEZE: &str = "cgroup.freeze";
 /// How often the processes of a sandbox are looked at until all of them are in its freezer.
-const MOVE_ROUNDS: usize = 16;
+const MOVE_ROUNDS: usize = 64;
 
 /// One line of `/proc/self/mountinfo` about a cgroup hierarchy.
 struct Mounted {
@@ -261,19 +261,22 @@ impl Groups {
     /// there already.
     fn move_all(&self, group: &Group, folder: &OwnedFd, first: i32) -> io::Result<()> {
         let from = group.folders.first().ok_or(io::ErrorKind::Unsupported)?;
-        let mut moved = processes(folder)?;
-        moved.push(first);
+        // One that is ending is accepted and stays where it is; it forks no more.
+        let mut tried = vec![first];
         for _ in 0..MOVE_ROUNDS {
-            let left: Vec<i32> = processes(from)?.into_iter().filter(|pid| !moved.contains(pid)).collect();
+            // In this order: who was forked in the folder is found in it. Those who are there go on forking, so that
+            // new ones alone are no reason for another round.
+            let held = processes(from)?;
+            let there = processes(folder)?;
+            let left: Vec<i32> = held.into_iter().filter(|pid| !tried.contains(pid) && !there.contains(pid)).collect();
             if left.is_empty() {
                 return Ok(());
             }
             for pid in left {
-                // One that is ending is accepted and stays where it is; it forks no more. One that has ended is refused.
-                // Whatever else is in the way of one may be gone in the next round.
+                // One that has ended is refused. Whatever else is in the way of one may be gone in the next round.
                 match write_at(folder, "cgroup.procs", &pid.to_string()) {
                     Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {}
-                    _ => moved.push(pid),
+                    _ => tried.push(pid),
                 }
             }
         }
