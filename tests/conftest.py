@@ -168,10 +168,10 @@ class Server:
         key = (service, access_key, secret_key, tuple(sorted(options.items())))
         if key not in self.clients:
             # What a client would refuse by itself is for the server to refuse.
-            config = botocore.config.Config(
-                parameter_validation=False, retries={"total_max_attempts": 1}, read_timeout=60, connect_timeout=10, max_pool_connections=64,
-                **options,
-            )
+            config = botocore.config.Config(**{
+                "parameter_validation": False, "retries": {"total_max_attempts": 1}, "read_timeout": 60, "connect_timeout": 10,
+                "max_pool_connections": 64, **options,
+            })
             session = self.session(access_key, secret_key)
             self.clients[key] = session.client(service, endpoint_url=self.url, config=config)
         return self.clients[key]

@@ -233,17 +233,18 @@ def test_every_runtime_has_them(request, agents, runtime):
 
 @pytest.mark.modes("dev")
 def test_callers_do_not_wait_for_extensions_but_their_environments_do(server, agents):
-    name = accompanied(server, agents, do={"slow": 1.5})
+    # Longer than a new environment can take on a busy machine: else it is right to wait for this one.
+    name = accompanied(server, agents, do={"slow": 6}, Timeout=30)
     invoke(server, name, {}, LogType="Tail")
     begun = time.monotonic()
     first = invoke(server, name, {})
-    assert time.monotonic() - begun < 1.4, "the answer waited for an extension"
+    assert time.monotonic() - begun < 5, "the answer waited for an extension"
     second = invoke(server, name, {})
     assert first["json"]["process"] != second["json"]["process"], "the environment was not done with the call before"
     request_id = first["ResponseMetadata"]["RequestId"]
     log = log_of(server, name, f"REPORT RequestId: {request_id}")
     report = next(line for line in log.splitlines() if line.startswith(f"REPORT RequestId: {request_id}"))
-    assert float(report.split("Duration: ")[1].split(" ms")[0]) >= 1_500
+    assert float(report.split("Duration: ")[1].split(" ms")[0]) >= 6_000
 
 
 @pytest.mark.modes("up")
@@ -591,9 +592,10 @@ def test_an_agent_as_it_is_sold(dev):
         assert "FunctionError" not in invoke(dev, name, {})
 
 
-# The flow of AWS's own extension for parameters and secrets: a server that answers when the init is over, with what its
-# function's role may read, to those that know the session's token.
-SECRETS = AGENT.replace("if 'subscribe' in DO:", textwrap.dedent("""\
+# The flow of AWS's own extension for parameters and secrets: a server that listens before it registers, since the function's
+# init may follow at once, and answers when the init is over, with what its function's role may read, to those that know the
+# session's token.
+SECRETS = AGENT.replace("print('agent begins'", textwrap.dedent("""\
     READY = threading.Event()
     class Secrets(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -610,7 +612,7 @@ SECRETS = AGENT.replace("if 'subscribe' in DO:", textwrap.dedent("""\
             pass
     secrets = socketserver.ThreadingTCPServer(('127.0.0.1', 2773), Secrets)
     threading.Thread(target=secrets.serve_forever, daemon=True).start()
-    if 'subscribe' in DO:"""), 1).replace("    seen(event=event,", "    READY.set()\n    seen(event=event,", 1)
+    print('agent begins'"""), 1).replace("    seen(event=event,", "    READY.set()\n    seen(event=event,", 1)
 SECRETS_HANDLER = """\
 import json, os, urllib.error, urllib.request
 def get(token):

@@ -7,8 +7,8 @@ from test_inside import with_boto3
 
 # Each call leaves a line in the log and calls again, as long as it is let.
 SELF_PYTHON = """
-import json, os, boto3
-client = boto3.client("lambda")
+import json, os, boto3, botocore.config
+client = boto3.client("lambda", config=botocore.config.Config(read_timeout=300, retries={"total_max_attempts": 1}))
 def handler(event, context):
     print("call", event["n"])
     again = dict(FunctionName=context.function_name, Payload=json.dumps({"n": event["n"] + 1, "most": event["most"]}))
@@ -28,8 +28,9 @@ def calls_in_log(server, name):
 
 
 def test_a_function_that_calls_itself_is_stopped_unless_it_is_allowed(dev):
-    client = dev.client("lambda")
-    name = dev.function(with_boto3(SELF_PYTHON, "lambda"), Timeout=60, MemorySize=256, Environment={"Variables": {"HOW": "RequestResponse"}})
+    # Each call starts an environment below the one before: a busy machine takes its time for so many in a row.
+    client = dev.client("lambda", read_timeout=300)
+    name = dev.function(with_boto3(SELF_PYTHON, "lambda"), Timeout=300, MemorySize=256, Environment={"Variables": {"HOW": "RequestResponse"}})
     assert client.get_function_recursion_config(FunctionName=name)["RecursiveLoop"] == "Terminate"
 
     def run(most):

@@ -252,7 +252,7 @@ test('a piece is there before the handler ends, and a slow reader does not hold 
 
 test('what nobody catches within a stream ends it with the error', async (t) => {
   const source = `exports.handler = awslambda.streamifyResponse(async (e, s) => {
-    s.write(Buffer.alloc(100000)); setTimeout(() => { throw new Error('later'); }, 5); await new Promise(() => {});
+    s.write(Buffer.alloc(100000), () => setTimeout(() => { throw new Error('later'); }, 5)); await new Promise(() => {});
   });`;
   const { answers, exit } = await run(t, { files: js(source) });
   assert.deepStrictEqual([answers[0].kind, answers[0].document.errorMessage, exit], ['INIT_ERROR', 'later', 129]);

@@ -244,11 +244,12 @@ fn raced(world: &World, place: &str, spec: &sandbox::SandboxSpec) -> Result<(), 
         (0..100_000).any(|_| std::fs::read_to_string(place.join("which")).is_ok_and(|text| text == "the host's"));
     let outputs = world.with_backend(&world.config(&[]), async |backend| {
         let mut outputs = Vec::new();
-        while outputs.len() < 25 {
-            // A refusal is as good as the right folder.
+        // A refusal is as good as the right folder, but for the control: where the swaps have processors for themselves,
+        // many starts in a row meet one.
+        while outputs.len() < 25 || (outputs.len() < 500 && !outputs.iter().any(|output| output.contains("its own"))) {
             outputs.push(match backend.start(spec.clone()).await {
                 Ok(started) => super::world::finish(started).await.output,
-                Err(_) => String::new(),
+                Err(refusal) => refusal.to_string(),
             });
         }
         outputs
@@ -256,7 +257,8 @@ fn raced(world: &World, place: &str, spec: &sandbox::SandboxSpec) -> Result<(), 
     let swaps = swapping.end();
     std::fs::remove_file(&link).unwrap();
     expect("the control", named && swaps > 100, true)?;
-    expect("the right folder, at least once", outputs.iter().any(|output| output.contains("its own")), true)?;
+    let right = outputs.iter().any(|output| output.contains("its own"));
+    expect(&format!("the right folder, at least once, and not only: {:?}", outputs.last()), right, true)?;
     expect("the host's folder", outputs.iter().any(|output| output.contains("the host's")), false)
 }
 
