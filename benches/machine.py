@@ -2,6 +2,7 @@
 
 Not here: what is measured and how it is reported (run.py). Reads /proc only; Linux only.
 """
+import contextlib
 import os
 import platform
 import socket
@@ -115,16 +116,22 @@ def free_port():
 
 def flush_us(folder, rounds=60):
     """Median µs of a 4 KiB append with fdatasync: what one durable write costs at least."""
+    with flushes(folder) as flush:
+        return statistics.median(flush() for _ in range(rounds))
+
+
+@contextlib.contextmanager
+def flushes(folder):
+    """A function that appends 4 KiB with fdatasync and tells how many µs that took."""
     path = os.path.join(folder, "flush-probe")
-    times = []
     with open(path, "wb", buffering=0) as file:
-        for _ in range(rounds):
+        def flush():
             begin = time.perf_counter()
             file.write(b"x" * 4096)
             os.fdatasync(file.fileno())
-            times.append((time.perf_counter() - begin) * 1e6)
+            return (time.perf_counter() - begin) * 1e6
+        yield flush
     os.unlink(path)
-    return statistics.median(times)
 
 
 def description():

@@ -5,7 +5,7 @@
 
 Parts, in `parts/`: `idle` (time to ready, memory), `standing` (processor time with a thousand functions that nobody
 calls), `cold` (first calls beside fresh processes), `burst` (many first calls at once), `warm` (function URLs beside bare
-servers, interleaved A-B-A-B), `events` (asynchronous ones), `noisy` (a quiet function beside loud ones), `density` (memory
+servers, interleaved A-B-A-B), `added` (calls beside their bare parts), `events` (asynchronous ones), `noisy` (a quiet function beside loud ones), `density` (memory
 of many environments, guests and functions), `tables` (the DynamoDB interface), `large` (a table of five million items), `wasm` (beside
 `wasmtime serve`).
 
@@ -31,7 +31,7 @@ from bench import Bench, say
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
-PARTS = ("idle", "standing", "cold", "burst", "warm", "events", "noisy", "density", "tables", "large", "wasm")
+PARTS = ("idle", "standing", "cold", "burst", "warm", "added", "events", "noisy", "density", "tables", "large", "wasm")
 
 
 def main():
