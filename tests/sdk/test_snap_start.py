@@ -161,6 +161,13 @@ OBSTACLES = {
     "event loop": ("import asyncio\nLOOP = asyncio.new_event_loop()", "its init left something open: "),
     "shared memory": ("import mmap\nSHARED = mmap.mmap(-1, 4096)", "its init left memory that processes share"),
     "timer": ("import signal\nsignal.setitimer(signal.ITIMER_REAL, 600)", "its init left a timer running"),
+    "extension": (
+        "import os, threading, urllib.request\n"
+        "API = f\"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2020-01-01/extension/\"\n"
+        "ask = lambda *about: urllib.request.urlopen(urllib.request.Request(*about))\n"
+        "ME = ask(API + 'register', b'{\"events\": []}', {'Lambda-Extension-Name': 'inside'}).headers['Lambda-Extension-Identifier']\n"
+        "follow = lambda: ask(API + 'event/next', None, {'Lambda-Extension-Identifier': ME})\n"
+        "threading.Thread(target=follow, daemon=True).start()", "its init registers an extension"),
 }
 
 

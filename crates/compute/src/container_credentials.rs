@@ -5,6 +5,7 @@
 //! |--------------------------------|--------------------------------------------------------------------|
 //! | GET `/2021-04-23/credentials`  | 200, `{"AccessKeyId","SecretAccessKey","Token","Expiration"}`      |
 //! | the same with another token    | 403                                                                |
+//! | of extensions, in a snapshot   | none: `asked` is cancelled, and whoever waits for that takes over  |
 //! | anything else                  | 404                                                                |
 //!
 //! The path and the variables that name it are Lambda's; the document is that of the container credentials of AWS's SDKs.
@@ -28,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::extensions;
 use crate::report::iso_ms;
 
 /// Where they are.
@@ -76,21 +78,32 @@ impl Document {
     }
 }
 
-/// Serves until the guard is dropped.
-pub(crate) fn serve(listener: TcpListener, document: Arc<Document>) -> DropGuard {
+/// Serves until the guard is dropped, to an init that a snapshot is taken of. `asked` tells that it wants to be, or have, an
+/// extension.
+pub(crate) fn serve(listener: TcpListener, document: Arc<Document>, asked: CancellationToken) -> DropGuard {
     let over = CancellationToken::new();
-    tokio::spawn(over.clone().run_until_cancelled_owned(accept(listener, document)));
+    tokio::spawn(over.clone().run_until_cancelled_owned(accept(listener, document, asked)));
     over.drop_guard()
 }
 
-async fn accept(listener: TcpListener, document: Arc<Document>) {
+async fn accept(listener: TcpListener, document: Arc<Document>, asked: CancellationToken) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let document = document.clone();
-        let service = service_fn(move |request| {
-            let reply = answer(&document, &request);
-            async move { Ok::<_, Infallible>(reply) }
+        let (document, asked) = (document.clone(), asked.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let reply = if extensions::is_theirs(request.uri().path()) {
+                asked.cancel();
+                None
+            } else {
+                Some(answer(&document, &request))
+            };
+            async move {
+                match reply {
+                    Some(reply) => Ok::<_, Infallible>(reply),
+                    None => std::future::pending().await,
+                }
+            }
         });
         // A broken connection is the client's to notice.
         connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -127,7 +140,9 @@ mod tests {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let guard = serve(listener, Document::new("right", credentials, Lasting::Until(1_700_000_000_000)));
+        let asked = CancellationToken::new();
+        let document = Document::new("right", credentials, Lasting::Until(1_700_000_000_000));
+        let guard = serve(listener, document, asked.clone());
         let ask = async |path: &str, token: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let text = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\nconnection: close\r\n\r\n");
@@ -144,7 +159,15 @@ mod tests {
             let answer = ask(path, token).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && !answer.contains("ASIA1"), "{answer}");
         }
+        assert!(!asked.is_cancelled());
+        let mut extension = TcpStream::connect(address).await.unwrap();
+        extension
+            .write_all(b"POST /2020-01-01/extension/register HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        asked.cancelled().await;
         drop(guard);
+        assert_eq!(extension.read(&mut [0; 1]).await.ok().filter(|read| *read > 0), None, "it gets no answer");
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }

@@ -36,6 +36,11 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of an error's type that are kept.
 const ERROR_TYPE_BYTES_MAX: usize = 256;
 
+/// Whether a path is of these APIs.
+pub(crate) fn is_theirs(path: &str) -> bool {
+    ["/2020-01-01/extension/", "/2022-07-01/telemetry", "/2020-08-15/logs"].iter().any(|api| path.starts_with(api))
+}
+
 /// Answers a request of these APIs.
 pub(crate) async fn answer(extensions: &Arc<Extensions>, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().trim_matches('/').to_owned();

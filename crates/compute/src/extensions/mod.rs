@@ -49,7 +49,7 @@ use crate::records::Line;
 use crate::telemetry::Hub;
 pub(crate) use calls::{Course, after_answer};
 pub(crate) use ending::{ENDING_MAX, Reason};
-pub(crate) use http::answer;
+pub(crate) use http::{answer, is_theirs};
 pub(crate) use launch::Agents;
 use launch::Mouth;
 use registry::Registry;

@@ -6,7 +6,8 @@
 //!
 //! Invariants
 //!   1. What the init wrote is in the function's log, in a stream of its own, and after it why there is no snapshot.
-//!   2. A process that was not found fit for it by its own side (`dunlin_snapshot.py`) is never forked.
+//!   2. A process that was not found fit for it by its own side (`dunlin_snapshot.py`) is never forked, nor one that has asked
+//!      for an extension: that one belongs to one environment.
 //!
 //! Start reading at `take`.
 
@@ -18,6 +19,7 @@ use model::{Family, FunctionVersion};
 use sandbox::{Control, Guest, SandboxSpec, Started};
 use serde_json::json;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::Kind;
 use super::boot::{Copies, Zygote};
@@ -72,7 +74,9 @@ pub(super) async fn take(core: &Core, kind: &Kind, version: &FunctionVersion) ->
     let ttl_s = cap.as_secs() + CREDENTIALS_S;
     let credentials = core.authorizer.issue(&version.role_arn, version.function.name.as_str(), ttl_s).await;
     let lasting = Lasting::For { ms: STALE_AFTER_MS, clock: core.clock.clone() };
-    let served = container_credentials::serve(runtime_api, Document::new(&token, credentials, lasting));
+    let asked = CancellationToken::new();
+    let document = Document::new(&token, credentials, lasting);
+    let served = container_credentials::serve(runtime_api, document, asked.clone());
     let network = core.network.serve(id, listeners.tcp, listeners.dns);
     let mut frames = Frames::new(channel).map_err(|error| Untaken::Failed(error.to_string()))?;
     let order = json!({
@@ -82,7 +86,11 @@ pub(super) async fn take(core: &Core, kind: &Kind, version: &FunctionVersion) ->
         "snapshot": true,
     });
     frames.prepare(&order).await.map_err(|error| Untaken::Failed(error.to_string()))?;
-    let end = timeout(cap, read_beside(&output, frames.snapshot())).await;
+    let init = read_beside(&output, frames.snapshot());
+    let end = tokio::select! {
+        end = timeout(cap, init) => end,
+        () = asked.cancelled() => Ok(SnapshotEnd::Unfit("its init registers an extension".to_owned())),
+    };
     drop((served, network));
     let init_us = core.clock.monotonic_us().saturating_sub(began_us);
     let untaken = match end {
