@@ -247,7 +247,10 @@ def test_cold_and_warm(probe):
     assert cold["json"]["calls"] == 1
     duration, billed, *_, rest = report(cold)
     init = re.match(r"Init Duration: ([0-9.]+) ms\t", rest)
-    assert init and billed == -(-round(duration + float(init.group(1)), 2) // 1), rest
+    assert init, rest
+    both = duration + float(init.group(1))
+    # Each of the two is rounded for itself.
+    assert -(-round(both - 0.01, 2) // 1) <= billed <= -(-round(both + 0.01, 2) // 1), rest
     seen = {cold["json"]["who"]: 1}
 
     def warm():

@@ -243,7 +243,7 @@ fn raced(world: &World, place: &str, spec: &sandbox::SandboxSpec) -> Result<(), 
     let named =
         (0..100_000).any(|_| std::fs::read_to_string(place.join("which")).is_ok_and(|text| text == "the host's"));
     let outputs = world.with_backend(&world.config(&[]), async |backend| {
-        let mut outputs = Vec::new();
+        let mut outputs: Vec<String> = Vec::new();
         // A refusal is as good as the right folder, but for the control: where the swaps have processors for themselves,
         // many starts in a row meet one.
         while outputs.len() < 25 || (outputs.len() < 500 && !outputs.iter().any(|output| output.contains("its own"))) {
