@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::{AccessPoint, Credentials, Family, FileSystem, FunctionVersion, ImageCode, InvokeError, Runtime};
-use sandbox::{Control, GUEST, Interpreter, SandboxSpec, SharedFiles, Started, Usage, interpreter};
+use sandbox::{Control, GUEST, Interpreter, Occupant, SandboxSpec, SharedFiles, Started, Usage, interpreter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -403,24 +403,26 @@ async fn originate(
     }
     let environment = if agents.is_empty() { Vec::new() } else { variables::of_extensions(&variables) };
     let agents = Agents { names: agents, environment };
-    // A folder of the host is mounted when a sandbox is made, and a web server is a program of the package's own.
-    let booted = if files.is_none() && version.web.is_none() { core.ready.take(core, version).await } else { None };
+    let runs_at_once = matches!(guest, sandbox::Guest::Bootstrap | sandbox::Guest::Entrypoint { .. });
+    let held = runs_at_once && !agents.names.is_empty();
+    // A folder of the host is mounted when a sandbox is made.
+    let booted = if files.is_none() { core.ready.take(core, version).await } else { None };
     if let Some(booted) = booted {
-        match booted.assign(version).await {
+        let vacant = booted.is_vacant();
+        let occupant = vacant.then(|| Occupant { guest: guest.clone(), environment: variables.clone(), held });
+        match booted.assign(version, occupant).await {
             Ok(parts) => {
                 // What has run the init has the others from it, and its hooks come by themselves.
                 let is_copy = parts.token.is_some();
                 let own = || variables::environment_variables(version, &credentials, names.log_stream);
                 let variables = if is_copy { own() } else { variables };
                 let order = Order { variables, caches, hooks: version.snap_start && !is_copy };
-                return Ok(Origin { parts, order, credentials, agents, held: false });
+                return Ok(Origin { parts, order, credentials, agents, held: held && vacant });
             }
-            Err(sandbox::Error::CodeMissing(code)) => return Err(sandbox::Error::CodeMissing(code)),
-            Err(error) => tracing::warn!(%error, "a booted guest could not be given its function"),
+            Err(error) if is_functions_own(&error) => return Err(error),
+            Err(error) => tracing::warn!(%error, "what was ready could not be given its function"),
         }
     }
-    let runs_at_once = matches!(guest, sandbox::Guest::Bootstrap | sandbox::Guest::Entrypoint { .. });
-    let held = runs_at_once && !agents.names.is_empty();
     let spec = SandboxSpec {
         guest,
         root: version.image.as_ref().map(|_| version.code.clone()),
@@ -438,6 +440,17 @@ async fn originate(
     let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO, token: None };
     let order = Order { variables: Vec::new(), caches, hooks: version.snap_start };
     Ok(Origin { parts, order, credentials, agents, held })
+}
+
+/// Whether a start from nothing would end the same way.
+fn is_functions_own(error: &sandbox::Error) -> bool {
+    matches!(
+        error,
+        sandbox::Error::CodeMissing(_)
+            | sandbox::Error::Entrypoint(_)
+            | sandbox::Error::Folder(_)
+            | sandbox::Error::NoNetwork
+    )
 }
 
 fn failed(init: FailedInit) -> StartEnd {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, Egress, FileSystem, ImageCode, JsonLog, Region, Runtime, WebServer};
+use crate::{AccountId, Egress, Family, FileSystem, ImageCode, JsonLog, Region, Runtime, WebServer};
 
 /// A function's name within an account and region: 1 to 64 of `[a-zA-Z0-9-_]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -108,6 +108,8 @@ pub struct RuntimeUse {
     pub runtime: Runtime,
     /// Megabytes (MiB) of their memory.
     pub memory_mb: u32,
+    /// Whether what runs is a program of theirs: a custom runtime, or a web server.
+    pub executes: bool,
 }
 
 /// Environments that a version has whether it is called or not: provisioned concurrency, or a minimum.
@@ -229,9 +231,14 @@ impl FunctionVersion {
         format!("{}:{}", self.function.arn(), self.version)
     }
 
-    /// What it runs on.
-    pub fn runtime_use(&self) -> RuntimeUse {
-        RuntimeUse { account: self.function.account.clone(), runtime: self.runtime.clone(), memory_mb: self.memory_mb }
+    /// What it runs on; nothing that could be prepared for of a container image, or of a program that has no process.
+    pub fn runtime_use(&self) -> Option<RuntimeUse> {
+        (self.image.is_none() && !self.program).then(|| RuntimeUse {
+            account: self.function.account.clone(),
+            runtime: self.runtime.clone(),
+            memory_mb: self.memory_mb,
+            executes: self.web.is_some() || self.runtime.family() == Family::Provided,
+        })
     }
 }
 

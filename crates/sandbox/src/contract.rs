@@ -74,6 +74,8 @@ pub enum Guest {
         /// Index into the list of usable interpreters.
         interpreter: usize,
     },
+    /// Nobody yet: every wall stands, and who runs behind them comes with code and variables (`Assignment::occupant`).
+    Vacant,
     /// A fork of a zygote, in a sandbox of its own.
     Fork {
         /// The zygote: `Control::id` of its sandbox.
@@ -96,7 +98,7 @@ pub struct SandboxSpec {
     pub code: Option<CodeDigest>,
     /// Folders below the code root that are merged into `/opt`, later ones first. Empty: an empty `/opt`.
     pub layers: Vec<CodeDigest>,
-    /// A folder of the host below `/mnt`. A guest that is to be assigned to, a zygote and a fork have none.
+    /// A folder of the host below `/mnt`. Who is to be assigned to, a zygote and a fork have none.
     pub files: Option<SharedFiles>,
     /// Bytes of memory that may be used, `/tmp` apart where the host can tell them apart.
     pub memory_bytes: u64,
@@ -152,6 +154,19 @@ pub struct Assignment {
     pub memory_bytes: u64,
     /// Bytes of `/tmp`.
     pub tmp_bytes: u64,
+    /// Who moves in: of a `Guest::Vacant` with its code, and of no other.
+    pub occupant: Option<Occupant>,
+}
+
+/// Who moves into a sandbox that was made for nobody.
+#[derive(Debug, Clone)]
+pub struct Occupant {
+    /// What runs: a `Guest::Bootstrap` or `Command`.
+    pub guest: Guest,
+    /// Its whole environment.
+    pub environment: Vec<(String, String)>,
+    /// It is executed at `Control::begin` and not before, as `SandboxSpec::held` has it.
+    pub held: bool,
 }
 
 /// A running sandbox, in parts that different tasks own.
@@ -187,12 +202,12 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     fn id(&self) -> u64;
 
     /// Gives other limits to a sandbox: memory with the processor share that follows from it, and `/tmp`, whose content
-    /// stays; to one that was started without code, code and layers as well, once. After an error a sandbox without code
-    /// is of no use; kill it.
+    /// stays; to one that was started without code, code and layers as well, once, and to a vacant one its guest, which
+    /// then runs or is held. After an error a sandbox without code is of no use; kill it.
     ///
     /// # Errors
-    /// `CodeMissing`; `Host` for everything else, also when a forked guest has not given up what it must. Memory that is
-    /// used already cannot be taken away.
+    /// `CodeMissing`; of an occupant those of `Backend::start`; `Host` for everything else, also when a forked guest has not
+    /// given up what it must. Memory that is used already cannot be taken away.
     async fn assign(&self, assignment: &Assignment) -> Result<(), Error>;
 
     /// Kills every process of the sandbox, frozen or not. Returns at once; `wait` tells when it is gone.

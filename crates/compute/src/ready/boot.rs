@@ -1,12 +1,12 @@
-//! Boots a guest without a function, makes a zygote, and gives a booted guest its function.
+//! Boots a guest without a function, makes a zygote or a vacant sandbox, and gives what is ready its function.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use model::{Family, FunctionVersion};
-use sandbox::{Assignment, Control, Guest, GuestListeners, SandboxSpec, Started};
+use model::{Family, FunctionVersion, Runtime};
+use sandbox::{Assignment, Control, Guest, GuestListeners, Occupant, SandboxSpec, Started};
 use serde_json::{Value as Json, json};
 use tokio::net::unix::pipe;
 use tokio::task::AbortHandle;
@@ -34,7 +34,7 @@ const FORKS: u32 = 128;
 /// And after this time, so that functions do not share its address layout for ever.
 const ZYGOTE_AGE: Duration = Duration::from_secs(3_600);
 
-/// A guest that has no function yet. Dropped, it ends.
+/// A guest that has no function yet, or a sandbox that has no guest yet. Dropped, it ends.
 pub(crate) struct Booted {
     parts: Option<Parts>,
     control: Arc<dyn Control>,
@@ -43,6 +43,8 @@ pub(crate) struct Booted {
     terms: Option<Arc<Terms>>,
     /// Of a fork that has run a version's init: what its clients ask for credentials with.
     token: Option<Arc<str>>,
+    /// Whether nothing runs in it yet.
+    vacant: bool,
     /// Whether its parts are somebody's, who ends it.
     given: bool,
 }
@@ -85,17 +87,29 @@ impl Booted {
         parts
     }
 
-    /// Gives it a version's code, layers and limits.
-    pub(crate) async fn assign(mut self, version: &FunctionVersion) -> Result<Parts, sandbox::Error> {
+    /// Whether it needs somebody who moves in.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.vacant
+    }
+
+    /// Gives it a version's code, layers and limits, and if it is vacant its guest.
+    pub(crate) async fn assign(
+        mut self,
+        version: &FunctionVersion,
+        occupant: Option<Occupant>,
+    ) -> Result<Parts, sandbox::Error> {
+        let before = self.control.usage().cpu;
         let assignment = Assignment {
             code: Some(version.code.clone()),
             layers: version.layers.clone(),
             memory_bytes: u64::from(version.memory_mb) * MIB,
             tmp_bytes: u64::from(version.tmp_mb) * MIB,
+            occupant,
         };
         self.control.assign(&assignment).await?;
         let mut parts = self.give().ok_or(sandbox::Error::SpawnerGone)?;
-        parts.cpu = parts.control.usage().cpu;
+        // What moved in has begun by now, and is the function's.
+        parts.cpu = if self.vacant { before } else { parts.control.usage().cpu };
         parts.token.clone_from(&self.token);
         Ok(parts)
     }
@@ -191,7 +205,7 @@ pub(super) const JAVA_VARIABLES_MAX: usize = 128;
 
 /// Makes a zygote; one that has loaded the dependencies of a version, if there is one.
 pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVersion>) -> Result<Zygote, String> {
-    let interpreter = start::interpreter_for(core, &kind.runtime)?;
+    let interpreter = start::interpreter_for(core, runtime_of(kind)?)?;
     let guest = Guest::Zygote { family: Family::Python, interpreter };
     let mut spec = spec(core, kind, guest, ZYGOTE_MEMORY_MB, TMP_MB);
     if let Some(version) = version {
@@ -222,10 +236,17 @@ pub(super) async fn zygote(core: &Core, kind: &Kind, version: Option<&FunctionVe
     Ok(zygote)
 }
 
-/// Boots a guest in a process of its own.
+fn runtime_of(kind: &Kind) -> Result<&Runtime, String> {
+    kind.runtime().ok_or_else(|| "nothing is booted in it".to_owned())
+}
+
+/// Boots a guest in a process of its own, or makes a sandbox without one.
 pub(super) async fn guest(core: &Core, kind: &Kind) -> Result<Booted, String> {
-    let interpreter = start::interpreter_for(core, &kind.runtime)?;
-    let (family, memory_mb) = (kind.runtime.family(), kind.memory_mb.unwrap_or(BOOT_MEMORY_MB as u32));
+    let Some(runtime) = kind.runtime() else {
+        return boot(core, spec(core, kind, Guest::Vacant, BOOT_MEMORY_MB, TMP_MB), None).await;
+    };
+    let interpreter = start::interpreter_for(core, runtime)?;
+    let (family, memory_mb) = (runtime.family(), kind.memory_mb.unwrap_or(BOOT_MEMORY_MB as u32));
     let guest = Guest::Interpreter { family, interpreter, memory_mb };
     let mut spec = spec(core, kind, guest, u64::from(memory_mb), TMP_MB);
     // The guest takes the time to rehearse, and the variable away.
@@ -247,7 +268,10 @@ fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> 
         files: None,
         memory_bytes: memory_mb * MIB,
         tmp_bytes: tmp_mb * MIB,
-        environment: variables::boot_variables(&kind.runtime, &core.config.guest_variables),
+        environment: kind
+            .runtime()
+            .map(|runtime| variables::boot_variables(runtime, &core.config.guest_variables))
+            .unwrap_or_default(),
         held: false,
     }
 }
@@ -255,17 +279,19 @@ fn spec(core: &Core, kind: &Kind, guest: Guest, memory_mb: u64, tmp_mb: u64) -> 
 /// Boots; a zygote is told what to get ready for.
 async fn boot(core: &Core, spec: SandboxSpec, zygote: Option<&Json>) -> Result<Booted, String> {
     let up = async {
+        let vacant = spec.guest == Guest::Vacant;
         let started = core.backend.start(spec).await.map_err(|error| error.to_string())?;
         let Started { channel, output, listeners, control } = started;
         // From here on whatever ends early ends the guest.
-        let mut booted =
-            Booted { parts: None, control: control.clone(), watcher: None, terms: None, token: None, given: false };
+        let (terms, token, given) = (None, None, false);
+        let mut booted = Booted { parts: None, control: control.clone(), watcher: None, terms, token, vacant, given };
         let mut frames = Frames::new(channel).map_err(|error| error.to_string())?;
         if let Some(order) = zygote {
             frames.prepare(order).await.map_err(|error| error.to_string())?;
         }
         let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO, token: None };
-        if booted.parts.insert(parts).frames.booted().await { Ok(booted) } else { Err("it ended".to_owned()) }
+        let parts = booted.parts.insert(parts);
+        if vacant || parts.frames.booted().await { Ok(booted) } else { Err("it ended".to_owned()) }
     };
     timeout(BOOT_TIMEOUT, up).await.unwrap_or_else(|_| Err("it did not come up in time".to_owned()))
 }

@@ -1,6 +1,7 @@
 //! Which booted guests can become the environment of which function. Pure.
 //!
-//! Most are of nobody in particular. Python functions whose module imports much have others as well: forks of a zygote
+//! Vacant sandboxes can become that of every function which is a program of its own: nothing has run in them. Most guests of
+//! runtimes are of nobody in particular. Python functions whose module imports much have others as well: forks of a zygote
 //! that has imported what their packages bring of others. All functions of an account that bring the same share it,
 //! from revision to revision, as long as what its imports looked at is the same (`Terms`). Those of a version with SnapStart
 //! have run its init, and are for that version alone.
@@ -40,16 +41,23 @@ const READ_LATER: &[&str] = &["NODE_PATH", "NODE_ENV", "NODE_TLS_REJECT_UNAUTHOR
 /// Booted guests that are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Kind {
-    /// Whose functions they serve: accounts share no process that was forked from one.
-    pub(crate) account: AccountId,
-    /// What was asked for; the variables of the start follow from it.
-    pub(crate) runtime: Runtime,
+    /// What was booted in them; nothing in vacant sandboxes.
+    pub(crate) booted: Option<BootedFor>,
     /// MiB of memory that the interpreter is started for; nothing where it does not need to know.
     pub(crate) memory_mb: Option<u32>,
     /// The dependencies that they have loaded; nothing for guests of nobody in particular.
     pub(crate) own: Option<Own>,
     /// The version whose init they have run; nothing for those that have run none.
     pub(crate) snapshot: Option<Snapshot>,
+}
+
+/// A runtime that is up, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct BootedFor {
+    /// Whose functions they serve: accounts share no process that was forked from one.
+    pub(crate) account: AccountId,
+    /// What was asked for; the variables of the start follow from it.
+    pub(crate) runtime: Runtime,
 }
 
 /// One content of one version.
@@ -117,20 +125,45 @@ impl Terms {
 pub(crate) const INIT_WORTH: Duration = Duration::from_millis(40);
 
 impl Kind {
-    /// The guests that a function can have; none if it brings its own program.
-    pub(crate) fn of(runtime_use: &RuntimeUse) -> Option<Self> {
+    /// Sandboxes without a guest, for whatever program is executed in them.
+    pub(crate) fn vacant() -> Self {
+        Self { booted: None, memory_mb: None, own: None, snapshot: None }
+    }
+
+    /// The guests that a function can have.
+    pub(crate) fn of(runtime_use: &RuntimeUse) -> Self {
         let memory_mb = match runtime_use.runtime.family() {
+            _ if runtime_use.executes => return Self::vacant(),
             Family::Node | Family::Java => Some(runtime_use.memory_mb),
-            Family::Python | Family::Ruby | Family::Php => None,
-            Family::Provided => return None,
+            Family::Python | Family::Ruby | Family::Php | Family::Provided => None,
         };
         let (account, runtime) = (runtime_use.account.clone(), runtime_use.runtime.clone());
-        Some(Self { account, runtime, memory_mb, own: None, snapshot: None })
+        Self { booted: Some(BootedFor { account, runtime }), memory_mb, own: None, snapshot: None }
+    }
+
+    /// The runtime that they are guests of.
+    pub(crate) fn runtime(&self) -> Option<&Runtime> {
+        self.booted.as_ref().map(|booted| &booted.runtime)
+    }
+
+    /// Whose functions they serve; nothing where that does not matter.
+    pub(crate) fn account(&self) -> Option<&AccountId> {
+        self.booted.as_ref().map(|booted| &booted.account)
+    }
+
+    /// Whether they are forked from zygotes.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.runtime().is_some_and(|runtime| runtime.family() == Family::Python)
+    }
+
+    /// The guests of a version that have loaded nothing, where they are forked.
+    fn plain_forks(version: &FunctionVersion) -> Option<Self> {
+        version.runtime_use().as_ref().map(Self::of).filter(Self::is_forked)
     }
 
     /// The guests that have run a version's init, if it is to begin from a snapshot and its process can be forked.
     pub(crate) fn snapshot(version: &FunctionVersion) -> Option<Self> {
-        let plain = Self::of(&version.runtime_use()).filter(|kind| kind.runtime.family() == Family::Python)?;
+        let plain = Self::plain_forks(version)?;
         let snapshot = Snapshot {
             function: version.function.clone(),
             version: version.version.clone(),
@@ -141,7 +174,7 @@ impl Kind {
 
     /// The guests that have loaded a version's dependencies; none where there are no zygotes.
     pub(crate) fn own(version: &FunctionVersion, dependencies: &Dependencies) -> Option<Self> {
-        let plain = Self::of(&version.runtime_use()).filter(|kind| kind.runtime.family() == Family::Python)?;
+        let plain = Self::plain_forks(version)?;
         let own = Own {
             dependencies: dependencies.digest.clone(),
             layers: version.layers.clone(),
@@ -158,12 +191,16 @@ impl Kind {
         Self { own: self.own.clone().map(|own| Own { alone: Some(digest), ..own }), ..self.clone() }
     }
 
-    /// The guests that a version can have; none also where a variable of it has to be there from the start.
+    /// The guests that a version can have; none also where a variable of it has to be there from the start of a runtime.
     pub(crate) fn for_version(version: &FunctionVersion) -> Option<Self> {
+        let runtime_use = version.runtime_use()?;
+        if runtime_use.executes {
+            return Some(Self::vacant());
+        }
         let early = version.environment.keys().any(|name| is_read_at_start(name));
         // Those of the platform come to them.
         let many = version.runtime.family() == Family::Java && version.environment.len() > JAVA_VARIABLES_MAX / 2;
-        if early || many { None } else { Self::of(&version.runtime_use()) }
+        (!early && !many).then(|| Self::of(&runtime_use))
     }
 }
 
@@ -305,6 +342,19 @@ mod tests {
         assert_ne!(of("nodejs22.x", 128), of("nodejs22.x", 1_024));
         assert_eq!(of("nodejs22.x", 128), of("nodejs22.x", 128));
         assert_eq!(of("ruby3.3", 128), of("ruby3.3", 1_024));
-        assert_eq!(of("provided.al2023", 128), None);
+        assert_eq!(of("provided.al2023", 128), Some(Kind::vacant()));
+        assert_eq!(of("provided.al2", 1_024), Some(Kind::vacant()));
+    }
+
+    #[test]
+    fn what_is_executed_needs_a_sandbox_and_nothing_else() {
+        let mut server = version("f");
+        server.environment.insert("NODE_OPTIONS".into(), "--no-warnings".into());
+        server.environment.insert("DUNLIN_WEB_COMMAND".into(), "node server.js".into());
+        server.web = model::WebServer::of(Family::Node, &server.environment, 3_000).unwrap();
+        assert_eq!(Kind::for_version(&server), Some(Kind::vacant()));
+        let mut program = version("f");
+        (program.runtime, program.program) = (Runtime::parse("provided.al2023").unwrap(), true);
+        assert_eq!(Kind::for_version(&program), None, "it has no process");
     }
 }

@@ -1,4 +1,5 @@
-//! Guests that are booted before anybody calls: what a cold start takes instead of starting a process.
+//! Guests that are booted before anybody calls: what a cold start takes instead of starting a process, and sandboxes that
+//! were made before: what programs of functions are executed in.
 //!
 //! A booted guest is an interpreter in a sandbox of its own that has no function yet. Node.js guests are processes that were
 //! started ahead; Python guests are forked from a zygote, which is nearly free, so that a call that finds none ready has
@@ -32,11 +33,11 @@ mod shelf;
 mod snapshot;
 mod versions;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{CodeDigest, Family, FunctionVersion, RuntimeUse};
+use model::{CodeDigest, FunctionVersion, Runtime, RuntimeUse};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -191,7 +192,7 @@ impl Ready {
 
     /// Takes a zygote out of use. Its forks live on.
     fn retire(&self, kind: &Kind, zygote: &Arc<Zygote>, error: &str) {
-        tracing::debug!(runtime = %kind.runtime, %error, "a zygote forks no more");
+        tracing::debug!(?kind, %error, "a zygote forks no more");
         let mut shelves = self.shelves.lock();
         let taken = shelves.get_mut(kind).and_then(|shelf| shelf.zygote.take_if(|of| Arc::ptr_eq(of, zygote)));
         drop(shelves);
@@ -209,7 +210,7 @@ impl Ready {
 
     /// Ends what nobody needs, makes what is missing, and replaces zygotes that are old; called every now and then.
     pub(crate) fn tend(&self, core: &Arc<Core>) {
-        let wanted: Vec<Kind> = self.uses.lock().iter().filter_map(Kind::of).collect();
+        let wanted: HashSet<Kind> = self.uses.lock().iter().map(Kind::of).collect();
         let mut ended = Vec::new();
         let mut shelves = self.shelves.lock();
         for kind in &wanted {
@@ -271,7 +272,7 @@ impl Ready {
 
     fn lacks_zygote(&self, kind: &Kind) -> bool {
         let shelves = self.shelves.lock();
-        let is_plain = kind.own.is_none() && kind.snapshot.is_none() && kind.runtime.family() == Family::Python;
+        let is_plain = kind.own.is_none() && kind.snapshot.is_none() && kind.is_forked();
         is_plain && shelves.get(kind).is_some_and(Shelf::lacks_zygote)
     }
 
@@ -378,7 +379,8 @@ fn failed(core: &Core, kind: &Kind, error: &str) {
     if kind.own.is_some() || kind.snapshot.is_some() {
         tracing::debug!(?kind, %error, "no guests are ready that have loaded a function's dependencies or run its init");
     } else {
-        tracing::warn!(runtime = %kind.runtime, %error, "no guest could be booted ahead; functions start from nothing");
+        let runtime = kind.runtime().map_or("a function's own", Runtime::as_str);
+        tracing::warn!(runtime, %error, "no guest could be booted ahead; functions start from nothing");
     }
     put(core, kind, |shelf| shelf.failed(kind));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Family, FunctionVersion};
+use model::FunctionVersion;
 use tokio::time::Instant;
 
 use super::Kind;
@@ -72,7 +72,7 @@ impl Shelf {
         if self.failed_until.is_some_and(|until| Instant::now() < until || self.waits_for_use(kind, until)) {
             return None;
         }
-        if kind.runtime.family() == Family::Python && self.lacks_zygote() {
+        if kind.is_forked() && self.lacks_zygote() {
             return Some(Missing::Zygote(self.version.clone()));
         }
         (self.booted.len() < self.demand.wanted(now_s, max)).then(|| Missing::Guest(self.zygote.clone()))

@@ -123,7 +123,7 @@ fn surplus<'a>(all: impl Iterator<Item = (&'a Kind, Instant)>, newest: &Kind) ->
     if all.len() <= SNAPSHOTS_MAX {
         return None;
     }
-    let of_account = |kind: &Kind| all.iter().filter(|(other, _)| other.account == kind.account).count();
+    let of_account = |kind: &Kind| all.iter().filter(|(other, _)| other.account() == kind.account()).count();
     let others = all.iter().filter(|(kind, _)| *kind != newest);
     let least = others.max_by_key(|(kind, used)| (of_account(kind), used.elapsed()));
     least.map(|(kind, _)| (*kind).clone())

@@ -334,7 +334,7 @@ impl World {
         let mut version = version(name);
         version.handler = handler.into();
         change(&mut version);
-        self.catalog.uses.send_if_modified(|uses| uses.insert(version.runtime_use()));
+        self.catalog.uses.send_if_modified(|uses| version.runtime_use().is_some_and(|it| uses.insert(it)));
         self.catalog.versions.lock().insert(version.function.clone(), Arc::new(version));
     }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use sandbox::{
-    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec, Started, Usage, Wall,
+    Assignment, Backend, Control, Error, Exit, Guest, GuestListeners, Held, Occupant, SandboxSpec, Started, Usage, Wall,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -121,6 +121,11 @@ impl Guests {
         self.alive.load(Ordering::SeqCst)
     }
 
+    /// Who moved into sandboxes that were vacant.
+    pub(crate) fn occupants(&self) -> Vec<Occupant> {
+        self.controls.lock().iter().filter_map(|control| control.occupant.borrow().clone()).collect()
+    }
+
     /// Guests that were given a function after their start.
     pub(crate) fn assigned(&self) -> usize {
         self.controls.lock().iter().filter(|control| control.assigned.load(Ordering::SeqCst)).count()
@@ -160,6 +165,8 @@ impl Guests {
 pub(crate) struct FakeControl {
     id: u64,
     assigned: AtomicBool,
+    /// Who moved in.
+    occupant: watch::Sender<Option<Occupant>>,
     exit: watch::Sender<Option<Exit>>,
     frozen: watch::Sender<bool>,
     freezes: AtomicUsize,
@@ -173,6 +180,7 @@ impl FakeControl {
         Self {
             id,
             assigned: AtomicBool::new(false),
+            occupant: watch::Sender::new(None),
             exit: watch::Sender::new(None),
             frozen: watch::Sender::new(false),
             freezes: AtomicUsize::new(0),
@@ -206,6 +214,10 @@ impl Control for FakeControl {
             return Err(Error::Host("verify".into()));
         }
         assert!(!self.assigned.swap(true, Ordering::SeqCst), "assigned twice");
+        if let Some(occupant) = &assignment.occupant {
+            executed(&occupant.environment)?;
+            self.occupant.send_replace(Some(occupant.clone()));
+        }
         Ok(())
     }
 
@@ -248,10 +260,31 @@ impl Control for FakeControl {
     }
 }
 
+/// What becomes of a program that is executed with these variables.
+fn executed(environment: &[(String, String)]) -> Result<(), Error> {
+    if of(environment, "_HANDLER") == "missing" {
+        return Err(Error::Entrypoint("fork/exec /var/task/bootstrap: no such file or directory".into()));
+    }
+    Ok(())
+}
+
+/// Waits in a vacant sandbox for who moves in.
+async fn occupied(control: Arc<FakeControl>) {
+    let mut exit = control.exit.subscribe();
+    let mut moved = control.occupant.subscribe();
+    let occupant = tokio::select! {
+        _ = exit.wait_for(Option::is_some) => return,
+        occupant = moved.wait_for(Option::is_some) => occupant.unwrap().clone().unwrap(),
+    };
+    if occupant.guest == Guest::Command {
+        command(&occupant.environment, &control).await;
+    }
+}
+
 /// A web server, or one that ends at once.
-async fn command(spec: &SandboxSpec, control: &Arc<FakeControl>) {
-    let port: u16 = variable(spec, "PORT").parse().unwrap();
-    if variable(spec, "DUNLIN_WEB_COMMAND") == "crash" {
+async fn command(environment: &[(String, String)], control: &Arc<FakeControl>) {
+    let port: u16 = of(environment, "PORT").parse().unwrap();
+    if of(environment, "DUNLIN_WEB_COMMAND") == "crash" {
         control.end(Some(7), None, false);
     } else {
         tokio::spawn(web_server(TcpListener::bind(("127.0.0.1", port)).await.unwrap(), control.clone()));
@@ -261,10 +294,7 @@ async fn command(spec: &SandboxSpec, control: &Arc<FakeControl>) {
 #[async_trait]
 impl Backend for Guests {
     async fn start(&self, spec: SandboxSpec) -> Result<Started, Error> {
-        let handler = variable(&spec, "_HANDLER");
-        if handler == "missing" {
-            return Err(Error::Entrypoint("fork/exec /var/task/bootstrap: no such file or directory".into()));
-        }
+        executed(&spec.environment)?;
         if let Guest::Fork { zygote } = spec.guest {
             let known = self.controls.lock().iter().any(|of| of.id == zygote && of.exit.borrow().is_none());
             if !known {
@@ -295,12 +325,15 @@ impl Backend for Guests {
         }
         if spec.guest == Guest::Command {
             drop((guest_channel, write));
-            command(&spec, &control).await;
-        } else if spec.guest == Guest::Bootstrap {
+            command(&spec.environment, &control).await;
+        } else if matches!(spec.guest, Guest::Bootstrap | Guest::Vacant) {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             *self.runtime_api.lock() = Some(listener.local_addr().unwrap());
             listeners.runtime_api = Some(listener);
             drop((guest_channel, write));
+            if spec.guest == Guest::Vacant {
+                tokio::spawn(occupied(control.clone()));
+            }
         } else {
             let guest = FakeGuest {
                 zygote: matches!(spec.guest, Guest::Zygote { .. }),
@@ -371,7 +404,11 @@ async fn web_server(listener: TcpListener, control: Arc<FakeControl>) {
 }
 
 fn variable(spec: &SandboxSpec, name: &str) -> String {
-    spec.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
+    of(&spec.environment, name)
+}
+
+fn of(environment: &[(String, String)], name: &str) -> String {
+    environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
 struct FakeGuest {

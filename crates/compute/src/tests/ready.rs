@@ -193,3 +193,75 @@ async fn none_is_kept_while_memory_is_short_and_all_come_back() {
     world.until("some are ready again", |world| world.engine.ready().0 >= 1).await;
     call.abort();
 }
+
+fn custom(version: &mut FunctionVersion) {
+    version.runtime = Runtime::parse("provided.al2023").unwrap();
+    version.environment.insert("COLOUR".into(), "blue".into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn programs_move_into_sandboxes_that_were_made_before() {
+    let world = world(Guests::new());
+    world.deploy("f", "missing", custom);
+    world.deploy("g", "missing", |version| {
+        custom(version);
+        version.memory_mb = 1_024;
+        version.function.account = model::AccountId::parse("111111111111").unwrap();
+    });
+    until_ready(&world, (1, 0, 0)).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.guests.started(), 1, "whosever function comes, one is ready for it");
+    let made = world.guests.specs.lock()[0].clone();
+    assert_eq!((made.guest, made.code, made.environment), (sandbox::Guest::Vacant, None, Vec::new()));
+    let outcome = world.call("f", "1").await.unwrap();
+    assert!(outcome.error.unwrap().message.contains("no such file"), "nobody tries again what is the package's fault");
+    assert_eq!((world.guests.assigned(), world.guests.occupants().len()), (1, 0));
+    assert!(world.guests.specs.lock().iter().all(|spec| spec.guest == sandbox::Guest::Vacant));
+    until_ready(&world, (2, 0, 0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_occupant_has_what_it_would_be_started_with() {
+    let world = world(Guests::new());
+    world.deploy("f", "", custom);
+    until_ready(&world, (1, 0, 0)).await;
+    let engine = world.engine.clone();
+    let call = tokio::spawn(async move { engine.invoke(invocation("f", "1", "1")).await });
+    world.until("it has moved in", |world| world.guests.occupants().len() == 1).await;
+    let occupant = world.guests.occupants().remove(0);
+    assert_eq!((occupant.guest, occupant.held), (sandbox::Guest::Bootstrap, false));
+    for (name, value) in [("COLOUR", Some("blue")), ("AWS_LAMBDA_RUNTIME_API", Some("127.0.0.1:9001"))] {
+        let found = occupant.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        assert_eq!(found, value, "{name}");
+    }
+    world.guests.crash_all(7);
+    assert!(call.await.unwrap().unwrap().error.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_is_started_where_nothing_can_be_assigned() {
+    let world = world(Guests::new());
+    world.deploy("f", "", |version| {
+        custom(version);
+        version.memory_mb = UNASSIGNABLE_MB as u32;
+    });
+    until_ready(&world, (1, 0, 0)).await;
+    let engine = world.engine.clone();
+    let call = tokio::spawn(async move { engine.invoke(invocation("f", "1", "1")).await });
+    let bootstraps =
+        |world: &World| world.guests.specs.lock().iter().filter(|it| it.guest == sandbox::Guest::Bootstrap).count();
+    world.until("it is started", |world| bootstraps(world) == 1).await;
+    assert_eq!(world.guests.assigned(), 0);
+    call.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn programs_without_processes_have_nothing_ready() {
+    let world = world(Guests::new());
+    world.deploy("f", "", |version| {
+        custom(version);
+        version.program = true;
+    });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.guests.started(), 0);
+}

@@ -28,21 +28,35 @@ const NAMESPACES: [&str; 7] = ["user", "mnt", "ipc", "uts", "cgroup", "net", "pi
 /// The inside of a sandbox that waits for its function.
 pub(crate) struct Inside {
     mounts: OwnedFd,
-    /// The namespaces that a fork of a zygote has to be in; nothing of a guest that was executed there.
-    namespaces: Option<Vec<OwnedFd>>,
+    who: Who,
+}
+
+/// Who is inside already.
+enum Who {
+    /// A guest that was executed there, in a folder that the code is mounted over.
+    Guest,
+    /// Nobody but the first process.
+    Nobody,
+    /// A fork of a zygote, which has to be in these namespaces.
+    Fork(Vec<OwnedFd>),
 }
 
 impl Inside {
     /// Of a guest that was executed in a sandbox.
     pub(crate) fn of_guest(mounts: OwnedFd) -> Self {
-        Self { mounts, namespaces: None }
+        Self { mounts, who: Who::Guest }
+    }
+
+    /// Of a vacant sandbox.
+    pub(crate) fn of_vacant(mounts: OwnedFd) -> Self {
+        Self { mounts, who: Who::Nobody }
     }
 
     /// Of a fork, with the namespaces that it is sent into: the user's, the mounts, and others.
     pub(crate) fn of_fork(namespaces: &[OwnedFd]) -> Result<Self, Fault> {
         let all = namespaces.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>().at(Step::Zygote)?;
         let mounts = all.get(1).ok_or(Fault { step: Step::Zygote, errno: libc::EMFILE })?;
-        Ok(Self { mounts: mounts.try_clone().at(Step::Zygote)?, namespaces: Some(all) })
+        Ok(Self { mounts: mounts.try_clone().at(Step::Zygote)?, who: Who::Fork(all) })
     }
 }
 
@@ -54,7 +68,7 @@ pub(crate) fn furnish(
     code: &Digest,
     layers: &[Digest],
 ) -> Result<(), Fault> {
-    if let Some(namespaces) = &inside.namespaces {
+    if let Who::Fork(namespaces) = &inside.who {
         verify(maker, made, namespaces)?;
     }
     let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
@@ -75,7 +89,7 @@ pub(crate) fn furnish(
             None => Ok(()),
         })
     });
-    if inside.namespaces.is_none() {
+    if let Who::Guest = inside.who {
         // The guest waits for that by itself where it matters to it: one that has ended is noticed elsewhere.
         let _ = rustix::process::pidfd_send_signal(&made.pidfd, FOLLOW);
     }

@@ -30,12 +30,12 @@ use super::cgroup::read_meter;
 use super::config::FoundWall;
 use super::launch::SpawnerHandle;
 use super::protocol::{
-    self, AssignRequest, Digest, ENVIRONMENT_BYTES_MAX, FilesRequest, GuestKind, LAYERS_MAX, REPLY_BYTES, Reply,
-    Request, StartRequest, Step, feature,
+    self, AssignRequest, Digest, ENVIRONMENT_BYTES_MAX, FilesRequest, GuestKind, LAYERS_MAX, OccupantRequest,
+    REPLY_BYTES, Reply, Request, StartRequest, Step, feature,
 };
 use super::{sys, watch as measure};
 use crate::contract::{
-    Assignment, Backend, Beside, BesideSpec, Control, Error, Exit, Guest, GuestListeners, Held, SandboxSpec,
+    Assignment, Backend, Beside, BesideSpec, Control, Error, Exit, Guest, GuestListeners, Held, Occupant, SandboxSpec,
     SharedFiles, Started, Usage, Wall,
 };
 
@@ -186,6 +186,17 @@ fn all_digits(layers: &[CodeDigest]) -> Result<Vec<Digest>, Error> {
     layers.iter().map(digits).collect()
 }
 
+fn occupant(assignment: &Assignment) -> Result<Option<OccupantRequest>, Error> {
+    let Some(Occupant { guest, held, .. }) = &assignment.occupant else { return Ok(None) };
+    let command = match guest {
+        _ if assignment.code.is_none() => return Err(Error::Host("nobody moves in without code".to_owned())),
+        Guest::Bootstrap => false,
+        Guest::Command => true,
+        _ => return Err(Error::Host("such a guest does not move into a sandbox".to_owned())),
+    };
+    Ok(Some(OccupantRequest { command, held: *held }))
+}
+
 fn files(files: &SharedFiles) -> Result<FilesRequest, Error> {
     let (index, name) = (files.index as u32, files.name.as_bytes().to_vec());
     if !protocol::is_mount_name(&name) {
@@ -266,6 +277,10 @@ impl Backend for ProcessBackend {
             Guest::Zygote { interpreter, .. } => GuestKind::Zygote { index: interpreter as u32 },
             Guest::Fork { zygote } => GuestKind::Fork { zygote },
             Guest::Compiler => GuestKind::Compiler,
+            Guest::Vacant if spec.code.is_some() || !spec.layers.is_empty() || spec.files.is_some() || spec.held => {
+                return Err(Error::Host("what a vacant sandbox has comes with its guest".to_owned()));
+            }
+            Guest::Vacant => GuestKind::Vacant,
         };
         let token = self.shared.next_token.fetch_add(1, Ordering::Relaxed);
         let (memory_bytes, tmp_bytes) = clamped(spec.memory_bytes, spec.tmp_bytes);
@@ -561,15 +576,19 @@ impl ProcessControl {
         answer.await.unwrap_or(Err(Failure::Gone))
     }
 
-    /// Has something executed in the sandbox, and waits for that. `names`: what it is called in errors.
-    async fn executed(&self, token: u64, request: Request, fds: &[i32], names: &Names) -> Result<(), Error> {
-        let executed = tokio::select! {
+    /// The same for what the sandbox itself answers.
+    async fn ask_within(&self, token: u64, request: Request, fds: &[i32]) -> Result<Vec<OwnedFd>, Failure> {
+        tokio::select! {
             biased;
-            executed = self.ask(token, request, fds) => executed,
+            answer = self.ask(token, request, fds) => answer,
             // Nobody there will answer any more.
             _ = self.wait() => Err(Failure::Step { step: Step::Vanished as u32, errno: libc::ESRCH }),
-        };
-        match executed {
+        }
+    }
+
+    /// Has something executed in the sandbox, and waits for that. `names`: what it is called in errors.
+    async fn executed(&self, token: u64, request: Request, fds: &[i32], names: &Names) -> Result<(), Error> {
+        match self.ask_within(token, request, fds).await {
             Ok(_) => Ok(()),
             Err(Failure::Gone) => Err(Error::SpawnerGone),
             Err(Failure::Step { step, errno }) => Err(names.error(step, errno)),
@@ -641,8 +660,17 @@ impl Control for ProcessControl {
             tmp_bytes,
             code: assignment.code.as_ref().map(digits).transpose()?,
             layers: all_digits(&assignment.layers)?,
+            occupant: occupant(assignment)?,
         });
-        match self.ask(token, request, &[]).await {
+        let assigned = match &assignment.occupant {
+            Some(occupant) => {
+                let block = environment_block(&occupant.environment)?;
+                let environment = sys::memory_file(c"environment", &block).map_err(host)?;
+                self.ask_within(token, request, &[environment.as_raw_fd()]).await
+            }
+            None => self.ask(token, request, &[]).await,
+        };
+        match assigned {
             Ok(_) => {
                 if self.ceiling.load(Ordering::Relaxed) != u64::MAX {
                     self.ceiling.store(memory_bytes, Ordering::Relaxed);
@@ -650,9 +678,11 @@ impl Control for ProcessControl {
                 Ok(())
             }
             Err(Failure::Gone) => Err(Error::SpawnerGone),
-            Err(Failure::Step { step, errno }) => {
-                Err(folder_error(step, errno, assignment.code.as_ref(), &assignment.layers))
-            }
+            Err(Failure::Step { step, errno }) => Err(match Step::from_number(step) {
+                Some(Step::ExecTask | Step::ExecOpt | Step::ExecCommand) => self.names.error(step, errno),
+                Some(Step::Sockets) if errno == libc::EOPNOTSUPP => Error::NoNetwork,
+                _ => folder_error(step, errno, assignment.code.as_ref(), &assignment.layers),
+            }),
         }
     }
 

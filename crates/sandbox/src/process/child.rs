@@ -8,11 +8,14 @@
 //!   1. Nothing here allocates, locks or panics; everything that it needs was made before, in `Plan`.
 //!   2. The guest starts after every wall stands; a wall that is asked for and fails ends the sandbox.
 //!   3. The guest inherits descriptors 0 to 3 only, a zygote 0 to 5; this process keeps its status socket only, of a guest that
-//!      is held that guest's as well, and is not dumpable.
+//!      is held or not there yet that guest's as well, and is not dumpable.
 //!   4. It dies with the spawner (parent-death signal), and with it the whole process namespace.
 //!
 //! A guest that is booted before its function is known shares its working folder with this process, which follows when the
 //! code is mounted over the one that they began in: not every guest can do that by itself.
+//!
+//! A vacant sandbox has no guest when it is made. Its first process builds every wall, gives everything up as ever, and waits
+//! for the order that says who moves in, with what environment (`protocol::Order::Occupy`).
 //!
 //! A zygote is a guest like any other, but for two more descriptors. A fork of one has no guest to start: its first
 //! process builds the walls, and the guest comes in from the zygote and is left to it as an orphan.
@@ -84,6 +87,8 @@ pub(crate) enum Role<'a> {
     },
     /// A fork of a zygote, which comes in by itself.
     Fork,
+    /// Whichever of these an order says, when it comes.
+    Vacant { bootstrap: &'a [Program], command: &'a [Program] },
 }
 
 impl<'a> Role<'a> {
@@ -91,14 +96,14 @@ impl<'a> Role<'a> {
     fn descriptors(self) -> (c_int, c_int) {
         match self {
             Self::Zygote { orders, entry, .. } => (orders, entry),
-            Self::Trial | Self::Guest(_) | Self::Command(_) | Self::Entrypoint(_) | Self::Fork => (-1, -1),
+            _ => (-1, -1),
         }
     }
 
-    fn programs(self) -> &'a [Program] {
+    pub(super) fn programs(self) -> &'a [Program] {
         match self {
             Self::Guest(programs) | Self::Command(programs) | Self::Zygote { programs, .. } => programs,
-            Self::Trial | Self::Entrypoint(_) | Self::Fork => &[],
+            Self::Trial | Self::Entrypoint(_) | Self::Fork | Self::Vacant { .. } => &[],
         }
     }
 }
@@ -238,7 +243,7 @@ impl Role<'_> {
         match self {
             Self::Trial => &[],
             Self::Guest(_) => &GUEST_NAMESPACES,
-            Self::Entrypoint(_) => &PROGRAM_NAMESPACES,
+            Self::Entrypoint(_) | Self::Vacant { .. } => &PROGRAM_NAMESPACES,
             Self::Command(_) => &COMMAND_NAMESPACES,
             Self::Zygote { .. } => &ZYGOTE_NAMESPACES,
             Self::Fork => &FORK_NAMESPACES,
@@ -282,7 +287,7 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
     let environment = Environment::read(plan.environment, lead).at(Step::Environment)?;
     handover.features |= lock_down(plan)?;
     let guest = match plan.role {
-        Role::Trial => 0,
+        Role::Trial | Role::Vacant { .. } => 0,
         Role::Fork => FORKED_GUEST,
         Role::Guest(_) | Role::Command(_) | Role::Entrypoint(_) | Role::Zygote { .. } => {
             if plan.held {
@@ -522,6 +527,8 @@ pub(super) fn read_environment(file: c_int, lead: usize) -> sys::Call<Environmen
 /// What a program's start shares with its parent, which waits meanwhile.
 pub(super) struct Launch<'a> {
     plan: &'a Plan<'a>,
+    /// What is tried, one after the other, unless there is a line.
+    programs: &'a [Program],
     environment: *const *const c_char,
     /// Folder, program and arguments, ended by a null pointer; only of `Role::Entrypoint` and of programs beside the guest.
     line: *const *const c_char,
@@ -535,8 +542,13 @@ impl<'a> Launch<'a> {
 
     /// The guest's.
     pub(super) fn of_guest(plan: &'a Plan<'a>, environment: &Environment) -> Self {
+        Self::of_programs(plan, plan.role.programs(), environment)
+    }
+
+    /// The same for one that was not known when the sandbox was made.
+    pub(super) fn of_programs(plan: &'a Plan<'a>, programs: &'a [Program], environment: &Environment) -> Self {
         let (line, environment) = (environment.line(), environment.pointers());
-        Self { plan, environment, line, output: -1, fault: Self::NO_FAULT }
+        Self { plan, programs, environment, line, output: -1, fault: Self::NO_FAULT }
     }
 
     /// That of a program beside it.
@@ -623,7 +635,7 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
     sys::chdir(TASK).at(Step::Fork)?;
     // What the user is told is about the first place, unless the second has the file.
     let mut fault = Fault { step: Step::Fork, errno: libc::ENOENT };
-    for (index, program) in plan.role.programs().iter().enumerate() {
+    for (index, program) in launch.programs.iter().enumerate() {
         // SAFETY: path, arguments and environment are null-terminated and outlive the call.
         let (errno, exists) = unsafe {
             libc::execve(program.path.as_ptr(), program.argv.as_ptr(), launch.environment);
@@ -728,7 +740,7 @@ fn supervise(plan: &Plan<'_>, guest: c_int, handover: Handover) -> c_int {
         // SAFETY: the handler does what a handler may. Waiting goes on after it.
         unsafe { libc::signal(FOLLOW.as_raw(), handler as libc::sighandler_t) };
     }
-    if let Role::Command(_) | Role::Entrypoint(_) = plan.role {
+    if let Role::Command(_) | Role::Entrypoint(_) | Role::Vacant { .. } = plan.role {
         let handler: extern "C" fn(c_int) = terminate;
         // SAFETY: as above.
         unsafe { libc::signal(TERMINATE.as_raw(), handler as libc::sighandler_t) };
@@ -745,8 +757,10 @@ fn supervise(plan: &Plan<'_>, guest: c_int, handover: Handover) -> c_int {
     if sys::send_with_fds(plan.status, &started.encode(), fds).is_err() {
         return 1;
     }
-    if handover.environment.is_none() {
-        keep_only(plan.status);
+    if let Role::Vacant { .. } = plan.role {
+        keep_only([plan.status, plan.output]);
+    } else if handover.environment.is_none() {
+        keep_only([plan.status]);
     }
     match plan.role {
         Role::Trial => return 0,
@@ -798,8 +812,16 @@ fn reap_until(guest: c_int) -> Option<c_int> {
     }
 }
 
-pub(super) fn keep_only(fd: c_int) {
-    let fd = fd as u32;
-    let _ = sys::close_range(0, fd - 1);
-    let _ = sys::close_range(fd + 1, u32::MAX);
+/// Closes every descriptor but these, none of which is zero.
+pub(super) fn keep_only<const COUNT: usize>(mut fds: [c_int; COUNT]) {
+    fds.sort_unstable();
+    let mut next = 0;
+    for fd in fds {
+        let fd = fd as u32;
+        if fd > next {
+            let _ = sys::close_range(next, fd - 1);
+        }
+        next = fd + 1;
+    }
+    let _ = sys::close_range(next, u32::MAX);
 }

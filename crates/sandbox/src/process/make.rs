@@ -226,6 +226,7 @@ enum Cast {
     Command(Vec<Program>),
     Zygote { programs: Vec<Program>, orders: OwnedFd, entry: OwnedFd },
     Fork,
+    Vacant { bootstrap: Vec<Program>, command: Vec<Program> },
 }
 
 impl Cast {
@@ -239,6 +240,7 @@ impl Cast {
                 Role::Zygote { programs, orders: orders.as_raw_fd(), entry: entry.as_raw_fd() }
             }
             Self::Fork => Role::Fork,
+            Self::Vacant { bootstrap, command } => Role::Vacant { bootstrap, command },
         }
     }
 }
@@ -270,6 +272,10 @@ impl Maker {
                 Cast::Guest(self.programs(request.guest)?)
             }
             GuestKind::Entrypoint { strings } => Cast::Entrypoint(strings),
+            GuestKind::Vacant => Cast::Vacant {
+                bootstrap: self.programs(GuestKind::Bootstrap)?,
+                command: self.programs(GuestKind::Command)?,
+            },
             GuestKind::Command if !self.settings.network => {
                 return Err(Fault { step: Step::Sockets, errno: libc::EOPNOTSUPP });
             }
@@ -420,7 +426,7 @@ impl Maker {
             GuestKind::Compiler => {
                 Ok(vec![program(Step::ExecInterpreter, template::PROGRAM.into(), vec![c"__compiler".into()])])
             }
-            GuestKind::Fork { .. } | GuestKind::Entrypoint { .. } => Err(refused),
+            GuestKind::Fork { .. } | GuestKind::Entrypoint { .. } | GuestKind::Vacant => Err(refused),
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) enum GuestKind {
     Command,
     /// The spawner's own program.
     Compiler,
+    /// Whoever an assignment brings.
+    Vacant,
 }
 
 /// A folder of the host below `/mnt`.
@@ -101,6 +103,9 @@ pub(crate) enum Order {
     Sockets { token: u64 },
     /// A fork has come into its sandbox.
     Entered,
+    /// A guest moves into a vacant sandbox. Beside the order: the memory file of its environment. Answered by
+    /// `Reply::Launched`.
+    Occupy { token: u64, occupant: OccupantRequest },
 }
 
 /// Bytes of an order.
@@ -114,6 +119,7 @@ impl Order {
             Self::Signal { program, signal } => (3, program, signal as u64),
             Self::Sockets { token } => (4, token, 0),
             Self::Entered => (5, 0, 0),
+            Self::Occupy { token, occupant } => (6, token, occupant.bits()),
         };
         let mut buffer = [0; ORDER_BYTES];
         for (index, word) in [kind, subject, detail].into_iter().enumerate() {
@@ -134,6 +140,7 @@ impl Order {
             (3, 1..=64) => Some(Self::Signal { program: subject, signal: detail as i32 }),
             (4, 0) => Some(Self::Sockets { token: subject }),
             (5, 0) if subject == 0 => Some(Self::Entered),
+            (6, bits) => Some(Self::Occupy { token: subject, occupant: OccupantRequest::of_bits(bits)? }),
             _ => None,
         }
     }
@@ -142,7 +149,27 @@ impl Order {
 /// Most strings of a program's line.
 pub(crate) const LINE_MAX: u32 = 1_024;
 
-/// Gives a running sandbox its function, or other limits only.
+/// Who moves into a vacant sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OccupantRequest {
+    /// Whatever its environment says (`GuestKind::Command`), or a `GuestKind::Bootstrap`.
+    pub(crate) command: bool,
+    /// It is executed when `Order::Begin` comes.
+    pub(crate) held: bool,
+}
+
+impl OccupantRequest {
+    fn bits(self) -> u64 {
+        u64::from(self.command) | u64::from(self.held) << 1
+    }
+
+    fn of_bits(bits: u64) -> Option<Self> {
+        (bits < 4).then_some(Self { command: bits & 1 != 0, held: bits & 2 != 0 })
+    }
+}
+
+/// Gives a running sandbox its function, or other limits only. Beside it, if somebody moves in: the memory file of the
+/// environment. It is then answered by `Reply::Launched`, else by `Reply::Assigned`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AssignRequest {
     pub(crate) token: u64,
@@ -153,6 +180,8 @@ pub(crate) struct AssignRequest {
     /// None: only the limits are others.
     pub(crate) code: Option<Digest>,
     pub(crate) layers: Vec<Digest>,
+    /// Who moves in. Nobody comes without code.
+    pub(crate) occupant: Option<OccupantRequest>,
 }
 
 /// What the server asks.
@@ -336,6 +365,7 @@ impl Request {
                     GuestKind::Command => (4, 0, 0),
                     GuestKind::Entrypoint { strings } => (5, u64::from(strings), 0),
                     GuestKind::Compiler => (6, 0, 0),
+                    GuestKind::Vacant => (7, 0, 0),
                 };
                 put(&mut buffer, AT_KIND, &START.to_le_bytes());
                 put(&mut buffer, AT_GUEST, &guest.to_le_bytes());
@@ -360,6 +390,9 @@ impl Request {
                 put(&mut buffer, AT_MEMORY, &assign.memory_bytes.to_le_bytes());
                 put(&mut buffer, AT_TMP, &assign.tmp_bytes.to_le_bytes());
                 put_folders(&mut buffer, assign.code.as_ref(), &assign.layers);
+                // One more than its bits; zero: nobody.
+                let occupant = assign.occupant.map_or(0, |occupant| occupant.bits() as u32 + 1);
+                put(&mut buffer, AT_GUEST, &occupant.to_le_bytes());
             }
         }
         buffer
@@ -386,7 +419,11 @@ impl Request {
             ASSIGN => {
                 let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
                 let (token, id) = (u64_at(packet, AT_TOKEN), u64_at(packet, AT_SUBJECT));
-                Some(Self::Assign(AssignRequest { token, id, memory_bytes, tmp_bytes, code, layers }))
+                let occupant = match u32_at(packet, AT_GUEST).checked_sub(1) {
+                    None => None,
+                    Some(bits) => Some(OccupantRequest::of_bits(u64::from(bits)).filter(|_| code.is_some())?),
+                };
+                Some(Self::Assign(AssignRequest { token, id, memory_bytes, tmp_bytes, code, layers, occupant }))
             }
             _ => None,
         }
@@ -404,12 +441,14 @@ impl Request {
                 GuestKind::Entrypoint { strings: u32::try_from(subject).ok().filter(|it| (1..=LINE_MAX).contains(it))? }
             }
             6 => GuestKind::Compiler,
+            7 => GuestKind::Vacant,
             _ => return None,
         };
         let (memory_bytes, tmp_bytes, code, layers) = folders(packet)?;
         let (token, files) = (u64_at(packet, AT_TOKEN), files_of(packet)?);
-        let takes_files = !matches!(guest, GuestKind::Zygote { .. } | GuestKind::Fork { .. } | GuestKind::Compiler);
-        if files.is_some() && !takes_files {
+        let is_plain = !matches!(guest, GuestKind::Zygote { .. } | GuestKind::Fork { .. } | GuestKind::Compiler);
+        let is_vacant = guest == GuestKind::Vacant;
+        if files.is_some() && (is_vacant || !is_plain) || is_vacant && (code.is_some() || !layers.is_empty()) {
             return None;
         }
         let root = match guest {
@@ -700,6 +739,7 @@ mod tests {
             tmp_bytes: 512 << 20,
             code: Some([b'c'; 64]),
             layers: vec![[b'2'; 64]],
+            occupant: None,
         }
     }
 
@@ -721,6 +761,13 @@ mod tests {
         for code in [Some([b'c'; 64]), None] {
             requests.push(Request::Assign(AssignRequest { code, ..assign() }));
         }
+        for (command, held) in [(false, false), (false, true), (true, false), (true, true)] {
+            let occupant = Some(OccupantRequest { command, held });
+            requests.push(Request::Assign(AssignRequest { occupant, ..assign() }));
+        }
+        let vacant =
+            StartRequest { guest: GuestKind::Vacant, code: None, layers: Vec::new(), files: None, ..start() };
+        requests.push(Request::Start(vacant));
         for request in requests {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
@@ -753,7 +800,8 @@ mod tests {
             Request::decode(&packet)
         };
         assert_eq!(with(0, &11u32.to_le_bytes()), None, "unknown kind");
-        assert_eq!(with(4, &7u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &8u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &7u32.to_le_bytes()), None, "nobody has code");
         assert_eq!(with(4, &5u32.to_le_bytes()), None, "code beside a root");
         let guest = GuestKind::Entrypoint { strings: 1 };
         let good_program = StartRequest { guest, code: None, layers: Vec::new(), root: Some([b'd'; 64]), ..start() };
@@ -770,6 +818,12 @@ mod tests {
         assert_eq!(with(48, &2u32.to_le_bytes()), None, "neither code nor none");
         let none = AssignRequest { memory_bytes: 0, ..assign() };
         assert_eq!(Request::decode(&Request::Assign(none).encode()), None, "no memory");
+        let occupant = Some(OccupantRequest { command: false, held: false });
+        let homeless = AssignRequest { code: None, occupant, ..assign() };
+        assert_eq!(Request::decode(&Request::Assign(homeless).encode()), None, "an occupant without code");
+        let mut strange = Request::Assign(AssignRequest { occupant, ..assign() }).encode();
+        put(&mut strange, AT_GUEST, &5u32.to_le_bytes());
+        assert_eq!(Request::decode(&strange), None, "an unknown occupant");
         assert_eq!(with(24, &0u64.to_le_bytes()), None, "no memory");
         assert_eq!(with(24, &u64::MAX.to_le_bytes()), None, "all memory");
         assert_eq!(with(32, &0u64.to_le_bytes()), None, "no /tmp: tmpfs takes size=0 for unlimited");
@@ -795,6 +849,8 @@ mod tests {
             Order::Signal { program: 3, signal: 15 },
             Order::Sockets { token: 4 },
             Order::Entered,
+            Order::Occupy { token: 5, occupant: OccupantRequest { command: true, held: false } },
+            Order::Occupy { token: 6, occupant: OccupantRequest { command: false, held: true } },
         ];
         for order in orders {
             let packet = order.encode();
@@ -806,7 +862,7 @@ mod tests {
             put(&mut packet, at, &value.to_le_bytes());
             Order::decode(&packet)
         };
-        for (at, value) in [(0, 0), (0, 9), (16, 0), (16, 65), (16, u64::MAX)] {
+        for (at, value) in [(0, 0), (0, 6), (0, 9), (16, 0), (16, 65), (16, u64::MAX)] {
             assert_eq!(with(at, value), None, "{at} {value}");
         }
         let held = StartRequest { held: true, ..start() };

@@ -30,7 +30,7 @@ use super::netns::Rules;
 use super::nursery::{Nursery, Order};
 use super::probe;
 use super::protocol::{
-    self, AssignRequest, GuestKind, Order as Word, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step,
+    self, AssignRequest, GuestKind, OccupantRequest, Order as Word, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step,
     feature,
 };
 use super::seccomp;
@@ -80,6 +80,12 @@ enum Kind {
         network: Option<OwnedFd>,
     },
     Zygote(Nursery),
+    /// Nobody's yet.
+    Vacant {
+        /// Once it stands.
+        inside: Option<Inside>,
+        network: Option<OwnedFd>,
+    },
     Fork {
         zygote: u64,
         /// What goes to the zygote once the sandbox stands; then what goes to the server once the guest is in it.
@@ -337,11 +343,15 @@ impl Spawner {
                 }
             }
             Some(Request::Assign(assign)) => {
-                let reply = match self.assign(&assign) {
-                    Ok(()) => Reply::Assigned { token: assign.token },
-                    Err(fault) => Reply::Failed { token: assign.token, step: fault.step as u32, errno: fault.errno },
-                };
-                self.reply(reply, &[]);
+                let token = assign.token;
+                match self.assign(&assign, &fds) {
+                    // The first process answers when its guest has begun.
+                    Ok(()) if assign.occupant.is_some() => {}
+                    Ok(()) => self.reply(Reply::Assigned { token }, &[]),
+                    Err(Fault { step, errno }) => {
+                        self.reply(Reply::Failed { token, step: step as u32, errno }, &[]);
+                    }
+                }
             }
             None => self.reply(Reply::Failed { token: 0, step: Step::Request as u32, errno: libc::EBADMSG }, &[]),
         }
@@ -351,7 +361,10 @@ impl Spawner {
     fn start(&mut self, request: &StartRequest, fds: Vec<OwnedFd>) -> Result<(), Fault> {
         let refused = Fault { step: Step::Request, errno: libc::EBADF };
         let [channel, output, environment] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| refused)?;
-        let mute = matches!(request.guest, GuestKind::Bootstrap | GuestKind::Command | GuestKind::Entrypoint { .. });
+        let mute = matches!(
+            request.guest,
+            GuestKind::Bootstrap | GuestKind::Command | GuestKind::Entrypoint { .. } | GuestKind::Vacant
+        );
         let channel = (!mute).then_some(channel);
         let id = self.next_id;
         self.next_id += 1;
@@ -376,6 +389,9 @@ impl Spawner {
             | GuestKind::Interpreter { .. }
             | GuestKind::Compiler => (self.maker.make(request, fds, id, None)?, Kind::Plain { inside: None }),
             GuestKind::Command => (self.maker.make(request, fds, id, None)?, Kind::Command { network: None }),
+            GuestKind::Vacant => {
+                (self.maker.make(request, fds, id, None)?, Kind::Vacant { inside: None, network: None })
+            }
         };
         let mut watched = vec![(&made.status, STATUS), (&made.pidfd, END)];
         if let Kind::Zygote(nursery) = &kind {
@@ -437,19 +453,46 @@ impl Spawner {
         Ok((made, Kind::Fork { zygote, waiting: Some(Waiting::Order(order)), inside: None }))
     }
 
-    fn assign(&mut self, request: &AssignRequest) -> Result<(), Fault> {
+    fn assign(&mut self, request: &AssignRequest, fds: &[OwnedFd]) -> Result<(), Fault> {
         let refused = Fault { step: Step::Assign, errno: libc::ESRCH };
+        let has_network = self.maker.settings.network;
         let sandbox = self.sandboxes.get_mut(&request.id).filter(|sandbox| sandbox.started).ok_or(refused)?;
         if let Some(code) = &request.code {
-            let inside = match &mut sandbox.kind {
-                Kind::Plain { inside } | Kind::Fork { waiting: None, inside, .. } => inside.take(),
-                Kind::Fork { .. } | Kind::Zygote(_) | Kind::Command { .. } => None,
+            let inside = match (&mut sandbox.kind, request.occupant) {
+                (Kind::Vacant { .. }, Some(OccupantRequest { command: true, .. })) if !has_network => {
+                    return Err(Fault { step: Step::Sockets, errno: libc::EOPNOTSUPP });
+                }
+                (Kind::Vacant { inside, .. }, Some(_)) => inside.take(),
+                (Kind::Plain { inside } | Kind::Fork { waiting: None, inside, .. }, None) => inside.take(),
+                _ => None,
             };
             assign::furnish(&self.maker, &sandbox.made, &inside.ok_or(refused)?, code, &request.layers)?;
         }
         self.maker.resize(&mut sandbox.made, request.memory_bytes, request.tmp_bytes)?;
         sandbox.memory_bytes = request.memory_bytes;
-        if sandbox.settled { self.maker.settle(&sandbox.made, request.memory_bytes) } else { Ok(()) }
+        if sandbox.settled {
+            self.maker.settle(&sandbox.made, request.memory_bytes)?;
+        }
+        match request.occupant {
+            Some(occupant) => self.occupy(request.id, Word::Occupy { token: request.token, occupant }, fds),
+            None => Ok(()),
+        }
+    }
+
+    /// Has a vacant sandbox's first process execute its guest; the answer comes from there.
+    fn occupy(&mut self, id: u64, order: Word, fds: &[OwnedFd]) -> Result<(), Fault> {
+        let wrong = Fault { step: Step::Request, errno: libc::EBADF };
+        let Word::Occupy { occupant, .. } = order else { return Err(wrong) };
+        if let Some(Sandbox { kind, .. }) = self.sandboxes.get_mut(&id)
+            && let Kind::Vacant { network, .. } = kind
+        {
+            *kind = if occupant.command {
+                Kind::Command { network: network.take() }
+            } else {
+                Kind::Plain { inside: None }
+            };
+        }
+        if fds.len() == 1 { self.pass_on(id, order, fds) } else { Err(wrong) }
     }
 
     fn settle(&mut self, id: u64) {
@@ -648,6 +691,10 @@ impl Spawner {
             Kind::Fork { .. } => return self.order(id, reply, fds, &namespaces),
             Kind::Zygote(nursery) => nursery.settle(Home::new(namespaces, &sandbox.made)?),
             Kind::Command { network } => *network = namespaces.into_iter().last(),
+            Kind::Vacant { inside, network } => {
+                let mut namespaces = namespaces.into_iter();
+                (*inside, *network) = (namespaces.next().map(Inside::of_vacant), namespaces.next());
+            }
             Kind::Plain { inside } => {
                 *inside = namespaces.into_iter().next().filter(|_| sandbox.codeless).map(Inside::of_guest);
             }

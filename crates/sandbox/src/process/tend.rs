@@ -8,15 +8,15 @@
 //! Invariants
 //!   1. As in `child`, nothing here allocates, locks or panics.
 //!   2. A sandbox that had a program beside its guest, or whose guest was held, outlives that guest: the spawner says when it
-//!      ends.
+//!      ends. A vacant one waits; somebody moves in once, and if that fails the sandbox ends.
 //!   3. A signal goes to what this process has started, and to nothing after that was reaped.
 //!
 //! Start reading at `Tended::until_end`.
 
 use libc::c_int;
 
-use super::child::{Launch, Plan, clone_guest, keep_only, read_environment};
-use super::protocol::{Order, Reply, SOCKETS_EACH, Step};
+use super::child::{self, Launch, Plan, Role, clone_guest, keep_only, read_environment};
+use super::protocol::{OccupantRequest, Order, Reply, SOCKETS_EACH, Step};
 use super::sys::{self, At, Fault};
 
 /// Most programs beside a guest at once: more than a function can have extensions.
@@ -46,7 +46,11 @@ pub(super) struct Tended<'a> {
     /// The guest's number here. Zero: none that could end.
     guest: c_int,
     /// What a guest that is held will be executed with.
-    held: Option<super::child::Environment>,
+    held: Option<child::Environment>,
+    /// What the guest is.
+    programs: &'a [child::Program],
+    /// Whether nobody has moved in yet, where somebody is to.
+    vacant: bool,
     beside: [Option<Program>; BESIDE_MAX],
     /// Whether the sandbox outlives its guest.
     stays: bool,
@@ -54,9 +58,10 @@ pub(super) struct Tended<'a> {
 
 impl<'a> Tended<'a> {
     /// A guest, which is not executed yet where there is something to execute it with.
-    pub(super) fn new(plan: &'a Plan<'a>, guest: c_int, held: Option<super::child::Environment>) -> Self {
-        let stays = held.is_some();
-        Self { plan, guest, held, beside: [None; BESIDE_MAX], stays }
+    pub(super) fn new(plan: &'a Plan<'a>, guest: c_int, held: Option<child::Environment>) -> Self {
+        let vacant = matches!(plan.role, Role::Vacant { .. });
+        let (stays, programs) = (held.is_some() || vacant, plan.role.programs());
+        Self { plan, guest, held, programs, vacant, beside: [None; BESIDE_MAX], stays }
     }
 
     /// Reaps and follows orders until there is nothing more to do.
@@ -122,7 +127,14 @@ impl<'a> Tended<'a> {
         }
         match packet.get(..length).and_then(Order::decode) {
             Some(Order::Launch { token }) => self.launched(token, fds),
-            Some(Order::Begin { token }) => self.begun(token),
+            Some(Order::Begin { token }) => {
+                let done = self.begin();
+                self.answer(token, done);
+            }
+            Some(Order::Occupy { token, occupant }) => {
+                let done = self.occupy(occupant, fds[0]);
+                self.answer(token, done);
+            }
             Some(Order::Signal { program, signal }) => self.signal(program, signal),
             Some(Order::Sockets { token }) => self.sockets(token),
             Some(Order::Entered) | None => {}
@@ -140,17 +152,30 @@ impl<'a> Tended<'a> {
         let _ = sys::send(self.plan.status, &Reply::Launched { token, step: step as u32, errno }.encode());
     }
 
-    fn begun(&mut self, token: u64) {
-        let done = match self.held.take() {
-            Some(environment) => {
-                let begun = clone_guest(&mut Launch::of_guest(self.plan, &environment), self.plan.follows());
-                environment.forget();
-                keep_only(self.plan.status);
-                begun.map(|pid| self.guest = pid)
-            }
-            None => Err(Fault { step: Step::Request, errno: libc::EALREADY }),
-        };
-        self.answer(token, done);
+    /// The guest that is held begins.
+    fn begin(&mut self) -> Result<(), Fault> {
+        let environment = self.held.take().ok_or(Fault { step: Step::Request, errno: libc::EALREADY })?;
+        let mut launch = Launch::of_programs(self.plan, self.programs, &environment);
+        let begun = clone_guest(&mut launch, self.plan.follows());
+        environment.forget();
+        keep_only([self.plan.status]);
+        self.guest = begun?;
+        Ok(())
+    }
+
+    /// Somebody moves in, and begins unless they are held.
+    fn occupy(&mut self, occupant: OccupantRequest, environment: c_int) -> Result<(), Fault> {
+        let taken = Fault { step: Step::Request, errno: libc::EALREADY };
+        let Role::Vacant { bootstrap, command } = self.plan.role else { return Err(taken) };
+        if !std::mem::replace(&mut self.vacant, false) {
+            return Err(taken);
+        }
+        self.stays = false;
+        let environment = read_environment(environment, 0).at(Step::Environment)?;
+        self.programs = if occupant.command { command } else { bootstrap };
+        self.held = Some(environment);
+        self.stays = occupant.held;
+        if occupant.held { Ok(()) } else { self.begin() }
     }
 
     fn launched(&mut self, token: u64, fds: [c_int; 2]) {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use sandbox::process::WallKind;
 
-use super::world::World;
+use super::world::{Outcome, World};
 
 /// Where the same attempt succeeds.
 #[derive(Clone, Copy)]
@@ -161,14 +161,9 @@ impl Case {
             self.environment.iter().map(|(key, value)| (*key, fill(value))).collect()
         };
 
-        let blocked = world.attempt(&[], self.attempt, &environment(true));
-        // A guest that was killed says nothing, which is a block as well.
-        if blocked.output.contains("DID") {
-            return Err(format!("succeeded: {}", blocked.output.trim()));
-        }
-        if !blocked.output.contains("BLOCKED") && blocked.exit.signal.is_none() {
-            return Err(format!("did not run: {:?} {:?}", blocked.exit, blocked.output));
-        }
+        is_blocked(&world.attempt(&[], self.attempt, &environment(true)))?;
+        is_blocked(&world.attempt_moved(self.attempt, &environment(true)))
+            .map_err(|why| format!("in a sandbox that was vacant before: {why}"))?;
         let control = match self.control {
             Outside => world.attempt_outside(self.attempt, &environment(false)),
             OutsideAsRoot | OutsideAsRootIfOffered if world.is_root() => {
@@ -186,6 +181,17 @@ impl Case {
             (false, _) => Err(format!("the control did not succeed: {:?}", control.trim())),
         }
     }
+}
+
+fn is_blocked(blocked: &Outcome) -> Result<(), String> {
+    // A guest that was killed says nothing, which is a block as well.
+    if blocked.output.contains("DID") {
+        return Err(format!("succeeded: {}", blocked.output.trim()));
+    }
+    if !blocked.output.contains("BLOCKED") && blocked.exit.signal.is_none() {
+        return Err(format!("did not run: {:?} {:?}", blocked.exit, blocked.output));
+    }
+    Ok(())
 }
 
 /// What else of the host attempts are after: a segment of shared memory, and sockets that answer.

@@ -22,6 +22,7 @@ mod limits;
 mod remains;
 mod service;
 mod tmp;
+mod vacant;
 mod world;
 mod zygote;
 
@@ -105,6 +106,7 @@ fn suite(filter: &str) -> ExitCode {
         .chain(command::CHECKS)
         .chain(compiler::CHECKS)
         .chain(beside::CHECKS)
+        .chain(vacant::CHECKS)
     {
         run(name, &|| check(&world).map(|()| String::new()));
     }

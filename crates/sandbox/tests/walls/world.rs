@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use model::CodeDigest;
 use sandbox::process::{ProcessBackend, SpawnerConfig, WallKind, launch_spawner};
-use sandbox::{Assignment, Backend, Error, Exit, Guest, SandboxSpec, Started};
+use sandbox::{Assignment, Backend, Error, Exit, Guest, Occupant, SandboxSpec, Started};
 use tokio::io::AsyncReadExt;
 
 /// A test may take this long before it counts as hung.
@@ -114,9 +114,38 @@ impl World {
 
     /// Runs an attempt in a sandbox to its end.
     pub fn attempt(&self, off: &[WallKind], name: &str, environment: &HashMap<&str, String>) -> Outcome {
+        let spec = self.attempting(name, environment);
+        self.run(&self.config(off), spec).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// The same in a sandbox that was vacant before.
+    pub fn attempt_moved(&self, name: &str, environment: &HashMap<&str, String>) -> Outcome {
+        let spec = self.attempting(name, environment);
+        let outcome = self.with_backend(&self.config(&[]), async |backend| {
+            let started = self.move_in(backend, spec).await?;
+            Ok::<_, Error>(finish(started).await)
+        });
+        outcome.unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn attempting(&self, name: &str, environment: &HashMap<&str, String>) -> SandboxSpec {
         let mut spec = self.spec(&[("ATTEMPT", name)]);
         spec.environment.extend(environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-        self.run(&self.config(off), spec).unwrap_or_else(|error| panic!("{name}: {error}"))
+        spec
+    }
+
+    /// A sandbox for nobody yet, as a platform would have it ready.
+    pub async fn vacant(&self, backend: &ProcessBackend) -> Result<Started, Error> {
+        let (memory_bytes, tmp_bytes) = (128 << 20, 512 << 20);
+        let spec = SandboxSpec { guest: Guest::Vacant, code: None, memory_bytes, tmp_bytes, ..self.spec(&[]) };
+        backend.start(spec).await
+    }
+
+    /// Makes a vacant sandbox what this would start.
+    pub async fn move_in(&self, backend: &ProcessBackend, spec: SandboxSpec) -> Result<Started, Error> {
+        let started = self.vacant(backend).await?;
+        started.control.assign(&moving(&spec)).await?;
+        Ok(started)
     }
 
     /// Runs an attempt as an ordinary child of this process.
@@ -154,9 +183,15 @@ impl World {
     }
 }
 
+/// The assignment that makes a vacant sandbox what this would start.
+pub fn moving(spec: &SandboxSpec) -> Assignment {
+    let SandboxSpec { guest, code, layers, memory_bytes, tmp_bytes, environment, held, .. } = spec.clone();
+    Assignment { code, layers, memory_bytes, tmp_bytes, occupant: Some(Occupant { guest, environment, held }) }
+}
+
 /// An assignment of limits only.
 pub fn limits(memory_bytes: u64, tmp_bytes: u64) -> Assignment {
-    Assignment { code: None, layers: Vec::new(), memory_bytes, tmp_bytes }
+    Assignment { code: None, layers: Vec::new(), memory_bytes, tmp_bytes, occupant: None }
 }
 
 /// Reads a sandbox's output to its end and waits for it.

@@ -164,7 +164,8 @@ impl Spoken {
     }
 
     async fn assign_with(&self, code: &CodeDigest, layers: Vec<CodeDigest>) -> Result<(), String> {
-        let assignment = Assignment { code: Some(code.clone()), layers, memory_bytes: 200 << 20, tmp_bytes: 700 << 20 };
+        let (memory_bytes, tmp_bytes) = (200 << 20, 700 << 20);
+        let assignment = Assignment { code: Some(code.clone()), layers, memory_bytes, tmp_bytes, occupant: None };
         self.started.control.assign(&assignment).await.map_err(words)
     }
 

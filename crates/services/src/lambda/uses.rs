@@ -11,7 +11,7 @@ use model::{Floor, FunctionRef, RuntimeUse};
 use store::Range;
 use tokio::sync::watch;
 
-use super::record::FunctionRecord;
+use super::record::{FunctionRecord, VersionId};
 use super::{Functions, decoded, error, keys, provisioned};
 
 /// How often the records are gone through at most: a deployment changes many of them.
@@ -65,10 +65,9 @@ impl Functions {
             let page = self.store.range(&range).await.map_err(error::store)?;
             for entry in &page.entries {
                 let record: FunctionRecord = decoded(&entry.value)?;
-                let settings = &record.latest.settings;
                 if let Some(function) = keys::function_of(&entry.key) {
-                    let (runtime, memory_mb) = (settings.runtime.clone(), settings.memory_mb);
-                    uses.insert(RuntimeUse { account: function.account.clone(), runtime, memory_mb });
+                    let latest = record.runnable(&function, VersionId::Latest, &record.latest);
+                    uses.extend(latest.runtime_use());
                     self.list_floors(&function, &record, &mut floors).await?;
                 }
             }
