@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p sandbox --example create [COUNT] [memory]`. The guest is a script that sleeps. `memory` keeps `/tmp` off
 //! the disk. Prints the walls, then medians of
-//! one after the other, then how many a second start when 32 are in flight, then what one that waits holds. The example is its own spawner.
+//! one after the other, then of moving into sandboxes that were made before, then how many a second start when 32 are in flight, then what one that waits holds. The example is its own spawner.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use model::CodeDigest;
 use sandbox::process::{ProcessBackend, SpawnerConfig, launch_spawner, spawner_main};
-use sandbox::{Backend, Guest, SandboxSpec};
+use sandbox::{Assignment, Backend, Guest, Occupant, SandboxSpec};
 
 #[allow(clippy::print_stdout, reason = "the figures are the output")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,6 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         println!("start  p10 {:?}  p50 {:?}", quantile(&mut starts, 10), quantile(&mut starts, 50));
         println!("end    p10 {:?}  p50 {:?}", quantile(&mut ends, 10), quantile(&mut ends, 50));
+        move_in(&backend, &spec, count).await?;
         let began = Instant::now();
         let tasks: Vec<_> = (0..32)
             .map(|_| {
@@ -81,6 +82,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{:.0} starts and ends a second, 32 at once", made as f64 / began.elapsed().as_secs_f64());
         hold(&backend, &spec, count).await
     })
+}
+
+/// Tells how long it takes somebody to move into a sandbox that was made before.
+#[allow(clippy::print_stdout, reason = "the figures are the output")]
+async fn move_in(backend: &ProcessBackend, spec: &SandboxSpec, count: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let SandboxSpec { guest, code, layers, memory_bytes, tmp_bytes, environment, held, .. } = spec.clone();
+    let vacant = SandboxSpec { guest: Guest::Vacant, code: None, environment: Vec::new(), ..spec.clone() };
+    let occupant = Some(Occupant { guest, environment, held });
+    let assignment = Assignment { code, layers, memory_bytes: memory_bytes * 2, tmp_bytes, occupant };
+    let (mut starts, mut moves) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let began = Instant::now();
+        let started = backend.start(vacant.clone()).await?;
+        starts.push(began.elapsed());
+        let began = Instant::now();
+        started.control.assign(&assignment).await?;
+        moves.push(began.elapsed());
+        started.control.kill();
+        started.control.wait().await;
+    }
+    println!("vacant p10 {:?}  p50 {:?}", quantile(&mut starts, 10), quantile(&mut starts, 50));
+    println!("moving p10 {:?}  p50 {:?}", quantile(&mut moves, 10), quantile(&mut moves, 50));
+    Ok(())
 }
 
 /// A package below `code` whose program waits.

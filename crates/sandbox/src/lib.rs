@@ -17,7 +17,7 @@ pub mod wasm;
 
 pub use contract::{
     Assignment, Backend, Beside, BesideSpec, CACHE_ROOT, CACHE_SUFFIX, COMMAND_VARIABLE, Control, Error, Exit, GUEST,
-    Guest, GuestListeners, Held, Occupant, ROOT_FILES, ROOT_FOLDERS, ROOT_TRUST, SandboxSpec, SharedFiles, Started, TRUST_PLACES,
-    Usage, Wall, WallState,
+    Guest, GuestListeners, Held, Occupant, ROOT_FILES, ROOT_FOLDERS, ROOT_TRUST, SandboxSpec, SharedFiles, Started,
+    TRUST_PLACES, Usage, Wall, WallState,
 };
 pub use interpreter::{Interpreter, Interpreters, Skipped};

@@ -765,8 +765,7 @@ mod tests {
             let occupant = Some(OccupantRequest { command, held });
             requests.push(Request::Assign(AssignRequest { occupant, ..assign() }));
         }
-        let vacant =
-            StartRequest { guest: GuestKind::Vacant, code: None, layers: Vec::new(), files: None, ..start() };
+        let vacant = StartRequest { guest: GuestKind::Vacant, code: None, layers: Vec::new(), files: None, ..start() };
         requests.push(Request::Start(vacant));
         for request in requests {
             assert_eq!(Request::decode(&request.encode()), Some(request));

@@ -30,8 +30,8 @@ use super::netns::Rules;
 use super::nursery::{Nursery, Order};
 use super::probe;
 use super::protocol::{
-    self, AssignRequest, GuestKind, OccupantRequest, Order as Word, REPLY_BYTES, REQUEST_BYTES, Reply, Request, StartRequest, Step,
-    feature,
+    self, AssignRequest, GuestKind, OccupantRequest, Order as Word, REPLY_BYTES, REQUEST_BYTES, Reply, Request,
+    StartRequest, Step, feature,
 };
 use super::seccomp;
 use super::sys::{self, At, Fault};
@@ -486,11 +486,8 @@ impl Spawner {
         if let Some(Sandbox { kind, .. }) = self.sandboxes.get_mut(&id)
             && let Kind::Vacant { network, .. } = kind
         {
-            *kind = if occupant.command {
-                Kind::Command { network: network.take() }
-            } else {
-                Kind::Plain { inside: None }
-            };
+            *kind =
+                if occupant.command { Kind::Command { network: network.take() } } else { Kind::Plain { inside: None } };
         }
         if fds.len() == 1 { self.pass_on(id, order, fds) } else { Err(wrong) }
     }

@@ -2,12 +2,13 @@
 //!
 //! That every attempt of `cases` is blocked in them as well is tried there.
 
+use model::CodeDigest;
 use sandbox::process::{ProcessBackend, WallKind};
 use sandbox::{Backend, BesideSpec, COMMAND_VARIABLE, Error, Guest, SandboxSpec, Started};
 use tokio::io::AsyncReadExt;
 
 use super::Check;
-use super::world::{World, digest, expect, finish, group_folders, limits, moving, wait_until};
+use super::world::{World, expect, finish, group_folders, limits, moving, wait_until};
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("an occupant is what a guest is that was started", same),
@@ -36,8 +37,17 @@ fn words(error: Error) -> String {
     error.to_string()
 }
 
+/// Packages of these checks alone.
+fn package(letter: char) -> CodeDigest {
+    CodeDigest::parse(&format!("7{letter}").repeat(32)).unwrap()
+}
+
+fn add(world: &World, letter: char, name: &str, text: &str) -> CodeDigest {
+    world.add_package(package(letter), name, text)
+}
+
 fn spec(world: &World, letter: char, bootstrap: &str) -> SandboxSpec {
-    let code = world.add_code(letter, "bootstrap", bootstrap);
+    let code = add(world, letter, "bootstrap", bootstrap);
     SandboxSpec { code: Some(code), ..world.spec(&[("PATH", "/usr/bin:/bin"), ("MINE", "own")]) }
 }
 
@@ -76,14 +86,15 @@ fn same(world: &World) -> Result<(), String> {
 
 fn assigned(world: &World) -> Result<(), String> {
     world.with_backend(&world.config(&[]), async |backend| {
-        let layers = [world.add_code('e', "lib/one", "1"), world.add_code('f', "lib/two", "2")];
-        let script = "#!/bin/sh\nls /opt/lib; df -m /tmp | awk 'END { print ($4 > 695 && $4 < 705) }'; echo x > /tmp/x\n";
+        let layers = [add(world, 'e', "lib/one", "1"), add(world, 'f', "lib/two", "2")];
+        let script =
+            "#!/bin/sh\nls /opt/lib; df -m /tmp | awk 'END { print ($4 > 695 && $4 < 705) }'; echo x > /tmp/x\n";
         let spec = SandboxSpec { layers: layers.to_vec(), tmp_bytes: 700 << 20, ..spec(world, 'd', script) };
         let outcome = finish(world.move_in(backend, spec).await.map_err(words)?).await;
         expect("output", outcome.output.as_str(), "one\ntwo\n1\n")?;
         // A bootstrap of a layer, where the code has none.
-        let layer = world.add_code('1', "bootstrap", "#!/bin/sh\necho from a layer\n");
-        let bare = Some(world.add_code('2', "x", ""));
+        let layer = add(world, '1', "bootstrap", "#!/bin/sh\necho from a layer\n");
+        let bare = Some(add(world, '2', "x", ""));
         let spec = SandboxSpec { code: bare, layers: vec![layer], ..world.spec(&[("PATH", "/usr/bin:/bin")]) };
         let outcome = finish(world.move_in(backend, spec).await.map_err(words)?).await;
         expect("output", outcome.output.as_str(), "from a layer\n")
@@ -125,14 +136,12 @@ fn once(world: &World) -> Result<(), String> {
 
 fn refused(world: &World) -> Result<(), String> {
     world.with_backend(&world.config(&[]), async |backend| {
-        let bare = world.add_code('2', "x", "");
-        let folder = world.add_code('3', "bootstrap/x", "");
-        let text = world.add_code('4', "bootstrap", "no program");
-        for (code, words) in [
-            (bare, "no such file or directory"),
-            (folder, "permission denied"),
-            (text, "exec format error"),
-        ] {
+        let bare = add(world, '2', "x", "");
+        let folder = add(world, '3', "bootstrap/x", "");
+        let text = add(world, '4', "bootstrap", "no program");
+        for (code, words) in
+            [(bare, "no such file or directory"), (folder, "permission denied"), (text, "exec format error")]
+        {
             let started = world.vacant(backend).await.map_err(self::words)?;
             let spec = SandboxSpec { code: Some(code), ..world.spec(&[]) };
             let Err(Error::Entrypoint(found)) = started.control.assign(&moving(&spec)).await else {
@@ -143,9 +152,9 @@ fn refused(world: &World) -> Result<(), String> {
             finish(started).await;
         }
         let started = world.vacant(backend).await.map_err(words)?;
-        let spec = SandboxSpec { code: Some(digest('9')), ..world.spec(&[]) };
+        let spec = SandboxSpec { code: Some(package('9')), ..world.spec(&[]) };
         let missing = started.control.assign(&moving(&spec)).await;
-        expect("missing code", matches!(missing, Err(Error::CodeMissing(code)) if code == digest('9')), true)
+        expect("missing code", matches!(missing, Err(Error::CodeMissing(code)) if code == package('9')), true)
     })
 }
 
@@ -153,7 +162,7 @@ fn held(world: &World) -> Result<(), String> {
     world.with_backend(&world.config(&[]), async |backend| {
         let script = "#!/bin/sh\nls /tmp/first; echo \"$MINE\"; exit 6\n";
         let spec = SandboxSpec { held: true, ..spec(world, 'd', script) };
-        world.add_code('d', "agent", "#!/bin/sh\ntouch /tmp/first\n");
+        add(world, 'd', "agent", "#!/bin/sh\ntouch /tmp/first\n");
         let mut started = world.move_in(backend, spec).await.map_err(words)?;
         let control = started.control.clone();
         let environment = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
@@ -173,7 +182,8 @@ fn held(world: &World) -> Result<(), String> {
 
 fn command(world: &World) -> Result<(), String> {
     world.with_backend(&world.config(&[]), async |backend| {
-        let command = r#"trap 'echo asked; exit 5' TERM; echo "$PWD ${DUNLIN_WEB_COMMAND-hidden}"; while :; do sleep 0.01; done"#;
+        let command =
+            r#"trap 'echo asked; exit 5' TERM; echo "$PWD ${DUNLIN_WEB_COMMAND-hidden}"; while :; do sleep 0.01; done"#;
         let environment = vec![("PATH".into(), "/usr/bin:/bin".into()), (COMMAND_VARIABLE.into(), command.into())];
         let spec = SandboxSpec { guest: Guest::Command, environment, ..spec(world, 'd', "") };
         let mut started = world.move_in(backend, spec).await.map_err(words)?;

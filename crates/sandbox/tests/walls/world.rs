@@ -83,7 +83,11 @@ impl World {
 
     /// A folder of code with one executable file.
     pub fn add_code(&self, letter: char, name: &str, text: &str) -> CodeDigest {
-        let digest = digest(letter);
+        self.add_package(digest(letter), name, text)
+    }
+
+    /// The same for a package of any name.
+    pub fn add_package(&self, digest: CodeDigest, name: &str, text: &str) -> CodeDigest {
         let file = self.code_folder(&digest).join(name);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, text).unwrap();
