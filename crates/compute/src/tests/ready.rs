@@ -213,8 +213,8 @@ async fn programs_move_into_sandboxes_that_were_made_before() {
     assert_eq!(world.guests.started(), 1, "whosever function comes, one is ready for it");
     let made = world.guests.specs.lock()[0].clone();
     assert_eq!((made.guest, made.code, made.environment), (sandbox::Guest::Vacant, None, Vec::new()));
-    let outcome = world.call("f", "1").await.unwrap();
-    assert!(outcome.error.unwrap().message.contains("no such file"), "nobody tries again what is the package's fault");
+    let error = world.call("f", "1").await.unwrap().error.unwrap();
+    assert_eq!(error.error_type, "Runtime.InvalidEntrypoint", "nobody tries again what is the package's fault");
     assert_eq!((world.guests.assigned(), world.guests.occupants().len()), (1, 0));
     assert!(world.guests.specs.lock().iter().all(|spec| spec.guest == sandbox::Guest::Vacant));
     until_ready(&world, (2, 0, 0)).await;
