@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The least that environments of Python functions could cost: forks of an interpreter that has loaded what the zygote has,
-without a sandbox, limits or a platform.
+without a sandbox, limits or a platform, and forked as the zygote forks.
 
     forks.py COUNT bare|guest
 
@@ -27,7 +27,7 @@ def main():
     read, write = os.pipe()
     begin = time.perf_counter()
     for _ in range(count):
-        if os.fork() == 0:
+        if dunlin_zygote.copy_process() == 0:
             if guest:
                 dunlin_zygote.rehearse(1)
             os.write(write, b"u")

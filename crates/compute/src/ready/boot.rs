@@ -29,8 +29,11 @@ const ZYGOTE_MEMORY_MB: u64 = 512;
 const TMP_MB: u64 = 512;
 /// How long a zygote loads what it was made for, before another function of its kind may say what else to load.
 const CHANGES_AFTER: Duration = Duration::from_secs(600);
-/// A zygote is replaced after so many forks, well before it can make no more, so that a burst does not wait for the next.
+/// A zygote is replaced after so many forks, well before it can make no more.
 const FORKS: u32 = 128;
+/// And after so many even while calls wait, so that a burst does not end with it: to boot one takes the processor as long as
+/// a dozen forks.
+const FORKS_LAST: u32 = 208;
 /// And after this time, so that functions do not share its address layout for ever.
 const ZYGOTE_AGE: Duration = Duration::from_secs(3_600);
 
@@ -170,6 +173,11 @@ impl Zygote {
     pub(super) fn is_spent(&self, used: Instant) -> bool {
         let aged = self.born.elapsed() >= ZYGOTE_AGE && (self.copies.is_none() || used > self.born);
         aged || self.forks.load(Ordering::Relaxed) >= FORKS
+    }
+
+    /// Whether the next one can wait no longer.
+    pub(super) fn is_running_out(&self) -> bool {
+        self.forks.load(Ordering::Relaxed) >= FORKS_LAST
     }
 
     /// Whether it was asked for at most one fork so far.

@@ -270,10 +270,10 @@ impl Ready {
         core.tasks.spawn(fill(core.clone(), kind.clone()));
     }
 
-    fn lacks_zygote(&self, kind: &Kind) -> bool {
+    fn runs_out_of_forks(&self, kind: &Kind) -> bool {
         let shelves = self.shelves.lock();
         let is_plain = kind.own.is_none() && kind.snapshot.is_none() && kind.is_forked();
-        is_plain && shelves.get(kind).is_some_and(Shelf::lacks_zygote)
+        is_plain && shelves.get(kind).is_some_and(Shelf::runs_out)
     }
 
     /// What is to be made next for a shelf; nothing: nobody fills it any more.
@@ -385,12 +385,13 @@ fn failed(core: &Core, kind: &Kind, error: &str) {
     put(core, kind, |shelf| shelf.failed(kind));
 }
 
-/// Waits while calls start environments, within reason. A zygote is not waited with: a burst may be using up the last.
+/// Waits while calls start environments, within reason. Where forks run out, nothing is waited with: a burst is using up the
+/// last.
 async fn stand_back(core: &Core, kind: &Kind) {
     let ready = &core.ready;
     let until = Instant::now() + STANDS_BACK;
     let is_calm = || ready.asked.lock().is_none_or(|asked| asked.elapsed() >= CALM_AFTER) && !core.fleet.is_starting();
-    while !is_calm() && !ready.lacks_zygote(kind) && Instant::now() < until {
+    while !is_calm() && !ready.runs_out_of_forks(kind) && Instant::now() < until {
         sleep(BUSY_POLL).await;
     }
 }

@@ -63,8 +63,13 @@ impl Shelf {
     }
 
     /// Whether it has no zygote, or one that is to be replaced.
-    pub(super) fn lacks_zygote(&self) -> bool {
+    fn lacks_zygote(&self) -> bool {
         self.changed || self.zygote.as_ref().is_none_or(|zygote| zygote.is_spent(self.used))
+    }
+
+    /// Whether it soon has no zygote that forks, or has none now.
+    pub(super) fn runs_out(&self) -> bool {
+        self.zygote.as_ref().is_none_or(|zygote| zygote.is_running_out())
     }
 
     /// What is to be made next, at most `max` guests ahead.

@@ -47,14 +47,28 @@ pub(crate) struct Groups {
     name: String,
 }
 
-/// One sandbox's groups.
+/// One sandbox's groups. Their folders are opened by name when something is wanted of them: descriptors that are kept would
+/// be copied into, and closed in, the first process of every other sandbox.
 #[derive(Debug)]
 pub(crate) struct Group {
     name: String,
-    folders: Vec<OwnedFd>,
+    /// What a process can be cloned into (v2).
+    target: Option<OwnedFd>,
     limits: Limits,
     /// Its group among `Groups::freezers`.
     freezer: Option<OwnedFd>,
+}
+
+impl Group {
+    /// The folder that a process may be cloned into (v2).
+    pub(crate) fn clone_target(&self) -> Option<i32> {
+        self.target.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// One of its files, below the spawner's folder of a hierarchy.
+    fn file(&self, name: &str) -> String {
+        format!("{}/{name}", self.name)
+    }
 }
 
 /// A file to enter a group by.
@@ -231,6 +245,10 @@ impl Groups {
         let path = parent.join(name);
         fs::create_dir(&path).ok()?;
         let folder = open_folder(&path)?;
+        if powers.memory {
+            // The folders below take it over.
+            let _ = write_at(&folder, "memory.swappiness", "0");
+        }
         Some(Hierarchy { path: parent, folder, powers })
     }
 
@@ -245,12 +263,13 @@ impl Groups {
     pub(crate) fn freezer(&self, group: &mut Group, first: i32) -> io::Result<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         if self.unified {
-            let folder = group.folders.first().ok_or(io::ErrorKind::Unsupported)?;
-            return Ok(rustix::fs::openat(folder, FREEZE, flags, Mode::empty())?);
+            let hierarchy = self.hierarchies.first().ok_or(io::ErrorKind::Unsupported)?;
+            return Ok(rustix::fs::openat(&hierarchy.folder, group.file(FREEZE), flags, Mode::empty())?);
         }
         if group.freezer.is_none() {
             let freezers = self.freezers.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-            group.freezer = Some(make_folder(freezers, &group.name)?);
+            make_folder(freezers, &group.name)?;
+            group.freezer = Some(open_group(freezers, &group.name)?);
         }
         let folder = group.freezer.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         self.move_all(group, folder, first)?;
@@ -260,14 +279,15 @@ impl Groups {
     /// Moves every process but the first into a folder. What they fork meanwhile is seen in another round, or was forked
     /// there already.
     fn move_all(&self, group: &Group, folder: &OwnedFd, first: i32) -> io::Result<()> {
-        let from = group.folders.first().ok_or(io::ErrorKind::Unsupported)?;
+        let hierarchy = self.hierarchies.first().ok_or(io::ErrorKind::Unsupported)?;
+        let (from, members) = (&hierarchy.folder, group.file("cgroup.procs"));
         // One that is ending is accepted and stays where it is; it forks no more.
         let mut tried = vec![first];
         for _ in 0..MOVE_ROUNDS {
             // In this order: who was forked in the folder is found in it. Those who are there go on forking, so that
             // new ones alone are no reason for another round.
-            let held = processes(from)?;
-            let there = processes(folder)?;
+            let held = processes(from, &members)?;
+            let there = processes(folder, "cgroup.procs")?;
             let left: Vec<i32> = held.into_iter().filter(|pid| !tried.contains(pid) && !there.contains(pid)).collect();
             if left.is_empty() {
                 return Ok(());
@@ -299,24 +319,27 @@ impl Groups {
 
     /// Makes a sandbox's groups with their limits.
     pub(crate) fn create(&self, id: u64, limits: Limits) -> io::Result<Group> {
-        let mut group = Group { name: id.to_string(), folders: Vec::new(), limits, freezer: None };
-        for hierarchy in &self.hierarchies {
-            let made = make_folder(hierarchy, &group.name).and_then(|folder| {
-                let limited = self.limit(hierarchy, &folder, limits);
-                group.folders.push(folder);
-                limited
-            });
-            if let Err(error) = made {
+        let mut group = Group { name: id.to_string(), target: None, limits, freezer: None };
+        let made = self.hierarchies.iter().try_for_each(|hierarchy| {
+            make_folder(hierarchy, &group.name)?;
+            self.limit(hierarchy, &group, limits)?;
+            if self.unified {
+                group.target = Some(open_group(hierarchy, &group.name)?);
+            }
+            Ok(())
+        });
+        match made {
+            Ok(()) => Ok(group),
+            Err(error) => {
                 self.remove(&group);
-                return Err(error);
+                Err(error)
             }
         }
-        Ok(group)
     }
 
     /// The processes in a sandbox's groups, if a group holds them.
     pub(crate) fn members(&self, group: &Group) -> Option<Vec<i32>> {
-        let text = group.folders.first().and_then(|folder| read_at(folder, "cgroup.procs"))?;
+        let text = self.hierarchies.first().and_then(|first| read_at(&first.folder, &group.file("cgroup.procs")))?;
         text.split_whitespace().map(|word| word.parse().ok()).collect()
     }
 
@@ -326,49 +349,50 @@ impl Groups {
         if group.limits == limits {
             return Ok(());
         }
-        let mut folders = self.hierarchies.iter().zip(&group.folders);
-        folders.try_for_each(|(hierarchy, folder)| self.limit(hierarchy, folder, limits))?;
+        self.hierarchies.iter().try_for_each(|hierarchy| self.limit(hierarchy, group, limits))?;
         group.limits = limits;
         Ok(())
     }
 
     /// Holds a sandbox to the processor time of its memory size, whether or not others want the rest.
     pub(crate) fn set_quota(&self, group: &Group, memory_bytes: u64) -> io::Result<()> {
-        let folder = self.hierarchies.iter().zip(&group.folders).find(|(hierarchy, _)| hierarchy.powers.cpu);
-        let (_, folder) = folder.ok_or(io::ErrorKind::Unsupported)?;
+        let hierarchy = self.hierarchies.iter().find(|hierarchy| hierarchy.powers.cpu);
+        let hierarchy = hierarchy.ok_or(io::ErrorKind::Unsupported)?;
+        let write = |name, value: &str| write_at(&hierarchy.folder, &group.file(name), value);
         let quota = cpu_quota_us(memory_bytes);
         if self.unified {
-            write_at(folder, "cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
+            write("cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
         } else {
-            write_at(folder, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
-            write_at(folder, "cpu.cfs_quota_us", &quota.to_string())
+            write("cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+            write("cpu.cfs_quota_us", &quota.to_string())
         }
     }
 
-    fn limit(&self, hierarchy: &Hierarchy, folder: &OwnedFd, limits: Limits) -> io::Result<()> {
+    fn limit(&self, hierarchy: &Hierarchy, group: &Group, limits: Limits) -> io::Result<()> {
+        let write = |name, value: &str| write_at(&hierarchy.folder, &group.file(name), value);
         let memory = (limits.memory_bytes + limits.tmp_bytes).to_string();
         let powers = hierarchy.powers;
         if powers.memory && self.unified {
-            write_at(folder, "memory.max", &memory)?;
+            write("memory.max", &memory)?;
             // Absent without swap support in the kernel.
-            let _ = write_at(folder, "memory.swap.max", "0");
-            let _ = write_at(folder, "memory.oom.group", "1");
+            let _ = write("memory.swap.max", "0");
+            let _ = write("memory.oom.group", "1");
         } else if powers.memory {
-            // With swap counted, neither limit may pass the other: whichever way they change, one of two orders fits.
-            let swap = write_at(folder, "memory.memsw.limit_in_bytes", &memory);
-            write_at(folder, "memory.limit_in_bytes", &memory)?;
-            let _ = swap.or_else(|_| write_at(folder, "memory.memsw.limit_in_bytes", &memory));
-            let _ = write_at(folder, "memory.swappiness", "0");
+            // With swap counted, neither limit may pass the other: downwards, as for a group that is new, this is the order;
+            // upwards the first is refused until the second is written.
+            let limited = write("memory.limit_in_bytes", &memory);
+            let _ = write("memory.memsw.limit_in_bytes", &memory);
+            limited.or_else(|_| write("memory.limit_in_bytes", &memory))?;
         }
         if powers.tasks {
-            write_at(folder, "pids.max", &limits.tasks.to_string())?;
+            write("pids.max", &limits.tasks.to_string())?;
         }
         if powers.cpu {
             let weight = cpu_weight(limits.memory_bytes);
             if self.unified {
-                write_at(folder, "cpu.weight", &weight.clamp(1, 10_000).to_string())?;
+                write("cpu.weight", &weight.clamp(1, 10_000).to_string())?;
             } else {
-                write_at(folder, "cpu.shares", &(weight * 1024 / 100).max(2).to_string())?;
+                write("cpu.shares", &(weight * 1024 / 100).max(2).to_string())?;
             }
         }
         Ok(())
@@ -379,19 +403,16 @@ impl Groups {
     /// In v2, where nothing spares it, whoever can be cloned into the group is.
     pub(crate) fn doors(&self, group: &Group) -> io::Result<Vec<Door>> {
         let name = if self.unified { "cgroup.procs" } else { "tasks" };
-        let doors = group.folders.iter().zip(&self.hierarchies);
-        doors
-            .map(|(folder, hierarchy)| {
-                let file = rustix::fs::openat(folder, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let name = group.file(name);
+        self.hierarchies
+            .iter()
+            .map(|hierarchy| {
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&hierarchy.folder, &*name, flags, Mode::empty())?;
                 // A platform with real-time priority cannot enter a processor group; that share is no wall.
                 Ok(Door { file, must: hierarchy.powers.memory || hierarchy.powers.tasks })
             })
             .collect()
-    }
-
-    /// The folder that a process may be cloned into (v2).
-    pub(crate) fn clone_target(&self, group: &Group) -> Option<i32> {
-        if self.unified { group.folders.first().map(AsRawFd::as_raw_fd) } else { None }
     }
 
     /// Files that tell memory now, memory peak, processor time and tasks, in this order; or nothing if one is missing.
@@ -401,26 +422,33 @@ impl Groups {
         } else {
             [&["memory.usage_in_bytes"], &["memory.max_usage_in_bytes"], &["cpuacct.usage"], &["pids.current"]]
         };
-        let open = |names: &&[&str]| {
-            names.iter().find_map(|name| {
-                group.folders.iter().find_map(|folder| {
-                    rustix::fs::openat(folder, *name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
-                })
-            })
-        };
-        names.iter().map(open).collect::<Option<Vec<_>>>().unwrap_or_default()
+        names
+            .iter()
+            .map(|names| names.iter().find_map(|name| self.open(group, name)))
+            .collect::<Option<Vec<_>>>()
+            .unwrap_or_default()
     }
 
     /// The file that tells how much memory a sandbox's group holds now.
     pub(crate) fn usage_file(&self, group: &Group) -> Option<OwnedFd> {
-        let name = if self.unified { "memory.current" } else { "memory.usage_in_bytes" };
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        group.folders.iter().find_map(|folder| rustix::fs::openat(folder, name, flags, Mode::empty()).ok())
+        self.open(group, if self.unified { "memory.current" } else { "memory.usage_in_bytes" })
+    }
+
+    /// Opens a file to read, in whichever hierarchy has it.
+    fn open(&self, group: &Group, name: &str) -> Option<OwnedFd> {
+        let (name, flags) = (group.file(name), OFlags::RDONLY | OFlags::CLOEXEC);
+        let mut hierarchies = self.hierarchies.iter();
+        hierarchies.find_map(|hierarchy| rustix::fs::openat(&hierarchy.folder, &*name, flags, Mode::empty()).ok())
+    }
+
+    fn read(&self, group: &Group, name: &str) -> Option<String> {
+        let name = group.file(name);
+        self.hierarchies.iter().find_map(|hierarchy| read_at(&hierarchy.folder, &name))
     }
 
     /// What a sandbox's group holds that the kernel cannot let go of.
     pub(crate) fn shares(&self, group: &Group) -> Shares {
-        let text = group.folders.iter().find_map(|folder| read_at(folder, "memory.stat")).unwrap_or_default();
+        let text = self.read(group, "memory.stat").unwrap_or_default();
         let (anonymous, shared) = if self.unified { ("anon", "shmem") } else { ("total_rss", "total_shmem") };
         let field = |key| keyed(&text, key).unwrap_or(0);
         Shares { anonymous: field(anonymous), shared: field(shared) }
@@ -428,7 +456,7 @@ impl Groups {
 
     /// What was used, read before removal.
     pub(crate) fn counts(&self, group: &Group) -> Counts {
-        let read = |name: &str| group.folders.iter().find_map(|folder| read_at(folder, name));
+        let read = |name: &str| self.read(group, name);
         let number = |name: &str| read(name).and_then(|text| text.trim().parse::<u64>().ok());
         if self.unified {
             Counts {
@@ -531,15 +559,18 @@ fn can_freeze(folder: &OwnedFd) -> bool {
 }
 
 /// Makes a sandbox's folder in a hierarchy.
-fn make_folder(hierarchy: &Hierarchy, name: &str) -> io::Result<OwnedFd> {
-    rustix::fs::mkdirat(&hierarchy.folder, name, Mode::from_raw_mode(0o755))?;
+fn make_folder(hierarchy: &Hierarchy, name: &str) -> io::Result<()> {
+    Ok(rustix::fs::mkdirat(&hierarchy.folder, name, Mode::from_raw_mode(0o755))?)
+}
+
+fn open_group(hierarchy: &Hierarchy, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(&hierarchy.folder, name, flags, Mode::empty())?)
 }
 
 /// The processes in a group.
-fn processes(folder: &OwnedFd) -> io::Result<Vec<i32>> {
-    let file = rustix::fs::openat(folder, "cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+fn processes(folder: &OwnedFd, name: &str) -> io::Result<Vec<i32>> {
+    let file = rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = String::new();
     File::from(file).read_to_string(&mut text)?;
     Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())

@@ -4,8 +4,9 @@
 //! copies of one template: `mke2fs` runs once, and only the few blocks that it wrote are written again. Every image is
 //! of the largest size; what a sandbox may use of it is set through the kernel's `reserved_clusters` of that file
 //! system, which makes one stock serve all sizes, and a size change at any time. To make one and to remove it takes two
-//! milliseconds, most of it waiting in the kernel; therefore it happens here and not in the spawner. A loop device is set
-//! up once and used again with its file emptied: to set one up means to flush the disk.
+//! milliseconds, most of it waiting in the kernel; therefore it happens here and not in the spawner, and what nobody waits
+//! for happens when nobody asked for anything of late: bursts of starts need the processors themselves. A loop device is
+//! set up once and used again with its file emptied: to set one up means to flush the disk.
 //!
 //! The keeper also watches the disk: when it is nearly full, the sandboxes are told that their `/tmp` is full. Otherwise
 //! a guest's write would succeed in the page cache and be lost on its way to the disk.
@@ -66,14 +67,16 @@ const TOOLS: &[&str] = &[
 const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,flex_bg,sparse_super,large_file,huge_file,uninit_bg,\
                         dir_nlink,extra_isize";
 const MESSAGE_BYTES: usize = 24;
-/// Most loop devices that are kept for later.
-const SPARE_SLOTS: usize = 16;
+/// Most loop devices that are kept for later: as many as a burst of environments that ends leaves at once.
+const SPARE_SLOTS: usize = 64;
+/// For how long nothing must have been asked before images are made that nobody waits for.
+const CALM_MS: i64 = 100;
 
 /// What the spawner asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// One more image, of the default size.
-    Make,
+    /// One more image, of the default size: now, or when nothing else is asked for.
+    Make { later: bool },
     /// Another size for an image.
     Resize { id: u64, bytes: u64 },
     /// The sandbox of this image has ended.
@@ -86,9 +89,11 @@ pub(crate) enum Answer {
     /// An image; its detached mount lies beside the message.
     Made {
         id: u64,
+        later: bool,
     },
     NotMade {
         errno: i32,
+        later: bool,
     },
     Resized {
         errno: i32,
@@ -115,7 +120,7 @@ fn words(packet: &[u8]) -> Option<[u64; 3]> {
 impl Ask {
     fn encode(self) -> [u8; MESSAGE_BYTES] {
         message(match self {
-            Self::Make => [1, 0, 0],
+            Self::Make { later } => [1, u64::from(later), 0],
             Self::Resize { id, bytes } => [2, id, bytes],
             Self::Drop { id } => [3, id, 0],
         })
@@ -123,7 +128,7 @@ impl Ask {
 
     fn decode(packet: &[u8]) -> Option<Self> {
         match words(packet)? {
-            [1, ..] => Some(Self::Make),
+            [1, later, _] => Some(Self::Make { later: later != 0 }),
             [2, id, bytes] => Some(Self::Resize { id, bytes }),
             [3, id, _] => Some(Self::Drop { id }),
             _ => None,
@@ -134,16 +139,16 @@ impl Ask {
 impl Answer {
     fn encode(self) -> [u8; MESSAGE_BYTES] {
         message(match self {
-            Self::Made { id } => [1, id, 0],
-            Self::NotMade { errno } => [2, errno as u64, 0],
+            Self::Made { id, later } => [1, id, u64::from(later)],
+            Self::NotMade { errno, later } => [2, errno as u64, u64::from(later)],
             Self::Resized { errno } => [3, errno as u64, 0],
         })
     }
 
     fn decode(packet: &[u8]) -> Option<Self> {
         match words(packet)? {
-            [1, id, _] => Some(Self::Made { id }),
-            [2, errno, _] => Some(Self::NotMade { errno: errno as i32 }),
+            [1, id, later] => Some(Self::Made { id, later: later != 0 }),
+            [2, errno, later] => Some(Self::NotMade { errno: errno as i32, later: later != 0 }),
             [3, errno, _] => Some(Self::Resized { errno: errno as i32 }),
             _ => None,
         }
@@ -281,6 +286,8 @@ struct Keeper {
     spare: Vec<Slot>,
     /// Images whose sandbox has ended.
     ended: VecDeque<u64>,
+    /// How many images are to be made that nobody waits for.
+    later: usize,
     /// The disk has no room: nobody may write.
     full: bool,
 }
@@ -327,6 +334,7 @@ impl Keeper {
             next: 1,
             spare: Vec::new(),
             ended: VecDeque::new(),
+            later: 0,
             full: false,
         };
         keeper.make_template(&tool)?;
@@ -426,6 +434,9 @@ impl Keeper {
         for flag in [c"nobarrier", c"noinit_itable"] {
             sys::configure_flag(context.as_raw_fd(), flag)?;
         }
+        // Maps of what is free are read when something is written: ahead of that, all of them would take most of what an
+        // image takes of the processor and of memory. A kernel that does not know the word reads none ahead.
+        let _ = sys::configure_flag(context.as_raw_fd(), c"no_prefetch_block_bitmaps");
         let attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOATIME;
         sys::mount_file_system(context.as_raw_fd(), attributes).map(owned)
     }
@@ -488,20 +499,30 @@ impl Keeper {
         self.keep(slot);
     }
 
-    /// Serves until the spawner is gone. Who waits for an image goes before what has ended.
+    /// Serves until the spawner is gone. Who waits for an image goes before what has ended, and that before what nobody
+    /// waits for.
     fn serve(&mut self, socket: &OwnedFd) {
+        let mut calm_in = CALM_MS;
         loop {
             let wait = match (self.ended.is_empty(), self.images.is_empty()) {
                 (false, _) => 0,
                 (true, false) => self.watch_disk(),
                 (true, true) => -1,
             };
+            let wait = if self.later > 0 && wait != 0 { calm_in } else { wait };
             if is_readable(socket, wait) {
+                calm_in = CALM_MS;
                 if !self.take(socket) {
                     break;
                 }
             } else if let Some(id) = self.ended.pop_front() {
                 self.drop_image(id);
+            } else if self.later > 0 {
+                calm_in = 0;
+                self.later -= 1;
+                if !self.give(socket, true) {
+                    break;
+                }
             }
         }
         let ids: Vec<u64> = self.images.keys().copied().collect();
@@ -515,22 +536,31 @@ impl Keeper {
             Ok((length, _)) if length > 0 => length,
             _ => return false,
         };
-        let sent = match Ask::decode(&packet[..length]) {
-            Some(Ask::Make) => match self.make() {
-                Ok((id, mount)) => protocol::send(socket, &Answer::Made { id }.encode(), &[mount.as_raw_fd()]),
-                Err(errno) => protocol::send(socket, &Answer::NotMade { errno }.encode(), &[]),
-            },
+        match Ask::decode(&packet[..length]) {
+            Some(Ask::Make { later: false }) => self.give(socket, false),
+            Some(Ask::Make { later: true }) => {
+                self.later += 1;
+                true
+            }
             Some(Ask::Resize { id, bytes }) => {
                 let errno = self.resize(id, bytes).err().unwrap_or(0);
-                protocol::send(socket, &Answer::Resized { errno }.encode(), &[])
+                protocol::send(socket, &Answer::Resized { errno }.encode(), &[]).is_ok()
             }
             Some(Ask::Drop { id }) => {
                 self.ended.push_back(id);
-                return true;
+                true
             }
-            None => return false,
-        };
-        sent.is_ok()
+            None => false,
+        }
+    }
+
+    /// Makes an image for the spawner. False when that is gone.
+    fn give(&mut self, socket: &OwnedFd, later: bool) -> bool {
+        match self.make() {
+            Ok((id, mount)) => protocol::send(socket, &Answer::Made { id, later }.encode(), &[mount.as_raw_fd()]),
+            Err(errno) => protocol::send(socket, &Answer::NotMade { errno, later }.encode(), &[]),
+        }
+        .is_ok()
     }
 
     /// Looks at the disk, closes or opens every `/tmp`, and answers how many milliseconds that is good for.
@@ -606,12 +636,16 @@ mod tests {
 
     #[test]
     fn messages_read_back() {
-        for ask in [Ask::Make, Ask::Resize { id: 7, bytes: 1 << 33 }, Ask::Drop { id: u64::MAX }] {
+        let makes = [false, true].map(|later| Ask::Make { later });
+        for ask in makes.into_iter().chain([Ask::Resize { id: 7, bytes: 1 << 33 }, Ask::Drop { id: u64::MAX }]) {
             assert_eq!(Ask::decode(&ask.encode()), Some(ask));
         }
-        for answer in [Answer::Made { id: 3 }, Answer::NotMade { errno: 28 }, Answer::Resized { errno: 0 }] {
-            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        for later in [false, true] {
+            for answer in [Answer::Made { id: 3, later }, Answer::NotMade { errno: 28, later }] {
+                assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+            }
         }
+        assert_eq!(Answer::decode(&Answer::Resized { errno: 0 }.encode()), Some(Answer::Resized { errno: 0 }));
         assert_eq!(Ask::decode(&[0; MESSAGE_BYTES]), None);
         assert_eq!(Ask::decode(&[1]), None);
     }

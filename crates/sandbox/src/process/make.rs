@@ -22,7 +22,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use model::Family;
 
-use super::cgroup::{Counts, Group, Groups, Limits};
+use super::cgroup::{Counts, Door, Group, Groups, Limits};
 use super::child::{self, INNER_GID, INNER_UID, Plan, Program, Role};
 use super::entry::{self, Entry};
 use super::netns::Rules;
@@ -182,6 +182,8 @@ pub(crate) struct Made {
     pub(crate) host_id: Option<HostId>,
     /// Of a zygote: where it takes orders.
     pub(crate) orders: Option<OwnedFd>,
+    /// Of a fork: what it enters its groups by.
+    pub(crate) doors: Vec<Door>,
     pub(crate) tmp: Tmp,
 }
 
@@ -334,9 +336,17 @@ impl Maker {
                 return Err(fault);
             }
         };
-        let made = self.clone_child(&inputs, group.as_ref(), host_id, nest);
+        // A child that is cloned into its group needs no door.
+        let target = group.as_ref().and_then(Group::clone_target).filter(|_| nest.is_none());
+        let made = self.doors(group.as_ref().filter(|_| target.is_none())).and_then(|doors| {
+            let made = self.clone_child(&inputs, target, &doors, host_id, nest)?;
+            // What is kept is copied into the first process of every other sandbox.
+            Ok((made, if nest.is_some() { doors } else { Vec::new() }))
+        });
         match made {
-            Ok((pid, pidfd, status)) => Ok(Made { pid, pidfd, status, group, host_id, tmp, orders: None }),
+            Ok(((pid, pidfd, status), doors)) => {
+                Ok(Made { pid, pidfd, status, group, host_id, tmp, orders: None, doors })
+            }
             Err(fault) => {
                 if let Some(group) = &group {
                     self.groups.remove(group);
@@ -345,6 +355,10 @@ impl Maker {
                 Err(fault)
             }
         }
+    }
+
+    fn doors(&self, group: Option<&Group>) -> Result<Vec<Door>, Fault> {
+        group.map_or(Ok(Vec::new()), |group| self.groups.doors(group)).at(Step::Cgroup)
     }
 
     /// No id left is a refusal: a sandbox must not get the platform's own for that.
@@ -589,17 +603,14 @@ impl Maker {
     fn clone_child(
         &self,
         inputs: &Inputs,
-        group: Option<&Group>,
+        target: Option<c_int>,
+        doors: &[Door],
         host_id: Option<HostId>,
         nest: Option<(&Home, u32)>,
     ) -> Result<(i32, OwnedFd, OwnedFd), Fault> {
         let settings = &self.settings;
         let (status, inner) = seqpacket_pair(Step::Clone)?;
         let role = inputs.cast.role();
-        // A child that is cloned into its group needs no door.
-        let target = group.and_then(|group| self.groups.clone_target(group)).filter(|_| nest.is_none());
-        let doors = group.filter(|_| target.is_none()).map(|group| self.groups.doors(group));
-        let doors = doors.transpose().at(Step::Cgroup)?.unwrap_or_default();
         let seccomp = if matches!(role, Role::Zygote { .. }) { &self.zygote_seccomp } else { &self.seccomp };
         let plan = Plan {
             status: inner.as_raw_fd(),
@@ -614,7 +625,7 @@ impl Maker {
             environment: inputs.fds.environment.as_raw_fd(),
             channel: inputs.fds.channel.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             output: inputs.fds.output.as_raw_fd(),
-            doors: &doors,
+            doors,
             tmp: inputs.tmp.as_raw_fd(),
             role,
             held: inputs.held,
@@ -638,20 +649,16 @@ impl Maker {
         for (wanted, flag) in [(settings.user_namespace, libc::CLONE_NEWUSER), (settings.network, libc::CLONE_NEWNET)] {
             namespaces |= if wanted { flag } else { 0 };
         }
-        let (pid, pidfd) = match nest {
-            Some((home, _)) => clone_below(home, namespaces, &plan, &self.stage.proc)?,
+        let (pidfd, mapped) = match nest {
+            Some((home, inner_id)) => self.clone_below(home, inner_id, namespaces, &plan)?,
             // SAFETY: the spawner never starts a thread.
             None => match unsafe { sys::clone_process(namespaces, target) }.at(Step::Clone)? {
                 Cloned::Child => child::run(&plan),
-                Cloned::Parent { pid, pidfd } => (pid, owned(pidfd)),
+                Cloned::Parent { pid, pidfd } => (owned(pidfd), self.map_ids(pid, host_id).map(|()| pid)),
             },
         };
-        let opened = match nest {
-            Some((home, inner_id)) => self.map_below(home, pid, inner_id),
-            None => self.map_ids(pid, host_id),
-        };
-        match opened.and_then(|()| self.open_gate(pid, &status)) {
-            Ok(()) => Ok((pid, pidfd, status)),
+        match mapped.and_then(|pid| self.open_gate(pid, &status).map(|()| pid)) {
+            Ok(pid) => Ok((pid, pidfd, status)),
             Err(fault) => {
                 // The child ends when its socket closes; here it is reaped.
                 drop((status, inner));
@@ -679,21 +686,52 @@ impl Maker {
         self.write_proc(pid, "gid_map", &format!("{INNER_GID} {gid} 1{forks}")).at(Step::IdMap)
     }
 
-    /// Maps the id of a fork's first process. Only who is in the zygote's user namespace may, and the zygote may not.
-    fn map_below(&self, home: &Home, pid: i32, inner_id: u32) -> Result<(), Fault> {
+    /// Clones a fork's first process below the zygote's namespaces, and maps its id: by a helper that goes into the zygote's
+    /// user namespace, as only who is there may map, and the zygote may not; and by a child of it that belongs to the
+    /// zygote's user, as the new user namespace then does, and is in its process namespace. Both end at once, and the zygote's
+    /// first process is the new one's parent; here it is known by its descriptor, and its number if it could be mapped.
+    fn clone_below(
+        &self,
+        home: &Home,
+        inner_id: u32,
+        namespaces: c_int,
+        plan: &Plan<'_>,
+    ) -> Result<(OwnedFd, Result<i32, Fault>), Fault> {
         let group = if inner_id == INNER_UID { INNER_GID } else { inner_id };
         let maps = [("uid_map", format!("{INNER_UID} {inner_id} 1")), ("gid_map", format!("{INNER_GID} {group} 1"))];
-        let user = home.user.as_raw_fd();
-        // SAFETY: the spawner never starts a thread; the closure keeps nothing.
-        unsafe {
+        let (user, processes) = (home.user.as_raw_fd(), home.processes.as_raw_fd());
+        let (mut descriptor, mut number) = (-1, 0);
+        let write = |pid, name, map| self.write_proc(pid, name, map).map_err(|error| errno(&error));
+        // SAFETY: the spawner never starts a thread, and its helpers do not either; the closures leave numbers only.
+        let done = unsafe {
             sys::aside(&mut || {
                 sys::setns(user)?;
-                maps.iter().try_for_each(|(name, map)| {
-                    self.write_proc(pid, name, map).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
-                })
+                sys::setns(processes)?;
+                sys::aside(&mut || {
+                    sys::become_ids(INNER_UID, INNER_GID)?;
+                    match sys::clone_process(namespaces, None)? {
+                        Cloned::Child => child::run(plan),
+                        Cloned::Parent { pidfd, .. } => {
+                            descriptor = pidfd;
+                            Ok(())
+                        }
+                    }
+                })?;
+                number = self.number_of(descriptor).map_err(|error| errno(&error))?;
+                maps.iter().try_for_each(|(name, map)| write(number, name, map))
             })
+        };
+        if descriptor < 0 {
+            return Err(Fault { step: Step::Clone, errno: done.err().unwrap_or(libc::ECHILD) });
         }
-        .at(Step::IdMap)
+        Ok((owned(descriptor), done.map(|()| number).at(Step::IdMap)))
+    }
+
+    /// The number of the process that a descriptor is of.
+    fn number_of(&self, descriptor: c_int) -> io::Result<i32> {
+        let text = procfs::read(&self.stage.proc, &format!("self/fdinfo/{descriptor}"))?;
+        let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        number.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
     }
 
     /// Lets the child go on.
@@ -711,32 +749,8 @@ impl Maker {
     }
 }
 
-/// Clones a fork's first process below the zygote's namespaces: by a helper that belongs to the zygote's user, as the new
-/// user namespace then does, and by a child of it that is in the zygote's process namespace. Both end at once, and the
-/// zygote's first process is the new one's parent; here it is known by its descriptor.
-fn clone_below(home: &Home, namespaces: c_int, plan: &Plan<'_>, proc: &OwnedFd) -> Result<(i32, OwnedFd), Fault> {
-    let (user, processes) = (home.user.as_raw_fd(), home.processes.as_raw_fd());
-    let mut descriptor = -1;
-    // SAFETY: the spawner never starts a thread, and its helpers do not either; the closures leave a number only.
-    unsafe {
-        sys::aside(&mut || {
-            sys::setns(user)?;
-            sys::become_ids(INNER_UID, INNER_GID)?;
-            sys::setns(processes)?;
-            sys::aside(&mut || match sys::clone_process(namespaces, None)? {
-                Cloned::Child => child::run(plan),
-                Cloned::Parent { pidfd, .. } => {
-                    descriptor = pidfd;
-                    Ok(())
-                }
-            })
-        })
-    }
-    .at(Step::Clone)?;
-    let pidfd = owned(descriptor);
-    let text = procfs::read(proc, &format!("self/fdinfo/{descriptor}")).at(Step::Clone)?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    Ok((pid.ok_or(Fault { step: Step::Clone, errno: libc::ESRCH })?, pidfd))
+fn errno(error: &io::Error) -> c_int {
+    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 fn seqpacket_pair(step: Step) -> Result<(OwnedFd, OwnedFd), Fault> {

@@ -588,10 +588,9 @@ impl Spawner {
         *inside = Some(Inside::of_fork(namespaces)?);
         let Some(Waiting::Order(order)) = waiting.replace(Waiting::Answer { reply, fds }) else { return Err(gone) };
         let zygote = *zygote;
-        let groups = &self.maker.groups;
-        let doors = sandbox.made.group.as_ref().map(|group| groups.doors(group)).transpose().at(Step::Cgroup)?;
+        let doors = std::mem::take(&mut sandbox.made.doors);
         match self.sandboxes.get(&zygote).map(|parent| &parent.kind) {
-            Some(Kind::Zygote(nursery)) => nursery.send(&order, namespaces, &doors.unwrap_or_default()),
+            Some(Kind::Zygote(nursery)) => nursery.send(&order, namespaces, &doors),
             _ => Err(gone),
         }
     }

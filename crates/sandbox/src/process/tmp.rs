@@ -27,8 +27,10 @@ use super::sys::{self, At, Cloned, Fault};
 pub(crate) const DEFAULT_BYTES: u64 = 512 << 20;
 /// Least size that a tmpfs is capped at.
 const MEMORY_CAP_LEAST: u64 = 512 << 20;
-/// How many images are kept ready beyond those in use.
-const AHEAD: usize = 3;
+/// How many images are kept ready beyond those in use: what a burst finds.
+const AHEAD: usize = 16;
+/// And how many of them at any time, also while starts take them as fast as they can.
+const AHEAD_LEAST: usize = 3;
 /// Block of both file systems.
 const BLOCK: u64 = 4096;
 
@@ -69,14 +71,16 @@ struct Stock {
     ready: VecDeque<(u64, OwnedFd)>,
     /// Asked for and not yet answered.
     asked: usize,
-    /// Nothing is kept ahead before the first sandbox.
-    ahead: usize,
+    /// The same, of those that the keeper makes when it has nothing else to do.
+    asked_later: usize,
+    /// The first sandbox is a trial, and may be the only one: for it nothing is kept ahead.
+    is_tried: bool,
 }
 
 impl Tmps {
     /// `images` says why there are none, if there are none. Without `limited`, a tmpfs has no size.
     pub(crate) fn new(images: Result<Images, String>, limited: bool) -> Self {
-        let stock = |maker| Stock { maker, ready: VecDeque::new(), asked: 0, ahead: 0 };
+        let stock = |maker| Stock { maker, ready: VecDeque::new(), asked: 0, asked_later: 0, is_tried: false };
         Self { images: images.map(stock), cap: limited.then(memory_cap), ending: Vec::new() }
     }
 
@@ -198,7 +202,7 @@ impl Stock {
             self.hear()?;
         }
         // What is ready already is taken over without waiting.
-        while self.asked > 0 && self.maker.has_answer() {
+        while self.asked + self.asked_later > 0 && self.maker.has_answer() {
             self.hear()?;
         }
         let (id, mount) = self.ready.pop_front().ok_or(libc::EPIPE)?;
@@ -208,16 +212,29 @@ impl Stock {
             let _ = self.maker.ask(&Ask::Drop { id });
             return Err(errno);
         }
-        self.ahead = AHEAD;
-        // Without the next one there is still this one.
-        let _ = self.stock_up(self.ahead);
+        // Without the next ones there is still this one.
+        let _ = if self.is_tried {
+            self.stock_up(AHEAD_LEAST).and_then(|()| self.stock_up_later(AHEAD))
+        } else {
+            self.stock_up(AHEAD_LEAST)
+        };
+        self.is_tried = true;
         Ok((Tmp::Image { id, bytes }, mount))
     }
 
     fn stock_up(&mut self, wanted: usize) -> sys::Call<()> {
         while self.ready.len() + self.asked < wanted {
-            self.maker.ask(&Ask::Make)?;
+            self.maker.ask(&Ask::Make { later: false })?;
             self.asked += 1;
+        }
+        Ok(())
+    }
+
+    /// What is not wanted at once costs the keeper nothing before it has nothing else to do.
+    fn stock_up_later(&mut self, wanted: usize) -> sys::Call<()> {
+        while self.ready.len() + self.asked + self.asked_later < wanted {
+            self.maker.ask(&Ask::Make { later: true })?;
+            self.asked_later += 1;
         }
         Ok(())
     }
@@ -234,18 +251,24 @@ impl Stock {
     /// Takes one answer. Some: the outcome of a change of size.
     fn hear(&mut self) -> sys::Call<Option<sys::Call<()>>> {
         match self.maker.answer()? {
-            (Answer::Made { id }, Some(mount)) => {
-                self.asked = self.asked.saturating_sub(1);
+            (Answer::Made { id, later }, Some(mount)) => {
+                self.answered(later);
                 self.ready.push_back((id, mount));
                 Ok(None)
             }
-            (Answer::NotMade { errno }, _) => {
-                self.asked = self.asked.saturating_sub(1);
-                Err(errno)
+            (Answer::NotMade { errno, later }, _) => {
+                self.answered(later);
+                // Nobody waits for what comes later.
+                if later { Ok(None) } else { Err(errno) }
             }
             (Answer::Resized { errno: 0 }, _) => Ok(Some(Ok(()))),
             (Answer::Resized { errno }, _) => Ok(Some(Err(errno))),
             (Answer::Made { .. }, None) => Err(libc::EMFILE),
         }
+    }
+
+    fn answered(&mut self, later: bool) {
+        let asked = if later { &mut self.asked_later } else { &mut self.asked };
+        *asked = asked.saturating_sub(1);
     }
 }

@@ -73,8 +73,8 @@ fn after_a_sandbox(world: &World) -> Result<(), String> {
             expect("groups after the end", inner(), 0)?;
         }
         expect("mounts", mounts(), before)?;
-        // Up to three images for `/tmp` are ready by now.
-        expect("descriptors", (open_before..=open_before + 3).contains(&open()), true)
+        // Up to sixteen images for `/tmp` are ready by now.
+        expect("descriptors", (open_before..=open_before + 16).contains(&open()), true)
     })?;
     wait_until("the spawner has ended", || !alive(&spawner))?;
     let left: Vec<_> = groups().into_iter().filter(|group| group.to_string_lossy().contains(&mine)).collect();

@@ -491,8 +491,8 @@ fn kept(world: &World) -> Result<(), String> {
         ),
         (
             "a process beside it",
-            "            if os.fork() == 0:\n",
-            "            if os.fork() == 0:\n                while True:\n                    time.sleep(1)\n            if os.fork() == 0:\n",
+            "            if copy_process() == 0:\n",
+            "            if copy_process() == 0:\n                while True:\n                    time.sleep(1)\n            if copy_process() == 0:\n",
         ),
         (
             "the zygote's mounts",
