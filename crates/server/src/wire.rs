@@ -3,6 +3,7 @@
 //! A stop goes from the outside in: the health check says no, the listener accepts nothing more and finishes what runs,
 //! the engine ends its environments, the log and the ledger are written out, the store is closed.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use services::sts::Sts;
 use services::usage::Usage;
 use store::Store;
 use store::transfer::check_finished;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -245,13 +246,25 @@ fn gateway_config(config: &Config, port: u16) -> gateway::Config {
     }
 }
 
+/// Connections that may wait until they are taken; the system may allow fewer. Beyond that a client tries again after a
+/// second, and by default that begins with 128 at once.
+const BACKLOG: u32 = 4096;
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A port whose last connections have just ended can be had again.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Constructs everything and starts to listen.
 ///
 /// # Errors
 /// Something cannot be opened; the message says what to do.
 pub async fn start(ground: Ground) -> Result<Server> {
     let listen = ground.config.serve.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
+    let listener = bind(listen).with_context(|| {
         format!("{listen} cannot be listened on: is another server running there? Choose another with --listen")
     })?;
     let port = listener.local_addr()?.port();
@@ -454,7 +467,7 @@ fn shown_interpreters(interpreters: &Interpreters) -> serde_json::Value {
     json!({"interpreters": interpreters, "runtimes": runtimes, "absent": absent})
 }
 
-fn announce(config: &Config, opened: &places::Opened, address: std::net::SocketAddr, took: Duration) {
+fn announce(config: &Config, opened: &places::Opened, address: SocketAddr, took: Duration) {
     let scheme = if config.tls { "https" } else { "http" };
     let port = address.port();
     let store = &opened.place;
