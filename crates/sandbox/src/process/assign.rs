@@ -1,4 +1,4 @@
-//! Gives a sandbox that runs without a function its code and its layers.
+//! Gives a sandbox that runs without a function, or without anybody, its code and its layers.
 //!
 //! The mounts are made by the spawner itself, in the sandbox's own mount namespace, for which it goes there and back: it
 //! has one thread, and no way into a sandbox is left open for it. A fork of a zygote is looked at first, from outside.

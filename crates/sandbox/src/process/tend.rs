@@ -1,5 +1,5 @@
 //! What a sandbox's first process does while its guest lives: it reaps, and follows the spawner's orders (`protocol::Order`)
-//! for programs beside the guest.
+//! for programs beside the guest, and for a guest that comes later.
 //!
 //! Such a program is a child of this process, which has given everything up: it stands behind the same walls and in the same
 //! groups as the guest, and ends with the process namespace. What it is executed from is a memory file like that of a
@@ -185,6 +185,10 @@ impl<'a> Tended<'a> {
 
     fn launch(&mut self, number: u64, [environment, output]: [c_int; 2]) -> Result<(), Fault> {
         let full = Fault { step: Step::Fork, errno: libc::EAGAIN };
+        if self.vacant {
+            // Nobody is there for it to be beside.
+            return Err(Fault { step: Step::Request, errno: libc::ESRCH });
+        }
         let place = self.beside.iter().position(Option::is_none).ok_or(full)?;
         let environment = read_environment(environment, 2).at(Step::Environment)?;
         // What a program gets takes the places of what is below.

@@ -107,6 +107,8 @@ fn once(world: &World) -> Result<(), String> {
         let mut started = world.vacant(backend).await.map_err(words)?;
         let control = started.control.clone();
         expect("nothing is held", control.begin().await.is_err(), true)?;
+        let agent = BesideSpec { path: "/bin/true".into(), folder: "/tmp".into(), environment: Vec::new() };
+        expect("beside nobody", control.launch(&agent).await.is_err(), true)?;
         // Limits alone change nothing else.
         control.assign(&limits(200 << 20, 512 << 20)).await.map_err(words)?;
         let mut nobody = moving(&spec);
