@@ -12,6 +12,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
@@ -85,11 +86,11 @@ impl Tally {
         self.begun.elapsed() < self.wanted
     }
 
-    fn print(&mut self) {
+    fn print(&mut self) -> std::io::Result<()> {
         let rate = self.taken_us.len() as f64 / self.begun.elapsed().as_secs_f64();
         self.taken_us.sort_by(f64::total_cmp);
         let p50_us = self.taken_us[self.taken_us.len() / 2];
-        println!(r#"{{"p50_us": {p50_us:.1}, "rps": {rate:.0}}}"#);
+        writeln!(std::io::stdout().lock(), r#"{{"p50_us": {p50_us:.1}, "rps": {rate:.0}}}"#)
     }
 }
 
@@ -158,7 +159,7 @@ async fn runtime_api(tally: Tally, event_bytes: usize, program: &str) -> Result<
         served = serve => served?,
         () = done.notified() => {}
     }
-    api.borrow_mut().tally.print();
+    api.borrow_mut().tally.print()?;
     Ok(())
 }
 
@@ -194,7 +195,7 @@ fn socket(mut tally: Tally, event_bytes: usize, answer_bytes: &str) -> Result<()
             return Err("the other process has ended".into());
         }
         if !tally.count(sent) {
-            tally.print();
+            tally.print()?;
             return Ok(());
         }
     }
