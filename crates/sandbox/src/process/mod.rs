@@ -13,7 +13,7 @@
 //! | `make`      | one sandbox up to its open gate                                     |
 //! | `child`     | its first process: root, network, walls, guest                      |
 //! | `entry`     | the same walls for a guest that is forked from a zygote             |
-//! | `assign`    | gives a sandbox that runs its function                              |
+//! | `assign`    | gives a sandbox that runs, or waits for a guest, its function       |
 //! | `template`  | the root that all sandboxes are cloned from                         |
 //! | `tmp`, `images` | the size and place of `/tmp`                                   |
 //! | `netns`, `landlock`, `seccomp`, `cgroup`, `watch` | one wall each                  |
