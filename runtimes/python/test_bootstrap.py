@@ -544,6 +544,52 @@ class WatchedTests(unittest.TestCase):
             self.assertEqual(dunlin_zygote.own_names(root), {"app", "fast", "others"})
 
 
+class ForkTests(unittest.TestCase):
+    """What a zygote's copies have of their own."""
+
+    def setUp(self):
+        sys.path.insert(0, os.path.dirname(BOOTSTRAP))
+        try:
+            import dunlin_zygote
+        finally:
+            sys.path.pop(0)
+        self.zygote = dunlin_zygote
+
+    def copied(self):
+        """What a copy says of itself."""
+        import random
+        import threading
+
+        read, write = os.pipe()
+        if self.zygote.copy_process() == 0:
+            thread = threading.Thread(target=os.getpid)
+            thread.start()
+            thread.join()
+            own = threading.main_thread().native_id == os.getpid()
+            os.write(write, json.dumps([own, random.random()]).encode())
+            os._exit(0)
+        os.close(write)
+        os.wait()
+        with os.fdopen(read) as told:
+            return json.load(told)
+
+    def test_copies_have_a_number_and_random_numbers_of_their_own(self):
+        first, second = self.copied(), self.copied()
+        self.assertEqual([first[0], second[0]], [True, True])
+        self.assertNotEqual(first[1], second[1])
+
+    def test_who_wants_to_be_told_of_copies_is(self):
+        told, mark = os.pipe()
+        hooks = {"after_in_child": lambda: os.write(mark, b"told")}
+        self.zygote.HOOKS.append(hooks)
+        self.zygote.register_at_fork(**hooks)
+        try:
+            self.copied()
+        finally:
+            self.zygote.HOOKS.remove(hooks)
+        self.assertEqual(os.read(told, 9), b"told")
+
+
 class SnapshotTests(unittest.TestCase):
     """What goes on from a snapshot, in a process that is forked for the test."""
 
