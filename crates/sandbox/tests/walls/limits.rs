@@ -43,12 +43,19 @@ fn weight(world: &World) -> Result<(), String> {
             one.output.read_exact(&mut [0; 6]).await.unwrap();
             started.push(one);
         }
-        let before: Vec<_> = started.iter().map(|one| one.control.usage().cpu).collect();
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let used: Vec<f64> =
-            started.iter().zip(before).map(|(one, before)| (one.control.usage().cpu - before).as_secs_f64()).collect();
-        // Seven times the memory; what others do on the machine blurs it.
-        expect(&format!("{used:?} seconds"), used[1] > 2.0 * used[0] && used[1] < 15.0 * used[0], true)
+        // Seven times the memory; what others do on the machine blurs it for a while.
+        let mut seen = Vec::new();
+        for _ in 0..10 {
+            let before: Vec<_> = started.iter().map(|one| one.control.usage().cpu).collect();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let used = started.iter().zip(before).map(|(one, before)| (one.control.usage().cpu - before).as_secs_f64());
+            let used: Vec<f64> = used.collect();
+            if used[1] > 2.0 * used[0] && used[1] < 15.0 * used[0] {
+                return Ok(());
+            }
+            seen.push(used);
+        }
+        Err(format!("{seen:?} seconds"))
     })
 }
 
