@@ -180,10 +180,14 @@ pub trait Program: Send + Sync + 'static {
     fn kind(&self) -> ProgramKind;
 
     /// Runs it for one HTTP request, with variables beside its own. Dropping this ends the run.
-    async fn request(&self, variables: &[(&str, &str)], request: http::Request<Bytes>, reply: Box<dyn Reply>)
-    -> RunEnd;
+    async fn request(
+        &self,
+        variables: Vec<(String, String)>,
+        request: http::Request<Bytes>,
+        reply: Box<dyn Reply>,
+    ) -> RunEnd;
 
     /// Runs it once with this standard input, with variables beside its own. Its standard output is the answer. Dropping
     /// this ends the run.
-    async fn command(&self, variables: &[(&str, &str)], input: Bytes, reply: Box<dyn Reply>) -> RunEnd;
+    async fn command(&self, variables: Vec<(String, String)>, input: Bytes, reply: Box<dyn Reply>) -> RunEnd;
 }

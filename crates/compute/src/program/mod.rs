@@ -18,7 +18,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sandbox::program::{Lines, Program, ProgramKind, Reply, RunEnd};
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -68,15 +67,14 @@ impl Runner {
         let call = Arc::new(call);
         let kept = Arc::new(Mutex::new(Kept::default()));
         let take = |shape| Box::new(Taker { call: call.clone(), shape, kept: kept.clone() });
-        let deadline = call.deadline_ms.to_string();
-        let variables = variables(&call, &deadline);
+        let variables = variables(&call);
         let (end, shape) = match self.program.kind() {
             ProgramKind::Http => {
                 let (request, shape) = event::read(&call.payload, &about(&call));
-                (self.program.request(&variables, request, take(shape)).await, Some(shape))
+                (self.program.request(variables, request, take(shape)).await, Some(shape))
             }
             ProgramKind::Command => {
-                (self.program.command(&variables, call.payload.clone(), take(Shape::Bare)).await, None)
+                (self.program.command(variables, call.payload.clone(), take(Shape::Bare)).await, None)
             }
         };
         let kept = std::mem::take(&mut *kept.lock().await);
@@ -88,41 +86,33 @@ impl Runner {
 }
 
 /// What a run is told of its call beside its event.
-fn variables<'a>(call: &'a Call, deadline: &'a str) -> Vec<(&'static str, &'a str)> {
+fn variables(call: &Call) -> Vec<(String, String)> {
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut all = vec![
-        ("AWS_REQUEST_ID", &*call.request_id.0),
-        ("AWS_LAMBDA_DEADLINE_MS", deadline),
-        ("AWS_LAMBDA_INVOKED_FUNCTION_ARN", &*call.function_arn),
+        pair("AWS_REQUEST_ID", &call.request_id.0),
+        pair("AWS_LAMBDA_DEADLINE_MS", &call.deadline_ms.to_string()),
+        pair("AWS_LAMBDA_INVOKED_FUNCTION_ARN", &call.function_arn),
     ];
     let told = [
         ("_X_AMZN_TRACE_ID", &call.trace_id),
         ("AWS_LAMBDA_CLIENT_CONTEXT", &call.client_context),
         ("AWS_LAMBDA_TENANT_ID", &call.version.tenant),
     ];
-    all.extend(told.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))));
+    all.extend(told.into_iter().filter_map(|(name, value)| Some(pair(name, value.as_deref()?))));
     all
 }
 
 /// The same, as a header.
 fn about(call: &Call) -> String {
-    #[derive(Serialize)]
-    struct About<'a> {
-        request_id: &'a str,
-        deadline: u64,
-        invoked_function_arn: &'a str,
-        xray_trace_id: Option<&'a str>,
-        client_context: Option<Value>,
-        tenant_id: Option<&'a str>,
-    }
-    let about = About {
-        request_id: &call.request_id.0,
-        deadline: call.deadline_ms,
-        invoked_function_arn: &call.function_arn,
-        xray_trace_id: call.trace_id.as_deref(),
-        client_context: call.client_context.as_deref().and_then(|text| serde_json::from_str(text).ok()),
-        tenant_id: call.version.tenant.as_deref(),
-    };
-    serde_json::to_string(&about).unwrap_or_default()
+    json!({
+        "request_id": call.request_id.0,
+        "deadline": call.deadline_ms,
+        "invoked_function_arn": call.function_arn,
+        "xray_trace_id": call.trace_id,
+        "client_context": call.client_context.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
+        "tenant_id": call.version.tenant,
+    })
+    .to_string()
 }
 
 fn fault(end: RunEnd) -> Fault {

@@ -117,7 +117,7 @@ impl Artefacts {
     }
 
     /// Reads a file against its seal. None: there is none, or it is not as it was written, and is gone now.
-    pub(super) fn verified(&self, code: &CodeDigest) -> io::Result<Option<(PathBuf, u64)>> {
+    pub(super) fn verified(&self, code: &CodeDigest) -> io::Result<Option<PathBuf>> {
         let (path, seal) = (self.path(code, ENDING), self.path(code, SEAL));
         let mut file = match fs::File::open(&path) {
             Ok(file) => file,
@@ -143,7 +143,7 @@ impl Artefacts {
         // Tells the next start that somebody needs it; what cannot be told costs a compilation in a month.
         let _ = fs::File::open(self.path(code, SEAL)).and_then(|seal| touch(&seal));
         self.seen.lock().insert(code.clone(), stamp);
-        Ok(Some((path, stamp.bytes)))
+        Ok(Some(path))
     }
 
     /// Begins to write a file.
@@ -251,7 +251,7 @@ mod tests {
         assert!(artefacts.known(&code()).is_some());
         let next = Artefacts::open(folder.path().to_owned(), &Engine::new(&machine::config()).unwrap()).unwrap();
         assert!(next.known(&code()).is_none(), "nothing was read yet");
-        let (path, _) = next.verified(&code()).unwrap().unwrap();
+        let path = next.verified(&code()).unwrap().unwrap();
         assert_eq!(fs::read(path).unwrap(), b"machine code");
         assert!(next.known(&code()).is_some());
         let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;

@@ -1,15 +1,13 @@
 //! The one engine of the process: its settings, what programs can import, its clock, and where long runs go on.
 //!
-//! Runs are interrupted by epochs: a thread counts ticks while something runs, and code compares that count at the head of
-//! every loop and function. A run begins on the thread of who asked for it, as most are over within a fraction of a
-//! millisecond. One that holds its thread for a whole tick is moved to a runtime of its own whose threads have a lower
-//! priority (`drive`), so that no program holds up a thread that serves others for longer than two ticks, a millisecond.
-//! What counts is how long it holds the thread: one that waits has taken nothing from anybody. Only one that has used up
-//! `OWN_TIME` is moved in any case.
+//! Runs are interrupted by epochs: a thread counts milliseconds while something runs, and code compares that count at the
+//! head of every loop and function. A run begins on the thread of who asked for it, as most are over within a fraction of
+//! a millisecond. One that is not is moved, at its first interruption, to a runtime of its own whose threads have a lower
+//! priority (`drive`), so that no program holds up a thread that serves others for longer than one tick.
 //!
 //! Invariants
 //!   1. `config` is the same for who compiles and who runs; what was compiled under another is not loaded.
-//!   2. No run holds a thread of the server longer than two ticks between two points where it can be dropped.
+//!   2. No run holds a thread of the server longer than a tick between two points where it can be dropped.
 //!   3. While nothing runs the clock stands still and wakes nobody.
 
 use std::pin::Pin;
@@ -25,10 +23,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::Linker as ComponentLinker;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig, Store, UpdateDeadline};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig};
 use wasmtime_wasi::{p1, p2};
 
-use super::at_once::AtOnce;
 use super::state::{Gauge, State};
 use super::{keyvalue, quota};
 
@@ -45,14 +42,12 @@ const KEPT_BYTES: usize = 128 * 1024;
 const KEPT_SLOTS: u32 = 32;
 const STACK_BYTES: usize = 1024 * 1024;
 const WASM_STACK_BYTES: usize = 512 * 1024;
-/// How often it is looked whether a run is to be interrupted, and how long one goes on in any case.
-const TICK: Duration = Duration::from_micros(500);
-/// Processor time after which a run is moved, in however small turns it had that.
-const OWN_TIME: Duration = Duration::from_millis(2);
+/// How long a run goes on uninterrupted.
+const TICK: Duration = Duration::from_millis(1);
 /// How many ticks one goes on that has been moved.
-const LATER_TICKS: u64 = 10;
+pub(super) const LATER_TICKS: u64 = 5;
 /// Ticks without a run after which the clock stops.
-const IDLE_TICKS: u32 = 200;
+const IDLE_TICKS: u32 = 100;
 /// Memory of which a program has a whole processor, as of any function.
 const BYTES_PER_PROCESSOR: u64 = 1_769 * 1024 * 1024;
 const NICENESS: i32 = 10;
@@ -129,11 +124,10 @@ impl Machine {
         let _room = self.room.acquire().await;
         let _ticking = self.clock.tick();
         let share = self.cpu_quota.then(|| memory_bytes as f64 / BYTES_PER_PROCESSOR as f64);
-        let (at_once, gauge) = (AtOnce::new(), gauge.clone());
-        let mut run = Measured { run: Box::pin(run), at_once, gauge: gauge.clone(), share, began: None, pause: None };
-        let first = std::future::poll_fn(|cx| match Pin::new(&mut run).poll(cx) {
+        let mut run = Box::pin(Measured { run: Box::pin(run), gauge: gauge.clone(), share, began: None, pause: None });
+        let first = std::future::poll_fn(|cx| match run.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending if gauge.is_interrupted() => Poll::Ready(None),
+            Poll::Pending if gauge.interrupted.load(Ordering::Relaxed) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         });
         match first.await {
@@ -173,22 +167,6 @@ impl Drop for Machine {
     }
 }
 
-/// Has a run interrupted that holds its thread for longer than a tick, or had its own time.
-pub(super) fn interrupt<T: 'static>(store: &mut Store<T>, gauge: &Arc<Gauge>) {
-    let gauge = gauge.clone();
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(move |_| {
-        let held_ns = time_ns(ClockId::Monotonic).saturating_sub(gauge.polled_ns.load(Ordering::Relaxed));
-        let is_short = Duration::from_nanos(held_ns) < TICK;
-        let has_time = Duration::from_nanos(gauge.used_ns.load(Ordering::Relaxed)) < OWN_TIME;
-        if is_short && has_time && !gauge.is_interrupted() {
-            return Ok(UpdateDeadline::Continue(1));
-        }
-        gauge.interrupted.store(true, Ordering::Relaxed);
-        Ok(UpdateDeadline::Yield(LATER_TICKS))
-    });
-}
-
 /// Priority is no wall: what fails here is fairness alone.
 pub(super) fn lower_priority() {
     // SAFETY: the call takes numbers only; zero is the calling thread.
@@ -198,7 +176,6 @@ pub(super) fn lower_priority() {
 /// A run whose processor time is counted, and held to a share of it where that is wanted.
 struct Measured<T> {
     run: Pin<Box<dyn Future<Output = T> + Send>>,
-    at_once: AtOnce,
     gauge: Arc<Gauge>,
     share: Option<f64>,
     /// When it began, and what its environment had used by then.
@@ -206,8 +183,8 @@ struct Measured<T> {
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-fn time_ns(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
+fn thread_time_ns() -> u64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
     (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
 }
 
@@ -219,12 +196,9 @@ impl<T> Future for Measured<T> {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
-        let before = time_ns(ClockId::ThreadCPUTime);
-        self.gauge.polled_ns.store(time_ns(ClockId::Monotonic), Ordering::Relaxed);
-        let Self { run, at_once, gauge, .. } = &mut *self;
-        let polled = at_once.poll(run.as_mut(), cx, || !gauge.is_interrupted());
-        let used = time_ns(ClockId::ThreadCPUTime).saturating_sub(before);
-        gauge.used_ns.fetch_add(used, Ordering::Relaxed);
+        let before = thread_time_ns();
+        let polled = self.run.as_mut().poll(cx);
+        let used = thread_time_ns().saturating_sub(before);
         let total = self.gauge.cpu_ns.fetch_add(used, Ordering::Relaxed) + used;
         if let (Some(share), Poll::Pending) = (self.share, &polled) {
             let (began, at_first) = *self.began.get_or_insert_with(|| (Instant::now(), total));
@@ -240,7 +214,7 @@ impl<T> Future for Measured<T> {
     }
 }
 
-/// Counts ticks while something runs.
+/// Counts milliseconds while something runs.
 struct Clock {
     running: AtomicUsize,
     parked: AtomicBool,

@@ -4,9 +4,7 @@
 //! |-------------|--------------------------------------------------------------------------|
 //! | `compiler`  | turns a package's program into machine code, in a process sandbox        |
 //! | `artefacts` | keeps that on the disk, sealed                                           |
-//! | `shelf`     | programs that are loaded                                                 |
 //! | `machine`   | the engine: settings, imports, clock, threads of runs that take longer   |
-//! | `at_once`   | polls a run again that has woken itself                                  |
 //! | `run`       | one environment, and its runs                                            |
 //! | `state`     | what a run has and may use                                               |
 //! | `quota`     | the size of `/tmp`                                                       |
@@ -17,7 +15,7 @@
 //! What keeps a program in: it can name nothing but its own memory and what it imports; every access is within its
 //! memory or a trap; its folders are opened beneath descriptors, and paths and links that lead out of them are refused;
 //! it has no socket; time, memory, handles and bytes per call are bounded. A program that is only deployed is a
-//! file; it is loaded with its first environment, and unloaded when it has none any more and others were opened since.
+//! file; it is loaded with its first environment and unloaded with its last.
 //!
 //! Invariants
 //!   1. Code that strangers wrote is compiled in a sandbox, and never in this process.
@@ -28,7 +26,6 @@
 #![allow(unsafe_code)]
 
 mod artefacts;
-mod at_once;
 mod compiler;
 mod keyvalue;
 mod machine;
@@ -36,7 +33,6 @@ mod outside;
 mod pairs;
 mod quota;
 mod run;
-mod shelf;
 mod state;
 mod tables;
 #[cfg(test)]
@@ -46,7 +42,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
 use model::CodeDigest;
@@ -63,7 +59,6 @@ use crate::program::{Opened, ProgramSpec};
 use artefacts::Artefacts;
 use machine::Machine;
 use run::{Environment, Folders, Loaded, Pre};
-use shelf::Shelf;
 
 pub use compiler::compiler_main;
 
@@ -93,7 +88,7 @@ pub struct Wasm {
     compiled: Mutex<HashMap<CodeDigest, Flight>>,
     /// Held by the one that is compiled.
     compiling: tokio::sync::Mutex<()>,
-    loaded: Mutex<Shelf<Loaded>>,
+    loaded: Mutex<HashMap<CodeDigest, Weak<Loaded>>>,
     next_tmp: std::sync::atomic::AtomicU64,
 }
 
@@ -140,7 +135,7 @@ impl Wasm {
 
     /// The program of a package, loaded; compiled first where that was not done.
     async fn loaded(&self, parts: &Parts, code: &CodeDigest) -> Result<Arc<Loaded>, Error> {
-        if let Some(loaded) = self.loaded.lock().get(code) {
+        if let Some(loaded) = self.loaded.lock().get(code).and_then(Weak::upgrade) {
             return Ok(loaded);
         }
         let loaded = match self.load(parts, code).await? {
@@ -153,30 +148,26 @@ impl Wasm {
                 again.ok_or_else(|| Error::Host("a program is gone as soon as it is compiled".to_owned()))?
             }
         };
+        let loaded = Arc::new(loaded);
         let mut all = self.loaded.lock();
-        // Another call may have been sooner.
-        if let Some(loaded) = all.get(code) {
-            return Ok(loaded);
-        }
-        let (loaded, bytes) = (Arc::new(loaded.0), loaded.1);
-        all.put(code, &loaded, bytes);
+        all.retain(|_, held| held.strong_count() > 0);
+        all.insert(code.clone(), Arc::downgrade(&loaded));
         Ok(loaded)
     }
 
-    /// A program as it lies on the disk, and the bytes of its file.
-    async fn load(&self, parts: &Parts, code: &CodeDigest) -> Result<Option<(Loaded, u64)>, Error> {
+    async fn load(&self, parts: &Parts, code: &CodeDigest) -> Result<Option<Loaded>, Error> {
         if let Some((path, bytes)) = parts.artefacts.known(code)
             && bytes <= SMALL_BYTES
         {
-            return load(&parts.machine, &path).map(|loaded| Some((loaded, bytes)));
+            return load(&parts.machine, &path).map(Some);
         }
         let (artefacts, machine, code) = (parts.artefacts.clone(), parts.machine.clone(), code.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let found = match artefacts.known(&code) {
-                Some(known) => Some(known),
+            let path = match artefacts.known(&code) {
+                Some((path, _)) => Some(path),
                 None => artefacts.verified(&code).map_err(host)?,
             };
-            found.map(|(path, bytes)| Ok((load(&machine, &path)?, bytes))).transpose()
+            path.map(|path| load(&machine, &path)).transpose()
         });
         work.await.map_err(host)?
     }
@@ -272,8 +263,7 @@ fn of_component(machine: &Machine, component: &Component) -> Result<Loaded, Erro
             .any(|(name, item)| name.starts_with(wanted) && matches!(item.ty, ComponentItem::ComponentInstance(_)))
     };
     let unfit = |error: wasmtime::Error| Error::Unfit(format!("{error:#}"));
-    let sees = |of: &str| imports.iter().any(|name| name.starts_with(of));
-    let (sees_files, sees_variables) = (sees("wasi:filesystem/preopens"), sees("wasi:cli/environment"));
+    let sees_files = imports.iter().any(|name| name.starts_with("wasi:filesystem/preopens"));
     let (http, run) = (exports("wasi:http/incoming-handler@0.2"), exports("wasi:cli/run@0.2"));
     if !http && !run {
         return Err(Error::Unfit(
@@ -286,7 +276,7 @@ fn of_component(machine: &Machine, component: &Component) -> Result<Loaded, Erro
     } else {
         Pre::Command(CommandPre::new(pre).map_err(unfit)?)
     };
-    Ok(Loaded { pre, sees_files, sees_variables })
+    Ok(Loaded { pre, sees_files })
 }
 
 /// Whether an import is of a package that is there, in a version that is.
@@ -317,10 +307,9 @@ fn of_module(machine: &Machine, module: &Module) -> Result<Loaded, Error> {
     if !starts {
         return Err(Error::Unfit("it is a module without a function _start, hence no command".to_owned()));
     }
-    let sees = |of: &str| module.imports().any(|import| import.name().starts_with(of));
-    let (sees_files, sees_variables) = (sees("fd_prestat"), sees("environ_") || sees("args_"));
+    let sees_files = module.imports().any(|import| import.name().starts_with("fd_prestat"));
     let pre = machine.modules.instantiate_pre(module).map_err(|error| Error::Unfit(format!("{error:#}")))?;
-    Ok(Loaded { pre: Pre::Module(pre), sees_files, sees_variables })
+    Ok(Loaded { pre: Pre::Module(pre), sees_files })
 }
 
 #[async_trait]
@@ -344,7 +333,6 @@ impl Backend for Wasm {
 
     fn forget(&self, code: &CodeDigest) {
         self.compiled.lock().remove(code);
-        self.loaded.lock().forget(code);
         if let Some(Ok(parts)) = self.engine.get() {
             parts.artefacts.forget(code);
         }

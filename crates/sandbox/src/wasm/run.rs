@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use tokio::sync::{SetOnce, oneshot};
 use tokio_util::sync::CancellationToken;
-use wasmtime::{InstancePre, PoolConcurrencyLimitError, Store, Trap};
+use wasmtime::{InstancePre, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder};
@@ -25,7 +25,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::machine::{self, Machine};
+use super::machine::{LATER_TICKS, Machine};
 use super::outside::Hooks;
 use super::quota::Quota;
 use super::state::{Answer, CALL_BYTES_MAX, Gauge, HANDLES_MAX, Limits, Log, RANDOM_BYTES_MAX, State};
@@ -48,8 +48,6 @@ pub(super) struct Loaded {
     pub(super) pre: Pre,
     /// Whether it can see folders.
     pub(super) sees_files: bool,
-    /// Whether it can see variables and arguments: for one that cannot they are not copied.
-    pub(super) sees_variables: bool,
 }
 
 /// Where an environment's folders are.
@@ -68,9 +66,7 @@ pub(super) struct Environment {
     spec: ProgramSpec,
     folders: Folders,
     quota: Quota,
-    /// What its calls of tables are signed with.
-    keys: Option<Arc<CallKeys>>,
-    pub(super) gauge: Arc<Gauge>,
+    gauge: Arc<Gauge>,
     killed: CancellationToken,
     gone: Arc<SetOnce<()>>,
 }
@@ -88,9 +84,8 @@ impl Environment {
     pub(super) fn new(machine: Arc<Machine>, loaded: Arc<Loaded>, spec: ProgramSpec, folders: Folders) -> Arc<Self> {
         let quota = Quota::new(folders.tmp.clone(), spec.tmp_bytes);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let keys = CallKeys::of(&spec.environment).map(Arc::new);
         let (gauge, killed, gone) = (Arc::default(), CancellationToken::new(), Arc::default());
-        Arc::new(Self { id, machine, loaded, spec, folders, quota, keys, gauge, killed, gone })
+        Arc::new(Self { id, machine, loaded, spec, folders, quota, gauge, killed, gone })
     }
 
     fn store(&self, wasi: &mut WasiCtxBuilder) -> Result<Store<State>, RunEnd> {
@@ -104,14 +99,19 @@ impl Environment {
             wasi,
             http: WasiHttpCtx::new(),
             hooks: Hooks::new(self.spec.outside.clone()),
-            tables: Tables::new(self.spec.outside.clone(), self.keys.clone()),
+            tables: Tables::new(self.spec.outside.clone(), CallKeys::of(&self.spec.environment)),
             limits: Limits { gauge: self.gauge.clone(), memory_bytes: self.spec.memory_bytes },
             quota: self.quota.clone(),
         };
         let mut store = Store::new(&self.machine.engine, state);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(CALL_BYTES_MAX);
-        machine::interrupt(&mut store, &self.gauge);
+        store.set_epoch_deadline(1);
+        let gauge = self.gauge.clone();
+        store.epoch_deadline_callback(move |_| {
+            gauge.interrupted.store(true, Ordering::Relaxed);
+            Ok(UpdateDeadline::Yield(LATER_TICKS))
+        });
         Ok(store)
     }
 
@@ -127,16 +127,17 @@ impl Environment {
         Ok(())
     }
 
-    fn wasi(&self, variables: &[(&str, &str)]) -> WasiCtxBuilder {
+    fn wasi(&self, variables: &[(String, String)]) -> WasiCtxBuilder {
         let mut wasi = WasiCtx::builder();
         // Neither sockets nor names: what is outside is reached by HTTP alone, through `Outside`.
-        wasi.allow_tcp(false).allow_udp(false).max_random_size(RANDOM_BYTES_MAX).stderr(Log(self.spec.lines.clone()));
-        if self.loaded.sees_variables {
-            wasi.envs(&self.spec.environment)
-                .envs(variables)
-                .arg(crate::program::PROGRAM_FILE)
-                .args(&self.spec.arguments);
-        }
+        wasi.envs(&self.spec.environment)
+            .envs(variables)
+            .arg(crate::program::PROGRAM_FILE)
+            .args(&self.spec.arguments)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .max_random_size(RANDOM_BYTES_MAX)
+            .stderr(Log(self.spec.lines.clone()));
         wasi
     }
 
@@ -209,23 +210,22 @@ impl Program for Environment {
 
     async fn request(
         &self,
-        variables: &[(&str, &str)],
+        variables: Vec<(String, String)>,
         request: http::Request<Bytes>,
         mut reply: Box<dyn Reply>,
     ) -> RunEnd {
-        if !matches!(self.loaded.pre, Pre::Http(_)) {
+        let Pre::Http(pre) = &self.loaded.pre else {
             return RunEnd::Broken("it takes no HTTP requests".to_owned());
-        }
-        let mut store = match self.store(self.wasi(variables).stdout(Log(self.spec.lines.clone()))) {
+        };
+        let mut store = match self.store(self.wasi(&variables).stdout(Log(self.spec.lines.clone()))) {
             Ok(store) => store,
             Err(end) => return end,
         };
-        let loaded = self.loaded.clone();
+        let pre = pre.clone();
         let (answer, answering) = oneshot::channel();
         let run = async move {
             // The store goes when the run is over, and its end of the answer with it: who reads that waits for no more.
             let run = async move {
-                let Pre::Http(pre) = &loaded.pre else { return Err(wasmtime::Error::msg("it takes no HTTP requests")) };
                 let request = store.data_mut().http().new_incoming_request(Scheme::Https, request.map(Full::new))?;
                 let answer = store.data_mut().http().new_response_outparam(answer)?;
                 let proxy = pre.instantiate_async(&mut store).await?;
@@ -237,9 +237,9 @@ impl Program for Environment {
         self.drive(run).await
     }
 
-    async fn command(&self, variables: &[(&str, &str)], input: Bytes, mut reply: Box<dyn Reply>) -> RunEnd {
+    async fn command(&self, variables: Vec<(String, String)>, input: Bytes, mut reply: Box<dyn Reply>) -> RunEnd {
         let answer = Answer::default();
-        let mut wasi = self.wasi(variables);
+        let mut wasi = self.wasi(&variables);
         let mut store = match self.store(wasi.stdin(MemoryInputPipe::new(input)).stdout(answer.clone())) {
             Ok(store) => store,
             Err(end) => return end,

@@ -45,10 +45,6 @@ pub(super) struct Gauge {
     pub(super) held_bytes: AtomicU64,
     /// Whether the present run was interrupted.
     pub(super) interrupted: AtomicBool,
-    /// Since when the present run holds its thread: nanoseconds of the monotonic clock.
-    pub(super) polled_ns: AtomicU64,
-    /// Nanoseconds that the present run has had until then.
-    pub(super) used_ns: AtomicU64,
     /// Whether the present run wanted more memory than it may have.
     pub(super) out_of_memory: AtomicBool,
 }
@@ -57,14 +53,8 @@ impl Gauge {
     /// Nothing is known of the run that begins.
     pub(super) fn begin(&self) {
         self.held_bytes.store(0, Ordering::Relaxed);
-        self.used_ns.store(0, Ordering::Relaxed);
         self.interrupted.store(false, Ordering::Relaxed);
         self.out_of_memory.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether the present run was interrupted.
-    pub(super) fn is_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
     }
 }
 

@@ -39,7 +39,7 @@ impl Failure {
 /// One run's line to the tables; opened with its first call.
 pub(super) struct Tables {
     outside: Arc<dyn Outside>,
-    keys: Option<Arc<CallKeys>>,
+    keys: Option<CallKeys>,
     line: Option<Line>,
 }
 
@@ -49,7 +49,7 @@ struct Line {
 }
 
 impl Tables {
-    pub(super) fn new(outside: Arc<dyn Outside>, keys: Option<Arc<CallKeys>>) -> Self {
+    pub(super) fn new(outside: Arc<dyn Outside>, keys: Option<CallKeys>) -> Self {
         Self { outside, keys, line: None }
     }
 

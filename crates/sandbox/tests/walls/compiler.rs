@@ -82,7 +82,7 @@ fn compiled(world: &World) -> Result<(), String> {
         };
         let opened = wasm.open(spec).await.map_err(|error| error.to_string())?;
         let got = Got::default();
-        let end = opened.program.command(&[], Bytes::new(), Box::new(got.clone())).await;
+        let end = opened.program.command(Vec::new(), Bytes::new(), Box::new(got.clone())).await;
         expect("its end", end, RunEnd::Done)?;
         expect("its answer", got.0.lock().clone(), b"ok".to_vec())
     })
