@@ -18,7 +18,7 @@ from chaos.servers import Server, mounts, runtimes, wait_until
 from soak.callers import Load
 from soak.functions import LARGEST
 from soak.killer import Killer, unexplained
-from soak.witness import SLACK, WITH_SANDBOXES, Samples, Witness, settled
+from soak.witness import KEPT, SLACK, WITH_SANDBOXES, Samples, Witness, settled
 
 SECONDS = float(os.environ.get("DUNLIN_SOAK_SECONDS", "25"))
 SEED = int(os.environ.get("DUNLIN_SEED", random.randrange(1 << 32)))
@@ -141,7 +141,7 @@ def check_rest(load, start, rest):
         if key == "packages":
             bound += ZYGOTES_MOST if IS_LONG else load.deployments
         if key in WITH_SANDBOXES:
-            bound = start[key] + 10 + more * WITH_SANDBOXES[key]
+            bound = start[key] + 10 + more * WITH_SANDBOXES[key] + KEPT.get(key, 0)
         assert value <= bound, f"{key}: {start[key]} before, {value} after ({more} more guests wait)"
     assert rest["groups"] in (0, rest["sandboxes"]), "groups of sandboxes that are gone"
 

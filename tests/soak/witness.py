@@ -23,6 +23,8 @@ SLACK = {
     "loop devices": 12, "files": 24, "packages": 24,
 }
 LOOP_MAJOR = 7
+#: What is kept of these for later when sandboxes end: 64 loop devices, each with its file.
+KEPT = {"keeper descriptors": 128, "loop devices": 64}
 
 #: What each sandbox may take of these; a zygote's takes most.
 WITH_SANDBOXES = {
