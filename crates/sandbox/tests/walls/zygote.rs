@@ -428,8 +428,10 @@ fn unfit(world: &World) -> Result<(), String> {
                  while open('/proc/%d/comm' % child.pid).read() != 'sleep\\n': pass",
                 "a process (sleep)",
             ),
+            // The one between has ended when the init does.
             (
-                "child = os.fork() or (os.setsid(), os.fork() and os._exit(0), __import__('time').sleep(60))",
+                "child = os.fork() or (os.setsid(), os.fork() and os._exit(0), __import__('time').sleep(60))\n\
+                 os.waitpid(child, 0)",
                 "processes",
             ),
             ("open('/tmp/x', 'w').close()", "files in /tmp: x"),
