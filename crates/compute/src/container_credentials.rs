@@ -78,7 +78,7 @@ impl Document {
     }
 }
 
-/// Serves until the guard is dropped, to an init that a snapshot is taken of. `asked` tells that it wants to be, or have, an
+/// Serves until the guard is dropped, to an init that a snapshot is taken of. `asked` tells that it registers an
 /// extension.
 pub(crate) fn serve(listener: TcpListener, document: Arc<Document>, asked: CancellationToken) -> DropGuard {
     let over = CancellationToken::new();
@@ -92,17 +92,13 @@ async fn accept(listener: TcpListener, document: Arc<Document>, asked: Cancellat
         while connections.try_join_next().is_some() {}
         let (document, asked) = (document.clone(), asked.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let reply = if extensions::is_theirs(request.uri().path()) {
-                asked.cancel();
-                None
-            } else {
-                Some(answer(&document, &request))
-            };
+            let (document, asked) = (document.clone(), asked.clone());
             async move {
-                match reply {
-                    Some(reply) => Ok::<_, Infallible>(reply),
-                    None => std::future::pending().await,
+                if extensions::is_theirs(request.uri().path()) {
+                    asked.cancel();
+                    std::future::pending::<()>().await;
                 }
+                Ok::<_, Infallible>(answer(&document, &request))
             }
         });
         // A broken connection is the client's to notice.

@@ -58,8 +58,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             started.control.wait().await;
             ends.push(began.elapsed());
         }
-        println!("start  p10 {:?}  p50 {:?}", quantile(&mut starts, 10), quantile(&mut starts, 50));
-        println!("end    p10 {:?}  p50 {:?}", quantile(&mut ends, 10), quantile(&mut ends, 50));
+        tell("start ", starts);
+        tell("end   ", ends);
         move_in(&backend, &spec, count).await?;
         let began = Instant::now();
         let tasks: Vec<_> = (0..32)
@@ -102,8 +102,8 @@ async fn move_in(backend: &ProcessBackend, spec: &SandboxSpec, count: usize) -> 
         started.control.kill();
         started.control.wait().await;
     }
-    println!("vacant p10 {:?}  p50 {:?}", quantile(&mut starts, 10), quantile(&mut starts, 50));
-    println!("moving p10 {:?}  p50 {:?}", quantile(&mut moves, 10), quantile(&mut moves, 50));
+    tell("vacant", starts);
+    tell("moving", moves);
     Ok(())
 }
 
@@ -137,7 +137,9 @@ fn available_kib() -> Result<i64, Box<dyn std::error::Error>> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-fn quantile(times: &mut [Duration], percent: usize) -> Duration {
+#[allow(clippy::print_stdout, reason = "the figures are the output")]
+fn tell(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
-    times[times.len() * percent / 100]
+    let quantile = |percent: usize| times[times.len() * percent / 100];
+    println!("{what} p10 {:?}  p50 {:?}", quantile(10), quantile(50));
 }

@@ -474,22 +474,23 @@ impl Spawner {
             self.maker.settle(&sandbox.made, request.memory_bytes)?;
         }
         match request.occupant {
-            Some(occupant) => self.occupy(request.id, Word::Occupy { token: request.token, occupant }, fds),
+            Some(occupant) => self.occupy(request.id, request.token, occupant, fds),
             None => Ok(()),
         }
     }
 
     /// Has a vacant sandbox's first process execute its guest; the answer comes from there.
-    fn occupy(&mut self, id: u64, order: Word, fds: &[OwnedFd]) -> Result<(), Fault> {
-        let wrong = Fault { step: Step::Request, errno: libc::EBADF };
-        let Word::Occupy { occupant, .. } = order else { return Err(wrong) };
+    fn occupy(&mut self, id: u64, token: u64, occupant: OccupantRequest, fds: &[OwnedFd]) -> Result<(), Fault> {
         if let Some(Sandbox { kind, .. }) = self.sandboxes.get_mut(&id)
             && let Kind::Vacant { network, .. } = kind
         {
             *kind =
                 if occupant.command { Kind::Command { network: network.take() } } else { Kind::Plain { inside: None } };
         }
-        if fds.len() == 1 { self.pass_on(id, order, fds) } else { Err(wrong) }
+        match fds.len() {
+            1 => self.pass_on(id, Word::Occupy { token, occupant }, fds),
+            _ => Err(Fault { step: Step::Request, errno: libc::EBADF }),
+        }
     }
 
     fn settle(&mut self, id: u64) {

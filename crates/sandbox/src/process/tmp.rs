@@ -213,12 +213,8 @@ impl Stock {
             return Err(errno);
         }
         // Without the next ones there is still this one.
-        let _ = if self.is_tried {
-            self.stock_up(AHEAD_LEAST).and_then(|()| self.stock_up_later(AHEAD))
-        } else {
-            self.stock_up(AHEAD_LEAST)
-        };
-        self.is_tried = true;
+        let later = if std::mem::replace(&mut self.is_tried, true) { AHEAD } else { 0 };
+        let _ = self.stock_up(AHEAD_LEAST).and_then(|()| self.stock_up_later(later));
         Ok((Tmp::Image { id, bytes }, mount))
     }
 

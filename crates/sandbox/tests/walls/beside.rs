@@ -1,10 +1,10 @@
 //! Programs beside a guest: who starts them, which walls they have, and who outlives whom.
 
-use sandbox::{Backend, Beside, BesideSpec, Control, Error, GUEST, SandboxSpec, Started};
+use sandbox::{Backend, Beside, BesideSpec, Control, Error, GUEST, SandboxSpec};
 use tokio::io::AsyncReadExt;
 
 use super::Check;
-use super::world::{World, expect, finish};
+use super::world::{World, expect, finish, line};
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("a program beside a guest stands behind the same walls", walls),
@@ -39,20 +39,6 @@ async fn read(beside: &mut Beside) -> Result<String, String> {
     let mut text = String::new();
     beside.output.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
     Ok(text)
-}
-
-/// Reads until a line has come.
-async fn line(started: &mut Started, wanted: &str) -> Result<String, String> {
-    let mut held = String::new();
-    while !held.contains(wanted) {
-        let mut piece = [0; 256];
-        let read = started.output.read(&mut piece).await.map_err(|error| error.to_string())?;
-        if read == 0 {
-            return Err(format!("no {wanted:?} but {held:?}"));
-        }
-        held.push_str(&String::from_utf8_lossy(&piece[..read]));
-    }
-    Ok(held)
 }
 
 fn walls(world: &World) -> Result<(), String> {

@@ -4,11 +4,10 @@
 
 use model::CodeDigest;
 use sandbox::process::{ProcessBackend, WallKind};
-use sandbox::{Backend, BesideSpec, COMMAND_VARIABLE, Error, Guest, SandboxSpec, Started};
-use tokio::io::AsyncReadExt;
+use sandbox::{Backend, BesideSpec, COMMAND_VARIABLE, Error, Guest, SandboxSpec};
 
 use super::Check;
-use super::world::{World, expect, finish, group_folders, limits, moving, wait_until};
+use super::world::{World, expect, finish, group_folders, limits, line, moving, wait_until};
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("an occupant is what a guest is that was started", same),
@@ -49,20 +48,6 @@ fn add(world: &World, letter: char, name: &str, text: &str) -> CodeDigest {
 fn spec(world: &World, letter: char, bootstrap: &str) -> SandboxSpec {
     let code = add(world, letter, "bootstrap", bootstrap);
     SandboxSpec { code: Some(code), ..world.spec(&[("PATH", "/usr/bin:/bin"), ("MINE", "own")]) }
-}
-
-/// Reads until a line has come.
-async fn line(started: &mut Started, wanted: &str) -> Result<String, String> {
-    let mut held = String::new();
-    while !held.contains(wanted) {
-        let mut piece = [0; 256];
-        let read = started.output.read(&mut piece).await.map_err(|error| error.to_string())?;
-        if read == 0 {
-            return Err(format!("no {wanted:?} but {held:?}"));
-        }
-        held.push_str(&String::from_utf8_lossy(&piece[..read]));
-    }
-    Ok(held)
 }
 
 fn same(world: &World) -> Result<(), String> {

@@ -198,6 +198,20 @@ pub fn limits(memory_bytes: u64, tmp_bytes: u64) -> Assignment {
     Assignment { code: None, layers: Vec::new(), memory_bytes, tmp_bytes, occupant: None }
 }
 
+/// Reads until a line has come.
+pub async fn line(started: &mut Started, wanted: &str) -> Result<String, String> {
+    let mut held = String::new();
+    while !held.contains(wanted) {
+        let mut piece = [0; 256];
+        let read = started.output.read(&mut piece).await.map_err(|error| error.to_string())?;
+        if read == 0 {
+            return Err(format!("no {wanted:?} but {held:?}"));
+        }
+        held.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
+    Ok(held)
+}
+
 /// Reads a sandbox's output to its end and waits for it.
 pub async fn finish(started: Started) -> Outcome {
     let Started { mut output, control, channel, listeners } = started;
