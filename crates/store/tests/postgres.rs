@@ -104,6 +104,32 @@ async fn broken_connections_and_a_dying_server_lose_and_double_nothing() {
     check(&*nodes[1], acknowledged).await;
 }
 
+/// The number that a node supposes for its next commit is another node's by then: of two in one batch, the second must
+/// not take what the first writes for what the other node wrote.
+#[tokio::test]
+async fn what_another_node_wrote_is_not_taken_for_an_earlier_write_of_the_same_batch() {
+    let [one, other] = two_nodes(support::shared()).await;
+    one.commit(Txn::new().put("first", "x")).await.unwrap();
+    for ahead in 1..=3 {
+        // Each of the next commits that the node has not heard of, in turn.
+        let mut read = 0;
+        for number in 1..=3 {
+            let version = other.commit(Txn::new().put(format!("{number}"), "other")).await.unwrap();
+            if number == ahead {
+                read = version;
+            }
+        }
+        let key = format!("{ahead}");
+        // Both wait when the committer comes to them, so they are one batch.
+        let (first, second) = tokio::join!(
+            one.commit(Txn::new().put("filler", "x").put(key.clone(), "one")),
+            one.commit(Txn::new().expect_version(key.clone(), read).put("second", "x")),
+        );
+        first.unwrap();
+        assert!(matches!(second, Err(Error::Conflict)), "{ahead}: {second:?} although the key was written before");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_node_has_finished_what_it_took_in() {
     let [one, other] = two_nodes(support::shared()).await;

@@ -373,6 +373,22 @@ async fn a_server_that_falls_silent_while_a_node_connects_holds_up_nobody() {
     scene.check("at the end").await;
 }
 
+/// What other nodes committed before the commit is then not known: nothing may be decided as if there was nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lost_answer_the_commits_of_others_still_count() {
+    let scene = Scene::new().await;
+    for place in 0..4 {
+        let read = scene.node.commit(Txn::new().put("mine", "x")).await.unwrap();
+        scene.beside.commit(Txn::new().put(format!("range/{place}"), "x")).await.unwrap();
+        scene.plan.set(Some((Way::ToNode, place, Cut::Break)));
+        scene.node.commit(Txn::new().put("answer lost", "x")).await.unwrap();
+        scene.plan.set(None);
+        let late = Txn::new().expect_range(Range::prefix("range/"), read).put("late", "x");
+        let outcome = scene.node.commit(late).await;
+        assert!(matches!(outcome, Err(Error::Conflict | Error::TooOld)), "{place}: {outcome:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_whose_answer_is_lost_is_found_by_its_lease() {
     let scene = Scene::new().await;

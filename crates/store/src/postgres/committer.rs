@@ -370,6 +370,8 @@ impl Committer {
                 drop(connected);
                 match self.resolve(before, words.clone()).await {
                     Some(Some(base)) => {
+                        // What others have written before it was told with the answer.
+                        self.learn(&[], base);
                         self.end_merged(plan, jobs, base);
                         Quick::Ended(Attempt::Done)
                     }
@@ -415,7 +417,6 @@ impl Committer {
 
     /// Sends a batch: one round trip.
     async fn merge(&self, connected: &Connected, plan: &Plan) -> Result<Vec<Row>, Fault> {
-        let ahead = |version: Version| (version - plan.base).cast_signed();
         let (mut keys, mut values, mut versions, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut gone: Vec<&[u8]> = Vec::new();
         for (key, slot) in plan.batch.slots() {
@@ -423,7 +424,7 @@ impl Committer {
                 Some(value) => {
                     keys.push(&key[..]);
                     values.push(&value[..]);
-                    versions.push(ahead(slot.version));
+                    versions.push(Plan::ahead(slot.version));
                     places.push(plan.place(key));
                 }
                 None => gone.push(&key[..]),
@@ -431,12 +432,12 @@ impl Committer {
         }
         let writes = plan.batch.writes();
         let noted: Vec<&[u8]> = writes.iter().map(|(_, key, _)| &key[..]).collect();
-        let noted_versions: Vec<i64> = writes.iter().map(|(version, _, _)| ahead(*version)).collect();
+        let noted_versions: Vec<i64> = writes.iter().map(|(version, _, _)| Plan::ahead(*version)).collect();
         let noted_places: Vec<i32> = writes.iter().map(|(_, key, _)| plan.place(key)).collect();
         let present: Vec<bool> = writes.iter().map(|(_, _, present)| *present).collect();
         let (points, held) = plan.points();
         let (starts, ends, since) = plan.ranges();
-        let (seen, count) = (self.seen.cast_signed(), ahead(plan.batch.last()));
+        let (seen, count) = (self.seen.cast_signed(), Plan::ahead(plan.batch.last()));
         let parameters: [&(dyn ToSql + Sync); 18] = [
             &seen,
             &self.shared.node,

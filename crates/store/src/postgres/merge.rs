@@ -11,6 +11,8 @@
 //!      that nothing was written in each range since it was read. Refusals are never told from here, but for those by
 //!      an earlier transaction of the same batch.
 //!   2. What depends on more than that (claims) does not come here.
+//!   3. No number that a commit is supposed to get is that of a commit there is: else what a batch writes itself could be
+//!      taken for what a transaction has read.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -25,6 +27,8 @@ use crate::contract::{Expect, Op, Page, Range, Version};
 /// What `merge` takes for "there is no such entry" and "there is one".
 const ABSENT: i64 = 0;
 const PRESENT: i64 = -1;
+/// The commit that a batch is supposed to follow: beyond all that a store will ever have.
+const BASE: Version = 1 << 62;
 
 /// A counter as it was last seen: nothing where there is none.
 pub(super) type Counter = Option<(Version, Bytes)>;
@@ -125,9 +129,10 @@ impl Tree for &Supposed {
 
 /// A batch that is decided if what is supposed holds.
 pub(super) struct Plan {
-    /// As if the commits came after `base`.
+    /// As if the commits came after `BASE`.
     pub(super) batch: Batch,
-    pub(super) base: Version,
+    /// The last commit that the node knew of.
+    seen: Version,
     /// What comes of each job; nothing for those that lose against an earlier one.
     pub(super) outcomes: Vec<Option<Done>>,
     /// Where a number of a commit begins in a key (from 1, as the server counts).
@@ -137,8 +142,8 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Decides; nothing if something does not hold by what is known already: the long way tells why.
-    pub(super) fn of(jobs: &[Job], supposed: Supposed, recent: &Recent, base: Version, now_ms: u64) -> Option<Self> {
-        let mut batch = Batch::after(base, now_ms);
+    pub(super) fn of(jobs: &[Job], supposed: Supposed, recent: &Recent, seen: Version, now_ms: u64) -> Option<Self> {
+        let mut batch = Batch::after(BASE, now_ms);
         let (mut outcomes, mut places) = (Vec::with_capacity(jobs.len()), HashMap::new());
         for job in jobs {
             match batch.decide(job.work.clone(), recent, &&supposed) {
@@ -152,7 +157,7 @@ impl Plan {
                 Err(_) => return None,
             }
         }
-        (!batch.is_empty()).then_some(Self { batch, base, outcomes, places, supposed })
+        (!batch.is_empty()).then_some(Self { batch, seen, outcomes, places, supposed })
     }
 
     /// Keys and what is to be found of them.
@@ -167,7 +172,7 @@ impl Plan {
             let (start, end) = range.half_open();
             starts.push(start);
             ends.push(end);
-            since.push((*version).max(self.base).cast_signed());
+            since.push((*version).max(self.seen).cast_signed());
         }
         (starts, ends, since)
     }
@@ -177,11 +182,16 @@ impl Plan {
         self.places.get(key).copied().unwrap_or(0)
     }
 
+    /// Which of the batch's commits has this number, counted from 1.
+    pub(super) fn ahead(version: Version) -> i64 {
+        (version - BASE).cast_signed()
+    }
+
     /// The counters as the batch leaves them, if it was committed after `base`.
     pub(super) fn counters_after(&self, base: Version) -> Vec<(Bytes, Counter)> {
         let left = self.supposed.counters().filter_map(|key| {
             let slot = self.batch.slots().get(key)?;
-            let version = slot.version - self.base + base;
+            let version = slot.version - BASE + base;
             Some((key.clone(), slot.value.clone().map(|value| (version, value))))
         });
         left.collect()
@@ -189,9 +199,9 @@ impl Plan {
 
     /// The batch and its outcomes as they are if it was committed after `base`.
     pub(super) fn after(self, base: Version) -> (Batch, Vec<Option<Done>>) {
-        let Self { batch, base: supposed, outcomes, places, .. } = self;
+        let Self { batch, outcomes, places, .. } = self;
         let moved = |done: Done| match done {
-            Done::Committed(version) => Done::Committed(version - supposed + base),
+            Done::Committed(version) => Done::Committed(version - BASE + base),
             other => other,
         };
         (batch.moved(base, &places), outcomes.into_iter().map(|done| done.map(moved)).collect())
