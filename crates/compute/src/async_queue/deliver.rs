@@ -52,7 +52,7 @@ pub(super) async fn finish(core: &Arc<Core>, rules: &EventRules, ending: End<'_>
     let now_ms = core.clock.now_ms();
     let delivery = delivery(&ending, arn, now_ms, target.event_bytes_max());
     let pending = Pending { accepted_ms: now_ms, failures: 0, refusals: 0, ..pending.clone() };
-    let next = keys::due(queue.lease_until(now_ms), &id.0);
+    let next = keys::held(queue.lease_until(now_ms), &id.0);
     let value = event::encode_record(&pending.function, id, &delivery);
     let ended =
         end(queue, lease, |txn| txn.put(keys::event(&id.0), value.clone()).put(next.clone(), encode(&pending))).await;

@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //!   1. `accept` returns after the event is on disk.
-//!   2. Whoever runs an event holds its lease, which is its due key; ending or moving it succeeds only for the holder.
+//!   2. Whoever runs an event holds its lease, a key of its own; ending or moving it succeeds only for the holder.
 //!   3. An event leaves the store only when it has succeeded or is given up; where its end has a destination, a record
 //!      takes its place in the same transaction, and leaves when the destination has it. A process that dies leaves its
 //!      leases; the next one takes them over (`sole_node`), or others do when they end.
@@ -24,6 +24,7 @@ mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use model::{FunctionRef, FunctionVersion, Invocation, InvocationKind, InvokeError, Lineage};
@@ -48,6 +49,8 @@ pub(crate) struct AsyncQueue {
     slots: Arc<Semaphore>,
     running: Arc<Mutex<HashMap<FunctionRef, usize>>>,
     slot_freed: Arc<Notify>,
+    /// Whether something that is due was left for want of a slot.
+    behind: Arc<AtomicBool>,
 }
 
 /// A place to run one event.
@@ -56,6 +59,7 @@ struct Slot {
     function: FunctionRef,
     running: Arc<Mutex<HashMap<FunctionRef, usize>>>,
     freed: Arc<Notify>,
+    wanted: Arc<AtomicBool>,
 }
 
 /// A claimed event or record: what is to be run or delivered, under which lease.
@@ -77,6 +81,7 @@ impl AsyncQueue {
             config,
             running: Arc::default(),
             slot_freed: Arc::default(),
+            behind: Arc::default(),
         }
     }
 
@@ -91,7 +96,8 @@ impl AsyncQueue {
         }
         let permit = self.slots.clone().try_acquire_owned().ok()?;
         running.insert(function.clone(), own + 1);
-        Some(Slot { _permit: permit, function, running: self.running.clone(), freed: self.slot_freed.clone() })
+        let (running, freed, wanted) = (self.running.clone(), self.slot_freed.clone(), self.behind.clone());
+        Some(Slot { _permit: permit, function, running, freed, wanted })
     }
 
     /// How many slots a function may hold; nothing is known of one that is gone.
@@ -130,18 +136,21 @@ async fn accept_of(core: &Arc<Core>, mut invocation: Invocation, lineage: &Linea
         holder: slot.as_ref().map(|_| queue.holder.clone()),
     };
     let id = &invocation.request_id.0;
-    let due_ms = if slot.is_some() { queue.lease_until(now_ms) } else { now_ms };
-    let lease = keys::due(due_ms, id);
+    let key = if slot.is_some() { keys::held(queue.lease_until(now_ms), id) } else { keys::due(now_ms, id) };
     let value = event::encode(&invocation, &payload, lineage);
-    let txn = Txn::new().put(keys::event(id), value.clone()).put(lease.clone(), encode(&pending));
+    let txn = Txn::new().put(keys::event(id), value.clone()).put(key.clone(), encode(&pending));
     queue.store.commit(txn).await.map_err(|error| match error {
         store::Error::Busy | store::Error::DiskFull => InvokeError::NoCapacity(error.to_string()),
         other => InvokeError::Internal(other.to_string()),
     })?;
     drop(running);
-    if let (Some(slot), Some(kept)) = (slot, event::decode(value)) {
-        let id = invocation.request_id.0;
-        tokio::spawn(worker::run(core.clone(), Claim { id, kept, pending, lease, slot }));
+    if let Some(slot) = slot {
+        let (core, id, lease) = (core.clone(), invocation.request_id.0, key);
+        tokio::spawn(async move {
+            // As it is kept, and not before its sender has the answer.
+            let Some(kept) = event::decode(value) else { return };
+            worker::run(core, Claim { id, kept, pending, lease, slot }).await;
+        });
     }
     Ok(())
 }
@@ -161,6 +170,8 @@ impl Drop for Slot {
             }
         }
         drop(running);
-        self.freed.notify_one();
+        if self.wanted.load(Ordering::SeqCst) {
+            self.freed.notify_one();
+        }
     }
 }

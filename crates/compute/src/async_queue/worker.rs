@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use tokio::time::sleep;
 
 use super::deliver::{End, deliver, finish, is_loop};
 use super::event::{self, Condition, Kept, Next, Pending, Try};
-use super::{AsyncQueue, Claim, encode, keys};
+use super::{AsyncQueue, Claim, Slot, encode, keys};
 use crate::engine::Core;
 use crate::invoke;
 use crate::recursion;
@@ -79,13 +80,26 @@ async fn pause(core: &Core) -> bool {
 
 /// Makes every event due that another process had claimed; that process is dead, since it is not this one.
 async fn take_over(queue: &AsyncQueue, now_ms: u64) -> Result<(), store::Error> {
-    let mut range = Range::prefix(keys::all_due()).rows(TAKE_OVER_ROWS);
+    let of_another = |pending: &Pending| pending.holder.as_ref().is_some_and(|holder| *holder != queue.holder);
+    make_due(queue, Range::prefix(keys::all_held()), now_ms, of_another).await?;
+    // Earlier releases kept leases among what is due.
+    make_due(queue, Range::prefix(keys::all_due()), now_ms, of_another).await
+}
+
+/// Makes those events of a range due that are `meant`.
+async fn make_due(
+    queue: &AsyncQueue,
+    range: Range,
+    now_ms: u64,
+    meant: impl Fn(&Pending) -> bool,
+) -> Result<(), store::Error> {
+    let mut range = range.rows(TAKE_OVER_ROWS);
     loop {
         let page = queue.store.range(&range).await?;
         let mut txn = Txn::new().relaxed();
         for entry in &page.entries {
             let Some((id, mut pending)) = parse(entry) else { continue };
-            if pending.holder.as_ref().is_some_and(|holder| *holder != queue.holder) {
+            if meant(&pending) {
                 pending.holder = None;
                 txn = txn.expect_version(entry.key.clone(), entry.version).delete(entry.key.clone());
                 txn = txn.put(keys::due(now_ms, &id), encode(&pending));
@@ -113,6 +127,8 @@ enum Looked {
 async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Error> {
     let queue = &core.async_queue;
     let now_ms = core.clock.now_ms();
+    make_due(queue, keys::held_until(now_ms), now_ms, |_| true).await?;
+    queue.behind.store(false, Ordering::SeqCst);
     let mut range = keys::due_until(now_ms).rows(ROUND_ROWS);
     let mut shares: HashMap<FunctionRef, usize> = HashMap::new();
     loop {
@@ -130,9 +146,9 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
                     share
                 }
             };
-            let Some(slot) = queue.slot(&pending.function, share) else { continue };
+            let Some(slot) = wanted_slot(queue, &pending.function, share) else { continue };
             pending.holder = Some(queue.holder.clone());
-            let lease = keys::due(queue.lease_until(now_ms), &id);
+            let lease = keys::held(queue.lease_until(now_ms), &id);
             txn = txn.expect_version(entry.key.clone(), entry.version).delete(entry.key.clone());
             txn = txn.put(lease.clone(), encode(&pending));
             claims.push((id, pending, lease, slot));
@@ -152,8 +168,15 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
             }
         }
         match page.entries.last() {
-            // Functions at their share of slots are passed over; others may stand behind them.
-            Some(last) if page.more && queue.slots.available_permits() > 0 => range = range.beyond(last.key.clone()),
+            Some(last) if page.more => {
+                // Said before it is looked whether there are slots, so that one that comes free is told of.
+                queue.behind.store(true, Ordering::SeqCst);
+                if queue.slots.available_permits() == 0 {
+                    break;
+                }
+                // Functions at their share of slots are passed over; others may stand behind them.
+                range = range.beyond(last.key.clone());
+            }
             _ => break,
         }
         pages -= 1;
@@ -164,16 +187,31 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
     next_due(queue, now_ms).await.map(Looked::Whole)
 }
 
-/// How long until something beyond `now_ms` is due. What is due already waits for a slot, not for time.
+/// A slot for something due; if there is none, whoever has one tells when it comes free.
+fn wanted_slot(queue: &AsyncQueue, function: &FunctionRef, share: usize) -> Option<Slot> {
+    queue.slot(function, share).or_else(|| {
+        queue.behind.store(true, Ordering::SeqCst);
+        // It may have come free before that was said.
+        queue.slot(function, share)
+    })
+}
+
+/// How long until something beyond `now_ms` is due, or a lease ends. What is due already waits for a slot, not for time.
+/// Nobody tells of a lease that begins meanwhile, so no longer than one lasts.
 async fn next_due(queue: &AsyncQueue, now_ms: u64) -> Result<Duration, store::Error> {
-    let later = Range::prefix(keys::all_due()).beyond(keys::due(now_ms.saturating_add(1), "")).rows(1);
-    let page = queue.store.range(&later).await?;
-    let due_ms = page.entries.first().and_then(|entry| keys::parse_due(&entry.key)).map(|(due_ms, _)| due_ms);
-    Ok(due_ms.map_or(Duration::from_secs(3_600), |due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms).max(1))))
+    let due = Range::prefix(keys::all_due()).beyond(keys::due(now_ms.saturating_add(1), ""));
+    let mut wait = queue.config.lease;
+    for range in [due, Range::prefix(keys::all_held())] {
+        let page = queue.store.range(&range.rows(1)).await?;
+        if let Some((at_ms, _)) = page.entries.first().and_then(|entry| keys::parse(&entry.key)) {
+            wait = wait.min(Duration::from_millis(at_ms.saturating_sub(now_ms).max(1)));
+        }
+    }
+    Ok(wait)
 }
 
 fn parse(entry: &Entry) -> Option<(String, Pending)> {
-    let (_, id) = keys::parse_due(&entry.key)?;
+    let (_, id) = keys::parse(&entry.key)?;
     Some((id, serde_json::from_slice(&entry.value).ok()?))
 }
 

@@ -109,6 +109,25 @@ async fn unfinished_events_run_again_after_a_restart() {
     assert_eq!((tries(&world, "e-1"), tries(&world, "e-2")), (2, 2));
 }
 
+/// Where there are several nodes, nobody knows of another that it is dead but by the end of its leases.
+#[tokio::test(start_paused = true)]
+async fn the_event_of_a_dead_node_runs_when_its_lease_ends() {
+    let lease = Duration::from_secs(60);
+    let mut world = World::with(Guests::new(), |config| {
+        config.async_queue.sole_node = false;
+        config.async_queue.lease = lease;
+    });
+    world.deploy("f", "sleep 100000", |version| version.timeout_ms = 900_000);
+    let began = tokio::time::Instant::now();
+    accept(&world, "f", "e-1").await;
+    world.until("it runs", |world| tries(world, "e-1") == 1).await;
+    world.deploy("f", "echo", |version| version.revision = "2".into());
+    world.restart();
+    until_kept(&world, 0).await;
+    assert_eq!(tries(&world, "e-1"), 2);
+    assert!((lease..lease + Duration::from_secs(2)).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn events_of_a_drained_engine_run_in_the_next() {
     let mut world = World::new();
