@@ -14,7 +14,7 @@ import time
 import machine
 from bench import at_least, at_most, medians
 from dunlin import authorization
-from parts.tables import call, send
+from parts.tables import call, make, send
 
 ITEMS = int(os.environ.get("DUNLIN_LARGE_ITEMS", 5_000_000))
 SMALL = 1_000
@@ -47,14 +47,6 @@ def fill(port, table, numbers):
             raise RuntimeError(f"TransactWriteItems: {answer.status} {text[:400]}")
 
 
-def create(port, table):
-    send(port, "CreateTable", {
-        "TableName": table, "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}, {"AttributeName": "at", "AttributeType": "N"}],
-        "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}, {"AttributeName": "at", "KeyType": "RANGE"}],
-    })
-
-
 def anonymous_mib(root):
     """Anonymous memory of a process and everything below it."""
     kib = 0
@@ -70,13 +62,13 @@ def anonymous_mib(root):
 def measure(bench):
     # In the bench's own folder, so that the server of it is the one that is started again.
     port = bench.server.port
-    create(port, "Small")
+    make(port, "Small", {"id": "S", "at": "N"})
     fill(port, "Small", range(SMALL))
     bench.restart()
     time.sleep(1)
     found = {"small_ready_ms": bench.server.ready_ms, "small_mib": anonymous_mib(bench.server.pid)}
     port = bench.server.port
-    create(port, "Large")
+    make(port, "Large", {"id": "S", "at": "N"})
     step = -(-ITEMS // FILLERS)
     begin = time.perf_counter()
     fillers = [

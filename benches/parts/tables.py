@@ -70,19 +70,8 @@ def measure(bench):
 
 def prepare(side):
     """The tables, and what is queried."""
-    send(side.port, "CreateTable", {
-        "TableName": "Bench", "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
-        "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
-    })
-    send(side.port, "CreateTable", {
-        "TableName": "Rows", "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}, {"AttributeName": "at", "AttributeType": "N"}],
-        "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}, {"AttributeName": "at", "KeyType": "RANGE"}],
-    })
-    for table in ("Bench", "Rows"):
-        while send(side.port, "DescribeTable", {"TableName": table})["Table"]["TableStatus"] != "ACTIVE":
-            time.sleep(0.05)
+    make(side.port, "Bench", {"id": "S"})
+    make(side.port, "Rows", {"id": "S", "at": "N"})
     for partition in range(10):
         for first in range(0, 100, 25):
             rows = [
@@ -90,6 +79,19 @@ def prepare(side):
                 for at in range(first, first + 25)
             ]
             send(side.port, "BatchWriteItem", {"RequestItems": {"Rows": rows}})
+
+
+def make(port, name, keys, **more):
+    """A table with these key attributes and their types, once it is there; its description."""
+    send(port, "CreateTable", {
+        "TableName": name, "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": [{"AttributeName": key, "AttributeType": of} for key, of in keys.items()],
+        "KeySchema": [{"AttributeName": key, "KeyType": role} for key, role in zip(keys, ("HASH", "RANGE"))],
+        **more,
+    })
+    while (made := send(port, "DescribeTable", {"TableName": name})["Table"])["TableStatus"] != "ACTIVE":
+        time.sleep(0.05)
+    return made
 
 
 def operations(port):
@@ -137,12 +139,7 @@ def item(number):
 def stream_us(bench):
     """Median µs from before a change is sent to the first line of the handler that its stream wakes, in a warm environment."""
     server = bench.server
-    made = send(server.port, "CreateTable", {
-        "TableName": "Watched", "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
-        "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
-        "StreamSpecification": {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
-    })["TableDescription"]
+    made = make(server.port, "Watched", {"id": "S"}, StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"})
     server.create_function("watcher", python_runtime(), "handler.handler", zipped({"handler.py": (CODE, 0o644)}))
     mapping = server.call("lambda", "POST", "/2015-03-31/event-source-mappings/", {
         "EventSourceArn": made["LatestStreamArn"], "FunctionName": "watcher", "StartingPosition": "TRIM_HORIZON"})
