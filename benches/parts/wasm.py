@@ -22,6 +22,8 @@ from packages import ROOT, installed, real_python, salted
 
 CONNECTIONS = (1, 16, 64)
 DEPLOYED, IMAGES = 1_000, 200
+# Between a first call and what it is compared with.
+APART_S = 0.6
 # What a start does behind its first answer is over.
 SETTLED_S = 3
 SHARED_LAYER = {"program": b"never run"}
@@ -76,19 +78,21 @@ def create(server, name, program, salt=None):
 
 
 def cold(bench, program):
-    """A call that needs a new environment, over one that does not, interleaved."""
+    """A call that needs a new environment, over one that does not and comes as long after the one before it, and over those
+    that come one after another."""
     server = bench.server
     request = get(server.port, create(server, "wasm-cold", program))
-    extra, taken = [], []
+    extra, busy, taken = [], [], []
     for turn in range(bench.options.rounds * 6):
         server.renew("wasm-cold", turn)
-        time.sleep(0.2)
+        time.sleep(APART_S)
         first = first_call(server.port, request)
-        warm = statistics.median(first_call(server.port, request) for _ in range(5))
         taken.append(first)
-        extra.append(first - warm)
+        busy.append(first - statistics.median(first_call(server.port, request) for _ in range(5)))
+        time.sleep(APART_S)
+        extra.append(first - first_call(server.port, request))
     server.delete_function("wasm-cold")
-    return {"first_ms": statistics.median(taken), "extra_ms": statistics.median(extra)}
+    return {name: statistics.median(values) for name, values in (("first_ms", taken), ("extra_ms", extra), ("busy_ms", busy))}
 
 
 def deployed(bench, program):
@@ -171,7 +175,8 @@ def lines(found):
     cold_found, many = found["cold"], found["deployed"]
     text = [
         "## WebAssembly", "",
-        f"A first call takes {cold_found['first_ms']:.2f} ms, {cold_found['extra_ms']:.2f} ms more than a warm one. With {DEPLOYED} deployed "
+        f"A first call takes {cold_found['first_ms']:.2f} ms, {cold_found['extra_ms']:.2f} ms more than a warm one as long "
+        f"after the one before it, {cold_found['busy_ms']:.2f} more than warm ones one after another. With {DEPLOYED} deployed "
         f"functions and {IMAGES} images the server is ready after {many['ready_ms']:.0f} ms; one that sleeps costs {many['kib_each']:.1f} KiB.", "",
         "| side | connections | p50 µs | p99 µs | requests/s | CPU µs/request | faults/request | refused |",
         "|---|---|---|---|---|---|---|---|",
