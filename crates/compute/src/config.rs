@@ -63,8 +63,8 @@ pub struct EngineConfig {
     /// Memory that must be left on the host, MiB, before another environment starts; below it idle ones end. Zero: never
     /// looked at.
     pub memory_low_mb: u64,
-    /// Tells how much memory is left, MiB.
-    pub memory_available_mb: fn() -> Option<u64>,
+    /// Tells how much memory is left, MiB, or less if that is as much as it is asked for.
+    pub memory_available_mb: fn(u64) -> Option<u64>,
     /// Environments that may be in their start at once.
     pub starts_max: usize,
     /// Guests of one kind that are booted ahead of calls, at most. Zero: none.

@@ -134,7 +134,7 @@ pub(crate) struct Fleet {
     room: Arc<Gate>,
     memory_mb_max: u32,
     memory_low_mb: u64,
-    memory_available_mb: fn() -> Option<u64>,
+    memory_available_mb: fn(u64) -> Option<u64>,
     /// Starts that may go on at once.
     pub(crate) starts: Arc<Gate>,
     starts_max: usize,
@@ -300,7 +300,7 @@ impl Fleet {
     pub(crate) fn is_short(&self) -> bool {
         self.memory_low_mb > 0
             && !self.cards.lock().is_empty()
-            && (self.memory_available_mb)().is_some_and(|left_mb| left_mb < self.memory_low_mb)
+            && (self.memory_available_mb)(self.memory_low_mb).is_some_and(|left_mb| left_mb < self.memory_low_mb)
     }
 
     /// Ends one idle environment if the host's memory is short.

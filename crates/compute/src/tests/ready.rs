@@ -177,7 +177,7 @@ async fn none_is_kept_while_memory_is_short_and_all_come_back() {
     let world = World::with(Guests::new(), |config| {
         config.ready_max = 4;
         config.memory_low_mb = 500;
-        config.memory_available_mb = || Some(LEFT_MB.load(Ordering::SeqCst));
+        config.memory_available_mb = |_| Some(LEFT_MB.load(Ordering::SeqCst));
     });
     world.deploy("f", "sleep 600000", |version| version.timeout_ms = 900_000);
     until_ready(&world, (1, 0, 0)).await;

@@ -212,7 +212,7 @@ async fn a_host_short_of_memory_ends_idle_environments_before_it_starts_more() {
     static LEFT_MB: AtomicU64 = AtomicU64::new(1_000);
     let world = World::with(Guests::new(), |config| {
         config.memory_low_mb = 500;
-        config.memory_available_mb = || Some(LEFT_MB.load(Ordering::SeqCst));
+        config.memory_available_mb = |_| Some(LEFT_MB.load(Ordering::SeqCst));
     });
     for name in ["a", "b", "c"] {
         world.deploy(name, "echo", |_| {});

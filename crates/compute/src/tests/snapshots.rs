@@ -169,7 +169,7 @@ async fn none_is_kept_while_memory_is_short() {
     let world = World::with(Guests::new(), |config| {
         config.ready_max = 2;
         config.memory_low_mb = 500;
-        config.memory_available_mb = || Some(LEFT_MB.load(Ordering::SeqCst));
+        config.memory_available_mb = |_| Some(LEFT_MB.load(Ordering::SeqCst));
     });
     world.publish("f", "1", "sleep 600000", |version| version.timeout_ms = 900_000);
     world.until_taken("f", "1").await;
