@@ -102,6 +102,25 @@ def test_ps(server, name):
     assert any(name in row for row in table)
 
 
+def test_events(server, name):
+    lambda_ = server.client("lambda")
+    lambda_.put_function_event_invoke_config(FunctionName=name, MaximumRetryAttempts=0)
+    for payload in ("{}", '{"fail": "x"}'):
+        assert lambda_.invoke(FunctionName=name, InvocationType="Event", Payload=payload)["StatusCode"] == 202
+
+    def ended():
+        [row] = [row for row in dunlin(server, "events", "--json").json["functions"] if row["function"] == name]
+        return row["waiting"] == row["running"] == 0 and row["asyncEventAge"]["tries"] == 2 and row
+
+    row = wait_for(ended, "both events have ended")
+    assert row["asyncEventsReceived"] == 2 and row["asyncEventsDropped"] == {"RetriesExhausted": 1}
+    assert row["destinationDeliveryFailures"] == 0 and row["oldestMs"] is None
+    assert row["asyncEventAge"]["meanMs"] <= row["asyncEventAge"]["maxMs"]
+    head, *table = dunlin(server, "events").out.splitlines()
+    assert head.split()[:4] == ["FUNCTION", "RECEIVED", "WAITING", "RUNNING"]
+    assert any(line.split()[:4] == [name, "2", "0", "0"] for line in table)
+
+
 def test_bill(server, name):
     for _ in range(3):
         dunlin(server, "invoke", name)
@@ -171,7 +190,7 @@ def test_wrong_arguments(arguments):
 
 def test_version_and_help():
     assert alone("--version").stdout.startswith("dunlin ")
-    for command in [(), ("dev",), ("up",), ("deploy",), ("invoke",), ("logs",), ("ps",), ("bill",), ("doctor",)]:
+    for command in [(), ("dev",), ("up",), ("deploy",), ("invoke",), ("logs",), ("ps",), ("events",), ("bill",), ("doctor",)]:
         done = alone(*command, "--help")
         assert done.returncode == 0 and "Usage: dunlin" in done.stdout
     assert "__spawner" not in alone("--help").stdout

@@ -50,6 +50,8 @@ enum Command {
     Logs(commands::logs::Args),
     /// List running environments
     Ps(commands::ps::Args),
+    /// Show what became of asynchronous events, and what waits
+    Events(commands::events::Args),
     /// Show what serves each runtime; install the SDKs that Lambda provides
     Runtimes(commands::runtimes::Args),
     /// Bring container images to the platform, list them, take them away
@@ -214,6 +216,9 @@ pub fn parse() -> Task {
         Command::Invoke(args) => Client::open(&connection).and_then(|client| commands::invoke::run(&client, &args)),
         Command::Logs(args) => {
             Client::open(&connection).and_then(|client| commands::logs::run(&client, &args)).map(|()| true)
+        }
+        Command::Events(args) => {
+            Client::open(&connection).and_then(|client| commands::events::run(&client, &args)).map(|()| true)
         }
         Command::Ps(args) => {
             Client::open(&connection).and_then(|client| commands::ps::run(&client, &args)).map(|()| true)

@@ -153,7 +153,7 @@ impl Default for StreamConfig {
 /// Settings of the asynchronous queue.
 #[derive(Debug, Clone)]
 pub struct AsyncConfig {
-    /// Events that may run at once.
+    /// Events that may run at once on this node.
     pub slots: usize,
     /// Waits before the retries of a function error; as many retries as there are waits.
     pub retry_waits: Vec<Duration>,
@@ -173,7 +173,7 @@ pub struct AsyncConfig {
 impl Default for AsyncConfig {
     fn default() -> Self {
         Self {
-            slots: 256,
+            slots: 1_000,
             retry_waits: vec![Duration::from_secs(60), Duration::from_secs(120)],
             refusal_wait_min: Duration::from_secs(1),
             refusal_wait_max: Duration::from_secs(300),

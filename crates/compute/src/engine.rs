@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admission::{Admission, Permit};
-use crate::async_queue::{self, AsyncQueue};
+use crate::async_queue::{self, AsyncQueue, EventsInfo};
 use crate::code_cache::CodeCaches;
 use crate::config::{EngineConfig, EngineParts, GuestNetwork};
 use crate::fleet::{EnvironmentInfo, Fleet};
@@ -142,7 +142,7 @@ impl Core {
     pub(crate) fn expect(&self, function: &FunctionRef, version: &str, after: Duration) {
         let now_us = self.clock.monotonic_us();
         let at_us = now_us.saturating_add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
-        self.fleet.expect(&FunctionRef { qualifier: None, ..function.clone() }, version, at_us, now_us);
+        self.fleet.expect(&function.unqualified(), version, at_us, now_us);
     }
 }
 
@@ -210,6 +210,14 @@ impl Engine {
     /// Every environment of this host, for `dunlin ps`.
     pub fn environments(&self) -> Vec<EnvironmentInfo> {
         self.core.fleet.environments(self.core.clock.monotonic_us())
+    }
+
+    /// What became of asynchronous events, and what the queue holds.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn events(&self) -> Result<EventsInfo, store::Error> {
+        self.core.async_queue.events(self.core.clock.now_ms()).await
     }
 
     /// Everybody who takes events: what was given to the engine, and the functions.

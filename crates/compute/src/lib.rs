@@ -57,6 +57,7 @@ mod unneeded;
 mod variables;
 mod web;
 
+pub use async_queue::{EventCounts, EventsInfo, FunctionEvents};
 pub use config::{
     AsyncConfig, EngineConfig, EngineParts, GuestIdentity, GuestNetwork, NetworkGuard, NoNetwork, StreamConfig,
 };

@@ -47,6 +47,12 @@ pub struct FunctionRef {
 }
 
 impl FunctionRef {
+    /// The function, whichever of its versions and aliases is meant.
+    #[must_use]
+    pub fn unqualified(&self) -> Self {
+        Self { qualifier: None, ..self.clone() }
+    }
+
     /// The ARN, qualified exactly when the reference is.
     pub fn arn(&self) -> FunctionArn {
         let base = format!("arn:aws:lambda:{}:{}:function:{}", self.region, self.account, self.name);

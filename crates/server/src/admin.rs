@@ -3,6 +3,7 @@
 //! | path                     | answers                                                    |
 //! |--------------------------|------------------------------------------------------------|
 //! | `GET /_dunlin/ps`        | running environments                                       |
+//! | `GET /_dunlin/events`    | what became of asynchronous events, by function            |
 //! | `GET /_dunlin/bill`      | sums per function from `from` to `to` (milliseconds)       |
 //! | `GET /_dunlin/usage`     | single usage records of `function`, newest first           |
 //! | `GET /_dunlin/runtimes`  | usable interpreters, what serves each runtime, packs       |
@@ -124,6 +125,7 @@ impl Admin {
         };
         match parts.uri.path() {
             "/_dunlin/ps" => Ok(json!({"environments": self.environments()})),
+            "/_dunlin/events" => self.events().await,
             "/_dunlin/runtimes" => {
                 let mut shown = self.interpreters.clone();
                 shown["packs"] = self.packs.list().map_err(failed)?;
@@ -139,7 +141,7 @@ impl Admin {
             other => Err((
                 StatusCode::NOT_FOUND,
                 format!(
-                    "there is no {other}; there are ps, bill, usage, network, runtimes, images and walls below /_dunlin/"
+                    "there is no {other}; there are ps, events, bill, usage, network, runtimes, images and walls below /_dunlin/"
                 ),
             )),
         }
@@ -191,6 +193,22 @@ impl Admin {
             })
         };
         self.engine.environments().into_iter().map(shown).collect()
+    }
+
+    /// Counts since this server started, by the names that CloudWatch has for them, and what waits now.
+    async fn events(&self) -> Result<Json, Refusal> {
+        let found = self.engine.events().await.map_err(failed)?;
+        let shown = |events: &compute::FunctionEvents| {
+            let counts = &events.counts;
+            let mean_ms = counts.age_sum_ms.checked_div(counts.begun);
+            json!({
+                "function": events.function.name.as_str(), "arn": events.function.arn(),
+                "asyncEventsReceived": counts.received, "asyncEventAge": {"tries": counts.begun, "meanMs": mean_ms, "maxMs": counts.age_max_ms},
+                "asyncEventsDropped": counts.dropped, "destinationDeliveryFailures": counts.undelivered,
+                "waiting": events.waiting, "running": events.running, "oldestMs": events.oldest_ms,
+            })
+        };
+        Ok(json!({"functions": found.functions.iter().map(shown).collect::<Vec<_>>(), "more": found.more}))
     }
 
     fn traffic(&self, function: Option<&str>) -> Json {

@@ -2,6 +2,7 @@
 
 pub mod bill;
 pub mod deploy;
+pub mod events;
 pub mod images;
 pub mod invoke;
 pub mod logs;

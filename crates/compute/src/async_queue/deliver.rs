@@ -37,6 +37,9 @@ pub(super) async fn finish(core: &Arc<Core>, rules: &EventRules, ending: End<'_>
     let End { invocation, pending, lease, condition, .. } = ending;
     let queue = &core.async_queue;
     let id = &invocation.request_id;
+    if condition != Condition::Success {
+        queue.metrics.dropped(&pending.function, core.clock.now_ms(), condition.as_str());
+    }
     let Some(arn) = condition.target(rules) else {
         if condition != Condition::Success {
             give_up(queue, &id.0, lease, condition.as_str()).await;
@@ -90,12 +93,16 @@ pub(super) async fn deliver(core: &Arc<Core>, id: &RequestId, pending: &Pending,
         Ok(()) => {
             end(queue, lease, |txn| txn.delete(keys::event(&id.0))).await;
         }
-        Err(DeliveryError::Refused(reason)) => lose(queue, id, lease, &arn, &reason).await,
+        Err(DeliveryError::Refused(reason)) => {
+            queue.metrics.undelivered(&pending.function, core.clock.now_ms());
+            lose(queue, id, lease, &arn, &reason).await;
+        }
         // Cut off by the stop: the lease stays, and the next process takes it over.
         Err(DeliveryError::Later(_)) if core.closing.is_cancelled() => {}
         Err(DeliveryError::Later(reason)) => {
             let now_ms = core.clock.now_ms();
             let Next::Retry { wait, failures, refusals } = event::after_delivery(pending, now_ms, &queue.config) else {
+                queue.metrics.undelivered(&pending.function, now_ms);
                 return lose(queue, id, lease, &arn, &reason).await;
             };
             let due_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
@@ -118,7 +125,7 @@ pub(super) async fn is_loop(core: &Core, function: &FunctionRef, lineage: &Linea
 }
 
 fn unqualified(function: &FunctionRef) -> String {
-    FunctionRef { qualifier: None, ..function.clone() }.arn()
+    function.unqualified().arn()
 }
 
 /// Functions, as takers of events.

@@ -74,10 +74,9 @@ mod tests {
 
     #[test]
     fn due_keys_and_leases_sort_by_time_and_read_back() {
-        for (key, until, all) in [
-            (due as fn(u64, &str) -> Bytes, due_until as fn(u64) -> Range, all_due()),
-            (held, held_until, all_held()),
-        ] {
+        for (key, until, all) in
+            [(due as fn(u64, &str) -> Bytes, due_until as fn(u64) -> Range, all_due()), (held, held_until, all_held())]
+        {
             assert!(key(9, "z") < key(10, "a"));
             assert_eq!(parse(&key(10, "a")), Some((10, "a".into())));
             assert!(until(10).contains(&key(10, "a")) && !until(10).contains(&key(11, "")));

@@ -10,7 +10,7 @@
 //!   3. An event leaves the store only when it has succeeded or is given up; where its end has a destination, a record
 //!      takes its place in the same transaction, and leaves when the destination has it. A process that dies leaves its
 //!      leases; the next one takes them over (`sole_node`), or others do when they end.
-//!   4. One function holds at most half of the slots, so that a slow one does not stop the others; and no more than its
+//!   4. No function and no account holds so many slots that it stops the others (`slots`); and no function more than its
 //!      reserved concurrency, since the rest would only be refused and wait ever longer for another try.
 //!
 //! An event that is given up and has no destination leaves a line in the server's log. Not here: who may be a
@@ -19,18 +19,16 @@
 mod deliver;
 mod event;
 mod keys;
+mod metrics;
 mod record;
+mod slots;
 mod worker;
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use model::{FunctionRef, FunctionVersion, Invocation, InvocationKind, InvokeError, Lineage};
-use parking_lot::Mutex;
+use model::{FunctionVersion, Invocation, InvocationKind, InvokeError, Lineage};
 use store::{Store, Txn};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::AsyncConfig;
 use crate::engine::Core;
@@ -38,6 +36,9 @@ use crate::payload;
 use crate::tenants;
 pub(crate) use deliver::Functions;
 use event::{Kept, Pending};
+use metrics::Metrics;
+pub use metrics::{EventCounts, EventsInfo, FunctionEvents};
+use slots::{Slot, Slots};
 pub(crate) use worker::work;
 
 /// The asynchronous queue of this node.
@@ -46,20 +47,8 @@ pub(crate) struct AsyncQueue {
     config: AsyncConfig,
     /// Names this process in leases.
     holder: String,
-    slots: Arc<Semaphore>,
-    running: Arc<Mutex<HashMap<FunctionRef, usize>>>,
-    slot_freed: Arc<Notify>,
-    /// Whether something that is due was left for want of a slot.
-    behind: Arc<AtomicBool>,
-}
-
-/// A place to run one event.
-struct Slot {
-    _permit: OwnedSemaphorePermit,
-    function: FunctionRef,
-    running: Arc<Mutex<HashMap<FunctionRef, usize>>>,
-    freed: Arc<Notify>,
-    wanted: Arc<AtomicBool>,
+    slots: Slots,
+    metrics: Metrics,
 }
 
 /// A claimed event or record: what is to be run or delivered, under which lease.
@@ -74,38 +63,7 @@ struct Claim {
 impl AsyncQueue {
     /// The queue over a store.
     pub(crate) fn new(store: Arc<dyn Store>, config: AsyncConfig, holder: String) -> Self {
-        Self {
-            store,
-            holder,
-            slots: Arc::new(Semaphore::new(config.slots.max(1))),
-            config,
-            running: Arc::default(),
-            slot_freed: Arc::default(),
-            behind: Arc::default(),
-        }
-    }
-
-    /// A place for an event of a function that may hold at most `share` of them.
-    fn slot(&self, function: &FunctionRef, share: usize) -> Option<Slot> {
-        // A function has one share, whichever of its versions and aliases are meant.
-        let function = FunctionRef { qualifier: None, ..function.clone() };
-        let mut running = self.running.lock();
-        let own = running.get(&function).copied().unwrap_or(0);
-        if own >= share {
-            return None;
-        }
-        let permit = self.slots.clone().try_acquire_owned().ok()?;
-        running.insert(function.clone(), own + 1);
-        let (running, freed, wanted) = (self.running.clone(), self.slot_freed.clone(), self.behind.clone());
-        Some(Slot { _permit: permit, function, running, freed, wanted })
-    }
-
-    /// How many slots a function may hold; nothing is known of one that is gone.
-    fn share(&self, version: Option<&FunctionVersion>) -> usize {
-        let reserved = version.and_then(|version| version.reserved_concurrency);
-        // One slot at least: what is refused is also what grows too old.
-        let own = reserved.map_or(usize::MAX, |reserved| usize::try_from(reserved).unwrap_or(usize::MAX).max(1));
-        own.min(self.config.slots.div_ceil(2))
+        Self { store, holder, slots: Slots::new(config.slots), config, metrics: Metrics::default() }
     }
 
     fn lease_until(&self, now_ms: u64) -> u64 {
@@ -127,7 +85,7 @@ async fn accept_of(core: &Arc<Core>, mut invocation: Invocation, lineage: &Linea
     let payload = payload::checked(&invocation)?;
     let queue = &core.async_queue;
     let now_ms = core.clock.now_ms();
-    let slot = queue.slot(&invocation.function, queue.share(Some(&version)));
+    let slot = queue.slots.take(&invocation.function, share(Some(&version)));
     let pending = Pending {
         function: invocation.function.clone(),
         accepted_ms: now_ms,
@@ -143,6 +101,7 @@ async fn accept_of(core: &Arc<Core>, mut invocation: Invocation, lineage: &Linea
         store::Error::Busy | store::Error::DiskFull => InvokeError::NoCapacity(error.to_string()),
         other => InvokeError::Internal(other.to_string()),
     })?;
+    queue.metrics.received(&invocation.function, now_ms);
     drop(running);
     if let Some(slot) = slot {
         let (core, id, lease) = (core.clone(), invocation.request_id.0, key);
@@ -155,23 +114,14 @@ async fn accept_of(core: &Arc<Core>, mut invocation: Invocation, lineage: &Linea
     Ok(())
 }
 
+/// How many slots a function may hold at most; nothing is known of one that is gone.
+fn share(version: Option<&FunctionVersion>) -> usize {
+    let reserved = version.and_then(|version| version.reserved_concurrency);
+    // One slot at least: what is refused is also what grows too old.
+    reserved.map_or(usize::MAX, |reserved| usize::try_from(reserved).unwrap_or(usize::MAX).max(1))
+}
+
 fn encode(pending: &Pending) -> Vec<u8> {
     // Strings and numbers always serialise.
     serde_json::to_vec(pending).unwrap_or_default()
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut running = self.running.lock();
-        match running.get_mut(&self.function) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                running.remove(&self.function);
-            }
-        }
-        drop(running);
-        if self.wanted.load(Ordering::SeqCst) {
-            self.freed.notify_one();
-        }
-    }
 }

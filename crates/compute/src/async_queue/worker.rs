@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use tokio::time::sleep;
 
 use super::deliver::{End, deliver, finish, is_loop};
 use super::event::{self, Condition, Kept, Next, Pending, Try};
-use super::{AsyncQueue, Claim, Slot, encode, keys};
+use super::{AsyncQueue, Claim, encode, keys, share};
 use crate::engine::Core;
 use crate::invoke;
 use crate::recursion;
@@ -48,7 +47,7 @@ pub(crate) async fn work(core: Arc<Core>) {
     let mut deep_at_us = 0;
     loop {
         // Registered before the look, so that a slot that comes free during it is not missed.
-        let freed = queue.slot_freed.notified();
+        let freed = queue.slots.freed();
         let now_us = core.clock.monotonic_us();
         let deep = now_us >= deep_at_us;
         if deep {
@@ -128,7 +127,7 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
     let queue = &core.async_queue;
     let now_ms = core.clock.now_ms();
     make_due(queue, keys::held_until(now_ms), now_ms, |_| true).await?;
-    queue.behind.store(false, Ordering::SeqCst);
+    queue.slots.begin(pages == usize::MAX);
     let mut range = keys::due_until(now_ms).rows(ROUND_ROWS);
     let mut shares: HashMap<FunctionRef, usize> = HashMap::new();
     loop {
@@ -141,12 +140,12 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
                 Some(share) => *share,
                 None => {
                     let version = core.catalog.version(&pending.function).await.ok();
-                    let share = queue.share(version.as_deref());
+                    let share = share(version.as_deref());
                     shares.insert(pending.function.clone(), share);
                     share
                 }
             };
-            let Some(slot) = wanted_slot(queue, &pending.function, share) else { continue };
+            let Some(slot) = queue.slots.take_due(&pending.function, share) else { continue };
             pending.holder = Some(queue.holder.clone());
             let lease = keys::held(queue.lease_until(now_ms), &id);
             txn = txn.expect_version(entry.key.clone(), entry.version).delete(entry.key.clone());
@@ -169,9 +168,7 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
         }
         match page.entries.last() {
             Some(last) if page.more => {
-                // Said before it is looked whether there are slots, so that one that comes free is told of.
-                queue.behind.store(true, Ordering::SeqCst);
-                if queue.slots.available_permits() == 0 {
+                if !queue.slots.fall_behind() {
                     break;
                 }
                 // Functions at their share of slots are passed over; others may stand behind them.
@@ -185,15 +182,6 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
         }
     }
     next_due(queue, now_ms).await.map(Looked::Whole)
-}
-
-/// A slot for something due; if there is none, whoever has one tells when it comes free.
-fn wanted_slot(queue: &AsyncQueue, function: &FunctionRef, share: usize) -> Option<Slot> {
-    queue.slot(function, share).or_else(|| {
-        queue.behind.store(true, Ordering::SeqCst);
-        // It may have come free before that was said.
-        queue.slot(function, share)
-    })
 }
 
 /// How long until something beyond `now_ms` is due, or a lease ends. What is due already waits for a slot, not for time.
@@ -210,7 +198,7 @@ async fn next_due(queue: &AsyncQueue, now_ms: u64) -> Result<Duration, store::Er
     Ok(wait)
 }
 
-fn parse(entry: &Entry) -> Option<(String, Pending)> {
+pub(super) fn parse(entry: &Entry) -> Option<(String, Pending)> {
     let (_, id) = keys::parse(&entry.key)?;
     Some((id, serde_json::from_slice(&entry.value).ok()?))
 }
@@ -232,6 +220,7 @@ async fn handle(core: &Arc<Core>, invocation: Invocation, lineage: &Lineage, pen
     if event::left(pending, core.clock.now_ms(), &rules, &queue.config).is_none() {
         return finish(core, &rules, ends(Condition::EventAgeExceeded, None)).await;
     }
+    queue.metrics.begun(&pending.function, core.clock.now_ms(), pending.accepted_ms);
     let result = if is_loop(core, &pending.function, lineage).await {
         Err(recursion::looped(&pending.function))
     } else {
@@ -254,7 +243,10 @@ async fn handle(core: &Arc<Core>, invocation: Invocation, lineage: &Lineage, pen
         Next::End(condition) => {
             finish(core, &rules, ends(condition, Some((tried, result.as_ref().ok())))).await;
         }
-        Next::Drop(reason) => give_up(queue, id, lease, reason).await,
+        Next::Drop(reason) => {
+            queue.metrics.dropped(&pending.function, now_ms, reason);
+            give_up(queue, id, lease, reason).await;
+        }
         Next::Retry { wait, failures, refusals } => {
             let due_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             if let Ok(outcome) = &result {

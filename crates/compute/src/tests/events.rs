@@ -9,6 +9,8 @@ use model::ports::Invoker;
 use model::{InvocationKind, InvokeError, Trigger};
 use store::Range;
 
+use crate::FunctionEvents;
+
 use super::fixtures::{World, invocation};
 use super::guests::Guests;
 
@@ -80,17 +82,24 @@ async fn throttled_events_wait_and_run() {
 
 #[tokio::test(start_paused = true)]
 async fn events_beyond_the_slots_wait_their_turn_and_stop_nobody() {
-    let world = World::with(Guests::new(), |config| config.async_queue.slots = 4);
-    world.deploy("slow", "sleep 2000", |_| {});
+    let world = World::with(Guests::new(), |config| config.async_queue.slots = 100);
     world.deploy("quick", "echo", |_| {});
-    for event in 0..10 {
-        accept(&world, "slow", &format!("s-{event}")).await;
+    for function in 0..4 {
+        let name = format!("slow-{function}");
+        world.deploy(&name, "sleep 20000", |version| version.timeout_ms = 60_000);
+        for event in 0..100 {
+            accept(&world, &name, &format!("s-{function}-{event}")).await;
+        }
     }
+    let began = tokio::time::Instant::now();
     accept(&world, "quick", "q").await;
     world.until("the quick one ran", |world| tries(world, "q") == 1).await;
-    assert!(tries(&world, "s-9") == 0);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let ran =
+        |world: &World, function| (0..100).filter(|event| tries(world, &format!("s-{function}-{event}")) > 0).count();
+    assert!((0..4).all(|function| (1..=50).contains(&ran(&world, function))), "each has some, none has all");
     until_kept(&world, 0).await;
-    assert!((0..10).all(|event| tries(&world, &format!("s-{event}")) == 1));
+    assert!((0..4).all(|function| ran(&world, function) == 100));
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,6 +174,41 @@ async fn an_event_of_a_deleted_function_is_given_up() {
     world.catalog.versions.lock().clear();
     until_kept(&world, 0).await;
     assert_eq!(tries(&world, "e-1"), 1);
+}
+
+/// What an operator is told of one function.
+async fn told(world: &World, name: &str) -> FunctionEvents {
+    let told = world.engine.events().await.unwrap();
+    assert!(!told.more);
+    told.functions.into_iter().find(|events| events.function.name.as_str() == name).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_of_events_is_told() {
+    let world = World::with(Guests::new(), |config| config.async_queue.slots = 4);
+    world.deploy("f", "sleep 10000", |version| {
+        version.reserved_concurrency = Some(1);
+        version.timeout_ms = 60_000;
+    });
+    world.deploy("g", "throw", |_| {});
+    for event in 0..3 {
+        accept(&world, "f", &format!("f-{event}")).await;
+    }
+    world.until("one runs", |world| tries(world, "f-0") == 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let events = told(&world, "f").await;
+    assert_eq!((events.counts.received, events.counts.begun, events.waiting, events.running), (3, 1, 2, 1));
+    assert!(events.oldest_ms.is_some_and(|ms| (1_900..3_000).contains(&ms)), "{events:?}");
+    accept(&world, "g", "g-1").await;
+    until_kept(&world, 0).await;
+    let events = told(&world, "f").await;
+    assert_eq!((events.counts.begun, events.waiting, events.running, events.oldest_ms), (3, 0, 0, None));
+    // The second began after ten seconds, the third after twenty.
+    assert!((28_000..33_000).contains(&events.counts.age_sum_ms), "{events:?}");
+    assert!(events.counts.dropped.is_empty());
+    let events = told(&world, "g").await;
+    assert_eq!((events.counts.received, events.counts.begun), (1, 3));
+    assert_eq!(events.counts.dropped.into_iter().collect::<Vec<_>>(), [("RetriesExhausted", 1)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
