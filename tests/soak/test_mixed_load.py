@@ -169,7 +169,7 @@ def test_mixed_load_with_kills():
         load = deployed(server, families, chance)
         spared = () if IS_LONG else load.packages["records"]
         killer = Killer(witness, random.Random(chance.random()), PAUSES, spared)
-        samples = Samples(witness, period=max(1.0, SECONDS / 360))
+        samples = Samples(witness, period=max(1.0, SECONDS / 360), deployments=lambda: load.deployments)
         for thread in (load, samples, killer):
             thread.start()
         time.sleep(SECONDS)

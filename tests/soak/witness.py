@@ -126,10 +126,11 @@ def folders_in(folder):
 class Samples(threading.Thread):
     """Samples of a run, one each `period` seconds."""
 
-    def __init__(self, witness, period):
+    def __init__(self, witness, period, deployments):
+        """`deployments` tells how many there were until now."""
         super().__init__(daemon=True)
-        self.witness, self.period = witness, period
-        self.taken = []
+        self.witness, self.period, self.deployments = witness, period, deployments
+        self.taken, self.deployed = [], []
         self.over = threading.Event()
 
     def run(self):
@@ -137,6 +138,7 @@ class Samples(threading.Thread):
             if process_stat(self.witness.pid) is None:
                 return
             self.taken.append(self.witness.sample())
+            self.deployed.append(self.deployments())
 
     def end(self):
         self.over.set()
@@ -150,9 +152,17 @@ class Samples(threading.Thread):
         median = lambda samples, key: statistics.median(sample[key] for sample in samples)
         return {key: (median(earlier, key), median(later, key)) for key in self.taken[0]}
 
+    def pace(self):
+        """How many times as many deployments there were in the last quarter as in the second, at least one."""
+        quarter = len(self.deployed) // 4
+        earlier, later = self.deployed[2 * quarter - 1] - self.deployed[quarter], self.deployed[-1] - self.deployed[-quarter]
+        return max(1, later / max(1, earlier))
+
     def not_flat(self, but=()):
-        """What grew by more than its bound, but for these; what comes with sandboxes may be as many more as there are."""
+        """What grew by more than its bound, but for these. What comes with sandboxes may be as many more as there are;
+        packages stay for minutes after their functions, so there are as many more as are deployed in that time."""
         medians = self.medians()
+        medians["packages"] = (medians["packages"][0] * self.pace(), medians["packages"][1])
         more = max(0, medians["sandboxes"][1] - medians["sandboxes"][0])
         bound = lambda key, earlier: earlier * 1.1 + SLACK[key] + more * (WITH_SANDBOXES.get(key, 0) if key != "sandboxes" else 0)
         grown = {key: pair for key, pair in medians.items() if pair[1] > bound(key, pair[0])}
