@@ -243,13 +243,11 @@ async fn what_a_target_cannot_take_is_given_up_and_the_other_gets_its_part() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_crash_cuts_off_is_delivered_by_the_next_process_and_nothing_twice_for_want() {
+async fn what_a_crash_cuts_off_is_delivered_by_the_next_process() {
     // Which deliveries hang when the process dies; what is delivered by then.
-    for (hanging, before) in [
-        (vec![QUEUE, LETTERS], vec![]),
-        (vec![LETTERS], vec![QUEUE]),
-        (vec![QUEUE], vec![LETTERS]),
-    ] {
+    for (hanging, before) in
+        [(vec![QUEUE, LETTERS], vec![]), (vec![LETTERS], vec![QUEUE]), (vec![QUEUE], vec![LETTERS])]
+    {
         let mut world = World::new();
         deploy(&world, "throw");
         rule(&world, reference("f"), once(Some(QUEUE)));
