@@ -123,8 +123,14 @@ def test_destinations_that_are_not_here_are_refused(server):
     got = refused(client.put_function_event_invoke_config, FunctionName=name,
                   DestinationConfig={"OnFailure": {"Destination": queue}})
     assert got[:2] == (501, "NotImplementedException") and queue in got[2]
-    got = refused(client.update_function_configuration, FunctionName=name, DeadLetterConfig={"TargetArn": queue})
-    assert got[:2] == (501, "NotImplementedException") and queue in got[2]
+    for absent in [queue, "arn:aws:sns:us-east-1:000000000000:t"]:
+        got = refused(client.update_function_configuration, FunctionName=name, DeadLetterConfig={"TargetArn": absent})
+        assert got[:2] == (501, "NotImplementedException") and absent in got[2]
+    for wrong in [queue + ".fifo", arn_of(server, name)]:
+        got = refused(client.update_function_configuration, FunctionName=name, DeadLetterConfig={"TargetArn": wrong})
+        assert got[:2] == (400, "InvalidParameterValueException") and wrong in got[2]
+    for none in [{}, {"TargetArn": ""}]:
+        assert "DeadLetterConfig" not in client.update_function_configuration(FunctionName=name, DeadLetterConfig=none)
 
 
 @pytest.mark.modes("dev")

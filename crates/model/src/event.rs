@@ -21,6 +21,18 @@ pub struct EventRules {
 /// How often each function was called by the chain of deliveries that an event stems from, by unqualified ARN.
 pub type Lineage = BTreeMap<String, u32>;
 
+/// What is told beside an event. Queues and topics have attributes of messages for it, other targets nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attribute {
+    /// Of the data type `String`.
+    Text(String),
+    /// Of the data type `Number`.
+    Number(u64),
+}
+
+/// Attributes by name.
+pub type Attributes = BTreeMap<String, Attribute>;
+
 /// One event on its way to a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
@@ -28,6 +40,8 @@ pub struct Delivery {
     pub target: String,
     /// The event: JSON.
     pub event: Bytes,
+    /// What is told beside it: of a dead letter why it is one. Most events have nothing.
+    pub attributes: Attributes,
     /// `Root=1-…;Parent=…;Sampled=…` of what it stems from.
     pub trace_id: Option<String>,
     /// The chain that it stems from.

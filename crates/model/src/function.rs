@@ -214,6 +214,9 @@ pub struct FunctionVersion {
     /// Whether chains of calls may call it as often as they like.
     #[serde(default)]
     pub allows_recursion: bool,
+    /// The ARN of the queue or topic that gets events of this version which are given up.
+    #[serde(default)]
+    pub dead_letters: Option<String>,
     /// Whether each call names a tenant, and no environment serves two.
     #[serde(default)]
     pub per_tenant: bool,

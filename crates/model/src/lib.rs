@@ -25,7 +25,7 @@ pub mod usage;
 pub mod web;
 
 pub use egress::{EGRESS_TAG, Egress, NotATarget, OpenTarget};
-pub use event::{Delivery, DeliveryError, EventRules, Lineage};
+pub use event::{Attribute, Attributes, Delivery, DeliveryError, EventRules, Lineage};
 pub use event_source::{
     Content, Mapping, MappingNews, Mappings, Position, Shard, SourceError, SourceFacts, SourceKind, SourceRecord, Take,
     Taken, Wanted,

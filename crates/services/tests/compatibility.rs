@@ -187,9 +187,14 @@ const DIFFERENCES: &str = "
 - **Code signing**: nothing here signs code, so every package counts as unsigned: a configuration with the policy Enforce refuses every
   deployment, one with Warn lets it pass.
 - **Asynchronous events** are durable, retried as their event invoke configuration says, and their records reach destinations at least
-  once. A destination is a function of the same account and region; queues, topics, buses and buckets, and dead-letter queues, are
+  once. A destination is a function of the same account and region; queues, topics, buses and buckets are
   refused until their services exist. A record that is too large for its destination goes without its payloads. With a reserved
-  concurrency of zero an event waits if its failure has no destination.
+  concurrency of zero an event waits if nobody is told of its failure. An event that the function no longer takes, as one that is
+  without a tenant, ends at once with the condition `InvalidRequest`.
+- **Dead-letter queues** (`DeadLetterConfig`) are a setting of each version and work as soon as the services of queues and topics
+  come; until then they are refused, in words that name the service. A letter is the event with `RequestID`, `ErrorCode` and
+  `ErrorMessage`, at least once, beside the record of the same end. Its target is that of the version that ran last. One that is too
+  large for its target is lost, as in AWS; characters that queues refuse are replaced in the message. What a role may do is not looked at.
 - **Recursive loops** are stopped before the seventeenth call of one function, unless it allows them: they are seen by the trace header, which
   SDKs pass on, and along destinations. The record of an event that was stopped has the condition `RecursiveLoop`.
 - **Event source mappings** read streams of DynamoDB tables. Kinesis and SQS sources work as soon as their services come; until then their

@@ -1,7 +1,8 @@
-//! Delivery: the record of an event that has ended goes to its destination, and functions take such events.
+//! Delivery: the record of an event that has ended goes to its destination, its dead letter to the queue or topic of its
+//! function, and functions take such events.
 //!
-//! A record takes the place of its event in the transaction that ends it, under the same keys, and leaves when its target
-//! says that it has it. A process that dies between leaves a lease, as with events.
+//! Both take the place of their event in the transaction that ends it, each with keys of its own, and each leaves when its
+//! target says that it has it. A process that dies between leaves leases, as with events.
 
 use std::sync::Arc;
 
@@ -9,17 +10,21 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use model::ports::{EventTarget, target_of};
 use model::{
-    Delivery, DeliveryError, EventRules, FunctionRef, Invocation, InvocationKind, InvokeError, Lineage, Outcome,
+    Attributes, Delivery, DeliveryError, FunctionRef, Invocation, InvocationKind, InvokeError, Lineage, Outcome,
     RequestId, Trigger,
 };
 
-use super::event::{self, Condition, Next, Pending, Try};
+use super::event::{self, Condition, Next, Pending, Terms, Try};
 use super::record::{self, Ended};
 use super::worker::{end, give_up};
-use super::{AsyncQueue, accept_of, encode, keys};
+use super::{accept_of, dead_letters, encode, keys};
 use crate::engine::Core;
 use crate::payload;
 use crate::recursion::CALLS_IN_CHAIN_MAX;
+
+/// What the id of a dead letter has beside that of its event, whose own place the record has.
+const LETTER: &str = ".dead-letter";
+const NO_SERVICE: &str = "there is no service that takes it";
 
 /// An event that has ended, and what its record is made from.
 pub(super) struct End<'a> {
@@ -29,43 +34,63 @@ pub(super) struct End<'a> {
     pub(super) lease: &'a Bytes,
     pub(super) condition: Condition,
     /// How the last try ended; nothing if there was none.
-    pub(super) tried: Option<(Try, Option<&'a Outcome>)>,
+    pub(super) tried: Option<(Try, &'a Result<Outcome, InvokeError>)>,
 }
 
-/// Ends an event: it leaves, or its record takes its place and is delivered.
-pub(super) async fn finish(core: &Arc<Core>, rules: &EventRules, ending: End<'_>) {
+/// Ends an event: it leaves, or its record and its dead letter take its place and are delivered.
+pub(super) async fn finish(core: &Arc<Core>, terms: &Terms, ending: End<'_>) {
     let End { invocation, pending, lease, condition, .. } = ending;
     let queue = &core.async_queue;
     let id = &invocation.request_id;
+    let now_ms = core.clock.now_ms();
+    let record = condition.target(terms).and_then(|arn| record(core, &ending, arn, now_ms));
+    let letter = condition.dead_letters(terms).and_then(|arn| letter(core, &ending, arn));
     if condition != Condition::Success {
-        queue.metrics.dropped(&pending.function, core.clock.now_ms(), condition.as_str());
+        queue.metrics.dropped(&pending.function, now_ms, condition.as_str());
     }
-    let Some(arn) = condition.target(rules) else {
+    if record.is_none() && letter.is_none() {
         if condition != Condition::Success {
-            give_up(queue, &id.0, lease, condition.as_str()).await;
+            let reason = match ending.tried {
+                Some((_, Err(error))) => format!("{}: {error}", condition.as_str()),
+                _ => condition.as_str().to_owned(),
+            };
+            give_up(queue, &id.0, lease, &reason).await;
         } else {
             end(queue, lease, |txn| txn.delete(keys::event(&id.0))).await;
         }
         return;
-    };
-    let Some(target) = target_of(&core.targets(), arn).cloned() else {
-        give_up(queue, &id.0, lease, "there is no service that takes its record").await;
-        return;
-    };
-    let now_ms = core.clock.now_ms();
-    let delivery = delivery(&ending, arn, now_ms, target.event_bytes_max());
-    let pending = Pending { accepted_ms: now_ms, failures: 0, refusals: 0, ..pending.clone() };
-    let next = keys::held(queue.lease_until(now_ms), &id.0);
-    let value = event::encode_record(&pending.function, id, &delivery);
-    let ended =
-        end(queue, lease, |txn| txn.put(keys::event(&id.0), value.clone()).put(next.clone(), encode(&pending))).await;
-    if ended {
-        deliver(core, id, &pending, &next, delivery).await;
     }
+    let pending = Pending { accepted_ms: now_ms, failures: 0, refusals: 0, ..pending.clone() };
+    let of_letter = RequestId(format!("{id}{LETTER}"));
+    // The first has the event's own place, so that nothing is left there.
+    let of_letter = if record.is_some() { &of_letter } else { id };
+    let until_ms = queue.lease_until(now_ms);
+    let ended = end(queue, lease, |mut txn| {
+        for (id, delivery) in record.iter().map(|it| (id, it)).chain(letter.iter().map(|it| (of_letter, it))) {
+            txn =
+                txn.put(keys::event(&id.0), event::encode_record(&pending.function, &invocation.request_id, delivery));
+            txn = txn.put(keys::held(until_ms, &id.0), encode(&pending));
+        }
+        txn
+    });
+    if !ended.await {
+        return;
+    }
+    let deliver = async |id: &RequestId, delivery: Option<Delivery>| match delivery {
+        Some(delivery) => deliver(core, id, &pending, &keys::held(until_ms, &id.0), delivery).await,
+        None => {}
+    };
+    // Beside each other: neither waits for the other's target.
+    tokio::join!(deliver(id, record), deliver(of_letter, letter));
 }
 
-fn delivery(ending: &End<'_>, arn: &str, now_ms: u64, bytes_max: usize) -> Delivery {
+/// The record of an event for its destination, if there is one that takes it.
+fn record(core: &Arc<Core>, ending: &End<'_>, arn: &str, now_ms: u64) -> Option<Delivery> {
     let End { invocation, lineage, pending, condition, tried, .. } = *ending;
+    let Some(target) = target_of(&core.targets(), arn).cloned() else {
+        lost(core, &pending.function, &invocation.request_id, arn, "record", NO_SERVICE);
+        return None;
+    };
     let record = record::of(
         &Ended {
             now_ms,
@@ -74,36 +99,56 @@ fn delivery(ending: &End<'_>, arn: &str, now_ms: u64, bytes_max: usize) -> Deliv
             condition,
             invocations: pending.failures + u32::from(tried.is_some_and(|(tried, _)| tried.ran())),
             payload: &invocation.payload,
-            outcome: tried.and_then(|(_, outcome)| outcome),
+            outcome: tried.and_then(|(_, result)| result.as_ref().ok()),
         },
-        bytes_max,
+        target.event_bytes_max(),
     );
-    Delivery { target: arn.to_owned(), event: record, trace_id: invocation.trace_id.clone(), lineage: lineage.clone() }
+    Some(Delivery {
+        target: arn.to_owned(),
+        event: record,
+        attributes: Attributes::new(),
+        trace_id: invocation.trace_id.clone(),
+        lineage: lineage.clone(),
+    })
 }
 
-/// Delivers a record that this process has the lease of.
+/// The dead letter of an event, if its target takes it.
+fn letter(core: &Arc<Core>, ending: &End<'_>, arn: &str) -> Option<Delivery> {
+    let invocation = ending.invocation;
+    let lost = |reason| lost(core, &ending.pending.function, &invocation.request_id, arn, "dead letter", reason);
+    match target_of(&core.targets(), arn) {
+        None => lost(NO_SERVICE),
+        Some(target) if invocation.payload.len() > target.event_bytes_max() => lost("the event is too large for it"),
+        Some(_) => return Some(dead_letters::letter(ending, arn)),
+    }
+    None
+}
+
+/// Delivers a record or a dead letter that this process has the lease of.
 pub(super) async fn deliver(core: &Arc<Core>, id: &RequestId, pending: &Pending, lease: &Bytes, delivery: Delivery) {
     let queue = &core.async_queue;
     let arn = delivery.target.clone();
+    let what = if delivery.attributes.is_empty() { "record" } else { "dead letter" };
     let delivered = match target_of(&core.targets(), &arn) {
         Some(target) => target.deliver(delivery).await,
-        None => Err(DeliveryError::Refused("there is no service that takes it".into())),
+        None => Err(DeliveryError::Refused(NO_SERVICE.into())),
     };
     match delivered {
         Ok(()) => {
             end(queue, lease, |txn| txn.delete(keys::event(&id.0))).await;
         }
         Err(DeliveryError::Refused(reason)) => {
-            queue.metrics.undelivered(&pending.function, core.clock.now_ms());
-            lose(queue, id, lease, &arn, &reason).await;
+            lost(core, &pending.function, id, &arn, what, &reason);
+            end(queue, lease, |txn| txn.delete(keys::event(&id.0))).await;
         }
         // Cut off by the stop: the lease stays, and the next process takes it over.
         Err(DeliveryError::Later(_)) if core.closing.is_cancelled() => {}
         Err(DeliveryError::Later(reason)) => {
             let now_ms = core.clock.now_ms();
             let Next::Retry { wait, failures, refusals } = event::after_delivery(pending, now_ms, &queue.config) else {
-                queue.metrics.undelivered(&pending.function, now_ms);
-                return lose(queue, id, lease, &arn, &reason).await;
+                lost(core, &pending.function, id, &arn, what, &reason);
+                end(queue, lease, |txn| txn.delete(keys::event(&id.0))).await;
+                return;
             };
             let due_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             let pending = Pending { failures, refusals, holder: None, ..pending.clone() };
@@ -112,10 +157,10 @@ pub(super) async fn deliver(core: &Arc<Core>, id: &RequestId, pending: &Pending,
     }
 }
 
-/// The record is gone; the log of the server is all that tells of it.
-async fn lose(queue: &AsyncQueue, id: &RequestId, lease: &Bytes, arn: &str, reason: &str) {
-    tracing::warn!(request_id = %id, target_arn = arn, reason, "the record of an asynchronous event is not delivered");
-    end(queue, lease, |txn| txn.delete(keys::event(&id.0))).await;
+/// A record or a dead letter is gone; the counts and the log of the server are all that tells of it.
+fn lost(core: &Core, function: &FunctionRef, id: &RequestId, arn: &str, what: &str, reason: &str) {
+    core.async_queue.metrics.undelivered(function, core.clock.now_ms());
+    tracing::warn!(request_id = %id, target_arn = arn, reason, "the {what} of an asynchronous event is not delivered");
 }
 
 /// Whether a chain of deliveries has brought an event to its function too often.
@@ -150,7 +195,8 @@ impl EventTarget for Functions {
 
     /// The function gets an event of its own: its id is another each time.
     async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
-        let Delivery { target, event, trace_id, mut lineage } = delivery;
+        // A function is told nothing beside its event.
+        let Delivery { target, event, attributes: _, trace_id, mut lineage } = delivery;
         let Some(function) = FunctionRef::parse_arn(&target) else {
             return Err(DeliveryError::Refused("it is no ARN of a function".into()));
         };

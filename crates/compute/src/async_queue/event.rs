@@ -4,11 +4,13 @@
 //! platform) is not the function's fault and is retried until the event is too old. How often and how long is also for
 //! the rules of the qualifier that the event was sent to. What becomes of the record of its end is in `record`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use model::{
-    Delivery, EventRules, FunctionRef, Invocation, InvocationKind, InvokeError, Lineage, Outcome, RequestId, Trigger,
+    Attributes, Delivery, EventRules, FunctionRef, Invocation, InvocationKind, InvokeError, Lineage, Outcome,
+    RequestId, Trigger,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,24 @@ pub(super) enum Condition {
     ZeroReservedConcurrency,
     /// A chain of calls has come back to the function too often.
     RecursiveLoop,
+    /// The function does not take such calls: it is another than it was when the event was accepted.
+    InvalidRequest,
+}
+
+/// What holds for an event when a try has ended.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Terms {
+    /// The rules of what it was sent to.
+    pub(super) rules: Arc<EventRules>,
+    /// Where it goes itself if it is given up.
+    pub(super) dead_letters: Option<String>,
+}
+
+impl Terms {
+    /// Whether anybody is told of an event that is given up.
+    fn tell_of_failure(&self) -> bool {
+        self.rules.on_failure.is_some() || self.dead_letters.is_some()
+    }
 }
 
 impl Condition {
@@ -53,13 +73,19 @@ impl Condition {
             Self::EventAgeExceeded => "EventAgeExceeded",
             Self::ZeroReservedConcurrency => "ZeroReservedConcurrency",
             Self::RecursiveLoop => "RecursiveLoop",
+            Self::InvalidRequest => "InvalidRequest",
         }
     }
 
     /// Where the record goes, if anybody wants it.
-    pub(super) fn target(self, rules: &EventRules) -> Option<&str> {
-        let target = if self == Self::Success { &rules.on_success } else { &rules.on_failure };
+    pub(super) fn target(self, terms: &Terms) -> Option<&str> {
+        let target = if self == Self::Success { &terms.rules.on_success } else { &terms.rules.on_failure };
         target.as_deref()
+    }
+
+    /// Where the event goes itself, if anywhere.
+    pub(super) fn dead_letters(self, terms: &Terms) -> Option<&str> {
+        terms.dead_letters.as_deref().filter(|_| self != Self::Success)
     }
 }
 
@@ -91,6 +117,9 @@ pub(super) enum Try {
     Looped,
     /// Refused, and so will every other be: the function's reserved concurrency is zero.
     Closed,
+    /// Refused, and so will every other be: it is no call for the function as it is now.
+    Unfit,
+    /// There is no such function any more.
     Gone,
 }
 
@@ -100,12 +129,10 @@ impl Try {
         match result {
             Ok(outcome) if outcome.error.is_none() => Self::Succeeded,
             Ok(_) => Self::Failed,
-            Err(
-                InvokeError::NotFound(_)
-                | InvokeError::PayloadTooLarge { .. }
-                | InvokeError::PayloadNotJson(_)
-                | InvokeError::Unfit(_),
-            ) => Self::Gone,
+            Err(InvokeError::NotFound(_)) => Self::Gone,
+            Err(InvokeError::PayloadTooLarge { .. } | InvokeError::PayloadNotJson(_) | InvokeError::Unfit(_)) => {
+                Self::Unfit
+            }
             Err(InvokeError::Recursive(_)) => Self::Looped,
             Err(InvokeError::Throttled(_)) if reserved == Some(0) => Self::Closed,
             Err(
@@ -134,14 +161,16 @@ pub(super) fn left(pending: &Pending, now_ms: u64, rules: &EventRules, config: &
     age_max(rules, config).checked_sub(age)
 }
 
-/// What follows after a try that ended at `now_ms`, by the rules that hold then.
-pub(super) fn after(pending: &Pending, tried: Try, now_ms: u64, rules: &EventRules, config: &AsyncConfig) -> Next {
+/// What follows after a try that ended at `now_ms`, by what holds then.
+pub(super) fn after(pending: &Pending, tried: Try, now_ms: u64, terms: &Terms, config: &AsyncConfig) -> Next {
+    let rules = &terms.rules;
     let left = left(pending, now_ms, rules, config).filter(|left| !left.is_zero());
     match tried {
         Try::Succeeded => Next::End(Condition::Success),
         Try::Gone => Next::Drop("the function does not exist"),
         Try::Looped => Next::End(Condition::RecursiveLoop),
-        Try::Closed if rules.on_failure.is_some() => Next::End(Condition::ZeroReservedConcurrency),
+        Try::Unfit => Next::End(Condition::InvalidRequest),
+        Try::Closed if terms.tell_of_failure() => Next::End(Condition::ZeroReservedConcurrency),
         Try::Failed => {
             let retries = rules.retries_max.map_or(usize::MAX, |retries| retries as usize);
             match config.retry_waits.iter().take(retries).nth(pending.failures as usize) {
@@ -166,7 +195,7 @@ pub(super) fn after(pending: &Pending, tried: Try, now_ms: u64, rules: &EventRul
 
 /// What follows after a record could not be delivered for now: it is tried again for as long as an event is.
 pub(super) fn after_delivery(pending: &Pending, now_ms: u64, config: &AsyncConfig) -> Next {
-    after(pending, Try::Refused, now_ms, &EventRules::default(), config)
+    after(pending, Try::Refused, now_ms, &Terms::default(), config)
 }
 
 fn refusal_wait(pending: &Pending, config: &AsyncConfig) -> Duration {
@@ -184,7 +213,7 @@ pub(super) enum Kept {
         /// The chain that it stems from.
         lineage: Lineage,
     },
-    /// The record of an event that has ended, to be delivered.
+    /// The record of an event that has ended, or its dead letter, to be delivered.
     Record(Delivery),
 }
 
@@ -200,6 +229,9 @@ struct Header {
     /// Of a record: where it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     target: Option<String>,
+    /// Of a dead letter: what is told beside it.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    attributes: Attributes,
 }
 
 /// An event as it is kept.
@@ -211,11 +243,12 @@ pub(super) fn encode(invocation: &Invocation, payload: &[u8], lineage: &Lineage)
         lineage: lineage.clone(),
         tenant: invocation.tenant.clone(),
         target: None,
+        attributes: Attributes::new(),
     };
     with_header(&header, payload)
 }
 
-/// The record of a function's event as it is kept in the event's place.
+/// The record of a function's event, or its dead letter, as it is kept in the event's place.
 pub(super) fn encode_record(function: &FunctionRef, id: &RequestId, delivery: &Delivery) -> Bytes {
     let header = Header {
         function: function.clone(),
@@ -224,6 +257,7 @@ pub(super) fn encode_record(function: &FunctionRef, id: &RequestId, delivery: &D
         lineage: delivery.lineage.clone(),
         tenant: None,
         target: Some(delivery.target.clone()),
+        attributes: delivery.attributes.clone(),
     };
     with_header(&header, &delivery.event)
 }
@@ -244,10 +278,10 @@ pub(super) fn decode(mut value: Bytes) -> Option<Kept> {
     if length.0 > length.1 {
         return None;
     }
-    let Header { function, request_id, trace_id, lineage, tenant, target } =
+    let Header { function, request_id, trace_id, lineage, tenant, target, attributes } =
         serde_json::from_slice(&value.split_to(length.0)).ok()?;
     if let Some(target) = target {
-        return Some(Kept::Record(Delivery { target, event: value, trace_id, lineage }));
+        return Some(Kept::Record(Delivery { target, event: value, attributes, trace_id, lineage }));
     }
     let invocation = Invocation {
         function,
@@ -267,6 +301,7 @@ pub(super) fn decode(mut value: Bytes) -> Option<Kept> {
 mod tests {
     use super::*;
     use crate::tests::fixtures::{invocation, reference};
+    use model::Attribute;
     use proptest::prelude::*;
 
     fn pending(failures: u32, refusals: u32) -> Pending {
@@ -274,7 +309,12 @@ mod tests {
     }
 
     fn next(pending: &Pending, tried: Try, now_ms: u64, rules: &EventRules) -> Next {
-        after(pending, tried, now_ms, rules, &AsyncConfig::default())
+        let terms = Terms { rules: Arc::new(rules.clone()), dead_letters: None };
+        after(pending, tried, now_ms, &terms, &AsyncConfig::default())
+    }
+
+    fn with_letters(rules: EventRules) -> Terms {
+        Terms { rules: Arc::new(rules), dead_letters: Some("q".into()) }
     }
 
     fn retry(seconds: u64, failures: u32, refusals: u32) -> Next {
@@ -330,22 +370,44 @@ mod tests {
         let end = Next::End(Condition::ZeroReservedConcurrency);
         assert_eq!(next(&pending(0, 0), Try::Closed, 1_000, &told), end);
         assert_eq!(next(&pending(0, 0), Try::Closed, 1_000, &EventRules::default()), retry(1, 0, 1));
+        let letters = with_letters(EventRules::default());
+        assert_eq!(after(&pending(0, 0), Try::Closed, 1_000, &letters, &AsyncConfig::default()), end);
         let throttled =
             Err(InvokeError::Throttled(model::ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded));
         assert_eq!((Try::of(&throttled, Some(0)), Try::of(&throttled, Some(1))), (Try::Closed, Try::Refused));
     }
 
     #[test]
+    fn only_a_function_that_is_not_there_is_gone() {
+        let of = |error| Try::of(&Err(error), None);
+        assert_eq!(of(InvokeError::NotFound("arn".into())), Try::Gone);
+        for error in [
+            InvokeError::Unfit("no"),
+            InvokeError::PayloadNotJson("no".into()),
+            InvokeError::PayloadTooLarge { size: 2, kind: "Event", limit: 1 },
+        ] {
+            assert_eq!(of(error), Try::Unfit);
+        }
+        let rules = EventRules::default();
+        assert_eq!(next(&pending(0, 0), Try::Unfit, 1_000, &rules), Next::End(Condition::InvalidRequest));
+        assert!(matches!(next(&pending(0, 0), Try::Gone, 1_000, &rules), Next::Drop(_)));
+    }
+
+    #[test]
     fn success_and_failure_have_targets_of_their_own() {
         let rules = EventRules { on_success: Some("s".into()), on_failure: Some("f".into()), ..EventRules::default() };
-        assert_eq!(Condition::Success.target(&rules), Some("s"));
+        let terms = with_letters(rules);
+        assert_eq!(Condition::Success.target(&terms), Some("s"));
+        assert_eq!(Condition::Success.dead_letters(&terms), None);
         for failure in [
             Condition::RetriesExhausted,
             Condition::EventAgeExceeded,
             Condition::ZeroReservedConcurrency,
             Condition::RecursiveLoop,
+            Condition::InvalidRequest,
         ] {
-            assert_eq!(failure.target(&rules), Some("f"));
+            assert_eq!((failure.target(&terms), failure.dead_letters(&terms)), (Some("f"), Some("q")));
+            assert_eq!(failure.dead_letters(&Terms::default()), None);
         }
     }
 
@@ -363,9 +425,16 @@ mod tests {
             (&kept.request_id, &kept.payload, &kept.trace_id)
         );
         assert_eq!((back.trigger, &from), (Trigger::AsyncQueue, &lineage));
-        let record = Delivery { target: "arn".into(), event: "{}".into(), trace_id: kept.trace_id, lineage };
-        let value = encode_record(&kept.function, &kept.request_id, &record);
-        assert!(matches!(decode(value), Some(Kept::Record(back)) if back == record));
+        let letter = Attributes::from([
+            ("ErrorCode".to_owned(), Attribute::Number(200)),
+            ("RequestID".to_owned(), Attribute::Text("id-1".into())),
+        ]);
+        for attributes in [Attributes::new(), letter] {
+            let (trace_id, lineage) = (kept.trace_id.clone(), lineage.clone());
+            let record = Delivery { target: "arn".into(), event: "{}".into(), attributes, trace_id, lineage };
+            let value = encode_record(&kept.function, &kept.request_id, &record);
+            assert!(matches!(decode(value), Some(Kept::Record(back)) if back == record));
+        }
     }
 
     proptest! {
@@ -382,6 +451,7 @@ mod tests {
             took_ms in 0u64..5_000,
         ) {
             let (rules, config) = (rules(retries, age_s), AsyncConfig::default());
+            let terms = with_letters(rules.clone());
             let mut pending = pending(0, 0);
             let mut now_ms = pending.accepted_ms;
             let mut tries = fails.into_iter().chain(std::iter::repeat(true));
@@ -389,7 +459,7 @@ mod tests {
                 prop_assert!(left(&pending, now_ms, &rules, &config).is_some(), "it is tried although it is too old");
                 now_ms += took_ms;
                 let tried = if tries.next() == Some(true) { Try::Failed } else { Try::Refused };
-                match after(&pending, tried, now_ms, &rules, &config) {
+                match after(&pending, tried, now_ms, &terms, &config) {
                     Next::Retry { wait, failures, refusals } => {
                         now_ms += u64::try_from(wait.as_millis()).unwrap();
                         pending = Pending { failures, refusals, ..pending };

@@ -7,15 +7,16 @@
 //! Invariants
 //!   1. `accept` returns after the event is on disk.
 //!   2. Whoever runs an event holds its lease, a key of its own; ending or moving it succeeds only for the holder.
-//!   3. An event leaves the store only when it has succeeded or is given up; where its end has a destination, a record
-//!      takes its place in the same transaction, and leaves when the destination has it. A process that dies leaves its
-//!      leases; the next one takes them over (`sole_node`), or others do when they end.
+//!   3. An event leaves the store only when it has succeeded or is given up; where somebody is told of its end, the
+//!      record and the dead letter take its place in the same transaction, and each leaves when its target has it. A process
+//!      that dies leaves its leases; the next one takes them over (`sole_node`), or others do when they end.
 //!   4. No function and no account holds so many slots that it stops the others (`slots`); and no function more than its
 //!      reserved concurrency, since the rest would only be refused and wait ever longer for another try.
 //!
-//! An event that is given up and has no destination leaves a line in the server's log. Not here: who may be a
+//! An event that is given up and that nobody is told of leaves a line in the server's log. Not here: who may be a
 //! destination; whoever takes the rules says that. Start reading at `accept`, then `worker::run`.
 
+mod dead_letters;
 mod deliver;
 mod event;
 mod keys;

@@ -12,6 +12,7 @@ use model::{EventRules, FunctionRef, Invocation, InvokeError, Lineage, RequestId
 use store::{Entry, Range, Txn};
 use tokio::time::sleep;
 
+use super::dead_letters::terms;
 use super::deliver::{End, deliver, finish, is_loop};
 use super::event::{self, Condition, Kept, Next, Pending, Try};
 use super::{AsyncQueue, Claim, encode, keys, share};
@@ -28,9 +29,9 @@ const DEEP_EVERY_US: u64 = 1_000_000;
 /// Leases that are taken over in one commit.
 const TAKE_OVER_ROWS: usize = 200;
 /// How long to wait after the store failed.
-const STORE_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// How often the end of an event is tried to be written.
-const END_TRIES: u32 = 5;
+pub(super) const END_TRIES: u32 = 5;
 
 /// Runs due events until the engine closes.
 pub(crate) async fn work(core: Arc<Core>) {
@@ -218,7 +219,8 @@ async fn handle(core: &Arc<Core>, invocation: Invocation, lineage: &Lineage, pen
     let ends = |condition, tried| End { invocation: &invocation, lineage, pending, lease, condition, tried };
     let Some(rules) = rules(core, &pending.function).await else { return };
     if event::left(pending, core.clock.now_ms(), &rules, &queue.config).is_none() {
-        return finish(core, &rules, ends(Condition::EventAgeExceeded, None)).await;
+        let Some(terms) = terms(core, &pending.function, None).await else { return };
+        return finish(core, &terms, ends(Condition::EventAgeExceeded, None)).await;
     }
     queue.metrics.begun(&pending.function, core.clock.now_ms(), pending.accepted_ms);
     let result = if is_loop(core, &pending.function, lineage).await {
@@ -235,14 +237,12 @@ async fn handle(core: &Arc<Core>, invocation: Invocation, lineage: &Lineage, pen
         _ => None,
     };
     // What holds now, as the call may have taken long.
-    let Some(rules) = self::rules(core, &pending.function).await else { return };
+    let Some(terms) = terms(core, &pending.function, Some(&result)).await else { return };
     let tried = Try::of(&result, reserved);
     let now_ms = core.clock.now_ms();
     let id = &invocation.request_id.0;
-    match event::after(pending, tried, now_ms, &rules, &queue.config) {
-        Next::End(condition) => {
-            finish(core, &rules, ends(condition, Some((tried, result.as_ref().ok())))).await;
-        }
+    match event::after(pending, tried, now_ms, &terms, &queue.config) {
+        Next::End(condition) => finish(core, &terms, ends(condition, Some((tried, &result)))).await,
         Next::Drop(reason) => {
             queue.metrics.dropped(&pending.function, now_ms, reason);
             give_up(queue, id, lease, reason).await;
@@ -259,7 +259,7 @@ async fn handle(core: &Arc<Core>, invocation: Invocation, lineage: &Lineage, pen
 }
 
 /// The rules that hold now. Nothing: they cannot be read, and the event runs again when its lease ends.
-async fn rules(core: &Core, function: &FunctionRef) -> Option<Arc<EventRules>> {
+pub(super) async fn rules(core: &Core, function: &FunctionRef) -> Option<Arc<EventRules>> {
     for attempt in 1..=END_TRIES {
         match core.catalog.event_rules(function).await {
             Ok(rules) => return Some(rules),

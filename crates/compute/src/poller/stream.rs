@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::ports::{EventSource, target_of};
 use model::{
-    Delivery, DeliveryError, Lineage, Position, RequestId, Shard, SourceError, SourceFacts, SourceRecord, Take, Taken,
+    Attributes, Delivery, DeliveryError, Lineage, Position, RequestId, Shard, SourceError, SourceFacts, SourceRecord,
+    Take, Taken,
 };
 use store::{Range, Txn};
 use tokio::task::JoinSet;
@@ -402,7 +403,8 @@ impl ShardLoop {
             records: &given_up.records,
             payload: event.as_deref(),
         });
-        let delivery = Delivery { target: arn.clone(), event, trace_id: None, lineage: Lineage::new() };
+        let (target_arn, attributes) = (arn.clone(), Attributes::new());
+        let delivery = Delivery { target: target_arn, event, attributes, trace_id: None, lineage: Lineage::new() };
         match target.deliver(delivery).await {
             Ok(()) => Done::GaveUp,
             Err(DeliveryError::Refused(reason)) => lost(&reason),

@@ -12,33 +12,33 @@ use store::Range;
 
 use super::fixtures::{World, invocation, reference};
 
-const QUEUE: &str = "arn:aws:sqs:us-east-1:000000000000:q";
+pub(super) const QUEUE: &str = "arn:aws:sqs:us-east-1:000000000000:q";
 
-fn function_arn(name: &str) -> String {
+pub(super) fn function_arn(name: &str) -> String {
     reference(name).arn()
 }
 
-fn qualified(name: &str, qualifier: Option<&str>) -> FunctionRef {
+pub(super) fn qualified(name: &str, qualifier: Option<&str>) -> FunctionRef {
     FunctionRef { qualifier: qualifier.map(str::to_owned), ..reference(name) }
 }
 
-fn rule(world: &World, function: FunctionRef, rules: EventRules) {
+pub(super) fn rule(world: &World, function: FunctionRef, rules: EventRules) {
     world.catalog.rules.lock().insert(function, rules);
 }
 
-fn told(on_success: Option<&str>, on_failure: Option<&str>) -> EventRules {
+pub(super) fn told(on_success: Option<&str>, on_failure: Option<&str>) -> EventRules {
     let arn = |text: Option<&str>| text.map(str::to_owned);
     EventRules { on_success: arn(on_success), on_failure: arn(on_failure), ..EventRules::default() }
 }
 
-async fn send(world: &World, function: FunctionRef, id: &str) {
+pub(super) async fn send(world: &World, function: FunctionRef, id: &str) {
     let mut event = invocation(function.name.as_str(), id, "{\"n\":1}");
     (event.function, event.kind) = (function, InvocationKind::Event);
     event.trace_id = Some("Root=1".into());
     world.engine.accept(event).await.unwrap();
 }
 
-async fn until_empty(world: &World) {
+pub(super) async fn until_empty(world: &World) {
     let kept = async || world.store.range(&Range::prefix(&b"a"[..])).await.unwrap().entries.len();
     for _ in 0..100_000 {
         if kept().await == 0 {

@@ -50,6 +50,7 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         reserved_concurrency: None,
         snap_start: false,
         allows_recursion: false,
+        dead_letters: None,
         per_tenant: false,
         program: false,
         file_system: None,
@@ -203,6 +204,8 @@ pub(crate) struct Queues {
     pub(crate) answers: Mutex<Vec<DeliveryError>>,
     /// Whether deliveries hang, as in a process that is about to die.
     pub(crate) hangs: AtomicBool,
+    /// The queue whose deliveries alone hang.
+    pub(crate) hanging: Mutex<Option<String>>,
 }
 
 #[async_trait]
@@ -220,7 +223,8 @@ impl EventTarget for Queues {
     }
 
     async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
-        if self.hangs.load(Ordering::SeqCst) {
+        let hangs = self.hangs.load(Ordering::SeqCst) || self.hanging.lock().as_ref() == Some(&delivery.target);
+        if hangs {
             std::future::pending::<()>().await;
         }
         if let Some(error) = self.answers.lock().pop() {

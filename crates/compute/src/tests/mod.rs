@@ -5,6 +5,7 @@
 
 mod code_caches;
 mod custom_runtimes;
+mod dead_letters;
 mod destinations;
 mod events;
 mod extensions;

@@ -17,8 +17,6 @@ use super::{alias, error};
 
 /// Services that AWS delivers records to; the last one those of failures only.
 const DESTINATIONS: &[&str] = &["lambda", "sqs", "sns", "events", "s3"];
-/// Services that a dead-letter queue may belong to.
-const DEAD_LETTERS: &[&str] = &["sqs", "sns"];
 
 /// What PutFunctionEventInvokeConfig set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +97,8 @@ impl Wanted {
     }
 }
 
-fn is_of(arn: &str, services: &[&str]) -> bool {
+/// Whether it is an ARN of one of these services.
+pub(super) fn is_of(arn: &str, services: &[&str]) -> bool {
     arn.starts_with("arn:") && arn.split(':').nth(2).is_some_and(|service| services.contains(&service))
 }
 
@@ -115,23 +114,20 @@ async fn check_destination(arn: &str, function: &FunctionRef, targets: &[Arc<dyn
             return Err(error::invalid("You can't specify the function as a destination for itself."));
         }
     }
+    if is_fifo(arn) {
+        return Err(invalid());
+    }
     let Some(target) = target_of(targets, arn) else { return Err(no_service(arn, "the destination")) };
     if target.has(arn).await { Ok(()) } else { Err(invalid()) }
 }
 
-/// Refuses a dead-letter queue, as no service here has any; an empty ARN means none.
-pub(super) fn check_dead_letters(call: &Call) -> Result<(), Error> {
-    let arn = call.input.pointer("/DeadLetterConfig/TargetArn").and_then(Value::as_str);
-    let Some(arn) = arn.filter(|arn| !arn.is_empty()) else { return Ok(()) };
-    if !is_of(arn, DEAD_LETTERS) {
-        return Err(error::invalid(format!(
-            "The dead-letter target {arn} is neither an Amazon SQS queue nor an Amazon SNS topic."
-        )));
-    }
-    Err(no_service(arn, "DeadLetterConfig.TargetArn"))
+/// Whether a queue or topic keeps an order. Lambda writes to no such.
+pub(super) fn is_fifo(arn: &str) -> bool {
+    is_of(arn, &["sqs", "sns"]) && arn.ends_with(".fifo")
 }
 
-fn no_service(arn: &str, what: &str) -> Error {
+/// Refuses what belongs to a service that is not here.
+pub(super) fn no_service(arn: &str, what: &str) -> Error {
     let service = arn.split(':').nth(2).unwrap_or_default();
     Error::not_implemented(format_args!(
         "{what} {arn}: the service {service} does not exist here yet. A function can be told of events that fail: name \

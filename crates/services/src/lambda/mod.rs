@@ -21,6 +21,7 @@
 mod alias;
 mod catalog;
 mod code_signing;
+mod dead_letters;
 mod error;
 mod event_config;
 mod file_systems;
@@ -218,7 +219,7 @@ impl Service for LambdaService {
             self.check_role(&call).await?;
         }
         match call.operation {
-            "CreateFunction" => self.deployed(&call, ops::create::run(functions, &call).await),
+            "CreateFunction" => self.deployed(&call, ops::create::run(functions, &self.targets, &call).await),
             "GetFunction" => self.with_snapshot(&call, ops::read::get(functions, &call).await, false),
             "GetFunctionConfiguration" => {
                 self.with_snapshot(&call, ops::read::configuration(functions, &call).await, false)
@@ -233,7 +234,9 @@ impl Service for LambdaService {
             "ListAliases" => ops::aliases::list(functions, &call).await,
             "GetAccountSettings" => ops::read::account(functions, &call).await,
             "UpdateFunctionCode" => self.deployed(&call, ops::update::code(functions, &call).await),
-            "UpdateFunctionConfiguration" => self.deployed(&call, ops::update::configuration(functions, &call).await),
+            "UpdateFunctionConfiguration" => {
+                self.deployed(&call, ops::update::configuration(functions, &self.targets, &call).await)
+            }
             "DeleteFunction" => ops::delete::run(functions, &call).await,
             "Invoke" => ops::invoke::run(functions, &*self.invoker, call).await,
             "InvokeAsync" => ops::invoke::asynchronously(functions, &*self.invoker, call).await,

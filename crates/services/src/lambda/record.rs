@@ -304,6 +304,9 @@ pub(super) struct Settings {
     /// `TenancyConfig.TenantIsolationMode` is `PER_TENANT`. Never changes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) per_tenant: bool,
+    /// `DeadLetterConfig.TargetArn`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dead_letters: Option<String>,
     /// `Layers`, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) layers: Vec<LayerUse>,
@@ -447,6 +450,7 @@ impl FunctionRecord {
             egress: self.egress(settings),
             snap_start: settings.begins_from_snapshot(id),
             allows_recursion: self.allows_recursion,
+            dead_letters: settings.dead_letters.clone(),
             per_tenant: settings.per_tenant,
             program: version.is_program(),
             file_system: settings.file_system.clone(),

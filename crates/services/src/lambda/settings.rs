@@ -1,7 +1,8 @@
 //! The configuration of a function as a client asks for it: defaults, limits and refusals. Pure.
 //!
 //! The wire has checked types, lengths and patterns before; here are the limits that are tighter than the model's, the
-//! rules between fields, and the values that the platform cannot honour. Not here: layers, which `layers` looks up.
+//! rules between fields, and the values that the platform cannot honour. Not here: layers, which `layers` looks up, and whether
+//! the target of dead letters is there (`dead_letters`).
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::record::{ImageOverrides, Settings};
 use super::vpc::VpcRecord;
-use super::{Config, error, event_config, file_systems, name, view};
+use super::{Config, dead_letters, error, file_systems, name, view};
 
 /// Members that both CreateFunction and UpdateFunctionConfiguration may carry and that are looked at here.
 pub(super) const HONOURED: &[&str] = &[
@@ -126,6 +127,7 @@ pub(super) fn created(call: &Call, host: &Config) -> Result<Settings, Error> {
         file_system: None,
         image: None,
         per_tenant: call.input.pointer("/TenancyConfig/TenantIsolationMode").is_some_and(Value::is_string),
+        dead_letters: None,
         layers: Vec::new(),
     };
     let settings = updated(&settings, call, host)?;
@@ -134,8 +136,10 @@ pub(super) fn created(call: &Call, host: &Config) -> Result<Settings, Error> {
 
 /// Existing settings with what the call sends in place of what was there.
 pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result<Settings, Error> {
-    event_config::check_dead_letters(call)?;
     let mut next = settings.clone();
+    if let Some(wanted) = dead_letters::wanted(call)? {
+        next.dead_letters = wanted;
+    }
     next.image = image_config(call, settings)?;
     if let Some(runtime) = call.text("Runtime") {
         next.runtime = runtime_of(runtime)?;

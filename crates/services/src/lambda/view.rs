@@ -75,6 +75,9 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
     if let Some(vpc) = &settings.vpc {
         shown["VpcConfig"] = vpc.shown(function);
     }
+    if let Some(target) = &settings.dead_letters {
+        shown["DeadLetterConfig"] = json!({"TargetArn": target});
+    }
     if let Some(file_system) = &settings.file_system {
         shown["FileSystemConfigs"] = file_systems::shown(file_system);
     }

@@ -3,8 +3,11 @@
 //! Order: what the call asks for is checked whole, then the package, then the bytes are kept, then one transaction
 //! makes the function. A failure after the bytes were kept removes them again.
 
+use std::sync::Arc;
+
 use aws::{Call, Error, Reply};
 use model::FunctionRef;
+use model::ports::EventTarget;
 use serde_json::Value;
 use store::Txn;
 
@@ -13,7 +16,7 @@ use crate::lambda::image::{Code, Uploads};
 use crate::lambda::layer::{self, LayerVersionRef};
 use crate::lambda::packages::{Claim, Users};
 use crate::lambda::record::{FunctionRecord, Settings, VersionId, VersionRecord};
-use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, provisioned, settings, view};
+use crate::lambda::{ATTEMPTS, Functions, dead_letters, encoded, error, keys, name, provisioned, settings, view};
 
 const HONOURED: &[&str] = &[
     "FunctionName",
@@ -27,7 +30,11 @@ const HONOURED: &[&str] = &[
 ];
 
 /// CreateFunction.
-pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result<Reply, Error> {
+pub(in crate::lambda) async fn run(
+    functions: &Functions,
+    targets: &[Arc<dyn EventTarget>],
+    call: &Call,
+) -> Result<Reply, Error> {
     call.honours(&[HONOURED, settings::HONOURED].concat())?;
     let function = name::of_call(call)?;
     if function.qualifier.is_some() {
@@ -45,6 +52,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result
     if is_image && signing.is_some() {
         return Err(error::invalid("Code signing is not supported for functions with PackageType Image."));
     }
+    dead_letters::check(call, targets).await?;
     let code = super::code_of(functions, &call.input["Code"], is_image).await?;
     let mut record = FunctionRecord::new(version(functions, settings, &code), tags);
     provisioned::check_tenants(&record)?;

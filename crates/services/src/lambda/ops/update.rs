@@ -3,8 +3,11 @@
 //! Both replace `$LATEST` in one transaction that also moves the packages' users, so that a crash leaves either version
 //! whole. The package that was replaced stays readable for a while: environments are starting from it.
 
+use std::sync::Arc;
+
 use aws::{Call, Error, Reply};
 use model::FunctionRef;
+use model::ports::EventTarget;
 use store::Txn;
 
 use crate::lambda::image::{Code, Uploads};
@@ -12,7 +15,7 @@ use crate::lambda::layer;
 use crate::lambda::packages::{Claim, Users};
 use crate::lambda::record::{FunctionRecord, VersionId, VersionRecord};
 use crate::lambda::versions::existing_in;
-use crate::lambda::{ATTEMPTS, Functions, encoded, error, keys, name, settings, view};
+use crate::lambda::{ATTEMPTS, Functions, dead_letters, encoded, error, keys, name, settings, view};
 
 const CODE: &[&str] = &[
     "FunctionName",
@@ -106,10 +109,19 @@ async fn commit(
 }
 
 /// UpdateFunctionConfiguration.
-pub(in crate::lambda) async fn configuration(functions: &Functions, call: &Call) -> Result<Reply, Error> {
+pub(in crate::lambda) async fn configuration(
+    functions: &Functions,
+    targets: &[Arc<dyn EventTarget>],
+    call: &Call,
+) -> Result<Reply, Error> {
     call.honours(&[CONFIGURATION, settings::HONOURED].concat())?;
     let function = name::unqualified(call)?;
     let layers = layer::wanted(call)?;
+    if dead_letters::wanted(call)?.flatten().is_some() {
+        // That the function is not there, or is another by now, is said first.
+        check_revision(call, &functions.existing(&function).await?)?;
+        dead_letters::check(call, targets).await?;
+    }
     let key = keys::function(&function);
     for _ in 0..ATTEMPTS {
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;

@@ -118,8 +118,10 @@ async fn what_cannot_be_is_refused() {
     // A service that is there takes what it has.
     let queue = json!({"OnFailure": destination("arn:aws:sqs:us-east-1:000000000000:there")});
     platform.ok("PutFunctionEventInvokeConfig", json!({"FunctionName": "f", "DestinationConfig": queue})).await;
-    let (_, _, message) = put(json!({"OnFailure": destination("arn:aws:sqs:us-east-1:000000000000:gone")})).await;
-    assert_eq!(message, "The destination ARN arn:aws:sqs:us-east-1:000000000000:gone is invalid.");
+    for wrong in ["arn:aws:sqs:us-east-1:000000000000:gone", "arn:aws:sns:us-east-1:000000000000:t.fifo"] {
+        let (status, _, message) = put(json!({"OnFailure": destination(wrong)})).await;
+        assert_eq!((status, message), (400, format!("The destination ARN {wrong} is invalid.")));
+    }
 }
 
 #[tokio::test]
@@ -156,19 +158,81 @@ async fn every_qualifier_has_its_own_and_it_goes_with_it() {
     assert_eq!(rules(&platform, "f").await, EventRules::default());
 }
 
+const THERE: &str = "arn:aws:sqs:us-east-1:000000000000:there";
+
+fn letters(arn: &str) -> Value {
+    json!({"TargetArn": arn})
+}
+
+/// Where events of a reference go that are given up.
+async fn dead_letters(platform: &Platform, name: &str) -> Option<String> {
+    platform.functions.version(&reference(name)).await.unwrap().dead_letters.clone()
+}
+
 #[tokio::test]
-async fn a_dead_letter_queue_is_refused_loudly_and_none_is_none() {
+async fn a_dead_letter_target_is_a_setting_of_a_version() {
     let platform = Platform::new();
-    let with_target = |arn: &str| with(creation("f"), "DeadLetterConfig", json!({"TargetArn": arn}));
-    let (status, code, message) =
-        platform.fails("CreateFunction", with_target("arn:aws:sqs:us-east-1:000000000000:q")).await;
+    let made = platform.ok("CreateFunction", with(creation("f"), "DeadLetterConfig", letters(THERE))).await;
+    assert_eq!(made["DeadLetterConfig"], letters(THERE));
+    assert_eq!(platform.publish("f", "two").await["DeadLetterConfig"], letters(THERE));
+    let update = async |member: &str, value: Value| {
+        let input = with(json!({"FunctionName": "f"}), member, value);
+        platform.ok("UpdateFunctionConfiguration", input).await.get("DeadLetterConfig").cloned()
+    };
+    assert_eq!(update("Description", json!("other")).await, Some(letters(THERE)), "what is not said stays");
+    for none in [json!({}), letters("")] {
+        assert_eq!(update("DeadLetterConfig", letters(THERE)).await, Some(letters(THERE)));
+        assert_eq!(dead_letters(&platform, "f").await.as_deref(), Some(THERE));
+        assert_eq!(update("DeadLetterConfig", none).await, None);
+        assert_eq!(dead_letters(&platform, "f").await, None);
+    }
+    assert_eq!(
+        dead_letters(&platform, "f:1").await.as_deref(),
+        Some(THERE),
+        "a version keeps what it was published with"
+    );
+    let shown = async |qualifier: &str| {
+        let input = json!({"FunctionName": "f", "Qualifier": qualifier});
+        let alone = platform.ok("GetFunctionConfiguration", input.clone()).await;
+        let whole = platform.ok("GetFunction", input).await;
+        assert_eq!(alone.get("DeadLetterConfig"), whole["Configuration"].get("DeadLetterConfig"));
+        alone.get("DeadLetterConfig").cloned()
+    };
+    assert_eq!((shown("1").await, shown("$LATEST").await), (Some(letters(THERE)), None));
+    let listed = platform.ok("ListVersionsByFunction", json!({"FunctionName": "f"})).await;
+    assert_eq!(listed["Versions"][1]["DeadLetterConfig"], letters(THERE));
+    // It is a change, so that there is something to publish.
+    let published = platform.ok("PublishVersion", json!({"FunctionName": "f"})).await;
+    assert_eq!((&published["Version"], published.get("DeadLetterConfig")), (&json!("2"), None));
+}
+
+#[tokio::test]
+async fn a_dead_letter_target_that_cannot_be_is_refused_and_leaves_nothing() {
+    let platform = Platform::new();
+    let absent = "arn:aws:sns:us-east-1:000000000000:t";
+    let wrong = ["arn:aws:s3:::b", "arn:aws:sqs:us-east-1:000000000000:gone", &format!("{THERE}.fifo")];
+    let create =
+        async |arn: &str| platform.fails("CreateFunction", with(creation("f"), "DeadLetterConfig", letters(arn))).await;
+    for arn in wrong {
+        let (status, code, message) = create(arn).await;
+        assert_eq!((status, code.as_str()), (400, "InvalidParameterValueException"), "{arn}");
+        assert!(message.contains(arn), "{message}");
+    }
+    let (status, code, message) = create(absent).await;
     assert_eq!((status, code.as_str()), (501, "NotImplementedException"));
-    assert!(message.contains("the service sqs does not exist here yet"), "{message}");
-    let (status, ..) = platform.fails("CreateFunction", with_target("arn:aws:s3:::b")).await;
-    assert_eq!(status, 400);
-    let made = platform.ok("CreateFunction", with_target("")).await;
+    assert!(message.contains("the service sns does not exist here yet"), "{message}");
+    assert_eq!(platform.everything().await, (0, 0));
+
+    let update = async |name: &str, arn: &str| {
+        let input = json!({"FunctionName": name, "DeadLetterConfig": letters(arn)});
+        platform.fails("UpdateFunctionConfiguration", input).await.0
+    };
+    assert_eq!(update("f", absent).await, 404, "there is no such function");
+    let made = platform.ok("CreateFunction", with(creation("f"), "DeadLetterConfig", letters(""))).await;
     assert_eq!(made.get("DeadLetterConfig"), None);
-    let update =
-        json!({"FunctionName": "f", "DeadLetterConfig": {"TargetArn": "arn:aws:sns:us-east-1:000000000000:t"}});
-    assert_eq!(platform.fails("UpdateFunctionConfiguration", update).await.0, 501);
+    for arn in wrong {
+        assert_eq!(update("f", arn).await, 400, "{arn}");
+    }
+    assert_eq!(update("f", absent).await, 501);
+    assert_eq!(dead_letters(&platform, "f").await, None);
 }

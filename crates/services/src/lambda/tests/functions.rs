@@ -144,9 +144,9 @@ async fn what_is_not_here_is_refused_by_its_name() {
         (
             "DeadLetterConfig",
             json!({"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}),
-            501,
-            absent,
-            "DeadLetterConfig",
+            400,
+            invalid,
+            "does not exist",
         ),
         ("VpcConfig", json!({"SubnetIds": ["subnet-1"]}), 400, invalid, "VpcConfig needs at least one"),
         (
