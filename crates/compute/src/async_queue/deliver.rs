@@ -76,9 +76,10 @@ pub(super) async fn finish(core: &Arc<Core>, terms: &Terms, ending: End<'_>) {
     if !ended.await {
         return;
     }
-    let deliver = async |id: &RequestId, delivery: Option<Delivery>| match delivery {
-        Some(delivery) => deliver(core, id, &pending, &keys::held(until_ms, &id.0), delivery).await,
-        None => {}
+    let deliver = async |id: &RequestId, delivery: Option<Delivery>| {
+        if let Some(delivery) = delivery {
+            deliver(core, id, &pending, &keys::held(until_ms, &id.0), delivery).await;
+        }
     };
     // Beside each other: neither waits for the other's target.
     tokio::join!(deliver(id, record), deliver(of_letter, letter));
