@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -24,6 +24,8 @@ use services::lambda::{self, Functions, LambdaService};
 use services::logs::Logs;
 use services::sts::Sts;
 use store::{MemoryBlobs, MemoryStore};
+
+mod shown;
 
 struct Nobody;
 
@@ -85,9 +87,32 @@ async fn every_operation_that_the_wire_decodes_is_answered() {
     assert!(missing.is_empty(), "the wire decodes what no service does:\n{}", missing.join("\n"));
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+#[test]
+fn names_are_written_as_clients_write_them() {
+    let written = |name| (shown::words(name, '_'), shown::words(name, '-'));
+    assert_eq!(written("CreateFunctionUrlConfig").0, "create_function_url_config");
+    assert_eq!(written("GetLayerVersionByArn").1, "get-layer-version-by-arn");
+    assert_eq!(written("ListSAMLProviders").0, "list_saml_providers");
+}
+
+#[test]
+fn every_operation_of_lambda_is_shown_by_a_test_of_its_own() {
+    let tests = shown::Tests::read(&root());
+    let supported = aws::catalogue().filter(|(service, operation)| *service == "lambda" && operation.io.is_some());
+    let unshown: Vec<&str> = supported
+        .map(|(_, operation)| operation.name)
+        .filter(|name| !tests.of("lambda", name).iter().any(|place| place.contains("::")))
+        .collect();
+    assert!(unshown.is_empty(), "no test calls {unshown:?}");
+}
+
 #[test]
 fn the_matrix_is_fresh() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/compatibility.md");
+    let path = root().join("docs/compatibility.md");
     let fresh = matrix();
     if std::env::var_os("DUNLIN_UPDATE").is_some() {
         std::fs::write(&path, &fresh).unwrap();
@@ -118,6 +143,7 @@ fn matrix() -> String {
         writeln!(page, "\nRefused: {}.", if refused.is_empty() { "nothing".to_owned() } else { refused.join(", ") })
             .unwrap();
     }
+    write_tests(&mut page, &by_service);
     page.push_str("\n## Runtimes\n\n| runtime | run by | tested by |\n|---|---|---|\n");
     for (family, by, tests) in RUNTIMES {
         let all = model::runtime::ACCEPTED
@@ -145,6 +171,19 @@ fn matrix() -> String {
     }
     page.push_str(DIFFERENCES);
     page
+}
+
+/// Where each operation is seen at work by a real client; what none of these calls is tested in `crates` only.
+fn write_tests(page: &mut String, by_service: &BTreeMap<&str, (Vec<String>, Vec<String>)>) {
+    page.push_str("\n## Tests\n\n| service | operation | called by |\n|---|---|---|\n");
+    let tests = shown::Tests::read(&root());
+    for (service, (supported, _)) in by_service {
+        for operation in supported {
+            let of: Vec<String> = tests.of(service, operation).iter().map(|place| format!("`{place}`")).collect();
+            let of = if of.is_empty() { "tests in `crates`".to_owned() } else { of.join(", ") };
+            writeln!(page, "| {service} | {operation} | {of} |").unwrap();
+        }
+    }
 }
 
 /// What runs each family of runtimes, and where it is tested.
