@@ -99,7 +99,7 @@ pub struct EngineConfig {
 impl EngineConfig {
     /// Lambda's limits, and what a small machine carries.
     pub fn new(code_root: PathBuf) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         Self {
             code_root,
             account_concurrency: 1_000,
@@ -150,6 +150,13 @@ impl Default for StreamConfig {
     }
 }
 
+/// Events that a processor has at once at most: what runs beyond that only waits for it, in an environment of its own.
+const SLOTS_PER_CORE: usize = 128;
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Settings of the asynchronous queue.
 #[derive(Debug, Clone)]
 pub struct AsyncConfig {
@@ -173,7 +180,7 @@ pub struct AsyncConfig {
 impl Default for AsyncConfig {
     fn default() -> Self {
         Self {
-            slots: 1_000,
+            slots: (SLOTS_PER_CORE * cores()).min(1_000),
             retry_waits: vec![Duration::from_secs(60), Duration::from_secs(120)],
             refusal_wait_min: Duration::from_secs(1),
             refusal_wait_max: Duration::from_secs(300),

@@ -229,8 +229,8 @@ const DIFFERENCES: &str = "
   once. A destination is a function of the same account and region; queues, topics, buses and buckets are
   refused until their services exist. A record that is too large for its destination goes without its payloads. With a reserved
   concurrency of zero an event waits if nobody is told of its failure. An event that the function no longer takes, as one that is
-  without a tenant, ends at once with the condition `InvalidRequest`. As many events run at once on a node as an account may have calls;
-  a function has at most two fifths of that for its events. What Lambda's metrics tell of them, `dunlin events` tells, and `GET /_dunlin/events`.
+  without a tenant, ends at once with the condition `InvalidRequest`. A node runs 128 events at once for each processor, and
+  at most a thousand; a function has at most two fifths of that for its events. What Lambda's metrics tell of them, `dunlin events` tells, and `GET /_dunlin/events`.
 - **Dead-letter queues** (`DeadLetterConfig`) are a setting of each version and work as soon as the services of queues and topics
   come; until then they are refused, in words that name the service. A letter is the event with `RequestID`, `ErrorCode` and
   `ErrorMessage`, at least once, beside the record of the same end. Its target is that of the version that ran last. One that is too
