@@ -23,6 +23,7 @@ mod tables;
 mod throttling;
 mod transactions;
 mod ttl;
+mod updates;
 
 use std::sync::Arc;
 
