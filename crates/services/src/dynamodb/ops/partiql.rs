@@ -209,7 +209,7 @@ fn ranges(access: &Access<'_>, select: &Select) -> Result<Vec<Range>> {
         let equal = super::super::expression::condition::Comparator::Equal;
         let mut tests = vec![(hash.clone(), super::super::expression::key_condition::KeyTest::Compare(equal, value))];
         tests.extend(test.clone());
-        let range = query::plan(access, &tests)?.range;
+        let range = query::plan(access, &tests)?;
         Ok(if backwards { range.reversed() } else { range })
     };
     values.into_iter().map(range).collect()
