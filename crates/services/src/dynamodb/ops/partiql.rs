@@ -386,6 +386,7 @@ fn batch_error(error: Error) -> Json {
     let code = match &error {
         Error::ConditionFailed(_) => "ConditionalCheckFailed",
         Error::Duplicate => "DuplicateItem",
+        Error::InConflict => "TransactionConflict",
         Error::NotFound(_) => "ResourceNotFound",
         Error::Store(StoreError::Busy) => "ThrottlingError",
         Error::Refused("AccessDeniedException", _) => "AccessDenied",
