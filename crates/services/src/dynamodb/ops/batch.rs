@@ -170,7 +170,10 @@ impl WriteKind {
 
     fn locate(&self, table: &Table) -> Result<ItemKey> {
         match self {
-            Self::Put(item) => table.key_of_item(item),
+            Self::Put(item) => {
+                table.check_key_types(item)?;
+                table.key_of_item(item)
+            }
             Self::Delete(key) => table.key_of_request(key),
         }
     }
