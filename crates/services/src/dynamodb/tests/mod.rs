@@ -13,6 +13,7 @@ mod index_sequences;
 mod indexes;
 mod items;
 mod legacy;
+mod limits;
 mod pages;
 mod partiql;
 mod policies;
