@@ -30,7 +30,8 @@ impl Units {
 
     /// A read of that many bytes of an index, and of items of these sizes in the table that it led to.
     pub(super) fn of_index_read(index: &Index, bytes: usize, fetched: &[usize], consistent: bool) -> Self {
-        let table = fetched.iter().map(|bytes| read_units(*bytes, consistent)).sum();
+        // The sum of no floats is minus zero, which JSON shows.
+        let table = fetched.iter().fold(0.0, |sum, bytes| sum + read_units(*bytes, consistent));
         let mut units = Self { table, ..Self::default() };
         *units.of_index(index) = read_units(bytes, consistent);
         units

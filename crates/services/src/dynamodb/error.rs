@@ -10,6 +10,8 @@ use super::value::{Item, item_to_json};
 /// What table code returns.
 pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
 
+const IN_CONFLICT: &str = "Transaction is ongoing for the item";
+
 /// A refusal or a fault.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -58,9 +60,12 @@ pub(super) enum Error {
     /// Something DynamoDB has and Dunlin lacks.
     #[error("{0}")]
     NotImplemented(String),
-    /// The item changes faster than this call can decide.
-    #[error("The item is changed by others faster than this call could write it; try again")]
+    /// A record changes faster than this call can decide.
+    #[error("What the call changes is changed by others faster than it could write it; try again")]
     Contended,
+    /// The same of an item that a single write means.
+    #[error("{IN_CONFLICT}")]
+    InConflict,
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -81,6 +86,11 @@ pub(super) struct Reason {
 }
 
 impl Reason {
+    /// The item is changed by others faster than the transaction can decide.
+    pub(super) fn conflict() -> Self {
+        Self { code: "TransactionConflict", message: IN_CONFLICT.into(), item: None }
+    }
+
     fn to_json(&self) -> Json {
         let mut json = json!({ "Code": self.code, "Message": self.message });
         if let Some(item) = &self.item {
@@ -147,6 +157,7 @@ impl From<Error> for aws::Error {
             Error::Duplicate => Self::new(400, "DuplicateItemException", text),
             Error::TokenReused => Self::new(400, "IdempotentParameterMismatchException", text),
             Error::NotImplemented(what) => Self::not_implemented(what),
+            Error::InConflict => Self::new(400, "TransactionConflictException", text),
             Error::Contended => Self::new(500, "InternalServerError", text),
             Error::Store(store::Error::Busy) => Self::new(
                 400,

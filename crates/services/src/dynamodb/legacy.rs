@@ -14,7 +14,7 @@ use super::expression::condition::{Comparator, Condition, Operand};
 use super::expression::key_condition::KeyTest;
 use super::expression::path::{Path, Step};
 use super::expression::update::{Expression, Update};
-use super::value::AttributeValue;
+use super::value::{AttributeValue, check_name};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
 /// The operators, in the order in which messages list them.
@@ -205,17 +205,10 @@ fn condition(path: &Path, operator: &str, values: &[Arc<AttributeValue>]) -> Con
     }
 }
 
-/// True of attributes only that could contain such a value: what is not there does not lack it either.
+/// True of every attribute that is there and does not contain the value, whatever its type.
 fn not_contains(path: &Path, part: &Arc<AttributeValue>) -> Condition {
-    let types: &[&str] = match **part {
-        AttributeValue::N(_) => &["NS", "L"],
-        AttributeValue::B(_) => &["B", "BS", "L"],
-        _ => &["S", "SS", "L"],
-    };
-    let attribute = || Operand::Path(path.clone());
-    let could = types.iter().map(|kind| Condition::HasType(attribute(), (*kind).into())).collect();
-    let contains = Condition::Contains(attribute(), Operand::Value(Arc::clone(part)));
-    Condition::And(vec![Condition::Or(could), Condition::Not(Box::new(contains))])
+    let contains = Condition::Contains(Operand::Path(path.clone()), Operand::Value(Arc::clone(part)));
+    Condition::And(vec![Condition::Exists(path.clone()), Condition::Not(Box::new(contains))])
 }
 
 /// KeyConditions.
@@ -245,6 +238,7 @@ pub(super) fn key_conditions(map: &Map<String, Json>) -> Result<Vec<(String, Key
 pub(super) fn updates(map: &Map<String, Json>) -> Result<Update> {
     let mut update = Update { legacy: true, ..Update::default() };
     for (name, json) in map {
+        check_name(name)?;
         let action = json.get("Action").and_then(Json::as_str).unwrap_or("PUT");
         let value = json.get("Value").filter(|json| !json.is_null());
         let value = value.map(|json| AttributeValue::from_json(json).map(Arc::new)).transpose()?;

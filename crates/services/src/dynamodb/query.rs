@@ -9,22 +9,13 @@ use super::error::{Error, Result, invalid};
 use super::expression::condition::Comparator;
 use super::expression::key_condition::KeyTest;
 use super::table::KeyAttribute;
-use super::value::AttributeValue;
+use super::value::{AttributeValue, Item};
 
 /// Most bytes of items that one page reads.
 pub(super) const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// A query: its partition and its sort keys.
-#[derive(Debug)]
-pub(super) struct Plan {
-    /// Every key that fulfils the key condition, ascending.
-    pub(super) range: Range,
-    /// Whether the sort key was asked to equal something.
-    pub(super) single: bool,
-}
-
-/// Checks the key conditions against the keys and turns them into a range.
-pub(super) fn plan(access: &Access<'_>, tests: &[(String, KeyTest)]) -> Result<Plan> {
+/// Checks the key conditions against the keys and turns them into a range: every key that fulfils them, ascending.
+pub(super) fn plan(access: &Access<'_>, tests: &[(String, KeyTest)]) -> Result<Range> {
     if tests.is_empty() || tests.len() > 2 {
         return invalid("Conditions can be of length 1 or 2 only");
     }
@@ -40,12 +31,11 @@ pub(super) fn plan(access: &Access<'_>, tests: &[(String, KeyTest)]) -> Result<P
         return invalid("Query key condition not supported");
     };
     let Some(range) = access.range().filter(|_| tests.len() == 2) else {
-        return Ok(Plan { range: access.keys(partition, None)?, single: false });
+        return access.keys(partition, None);
     };
     let test = find(range).ok_or_else(|| missed(range))?;
     check_test(range, test)?;
-    let single = matches!(test, KeyTest::Compare(Comparator::Equal, _));
-    Ok(Plan { range: access.keys(partition, Some(test))?, single })
+    access.keys(partition, Some(test))
 }
 
 fn check_test(key: &KeyAttribute, test: &KeyTest) -> Result<()> {
@@ -72,17 +62,26 @@ fn check_test(key: &KeyAttribute, test: &KeyTest) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a query can go on beyond `start`.
-pub(super) fn check_start(access: &Access<'_>, plan: &Plan, tests: &[(String, KeyTest)], start: &[u8]) -> Result<()> {
-    if plan.range.contains(start) {
+/// Checks that a query that reads `range` can go on beyond `start`, which lies at `key`.
+pub(super) fn check_start(
+    access: &Access<'_>,
+    range: &Range,
+    tests: &[(String, KeyTest)],
+    start: &Item,
+    key: &[u8],
+) -> Result<()> {
+    if range.contains(key) {
         return Ok(());
     }
-    let has_sort_test = tests.iter().any(|(name, _)| access.range().is_some_and(|range| range.name == *name));
-    if !has_sort_test {
-        return invalid("The provided starting key is outside query boundaries based on provided conditions");
+    let sort = access.range().and_then(|sort| {
+        let (_, test) = tests.iter().find(|(name, _)| *name == sort.name)?;
+        Some((test, start.get(&sort.name)?))
+    });
+    match sort {
+        None => invalid("The provided starting key is outside query boundaries based on provided conditions"),
+        Some((test, value)) if test.holds(value) => {
+            invalid("The query can return at most one row and cannot be restarted")
+        }
+        Some(_) => invalid("The provided starting key does not match the range key predicate"),
     }
-    if plan.single {
-        return invalid("The query can return at most one row and cannot be restarted");
-    }
-    invalid("The provided starting key does not match the range key predicate")
 }

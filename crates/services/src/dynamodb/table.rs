@@ -20,7 +20,7 @@ use super::policy::Policy;
 use super::stream::Stream;
 use super::throughput::{OnDemand, UnitsChanged};
 use super::ttl::Ttl;
-use super::value::{AttributeValue, Item};
+use super::value::{AttributeValue, Item, check_item};
 
 /// Most bytes of a partition key.
 pub(super) const HASH_KEY_BYTES_MAX: usize = 2_048;
@@ -85,6 +85,9 @@ pub(super) struct Table {
     /// The greatest throughput while it is paid per request.
     #[serde(default)]
     pub(super) on_demand: OnDemand,
+    /// Since when it was paid per request before it got the units that it has.
+    #[serde(default)]
+    pub(super) paid_per_request_ms: Option<u64>,
     /// When its provisioned units were changed.
     #[serde(default)]
     pub(super) units_changed: UnitsChanged,
@@ -152,15 +155,15 @@ impl Table {
         format!("arn:aws:dynamodb:{}:{}:table/{}", self.region, self.account, self.name)
     }
 
+    /// Refuses an item without the key attributes, or with others of their names, in the words of keys.
+    pub(super) fn check_key_types(&self, item: &Item) -> Result<()> {
+        let fits = |key: &KeyAttribute| item.get(&key.name).is_some_and(|value| value.type_name() == key.kind);
+        if self.key_attributes().all(fits) { Ok(()) } else { Err(mismatch()) }
+    }
+
     /// The key of a request: exactly the key attributes.
     pub(super) fn key_of_request(&self, key: &Item) -> Result<ItemKey> {
-        let mismatch = || Error::validation("The provided key element does not match the schema");
-        for attribute in self.key_attributes() {
-            match key.get(&attribute.name) {
-                Some(value) if value.type_name() == attribute.kind => {}
-                _ => return Err(mismatch()),
-            }
-        }
+        self.check_key_types(key)?;
         if key.len() != self.key_attributes().count() {
             return Err(mismatch());
         }
@@ -199,8 +202,14 @@ impl Table {
             }
         }
         self.check_values(item)?;
-        index::check(self, item, index::Origin::Put)?;
+        self.check_item(item, index::Origin::Put)?;
         self.locate(item)
+    }
+
+    /// Refuses an item that cannot be stored here, whatever made it. Everything that writes an item asks this before.
+    pub(super) fn check_item(&self, item: &Item, origin: index::Origin<'_>) -> Result<()> {
+        check_item(item)?;
+        index::check(self, item, origin)
     }
 
     /// Checks content and size of the key attributes that are there.
@@ -250,7 +259,6 @@ impl Table {
 
     /// The place of an item whose key attributes were checked.
     fn locate(&self, item: &Item) -> Result<ItemKey> {
-        let mismatch = || Error::validation("The provided key element does not match the schema");
         let (hash, range) = self.key_parts(item).ok_or_else(mismatch)?;
         let partition = keys::partition(self.generation, &hash);
         Ok(ItemKey { store: keys::item(&partition, range.as_deref()), attributes: self.key_of(item) })
@@ -276,6 +284,7 @@ impl Table {
             indexes: Vec::new(),
             stream: None,
             on_demand: OnDemand::default(),
+            paid_per_request_ms: None,
             units_changed: UnitsChanged::default(),
             history: None,
             recovery: None,
@@ -314,9 +323,14 @@ impl Table {
             "TableId": self.id,
             "DeletionProtectionEnabled": self.deletion_protection,
         });
-        if let Billing::PayPerRequest { since_ms } = self.billing {
+        let summary = match self.billing {
+            Billing::PayPerRequest { since_ms } => Some(("PAY_PER_REQUEST", since_ms)),
+            // One that has always had units has none.
+            Billing::Provisioned { .. } => self.paid_per_request_ms.map(|since_ms| ("PROVISIONED", since_ms)),
+        };
+        if let Some((mode, since_ms)) = summary {
             description["BillingModeSummary"] =
-                json!({ "BillingMode": "PAY_PER_REQUEST", "LastUpdateToPayPerRequestDateTime": seconds(since_ms) });
+                json!({ "BillingMode": mode, "LastUpdateToPayPerRequestDateTime": seconds(since_ms) });
         }
         if let Some(restored) = &self.restored {
             description["RestoreSummary"] = restored.describe();
@@ -344,6 +358,10 @@ impl Table {
         }
         description
     }
+}
+
+fn mismatch() -> Error {
+    Error::validation("The provided key element does not match the schema")
 }
 
 impl Restored {

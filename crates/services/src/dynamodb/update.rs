@@ -4,8 +4,10 @@
 //!
 //! Invariants
 //!   1. Right-hand sides see the item as it was before the whole update.
-//!   2. Indexes of lists mean the list before the update: elements are removed last and from the end.
-//!   3. No intermediate value grows far beyond an item's size limit, whatever the expression asks for.
+//!   2. Indexes of lists mean the list before the update, in all sections: what it had is replaced, what lies beyond is
+//!      appended in the order of the indexes, and elements are removed last and from the end.
+//!   3. Where a path leads is decided by the item before the update.
+//!   4. No intermediate value grows far beyond an item's size limit, whatever the expression asks for.
 
 use std::borrow::Cow;
 
@@ -13,7 +15,7 @@ use super::error::{Error, Result, invalid};
 use super::expression::path::{Path, Step};
 use super::expression::update::{Expression, Update};
 use super::number::{Number, NumberError};
-use super::value::{AttributeValue, DEPTH_MAX, ITEM_BYTES_MAX, Item, item_size};
+use super::value::{AttributeValue, ITEM_BYTES_MAX, Item, item_size};
 
 const WRONG_TYPE: &str = "An operand in the update expression has an incorrect data type";
 
@@ -28,35 +30,30 @@ pub(super) fn apply(update: &Update, before: &Item) -> Result<Item> {
 }
 
 fn apply_all(update: &Update, before: &Item) -> Result<Item> {
-    let mut item = before.clone();
+    let mut edits = Edits { before, item: before.clone(), appends: Vec::new(), removals: Vec::new() };
     for (path, value) in assignments(update, before)? {
-        set(&mut item, path, value)?;
+        edits.replace(path, Some(value))?;
     }
     for (path, operand) in &update.add {
         let sum = match path.find(before) {
-            Some(value) => Some(add(value, operand)?),
-            None => Some((**operand).clone()),
+            Some(value) => add(value, operand)?,
+            None => (**operand).clone(),
         };
-        replace(&mut item, path, sum)?;
+        edits.replace(path, Some(sum))?;
     }
     for (path, operand) in &update.delete {
         let rest = match path.find(before) {
             Some(value) => subtract(value, operand)?,
             None => None,
         };
-        replace(&mut item, path, rest)?;
+        edits.replace(path, rest)?;
     }
-    // Greatest first, so that taking one element does not move another that is still to be taken.
-    let mut removals: Vec<&Path> = update.remove.iter().collect();
-    removals.sort_unstable_by(|a, b| b.cmp(a));
-    for path in removals {
-        replace(&mut item, path, None)?;
+    for path in &update.remove {
+        edits.replace(path, None)?;
     }
+    let item = edits.finish()?;
     if item_size(&item) > ITEM_BYTES_MAX {
         return Err(too_large());
-    }
-    if item.values().any(|value| value.depth() > DEPTH_MAX) {
-        return invalid("Nesting Levels have exceeded supported limits");
     }
     Ok(item)
 }
@@ -77,7 +74,7 @@ fn number_error(error: NumberError) -> Error {
     Error::validation(error.to_string())
 }
 
-/// SET's targets and values; by path, so that elements behind a list's end are appended in the order of their indexes.
+/// SET's targets and values.
 fn assignments<'a>(update: &'a Update, before: &Item) -> Result<Vec<(&'a Path, AttributeValue)>> {
     let mut assignments = Vec::with_capacity(update.set.len());
     let mut bytes = 0;
@@ -89,7 +86,6 @@ fn assignments<'a>(update: &'a Update, before: &Item) -> Result<Vec<(&'a Path, A
         }
         assignments.push((path, value));
     }
-    assignments.sort_by_key(|(path, _)| *path);
     Ok(assignments)
 }
 
@@ -156,21 +152,64 @@ fn subtract(value: &AttributeValue, operand: &AttributeValue) -> Result<Option<A
     })
 }
 
-fn set(item: &mut Item, path: &Path, value: AttributeValue) -> Result<()> {
-    replace(item, path, Some(value))
+/// An item on its way from what it was to what it will be. What replaces something is done at once; what makes a list longer
+/// or shorter waits, so that indexes mean the list as it was.
+struct Edits<'a> {
+    before: &'a Item,
+    item: Item,
+    appends: Vec<(&'a Path, AttributeValue)>,
+    /// Elements of lists.
+    removals: Vec<&'a Path>,
 }
 
-/// Puts a value where `path` leads, or takes away what is there.
-fn replace(item: &mut Item, path: &Path, value: Option<AttributeValue>) -> Result<()> {
+impl<'a> Edits<'a> {
+    /// Puts a value where `path` leads, or takes away what is there. No two paths of an update overlap.
+    fn replace(&mut self, path: &'a Path, value: Option<AttributeValue>) -> Result<()> {
+        let (last, parents) = path.0.split_last().ok_or_else(invalid_path)?;
+        match (last, parents.is_empty()) {
+            (Step::Name(_), true) => {}
+            (Step::Index(_), true) => return Err(invalid_path()),
+            (last, false) => match (last, Path(parents.to_vec()).find(self.before)) {
+                (Step::Name(_), Some(AttributeValue::M(_))) => {}
+                (Step::Index(index), Some(AttributeValue::L(list))) => match value {
+                    Some(value) if *index >= list.len() => {
+                        self.appends.push((path, value));
+                        return Ok(());
+                    }
+                    None => {
+                        self.removals.extend(Some(path).filter(|_| *index < list.len()));
+                        return Ok(());
+                    }
+                    Some(_) => {}
+                },
+                _ => return Err(invalid_path()),
+            },
+        }
+        put(&mut self.item, path, value)
+    }
+
+    /// Changes the lengths of lists: elements behind an end come in the order of their indexes, and the greatest ones go
+    /// first, so that taking one away does not move another that is still to be taken.
+    fn finish(mut self) -> Result<Item> {
+        self.appends.sort_by_key(|(path, _)| *path);
+        for (path, value) in self.appends {
+            put(&mut self.item, path, Some(value))?;
+        }
+        self.removals.sort_unstable_by(|a, b| b.cmp(a));
+        for path in self.removals {
+            put(&mut self.item, path, None)?;
+        }
+        Ok(self.item)
+    }
+}
+
+/// Writes where `path` leads in the item as it is now; nothing takes away.
+fn put(item: &mut Item, path: &Path, value: Option<AttributeValue>) -> Result<()> {
     let Some((last, parents)) = path.0.split_last() else {
         return Err(invalid_path());
     };
-    let Some((first, inner)) = parents.split_first() else {
-        put_name(item, last, value)?;
-        return Ok(());
-    };
-    let Step::Name(head) = first else {
-        return Err(invalid_path());
+    let Some((Step::Name(head), inner)) = parents.split_first() else {
+        return put_name(item, last, value);
     };
     let mut parent = item.get_mut(head).ok_or_else(invalid_path)?;
     for step in inner {
@@ -182,20 +221,18 @@ fn replace(item: &mut Item, path: &Path, value: Option<AttributeValue>) -> Resul
         parent = child.ok_or_else(invalid_path)?;
     }
     match (last, parent) {
-        (Step::Name(_), AttributeValue::M(map)) => put_name(map, last, value),
-        (Step::Index(index), AttributeValue::L(list)) => {
-            match value {
-                Some(value) if *index < list.len() => list[*index] = value,
-                Some(value) => list.push(value),
-                None if *index < list.len() => {
-                    list.remove(*index);
-                }
-                None => {}
+        (Step::Name(_), AttributeValue::M(map)) => return put_name(map, last, value),
+        (Step::Index(index), AttributeValue::L(list)) => match value {
+            Some(value) if *index < list.len() => list[*index] = value,
+            Some(value) => list.push(value),
+            None if *index < list.len() => {
+                list.remove(*index);
             }
-            Ok(())
-        }
-        _ => Err(invalid_path()),
+            None => {}
+        },
+        _ => return Err(invalid_path()),
     }
+    Ok(())
 }
 
 fn put_name(map: &mut Item, step: &Step, value: Option<AttributeValue>) -> Result<()> {

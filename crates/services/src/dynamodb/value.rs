@@ -3,8 +3,11 @@
 //! Not here: how an item lies in the store (`item`), what an expression does with values (`expression`).
 //!
 //! Invariants
-//!   1. A value that exists is valid: numbers in range, sets neither empty nor with duplicates, nesting at most 32.
-//!   2. Messages of refusals and their order are DynamoDB's.
+//!   1. A value that was read from JSON is valid: numbers in range, sets neither empty nor with duplicates, nesting at most 32.
+//!   2. Statements and updates can nest values anew: `check_item` is asked before any item is written, so that whatever is
+//!      stored can be read again.
+//!   3. Nesting is counted as `AttributeValue::depth` does, everywhere.
+//!   4. Messages of refusals and their order are DynamoDB's.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +25,7 @@ pub(super) const DEPTH_MAX: usize = 32;
 /// Most bytes of an item: names and values.
 pub(super) const ITEM_BYTES_MAX: usize = 409_600;
 /// Most bytes of an attribute's name.
-const NAME_BYTES_MAX: usize = 65_535;
+pub(super) const NAME_BYTES_MAX: usize = 65_535;
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
 
@@ -150,25 +153,50 @@ pub(super) fn item_from_json(json: &Map<String, Json>) -> Result<Item> {
     json.iter().map(|(name, value)| Ok((checked_name(name)?, AttributeValue::from_json(value)?))).collect()
 }
 
+/// Refuses an item that nests too deep or has a name that none may have.
+pub(super) fn check_item(item: &Item) -> Result<()> {
+    check_map(item, 0)
+}
+
+fn check_map(map: &Item, depth: usize) -> Result<()> {
+    map.iter().try_for_each(|(name, value)| check_name(name).and_then(|()| check_value(value, depth)))
+}
+
+fn check_value(value: &AttributeValue, depth: usize) -> Result<()> {
+    match value {
+        AttributeValue::L(_) | AttributeValue::M(_) if depth >= DEPTH_MAX => Err(too_deep()),
+        AttributeValue::L(list) => list.iter().try_for_each(|value| check_value(value, depth + 1)),
+        AttributeValue::M(map) => check_map(map, depth + 1),
+        _ => Ok(()),
+    }
+}
+
+/// The refusal of nesting beyond `DEPTH_MAX`.
+pub(super) fn too_deep() -> Error {
+    Error::validation("Nesting Levels have exceeded supported limits")
+}
+
 /// Writes a map of attribute values.
 pub(super) fn item_to_json(item: &Item) -> Json {
     Json::Object(item.iter().map(|(name, value)| (name.clone(), value.to_json())).collect())
 }
 
-fn checked_name(name: &str) -> Result<String> {
+/// Refuses a name that no attribute may have.
+pub(super) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return invalid(format!("{PARAMETERS}Attribute names must have 1 to {NAME_BYTES_MAX} bytes"));
     }
-    Ok(name.into())
+    Ok(())
+}
+
+fn checked_name(name: &str) -> Result<String> {
+    check_name(name).map(|()| name.into())
 }
 
 fn read(json: &Json, depth: usize) -> Result<AttributeValue> {
     let Some(members) = json.as_object() else {
         return Err(Error::serialization("Unexpected field type"));
     };
-    if depth > DEPTH_MAX {
-        return invalid("Nesting Levels have exceeded supported limits");
-    }
     // A member that is null is one that was not sent.
     let mut found = None;
     let mut count = 0;
@@ -188,6 +216,9 @@ fn read(json: &Json, depth: usize) -> Result<AttributeValue> {
 
 fn read_member(name: &str, member: &Json, depth: usize) -> Result<AttributeValue> {
     let text = || member.as_str().ok_or_else(|| Error::serialization("Unexpected field type"));
+    if matches!(name, "L" | "M") && depth >= DEPTH_MAX {
+        return Err(too_deep());
+    }
     match name {
         "S" => Ok(AttributeValue::S(text()?.into())),
         "N" => Ok(AttributeValue::N(read_number(text()?)?)),

@@ -32,6 +32,30 @@ impl KeyTest {
             Self::NotIndexable => Vec::new(),
         }
     }
+
+    /// Whether a key attribute of this value passes.
+    pub(in super::super) fn holds(&self, value: &AttributeValue) -> bool {
+        match self {
+            Self::Compare(comparator, bound) => value.order(bound).is_some_and(|order| match comparator {
+                Comparator::Equal => order.is_eq(),
+                Comparator::NotEqual => order.is_ne(),
+                Comparator::Less => order.is_lt(),
+                Comparator::LessOrEqual => order.is_le(),
+                Comparator::Greater => order.is_gt(),
+                Comparator::GreaterOrEqual => order.is_ge(),
+            }),
+            Self::Between(low, high) => {
+                value.order(low).is_some_and(std::cmp::Ordering::is_ge)
+                    && value.order(high).is_some_and(std::cmp::Ordering::is_le)
+            }
+            Self::BeginsWith(start) => match (value, &**start) {
+                (AttributeValue::S(text), AttributeValue::S(start)) => text.starts_with(start.as_str()),
+                (AttributeValue::B(bytes), AttributeValue::B(start)) => bytes.starts_with(start),
+                _ => false,
+            },
+            Self::NotIndexable => false,
+        }
+    }
 }
 
 /// Conditions by attribute name, in the order written.

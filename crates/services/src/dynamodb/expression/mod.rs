@@ -26,7 +26,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use super::error::{Error, Result, invalid};
-use super::value::AttributeValue;
+use super::value::{AttributeValue, NAME_BYTES_MAX};
 use lexer::{Cursor, Kind};
 use path::{Path, STEPS_MAX, Step};
 
@@ -96,6 +96,7 @@ impl Scope {
         for (key, name) in names {
             check_placeholder("ExpressionAttributeNames", key, '#')?;
             let name = name.as_str().ok_or_else(|| Error::serialization("Unexpected field type"))?;
+            check_name_of(key, name)?;
             self.names.insert(key.clone(), name.into());
         }
         self.unused_names = self.names.keys().cloned().collect();
@@ -174,6 +175,17 @@ impl Scope {
         }
         Ok(())
     }
+}
+
+fn check_name_of(key: &str, name: &str) -> Result<()> {
+    let what = match name.len() {
+        0 => "Empty attribute name".to_owned(),
+        size if size > NAME_BYTES_MAX => {
+            format!("Attribute name has {size} bytes, more than the maximum of {NAME_BYTES_MAX},")
+        }
+        _ => return Ok(()),
+    };
+    invalid(format!("ExpressionAttributeNames contains invalid value: {what} for key {key}"))
 }
 
 fn check_placeholder(member: &str, key: &str, sign: char) -> Result<()> {

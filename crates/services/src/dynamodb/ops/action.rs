@@ -6,7 +6,7 @@
 use super::super::error::{Error, Result, invalid};
 use super::super::expression::condition;
 use super::super::expression::update::{self, Update};
-use super::super::index::{self, Origin};
+use super::super::index::Origin;
 use super::super::table::{ItemKey, Table};
 use super::super::value::{ITEM_BYTES_MAX, Item, item_size};
 use super::Change;
@@ -113,7 +113,7 @@ impl<'a> Action<'a> {
             Kind::Delete => Change::Nothing,
             Kind::Update(update) => {
                 let after = super::super::update::apply(update, before.unwrap_or(&self.key))?;
-                index::check(table, &after, Origin::Update(before))?;
+                table.check_item(&after, Origin::Update(before))?;
                 if before == Some(&after) { Change::Nothing } else { Change::Put(after) }
             }
         })

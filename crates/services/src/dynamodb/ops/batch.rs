@@ -170,7 +170,10 @@ impl WriteKind {
 
     fn locate(&self, table: &Table) -> Result<ItemKey> {
         match self {
-            Self::Put(item) => table.key_of_item(item),
+            Self::Put(item) => {
+                table.check_key_types(item)?;
+                table.key_of_item(item)
+            }
             Self::Delete(key) => table.key_of_request(key),
         }
     }
@@ -203,7 +206,7 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
                 let sum = units.entry(write.table).or_default();
                 *sum = std::mem::take(sum).and(&used);
             }
-            Err(error @ (Error::Store(StoreError::Busy) | Error::Throttled(_))) => {
+            Err(error @ (Error::Store(StoreError::Busy) | Error::Throttled(_) | Error::InConflict)) => {
                 short = Some(error).filter(|error| matches!(error, Error::Throttled(_))).or(short);
                 unprocessed.entry(write.table).or_default().push(write.json.clone());
             }

@@ -109,7 +109,11 @@ impl Asked {
     }
 
     fn change_billing(&self, table: &mut Table, billing: &Billing, now_ms: u64) -> Result<()> {
-        let paid_per_request = matches!(table.billing, Billing::PayPerRequest { .. });
+        let since_ms = match table.billing {
+            Billing::PayPerRequest { since_ms } => Some(since_ms),
+            Billing::Provisioned { .. } => None,
+        };
+        let paid_per_request = since_ms.is_some();
         if self.keeps_mode && paid_per_request {
             return Err(units_without_mode());
         }
@@ -125,6 +129,7 @@ impl Asked {
             (Billing::PayPerRequest { .. }, Billing::PayPerRequest { .. }) => return Ok(()),
             _ => table.units_changed = UnitsChanged::default(),
         }
+        table.paid_per_request_ms = since_ms.or(table.paid_per_request_ms);
         table.billing = billing.clone();
         let globals = table.indexes.iter_mut().filter(|index| !index.local);
         match billing {

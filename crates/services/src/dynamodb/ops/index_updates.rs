@@ -151,15 +151,14 @@ fn created(table: &Table, json: &Json, definitions: &Pairs, pays_per_request: bo
     if table.indexes.iter().any(|index| index.name == name) {
         return invalid("Attempting to create an index which already exists");
     }
-    let schema = json.get("KeySchema").ok_or_else(|| missing("KeySchema"))?;
-    let schema = schema::pairs(schema, "AttributeName", "KeyType")?;
+    let schema = schema::key_schema(json)?;
     if definitions.is_empty() {
         return invalid(format!("{PARAMETERS}AttributeDefinitions is not specified for index: {name}"));
     }
     if schema.iter().any(|(name, _)| !definitions.iter().any(|(defined, _)| defined == name)) {
         return invalid("Invalid KeySchema: Some index key attribute have no definition");
     }
-    let (hash, range) = schema::keys_of(&schema, definitions)?;
+    let (hash, range) = schema::keys_of_global(&schema, definitions)?;
     let known = all_keys(table);
     for key in std::iter::once(&hash).chain(&range) {
         if known.iter().any(|other| other.name == key.name && other.kind != key.kind) {

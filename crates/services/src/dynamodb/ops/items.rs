@@ -211,7 +211,7 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
             return Ok((Change::Nothing, None));
         }
         let after = super::super::update::apply(&update, before.unwrap_or(&key))?;
-        index::check(table, &after, Origin::Update(before))?;
+        table.check_item(&after, Origin::Update(before))?;
         let attributes = match request.text("ReturnValues")? {
             Some("ALL_OLD") => before.cloned(),
             Some("ALL_NEW") => Some(after.clone()),

@@ -336,7 +336,7 @@ impl Shared {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Error::Contended)
+        Err(Error::InConflict)
     }
 
     /// Reads at one moment, and anew where a crowded host takes longer for that than a snapshot lives.

@@ -1,7 +1,8 @@
 //! Query and Scan: a page of items, filtered after it was read.
 //!
 //! Invariants
-//!   1. A page reads at most `Limit` items and 1 MB of items, before the filter.
+//!   1. A page reads at most `Limit` items and 1 MB of items, before the filter. Where an index leads to items of the table,
+//!      these are what counts: nobody's page holds more.
 //!   2. A page that ended by one of these has a LastEvaluatedKey, even if nothing follows.
 
 use aws::Reply;
@@ -209,11 +210,11 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
 
     let found = shared.table(place, name).await?;
     let access = Access::new(&found.table, request.text("IndexName")?, consistent)?;
+    let start = start.as_ref().map(|start| Ok::<_, Error>((start, access.start(start)?))).transpose()?;
     let plan = query::plan(&access, &tests)?;
-    let mut range = if forward { plan.range.clone() } else { plan.range.clone().reversed() };
-    if let Some(start) = &start {
-        let key = access.start(start)?;
-        query::check_start(&access, &plan, &tests, &key)?;
+    let mut range = if forward { plan.clone() } else { plan.clone().reversed() };
+    if let Some((start, key)) = start {
+        query::check_start(&access, &plan, &tests, start, &key)?;
         range = range.beyond(key);
     }
     view.check(&found.table)?;
@@ -304,6 +305,8 @@ struct Progress {
     count: usize,
     scanned: usize,
     bytes: usize,
+    /// Bytes that end the page: of the items, or of those that an index led to in their place.
+    held: usize,
     last: Option<Item>,
     /// Whether a limit ended the page.
     cut: bool,
@@ -325,16 +328,18 @@ impl Progress {
     /// Takes one item; returns whether the page is over.
     fn take(&mut self, access: &Access<'_>, common: &Common, row: Row) -> bool {
         let Row { item, size, fetched } = row;
-        if self.scanned > 0 && self.bytes + size > PAGE_BYTES_MAX {
+        let held = fetched.unwrap_or(size);
+        if self.scanned > 0 && self.held + held > PAGE_BYTES_MAX {
             self.cut = true;
             return true;
         }
+        self.held += held;
         self.bytes += size;
         self.scanned += 1;
         self.fetched.extend(fetched);
         self.cut = common.limit.is_some_and(|limit| self.scanned >= limit);
         // Nobody asks where any other item was.
-        if self.cut || self.bytes + ITEM_BYTES_MAX > PAGE_BYTES_MAX {
+        if self.cut || self.held + ITEM_BYTES_MAX > PAGE_BYTES_MAX {
             self.last = Some(access.position(&item));
         }
         if common.filter.as_ref().is_none_or(|filter| holds(filter, &item)) {
@@ -357,11 +362,13 @@ impl Progress {
 
     /// Takes an item as the table stores it, if nothing is asked of it but to be shown, and no limit is near.
     fn take_entry(&mut self, common: &Common, entry: &Entry) -> Result<bool> {
-        if !common.is_plain() || self.bytes + 2 * ITEM_BYTES_MAX > PAGE_BYTES_MAX {
+        if !common.is_plain() || self.held + 2 * ITEM_BYTES_MAX > PAGE_BYTES_MAX {
             return Ok(false);
         }
         self.part();
-        self.bytes += item::write_json(&entry.value, &mut self.items).ok_or(Error::Corrupt("item"))?;
+        let bytes = item::write_json(&entry.value, &mut self.items).ok_or(Error::Corrupt("item"))?;
+        self.bytes += bytes;
+        self.held += bytes;
         self.scanned += 1;
         self.count += 1;
         Ok(true)

@@ -209,7 +209,7 @@ fn ranges(access: &Access<'_>, select: &Select) -> Result<Vec<Range>> {
         let equal = super::super::expression::condition::Comparator::Equal;
         let mut tests = vec![(hash.clone(), super::super::expression::key_condition::KeyTest::Compare(equal, value))];
         tests.extend(test.clone());
-        let range = query::plan(access, &tests)?.range;
+        let range = query::plan(access, &tests)?;
         Ok(if backwards { range.reversed() } else { range })
     };
     values.into_iter().map(range).collect()
@@ -386,6 +386,7 @@ fn batch_error(error: Error) -> Json {
     let code = match &error {
         Error::ConditionFailed(_) => "ConditionalCheckFailed",
         Error::Duplicate => "DuplicateItem",
+        Error::InConflict => "TransactionConflict",
         Error::NotFound(_) => "ResourceNotFound",
         Error::Store(StoreError::Busy) => "ThrottlingError",
         Error::Refused("AccessDeniedException", _) => "AccessDenied",

@@ -173,6 +173,7 @@ fn restored_table(shared: &Shared, request: &Request, name: &str, of: &Table, re
         indexes,
         stream: None,
         on_demand,
+        paid_per_request_ms: None,
         units_changed: UnitsChanged::default(),
         history: None,
         recovery: None,

@@ -57,6 +57,16 @@ fn names(pairs: &[(String, String)]) -> String {
     pairs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// The keys of a global index.
+pub(super) fn keys_of_global(schema: &Pairs, definitions: &Pairs) -> Result<(KeyAttribute, Option<KeyAttribute>)> {
+    let two_hashes = matches!(&schema[..], [(a, first), (b, second)] if first == "HASH" && second == "HASH" && a != b);
+    if schema.len() > 2 || two_hashes {
+        let what = "keys of several attributes each in the KeySchema of a global secondary index";
+        return Err(Error::NotImplemented(what.into()));
+    }
+    keys_of(schema, definitions)
+}
+
 /// Checks a key schema against the definitions and finds the types of its attributes.
 pub(super) fn keys_of(schema: &Pairs, definitions: &Pairs) -> Result<(KeyAttribute, Option<KeyAttribute>)> {
     if schema.iter().any(|(name, _)| !definitions.iter().any(|(defined, _)| defined == name)) {
@@ -91,6 +101,7 @@ pub(super) fn keys_of(schema: &Pairs, definitions: &Pairs) -> Result<(KeyAttribu
 pub(super) fn read(request: &Request, pays_per_request: bool) -> Result<Schema> {
     let member = |name: &str| request.get(name).ok_or_else(|| missing(name));
     let definitions = pairs(member("AttributeDefinitions")?, "AttributeName", "AttributeType")?;
+    check_distinct(&definitions)?;
     let schema = pairs(member("KeySchema")?, "AttributeName", "KeyType")?;
     if schema.len() > definitions.len() {
         return invalid("Invalid KeySchema: Some index key attribute have no definition");
@@ -134,7 +145,7 @@ fn read_locals(
     }
     for json in list {
         only(json, "LocalSecondaryIndexes", &["IndexName", "KeySchema", "Projection"])?;
-        let (own_hash, range) = index_keys(json, definitions)?;
+        let (own_hash, range) = keys_of(&key_schema(json)?, definitions)?;
         let name = text(json, "IndexName").unwrap_or_default();
         if range.is_none() {
             return invalid(format!("{PARAMETERS}Index KeySchema does not have a range key for index: {name}"));
@@ -159,7 +170,7 @@ fn read_globals(list: &[Json], definitions: &Pairs, pays_per_request: bool, out:
         return invalid(format!("{PARAMETERS}List of GlobalSecondaryIndexes is empty"));
     }
     for json in list {
-        let (hash, range) = index_keys(json, definitions)?;
+        let (hash, range) = keys_of_global(&key_schema(json)?, definitions)?;
         let mut index = global(json, "GlobalSecondaryIndexes", hash, range)?;
         let throughput = throughput(json)?;
         if pays_per_request && throughput.is_some() {
@@ -191,9 +202,9 @@ fn push(out: &mut Vec<Index>, index: Index) -> Result<()> {
     Ok(())
 }
 
-fn index_keys(json: &Json, definitions: &Pairs) -> Result<(KeyAttribute, Option<KeyAttribute>)> {
-    let schema = json.get("KeySchema").ok_or_else(|| missing("KeySchema"))?;
-    keys_of(&pairs(schema, "AttributeName", "KeyType")?, definitions)
+/// The key schema of an index.
+pub(super) fn key_schema(json: &Json) -> Result<Pairs> {
+    pairs(json.get("KeySchema").ok_or_else(|| missing("KeySchema"))?, "AttributeName", "KeyType")
 }
 
 /// Refuses members of an index that nothing here honours.
@@ -313,7 +324,20 @@ pub(super) fn on_demand(json: &Json, pays_per_request: bool) -> Result<OnDemand>
     }
 }
 
+/// Refuses an attribute that is defined twice.
+fn check_distinct(definitions: &Pairs) -> Result<()> {
+    let twice =
+        definitions.iter().enumerate().find(|(at, (name, _))| definitions[..*at].iter().any(|(n, _)| n == name));
+    match twice {
+        Some((_, (name, _))) => invalid(format!("Attribute Name is duplicated: {name}")),
+        None => Ok(()),
+    }
+}
+
 /// The members of `AttributeDefinitions`, if they are there.
 pub(super) fn definitions(request: &Request) -> Result<Pairs> {
-    request.get("AttributeDefinitions").map_or(Ok(Pairs::new()), |json| pairs(json, "AttributeName", "AttributeType"))
+    let json = request.get("AttributeDefinitions");
+    let definitions = json.map_or(Ok(Pairs::new()), |json| pairs(json, "AttributeName", "AttributeType"))?;
+    check_distinct(&definitions)?;
+    Ok(definitions)
 }

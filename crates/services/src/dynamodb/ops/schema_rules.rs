@@ -7,6 +7,10 @@ use serde_json::Value as Json;
 use super::super::error::{Result, broken};
 use super::request::{Request, lower_first};
 
+/// Most attributes of the key of a table or a local index.
+const KEYS_MAX: usize = 2;
+/// Most attributes of the key of a global index. `schema` says which of these forms are not here.
+const GLOBAL_KEYS_MAX: usize = 8;
 /// Most attributes that one index includes.
 const INCLUDED_MAX: usize = 20;
 
@@ -40,8 +44,8 @@ fn check_there(json: &Json, member: &str, at: &str, out: &mut Vec<String>) -> bo
     there
 }
 
-fn check_key_schema(json: &Json, at: &str, out: &mut Vec<String>) {
-    check_length(json, at, 2, out);
+fn check_key_schema(json: &Json, at: &str, max: usize, out: &mut Vec<String>) {
+    check_length(json, at, max, out);
     for (number, element) in (1..).zip(json.as_array().into_iter().flatten()) {
         let at = format!("{at}.{number}.member");
         check_there(element, "AttributeName", &at, out);
@@ -79,10 +83,10 @@ fn check_units(json: &Json, at: &str, out: &mut Vec<String>) {
 }
 
 /// An index, as a constraint sees it.
-fn check_index(json: &Json, at: &str, out: &mut Vec<String>) {
+fn check_index(json: &Json, at: &str, keys_max: usize, out: &mut Vec<String>) {
     check_index_name(json, at, out);
     if check_there(json, "KeySchema", at, out) {
-        check_key_schema(&json["KeySchema"], &format!("{at}.keySchema"), out);
+        check_key_schema(&json["KeySchema"], &format!("{at}.keySchema"), keys_max, out);
     }
     if check_there(json, "Projection", at, out) {
         let projection = &json["Projection"];
@@ -114,11 +118,11 @@ pub(super) fn of_creation(request: &Request) -> Result<Vec<String>> {
     let mut out = Vec::new();
     check_definitions(request.list("AttributeDefinitions")?.map_or(&[], Vec::as_slice), &mut out);
     if let Some(schema) = request.get("KeySchema") {
-        check_key_schema(schema, "keySchema", &mut out);
+        check_key_schema(schema, "keySchema", KEYS_MAX, &mut out);
     }
-    for member in ["LocalSecondaryIndexes", "GlobalSecondaryIndexes"] {
+    for (member, keys_max) in [("LocalSecondaryIndexes", KEYS_MAX), ("GlobalSecondaryIndexes", GLOBAL_KEYS_MAX)] {
         for (number, index) in (1..).zip(request.list(member)?.into_iter().flatten()) {
-            check_index(index, &format!("{}.{number}.member", lower_first(member)), &mut out);
+            check_index(index, &format!("{}.{number}.member", lower_first(member)), keys_max, &mut out);
         }
     }
     Ok(out)
@@ -133,7 +137,7 @@ pub(super) fn of_update(request: &Request) -> Result<Vec<String>> {
         let at = |action: &str| format!("globalSecondaryIndexUpdates.{number}.member.{action}");
         let action = |name: &str| update.get(name).filter(|action| !action.is_null());
         if let Some(create) = action("Create") {
-            check_index(create, &at("create"), &mut out);
+            check_index(create, &at("create"), GLOBAL_KEYS_MAX, &mut out);
         }
         if let Some(update) = action("Update") {
             check_index_name(update, &at("update"), &mut out);

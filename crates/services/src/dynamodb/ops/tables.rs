@@ -108,6 +108,7 @@ fn asked_for(shared: &Shared, place: &Place, request: &Request) -> Result<Table>
         class: class(request)?,
         tags: tags::read(request)?.unwrap_or_default(),
         on_demand: billing::on_demand(request, "OnDemandThroughput", &billing)?,
+        paid_per_request_ms: None,
         units_changed: UnitsChanged::default(),
         billing,
         indexes,

@@ -344,7 +344,8 @@ pub(super) async fn write_all(
             Err(error) => return Err(error.into()),
         }
     }
-    Err(Error::Contended)
+    // Which item it was is not known: each round may have been lost by another one.
+    Err(Error::Cancelled(actions.iter().map(|_| Some(Reason::conflict())).collect()))
 }
 
 fn too_large<T>() -> Result<T> {

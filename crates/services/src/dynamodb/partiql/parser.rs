@@ -168,8 +168,17 @@ impl Parser<'_> {
         }
     }
 
-    /// `a.b[0]."c"`
+    /// `a.b[0]."c"`, without names that no attribute has.
     pub(super) fn path(&mut self) -> Result<Path> {
+        let path = self.any_path()?;
+        let nameless = path.0.iter().any(|step| matches!(step, Step::Name(name) if name.is_empty()));
+        if nameless {
+            return invalid("One or more parameter values were invalid: Attribute names must not be empty");
+        }
+        Ok(path)
+    }
+
+    fn any_path(&mut self) -> Result<Path> {
         let mut steps = vec![Step::Name(self.name()?)];
         loop {
             if self.take_symbol(".") {
@@ -289,10 +298,7 @@ impl Parser<'_> {
         if !self.take_word("VALUE") {
             return Err(malformed("Unexpected token after expression"));
         }
-        match self.value()? {
-            AttributeValue::M(item) => Ok(Statement::Insert { table, item: checked(item)? }),
-            _ => Err(malformed("Expected a tuple in VALUE")),
-        }
+        Ok(Statement::Insert { table, item: checked(self.item()?)? })
     }
 
     fn update(&mut self) -> Result<Statement> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::error::{Error, Result, invalid};
 use super::super::number::{Number, NumberError};
-use super::super::value::{AttributeValue, DEPTH_MAX, Item};
+use super::super::value::{AttributeValue, DEPTH_MAX, Item, check_item, too_deep};
 use super::lexer::Kind;
 use super::malformed;
 use super::parser::Parser;
@@ -26,13 +26,23 @@ impl Parser<'_> {
 
     /// A literal or parameter.
     pub(super) fn value(&mut self) -> Result<AttributeValue> {
-        self.value_at("root", 0)
+        let value = self.value_at("root", 0)?;
+        if value.depth() > DEPTH_MAX { Err(too_deep()) } else { Ok(value) }
     }
 
-    /// `path` says where in the whole value it is, for messages.
+    /// A literal or parameter that is a whole item, in which lists and maps may nest as deep as in any other.
+    pub(super) fn item(&mut self) -> Result<Item> {
+        match self.value_at("root", 0)? {
+            AttributeValue::M(item) => check_item(&item).map(|()| item),
+            _ => Err(malformed("Expected a tuple in VALUE")),
+        }
+    }
+
+    /// `path` says where in the whole value it is, for messages. What bounds the recursion is one level more than a value
+    /// may have, since an item is a literal too; parameters in it are not deep themselves.
     fn value_at(&mut self, path: &str, depth: usize) -> Result<AttributeValue> {
-        if depth > DEPTH_MAX {
-            return invalid("Nesting Levels have exceeded supported limits");
+        if depth > DEPTH_MAX + 1 {
+            return Err(too_deep());
         }
         if !self.at_value() {
             return Err(self.unexpected());

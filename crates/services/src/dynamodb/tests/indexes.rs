@@ -348,7 +348,8 @@ async fn what_an_index_has_of_an_item_follows_its_projection() {
         let capacity = json!({ "ReturnConsumedCapacity": "INDEXES" });
         let keys = read("by-rank", capacity.clone()).await;
         assert_eq!(names(&keys), "at id rank");
-        assert_eq!(keys["ConsumedCapacity"]["Table"]["CapacityUnits"], 0.0);
+        // Not minus zero, which equals zero.
+        assert_eq!(keys["ConsumedCapacity"]["Table"]["CapacityUnits"].to_string(), "0.0");
         assert_eq!(keys["ConsumedCapacity"]["LocalSecondaryIndexes"]["by-rank"]["CapacityUnits"], 0.5);
         let mut all = capacity;
         all["Select"] = json!("ALL_ATTRIBUTES");

@@ -13,6 +13,7 @@ mod index_sequences;
 mod indexes;
 mod items;
 mod legacy;
+mod limits;
 mod pages;
 mod partiql;
 mod policies;
@@ -23,6 +24,7 @@ mod tables;
 mod throttling;
 mod transactions;
 mod ttl;
+mod updates;
 
 use std::sync::Arc;
 
