@@ -43,6 +43,7 @@ mod role;
 mod runtime_version;
 mod settings;
 mod snapshots;
+mod storage;
 mod uses;
 mod versions;
 mod view;

@@ -513,6 +513,42 @@ async fn answers_tell_the_version_of_a_managed_runtime_and_lists_do_not() {
 }
 
 #[tokio::test]
+async fn an_account_keeps_no_more_code_than_it_may() {
+    let bytes = zip(&[("index.js", b"one")]).len() as u64;
+    let platform = Platform::with(crate::lambda::Config { code_bytes_max: 2 * bytes, ..Default::default() });
+    let update = |name: &str, content: &str, publish: bool| json!({"FunctionName": name, "ZipFile": code(content), "Publish": publish});
+    let layer = json!({"LayerName": "l", "Content": {"ZipFile": code("lay")}});
+    let refused = (400, "CodeStorageExceededException".to_owned(), "Code storage limit exceeded.".to_owned());
+    let limit = async || platform.ok("GetAccountSettings", json!({})).await;
+    platform.create("f").await;
+    platform.create("same").await;
+    assert_eq!(limit().await["AccountUsage"]["TotalCodeSize"], json!(bytes), "one package, kept once");
+    assert_eq!(limit().await["AccountLimit"]["TotalCodeSize"], json!(2 * bytes));
+    platform.ok("PublishVersion", json!({"FunctionName": "f"})).await;
+    platform.ok("UpdateFunctionCode", update("f", "two", true)).await;
+    // The second half is taken: nothing more comes, in no way, and nothing stays of the try.
+    let before = platform.everything().await;
+    assert_eq!(platform.fails("UpdateFunctionCode", update("f", "six", false)).await, refused);
+    let dry = with(update("f", "six", false), "DryRun", json!(true));
+    assert_eq!(platform.fails("UpdateFunctionCode", dry).await, refused);
+    let other = with(creation("other"), "Code", json!({"ZipFile": code("six")}));
+    assert_eq!(platform.fails("CreateFunction", other.clone()).await, refused);
+    assert_eq!(platform.fails("PublishLayerVersion", layer.clone()).await, refused);
+    assert_eq!(platform.everything().await, before);
+    // What is there already may be used again.
+    platform.ok("UpdateFunctionCode", update("same", "two", false)).await;
+    platform.ok("PublishLayerVersion", with(layer.clone(), "Content", json!({"ZipFile": code("one")}))).await;
+    // What nobody has any more makes room.
+    platform.ok("DeleteLayerVersion", json!({"LayerName": "l", "VersionNumber": 1})).await;
+    platform.ok("DeleteFunction", json!({"FunctionName": "f:1"})).await;
+    platform.ok("PublishLayerVersion", layer).await;
+    assert_eq!(platform.fails("CreateFunction", other.clone()).await, refused);
+    // Another region is another place.
+    let elsewhere = Region::parse("eu-west-1").unwrap();
+    platform.service.call(Call { region: elsewhere, ..call("CreateFunction", other) }).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_role_of_another_account_is_refused() {
     let platform = Platform::new();
     let role = "arn:aws:iam::123456789012:role/service-role/r";
