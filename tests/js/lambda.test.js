@@ -6,10 +6,12 @@ import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 
+import * as tables from "@aws-sdk/client-dynamodb";
 import * as api from "@aws-sdk/client-lambda";
 
 const endpoint = process.env.ENDPOINT;
 const lambda = new api.LambdaClient({ endpoint, region: "us-east-1", maxAttempts: 1 });
+const dynamodb = new tables.DynamoDBClient({ endpoint, region: "us-east-1", maxAttempts: 1 });
 const code = (name) => readFileSync(`${process.env.PACKAGES}/${name}.zip`);
 const ROLE = "arn:aws:iam::000000000000:role/tests";
 
@@ -192,4 +194,47 @@ test("event source mappings", async () => {
   for (const operation of ["Get", "Update", "Delete"]) {
     await refusedAs("ResourceNotFoundException", `${operation}EventSourceMapping`, { UUID });
   }
+});
+
+test("event source mappings of the stream of a table", async () => {
+  const TableName = `js-${randomUUID()}`;
+  await dynamodb.send(new tables.CreateTableCommand({
+    TableName, KeySchema: [{ AttributeName: "pk", KeyType: "HASH" }], AttributeDefinitions: [{ AttributeName: "pk", AttributeType: "S" }],
+    BillingMode: "PAY_PER_REQUEST", StreamSpecification: { StreamEnabled: true, StreamViewType: "NEW_IMAGE" },
+  }));
+  const EventSourceArn = (await dynamodb.send(new tables.DescribeTableCommand({ TableName }))).Table.LatestStreamArn;
+  const functions = [(await created()).FunctionName, (await created()).FunctionName];
+  const map = (FunctionName, more) => call("CreateEventSourceMapping", { FunctionName, EventSourceArn, StartingPosition: "TRIM_HORIZON", ...more });
+  const made = [await map(functions[0], { Enabled: false, BatchSize: 3 }), await map(functions[1], { Enabled: false })];
+  assert.ok(made[0].State === "Creating" && made[0].LastModified instanceof Date);
+  await refusedAs("ResourceConflictException", "CreateEventSourceMapping", { FunctionName: functions[0], EventSourceArn, StartingPosition: "LATEST" });
+  const { UUID } = made[0];
+  const shown = () => call("GetEventSourceMapping", { UUID });
+  const settled = (state, id = UUID) => eventually(state, async () => (await call("GetEventSourceMapping", { UUID: id })).State === state);
+  const uuids = async (input) => (await listed(api.paginateListEventSourceMappings, input, "EventSourceMappings")).map((it) => it.UUID).sort();
+  assert.deepEqual(await uuids({ EventSourceArn }), made.map((it) => it.UUID).sort());
+  assert.deepEqual(await uuids({ FunctionName: functions[0] }), [UUID]);
+  await settled("Disabled");
+
+  const settings = {
+    ParallelizationFactor: 2, BisectBatchOnFunctionError: true, MaximumRecordAgeInSeconds: 60, MaximumRetryAttempts: 2,
+    FunctionResponseTypes: ["ReportBatchItemFailures"], FilterCriteria: { Filters: [{ Pattern: JSON.stringify({ eventName: ["INSERT"] }) }] },
+  };
+  assert.equal((await call("UpdateEventSourceMapping", { UUID, ...settings })).State, "Updating");
+  await settled("Disabled");
+  const now = await shown();
+  for (const [name, value] of Object.entries({ BatchSize: 3, ...settings })) assert.deepEqual(now[name], value, name);
+  await call("UpdateEventSourceMapping", { UUID, ParallelizationFactor: 1, TumblingWindowInSeconds: 5 });
+  await settled("Disabled");
+  assert.equal((await shown()).TumblingWindowInSeconds, 5);
+  assert.equal((await call("UpdateEventSourceMapping", { UUID, Enabled: true, TumblingWindowInSeconds: 0 })).State, "Enabling");
+  await settled("Enabled");
+  await dynamodb.send(new tables.PutItemCommand({ TableName, Item: { pk: { S: "a" } } }));
+  await eventually("the function was called", async () => (await shown()).LastProcessingResult === "OK");
+  assert.equal((await call("UpdateEventSourceMapping", { UUID, Enabled: false })).State, "Disabling");
+  await settled("Disabled");
+  await settled("Disabled", made[1].UUID);
+  for (const it of made) assert.equal((await call("DeleteEventSourceMapping", { UUID: it.UUID })).State, "Deleting");
+  await eventually("both are gone", async () => (await uuids({ EventSourceArn })).length === 0);
+  await refusedAs("ResourceNotFoundException", "GetEventSourceMapping", { UUID });
 });

@@ -158,6 +158,168 @@ def test_filters_and_partial_failures(server, table):
     server.client("lambda").delete_event_source_mapping(UUID=mapping)
 
 
+def test_a_batch_that_fails_is_cut_in_two(server, table):
+    """The bad record alone is given up at the end, all others are handled in calls that succeed."""
+    function = server.function("""
+import json
+def handler(event, context):
+    print("GOT " + json.dumps(event))
+    if any(r["dynamodb"]["Keys"]["pk"]["S"] == "bad" for r in event["Records"]):
+        raise ValueError("one of them is bad")
+""")
+    keys = ["a", "b", "c", "d", "e", "bad", "f", "g"]
+    for key in keys:
+        table.put_item(Item={"pk": key})
+    # What is there before the mapping comes as one batch.
+    mapping = mapped(server, function, arn_of(table), BatchSize=8, BisectBatchOnFunctionError=True, MaximumRetryAttempts=0)
+    wait_for(lambda: keys_of(events_of(server, function)).count("g") > 1, "what comes after the bad record is handled")
+    batches = [keys_of([event]) for event in events_of(server, function)]
+    assert batches[0] == keys
+    assert [key for batch in batches if "bad" not in batch for key in batch] == [key for key in keys if key != "bad"]
+    failed = [batch for batch in batches if "bad" in batch]
+    assert [len(batch) for batch in failed] == [8, 4, 2, 1], "each is half of the one before"
+    server.client("lambda").delete_event_source_mapping(UUID=mapping)
+
+
+def test_without_bisecting_a_batch_is_given_up_whole(server, table):
+    function = server.function("""
+import json
+def handler(event, context):
+    print("GOT " + json.dumps(event))
+    if event["Records"][0]["dynamodb"]["Keys"]["pk"]["S"] == "a":
+        raise ValueError("no")
+""")
+    for key in ["a", "b", "c"]:
+        table.put_item(Item={"pk": key})
+    mapping = mapped(server, function, arn_of(table), BatchSize=2, MaximumRetryAttempts=1)
+    wait_for(lambda: "c" in keys_of(events_of(server, function)), "the next batch is handled")
+    assert [keys_of([event]) for event in events_of(server, function)] == [["a", "b"], ["a", "b"], ["c"]]
+    server.client("lambda").delete_event_source_mapping(UUID=mapping)
+
+
+def test_a_tumbling_window_carries_its_state_to_its_last_call(server, table):
+    function = server.function("""
+import json
+def handler(event, context):
+    print("GOT " + json.dumps(event))
+    return {"state": {"count": event["state"].get("count", 0) + len(event["Records"])}}
+""")
+    mapping = mapped(server, function, arn_of(table), BatchSize=1, TumblingWindowInSeconds=3)
+    for number in range(6):
+        table.put_item(Item={"pk": str(number)})
+    last = lambda: [event for event in events_of(server, function) if event["isFinalInvokeForWindow"]]
+    counted = lambda event: event["state"].get("count", 0) + len(event["Records"])
+    wait_for(lambda: sum(map(counted, last())) == 6, "each window ends with the count of its records", 60)
+    windows = {}
+    for event in events_of(server, function):
+        windows.setdefault((event["window"]["start"], event["window"]["end"]), []).append(event)
+        assert event["eventSourceARN"] == arn_of(table) and event["isWindowTerminatedEarly"] is False
+    for events in windows.values():
+        records = 0
+        for event in events:
+            assert event["state"] == ({"count": records} if records else {}), events
+            records += len(event["Records"])
+        assert [event["isFinalInvokeForWindow"] for event in events] == [False] * (len(events) - 1) + [True]
+    server.client("lambda").delete_event_source_mapping(UUID=mapping)
+
+
+def test_a_mapping_rests_while_it_is_disabled(server, table):
+    client, arn = server.client("lambda"), arn_of(table)
+    resting, witness = server.function(HANDLER), server.function(HANDLER)
+    mapping, other = mapped(server, resting, arn), mapped(server, witness, arn)
+    state = lambda: client.get_event_source_mapping(UUID=mapping)["State"]
+    got = lambda function: keys_of(events_of(server, function))
+    table.put_item(Item={"pk": "a"})
+    wait_for(lambda: got(resting) == ["a"], "it is polled")
+    assert client.update_event_source_mapping(UUID=mapping, Enabled=False)["State"] == "Disabling"
+    wait_for(lambda: state() == "Disabled", "it rests")
+    table.put_item(Item={"pk": "b"})
+    wait_for(lambda: got(witness) == ["a", "b"], "another mapping of the stream goes on")
+    assert got(resting) == ["a"]
+    # What it asks for may change meanwhile; that does not wake it.
+    pattern = json.dumps({"dynamodb": {"Keys": {"pk": {"S": [{"anything-but": ["c"]}]}}}})
+    client.update_event_source_mapping(UUID=mapping, FilterCriteria={"Filters": [{"Pattern": pattern}]})
+    wait_for(lambda: state() == "Disabled", "it still rests")
+    assert client.update_event_source_mapping(UUID=mapping, Enabled=True)["State"] == "Enabling"
+    wait_for(lambda: state() == "Enabled", "it is polled again")
+    for key in ["c", "d"]:
+        table.put_item(Item={"pk": key})
+    wait_for(lambda: got(resting)[-1] == "d", "it goes on where it has stopped, with its filter")
+    assert got(resting) == ["a", "b", "d"]
+    for uuid in (mapping, other):
+        client.delete_event_source_mapping(UUID=uuid)
+
+
+SETTINGS = {
+    "BatchSize": 7, "ParallelizationFactor": 3, "BisectBatchOnFunctionError": True, "TumblingWindowInSeconds": 0,
+    "MaximumRecordAgeInSeconds": 120, "MaximumRetryAttempts": 5, "MaximumBatchingWindowInSeconds": 2,
+    "FunctionResponseTypes": ["ReportBatchItemFailures"],
+    "FilterCriteria": {"Filters": [{"Pattern": json.dumps({"eventName": ["INSERT"]})}]},
+}
+
+
+def test_a_mapping_from_creation_to_deletion(server, table):
+    client, arn = server.client("lambda"), arn_of(table)
+    function, other = server.function(HANDLER), server.function(HANDLER)
+    place = {"FunctionName": function, "EventSourceArn": arn}
+    made = client.create_event_source_mapping(**place, StartingPosition="LATEST", Enabled=False)
+    uuid = made["UUID"]
+    assert (made["State"], made["EventSourceArn"], made["StartingPosition"]) == ("Creating", arn, "LATEST")
+    assert made["FunctionArn"].endswith(f":function:{function}")
+    shown = lambda: client.get_event_source_mapping(UUID=uuid)
+    wait_for(lambda: shown()["State"] == "Disabled", "it is as it was asked for")
+    defaults = {name: shown()[name] for name in SETTINGS if name != "FilterCriteria"}
+    assert defaults == {
+        "BatchSize": 100, "ParallelizationFactor": 1, "BisectBatchOnFunctionError": False, "TumblingWindowInSeconds": 0,
+        "MaximumRecordAgeInSeconds": -1, "MaximumRetryAttempts": -1, "MaximumBatchingWindowInSeconds": 0, "FunctionResponseTypes": [],
+    }
+    assert refused(client.create_event_source_mapping, **place, StartingPosition="LATEST")[:2] == (409, "ResourceConflictException")
+    updated = client.update_event_source_mapping(UUID=uuid, **SETTINGS)
+    assert updated["State"] == "Updating"
+    wait_for(lambda: shown()["State"] == "Disabled", "the settings hold")
+    assert {name: shown()[name] for name in SETTINGS} == SETTINGS
+    assert client.update_event_source_mapping(UUID=uuid, Enabled=True, FunctionName=other)["State"] == "Enabling"
+    wait_for(lambda: shown()["State"] == "Enabled", "it is polled")
+    assert shown()["FunctionArn"].endswith(f":function:{other}")
+    # Filters and what is reported can be taken back, and each value has its limits.
+    client.update_event_source_mapping(UUID=uuid, FilterCriteria={}, FunctionResponseTypes=[], TumblingWindowInSeconds=30, ParallelizationFactor=1)
+    wait_for(lambda: shown()["State"] == "Enabled", "the settings hold")
+    assert "FilterCriteria" not in shown() and shown()["FunctionResponseTypes"] == []
+    assert shown()["TumblingWindowInSeconds"] == 30
+    for limit in ({"ParallelizationFactor": 11}, {"TumblingWindowInSeconds": 901}, {"MaximumRetryAttempts": 10_001}, {"MaximumRecordAgeInSeconds": 604_801}):
+        assert refused(client.update_event_source_mapping, UUID=uuid, **limit)[:2] == (400, "ValidationException")
+    assert client.delete_event_source_mapping(UUID=uuid)["State"] == "Deleting"
+    wait_for(lambda: not client.list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"], "it is gone")
+    assert refused(client.get_event_source_mapping, UUID=uuid)[:2] == (404, "ResourceNotFoundException")
+
+
+def test_lists_of_mappings_have_pages_and_are_of_a_function_or_a_source(server, table):
+    client = server.client("lambda")
+    sources = [arn_of(table), arn_of(server.resource("dynamodb").Table(make(server, StreamSpecification=ON)))]
+    functions = [server.function(HANDLER) for _ in range(3)]
+    made = {
+        (function, source): client.create_event_source_mapping(
+            FunctionName=function, EventSourceArn=source, StartingPosition="LATEST", Enabled=False)["UUID"]
+        for function in functions for source in sources
+    }
+
+    def listed(**wanted):
+        pages = list(client.get_paginator("list_event_source_mappings").paginate(**wanted, PaginationConfig={"PageSize": 1}))
+        assert all(len(page["EventSourceMappings"]) <= 1 for page in pages)
+        return sorted(mapping["UUID"] for page in pages for mapping in page["EventSourceMappings"])
+
+    of = lambda wanted: sorted(uuid for place, uuid in made.items() if wanted(*place))
+    for name in functions:
+        assert listed(FunctionName=name) == of(lambda function, _, name=name: function == name)
+    for arn in sources:
+        assert listed(EventSourceArn=arn) == of(lambda _, source, arn=arn: source == arn)
+    assert listed(FunctionName=functions[0], EventSourceArn=sources[1]) == [made[functions[0], sources[1]]]
+    assert set(listed()) >= set(made.values())
+    for uuid in made.values():
+        wait_for(lambda uuid=uuid: client.get_event_source_mapping(UUID=uuid)["State"] == "Disabled", "it is settled")
+        client.delete_event_source_mapping(UUID=uuid)
+
+
 def test_a_mapping_goes_on_after_a_kill(own_server):
     server = own_server("dev")
     table = server.resource("dynamodb").Table(make(server, StreamSpecification=ON))

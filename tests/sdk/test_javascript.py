@@ -25,7 +25,7 @@ exports.handler = awslambda.streamifyResponse(async (event, stream) => {
 
 
 @pytest.mark.parametrize(
-    ("file", "tests"), [("sdk.test.js", 9), ("tables.test.js", 6), ("sdk-v2.test.js", 4), ("lambda.test.js", 10)]
+    ("file", "tests"), [("sdk.test.js", 9), ("tables.test.js", 6), ("sdk-v2.test.js", 4), ("lambda.test.js", 11)]
 )
 def test_sdk_for_javascript(server, tmp_path, file, tests):
     assert (FOLDER / "node_modules").is_dir(), "the SDK is not installed: run tests/install.sh"

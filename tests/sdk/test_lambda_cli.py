@@ -9,7 +9,8 @@ import unittest.mock
 
 import awscli.clidriver
 
-from conftest import NODE, ROLE, name_of, zipped
+from conftest import NODE, ROLE, name_of, wait_for, zipped
+from test_dynamodb import make
 
 CODE = "exports.handler = async () => 'one';"
 PROFILE = "arn:aws:signer:us-east-1:000000000000:/signing-profiles/p/0123456789"
@@ -71,6 +72,51 @@ def test_events_and_tags(dev, tmp_path):
     cli(dev, "tag-resource", "--resource", arn, "--tags", "a=1,b=2")
     cli(dev, "untag-resource", "--resource", arn, "--tag-keys", "a")
     assert cli(dev, "list-tags", "--resource", arn) == {"Tags": {"b": "2"}}
+
+
+def test_mappings_of_the_stream_of_a_table(dev):
+    table = make(dev, StreamSpecification={"StreamEnabled": True, "StreamViewType": "KEYS_ONLY"})
+    source = dev.client("dynamodb").describe_table(TableName=table)["Table"]["LatestStreamArn"]
+    names = [dev.function("exports.handler = async (event) => console.log('GOT', event.Records.length);", runtime=NODE) for _ in range(2)]
+    create = ["create-event-source-mapping", "--event-source-arn", source, "--starting-position", "TRIM_HORIZON", "--function-name"]
+    first = cli(dev, *create, names[0], "--batch-size", "5", "--no-enabled")["UUID"]
+    second = cli(dev, *create, names[1])["UUID"]
+    assert "(ResourceConflictException)" in cli(dev, *create, names[0], fails=True)
+    shown = lambda: cli(dev, "get-event-source-mapping", "--uuid", first)
+    state = lambda wanted: wait_for(lambda: shown()["State"] == wanted, f"it is {wanted}")
+    state("Disabled")
+
+    listed = lambda *wanted: [
+        found["UUID"] for found in cli(dev, "list-event-source-mappings", *wanted, "--page-size", "1")["EventSourceMappings"]]
+    assert sorted(listed("--event-source-arn", source)) == sorted([first, second])
+    assert listed("--function-name", names[0]) == [first]
+    assert listed("--function-name", names[0], "--event-source-arn", source) == [first]
+
+    pattern = json.dumps({"eventName": ["INSERT"]})
+    cli(
+        dev, "update-event-source-mapping", "--uuid", first, "--parallelization-factor", "2", "--bisect-batch-on-function-error",
+        "--maximum-record-age-in-seconds", "90", "--maximum-retry-attempts", "3", "--function-response-types", "ReportBatchItemFailures",
+        "--filter-criteria", json.dumps({"Filters": [{"Pattern": pattern}]}),
+    )
+    state("Disabled")
+    now = shown()
+    assert (now["BatchSize"], now["ParallelizationFactor"], now["BisectBatchOnFunctionError"]) == (5, 2, True)
+    assert (now["MaximumRecordAgeInSeconds"], now["MaximumRetryAttempts"]) == (90, 3)
+    assert (now["FunctionResponseTypes"], now["FilterCriteria"]) == (["ReportBatchItemFailures"], {"Filters": [{"Pattern": pattern}]})
+    cli(dev, "update-event-source-mapping", "--uuid", first, "--parallelization-factor", "1", "--tumbling-window-in-seconds", "1")
+    state("Disabled")
+    assert shown()["TumblingWindowInSeconds"] == 1
+    assert cli(dev, "update-event-source-mapping", "--uuid", first, "--enabled", "--tumbling-window-in-seconds", "0")["State"] == "Enabling"
+    state("Enabled")
+    dev.resource("dynamodb").Table(table).put_item(Item={"pk": "a"})
+    wait_for(lambda: shown()["LastProcessingResult"] == "OK", "the function was called")
+    assert cli(dev, "update-event-source-mapping", "--uuid", first, "--no-enabled")["State"] == "Disabling"
+    state("Disabled")
+    for uuid in (first, second):
+        wait_for(lambda uuid=uuid: cli(dev, "get-event-source-mapping", "--uuid", uuid)["State"] in ("Enabled", "Disabled"), "it is settled")
+        assert cli(dev, "delete-event-source-mapping", "--uuid", uuid)["State"] == "Deleting"
+    wait_for(lambda: listed("--event-source-arn", source) == [], "both are gone")
+    assert "(ResourceNotFoundException)" in cli(dev, "get-event-source-mapping", "--uuid", first, fails=True)
 
 
 def test_layers_and_their_policies(dev, tmp_path):

@@ -216,8 +216,9 @@ def test_a_policy_shares_a_layer_with_another_account(server):
     layer = name_of()
     arn = published(client, layer, {"python/shared.py": "NAME = 'shared'"})
     version = {"LayerName": layer, "VersionNumber": 1}
+    role = ROLE.replace("000000000000", "123456789012")
     function = {
-        "FunctionName": name_of(), "Runtime": PYTHON, "Handler": "handler.handler", "Role": ROLE, "Layers": [arn],
+        "FunctionName": name_of(), "Runtime": PYTHON, "Handler": "handler.handler", "Role": role, "Layers": [arn],
         "Code": {"ZipFile": zipped({"handler.py": PYTHON_USER})},
     }
     for got in [refused(other.get_layer_version_by_arn, Arn=arn), refused(other.create_function, **function)]:

@@ -39,6 +39,34 @@ def test_another_account_invokes_what_it_is_permitted_to(dev):
     assert refused(dev.client("lambda", "444455556666", "any").invoke, FunctionName=arn)[0] == 403
 
 
+def test_a_permission_for_calls_through_a_url_only(dev):
+    client, other = dev.client("lambda"), dev.client("lambda", OTHER, "any")
+    name = dev.function(HANDLER)
+    arn = client.get_function_configuration(FunctionName=name)["FunctionArn"]
+    added = client.add_permission(
+        FunctionName=name, StatementId="url", Action="lambda:InvokeFunction", Principal=OTHER, InvokedViaFunctionUrl=True)
+    assert json.loads(added["Statement"])["Condition"] == {"Bool": {"lambda:InvokedViaFunctionUrl": "true"}}
+    assert refused(other.invoke, FunctionName=arn)[0] == 403
+    url = client.create_function_url_config(FunctionName=name, AuthType="NONE")["FunctionUrl"]
+    url = f"{dev.url}/_dunlin/url/{url.split('://')[1].split('.')[0]}/"
+    assert requests.get(url, timeout=30).status_code == 403
+    client.add_permission(
+        FunctionName=name, StatementId="all", Action="lambda:InvokeFunctionUrl", Principal="*", InvokedViaFunctionUrl=True)
+    assert requests.get(url, timeout=30).text == "here"
+
+
+def test_services_of_both_domains_are_principals(server):
+    client = server.client("lambda")
+    name = server.function(HANDLER)
+    for number, service in enumerate(["alexa-appkit.amazon.com", "s3.amazonaws.com"]):
+        added = client.add_permission(
+            FunctionName=name, StatementId=f"s{number}", Action="lambda:InvokeFunction", Principal=service)
+        assert json.loads(added["Statement"])["Principal"] == {"Service": service}
+    status, code, message = refused(
+        client.add_permission, FunctionName=name, StatementId="x", Action="lambda:InvokeFunction", Principal="amazon.com")
+    assert (status, code) == (400, "InvalidParameterValueException") and "principal was invalid" in message
+
+
 def test_an_api_calls_a_function_that_lets_it(server):
     client = server.client("lambda")
     name = server.function(HANDLER)

@@ -108,6 +108,23 @@ def test_a_function_has_only_a_role_that_lambda_may_have(server):
     assert refused(client.update_function_configuration, FunctionName=creation["FunctionName"], Role=other)[0] == 400
 
 
+def test_a_function_has_no_role_of_another_account(server):
+    client = server.client("lambda")
+    function = server.function(HANDLER)
+    stranger = "arn:aws:iam::111122223333:role/tests"
+    creation = {
+        "FunctionName": name_of(), "Runtime": PYTHON, "Handler": "handler.handler", "Role": stranger,
+        "Code": {"ZipFile": zipped({"handler.py": HANDLER})},
+    }
+    expected = (403, "AccessDeniedException", "Cross-account pass role is not allowed.")
+    assert refused(client.create_function, **creation) == expected
+    assert refused(client.get_function, FunctionName=creation["FunctionName"])[0] == 404
+    assert refused(client.update_function_configuration, FunctionName=function, Role=stranger) == expected
+    # One of its own account that was never made is taken (docs/compatibility.md says so).
+    made = stranger.replace("111122223333", "000000000000")
+    assert client.update_function_configuration(FunctionName=function, Role=made)["Role"] == made
+
+
 def test_a_role_is_assumed_by_whom_it_trusts(server):
     iam, sts = server.client("iam"), server.client("sts")
     name, arn = role(iam, trust({"StringEquals": {"sts:ExternalId": "word"}}, AWS="arn:aws:iam::000000000000:root"))

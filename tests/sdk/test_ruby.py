@@ -211,7 +211,7 @@ def test_the_example_and_what_serves_it(dev, tmp_path):
     assert invoke(dev, done.json["functions"][0], {"name": "Ada"})["json"] == {"message": "Hello, Ada!"}
     platform = dunlin(dev, "runtimes", "list", "--json").json
     served = {found["runtime"]: found for found in platform["runtimes"]}
-    assert all(name in served for name in ("ruby3.2", "ruby3.3", "ruby3.4"))
+    assert all(name in served for name in ("ruby3.2", "ruby3.3", "ruby3.4", "ruby4.0"))
     version = subprocess.run(["ruby", "-e", "print RUBY_VERSION"], capture_output=True, text=True, check=True).stdout
     other = next(found for found in served.values() if found["runtime"].startswith("ruby") and not version.startswith(found["runtime"][4:]))
     assert other["note"].startswith(f"{other['runtime']} runs on Ruby {version} "), other

@@ -162,8 +162,9 @@ def test_an_alias_moves_without_a_lost_call(server):
 
 @pytest.mark.parametrize("moves", ["code", "alias"])
 def test_under_load_nothing_old_runs_once_a_change_is_reported_done(server, moves):
-    """100 calls a second while the code, or the alias, changes five times: no error, and a call that begins after a change
-    was reported done runs what it changed to."""
+    """Up to 100 calls a second while the code, or the alias, changes five times: no error, and a call that begins after a change
+    was reported done runs what it changed to. A call that takes long, as those do that start an environment, holds back those of
+    its thread; how many there were in a second is said, and that there was load is asserted."""
     client = server.client("lambda")
     name = published(server, *range(1, 7)) if moves == "alias" else server.function(who(1))
     target = f"{name}:live" if moves == "alias" else name
@@ -179,6 +180,7 @@ def test_under_load_nothing_old_runs_once_a_change_is_reported_done(server, move
             known = newest[0]
             calls.append((known, call(client, target)["answer"]))
 
+    began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         callers = [threads.submit(caller, number) for number in range(8)]
         try:
@@ -197,6 +199,10 @@ def test_under_load_nothing_old_runs_once_a_change_is_reported_done(server, move
             stop.set()
         for done in callers:
             done.result()
+    rate = len(calls) / (time.monotonic() - began)
+    print(f"{len(calls)} calls, {rate:.0f} in a second")
+    # A tenth of what is scheduled: a machine that is busy with all other tests still calls while things change.
+    assert rate >= 10, f"only {rate:.1f} calls a second are no load"
     old = [(known, answer) for known, answer in calls if answer < known]
     assert not old, f"{len(old)} of {len(calls)} calls ran what was replaced before they began: {old[:5]}"
     assert {answer for _, answer in calls} == set(range(1, 7))

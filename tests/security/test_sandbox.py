@@ -517,7 +517,7 @@ def test_accounts_share_hard_walls_only():
         runtime = runtimes(server)["python"]
         for account in ("111111111111", "222222222222"):
             server.client("lambda", keys=(account, "test")).create_function(
-                FunctionName="theirs", Runtime=runtime, Handler="main.handler", Role="arn:aws:iam::000000000000:role/r",
+                FunctionName="theirs", Runtime=runtime, Handler="main.handler", Role=f"arn:aws:iam::{account}:role/r",
                 Code={"ZipFile": package(main__py=VICTIM)},
             )
         assert server.stop() == 0

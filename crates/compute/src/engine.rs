@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use base::{Clock, Random};
 use model::ports::{Authorizer, Catalog, EventSource, EventTarget, Invoker, LogSink, Meter};
 use model::{
-    Answered, CodeDigest, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome, ProgramState,
-    SnapshotState, ThrottleReason, WebAnswer, WebCall,
+    Answered, CodeDigest, Family, FloorState, FunctionRef, FunctionVersion, Invocation, InvokeError, Outcome,
+    ProgramState, Region, Runtime, SnapshotState, ThrottleReason, WebAnswer, WebCall,
 };
 use sandbox::{Backend, Interpreters};
 use store::Store;
@@ -35,6 +35,7 @@ use crate::package::Packages;
 use crate::poller;
 use crate::program::Programs;
 use crate::ready::Ready;
+use crate::report;
 use crate::slots::{self, Slots};
 use crate::start;
 use crate::unneeded::{self, Needs};
@@ -308,6 +309,16 @@ impl Invoker for Engine {
 
     fn snapshot(&self, function: &FunctionRef, version: &str) -> SnapshotState {
         self.core.ready.snapshot(function, version)
+    }
+
+    fn runtime_version(&self, runtime: &Runtime, region: &Region) -> Option<Result<String, String>> {
+        if runtime.family() == Family::Provided {
+            return None;
+        }
+        Some(start::interpreter_for(&self.core, runtime).map(|index| {
+            let interpreter = self.core.interpreters.usable.get(index).map(|found| found.version);
+            report::runtime_version(runtime, interpreter, region).1
+        }))
     }
 
     fn compile(&self, code: &CodeDigest) {

@@ -4,6 +4,7 @@
 //! header along with the calls that they make inside a function. So a function that calls itself, over whatever others,
 //! arrives here with its own number of calls. Who leaves the header away is not seen.
 
+use base::Random;
 use model::{FunctionRef, FunctionVersion, InvokeError};
 
 /// How often a chain may call one function. Source: Lambda's recursive loop detection.
@@ -20,6 +21,22 @@ pub(crate) fn check(trace: Option<&str>, version: &FunctionVersion) -> Result<()
         Some((_, calls)) if calls >= CALLS_IN_CHAIN_MAX => Err(looped(&version.function)),
         _ => Ok(()),
     }
+}
+
+/// Of the headers that come with one call the one to go on with: whose chain has called the function most often, of like ones
+/// the first.
+pub(crate) fn foremost<'a>(traces: impl Iterator<Item = &'a str>, function: &FunctionRef) -> Option<&'a str> {
+    let own = hash(function);
+    let calls = |trace: &str| {
+        let chain = lineage_of(trace).into_iter().flat_map(parsed);
+        chain.filter(|(function, _)| *function == own).map(|(_, calls)| calls).max().unwrap_or(0)
+    };
+    traces.reduce(|first, next| if calls(next) > calls(first) { next } else { first })
+}
+
+/// A header that begins a trace.
+pub(crate) fn begun(now_ms: u64, random: &dyn Random) -> String {
+    format!("Root=1-{:08x}-{}", now_ms / 1_000, random.hex(12))
 }
 
 /// What is said of a call that was stopped.
@@ -108,6 +125,16 @@ mod tests {
             assert!(check(Some(&trace), &version("g")).is_ok());
         }
         assert!(check(None, &function).is_ok());
+    }
+
+    #[test]
+    fn of_several_headers_the_longest_chain_of_the_function_goes_on() {
+        let traces = [chain(&["g", "g", "g"]), chain(&["f"]), chain(&["f", "f"]), chain(&["f", "f", "g"])];
+        let foremost =
+            |traces: &[String]| foremost(traces.iter().map(String::as_str), &reference("f")).map(str::to_owned);
+        assert_eq!(foremost(&traces), Some(traces[2].clone()));
+        assert_eq!(foremost(&traces[..1]), Some(traces[0].clone()));
+        assert_eq!(foremost(&[]), None);
     }
 
     #[test]

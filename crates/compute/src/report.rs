@@ -125,7 +125,7 @@ pub(crate) fn runtime_version(
     region: &Region,
 ) -> (String, String) {
     let name = runtime.as_str();
-    let kind = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == 'x');
+    let kind = name.split(|c: char| c.is_ascii_digit()).next().unwrap_or(name);
     let version = match interpreter {
         Some((major, minor, patch)) => format!("{kind}:{major}.{minor}.{patch}"),
         None => name.replacen('.', ":", 1),
@@ -331,6 +331,7 @@ mod tests {
                 .starts_with("INIT_START Runtime Version: nodejs:20.1.2\tRuntime Version ARN: ")
         );
         assert!(line("python3.12", Some((3, 12, 1))).starts_with("INIT_START Runtime Version: python:3.12.1\t"));
+        assert!(line("java17.al2023", Some((17, 0, 9))).starts_with("INIT_START Runtime Version: java:17.0.9\t"));
         let line = line("provided.al2023", None);
         let (words, arn) = line.split_once("\tRuntime Version ARN: ").unwrap();
         assert_eq!(words, "INIT_START Runtime Version: provided:al2023");

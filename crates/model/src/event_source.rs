@@ -90,6 +90,8 @@ pub struct SourceRecord {
     pub key: Option<String>,
     /// When the source got it, milliseconds since the epoch.
     pub arrived_ms: u64,
+    /// The trace header that its sender gave it, `AWSTraceHeader` of a message. Records of streams have none.
+    pub trace: Option<String>,
     /// The record as the function gets it: JSON, a member of `Records`.
     pub event: Bytes,
 }

@@ -19,9 +19,9 @@ use bytes::Bytes;
 
 use crate::{
     Answered, CodeDigest, Credentials, Delivery, DeliveryError, EventRules, Floor, FloorState, FunctionRef,
-    FunctionVersion, Invocation, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Principal, ProgramState, Role,
-    RuntimeUse, Shard, Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord, Take, Taken, UsageRecord,
-    WebAnswer, WebCall,
+    FunctionVersion, Invocation, InvokeError, LogBatch, MappingNews, Mappings, Outcome, Principal, ProgramState,
+    Region, Role, Runtime, RuntimeUse, Shard, Site, SiteKey, SnapshotState, SourceError, SourceFacts, SourceRecord,
+    Take, Taken, UsageRecord, WebAnswer, WebCall,
 };
 
 /// The only road to a running function.
@@ -61,6 +61,12 @@ pub trait Invoker: Send + Sync + 'static {
     /// How far this node is with the snapshot of a version that has SnapStart.
     fn snapshot(&self, _function: &FunctionRef, _version: &str) -> SnapshotState {
         SnapshotState::Open
+    }
+
+    /// The ARN of the version of a managed runtime that its functions run on here; the error says what is missing. Nothing: it
+    /// is no managed one, or who is asked does not know.
+    fn runtime_version(&self, _runtime: &Runtime, _region: &Region) -> Option<Result<String, String>> {
+        None
     }
 
     /// Has the program of a package compiled. Returns at once.

@@ -24,13 +24,17 @@ pub const ACCEPTED: &[&str] = &[
     "python3.14",
     "python3.15",
     "java8.al2",
+    "java8.al2023",
     "java11",
+    "java11.al2023",
     "java17",
+    "java17.al2023",
     "java21",
     "java25",
     "ruby3.2",
     "ruby3.3",
     "ruby3.4",
+    "ruby4.0",
     "provided",
     "provided.al2",
     "provided.al2023",
@@ -143,7 +147,11 @@ mod tests {
         assert_eq!(Runtime::parse("nodejs20.x").unwrap().version(), Some((20, 0)));
         assert_eq!(Runtime::parse("java21").unwrap().version(), Some((21, 0)));
         assert_eq!(Runtime::parse("java8.al2").unwrap().version(), Some((8, 0)));
+        for (java, version) in [("java8.al2023", 8), ("java11.al2023", 11), ("java17.al2023", 17)] {
+            assert_eq!(Runtime::parse(java).unwrap().version(), Some((version, 0)));
+        }
         assert_eq!(Runtime::parse("ruby3.3").unwrap().version(), Some((3, 3)));
+        assert_eq!(Runtime::parse("ruby4.0").unwrap().version(), Some((4, 0)));
         assert_eq!(Runtime::parse("nodejs20"), None);
         assert_eq!(Runtime::parse("php8.4"), None, "Lambda has none");
         let php = |version| Runtime::php(version).map(|runtime| (runtime.family(), runtime.version()));
@@ -154,7 +162,8 @@ mod tests {
         }
         assert_eq!((Runtime::parse("image"), Runtime::image().family()), (None, Family::Provided));
         let with_snap_start = ACCEPTED.iter().filter(|it| Runtime::parse(it).unwrap().has_snap_start());
+        let java = ["java11", "java11.al2023", "java17", "java17.al2023", "java21", "java25"];
         let python = ["python3.12", "python3.13", "python3.14", "python3.15"];
-        assert!(with_snap_start.copied().eq(python.into_iter().chain(["java11", "java17", "java21", "java25"])));
+        assert!(with_snap_start.copied().eq(python.into_iter().chain(java)));
     }
 }

@@ -213,7 +213,8 @@ const DIFFERENCES: &str = "
 - **Policies of functions** are evaluated: a function URL with `AuthType` NONE answers 403 until `lambda:InvokeFunctionUrl` is permitted to `*`
   (the second permission that AWS asks of newer URLs is not needed), APIs call what permits `apigateway.amazonaws.com`, other accounts
   invoke what permits them. `dunlin deploy` adds what a project needs. Condition operators for dates, numbers and addresses are refused.
-- **Roles**: who may assume one is evaluated, by AssumeRole and for functions; a function may have a role that was never made. Policies of roles
+- **Roles**: who may assume one is evaluated, by AssumeRole and for functions; a function may have a role that was never made, of its own account
+  and in `dunlin up` too, but none of another account. Policies of roles
   are stored and not evaluated: within its own account, whoever has a valid key may. `dunlin doctor` says so. Policies that AWS provides can be
   attached by their names and not be read. Session policies, session tags and permissions boundaries are refused.
 - **Streaming**: up to 200 MB, at the reader's pace: the rate of 2 MB a second after the first 6 MB is imposed on request only
@@ -236,7 +237,8 @@ const DIFFERENCES: &str = "
   `ErrorMessage`, at least once, beside the record of the same end. Its target is that of the version that ran last. One that is too
   large for its target is lost, as in AWS; characters that queues refuse are replaced in the message. What a role may do is not looked at.
 - **Recursive loops** are stopped before the seventeenth call of one function, unless it allows them: they are seen by the trace header, which
-  SDKs pass on, and along destinations. The record of an event that was stopped has the condition `RecursiveLoop`.
+  SDKs pass on, by that of messages of queues, and along destinations. The record of an event that was stopped has the condition
+  `RecursiveLoop`; a message that was is left in its queue.
 - **Event source mappings** read streams of DynamoDB tables. Kinesis and SQS sources work as soon as their services come; until then their
   creation is refused, in words that name the service. A mapping outlives its
   function, as in AWS, and takes nothing while the function is not there. Policies of sources are not evaluated: a source belongs to the
@@ -245,7 +247,18 @@ const DIFFERENCES: &str = "
 - **Tables** are ready as soon as they are made, and every read is consistent, along global secondary indexes too. Item collections have no
   limit of 10 GB; the bounds that `ReturnItemCollectionMetrics` tells are those of the whole table. A stream has one shard from its
   beginning to its end; more calls at once come from `ParallelizationFactor`.
-- **Concurrency**: reserved concurrency and the account's limit throttle at once; rates per second are not limited.
+- **Concurrency**: reserved concurrency and the account's limit throttle at once. Ten times a reservation may be called in a second; for the
+  account's ten times its limit counts only where an operator sets one (`--account-concurrency`), else its rate is free.
+- **States of functions**: a function and its updates are `Active` and `Successful` at once, with two exceptions: while the program of a
+  `bootstrap.wasm` is compiled they are `Pending` and `InProgress` (`Failed`, if it cannot be), and while the snapshot of a version with SnapStart
+  is taken that version is `Pending`. Both can be called and changed meanwhile: a call waits for a program and starts without a snapshot, and
+  nothing is refused with 409 for a state. `Inactive` does not occur: a function that was not called for long is not put away.
+- **RuntimeVersionConfig** names the interpreter of the host that runs a function now, whatever PutRuntimeManagementConfig asks for; its
+  `RuntimeVersionArn` holds a name and a version in place of AWS's digest. Where the host has none, it has an `Error` that says so.
+- **Code storage**: 75 GB of an account in a region, beyond which `CodeStorageExceededException` is answered. A package counts once, however many
+  functions, versions and layers have it; AWS counts each of them.
+- **Managed instances**: there are no capacity providers, so their operations are refused, and so are GetFunctionScalingConfig and
+  PutFunctionScalingConfig, which scale functions on them.
 - **Freezing between calls** begins 100 ms after a function became idle, and only where it left something running; where the machine has no
   cgroup v2 that the server may write, what was left runs on. `--no-freeze` lets it run on everywhere.
 - **Provisioned concurrency**: every node that shares a store has as many environments as are asked for, and tells of its own. The bill

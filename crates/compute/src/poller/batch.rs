@@ -121,7 +121,7 @@ mod tests {
 
     fn record(id: usize, bytes: usize) -> SourceRecord {
         let event = Bytes::from(vec![b'1'; bytes]);
-        SourceRecord { id: id.to_string(), handle: String::new(), key: None, arrived_ms: 0, event }
+        SourceRecord { id: id.to_string(), handle: String::new(), key: None, arrived_ms: 0, trace: None, event }
     }
 
     #[test]

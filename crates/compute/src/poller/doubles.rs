@@ -47,12 +47,18 @@ impl MemoryQueue {
 
     /// Puts a message into the queue.
     pub(crate) fn send(&self, id: &str, body: &str, group: Option<&str>) {
+        self.send_in(None, id, body, group);
+    }
+
+    /// Puts a message into the queue that its sender gave a trace header.
+    pub(crate) fn send_in(&self, trace: Option<String>, id: &str, body: &str, group: Option<&str>) {
         let event = json!({"messageId": id, "body": body}).to_string();
         let record = SourceRecord {
             id: id.into(),
             handle: String::new(),
             key: group.map(str::to_owned),
             arrived_ms: self.clock.now_ms(),
+            trace,
             event: Bytes::from(event),
         };
         self.messages.lock().push(Message { record, visible_at_ms: 0, takes: 0 });
@@ -195,6 +201,7 @@ impl MemoryStream {
             handle: number.to_string(),
             key: Some(key.into()),
             arrived_ms: self.clock.now_ms(),
+            trace: None,
             event: event.to_string().into(),
         });
         drop(shards);

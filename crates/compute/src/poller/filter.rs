@@ -70,7 +70,7 @@ mod tests {
     fn passes(patterns: &[Value], content: Option<Content>, event: &Value) -> bool {
         let patterns: Vec<String> = patterns.iter().map(Value::to_string).collect();
         let event = event.to_string().into();
-        let record = SourceRecord { id: "1".into(), handle: "1".into(), key: None, arrived_ms: 0, event };
+        let record = SourceRecord { id: "1".into(), handle: "1".into(), key: None, arrived_ms: 0, trace: None, event };
         Filter::new(&patterns, content).unwrap().passes(&record)
     }
 

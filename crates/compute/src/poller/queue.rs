@@ -4,7 +4,7 @@
 //! refuses is tried again while the messages are leased. Nothing is taken for a function that is not there, since every
 //! take counts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use super::filter::Filter;
 use super::scale::{Scale, wait_after};
 use super::shard::Checkpoint;
 use super::{PAUSE, Poller, READ_WAIT_MS, until};
+use crate::recursion;
 
 /// How long before the end of a lease no call is begun any more.
 const LEASE_REST_MS: u64 = 500;
@@ -259,7 +260,14 @@ fn wait_ms(tries: u32) -> u64 {
 async fn handle(poller: Arc<Poller>, source: Arc<dyn EventSource>, mut batch: Batch) -> Refused {
     // A stop waits until it is written what has become of the batch.
     let Ok(_running) = poller.core.enter() else { return Some(batch) };
-    let Some((_, outcome)) = poller.call(payload(batch.records.iter().map(|record| &record.event), "")).await else {
+    batch.records = without_loops(&poller, batch.records).await;
+    if batch.records.is_empty() {
+        return None;
+    }
+    let traces = batch.records.iter().filter_map(|record| record.trace.as_deref());
+    let trace = recursion::foremost(traces, &poller.mapping.function).map(str::to_owned);
+    let event = payload(batch.records.iter().map(|record| &record.event), "");
+    let Some((_, outcome)) = poller.call(event, trace).await else {
         batch.tries += 1;
         return Some(batch);
     };
@@ -278,6 +286,32 @@ async fn handle(poller: Arc<Poller>, source: Arc<dyn EventSource>, mut batch: Ba
     };
     acknowledge(&poller, &*source, &handled).await;
     None
+}
+
+/// The messages of a batch that the function is to have. One whose chain of calls has led to the function too often is left alone
+/// like a failure, until its queue has enough of it, so that the others do not suffer; so are those that come after it in its
+/// group.
+async fn without_loops(poller: &Poller, records: Vec<SourceRecord>) -> Vec<SourceRecord> {
+    if records.iter().all(|record| record.trace.is_none()) {
+        return records;
+    }
+    // What a call of it would say is said by the call.
+    let Ok(version) = poller.core.catalog.version(&poller.mapping.function).await else { return records };
+    let mut groups = BTreeSet::new();
+    let (loops, wanted): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| {
+        let waits = record.key.as_ref().is_some_and(|key| groups.contains(key));
+        let is_loop = waits || recursion::check(record.trace.as_deref(), &version).is_err();
+        if let Some(key) = record.key.as_ref().filter(|_| is_loop && !waits) {
+            groups.insert(key.clone());
+        }
+        is_loop
+    });
+    if !loops.is_empty() {
+        let (arn, messages) = (&poller.mapping.arn, loops.len());
+        tracing::warn!(arn, messages, "messages of a recursive loop are not handled");
+        poller.news.result("PROBLEM: Function was called in a recursive loop").await;
+    }
+    wanted
 }
 
 /// Acknowledges messages. Where that fails they come again.

@@ -102,6 +102,7 @@ mod tests {
             handle: String::new(),
             key: None,
             arrived_ms,
+            trace: None,
             event: Bytes::new(),
         };
         let outcome = Outcome {

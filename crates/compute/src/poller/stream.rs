@@ -348,7 +348,7 @@ impl ShardLoop {
     }
 
     async fn call(&self, call: Call) -> Ended {
-        match self.poller.call(self.payload(&call.records, call.window.as_ref())).await {
+        match self.poller.call(self.payload(&call.records, call.window.as_ref()), None).await {
             Some((id, outcome)) => Ended::Ran(id, outcome),
             None => Ended::Refused,
         }

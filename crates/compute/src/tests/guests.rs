@@ -49,6 +49,8 @@ pub(crate) struct Guests {
     pub(crate) streamed: Arc<AtomicU64>,
     /// What functions with the handler `script` answer; nothing: an error.
     pub(crate) script: Script,
+    /// The trace headers of the calls of such functions.
+    pub(crate) traces: Arc<Mutex<Vec<String>>>,
     /// Whether guests end instead of compiling.
     mute_compiler: Arc<AtomicBool>,
     controls: Mutex<Vec<Arc<FakeControl>>>,
@@ -79,6 +81,7 @@ impl Guests {
             seen: Arc::default(),
             streamed: Arc::default(),
             script: Arc::new(Mutex::new(Box::new(|_| None))),
+            traces: Arc::default(),
             mute_compiler: Arc::default(),
             controls: Mutex::default(),
         }
@@ -345,6 +348,7 @@ impl Backend for Guests {
                 seen: self.seen.clone(),
                 streamed: self.streamed.clone(),
                 script: self.script.clone(),
+                traces: self.traces.clone(),
                 mute_compiler: self.mute_compiler.clone(),
                 calls: 0,
                 began: Instant::now(),
@@ -422,6 +426,7 @@ struct FakeGuest {
     seen: Arc<Mutex<HashMap<String, usize>>>,
     streamed: Arc<AtomicU64>,
     script: Script,
+    traces: Arc<Mutex<Vec<String>>>,
     mute_compiler: Arc<AtomicBool>,
     calls: usize,
     /// When the event came.
@@ -526,7 +531,10 @@ impl FakeGuest {
                 tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
                 self.respond(&event).await;
             }
-            ("script", ms) => self.scripted(ms, &event).await,
+            ("script", ms) => {
+                self.traces.lock().extend(meta["traceId"].as_str().map(str::to_owned));
+                self.scripted(ms, &event).await;
+            }
             ("sleep_as_told", _) => {
                 let ms = std::str::from_utf8(&event).unwrap().parse().unwrap();
                 tokio::time::sleep(Duration::from_millis(ms)).await;

@@ -60,6 +60,7 @@ impl TableStreams {
             handle: place.sequence(),
             key: Some(item_to_json(&record.keys).to_string()),
             arrived_ms: record.at_ms,
+            trace: None,
             event: Bytes::from(record.to_event(of, *place).to_string()),
         });
         Ok(Taken { records: taken.collect(), next: (!found.ended).then(|| found.next.sequence()) })

@@ -23,6 +23,7 @@ use store::{Blobs, Store, Txn};
 
 use super::image::Arrivals;
 use super::record::{FunctionRecord, LATEST, UrlOwner};
+use super::storage::Bounds;
 use super::uses::Uses;
 use super::versions::Resolved;
 use super::{ATTEMPTS, decoded, encoded, error, event_config, keys, packages};
@@ -41,12 +42,23 @@ pub struct Config {
     pub architecture: &'static str,
     /// Access points of folders that functions may have.
     pub access_points: Vec<AccessPoint>,
+    /// Bytes of code that an account may keep in a region.
+    pub code_bytes_max: u64,
 }
+
+/// Source: Lambda quotas, 75 GB of functions and layers.
+const CODE_BYTES_MAX: u64 = 80_530_636_800;
 
 impl Default for Config {
     fn default() -> Self {
         let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
-        Self { url_suffix: "localhost".into(), account_concurrency: 1_000, architecture, access_points: Vec::new() }
+        Self {
+            url_suffix: "localhost".into(),
+            account_concurrency: 1_000,
+            architecture,
+            access_points: Vec::new(),
+            code_bytes_max: CODE_BYTES_MAX,
+        }
     }
 }
 
@@ -67,6 +79,8 @@ pub struct Functions {
     urls: Cache<String, Arc<FunctionUrl>>,
     policies: Cache<FunctionRef, Arc<[Value]>>,
     pub(super) uses: Uses,
+    /// What accounts keep at most.
+    pub(super) bounds: Bounds,
 }
 
 impl Functions {
@@ -101,6 +115,7 @@ impl Functions {
             urls: Cache::new(REMEMBERED_MAX),
             policies: Cache::new(REMEMBERED_MAX),
             uses: Uses::new(),
+            bounds: Bounds::default(),
         })
     }
 

@@ -40,8 +40,10 @@ mod programs;
 mod provisioned;
 mod record;
 mod role;
+mod runtime_version;
 mod settings;
 mod snapshots;
+mod storage;
 mod uses;
 mod versions;
 mod view;
@@ -140,10 +142,14 @@ impl LambdaService {
         Self { roles: Some(roles), ..self }
     }
 
-    /// Refuses a role that is there and that Lambda cannot assume. One that is not there is taken, as made-up ones always were:
-    /// nothing depends on it while what roles may do is not evaluated.
+    /// Refuses a role of another account, and one that is there and that Lambda cannot assume. One that is not there is taken,
+    /// as made-up ones always were: nothing depends on it while what roles may do is not evaluated.
     async fn check_role(&self, call: &Call) -> Result<(), Error> {
-        let (Some(roles), Some(arn)) = (&self.roles, call.text("Role")) else { return Ok(()) };
+        let Some(arn) = call.text("Role") else { return Ok(()) };
+        if !role::is_within(&call.principal.account, arn) {
+            return Err(error::denied("Cross-account pass role is not allowed.").with("Type", "User"));
+        }
+        let Some(roles) = &self.roles else { return Ok(()) };
         match roles.role(arn).await.map_err(Error::internal)? {
             Some(role) if !role::is_for_functions(&role) => {
                 Err(error::invalid("The role defined for the function cannot be assumed by Lambda."))
@@ -181,12 +187,12 @@ impl LambdaService {
         if let (Ok(_), Ok(function)) = (&done, name::of_call(call)) {
             self.invoker.prepare(&function);
         }
-        self.with_snapshot(call, done, true)
+        self.as_here(call, done, true)
     }
 
-    /// An answer that tells how far the snapshot of its version is, if it is to have one. Of a version that may be new it is
-    /// taken.
-    fn with_snapshot(&self, call: &Call, mut done: Result<Reply, Error>, is_new: bool) -> Result<Reply, Error> {
+    /// An answer that tells what this node knows of its version: what it runs on, and how far its program and its snapshot are, if
+    /// it is to have one. Of a version that may be new these are made.
+    fn as_here(&self, call: &Call, mut done: Result<Reply, Error>, is_new: bool) -> Result<Reply, Error> {
         if let Ok(reply) = &mut done
             && let Some((code, configuration)) = programs::taken_from(&mut reply.output)
         {
@@ -194,6 +200,12 @@ impl LambdaService {
                 self.invoker.compile(&code);
             }
             programs::show(configuration, self.invoker.program(&code));
+        }
+        if let Ok(reply) = &mut done
+            && let Some((runtime, configuration)) = runtime_version::runtime_in(&mut reply.output)
+            && let Some(found) = self.invoker.runtime_version(&runtime, &call.region)
+        {
+            runtime_version::show(configuration, found);
         }
         if let (Ok(reply), Ok(function)) = (&mut done, name::of_call(call))
             && let Some((function, version, configuration)) = snapshots::version_in(&mut reply.output, &function)
@@ -220,12 +232,10 @@ impl Service for LambdaService {
         }
         match call.operation {
             "CreateFunction" => self.deployed(&call, ops::create::run(functions, &self.targets, &call).await),
-            "GetFunction" => self.with_snapshot(&call, ops::read::get(functions, &call).await, false),
-            "GetFunctionConfiguration" => {
-                self.with_snapshot(&call, ops::read::configuration(functions, &call).await, false)
-            }
+            "GetFunction" => self.as_here(&call, ops::read::get(functions, &call).await, false),
+            "GetFunctionConfiguration" => self.as_here(&call, ops::read::configuration(functions, &call).await, false),
             "ListFunctions" => ops::read::list(functions, &call).await,
-            "PublishVersion" => self.with_snapshot(&call, ops::versions::publish(functions, &call).await, true),
+            "PublishVersion" => self.as_here(&call, ops::versions::publish(functions, &call).await, true),
             "ListVersionsByFunction" => ops::versions::list(functions, &call).await,
             "CreateAlias" => ops::aliases::create(functions, &call).await,
             "GetAlias" => ops::aliases::get(functions, &call).await,

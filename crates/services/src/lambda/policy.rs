@@ -42,10 +42,19 @@ fn principal(text: &str) -> Result<Value, Error> {
     if text.starts_with("arn:") {
         return Ok(json!({"AWS": text}));
     }
-    if text.ends_with(".amazonaws.com") || text.contains(".amazonaws.com.") {
+    if is_service(text) {
         return Ok(json!({"Service": text}));
     }
     Err(error::invalid("The provided principal was invalid. Please check the principal and try again."))
+}
+
+/// Whether a text has the form of a service's name: most are of `amazonaws.com`, the oldest, such as
+/// `alexa-appkit.amazon.com`, of `amazon.com`.
+fn is_service(text: &str) -> bool {
+    [".amazonaws.com", ".amazon.com"]
+        .iter()
+        .any(|domain| text.strip_suffix(domain).is_some_and(|name| !name.is_empty()))
+        || text.contains(".amazonaws.com.")
 }
 
 fn condition(call: &Call) -> Map<String, Value> {
@@ -112,8 +121,13 @@ mod tests {
     fn principals_are_told_apart() {
         assert_eq!(principal("*").unwrap(), json!("*"));
         assert_eq!(principal("s3.amazonaws.com").unwrap(), json!({"Service": "s3.amazonaws.com"}));
+        for service in ["alexa-appkit.amazon.com", "alexa-connectedhome.amazon.com", "s3.amazonaws.com.cn"] {
+            assert_eq!(principal(service).unwrap(), json!({"Service": service}));
+        }
         assert_eq!(principal("123456789012").unwrap(), json!({"AWS": "arn:aws:iam::123456789012:root"}));
-        assert!(principal("somebody").is_err());
+        for wrong in ["somebody", ".amazon.com", "amazon.com", "x.notamazon.com", "x.amazon.com.example.org"] {
+            assert!(principal(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -548,8 +548,8 @@ impl VersionRecord {
     }
 }
 
-/// The role as one of the function's own account. AWS lets no function have a role of another account; here any ARN is
-/// taken, as examples are full of made-up ones, but a function acts in its own account whatever its role says.
+/// The role as one of the function's own account. No function gets another account's any more; one that an earlier release
+/// gave it to acts in its own account whatever its role says.
 fn role_within(account: &AccountId, role_arn: &str) -> String {
     let mut parts: Vec<&str> = role_arn.splitn(6, ':').collect();
     if let Some(of_role) = parts.get_mut(4) {

@@ -88,6 +88,9 @@ const RETIRED: &[&str] = &[
 /// What Lambda runs and this platform runs as a program of the package's own only.
 const ABSENT_FAMILIES: &[&str] = &["dotnet"];
 
+/// A name of the service model's enumeration that no documentation explains.
+const CUSTOM: &str = "custom";
+
 /// Whether these settings are of a container image.
 pub(super) fn are_of_image(settings: &Settings) -> bool {
     settings.runtime == Runtime::image()
@@ -278,6 +281,12 @@ fn runtime_of(identifier: &str) -> Result<Runtime, Error> {
             "The runtime parameter of {identifier} is no longer supported for creating or updating AWS Lambda functions. We recommend you use a supported runtime while creating or updating functions."
         )));
     }
+    if identifier == CUSTOM {
+        return Err(Error::not_implemented(format_args!(
+            "the runtime {identifier} (a package that brings its own program runs as provided.al2023, a container image with \
+             PackageType Image)"
+        )));
+    }
     let digits = identifier.find(|c: char| c.is_ascii_digit()).unwrap_or(identifier.len());
     if ABSENT_FAMILIES.contains(&&identifier[..digits]) && digits < identifier.len() {
         return Err(Error::not_implemented(format_args!(
@@ -351,6 +360,8 @@ mod tests {
             assert_eq!(error.status, 501, "{absent}");
             assert!(error.message.contains("--self-contained") && error.message.contains("provided.al2023"));
         }
+        let error = runtime_of("custom").unwrap_err();
+        assert!(error.status == 501 && error.message.contains("provided.al2023"), "{}", error.message);
         for unknown in ["cobol", "java", "python9.9", ""] {
             let error = runtime_of(unknown).unwrap_err();
             assert_eq!(error.code, "InvalidParameterValueException");

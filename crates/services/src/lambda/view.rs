@@ -24,6 +24,14 @@ pub(super) fn code_sha256(hexadecimal: &str) -> String {
     BASE64.encode(hex::decode(hexadecimal).unwrap_or_default())
 }
 
+/// `CodeSha256` of a version: base64 of a package, the digits of an image, as AWS has it.
+pub(super) fn sha256_of(version: &VersionRecord) -> String {
+    match &version.image {
+        Some(image) => image.content.digest.as_str().to_owned(),
+        None => code_sha256(version.code.as_str()),
+    }
+}
+
 /// `FunctionConfiguration`. The ARN carries a qualifier exactly when `function` does.
 pub(super) fn configuration(function: &FunctionRef, id: VersionId, version: &VersionRecord) -> Value {
     let mut shown = summary(function, id, version);
@@ -51,7 +59,7 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
         "Timeout": settings.timeout_s,
         "MemorySize": settings.memory_mb,
         "LastModified": time(version.modified_ms),
-        "CodeSha256": code_sha256(version.code.as_str()),
+        "CodeSha256": sha256_of(version),
         "Version": id.to_string(),
         "TracingConfig": {"Mode": settings.tracing},
         "RevisionId": version.revision_id,
@@ -88,9 +96,8 @@ pub(super) fn summary(function: &FunctionRef, id: VersionId, version: &VersionRe
         let layers = settings.layers.iter();
         shown["Layers"] = layers.map(|layer| json!({"Arn": layer.arn, "CodeSize": layer.code_bytes})).collect();
     }
-    if let Some(image) = &version.image {
+    if version.image.is_some() {
         shown["PackageType"] = json!("Image");
-        shown["CodeSha256"] = json!(image.content.digest.as_str());
         for of_zips in ["Runtime", "Handler"] {
             shown[of_zips] = Value::Null;
         }

@@ -31,6 +31,7 @@ fn push(lane: &mut Lane, number: u64, arrived_ms: u64) {
         handle: number.to_string(),
         key: None,
         arrived_ms,
+        trace: None,
         event: Bytes::from(number.to_string()),
     };
     lane.push(number, record, arrived_ms);

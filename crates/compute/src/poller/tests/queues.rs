@@ -110,6 +110,72 @@ async fn what_nobody_wants_is_acknowledged_and_never_seen() {
     assert_eq!(seen, (15..20).map(|number| json!({"n": number}).to_string()).collect::<Vec<_>>());
 }
 
+/// A trace in which `f` was called so often.
+fn looped(calls: usize) -> Option<String> {
+    let begin = "Root=1-a-b".to_owned();
+    Some((0..calls).fold(begin, |trace, _| crate::recursion::counted(Some(&trace), &reference("f")).unwrap()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_sends_to_its_own_queue_is_stopped() {
+    let world = World::new();
+    let (queue, traces) = (world.queue.clone(), world.guests.traces.clone());
+    let events = deploy(&world, "f", 0, move |event| {
+        let number: u32 = event["Records"][0]["body"].as_str().unwrap().parse().ok()?;
+        // As an SDK does within a function: the header of the call goes along with what is sent.
+        let trace = traces.lock().last().cloned();
+        queue.send_in(trace, &format!("m{}", number + 1), &(number + 1).to_string(), None);
+        Some("null".into())
+    });
+    world.queue.send("m1", "1", None);
+    map(&world, mapping(QUEUE, "f"));
+    world.until("the message is left and comes again", |world| world.queue.takes("m17") == 2).await;
+    let numbers: Vec<String> = (1..=16).map(|number| number.to_string()).collect();
+    assert_eq!(bodies(&events).concat(), numbers);
+    assert_eq!((world.queue.len(), world.queue.acked.lock().len()), (1, 16));
+    assert!(
+        results(&world).contains(&"PROBLEM: Function was called in a recursive loop".to_owned()),
+        "{:?}",
+        results(&world)
+    );
+    let traces = world.guests.traces.lock().clone();
+    let root = |trace: &String| trace.split(';').next().unwrap().to_owned();
+    assert!(root(&traces[0]).starts_with("Root=1-") && traces.iter().all(|trace| root(trace) == root(&traces[0])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_does_not_hold_up_the_other_messages_of_its_batch() {
+    for allows in [false, true] {
+        let world = World::new();
+        let events = deploy(&world, "f", 0, |_| Some("null".into()));
+        world.deploy("f", "script 0", |version| version.allows_recursion = allows);
+        for (id, calls) in [("three", 3), ("loop", 16), ("five", 5)] {
+            world.queue.send_in(looped(calls), id, id, None);
+        }
+        world.queue.send("none", "none", None);
+        map(&world, mapping(QUEUE, "f"));
+        let left = usize::from(!allows);
+        world.until("the others are acknowledged", |world| world.queue.len() == left).await;
+        let expected: &[&str] = if allows { &["three", "loop", "five", "none"] } else { &["three", "five", "none"] };
+        assert_eq!(bodies(&events), [expected]);
+        // The call goes on with the chain that has led to the function most often.
+        let calls = if allows { 17 } else { 6 };
+        assert_eq!(*world.guests.traces.lock(), [looped(calls).unwrap()]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_a_loop_in_its_group_waits_with_it() {
+    let world = World::new();
+    let events = deploy(&world, "f", 0, |_| Some("null".into()));
+    for (id, calls, group) in [("a1", 1, "a"), ("b1", 16, "b"), ("a2", 1, "a"), ("b2", 1, "b")] {
+        world.queue.send_in(looped(calls), id, id, Some(group));
+    }
+    map(&world, mapping(&format!("{QUEUE}.fifo"), "f"));
+    world.until("the other group is handled", |world| world.queue.len() == 2).await;
+    assert_eq!((bodies(&events), world.queue.takes("b2")), (vec![vec!["a1".to_owned(), "a2".to_owned()]], 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn groups_keep_their_order() {
     let world = World::new();

@@ -105,6 +105,7 @@ impl Sim {
             handle: number.to_string(),
             key: Some(format!("k{}", self.below(5))),
             arrived_ms: self.now_ms,
+            trace: None,
             event: Bytes::from(event),
         });
         if !self.filters.is_empty() && !wanted(number) {

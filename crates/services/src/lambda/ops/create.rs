@@ -112,6 +112,7 @@ async fn commit(
         let mut record = new.record.clone();
         record.latest.settings.layers = functions.layers_of(&*snapshot, call, &new.layers).await?;
         functions.check_unpacked(&*snapshot, &record.latest, code.package()).await?;
+        functions.check_stored(&*snapshot, function, &record.latest, None).await?;
         let (mut id, mut shown) = (VersionId::Latest, record.latest.clone());
         let mut txn = Txn::new().expect_absent(key.clone());
         if let Some(config) = &new.signing {

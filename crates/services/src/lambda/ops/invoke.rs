@@ -73,8 +73,7 @@ pub(in crate::lambda) async fn asynchronously(
         let (size, limit) = (call.payload.len(), ASYNC_BYTES_MAX);
         return Err(error::invoke(InvokeError::PayloadTooLarge { size, kind: "Event", limit }));
     }
-    // As on AWS, no trace goes on from here.
-    let invocation = Invocation { trace_id: None, ..event(function, &call) };
+    let invocation = invocation(functions, function, &call, false)?;
     invoker.accept(invocation).await.map_err(error::invoke)?;
     Ok(Reply { status: Some(202), payload: Some(Bytes::new().into()), ..Reply::of(json!({"Status": 202})) })
 }

@@ -9,7 +9,7 @@ use store::{Range, Txn};
 use crate::lambda::layer::{self, LayerRef, LayerVersionRef};
 use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{LayerRecord, LayerVersionRecord};
-use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, view};
+use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, storage, view};
 
 /// Most layers or versions of one page. Source: the service model.
 const PAGE_MAX: usize = 50;
@@ -65,6 +65,8 @@ async fn commit(
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
         let entry = snapshot.get(&key).await.map_err(error::store)?;
         let before: Option<LayerRecord> = entry.as_ref().map(|entry| decoded(&entry.value)).transpose()?;
+        let stored = storage::Package { code: &version.code, bytes: version.code_bytes };
+        functions.check_storage(&*snapshot, (&layer.account, &layer.region), stored, None).await?;
         let number = before.map_or(1, |before| before.next_version);
         let of_version = keys::layer_version(&layer.clone().version(number));
         let txn = Txn::new()

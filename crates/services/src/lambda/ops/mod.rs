@@ -33,7 +33,8 @@ use super::{Functions, error, packages};
 /// The code that a call brings for a function; `is_image` says which kind it has to be.
 async fn code_of(functions: &Functions, code: &Value, is_image: bool) -> Result<Code, Error> {
     let text = |member: &str| code.get(member).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let other = ["ZipFile", "S3Bucket", "S3Key", "S3ObjectVersion"].into_iter().find(|member| text(member).is_some());
+    let of_zips = ["ZipFile", "S3Bucket", "S3Key", "S3ObjectVersion", "S3ObjectStorageMode", "SourceKMSKeyArn"];
+    let other = of_zips.into_iter().find(|member| text(member).is_some());
     match (is_image, text("ImageUri"), other) {
         (true, Some(uri), None) => functions.image(uri).await.map(Code::Image),
         (true, Some(_), Some(other)) => {

@@ -1,20 +1,16 @@
 //! What there is: GetFunction, GetFunctionConfiguration, ListFunctions, GetAccountSettings.
 
-use std::collections::BTreeMap;
-
 use aws::{Call, Error, Reply};
 use model::{FunctionName, FunctionRef};
 use serde_json::{Value, json};
 use store::Range;
 
-use crate::lambda::record::{FunctionRecord, LATEST, LayerVersionRecord, VersionId, VersionRecord};
+use crate::lambda::record::{FunctionRecord, LATEST, VersionId};
 use crate::lambda::versions::Found;
 use crate::lambda::{Functions, decoded, error, keys, name, provisioned, view};
 
 /// Most functions of one page. Source: ListFunctions, which never answers more whatever is asked.
 const PAGE_MAX: usize = 50;
-/// Bytes of all packages of an account in a region. Source: Lambda quotas (75 GB).
-const CODE_BYTES_TOTAL: u64 = 80_530_636_800;
 
 /// GetFunction.
 pub(in crate::lambda) async fn get(functions: &Functions, call: &Call) -> Result<Reply, Error> {
@@ -117,29 +113,18 @@ pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Resul
 pub(in crate::lambda) async fn account(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     let (account, region) = (call.principal.account.as_str(), call.region.as_str());
     let snapshot = functions.store.snapshot().await.map_err(error::store)?;
-    let page = snapshot.range(&Range::prefix(keys::functions(account, region))).await.map_err(error::store)?;
-    let records: Vec<FunctionRecord> =
-        page.entries.iter().map(|entry| decoded(&entry.value)).collect::<Result<_, _>>()?;
-    let page = snapshot.range(&Range::prefix(keys::versions_of(account, region))).await.map_err(error::store)?;
-    let versions: Vec<VersionRecord> =
-        page.entries.iter().map(|entry| decoded(&entry.value)).collect::<Result<_, _>>()?;
-    let page = snapshot.range(&Range::prefix(keys::layer_versions_of(account, region))).await.map_err(error::store)?;
-    let layers: Vec<LayerVersionRecord> =
-        page.entries.iter().map(|entry| decoded(&entry.value)).collect::<Result<_, _>>()?;
-    let versions = records.iter().map(|record| &record.latest).chain(&versions);
-    let mut sizes: BTreeMap<&str, u64> = versions.map(|version| (version.code.as_str(), version.code_bytes)).collect();
-    sizes.extend(layers.iter().map(|layer| (layer.code.as_str(), layer.code_bytes)));
-    let taken: u64 = records.iter().map(provisioned::taken).sum();
+    let stored = functions.stored(&*snapshot, account, region).await?;
+    let taken: u64 = stored.functions.iter().map(provisioned::taken).sum();
     let most = functions.config.account_concurrency;
     let output: Value = json!({
         "AccountLimit": {
-            "TotalCodeSize": CODE_BYTES_TOTAL,
+            "TotalCodeSize": functions.config.code_bytes_max,
             "CodeSizeUnzipped": 262_144_000,
             "CodeSizeZipped": 52_428_800,
             "ConcurrentExecutions": most,
             "UnreservedConcurrentExecutions": u64::from(most).saturating_sub(taken),
         },
-        "AccountUsage": {"TotalCodeSize": sizes.values().sum::<u64>(), "FunctionCount": records.len()},
+        "AccountUsage": {"TotalCodeSize": stored.bytes(), "FunctionCount": stored.functions.len()},
     });
     Ok(Reply::of(output))
 }

@@ -46,6 +46,7 @@ pub(in crate::lambda) async fn code(functions: &Functions, call: &Call) -> Resul
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
         functions.check_signed(&*snapshot, &function, &record).await?;
         functions.check_unpacked(&*snapshot, &next, code.package()).await?;
+        functions.check_stored(&*snapshot, &function, &next, Some(&record.latest)).await?;
         return Ok(Reply::of(view::configuration(&function, VersionId::Latest, &next)));
     }
     let mut uploads = functions.ready(&code).await?;
@@ -84,6 +85,7 @@ async fn commit(
         functions.check_signed(&*snapshot, function, &record).await?;
         let next = replaced(functions, call, &record, code)?;
         functions.check_unpacked(&*snapshot, &next, code.package()).await?;
+        functions.check_stored(&*snapshot, function, &next, Some(&record.latest)).await?;
         let before = std::mem::replace(&mut record.latest, next);
         let mut txn = Txn::new().expect_version(key.clone(), written);
         let mut users = Users::of(&before, -1).and(&record.latest, 1);

@@ -48,7 +48,7 @@ async fn commit(functions: &Functions, call: &Call, function: &FunctionRef) -> R
 }
 
 fn check_code(call: &Call, record: &FunctionRecord) -> Result<(), Error> {
-    let present = view::code_sha256(record.latest.code.as_str());
+    let present = view::sha256_of(&record.latest);
     match call.text("CodeSha256").filter(|expected| !expected.is_empty() && *expected != present) {
         Some(expected) => Err(error::invalid(format!(
             "CodeSHA256 ({expected}) is different from current CodeSHA256 in $LATEST ({present}). Please try again with the CodeSHA256 in $LATEST."

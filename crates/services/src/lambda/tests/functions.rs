@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use store::Txn;
 
 use super::*;
-use crate::lambda::packages;
+use crate::lambda::{keys, packages};
 
 const ARN: &str = "arn:aws:lambda:us-east-1:000000000000:function:f";
 
@@ -491,13 +491,89 @@ async fn writes_of_other_nodes_are_seen_through_the_watch() {
 }
 
 #[tokio::test]
-async fn a_role_of_another_account_is_shown_as_given_and_leads_nowhere_else() {
+async fn answers_tell_the_version_of_a_managed_runtime_and_lists_do_not() {
+    let platform = Platform::new();
+    let shown = json!({"RuntimeVersionArn": "arn:aws:lambda:us-east-1::runtime:nodejs20.x"});
+    assert_eq!(platform.create("f").await["RuntimeVersionConfig"], shown);
+    let named = json!({"FunctionName": "f"});
+    assert_eq!(platform.ok("GetFunction", named.clone()).await["Configuration"]["RuntimeVersionConfig"], shown);
+    assert_eq!(platform.ok("GetFunctionConfiguration", named.clone()).await["RuntimeVersionConfig"], shown);
+    assert_eq!(platform.ok("PublishVersion", named.clone()).await["RuntimeVersionConfig"], shown);
+    assert_eq!(platform.publish("f", "two").await["RuntimeVersionConfig"], shown);
+    for (list, input) in [("ListFunctions", json!({})), ("ListVersionsByFunction", named.clone())] {
+        let listed = platform.ok(list, input).await.to_string();
+        assert!(listed.contains("nodejs20.x") && !listed.contains("RuntimeVersionConfig"), "{listed}");
+    }
+    let updated = json!({"FunctionName": "f", "Runtime": "python3.12"});
+    let updated = platform.ok("UpdateFunctionConfiguration", updated).await;
+    let error = json!({"ErrorCode": "RuntimeNotAvailable", "Message": "python3.12 is not here"});
+    assert_eq!(updated["RuntimeVersionConfig"], json!({"Error": error}));
+    let own = with(creation("own"), "Runtime", json!("provided.al2023"));
+    assert_eq!(platform.ok("CreateFunction", own).await.get("RuntimeVersionConfig"), None);
+}
+
+#[tokio::test]
+async fn an_account_keeps_no_more_code_than_it_may() {
+    let bytes = zip(&[("index.js", b"one")]).len() as u64;
+    let platform = Platform::with(crate::lambda::Config { code_bytes_max: 2 * bytes, ..Default::default() });
+    let update = |name: &str, content: &str, publish: bool| json!({"FunctionName": name, "ZipFile": code(content), "Publish": publish});
+    let layer = json!({"LayerName": "l", "Content": {"ZipFile": code("lay")}});
+    let refused = (400, "CodeStorageExceededException".to_owned(), "Code storage limit exceeded.".to_owned());
+    let limit = async || platform.ok("GetAccountSettings", json!({})).await;
+    platform.create("f").await;
+    platform.create("same").await;
+    assert_eq!(limit().await["AccountUsage"]["TotalCodeSize"], json!(bytes), "one package, kept once");
+    assert_eq!(limit().await["AccountLimit"]["TotalCodeSize"], json!(2 * bytes));
+    platform.ok("PublishVersion", json!({"FunctionName": "f"})).await;
+    platform.ok("UpdateFunctionCode", update("f", "two", true)).await;
+    // The second half is taken: nothing more comes, in no way, and nothing stays of the try.
+    let before = platform.everything().await;
+    assert_eq!(platform.fails("UpdateFunctionCode", update("f", "six", false)).await, refused);
+    let dry = with(update("f", "six", false), "DryRun", json!(true));
+    assert_eq!(platform.fails("UpdateFunctionCode", dry).await, refused);
+    let other = with(creation("other"), "Code", json!({"ZipFile": code("six")}));
+    assert_eq!(platform.fails("CreateFunction", other.clone()).await, refused);
+    assert_eq!(platform.fails("PublishLayerVersion", layer.clone()).await, refused);
+    assert_eq!(platform.everything().await, before);
+    // What is there already may be used again.
+    platform.ok("UpdateFunctionCode", update("same", "two", false)).await;
+    platform.ok("PublishLayerVersion", with(layer.clone(), "Content", json!({"ZipFile": code("one")}))).await;
+    // What nobody has any more makes room.
+    platform.ok("DeleteLayerVersion", json!({"LayerName": "l", "VersionNumber": 1})).await;
+    platform.ok("DeleteFunction", json!({"FunctionName": "f:1"})).await;
+    platform.ok("PublishLayerVersion", layer).await;
+    assert_eq!(platform.fails("CreateFunction", other.clone()).await, refused);
+    // Another region is another place.
+    let elsewhere = Region::parse("eu-west-1").unwrap();
+    platform.service.call(Call { region: elsewhere, ..call("CreateFunction", other) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_role_of_another_account_is_refused() {
     let platform = Platform::new();
     let role = "arn:aws:iam::123456789012:role/service-role/r";
-    let shown = platform.ok("CreateFunction", with(creation("f"), "Role", json!(role))).await;
-    assert_eq!(shown["Role"], json!(role));
+    let refused = (403, "AccessDeniedException".to_owned(), "Cross-account pass role is not allowed.".to_owned());
+    assert_eq!(platform.fails("CreateFunction", with(creation("f"), "Role", json!(role))).await, refused);
+    assert_eq!(platform.everything().await, (0, 0));
+    let made = platform.create("f").await;
+    let update = json!({"FunctionName": "f", "Role": role, "Timeout": 9});
+    assert_eq!(platform.fails("UpdateFunctionConfiguration", update).await, refused);
+    let shown = platform.ok("GetFunctionConfiguration", json!({"FunctionName": "f"})).await;
+    assert_eq!(shown, made);
+}
+
+#[tokio::test]
+async fn a_role_of_another_account_that_an_earlier_release_took_leads_nowhere_else() {
+    let platform = Platform::new();
+    platform.create("f").await;
+    let entry = platform.store.get(&keys::function(&reference("f"))).await.unwrap().unwrap();
+    let old = String::from_utf8(entry.value.to_vec()).unwrap().replace("iam::000000000000", "iam::123456789012");
+    platform.store.commit(Txn::new().put(entry.key, old.into_bytes())).await.unwrap();
+    platform.functions.forget();
     let version = platform.functions.version(&reference("f")).await.unwrap();
-    assert_eq!(version.role_arn, "arn:aws:iam::000000000000:role/service-role/r");
+    assert_eq!(version.role_arn, "arn:aws:iam::000000000000:role/r");
+    // What is not about its role still works.
+    platform.ok("UpdateFunctionConfiguration", json!({"FunctionName": "f", "Timeout": 9})).await;
 }
 
 #[tokio::test]

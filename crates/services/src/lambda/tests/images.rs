@@ -186,6 +186,21 @@ async fn an_image_shows_what_aws_shows_and_runs_what_it_says() {
 }
 
 #[tokio::test]
+async fn an_image_is_published_by_the_digest_that_is_shown() {
+    let world = World::new();
+    let one = image(&[layer(&[("start", "#!")])]);
+    world.put("one", &one);
+    let shown = world.create("f", URI).await.unwrap();
+    let publishing = |sha: &Value| json!({"FunctionName": "f", "CodeSha256": sha});
+    let base64 = json!(crate::lambda::view::code_sha256(shown["CodeSha256"].as_str().unwrap()));
+    let got = world.platform.fails("PublishVersion", publishing(&base64)).await;
+    assert_eq!((got.0, got.1.as_str()), (400, "InvalidParameterValueException"));
+    assert!(got.2.contains(&format!("in $LATEST ({})", one.digest().digits())), "{got:?}");
+    let published = world.platform.ok("PublishVersion", publishing(&shown["CodeSha256"])).await;
+    assert_eq!((&published["Version"], &published["CodeSha256"]), (&json!("1"), &shown["CodeSha256"]));
+}
+
+#[tokio::test]
 async fn layers_are_pulled_once_shared_and_gone_with_their_last_user() {
     let world = World::new();
     let base = layer(&[("base", "b")]);
@@ -295,6 +310,16 @@ async fn names_and_kinds_are_told_apart() {
         ("SnapStart", json!({"ApplyOn": "PublishedVersions"}), "SnapStart is not supported"),
         ("Code", json!({"ZipFile": code("x")}), "Please provide ImageUri"),
         ("Code", json!({"ImageUri": URI, "ZipFile": code("x")}), "Please do not provide ZipFile"),
+        (
+            "Code",
+            json!({"ImageUri": URI, "S3ObjectStorageMode": "COPY"}),
+            "Please do not provide S3ObjectStorageMode beside ImageUri",
+        ),
+        (
+            "Code",
+            json!({"ImageUri": URI, "SourceKMSKeyArn": "arn:aws:kms:us-east-1:000000000000:key/k"}),
+            "Please do not provide SourceKMSKeyArn beside ImageUri",
+        ),
         ("ImageConfig", json!({"Command": ["a\u{0}b"]}), "no program can be given"),
     ] {
         let (status, _, message) =
@@ -305,6 +330,11 @@ async fn names_and_kinds_are_told_apart() {
     world.platform.create("zip").await;
     for (operation, input, words) in [
         ("UpdateFunctionCode", json!({"FunctionName": "f", "ZipFile": code("x")}), "Please provide ImageUri"),
+        (
+            "UpdateFunctionCode",
+            json!({"FunctionName": "f", "ImageUri": URI, "SourceKMSKeyArn": "arn:aws:kms:us-east-1:000000000000:key/k"}),
+            "Please do not provide SourceKMSKeyArn beside ImageUri",
+        ),
         ("UpdateFunctionCode", json!({"FunctionName": "zip", "ImageUri": URI}), "Please do not provide ImageUri"),
         ("UpdateFunctionConfiguration", json!({"FunctionName": "f", "Handler": "x.y"}), "Handler is not supported"),
         (

@@ -332,7 +332,8 @@ async fn a_policy_lets_other_accounts_have_a_layer_version() {
     let got = platform.fails("GetLayerVersionPolicy", version.clone()).await;
     assert_eq!((got.0, got.2.as_str()), (404, "No policy is associated with the given resource."));
     let get = json!({"LayerName": LAYER, "VersionNumber": 1});
-    let create = with(creation("f"), "Layers", json!([arn]));
+    let role = json!(format!("arn:aws:iam::{OTHER}:role/r"));
+    let create = with(with(creation("f"), "Layers", json!([arn])), "Role", role);
     let refusal = format!(
         "User: arn:aws:iam::{OTHER}:root is not authorized to perform: lambda:GetLayerVersion on resource: {arn} because no resource-based policy allows the lambda:GetLayerVersion action"
     );

@@ -29,8 +29,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use model::ports::{Catalog as _, EventTarget, Invoker};
 use model::{
-    AccountId, Delivery, DeliveryError, FloorState, FunctionRef, Invocation, InvokeError, Outcome, Principal, Region,
-    SnapshotState,
+    AccountId, Delivery, DeliveryError, Family, FloorState, FunctionRef, Invocation, InvokeError, Outcome, Principal,
+    Region, Runtime, SnapshotState,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -78,6 +78,14 @@ impl Invoker for Recorder {
     fn prepare(&self, function: &FunctionRef) {
         let qualifier = function.qualifier.as_ref().map_or(String::new(), |version| format!(":{version}"));
         self.prepared.lock().push(format!("{}{qualifier}", function.name));
+    }
+
+    fn runtime_version(&self, runtime: &Runtime, region: &Region) -> Option<Result<String, String>> {
+        match runtime.family() {
+            Family::Node => Some(Ok(format!("arn:aws:lambda:{region}::runtime:{runtime}"))),
+            Family::Provided => None,
+            _ => Some(Err(format!("{runtime} is not here"))),
+        }
     }
 
     fn snapshot(&self, function: &FunctionRef, version: &str) -> SnapshotState {

@@ -82,6 +82,28 @@ async fn a_url_with_signatures_takes_its_own_account_and_who_the_policy_names() 
 }
 
 #[tokio::test]
+async fn a_permission_for_calls_through_a_url_is_none_for_others() {
+    let platform = Platform::new();
+    platform.create("f").await;
+    let through = with(permission("f", "url", "lambda:InvokeFunction", OTHER), "InvokedViaFunctionUrl", json!(true));
+    let added = platform.ok("AddPermission", through).await;
+    let statement: Value = serde_json::from_str(added["Statement"].as_str().unwrap()).unwrap();
+    assert_eq!(statement["Condition"], json!({"Bool": {"lambda:InvokedViaFunctionUrl": "true"}}));
+    assert_eq!(invoke_from(&platform, OTHER, "f").await.unwrap_err().status, 403, "not through a URL");
+    // Through one it counts, for those of the URL's own action.
+    let key = url(&platform, "f", "AWS_IAM").await;
+    assert!(!lets(&platform, &key, Some(&root(OTHER))).await);
+    let of_url = permission("f", "call", "lambda:InvokeFunctionUrl", OTHER);
+    platform.ok("AddPermission", with(of_url, "InvokedViaFunctionUrl", json!(true))).await;
+    assert!(lets(&platform, &key, Some(&root(OTHER))).await);
+    // Said to be none, it is no condition.
+    let plain = with(permission("f", "any", "lambda:InvokeFunction", OTHER), "InvokedViaFunctionUrl", json!(false));
+    let added = platform.ok("AddPermission", plain).await;
+    assert!(!added["Statement"].as_str().unwrap().contains("Condition"));
+    assert!(invoke_from(&platform, OTHER, "f").await.is_ok());
+}
+
+#[tokio::test]
 async fn another_account_invokes_what_a_policy_lets_it() {
     let platform = Platform::new();
     platform.create("f").await;

@@ -49,6 +49,25 @@ async fn a_call_that_is_waited_for_answers_what_the_function_said() {
 }
 
 #[tokio::test]
+async fn the_older_way_to_send_an_event_keeps_its_trace() {
+    let platform = Platform::new();
+    let mut call = call("InvokeAsync", json!({"FunctionName": "f"}));
+    call.payload = Bytes::from_static(b"{\"x\":1}");
+    let sent = async |call: Call| {
+        assert_eq!(platform.service.call(call).await.unwrap().status, Some(202));
+        let (how, seen) = platform.invoker.seen.lock().pop().unwrap();
+        let seen = seen.unwrap();
+        assert_eq!((how, seen.kind, &seen.payload[..]), ("accept", InvocationKind::Event, &b"{\"x\":1}"[..]));
+        seen.trace_id.unwrap()
+    };
+    assert!(sent(call.clone()).await.starts_with("Root=1-"), "one begins");
+    // Else a function that calls itself so would never be seen to.
+    let chain = "Root=1-2-3;Lineage=1:0000abcd:7";
+    call.headers.insert("x-amzn-trace-id", chain.parse().unwrap());
+    assert_eq!(sent(call).await, chain);
+}
+
+#[tokio::test]
 async fn a_streaming_call_is_a_row_of_events() {
     let platform = Platform::new();
     let events = |body: Body| String::from_utf8_lossy(&body.into_bytes().unwrap()).into_owned();
