@@ -531,10 +531,7 @@ impl FakeGuest {
                 tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
                 self.respond(&event).await;
             }
-            ("script", ms) => {
-                self.traces.lock().extend(meta["traceId"].as_str().map(str::to_owned));
-                self.scripted(ms, &event).await;
-            }
+            ("script", ms) => self.scripted(ms, meta, &event).await,
             ("sleep_as_told", _) => {
                 let ms = std::str::from_utf8(&event).unwrap().parse().unwrap();
                 tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -600,7 +597,8 @@ impl FakeGuest {
         true
     }
 
-    async fn scripted(&mut self, ms: &str, event: &[u8]) {
+    async fn scripted(&mut self, ms: &str, meta: &serde_json::Value, event: &[u8]) {
+        self.traces.lock().extend(meta["traceId"].as_str().map(str::to_owned));
         tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await;
         let answer = (self.script.lock())(event);
         match answer {
