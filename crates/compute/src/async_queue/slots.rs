@@ -6,9 +6,9 @@
 //!
 //! Invariants
 //!   1. No more slots are held than there are.
-//!   2. What was left for want of a slot is told of when one comes free, and new events of the same function do not pass it.
+//!   2. Where something was left for want of a slot, it is told of when one comes free.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use model::{AccountId, FunctionRef};
@@ -31,9 +31,7 @@ struct Held {
     all: usize,
     of_functions: HashMap<FunctionRef, usize>,
     of_accounts: HashMap<AccountId, usize>,
-    /// Functions of which something that is due was left.
-    left: HashSet<FunctionRef>,
-    /// Whether something was.
+    /// Whether something that is due was left.
     behind: bool,
 }
 
@@ -51,23 +49,14 @@ impl Slots {
 
     /// A slot for a new event of a function that may hold at most `share`.
     pub(super) fn take(&self, function: &FunctionRef, share: usize) -> Option<Slot> {
-        let function = function.unqualified();
-        let mut held = self.held.lock();
-        if held.left.contains(&function) {
-            return None;
-        }
-        self.slot(&mut held, function, share)
+        self.slot(&mut self.held.lock(), function.unqualified(), share)
     }
 
     /// A slot for one that is due. If there is none, whoever has one tells when it comes free.
     pub(super) fn take_due(&self, function: &FunctionRef, share: usize) -> Option<Slot> {
-        let function = function.unqualified();
         let mut held = self.held.lock();
-        let slot = self.slot(&mut held, function.clone(), share);
-        if slot.is_none() {
-            held.left.insert(function);
-            held.behind = true;
-        }
+        let slot = self.slot(&mut held, function.unqualified(), share);
+        held.behind |= slot.is_none();
         slot
     }
 
@@ -83,13 +72,9 @@ impl Slots {
         Some(Slot { function, held: self.held.clone(), freed: self.freed.clone() })
     }
 
-    /// It is looked at what is due: at all of it, or only at its beginning.
-    pub(super) fn begin(&self, whole: bool) {
-        let mut held = self.held.lock();
-        held.behind = false;
-        if whole {
-            held.left.clear();
-        }
+    /// It is looked at what is due, from its beginning on.
+    pub(super) fn begin(&self) {
+        self.held.lock().behind = false;
     }
 
     /// Something may be left that was not looked at. Returns whether there are slots for it.
@@ -160,21 +145,6 @@ mod tests {
         let held: Vec<Slot> = (0..200).flat_map(|name| taken(&slots, &function(1, name))).collect();
         assert!((780..=800).contains(&held.len()), "{}", held.len());
         assert!(taken(&slots, &function(2, 0)).len() >= 80);
-    }
-
-    #[test]
-    fn what_was_left_is_told_of_and_not_passed() {
-        let slots = Slots::new(4);
-        let (slow, other) = (function(1, 1), function(1, 2));
-        let mut held = taken(&slots, &slow);
-        assert_eq!(held.len(), 2);
-        assert!(slots.take_due(&slow, usize::MAX).is_none(), "it has its part");
-        drop(held.pop());
-        assert!(slots.take(&slow, usize::MAX).is_none(), "one that is due comes first");
-        assert!(slots.take(&other, usize::MAX).is_some(), "that is no other function's affair");
-        slots.begin(true);
-        held.extend(slots.take_due(&slow, usize::MAX));
-        assert_eq!(held.len(), 2);
     }
 
     #[tokio::test]

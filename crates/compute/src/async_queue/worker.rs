@@ -128,7 +128,7 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
     let queue = &core.async_queue;
     let now_ms = core.clock.now_ms();
     make_due(queue, keys::held_until(now_ms), now_ms, |_| true).await?;
-    queue.slots.begin(pages == usize::MAX);
+    queue.slots.begin();
     let mut range = keys::due_until(now_ms).rows(ROUND_ROWS);
     let mut shares: HashMap<FunctionRef, usize> = HashMap::new();
     loop {
