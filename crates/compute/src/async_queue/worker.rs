@@ -157,14 +157,18 @@ async fn round(core: &Arc<Core>, mut pages: usize) -> Result<Looked, store::Erro
             queue.store.commit(txn).await?;
         }
         for (id, pending, lease, slot) in claims {
-            match queue.store.get(&keys::event(&id)).await? {
-                Some(entry) => match event::decode(entry.value) {
-                    Some(kept) => {
-                        tokio::spawn(run(core.clone(), Claim { id, kept, pending, lease, slot }));
-                    }
-                    None => give_up(queue, &id, &lease, "it cannot be read").await,
-                },
-                None => give_up(queue, &id, &lease, "its content is missing").await,
+            let kept = match queue.store.get(&keys::event(&id)).await? {
+                Some(entry) => event::decode(entry.value).ok_or("it cannot be read"),
+                None => Err("its content is missing"),
+            };
+            match kept {
+                Ok(kept) => {
+                    tokio::spawn(run(core.clone(), Claim { id, kept, pending, lease, slot }));
+                }
+                Err(reason) => {
+                    queue.metrics.dropped(&pending.function, now_ms, reason);
+                    give_up(queue, &id, &lease, reason).await;
+                }
             }
         }
         match page.entries.last() {

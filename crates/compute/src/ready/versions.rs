@@ -113,7 +113,7 @@ impl Ready {
 /// A function and the version that its qualifier names.
 fn announced(function: &FunctionRef) -> Option<(FunctionRef, String)> {
     let version = function.qualifier.clone()?;
-    Some((FunctionRef { qualifier: None, ..function.clone() }, version))
+    Some((function.unqualified(), version))
 }
 
 /// The snapshot that goes because there are too many: of the account that has most, the one that was used longest ago. Never

@@ -430,7 +430,7 @@ impl FunctionRecord {
     /// What environments of a version are started from.
     pub(super) fn runnable(&self, function: &FunctionRef, id: VersionId, version: &VersionRecord) -> FunctionVersion {
         let VersionRecord { settings, code, .. } = version;
-        let function = FunctionRef { qualifier: None, ..function.clone() };
+        let function = function.unqualified();
         FunctionVersion {
             version: id.to_string(),
             revision: self.revision(version),

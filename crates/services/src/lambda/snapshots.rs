@@ -16,7 +16,7 @@ pub(super) fn version_in<'a>(
         return None;
     }
     let version = configuration["Version"].as_str()?.to_owned();
-    Some((FunctionRef { qualifier: None, ..function.clone() }, version, configuration))
+    Some((function.unqualified(), version, configuration))
 }
 
 /// Says in a configuration how far the snapshot is.

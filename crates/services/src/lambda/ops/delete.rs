@@ -15,7 +15,7 @@ use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, name};
 pub(in crate::lambda) async fn run(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier"])?;
     let asked = name::of_call(call)?;
-    let function = FunctionRef { qualifier: None, ..asked.clone() };
+    let function = asked.unqualified();
     let key = keys::function(&function);
     for _ in 0..ATTEMPTS {
         let snapshot = functions.store.snapshot().await.map_err(error::store)?;
