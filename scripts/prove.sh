@@ -59,7 +59,7 @@ proof postgres-kills env DUNLIN_KILLS=200 cargo test -q -p store --test postgres
 # One seed after another, with cuts of the power, kills, and disks that fail and fill up.
 proof simulation env DUNLIN_SEEDS=10000 cargo test -q -p sim --test seeds -- --nocapture
 # Shards of streams in all ways that calls and processes end, whole engines that die over one store, and real kills.
-proof pollers bash -c 'DUNLIN_SEEDS=10000 cargo test -q -p compute --lib shards_keep -- --nocapture && DUNLIN_SEEDS=500 cargo test -q -p compute --lib survive_deaths -- --nocapture && DUNLIN_KILLS=50 cargo test -q -p compute --lib polled_through_kills -- --nocapture'
+proof pollers bash -c 'DUNLIN_SEEDS=10000 cargo test -q -p compute --lib shards_keep -- --nocapture && DUNLIN_SEEDS=10000 cargo test -q -p compute --lib survive_deaths -- --nocapture && DUNLIN_KILLS=50 cargo test -q -p compute --lib polled_through_kills -- --nocapture'
 proof postgres-claims env DUNLIN_CLAIMS=1000000 cargo test -q -p store --test postgres_claims -- --nocapture
 # Two generated days of 1,000 functions for each of five seeds.
 proof keep-alive env DUNLIN_FUNCTIONS=1000 cargo test -q -p compute --lib half_the_cold_calls -- --nocapture

@@ -79,7 +79,7 @@ pub struct EngineConfig {
     /// How long an environment is idle before what its function has left running is stopped until the next call; nothing:
     /// it runs on.
     pub freeze_after: Option<Duration>,
-    /// Age after which an environment serves no further call. Its credentials are valid twice as long.
+    /// Age after which an environment serves no further call. Its credentials are valid for an hour longer.
     pub environment_age_max: Duration,
     /// The cap of the init phase.
     pub init_cap: Duration,

@@ -528,9 +528,10 @@ pub(crate) fn caches_of(core: &Core, version: &FunctionVersion) -> Vec<Place> {
     interpreter.map(|it| core.code_caches.places(version, it)).unwrap_or_default()
 }
 
-/// How long an environment's credentials are good.
+/// How long an environment's credentials are good. The last call that it takes may run for fifteen minutes, and clients
+/// have no use for credentials that end within as long again.
 fn credentials_ttl(core: &Core) -> Duration {
-    core.config.environment_age_max * 2
+    core.config.environment_age_max + Duration::from_secs(3_600)
 }
 
 pub(crate) async fn credentials(core: &Core, version: &FunctionVersion) -> Credentials {

@@ -1,6 +1,9 @@
 //! A queue and a stream in memory, for tests: they keep the contract of `EventSource` and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +40,21 @@ pub(crate) struct MemoryQueue {
     pub(crate) asked: Mutex<Vec<usize>>,
     /// Answers before all others, the last one first.
     pub(crate) errors: Mutex<Vec<SourceError>>,
+    /// Where acknowledgements are kept for the next process.
+    kept: Mutex<Option<File>>,
 }
 
 impl MemoryQueue {
     pub(crate) fn new(clock: Arc<TestClock>) -> Arc<Self> {
-        let (messages, acked, asked, errors) = Default::default();
-        Arc::new(Self { clock, messages, changed: Notify::new(), acked, asked, errors })
+        let (messages, acked, asked, errors, kept) = Default::default();
+        Arc::new(Self { clock, messages, changed: Notify::new(), acked, asked, errors, kept })
+    }
+
+    /// Keeps acknowledgements in a file from now on, one id in a line; those that it has already.
+    pub(crate) fn keep(&self, path: &Path) -> BTreeSet<String> {
+        let file = File::options().create(true).append(true).open(path).unwrap();
+        *self.kept.lock() = Some(file);
+        std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
     }
 
     /// Puts a message into the queue.
@@ -134,6 +146,11 @@ impl EventSource for MemoryQueue {
     }
 
     async fn ack(&self, _: &str, records: &[SourceRecord]) -> Result<(), SourceError> {
+        if let Some(file) = self.kept.lock().as_mut() {
+            // One write, which a death cannot cut.
+            let lines: String = records.iter().map(|record| format!("{}\n", record.id)).collect();
+            file.write_all(lines.as_bytes()).unwrap();
+        }
         for record in records {
             self.messages.lock().retain(|message| message.record.id != record.id);
             self.acked.lock().push(record.id.clone());

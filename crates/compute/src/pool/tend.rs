@@ -37,6 +37,12 @@ impl Pool {
         let mut tended = Tended { ended: state.take_off_floor(core, now_us), ..Tended::default() };
         tended.floor_starts = state.below_floor(now_us);
         tended.look_at_us = u64::MAX;
+        let age_max = core.config.environment_age_max;
+        let old = state.take_spare(usize::MAX, |idle| !idle.environment.is_usable(now_us, age_max));
+        if !old.is_empty() {
+            state.look_at_us = 0;
+            tended.ended.extend(old);
+        }
         if let Some(keep_alive) = core.config.keep_alive {
             let keep_us = u64::try_from(keep_alive.as_micros()).unwrap_or(u64::MAX);
             tended.ended.extend(state.take_spare(usize::MAX, |idle| idle.since_us.saturating_add(keep_us) < now_us));

@@ -407,7 +407,7 @@ async fn web_server(listener: TcpListener, control: Arc<FakeControl>) {
     }
 }
 
-fn variable(spec: &SandboxSpec, name: &str) -> String {
+pub(crate) fn variable(spec: &SandboxSpec, name: &str) -> String {
     of(&spec.environment, name)
 }
 

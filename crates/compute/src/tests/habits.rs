@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::fixtures::{World, invocation};
-use super::guests::Guests;
+use super::guests::{Guests, variable};
 
 fn world() -> World {
     World::with(Guests::booting(Duration::from_millis(20)), |config| config.keep_alive = None)
@@ -25,6 +25,22 @@ async fn a_function_that_is_not_called_again_costs_nothing_soon() {
     assert_eq!(world.guests.alive(), 1);
     sleep(Duration::from_secs(300)).await;
     assert_eq!((world.guests.alive(), world.engine.pools()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_environment_is_replaced_before_its_credentials_end() {
+    let world = World::with(Guests::new(), |config| config.environment_age_max = Duration::from_secs(3_600));
+    world.deploy("f", "echo", |_| {});
+    for second in (0..=3_500).step_by(500) {
+        world.call("f", &second.to_string()).await.unwrap();
+        sleep(Duration::from_secs(500)).await;
+    }
+    // It is older than it may be.
+    world.call("f", "4000").await.unwrap();
+    let specs = world.guests.specs.lock();
+    let good: Vec<String> = specs.iter().map(|spec| variable(spec, "AWS_SECRET_ACCESS_KEY")).collect();
+    // The last call of the first one may take fifteen minutes, and clients ask anew a quarter of an hour before the end.
+    assert_eq!(good, ["good for 7200 s", "good for 7200 s"]);
 }
 
 #[tokio::test(start_paused = true)]
