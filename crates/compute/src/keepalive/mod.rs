@@ -138,16 +138,19 @@ impl Habits {
         }
     }
 
-    /// How many environments are wanted while `running` calls wait or run.
+    /// Whether calls wait for one another where none is free, sooner than for a start.
+    pub(crate) fn are_quick(&self) -> bool {
+        self.run_us().is_some_and(|run_us| run_us <= QUICK_US)
+    }
+
+    /// How many environments are wanted while `running` calls have or need one.
     pub(crate) fn wanted(&mut self, now_us: u64, running: usize) -> Wanted {
         let mut wanted = Wanted { environments: running, look_at_us: None };
         let price = self.price();
         if running == 0 {
             self.quiet(now_us, price, &mut wanted);
         }
-        // Quick calls wait for one another sooner than for a start.
-        let quick = self.run_us().is_some_and(|run_us| run_us <= QUICK_US);
-        if !quick {
+        if !self.are_quick() {
             self.several(now_us, running, price, &mut wanted);
         }
         let span_us = price.start_us.clamp(SECOND, 60 * SECOND);

@@ -52,7 +52,7 @@ impl Pool {
             tended.look_at_us = state.look_at_us;
             return tended;
         }
-        let running = state.busy + state.waiters.len();
+        let running = state.in_need();
         let wanted = state.habits.wanted(now_us, running);
         state.look_at_us = wanted.look_at_us.unwrap_or(u64::MAX);
         let surplus = (state.busy + state.idle.len()).saturating_sub(wanted.environments);
@@ -102,13 +102,22 @@ impl State {
         self.habits.began(now_us, running);
     }
 
+    /// Calls that have an environment or need one of their own. A crowd of quick ones is served by those that run.
+    fn in_need(&self) -> usize {
+        let waiting = self.waiters.len();
+        self.busy.saturating_add(if self.habits.are_quick() {
+            usize::from(self.busy == 0).min(waiting)
+        } else {
+            waiting
+        })
+    }
+
     /// How many environments to start since the last free one was taken.
     pub(super) fn spares(&mut self, core: &Core, now_us: u64) -> usize {
         if core.config.keep_alive.is_some() || !self.idle.is_empty() || self.retired {
             return 0;
         }
-        let running = self.busy + self.waiters.len();
-        let wanted = self.habits.wanted(now_us, running);
+        let wanted = self.habits.wanted(now_us, self.in_need());
         self.look_at_us = now_us;
         self.missing(core, wanted.environments, now_us)
     }

@@ -211,3 +211,23 @@ async fn quick_calls_one_after_another_get_one_environment() {
     }
     assert_eq!(world.guests.started(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_quick_calls_leaves_no_more_environments_than_it_used() {
+    let world = Arc::new(world());
+    world.deploy("f", "sleep 2", |_| {});
+    let mut callers = JoinSet::new();
+    for caller in 0..64 {
+        let engine = world.engine.clone();
+        callers.spawn(async move {
+            for call in 0..200 {
+                let invocation = invocation("f", &format!("{caller}-{call}"), "1");
+                model::ports::Invoker::invoke(&*engine, invocation).await.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+    let used = world.guests.started();
+    sleep(Duration::from_secs(5)).await;
+    assert!(world.guests.started() == used && used < 40, "{used}, then {}", world.guests.started());
+}
