@@ -74,11 +74,13 @@ def test_lists_are_empty_and_take_all_parameters(server):
     for mapping in client.list_event_source_mappings()["EventSourceMappings"]:
         assert mapping["FunctionArn"].split(":")[6] != function, "other tests' mappings are there too"
     for arguments in ({"FunctionName": function}, {"EventSourceArn": QUEUE},
-                      {"FunctionName": function, "EventSourceArn": QUEUE, "MaxItems": 7, "Marker": str(uuid.uuid4())}):
+                      {"FunctionName": function, "EventSourceArn": QUEUE, "MaxItems": 7, "Marker": ""}):
         answer = client.list_event_source_mappings(**arguments)
         assert answer["EventSourceMappings"] == [] and "NextMarker" not in answer
     pages = client.get_paginator("list_event_source_mappings").paginate(FunctionName=function)
     assert [page["EventSourceMappings"] for page in pages] == [[]]
+    status, code, _ = refused(client.list_event_source_mappings, Marker=str(uuid.uuid4()))
+    assert (status, code) == (400, "InvalidParameterValueException"), "a marker that no list answered"
     status, code, _ = refused(client.list_event_source_mappings, MaxItems=10_001)
     assert (status, code) == (400, "ValidationException")
     listed = aws(server, "lambda", "list-event-source-mappings", "--function-name", function)

@@ -509,7 +509,9 @@ fn plain(value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::apis;
+    use crate::model_table::{Member, Pattern, Shape};
     use serde_json::json;
+    use std::collections::HashSet;
 
     fn lambda(operation: &str, body: &Value, query: &str, name: &str) -> Result<Value, Error> {
         let api = apis::of("lambda", "/").unwrap();
@@ -567,6 +569,16 @@ mod tests {
     }
 
     #[test]
+    fn patterns_of_names_and_values_in_maps_are_looked_at() {
+        let arn = "arn:aws:lambda:us-east-1:000000000000:function:f";
+        for tags in [json!({"a*b": "v"}), json!({"a": "v*"})] {
+            let error = lambda("TagResource", &json!({"Tags": tags}), "", arn).unwrap_err();
+            assert!(error.message.contains("regular expression pattern: ([\\p{L}"), "{}", error.message);
+        }
+        lambda("TagResource", &json!({"Tags": {"Größe": "漢 字"}}), "", arn).unwrap();
+    }
+
+    #[test]
     fn wrong_types_are_serialization_errors() {
         let error = lambda("UpdateFunctionConfiguration", &json!({"Timeout": "x"}), "", "f").unwrap_err();
         assert_eq!(
@@ -588,23 +600,45 @@ mod tests {
 
     #[test]
     fn every_pattern_compiles_and_those_with_look_around_are_known() {
-        let mut loose = Vec::new();
-        for api in apis::ALL {
-            for io in api.model.operations.iter().filter_map(|operation| operation.io) {
-                for member in io.input {
-                    let Some(pattern) = member.shape.pattern else { continue };
-                    assert!(pattern.is_understood(), "{}", pattern.source());
-                    if !pattern.is_exact() {
-                        loose.push(member.name);
+        /// Shows every pattern below these members, however deep it lies.
+        fn walk(
+            members: &'static [Member],
+            seen: &mut HashSet<*const Shape>,
+            show: &mut dyn FnMut(&'static str, &'static Pattern),
+        ) {
+            for member in members {
+                let mut shapes = vec![member.shape];
+                while let Some(shape) = shapes.pop() {
+                    if let Some(pattern) = shape.pattern {
+                        show(member.name, pattern);
+                    }
+                    // A shape may hold itself.
+                    match shape.kind {
+                        _ if !seen.insert(shape) => {}
+                        Kind::Structure(members) => walk(members, seen, show),
+                        Kind::List(of) => shapes.push(of),
+                        Kind::Map(key, value) => shapes.extend([key, value]),
+                        _ => {}
                     }
                 }
+            }
+        }
+        let (mut loose, mut seen) = (Vec::new(), HashSet::new());
+        for api in apis::ALL {
+            for io in api.model.operations.iter().filter_map(|operation| operation.io) {
+                walk(io.input, &mut seen, &mut |name, pattern| {
+                    assert!(pattern.is_understood(), "{}", pattern.source());
+                    if !pattern.is_exact() {
+                        loose.push(name);
+                    }
+                });
             }
         }
         loose.sort_unstable();
         loose.dedup();
         assert_eq!(
             loose,
-            ["FunctionName", "Name", "Qualifier", "S3Bucket"],
+            ["CollectionName", "FunctionName", "Name", "Qualifier", "S3Bucket"],
             "services must check the rest of these by hand"
         );
     }

@@ -7,6 +7,7 @@
 //!      apart from one that does not exist. Shapes exist for supported operations only.
 //!   2. Tables are static data without code; a pattern is compiled at its first use.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use regex_lite::Regex;
@@ -197,7 +198,7 @@ impl Pattern {
     }
 
     fn regex(&self) -> Option<&Regex> {
-        let compile = || Regex::new(&format!("^(?:{})$", without_look_around(self.source))).ok();
+        let compile = || Regex::new(&format!("^(?:{})$", in_ascii(&without_look_around(self.source)))).ok();
         self.compiled.get_or_init(compile).as_ref()
     }
 
@@ -214,6 +215,8 @@ impl Pattern {
     /// Whether the whole text matches.
     pub fn matches(&self, text: &str) -> bool {
         let Some(regex) = self.regex() else { return true };
+        let folded = if self.source.contains("\\p{") { Cow::Owned(folded(text)) } else { Cow::Borrowed(text) };
+        let text = &*folded;
         {
             let matched = self.matched.lock().unwrap_or_else(PoisonError::into_inner);
             if matched.binary_search_by(|known| (**known).cmp(text)).is_ok() {
@@ -234,6 +237,23 @@ impl Pattern {
         }
         true
     }
+}
+
+/// The pattern with classes of Unicode as those of ASCII, which is all that the matcher knows; `folded` texts fit it.
+fn in_ascii(source: &str) -> String {
+    source.replace("\\p{L}", "A-Za-z").replace("\\p{N}", "0-9").replace("\\p{Z}", " ")
+}
+
+/// The text with a letter, digit or space of ASCII for each other one.
+fn folded(text: &str) -> String {
+    let fold = |c: char| match c {
+        _ if c.is_ascii() => c,
+        _ if c.is_alphabetic() => 'A',
+        _ if c.is_numeric() => '0',
+        _ if c.is_whitespace() => ' ',
+        _ => c,
+    };
+    text.chars().map(fold).collect()
 }
 
 /// The pattern without its negative look-around, which the matcher lacks; what remains is looser, never stricter.
@@ -258,6 +278,17 @@ fn without_look_around(source: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn letters_digits_and_spaces_of_all_scripts_are_told_from_signs() {
+        static TAG: Pattern = Pattern::new(r"([\p{L}\p{Z}\p{N}_.:/=+\-@]*)");
+        for fits in ["", "a b", "Größe", "漢字", "٣", "a\u{a0}b", "x_.:/=+-@"] {
+            assert!(TAG.matches(fits), "{fits}");
+        }
+        for wrong in ["a*b", "<", "a\tb", "€", "a\u{200b}b", "🦆"] {
+            assert!(!TAG.matches(wrong), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_pattern_matches_whole_texts_and_remembers_only_matches() {

@@ -32,6 +32,7 @@ mod layers;
 mod mapping;
 mod mapping_list;
 mod mapping_settings;
+mod marker;
 mod name;
 mod ops;
 mod packages;
@@ -225,7 +226,17 @@ impl Service for LambdaService {
         "lambda"
     }
 
-    async fn call(&self, call: Call) -> Result<Reply, Error> {
+    async fn call(&self, mut call: Call) -> Result<Reply, Error> {
+        marker::open(&mut call)?;
+        let operation = call.operation;
+        let mut reply = self.operate(call).await?;
+        marker::seal(operation, &mut reply.output);
+        Ok(reply)
+    }
+}
+
+impl LambdaService {
+    async fn operate(&self, call: Call) -> Result<Reply, Error> {
         let functions = &*self.functions;
         if matches!(call.operation, "CreateFunction" | "UpdateFunctionConfiguration") {
             self.check_role(&call).await?;

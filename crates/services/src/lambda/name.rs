@@ -1,6 +1,6 @@
 //! Which function a caller means: the forms that a `FunctionName` may take. Pure.
 //!
-//! Forms: `name`, `name:qualifier`, `ACCOUNT:function:name[:qualifier]`, `function:name[:qualifier]` and the full ARN.
+//! Forms: the full ARN, and `[REGION:][ACCOUNT:][function:]name[:qualifier]`, as the service model's pattern has them.
 //! The qualifier may stand in the name or beside it; where it stands in both, both must say the same.
 
 use aws::{Call, Error};
@@ -62,7 +62,7 @@ impl Problem {
             Self::Form => error::constraint(
                 text,
                 "functionName",
-                "Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}(-gov)?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?",
+                "Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?",
             ),
             Self::TooLong => {
                 error::constraint(text, "functionName", "Member must have length less than or equal to 64")
@@ -114,27 +114,37 @@ pub(super) fn parse(
 }
 
 fn partial(text: &str, account: &AccountId, region: &Region) -> Result<FunctionRef, Problem> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (owner, name, qualifier) = match *parts.as_slice() {
-        [owner, "function", name] if AccountId::parse(owner).is_some() => (Some(owner), name, None),
-        [owner, "function", name, qualifier] => (Some(owner), name, Some(qualifier)),
-        ["function", name] => (None, name, None),
-        ["function", name, qualifier] => (None, name, Some(qualifier)),
-        [name] => (None, name, None),
-        [name, qualifier] => (None, name, Some(qualifier)),
+    let mut parts: Vec<&str> = text.split(':').collect();
+    // What is left of them is a name and maybe a qualifier.
+    let mut lead = |fits: &dyn Fn(&str) -> bool| (parts.len() > 1 && fits(parts[0])).then(|| parts.remove(0));
+    let place = lead(&is_region);
+    let owner = lead(&|part| AccountId::parse(part).is_some());
+    lead(&|part| part == "function");
+    let (name, qualifier) = match *parts.as_slice() {
+        [name] => (name, None),
+        [name, qualifier] if !qualifier.is_empty() => (name, Some(qualifier)),
         _ => return Err(Problem::Form),
     };
-    let account = match owner {
-        Some(owner) => AccountId::parse(owner).ok_or(Problem::Form)?,
-        None => account.clone(),
-    };
+    let account = owner.and_then(AccountId::parse).unwrap_or_else(|| account.clone());
+    let region = place.and_then(Region::parse).unwrap_or_else(|| region.clone());
     let Some(name) = FunctionName::parse(name) else {
         return Err(if name.len() > 64 { Problem::TooLong } else { Problem::Form });
     };
-    if qualifier.is_some_and(str::is_empty) {
-        return Err(Problem::Form);
-    }
-    Ok(FunctionRef { account, region: region.clone(), name, qualifier: qualifier.map(str::to_owned) })
+    Ok(FunctionRef { account, region, name, qualifier: qualifier.map(str::to_owned) })
+}
+
+/// Whether a part has the form of a region, `us-gov-west-1`. Names of functions may have it too, if nothing follows them.
+fn is_region(part: &str) -> bool {
+    let pieces: Vec<&str> = part.strip_prefix("eusc-").unwrap_or(part).split('-').collect();
+    let letters = |piece: &str| !piece.is_empty() && piece.bytes().all(|byte| byte.is_ascii_lowercase());
+    let (land, kind, area, number) = match *pieces.as_slice() {
+        [land, area, number] => (land, "", area, number),
+        [land, kind, area, number] => (land, kind, area, number),
+        _ => return false,
+    };
+    let is_kind = matches!(kind, "" | "gov") || kind.strip_prefix("iso").is_some_and(|rest| rest.len() < 2);
+    let is_number = number.len() == 1 && number.bytes().all(|byte| byte.is_ascii_digit());
+    land.len() == 2 && letters(land) && is_kind && letters(area) && is_number
 }
 
 #[cfg(test)]
@@ -148,7 +158,16 @@ mod tests {
     #[test]
     fn every_form_names_the_same_function() {
         let plain = "arn:aws:lambda:us-east-1:000000000000:function:f";
-        for form in ["f", "function:f", "000000000000:function:f", plain] {
+        for form in [
+            "f",
+            "function:f",
+            "000000000000:f",
+            "000000000000:function:f",
+            "us-east-1:f",
+            "us-east-1:function:f",
+            "us-east-1:000000000000:function:f",
+            plain,
+        ] {
             assert_eq!(read(form, None).unwrap(), plain, "{form}");
             assert_eq!(read(form, Some("$LATEST")).unwrap(), format!("{plain}:$LATEST"), "{form}");
             assert_eq!(read(&format!("{form}:live"), None).unwrap(), format!("{plain}:live"), "{form}");
@@ -163,7 +182,15 @@ mod tests {
             read("arn:aws:lambda:eu-west-1:000000000000:function:f", None),
             Err(Problem::Region("eu-west-1".into()))
         );
-        assert!(matches!(read("123456789012:function:f", None), Err(Problem::Account(_))));
+        for form in ["us-gov-west-1:f", "us-isob-east-1:000000000000:f", "eusc-de-east-1:function:f"] {
+            assert!(matches!(read(form, None), Err(Problem::Region(_))), "{form}");
+        }
+        for form in ["123456789012:function:f", "123456789012:f"] {
+            assert!(matches!(read(form, None), Err(Problem::Account(_))), "{form}");
+        }
+        for alone in ["us-east-1", "000000000000", "function"] {
+            assert_eq!(read(alone, None).unwrap(), format!("arn:aws:lambda:us-east-1:000000000000:function:{alone}"));
+        }
         assert_eq!(read(&"x".repeat(65), None), Err(Problem::TooLong));
         for wrong in ["", "a b", "f:", "a:b:c:d:e", "arn:aws:lambda:us-east-1:0:function:f", "arn:aws:s3:::f"] {
             assert_eq!(read(wrong, None), Err(Problem::Form), "{wrong}");

@@ -91,6 +91,9 @@ const ABSENT_FAMILIES: &[&str] = &["dotnet"];
 /// A name of the service model's enumeration that no documentation explains.
 const CUSTOM: &str = "custom";
 
+/// What layers may be for, although no function runs as that here. Source: the service model's enumeration.
+const OF_LAYERS: &[&str] = &["dotnet6", "dotnet8", "dotnet10", CUSTOM];
+
 /// Whether these settings are of a container image.
 pub(super) fn are_of_image(settings: &Settings) -> bool {
     settings.runtime == Runtime::image()
@@ -106,6 +109,14 @@ fn what_runs(call: &Call) -> Result<(Runtime, String), Error> {
         _ => Err(error::invalid(
             "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
         )),
+    }
+}
+
+/// Refuses durable functions, also where the setting says nothing yet: it would be gone without a word.
+pub(super) fn refuse_durable(call: &Call) -> Result<(), Error> {
+    match call.input.get("DurableConfig") {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) => Err(Error::not_implemented(format_args!("the parameter DurableConfig of {}", call.operation))),
     }
 }
 
@@ -298,6 +309,28 @@ fn runtime_of(identifier: &str) -> Result<Runtime, Error> {
         "Value {identifier} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN",
         model::runtime::ACCEPTED.join(", ")
     )))
+}
+
+/// Refuses runtimes of layers that no service model names: a list, or one.
+pub(super) fn check_compatible(call: &Call) -> Result<(), Error> {
+    let list = call.input.get("CompatibleRuntimes").and_then(Value::as_array);
+    let names: Vec<&str> = list.into_iter().flatten().filter_map(Value::as_str).collect();
+    let all = || [model::runtime::ACCEPTED, RETIRED, OF_LAYERS].concat().join(", ");
+    if !names.iter().copied().all(is_named) {
+        let rule = format!("Member must satisfy constraint: [Member must satisfy enum value set: [{}]]", all());
+        return Err(error::constraint(&format!("[{}]", names.join(", ")), "compatibleRuntimes", &rule));
+    }
+    match call.text("CompatibleRuntime") {
+        Some(name) if !is_named(name) => {
+            let rule = format!("Member must satisfy enum value set: [{}]", all());
+            Err(error::constraint(name, "compatibleRuntime", &rule))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_named(identifier: &str) -> bool {
+    [model::runtime::ACCEPTED, RETIRED, OF_LAYERS].iter().any(|names| names.contains(&identifier))
 }
 
 fn variables_of(environment: &Value) -> Result<BTreeMap<String, String>, Error> {

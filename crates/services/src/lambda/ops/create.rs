@@ -36,6 +36,7 @@ pub(in crate::lambda) async fn run(
     call: &Call,
 ) -> Result<Reply, Error> {
     call.honours(&[HONOURED, settings::HONOURED].concat())?;
+    settings::refuse_durable(call)?;
     let function = name::of_call(call)?;
     if function.qualifier.is_some() {
         let name = call.text("FunctionName").unwrap_or_default();

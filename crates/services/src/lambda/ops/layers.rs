@@ -9,7 +9,7 @@ use store::{Range, Txn};
 use crate::lambda::layer::{self, LayerRef, LayerVersionRef};
 use crate::lambda::packages::{self, Brought, Claim, Package, Upload, Users};
 use crate::lambda::record::{LayerRecord, LayerVersionRecord};
-use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, storage, view};
+use crate::lambda::{ATTEMPTS, Functions, decoded, encoded, error, keys, settings, storage, view};
 
 /// Most layers or versions of one page. Source: the service model.
 const PAGE_MAX: usize = 50;
@@ -24,6 +24,7 @@ pub(in crate::lambda) async fn publish(functions: &Functions, call: &Call) -> Re
         "CompatibleArchitectures",
         "LicenseInfo",
     ])?;
+    settings::check_compatible(call)?;
     let layer = layer::own(call)?;
     let package = packages::checked(super::inline_zip(&call.input["Content"])?).await?;
     let record = LayerVersionRecord {
@@ -138,6 +139,7 @@ fn fits(call: &Call) -> impl Fn(&LayerVersionRecord) -> bool + Clone + Send {
 /// ListLayers: by name, each with its newest version that fits. The marker is the name that the next page starts with.
 pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["CompatibleRuntime", "CompatibleArchitecture", "Marker", "MaxItems"])?;
+    settings::check_compatible(call)?;
     let wanted = super::page_size(call, PAGE_MAX);
     let at = |name: &str| LayerRef {
         account: call.principal.account.clone(),
@@ -177,6 +179,7 @@ pub(in crate::lambda) async fn list(functions: &Functions, call: &Call) -> Resul
 /// ListLayerVersions: the newest first. The marker is the number that the next page starts with.
 pub(in crate::lambda) async fn versions(functions: &Functions, call: &Call) -> Result<Reply, Error> {
     call.honours(&["LayerName", "CompatibleRuntime", "CompatibleArchitecture", "Marker", "MaxItems"])?;
+    settings::check_compatible(call)?;
     let layer = layer::own(call)?;
     let wanted = super::page_size(call, PAGE_MAX);
     let newest = match call.text("Marker") {

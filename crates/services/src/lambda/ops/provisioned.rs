@@ -50,6 +50,10 @@ pub(in crate::lambda) async fn put(functions: &Functions, call: &Call) -> Result
     let config = concurrency::change(functions, &place.function, |record, account| {
         place.check_there(record)?;
         provisioned::check_place(record, &place.qualifier)?;
+        // An alias that has a configuration may get weights afterwards: a deployment shifts its calls so.
+        if record.target_of(&place.qualifier).is_some_and(|target| target.second.is_some()) {
+            return Err(error::invalid("Alias with weights can not be used with Provisioned Concurrency"));
+        }
         let present = record.provisioned.get(&place.qualifier).map_or(0, |config| u64::from(config.requested));
         let all = (provisioned::sum(record) - present).saturating_add(wanted);
         let fits = u32::try_from(wanted).ok();

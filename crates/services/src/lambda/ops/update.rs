@@ -117,6 +117,7 @@ pub(in crate::lambda) async fn configuration(
     call: &Call,
 ) -> Result<Reply, Error> {
     call.honours(&[CONFIGURATION, settings::HONOURED].concat())?;
+    settings::refuse_durable(call)?;
     let function = name::unqualified(call)?;
     let layers = layer::wanted(call)?;
     if dead_letters::wanted(call)?.flatten().is_some() {

@@ -38,6 +38,9 @@ fn shown(functions: &Functions, call: &Call, function: &FunctionRef, record: &Ur
     view::url(function, record, &text(functions, &call.endpoint, &call.region, &record.id))
 }
 
+/// What a URL's CORS may allow. Source: the API reference of `Cors`.
+const METHODS: &[&str] = &["GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "*"];
+
 fn cors_of(value: &Value) -> Option<Cors> {
     let list = |member: &str| -> Vec<String> {
         let items = value.get(member).and_then(Value::as_array).into_iter().flatten();
@@ -66,6 +69,13 @@ fn apply(call: &Call, record: &mut UrlRecord) -> Result<(), Error> {
     }
     if let Some(cors) = call.input.get("Cors").filter(|value| value.is_object()) {
         record.cors = cors_of(cors);
+        let methods = record.cors.iter().flat_map(|cors| &cors.allow_methods);
+        if let Some(method) = methods.into_iter().find(|method| !METHODS.contains(&method.as_str())) {
+            return Err(error::invalid(format!(
+                "The AllowMethods of Cors cannot be {method}: each is one of {}.",
+                METHODS.join(", ")
+            )));
+        }
     }
     Ok(())
 }

@@ -141,6 +141,7 @@ async fn what_is_not_here_is_refused_by_its_name() {
         ),
         ("ImageConfig", json!({"Command": ["x"]}), 400, invalid, "ImageConfig is for functions with PackageType Image"),
         ("DurableConfig", json!({"ExecutionTimeout": 1}), 501, absent, "DurableConfig"),
+        ("DurableConfig", json!({}), 501, absent, "DurableConfig"),
         (
             "DeadLetterConfig",
             json!({"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}),

@@ -103,7 +103,16 @@ async fn a_configuration_goes_from_progress_to_ready() {
 #[tokio::test]
 async fn an_alias_shares_by_weight_and_takes_along_what_it_has() {
     let platform = with_versions().await;
+    let weights =
+        platform.ok("GetAlias", json!({"FunctionName": "f", "Name": "canary"})).await["RoutingConfig"].clone();
+    let routed = |routing: Value| json!({"FunctionName": "f", "Name": "canary", "RoutingConfig": routing});
+    let got = platform.fails("PutProvisionedConcurrencyConfig", put("canary", 8)).await;
+    assert_eq!((got.0, &*got.2), (400, "Alias with weights can not be used with Provisioned Concurrency"));
+    platform.ok("UpdateAlias", routed(json!({}))).await;
     platform.ok("PutProvisionedConcurrencyConfig", put("canary", 8)).await;
+    assert_eq!(floors(&platform).await, told(&[("1", 8)]));
+    // It may get weights afterwards, as for a deployment that shifts its calls.
+    platform.ok("UpdateAlias", routed(weights)).await;
     assert_eq!(floors(&platform).await, told(&[("1", 6), ("2", 2)]));
     there(&platform, "1", 6, None);
     there(&platform, "2", 1, None);

@@ -163,6 +163,11 @@ async fn a_function_url_lives_from_creation_to_deletion() {
     assert_eq!(made["LastModifiedTime"], Value::Null);
     assert_eq!(made["InvokeMode"], json!("BUFFERED"));
     assert_eq!(made["Cors"]["AllowOrigins"], json!(["https://a.example"]));
+    for method in ["FOO", "get"] {
+        let wrong = json!({"FunctionName": "f", "Cors": {"AllowMethods": ["GET", method]}});
+        let got = platform.fails("UpdateFunctionUrlConfig", wrong).await;
+        assert_eq!((got.0, got.1.as_str()), (400, "InvalidParameterValueException"), "{}", got.2);
+    }
     let got = platform.fails("CreateFunctionUrlConfig", input).await;
     assert_eq!((got.0, got.1.as_str()), (409, "ResourceConflictException"));
     assert!(got.2.ends_with("Error message:  FunctionUrlConfig exists for this Lambda function"), "{got:?}");
