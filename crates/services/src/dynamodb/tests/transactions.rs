@@ -186,6 +186,22 @@ async fn what_is_wrong_with_the_request_is_told_before_anything_else() {
     bench.invalid("TransactGetItems", json!({ "TransactItems": [{}] }), "1 validation error detected: Value null at 'transactItems.1.member.get' failed to satisfy constraint: Member must not be null").await;
 }
 
+/// What is wrong with a part is a reason of its own; that two parts are of one item is wrong with the request.
+#[tokio::test]
+async fn two_operations_on_one_item_are_refused_whatever_else_is_wrong_with_them() {
+    let bench = Bench::with_items().await;
+    let update = json!({ "Update": {
+        "TableName": "items", "Key": key("a"), "UpdateExpression": "SET id = :v", "ExpressionAttributeValues": { ":v": { "S": "b" } },
+    } });
+    let parts = json!({ "TransactItems": [put(key("a")), update] });
+    let message = "Transaction request cannot include multiple operations on one item";
+    bench.invalid("TransactWriteItems", parts, message).await;
+    let get = |projection: &str| json!({ "Get": { "TableName": "items", "Key": key("a"), "ProjectionExpression": projection } });
+    let parts = json!({ "TransactItems": [get("x"), get("id.x")] });
+    bench.invalid("TransactGetItems", parts, message).await;
+    assert_eq!(bench.ok("Scan", json!({ "TableName": "items" })).await["Count"], json!(0));
+}
+
 #[tokio::test]
 async fn a_hundred_items_of_four_megabytes_fit() {
     let bench = Bench::with_items().await;
