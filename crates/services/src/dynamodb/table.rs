@@ -257,6 +257,12 @@ impl Table {
         pairs.collect()
     }
 
+    /// The place of an item by its key attributes alone, if these are of the right types.
+    pub(super) fn place(&self, item: &Item) -> Option<bytes::Bytes> {
+        self.check_key_types(item).ok()?;
+        self.locate(item).ok().map(|key| key.store)
+    }
+
     /// The place of an item whose key attributes were checked.
     fn locate(&self, item: &Item) -> Result<ItemKey> {
         let (hash, range) = self.key_parts(item).ok_or_else(mismatch)?;

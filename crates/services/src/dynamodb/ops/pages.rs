@@ -81,6 +81,17 @@ impl Common {
         self.limit.is_none() && self.filter.is_none() && self.select != Select::Count && self.view.is_whole()
     }
 
+    /// What is shown of an item, which is a whole one of the table where an index has led to it. Where nothing is said of
+    /// what to show, that is what the index has, also if a filter has looked further.
+    fn show(&self, access: &Access<'_>, item: Item, fetched: bool) -> Item {
+        match access.index {
+            Some(index) if fetched && self.select == Select::Given && self.view.is_whole() => {
+                index.project(access.table, &item)
+            }
+            _ => self.view.show(item),
+        }
+    }
+
     /// Checks what is asked of an index; returns whether it takes more than the index has.
     fn check(&self, access: &Access<'_>) -> Result<bool> {
         let Some(index) = access.index else { return Ok(false) };
@@ -347,7 +358,7 @@ impl Progress {
             if common.select != Select::Count {
                 self.part();
                 // Memory takes every byte, and maps with names for keys always serialise.
-                let _ = serde_json::to_writer(&mut self.items, &common.view.show(item));
+                let _ = serde_json::to_writer(&mut self.items, &common.show(access, item, fetched.is_some()));
             }
         }
         self.cut

@@ -215,11 +215,19 @@ fn table_of<'t>(tables: &'t BTreeMap<&str, Found>, name: &str) -> Result<&'t Fou
     tables.get(name).ok_or_else(Error::table_not_found)
 }
 
-/// Refuses two parts of one item.
-fn check_distinct(keys: &[Result<ItemKey>]) -> Result<()> {
+/// Refuses two parts of one item, whatever else is wrong with them. A part whose key does not fit is of no item.
+fn check_distinct<'k>(
+    tables: &BTreeMap<&str, Found>,
+    parts: impl Iterator<Item = (&'k str, &'k Item)>,
+    located: &[Result<ItemKey>],
+) -> Result<()> {
     let mut seen = BTreeSet::new();
-    for key in keys.iter().flatten() {
-        if !seen.insert(&key.store[..]) {
+    for ((name, key), located) in parts.zip(located) {
+        let place = match located {
+            Ok(key) => Some(key.store.clone()),
+            Err(_) => table_of(tables, name)?.table.place(key),
+        };
+        if place.is_some_and(|place| !seen.insert(place)) {
             return invalid("Transaction request cannot include multiple operations on one item");
         }
     }
@@ -294,7 +302,7 @@ pub(super) async fn write_all(
         }
         let locate = |action: &Action<'_>| action.locate(&table_of(&tables, action.table)?.table);
         let located: Vec<_> = actions.iter().map(locate).collect();
-        check_distinct(&located)?;
+        check_distinct(&tables, actions.iter().map(|action| (action.table, action.key())), &located)?;
         let token_key = token.map(|token| keys::token(&place.account, &place.region, &token.name));
         let held = located.iter().flatten().map(|key| &key.store[..]).chain(token_key.as_deref());
         let _lanes = shared.lanes(held).await;
@@ -454,7 +462,7 @@ pub(super) async fn read_transaction(
         Ok(key)
     };
     let located: Vec<Result<ItemKey>> = gets.iter().map(locate).collect();
-    check_distinct(&located)?;
+    check_distinct(&tables, gets.iter().map(|get| (get.table, &get.key)), &located)?;
     let located: Vec<_> = all_or_reasons(located)?.into_iter().map(Ok).collect();
     let keys = &located;
     let items = shared.on_snapshot(|snapshot| async move { read_all(&*snapshot, keys).await }).await?;

@@ -2,16 +2,25 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::engines::{Engine, over_each_engine};
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hot_counter_loses_no_update() {
-    let bench = Bench::with_items().await;
+over_each_engine!(
+    a_hot_counter_loses_no_update,
+    two_nodes_lose_no_update,
+    of_many_that_would_be_first_one_is,
+    a_table_deleted_under_its_writers_leaves_nothing,
+);
+
+async fn a_hot_counter_loses_no_update(engine: Engine) {
+    let opened = engine.open().await.with_items().await;
+    let bench = &opened.nodes[0];
     let table = bench.clone();
+    let rounds = if engine.is_quick() { 10 } else { 2 };
     at_once(64, move |_| {
         let bench = table.clone();
         async move {
-            for _ in 0..10 {
+            for _ in 0..rounds {
                 let update = json!({
                     "TableName": "items", "Key": { "id": { "S": "hot" } }, "UpdateExpression": "ADD n :one",
                     "ExpressionAttributeValues": { ":one": { "N": "1" } },
@@ -21,14 +30,15 @@ async fn a_hot_counter_loses_no_update() {
         }
     })
     .await;
-    assert_eq!(bench.get("items", json!({ "id": { "S": "hot" } })).await["n"], json!({ "N": "640" }));
+    assert_eq!(
+        bench.get("items", json!({ "id": { "S": "hot" } })).await["n"],
+        json!({ "N": (64 * rounds).to_string() })
+    );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_on_one_store_lose_no_update() {
-    let store = MemoryStore::shared();
-    let nodes = [Bench::over(store.clone(), 1), Bench::over(store, 2)];
-    nodes[0].create("items", &[("id", "S")]).await;
+async fn two_nodes_lose_no_update(engine: Engine) {
+    let opened = engine.open().await.with_items().await;
+    let nodes = &opened.nodes;
     let both = nodes.clone();
     at_once(8, move |number| {
         let bench = both[number % 2].clone();
@@ -47,13 +57,12 @@ async fn two_nodes_on_one_store_lose_no_update() {
     assert_eq!(nodes[0].get("items", json!({ "id": { "S": "hot" } })).await["n"], json!({ "N": "160" }));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_that_would_be_first_one_is() {
-    let bench = Bench::with_items().await;
+async fn of_many_that_would_be_first_one_is(engine: Engine) {
+    let opened = engine.open().await.with_items().await;
     let winners = shared(AtomicUsize::new(0));
-    let (table, won) = (bench.clone(), Arc::clone(&winners));
+    let (both, won) = (opened.nodes.clone(), Arc::clone(&winners));
     at_once(32, move |number| {
-        let (bench, won) = (table.clone(), Arc::clone(&won));
+        let (bench, won) = (both[number % 2].clone(), Arc::clone(&won));
         async move {
             let put = json!({
                 "TableName": "items", "Item": { "id": { "S": "a" }, "by": { "N": number.to_string() } },
@@ -71,12 +80,12 @@ async fn of_many_that_would_be_first_one_is() {
     assert_eq!(winners.load(Ordering::SeqCst), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_deleted_under_its_writers_leaves_nothing() {
-    let bench = Bench::with_items().await;
-    let table = bench.clone();
+async fn a_table_deleted_under_its_writers_leaves_nothing(engine: Engine) {
+    let opened = engine.open().await.with_items().await;
+    let bench = &opened.nodes[0];
+    let both = opened.nodes.clone();
     at_once(8, move |number| {
-        let bench = table.clone();
+        let bench = both[number % 2].clone();
         async move {
             for count in 0..20 {
                 if number == 0 && count == 10 {

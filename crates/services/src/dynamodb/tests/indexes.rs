@@ -370,6 +370,33 @@ async fn what_an_index_has_of_an_item_follows_its_projection() {
     }
 }
 
+/// A filter may look at all of an item through a local index; what is shown is what the index has, unless more is asked for.
+#[tokio::test]
+async fn a_filter_on_what_a_local_index_lacks_shows_no_more_of_an_item() {
+    let bench = with_orders().await;
+    let item = order("a", 1, &json!({ "rank": { "N": "2" }, "w": { "S": "w" } }));
+    bench.put("orders", item.clone()).await;
+    let filtered = json!({
+        "TableName": "orders", "IndexName": "by-rank", "FilterExpression": "w = :w",
+        "ExpressionAttributeValues": { ":w": { "S": "w" } },
+    });
+    let mut query = filtered.clone();
+    query["KeyConditionExpression"] = json!("id = :id");
+    query["ExpressionAttributeValues"][":id"] = json!({ "S": "a" });
+    let keys = json!([order("a", 1, &json!({ "rank": { "N": "2" } }))]);
+    assert_eq!(bench.ok("Query", query.clone()).await["Items"], keys);
+    assert_eq!(bench.ok("Scan", filtered).await["Items"], keys);
+    query["Select"] = json!("ALL_PROJECTED_ATTRIBUTES");
+    assert_eq!(bench.ok("Query", query.clone()).await["Items"], keys);
+    query["Select"] = json!("ALL_ATTRIBUTES");
+    assert_eq!(bench.ok("Query", query.clone()).await["Items"], json!([item]));
+    query.as_object_mut().unwrap().remove("Select");
+    query["ProjectionExpression"] = json!("w");
+    assert_eq!(bench.ok("Query", query).await["Items"], json!([{ "w": { "S": "w" } }]));
+    let statement = json!({ "Statement": "SELECT * FROM orders.\"by-rank\" WHERE id = 'a' AND w = 'w'" });
+    assert_eq!(bench.ok("ExecuteStatement", statement).await["Items"], keys);
+}
+
 #[tokio::test]
 async fn what_an_index_does_not_have_is_refused() {
     let bench = with_orders().await;

@@ -1,4 +1,4 @@
-//! Behaviour of the service on a store in memory.
+//! Behaviour of the service: on a store in memory, and what concerns the store on every engine (`engines`).
 //!
 //! Not here: tests of pure parts that fit beside them. Error texts follow the reference of the service, since clients
 //! look at them.
@@ -7,8 +7,10 @@
 
 mod backups;
 mod concurrency;
+mod engines;
 mod expressions;
 mod fuzz;
+mod histories;
 mod index_sequences;
 mod indexes;
 mod items;
@@ -18,7 +20,7 @@ mod pages;
 mod partiql;
 mod policies;
 mod pure;
-mod sequences;
+mod semantics;
 mod streams;
 mod tables;
 mod throttling;

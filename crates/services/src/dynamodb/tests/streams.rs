@@ -1,11 +1,9 @@
 //! Streams: what is recorded when, how it is read, how long it stays, and how pollers see it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::ports::EventSource;
 use model::{Position, SourceError, SourceKind, Take};
-use proptest::prelude::*;
 
 use super::*;
 
@@ -371,69 +369,6 @@ async fn a_reader_that_waits_is_woken_by_the_commit_and_by_the_end() {
     assert_eq!((taken.records.len(), taken.next), (0, None));
     let gone = Take { source: format!("{arn}0"), from: from(Position::TrimHorizon), records: 1, wait_ms: 0 };
     assert!(matches!(source.lease(&gone).await, Err(SourceError::Gone(_))));
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Put(u8, Option<u8>),
-    Remove(u8),
-    Set(u8, u8),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        (0u8..3, prop::option::of(0u8..2)).prop_map(|(id, v)| Step::Put(id, v)),
-        (0u8..3).prop_map(Step::Remove),
-        (0u8..3, 0u8..2).prop_map(|(id, v)| Step::Set(id, v)),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whoever applies the records, in their order, to nothing, has the table; and each record follows from the one before.
-    #[test]
-    fn the_records_tell_the_whole_history(steps in prop::collection::vec(step(), 0..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let bench = Bench::new();
-            let arn = made(&bench, "NEW_AND_OLD_IMAGES").await;
-            for step in &steps {
-                match step {
-                    Step::Put(id, value) => {
-                        let mut item = json!({ "id": { "S": id.to_string() } });
-                        if let Some(value) = value {
-                            item["v"] = json!({ "S": value.to_string() });
-                        }
-                        bench.put("items", item).await;
-                    }
-                    Step::Remove(id) => remove(&bench, &id.to_string()).await,
-                    Step::Set(id, value) => set(&bench, &id.to_string(), &value.to_string()).await,
-                }
-            }
-            let mut state: BTreeMap<String, Json> = BTreeMap::new();
-            for record in all(&bench, &arn).await {
-                let change = &record["dynamodb"];
-                let id = change["Keys"]["id"]["S"].as_str().unwrap().to_owned();
-                assert_eq!(state.get(&id).cloned().unwrap_or_default(), change["OldImage"]);
-                assert_ne!(change["OldImage"], change["NewImage"]);
-                let name = match (change["OldImage"].is_null(), change["NewImage"].is_null()) {
-                    (true, false) => "INSERT",
-                    (false, true) => "REMOVE",
-                    _ => "MODIFY",
-                };
-                assert_eq!(record["eventName"], name);
-                if change["NewImage"].is_null() {
-                    state.remove(&id);
-                } else {
-                    state.insert(id, change["NewImage"].clone());
-                }
-            }
-            let items = bench.ok("Scan", json!({ "TableName": "items" })).await["Items"].clone();
-            let found: BTreeMap<String, Json> =
-                items.as_array().unwrap().iter().map(|i| (i["id"]["S"].as_str().unwrap().to_owned(), i.clone())).collect();
-            assert_eq!(found, state);
-        });
-    }
 }
 
 #[tokio::test]

@@ -1,10 +1,8 @@
 //! Transactions: all or nothing, reasons, tokens, and histories of many at once.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proptest::prelude::*;
-
+use super::engines::{Engine, over_each_engine};
 use super::*;
 
 const CANCELLED: &str = "Transaction cancelled, please refer cancellation reasons for specific reasons";
@@ -186,6 +184,22 @@ async fn what_is_wrong_with_the_request_is_told_before_anything_else() {
     bench.invalid("TransactGetItems", json!({ "TransactItems": [{}] }), "1 validation error detected: Value null at 'transactItems.1.member.get' failed to satisfy constraint: Member must not be null").await;
 }
 
+/// What is wrong with a part is a reason of its own; that two parts are of one item is wrong with the request.
+#[tokio::test]
+async fn two_operations_on_one_item_are_refused_whatever_else_is_wrong_with_them() {
+    let bench = Bench::with_items().await;
+    let update = json!({ "Update": {
+        "TableName": "items", "Key": key("a"), "UpdateExpression": "SET id = :v", "ExpressionAttributeValues": { ":v": { "S": "b" } },
+    } });
+    let parts = json!({ "TransactItems": [put(key("a")), update] });
+    let message = "Transaction request cannot include multiple operations on one item";
+    bench.invalid("TransactWriteItems", parts, message).await;
+    let get = |projection: &str| json!({ "Get": { "TableName": "items", "Key": key("a"), "ProjectionExpression": projection } });
+    let parts = json!({ "TransactItems": [get("x"), get("id.x")] });
+    bench.invalid("TransactGetItems", parts, message).await;
+    assert_eq!(bench.ok("Scan", json!({ "TableName": "items" })).await["Count"], json!(0));
+}
+
 #[tokio::test]
 async fn a_hundred_items_of_four_megabytes_fit() {
     let bench = Bench::with_items().await;
@@ -274,21 +288,16 @@ fn total(items: &[Json]) -> i64 {
     items.iter().map(|item| item["n"]["N"].as_str().unwrap().parse::<i64>().unwrap()).sum()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn money_is_neither_made_nor_lost_and_no_reader_sees_half_a_transfer() {
-    transfer(MemoryStore::shared()).await;
-}
+over_each_engine!(
+    money_is_neither_made_nor_lost_and_no_reader_sees_half_a_transfer,
+    write_skew_is_impossible,
+    single_writes_and_transactions_lose_nothing_of_each_other,
+    of_many_with_one_token_one_happens_and_all_succeed,
+);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_in_a_store_on_disk() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = store::EmbeddedConfig::new(folder.path(), base::SystemClock::shared());
-    transfer(Arc::new(store::embedded::open(config).unwrap())).await;
-}
-
-async fn transfer(store: Arc<dyn store::Store>) {
-    let nodes = [Bench::over(store.clone(), 1), Bench::over(store, 2)];
-    nodes[0].create("items", &[("id", "S")]).await;
+async fn money_is_neither_made_nor_lost_and_no_reader_sees_half_a_transfer(engine: Engine) {
+    let opened = engine.open().await.with_items().await;
+    let nodes = &opened.nodes;
     for id in ACCOUNTS {
         nodes[0].put("items", account(id, 100)).await;
     }
@@ -323,12 +332,10 @@ async fn transfer(store: Arc<dyn store::Store>) {
 }
 
 /// Each of two may go if the other stays. Both would go if what is only checked could change meanwhile.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn write_skew_is_impossible() {
-    let store = MemoryStore::shared();
-    let nodes = [Bench::over(store.clone(), 1), Bench::over(store, 2)];
-    nodes[0].create("items", &[("id", "S")]).await;
-    for round in 0..40 {
+async fn write_skew_is_impossible(engine: Engine) {
+    let opened = engine.open().await.with_items().await;
+    let nodes = &opened.nodes;
+    for round in 0..if engine.is_quick() { 40 } else { 15 } {
         let ids = [format!("{round}-x"), format!("{round}-y")];
         for id in &ids {
             nodes[0].put("items", key(id)).await;
@@ -343,14 +350,15 @@ async fn write_skew_is_impossible() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn single_writes_and_transactions_lose_nothing_of_each_other() {
-    let bench = Bench::with_items().await;
+async fn single_writes_and_transactions_lose_nothing_of_each_other(engine: Engine) {
+    let opened = engine.open().await.with_items().await;
+    let [bench, other] = &opened.nodes;
     bench.put("items", account("a", 0)).await;
     bench.put("items", account("b", 0)).await;
-    let table = bench.clone();
+    let both = [bench.clone(), other.clone()];
     at_once(8, move |number| {
-        let bench = table.clone();
+        // Writes and transactions on each node.
+        let bench = both[number / 2 % 2].clone();
         async move {
             for round in 0..20 {
                 if number % 2 == 0 {
@@ -368,13 +376,13 @@ async fn single_writes_and_transactions_lose_nothing_of_each_other() {
     assert_eq!(bench.read(&["a", "b"]).await, [account("a", 160), account("b", 80)]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_with_one_token_one_happens_and_all_succeed() {
-    let bench = Bench::with_items().await;
+async fn of_many_with_one_token_one_happens_and_all_succeed(engine: Engine) {
+    let opened = engine.open().await.with_items().await;
+    let [bench, other] = &opened.nodes;
     bench.put("items", account("a", 0)).await;
-    let table = bench.clone();
-    at_once(16, move |_| {
-        let bench = table.clone();
+    let both = [bench.clone(), other.clone()];
+    at_once(16, move |number| {
+        let bench = both[number % 2].clone();
         async move {
             let input = json!({ "TransactItems": [add("a", 1, 0)], "ClientRequestToken": "same" });
             bench.ok("TransactWriteItems", input).await;
@@ -382,85 +390,4 @@ async fn of_many_with_one_token_one_happens_and_all_succeed() {
     })
     .await;
     assert_eq!(bench.read(&["a"]).await, [account("a", 1)]);
-}
-
-#[derive(Debug, Clone)]
-enum Part {
-    Put(i64),
-    Delete,
-    Add(i64),
-    AtLeast(i64),
-}
-
-fn part() -> impl Strategy<Value = Part> {
-    let amount = -3i64..4;
-    prop_oneof![
-        amount.clone().prop_map(Part::Put),
-        Just(Part::Delete),
-        amount.clone().prop_map(Part::Add),
-        amount.prop_map(Part::AtLeast),
-    ]
-}
-
-impl Part {
-    fn json(&self, id: &str) -> Json {
-        match self {
-            Self::Put(amount) => put(account(id, *amount)),
-            Self::Delete => json!({ "Delete": { "TableName": "items", "Key": key(id) } }),
-            Self::Add(amount) => add(id, *amount, -1_000),
-            Self::AtLeast(least) => {
-                let mut check = check(id, "n >= :least");
-                check["ConditionCheck"]["ExpressionAttributeValues"] = json!({ ":least": { "N": least.to_string() } });
-                check
-            }
-        }
-    }
-
-    fn apply(&self, amount: Option<i64>) -> Option<Option<i64>> {
-        match self {
-            Self::Put(amount) => Some(Some(*amount)),
-            Self::Delete => Some(None),
-            Self::Add(by) => amount.map(|amount| Some(amount + by)),
-            Self::AtLeast(least) => amount.filter(|amount| amount >= least).map(Some),
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    #[test]
-    fn any_sequence_of_transactions_ends_as_the_model_says(
-        sequence in prop::collection::vec(prop::collection::btree_map(0usize..4, part(), 1..4), 0..20),
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let bench = Bench::with_items().await;
-            let mut model: BTreeMap<usize, i64> = BTreeMap::new();
-            for parts in &sequence {
-                let items: Vec<_> = parts.iter().map(|(at, part)| part.json(ACCOUNTS[*at])).collect();
-                let fits: Vec<_> = parts.iter().map(|(at, part)| part.apply(model.get(at).copied())).collect();
-                match bench.transact(json!(items)).await {
-                    Ok(_) => for (at, after) in parts.keys().zip(fits) {
-                        match after.expect("a part that fails cancels its transaction") {
-                            Some(amount) => model.insert(*at, amount),
-                            None => model.remove(at),
-                        };
-                    },
-                    Err(error) => {
-                        let codes = fits.iter().map(|fit| if fit.is_some() { "None" } else { "ConditionalCheckFailed" });
-                        let codes = codes.collect::<Vec<_>>();
-                        assert!(codes.contains(&"ConditionalCheckFailed"), "{error}");
-                        assert_eq!(error.message, format!("{CANCELLED} [{}]", codes.join(", ")));
-                    }
-                }
-            }
-            let found = bench.read(&ACCOUNTS).await;
-            let expected = ACCOUNTS.iter().enumerate().map(|(at, id)| {
-                model.get(&at).map_or(Json::Null, |amount| account(id, *amount))
-            });
-            assert_eq!(found, expected.collect::<Vec<_>>());
-            let count = bench.ok("DescribeTable", json!({ "TableName": "items" })).await["Table"]["ItemCount"].clone();
-            assert_eq!(count, json!(model.len()));
-        });
-    }
 }
