@@ -76,6 +76,7 @@ def test_versions_aliases_and_what_is_provisioned(server, tmp_path):
     aws(server, "lambda", "update-alias", *of, "--name", "live", "--function-version", "2",
         "--routing-config", "AdditionalVersionWeights={1=0}")
     assert aws(server, "lambda", "get-alias", *of, "--name", "live")["RoutingConfig"] == {"AdditionalVersionWeights": {"1": 0.0}}
+    aws(server, "lambda", "update-alias", *of, "--name", "live", "--routing-config", "AdditionalVersionWeights={}")
     words = ["--qualifier", "live"]
     aws(server, "lambda", "put-provisioned-concurrency-config", *of, *words, "--provisioned-concurrent-executions", "1")
 
