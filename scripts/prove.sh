@@ -46,7 +46,7 @@ proof server-kills env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/ch
 # One order that explains what clients of tables saw, on a server's own disk and over PostgreSQL.
 proof tables env DUNLIN_KILLS=50 .cache/venv/bin/python -m pytest tests/chaos/test_tables.py -q -s
 # Sequences of all that clients do with tables beside a model of it, and histories of many clients, on every engine.
-proof tables-model env DUNLIN_CASES=2000 cargo test -q --workspace --lib -- --nocapture dynamodb::tests::semantics dynamodb::tests::histories
+proof tables-model env DUNLIN_CASES=500 cargo test -q --workspace --lib -- --nocapture dynamodb::tests::semantics dynamodb::tests::histories
 # A million texts for each reader of what clients of tables send.
 proof tables-fuzz env DUNLIN_FUZZ=1000000 cargo test -q --workspace --lib dynamodb::tests::fuzz -- --nocapture
 # A hundred thousand events of 64 clients, each with a record of how it ended.
