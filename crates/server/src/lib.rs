@@ -107,10 +107,10 @@ fn hand_over(data: DataDir) -> Result<DataDir> {
     Ok(data.at(&reachable))
 }
 
-/// Half of the processors are the platform's, half the functions': on two processors one worker answers more calls, and
-/// each of them sooner, than two that wake each other and take the processor from the guest that they wait for.
+/// Half of the processors are the platform's, half the functions'; on two, both are either's: with one worker a sixth of the
+/// processors' time was idle beside 64 clients, for functions as for tables (`ARCHITECTURE.md`).
 fn worker_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2).max(2).min(cores.get()))
 }
 
 async fn serve_until_stopped(ground: Ground) -> Result<()> {
