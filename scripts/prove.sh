@@ -31,7 +31,7 @@ proof() {
     echo "result: $result"
     echo
     echo '```'
-    grep -E 'acknowledged|mixed load|cold |found out|flipped|killed|claimed|median|p50|max|passed|failed|lost|test result' "$log" | grep -v '. 0 passed; 0 failed' | tail -30 || true
+    grep -E 'acknowledged|mixed load|cold |found out|flipped|killed|claimed|median|p50|max|passed|failed|lost|test result' "$log" | grep -v '. 0 passed; 0 failed' | cut -c1-300 | tail -30 || true
     echo '```'
   } >"$file"
   rm -f "$log"

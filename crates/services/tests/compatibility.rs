@@ -224,12 +224,15 @@ const DIFFERENCES: &str = "
   left out; other lines stay whatever the level.
 - **Layers**: content comes as a zip in the call, not from a bucket; layers that AWS provides (`awslayer`) are refused. The policy of a
   layer version is evaluated for other accounts, but nobody belongs to an organization.
+- **Environment variables** are encrypted at rest, as all that is stored is, where the server is given a key (`docs/operations.md`); without
+  one nothing is. There are no keys for single functions (`KMSKeyArn`).
 - **Code signing**: nothing here signs code, so every package counts as unsigned: a configuration with the policy Enforce refuses every
   deployment, one with Warn lets it pass.
 - **Asynchronous events** are durable, retried as their event invoke configuration says, and their records reach destinations at least
   once. A destination is a function of the same account and region; queues, topics, buses and buckets are
   refused until their services exist. A record that is too large for its destination goes without its payloads. With a reserved
-  concurrency of zero an event waits if nobody is told of its failure. An event that the function no longer takes, as one that is
+  concurrency of zero an event waits if nobody is told of its failure. An event whose next try would come after its greatest age has its record
+  (`EventAgeExceeded`) at once, with what the last try answered. An event that the function no longer takes, as one that is
   without a tenant, ends at once with the condition `InvalidRequest`. A node runs 128 events at once for each processor, and
   at most a thousand; a function has at most two fifths of that for its events. What Lambda's metrics tell of them, `dunlin events` tells, and `GET /_dunlin/events`.
 - **Dead-letter queues** (`DeadLetterConfig`) are a setting of each version and work as soon as the services of queues and topics
