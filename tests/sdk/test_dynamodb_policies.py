@@ -40,8 +40,17 @@ def test_policies_and_their_revisions(server, arn):
     assert client.delete_resource_policy(ResourceArn=arn)["RevisionId"] == ""
     too_long = text + " " * (20 * 1024)
     assert refused(client.put_resource_policy, ResourceArn=arn, Policy=too_long)[1] == "ValidationException"
+    # A condition of where a call comes from is.
+    for network, falls in [("127.0.0.0/8", True), ("192.0.2.0/24", False)]:
+        near = text.replace('"Resource"', f'"Condition": {{"IpAddress": {{"aws:SourceIp": "{network}"}}}}, "Resource"')
+        client.put_resource_policy(ResourceArn=arn, Policy=near)
+        if falls:
+            assert refused(client.delete_item, TableName=arn, Key={"pk": {"S": "a"}})[1] == "AccessDeniedException"
+        else:
+            client.delete_item(TableName=arn, Key={"pk": {"S": "a"}})
+    client.delete_resource_policy(ResourceArn=arn)
     # What could not be enforced is not taken.
-    unknown = text.replace('"Resource"', '"Condition": {"DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}}, "Resource"')
+    unknown = text.replace('"Resource"', '"Condition": {"StringEquals": {"aws:PrincipalTag/team": "a"}}, "Resource"')
     assert refused(client.put_resource_policy, ResourceArn=arn, Policy=unknown)[1] == "ValidationException"
 
 

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
-use model::Body;
 use model::ports::Authorizer;
+use model::{Body, CallerAddress};
 
 use crate::apis::{self, Api, Protocol};
 use crate::auth::{self, Authenticator, Caller, Mode};
@@ -171,6 +171,7 @@ impl Dispatcher {
             payload,
             principal: caller.principal,
             region: caller.region,
+            source_ip: parts.extensions.get::<CallerAddress>().map(|address| address.0),
             headers: parts.headers,
             endpoint: endpoint.to_owned(),
             request_id: request_id.to_owned(),

@@ -20,6 +20,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
+use model::policy::Circumstances;
 use model::{Body, Principal, Region};
 use serde::Serialize;
 use serde_json::Value;
@@ -38,6 +39,8 @@ pub struct Call {
     pub principal: Principal,
     /// From the signature's scope.
     pub region: Region,
+    /// The address that the call comes from, where it is known.
+    pub source_ip: Option<std::net::IpAddr>,
     /// The headers as they came.
     pub headers: HeaderMap,
     /// `scheme://host[:port]` as the client addressed the platform, for URLs in answers.
@@ -47,6 +50,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// When and from where the call comes, as policies want to know it.
+    pub fn circumstances(&self, now_ms: u64) -> Circumstances {
+        Circumstances { now_ms, source_ip: self.source_ip, secure: self.endpoint.starts_with("https:") }
+    }
+
     /// A text member, if it was sent.
     pub fn text(&self, member: &str) -> Option<&str> {
         self.input.get(member)?.as_str()

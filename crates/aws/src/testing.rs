@@ -30,6 +30,7 @@ pub fn call(operation: &'static str, input: Value) -> Call {
         payload: Bytes::new(),
         principal: principal(),
         region: Region::default(),
+        source_ip: None,
         headers: HeaderMap::new(),
         endpoint: "http://localhost:4566".into(),
         request_id: "00000000-0000-4000-8000-000000000000".into(),

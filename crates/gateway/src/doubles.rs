@@ -202,8 +202,7 @@ fn url(id: &str, auth: AuthKind, cors: Option<Cors>) -> (SiteKey, Site) {
         auth,
         streaming: false,
         cors,
-        open: true,
-        policy: Vec::new(),
+        policy: vec![serde_json::json!({"Effect": "Allow", "Principal": "*", "Action": "lambda:InvokeFunctionUrl"})],
     };
     (SiteKey::FunctionUrl(id.into()), Site::FunctionUrl(Arc::new(url)))
 }

@@ -5,7 +5,7 @@
 //! Invariants
 //!   1. No byte of a body is read before the route is known and the browser rules let the request pass.
 //!   2. A body is read up to the limit of its target and no further.
-//!   3. What a client sends never sets a request's `GuestIdentity` or `ClientAddress`.
+//!   3. What a client sends never sets a request's `GuestIdentity` or `ClientAddress`, nor its `CallerAddress` unless a trusted proxy says so.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use model::ports::{Invoker, Sites};
-use model::{Body, SiteKey};
+use model::{Body, CallerAddress, SiteKey};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
@@ -159,6 +159,7 @@ impl Gateway {
         B::Error: std::fmt::Display,
     {
         parts.extensions.insert(ClientAddress(peer.address));
+        parts.extensions.insert(CallerAddress(self.client(&parts.headers, peer).0));
         let limit = self.config.control_body_bytes_max;
         let body = match read(body, &parts.headers, limit, self.config.body_timeout).await {
             Ok(body) => body,

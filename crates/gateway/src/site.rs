@@ -19,6 +19,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use model::http_api::{AuthKind, FunctionUrl, HttpApi, Integration, PayloadFormat, RestApi};
+use model::policy::Circumstances;
 use model::{Answered, Body, BrokenOff, Chunks, Piece, Pieces, StreamedAnswer};
 use model::{FunctionRef, Invocation, InvocationKind, InvokeError, Principal, RequestId, Site, Trigger};
 use parking_lot::Mutex;
@@ -101,7 +102,9 @@ impl Gateway {
         stamp: &Stamp,
     ) -> Result<Response<Body>, Fault> {
         let caller = self.caller(url.auth, call, "lambda").await?;
-        if !url.lets(caller.as_ref()) {
+        let circumstances =
+            Circumstances { now_ms: stamp.now_ms, source_ip: Some(call.source_ip), secure: call.scheme == "https" };
+        if !url.lets(caller.as_ref(), circumstances) {
             return Err(Fault::Forbidden);
         }
         let domain = call.host.map_or_else(

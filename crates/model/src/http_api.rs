@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::policy::{self, Actor, Verdict};
+use crate::policy::{self, Actor, Circumstances, Verdict};
 use crate::{AccountId, FunctionRef, Principal, Region};
 
 /// What a host name or path names.
@@ -71,36 +71,33 @@ pub struct FunctionUrl {
     pub streaming: bool,
     /// Cross-origin settings, if any.
     pub cors: Option<Cors>,
-    /// Whether the function's policy lets everybody call.
-    pub open: bool,
     /// The statements of the function's policy.
     pub policy: Vec<Value>,
 }
 
 impl FunctionUrl {
-    /// Whether this caller may call, or everybody where the URL asks for no signature. Within the function's own account
+    /// Whether this caller may call, or anybody where the URL asks for no signature. Within the function's own account
     /// the policy need not allow it, for what principals may do by themselves is not limited yet.
-    pub fn lets(&self, caller: Option<&Principal>) -> bool {
-        let Some(caller) = caller else { return self.open };
+    pub fn lets(&self, caller: Option<&Principal>, circumstances: Circumstances) -> bool {
+        let is_own = caller.is_some_and(|caller| caller.account == self.function.account);
         if self.policy.is_empty() {
-            return caller.account == self.function.account;
+            return is_own;
         }
-        let context = [
-            ("lambda:functionurlauthtype", "AWS_IAM"),
-            ("lambda:invokedviafunctionurl", "true"),
-            ("aws:principalaccount", caller.account.as_str()),
-            ("aws:principalarn", &caller.arn),
-        ];
+        let (actor, auth) = match caller {
+            Some(caller) => (Actor::Principal(caller.account.as_str(), &caller.arn), "AWS_IAM"),
+            None => (Actor::Anonymous, "NONE"),
+        };
         let request = policy::Request {
-            actor: Actor::Principal(caller.account.as_str(), &caller.arn),
+            actor,
             action: "lambda:InvokeFunctionUrl",
             resource: &self.function.arn(),
-            context: &context,
+            context: &[("lambda:functionurlauthtype", auth), ("lambda:invokedviafunctionurl", "true")],
+            circumstances,
         };
         match policy::evaluate(&self.policy, &request) {
             Verdict::Allowed => true,
             Verdict::Denied => false,
-            Verdict::Silent => caller.account == self.function.account,
+            Verdict::Silent => is_own,
         }
     }
 }

@@ -68,6 +68,10 @@ impl fmt::Display for Region {
     }
 }
 
+/// The address that a call comes from, beside its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallerAddress(pub std::net::IpAddr);
+
 /// Who makes a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {

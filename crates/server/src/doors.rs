@@ -155,7 +155,7 @@ mod tests {
         let own = keys.issue(ROLE, "mine", 60).await;
         let stolen = keys.issue(ROLE, "yours", 60).await;
         let root = services::iam::root_key(folder.path(), &SystemRandom).unwrap();
-        let services: Vec<Arc<dyn aws::Service>> = vec![Arc::new(Sts::new(keys.clone()))];
+        let services: Vec<Arc<dyn aws::Service>> = vec![Arc::new(Sts::new(keys.clone(), clock.clone()))];
         let door = Door::new(Dispatcher::new(services, keys, Mode::Up, clock, random));
         for (credentials, from, status) in [
             (&own, Some("mine"), 200),

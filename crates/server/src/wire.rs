@@ -416,7 +416,7 @@ fn dispatcher(base: &Base, engine: &Arc<Engine>, sources: Vec<Arc<dyn EventSourc
         Arc::new(lambda),
         base.logs.clone(),
         Arc::new(Iam::new(base.roles.clone())),
-        Arc::new(Sts::new(base.keys.clone())),
+        Arc::new(Sts::new(base.keys.clone(), base.clock.clone())),
     ];
     let mode = match mode {
         Mode::Dev => AuthMode::Dev,

@@ -61,8 +61,8 @@ fn services() -> BTreeMap<&'static str, Arc<dyn Service>> {
         ("dynamodbstreams", tables),
         ("iam", Arc::new(Iam::new(Roles::new(store.clone(), clock.clone())))),
         ("lambda", Arc::new(LambdaService::new(functions, Arc::new(Nobody), Vec::new(), Vec::new()))),
-        ("logs", Logs::new(store, clock, random)),
-        ("sts", Arc::new(Sts::new(Arc::new(keys)))),
+        ("logs", Logs::new(store, clock.clone(), random)),
+        ("sts", Arc::new(Sts::new(Arc::new(keys), clock))),
     ])
 }
 

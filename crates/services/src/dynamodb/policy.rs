@@ -8,7 +8,7 @@
 //!   2. A document that cannot be evaluated whole is refused when it is put, never taken for less than it says.
 //!   3. Nobody can lock an account out: its root may always take a policy away.
 
-use model::policy::{self, Actor, Verdict};
+use model::policy::{self, Actor, Circumstances, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -31,6 +31,7 @@ pub(super) struct Policy {
 pub(super) struct Caller {
     pub(super) account: String,
     pub(super) arn: String,
+    pub(super) circumstances: Circumstances,
 }
 
 impl Policy {
@@ -52,16 +53,17 @@ impl Policy {
         if let Some(problem) = statements.iter().find_map(policy::problem) {
             return invalid(format!("Resource policy cannot be evaluated: {problem}"));
         }
-        if statements.iter().any(|statement| statement["Resource"].is_null()) {
+        if statements.iter().any(|statement| statement["Resource"].is_null() && statement["NotResource"].is_null()) {
             return invalid("Resource policy cannot be evaluated: a statement has no Resource");
         }
         Ok(Self { text: text.into(), revision, statements })
     }
 
     fn verdict(&self, caller: &Caller, action: &str, resource: &str) -> Verdict {
-        let context = [("aws:principalarn", caller.arn.as_str()), ("aws:principalaccount", caller.account.as_str())];
         let actor = Actor::Principal(&caller.account, &caller.arn);
-        policy::evaluate(&self.statements, &policy::Request { actor, action, resource, context: &context })
+        let circumstances = caller.circumstances;
+        let request = policy::Request { actor, action, resource, context: &[], circumstances };
+        policy::evaluate(&self.statements, &request)
     }
 
     /// Whether it takes the right to change it from who puts it.
@@ -104,7 +106,8 @@ mod tests {
     const TABLE: &str = "arn:aws:dynamodb:us-east-1:000000000000:table/t";
 
     fn caller(account: &str) -> Caller {
-        Caller { account: account.into(), arn: format!("arn:aws:iam::{account}:root") }
+        let arn = format!("arn:aws:iam::{account}:root");
+        Caller { account: account.into(), arn, circumstances: Circumstances::default() }
     }
 
     fn policy(effect: &str, principal: &str, action: &str) -> Policy {
@@ -141,6 +144,7 @@ mod tests {
         for wrong in [
             statement(json!({ "NotAction": "x" })),
             statement(json!({ "Resource": null })),
+            statement(json!({ "Condition": { "StringEquals": { "aws:ResourceTag/team": "a" } } })),
             statement(json!({ "Condition": { "ForAllValues:StringEquals": { "dynamodb:LeadingKeys": "a" } } })),
             "{}".to_owned(),
             "[".to_owned(),

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use base::{Cache, Clock, Random};
 use bytes::Bytes;
-use model::policy::{self, Actor, Verdict};
+use model::policy::{self, Actor, Circumstances, Verdict};
 use model::{
     AccessPoint, AccountId, CodeDigest, EventRules, Floor, FunctionRef, FunctionUrl, FunctionVersion, InvokeError,
     MappingNews, Mappings, RuntimeUse, Site, SiteKey,
@@ -204,7 +204,7 @@ impl Functions {
         function: &FunctionRef,
         actor: Actor<'_>,
         action: &str,
-        context: &[(&str, &str)],
+        (context, circumstances): (&[(&str, &str)], Circumstances),
     ) -> Result<Verdict, aws::Error> {
         let qualifier = function.qualifier.clone().filter(|qualifier| qualifier != LATEST);
         let function = FunctionRef { qualifier, ..function.clone() };
@@ -224,7 +224,7 @@ impl Functions {
             return Ok(Verdict::Silent);
         }
         let resource = &function.arn();
-        Ok(policy::evaluate(&statements, &policy::Request { actor, action, resource, context }))
+        Ok(policy::evaluate(&statements, &policy::Request { actor, action, resource, context, circumstances }))
     }
 
     async fn read_url(&self, id: &str) -> Result<Option<Arc<FunctionUrl>>, aws::Error> {
@@ -234,20 +234,12 @@ impl Functions {
         let qualifier = owner.function.qualifier.clone().unwrap_or_default();
         let Some(url) = record.urls.get(&qualifier).filter(|url| url.id == id) else { return Ok(None) };
         let policy = record.policies.get(&qualifier).cloned().unwrap_or_default();
-        let asked = policy::Request {
-            actor: Actor::Anonymous,
-            action: "lambda:InvokeFunctionUrl",
-            resource: &owner.function.arn(),
-            context: &[("lambda:functionurlauthtype", "NONE"), ("lambda:invokedviafunctionurl", "true")],
-        };
-        let open = policy::evaluate(&policy, &asked) == Verdict::Allowed;
         Ok(Some(Arc::new(FunctionUrl {
             id: url.id.clone(),
             function: owner.function,
             auth: url.auth,
             streaming: url.streaming,
             cors: url.cors.clone(),
-            open,
             policy,
         })))
     }
@@ -331,7 +323,9 @@ impl Sites for Functions {
     async fn lets(&self, function: &FunctionRef, service: &str, source_arn: &str) -> bool {
         let account = source_arn.split(':').nth(4).unwrap_or_default();
         let context = [("aws:sourcearn", source_arn), ("aws:sourceaccount", account)];
-        match self.verdict(function, Actor::Service(service), "lambda:InvokeFunction", &context).await {
+        let circumstances = Circumstances { now_ms: self.clock.now_ms(), source_ip: None, secure: true };
+        let seen: (&[(&str, &str)], _) = (&context, circumstances);
+        match self.verdict(function, Actor::Service(service), "lambda:InvokeFunction", seen).await {
             Ok(verdict) => verdict == Verdict::Allowed,
             Err(problem) => {
                 tracing::warn!(function = %function.arn(), %problem, "the policy of a function cannot be read");

@@ -3,7 +3,7 @@
 //! A layer is named by its name or its ARN; a version of one by its ARN with the number, or by name and number.
 
 use aws::{Call, Error};
-use model::policy::{self, Actor, Verdict};
+use model::policy::{self, Actor, Circumstances, Verdict};
 use model::{AccountId, Region};
 use serde_json::{Value, json};
 
@@ -182,6 +182,7 @@ pub(super) fn allows(statements: &[Value], account: &AccountId, version: &LayerV
         action: "lambda:GetLayerVersion",
         resource: &version.arn(),
         context: &[],
+        circumstances: Circumstances::default(),
     };
     policy::evaluate(statements, &request) == Verdict::Allowed
 }

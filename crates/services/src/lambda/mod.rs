@@ -152,7 +152,7 @@ impl LambdaService {
         }
         let Some(roles) = &self.roles else { return Ok(()) };
         match roles.role(arn).await.map_err(Error::internal)? {
-            Some(role) if !role::is_for_functions(&role) => {
+            Some(role) if !role::is_for_function(&role, &name::unqualified(call)?, self.functions.clock.now_ms()) => {
                 Err(error::invalid("The role defined for the function cannot be assumed by Lambda."))
             }
             _ => Ok(()),

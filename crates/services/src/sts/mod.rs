@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws::{Call, Error, Reply, Service};
+use base::Clock;
 use jiff::Timestamp;
 use model::policy::{self, Actor, Verdict};
 use model::ports::Authorizer;
@@ -26,12 +27,13 @@ const ROOT_SESSION_S: u64 = 3_600;
 /// The service.
 pub struct Sts {
     authorizer: Arc<dyn Authorizer>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Sts {
     /// The service over these keys and roles.
-    pub fn new(authorizer: Arc<dyn Authorizer>) -> Self {
-        Self { authorizer }
+    pub fn new(authorizer: Arc<dyn Authorizer>, clock: Arc<dyn Clock>) -> Self {
+        Self { authorizer, clock }
     }
 
     async fn assume_role(&self, call: &Call) -> Result<Reply, Error> {
@@ -40,7 +42,7 @@ impl Sts {
             (call.text("RoleArn").unwrap_or_default(), call.text("RoleSessionName").unwrap_or_default());
         let role = self.authorizer.role(arn).await.map_err(Error::internal)?;
         // Of a role that is not there, nobody learns that it is not.
-        let Some(role) = role.filter(|role| may_assume(role, call)) else {
+        let Some(role) = role.filter(|role| may_assume(role, call, self.clock.now_ms())) else {
             return Err(Error::new(
                 403,
                 "AccessDenied",
@@ -77,9 +79,9 @@ impl Sts {
 }
 
 /// Whether a role's trust policy lets the caller have it.
-fn may_assume(role: &Role, call: &Call) -> bool {
+fn may_assume(role: &Role, call: &Call, now_ms: u64) -> bool {
     let (account, arn) = (call.principal.account.as_str(), call.principal.arn.as_str());
-    let mut context = vec![("aws:principalaccount", account), ("aws:principalarn", arn)];
+    let mut context = Vec::new();
     context.extend(call.text("ExternalId").map(|id| ("sts:externalid", id)));
     context.extend(call.text("RoleSessionName").map(|name| ("sts:rolesessionname", name)));
     let request = policy::Request {
@@ -87,6 +89,7 @@ fn may_assume(role: &Role, call: &Call) -> bool {
         action: "sts:AssumeRole",
         resource: &role.arn,
         context: &context,
+        circumstances: call.circumstances(now_ms),
     };
     policy::evaluate(&role.trust, &request) == Verdict::Allowed
 }
@@ -130,13 +133,14 @@ impl Service for Sts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::ManualClock;
     use model::ports::{KnownKey, RoleError};
     use model::{AccountId, Principal};
 
     const ROLE: &str = "arn:aws:iam::000000000000:role/r";
 
-    /// One role that everybody of the account may assume who knows a word.
-    struct One;
+    /// One role that everybody of the account may assume who knows a word, and one under a condition.
+    struct One(Value);
 
     #[async_trait]
     impl Authorizer for One {
@@ -163,14 +167,40 @@ mod tests {
             let trust = json!({
                 "Effect": "Allow", "Action": "sts:AssumeRole",
                 "Principal": {"AWS": "arn:aws:iam::000000000000:root"},
-                "Condition": {"StringEquals": {"sts:ExternalId": "word"}},
+                "Condition": self.0,
             });
             Ok((arn == ROLE).then(|| Role { arn: arn.to_owned(), trust: vec![trust], max_session_s: 7_200 }))
         }
     }
 
     async fn ask(operation: &'static str, input: Value) -> Result<Value, Error> {
-        Sts::new(Arc::new(One)).call(aws::testing::call(operation, input)).await.map(|reply| reply.output)
+        ask_under(json!({"StringEquals": {"sts:ExternalId": "word"}}), aws::testing::call(operation, input)).await
+    }
+
+    async fn ask_under(condition: Value, call: Call) -> Result<Value, Error> {
+        let sts = Sts::new(Arc::new(One(condition)), ManualClock::at_ms(1_772_366_400_000));
+        sts.call(call).await.map(|reply| reply.output)
+    }
+
+    #[tokio::test]
+    async fn conditions_of_time_place_and_caller_are_evaluated() {
+        for (condition, holds) in [
+            (json!({"DateLessThan": {"aws:CurrentTime": "2026-03-01T12:00:01Z"}}), true),
+            (json!({"DateLessThan": {"aws:CurrentTime": "2026-03-01T12:00:00Z"}}), false),
+            (json!({"NumericGreaterThan": {"aws:EpochTime": 1_772_366_399}}), true),
+            (json!({"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}), true),
+            (json!({"NotIpAddress": {"aws:SourceIp": "192.0.2.0/24"}}), false),
+            (json!({"ArnEquals": {"aws:PrincipalArn": "arn:aws:iam::000000000000:root"}}), true),
+            (json!({"StringEquals": {"aws:PrincipalAccount": "000000000000"}}), true),
+            (json!({"StringLike": {"sts:RoleSessionName": "s?"}}), true),
+            (json!({"Bool": {"aws:SecureTransport": "true"}}), false),
+            (json!({"Null": {"sts:ExternalId": "true"}}), true),
+            (json!({"ForAnyValue:StringEquals": {"aws:PrincipalArn": ["a", "b"]}}), false),
+        ] {
+            let input = json!({"RoleArn": ROLE, "RoleSessionName": "s1"});
+            let call = Call { source_ip: Some([192, 0, 2, 1].into()), ..aws::testing::call("AssumeRole", input) };
+            assert_eq!(ask_under(condition.clone(), call).await.is_ok(), holds, "{condition}");
+        }
     }
 
     #[tokio::test]

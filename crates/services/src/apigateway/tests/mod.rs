@@ -76,6 +76,7 @@ fn call(operation: &'static str, input: Value) -> Call {
             access_key: "test".into(),
         },
         region: Region::default(),
+        source_ip: None,
         headers: http::HeaderMap::new(),
         endpoint: "http://127.0.0.1:4566".into(),
         request_id: "7f3a0000-0000-4000-8000-000000000000".into(),

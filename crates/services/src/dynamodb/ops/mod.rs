@@ -90,8 +90,12 @@ const IN_PARTS: &[&str] =
 
 impl Place {
     /// A table of another account is meant by its ARN.
-    fn of(call: &Call) -> Self {
-        let caller = Caller { account: call.principal.account.to_string(), arn: call.principal.arn.clone() };
+    fn of(call: &Call, now_ms: u64) -> Self {
+        let caller = Caller {
+            account: call.principal.account.to_string(),
+            arn: call.principal.arn.clone(),
+            circumstances: call.circumstances(now_ms),
+        };
         let text = |member: &str| call.input.get(member).and_then(Json::as_str);
         let region = call.region.to_string();
         let owner = text("TableName").and_then(|text| owner_of(text, &region));
@@ -189,7 +193,7 @@ pub(super) enum Change {
 
 /// Does one call.
 pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Reply, aws::Error> {
-    let place = Place::of(&call);
+    let place = Place::of(&call, shared.clock.now_ms());
     let request = Request::new(call.input)?;
     let output = match call.operation {
         "GetItem" => return Ok(items::get(shared, &place, &request).await?),

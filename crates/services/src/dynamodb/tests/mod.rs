@@ -94,6 +94,7 @@ impl Bench {
             payload: bytes::Bytes::new(),
             principal,
             region: Region::parse(region).unwrap(),
+            source_ip: None,
             headers: http::HeaderMap::new(),
             endpoint: "http://localhost:4566".into(),
             request_id: "test".into(),

@@ -178,7 +178,7 @@ async fn policies_are_put_read_and_deleted_by_their_revisions() {
     bench.ok("PutResourcePolicy", confirmed).await;
     assert_eq!(bench.put_policy(&text).await.unwrap_err().code, "AccessDeniedException");
     bench.ok("DeleteResourcePolicy", json!({ "ResourceArn": TABLE })).await;
-    for wrong in ["{", "{}", &document("Allow", "*", "dynamodb:GetItem").replace("Action", "NotAction")] {
+    for wrong in ["{", "{}", &document("Allow", "*", "dynamodb:GetItem").replace("Action", "Deed")] {
         assert_eq!(bench.put_policy(wrong).await.unwrap_err().code, "ValidationException", "{wrong}");
     }
 }

@@ -46,8 +46,8 @@ pub(super) async fn target(functions: &Functions, call: &Call) -> Result<Functio
     let function = name::of_any_account(call)?;
     let account = call.principal.account.as_str();
     let actor = Actor::Principal(account, &call.principal.arn);
-    let context = [("aws:principalaccount", account), ("aws:principalarn", call.principal.arn.as_str())];
-    let verdict = functions.verdict(&function, actor, "lambda:InvokeFunction", &context).await?;
+    let circumstances = call.circumstances(functions.clock.now_ms());
+    let verdict = functions.verdict(&function, actor, "lambda:InvokeFunction", (&[], circumstances)).await?;
     let why = match verdict {
         Verdict::Allowed => return Ok(function),
         Verdict::Silent if function.account == call.principal.account => return Ok(function),

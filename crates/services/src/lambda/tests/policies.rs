@@ -16,7 +16,7 @@ async fn url(platform: &Platform, name: &str, auth: &str) -> SiteKey {
 
 async fn lets(platform: &Platform, key: &SiteKey, caller: Option<&Principal>) -> bool {
     let Some(Site::FunctionUrl(url)) = platform.functions.site(key).await else { panic!("no site") };
-    url.lets(caller)
+    url.lets(caller, model::policy::Circumstances::default())
 }
 
 fn root(account: &str) -> Principal {
@@ -179,6 +179,20 @@ async fn a_policy_is_put_whole_and_its_denials_hold_for_everybody() {
     platform.ok("PutResourcePolicy", of(json!({"Policy": closed.to_string()}))).await;
     let denied = invoke_from(&platform, AccountId::DEFAULT, "f").await.unwrap_err();
     assert!(denied.message.ends_with("with an explicit deny in a resource-based policy"), "{}", denied.message);
+    // Conditions of time and place hold for some calls and not for others.
+    let mut near = statement("Allow", json!({"AWS": OTHER}));
+    near["Condition"] = json!({
+        "IpAddress": {"aws:SourceIp": "192.0.2.0/24"},
+        "DateGreaterThan": {"aws:CurrentTime": "1970-01-01T00:00:00Z"},
+    });
+    let near = json!({"Statement": [near]});
+    platform.ok("PutResourcePolicy", of(json!({"Policy": near.to_string()}))).await;
+    for (address, status) in [([192, 0, 2, 1], 200), ([198, 51, 100, 1], 403)] {
+        let named = json!({"FunctionName": reference("f").arn()});
+        let call = Call { principal: root(OTHER), source_ip: Some(address.into()), ..call("Invoke", named) };
+        let answered = platform.service.call(call).await;
+        assert_eq!(answered.map_or_else(|error| error.status, |_| 200), status, "{address:?}");
+    }
     platform.ok("DeleteResourcePolicy", of(json!({}))).await;
     invoke_from(&platform, AccountId::DEFAULT, "f").await.unwrap();
     assert_eq!(platform.fails("GetResourcePolicy", of(json!({}))).await.0, 404);
@@ -186,9 +200,12 @@ async fn a_policy_is_put_whole_and_its_denials_hold_for_everybody() {
         "no json".to_owned(),
         "{}".to_owned(),
         json!({"Statement": []}).to_string(),
-        json!({"Statement": {"Effect": "Allow", "Principal": "*", "NotAction": "x"}}).to_string(),
+        json!({"Statement": {"Effect": "Allow", "Principal": "*", "Action": "y", "NotAction": "x"}}).to_string(),
         json!({"Statement": {"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": {"DateEquals": {}}}})
             .to_string(),
+        json!({"Statement": {"Effect": "Allow", "Principal": "*", "Action": "*",
+            "Condition": {"StringEquals": {"aws:PrincipalTag/a": "b"}}}})
+        .to_string(),
     ] {
         let refused = platform.fails("PutResourcePolicy", of(json!({"Policy": wrong}))).await;
         assert_eq!((refused.0, refused.1.as_str()), (400, "InvalidParameterValueException"), "{wrong}");
