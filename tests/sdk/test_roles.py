@@ -163,4 +163,121 @@ def test_what_iam_does_not_do_is_said(server):
     client = server.client("iam")
     for call, arguments in [(client.create_user, {"UserName": "u"}), (client.list_users, {}), (client.create_group, {"GroupName": "g"})]:
         assert refused(call, **arguments)[:2] == (501, "NotImplementedException")
-    assert refused(client.list_policies, Scope="AWS")[:2] == (501, "NotImplementedException")
+    assert refused(client.get_policy_version, PolicyArn=BASIC, VersionId="v1")[:2] == (501, "NotImplementedException")
+
+
+def test_documents_that_are_no_policies_are_refused_in_the_words_of_iam(server):
+    client = server.client("iam")
+    name, arn = role(client)
+    made = client.create_policy(PolicyName=name_of("policy"), PolicyDocument=json.dumps(RIGHTS))["Policy"]["Arn"]
+
+    def trusted(**changes):
+        return trusting({"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"} | changes)
+
+    def trusting(*statements, **more):
+        return json.dumps({"Version": "2012-10-17", "Statement": list(statements)} | more)
+
+    syntax = "Syntax errors in policy."
+    for document, message in [
+        (trusted(Action="s3:GetObject"), "AssumeRole policy may only specify STS AssumeRole actions."),
+        (trusted(Principal={"AWS": "foo"}), 'Invalid principal in policy: "AWS":"foo"'),
+        (trusted(Principal={"Foo": "x"}), 'Invalid principal in policy: "Foo":"x"'),
+        (trusted(Principal={"Service": "foo"}), 'Invalid principal in policy: "SERVICE":"foo"'),
+        (trusted(Resource="*"), "Has prohibited field Resource"),
+        (trusting({"Effect": "Allow", "Action": "sts:AssumeRole"}), "Missing required field Principal"),
+        (trusted(Condition={"StringEquls": {"sts:ExternalId": "x"}}), syntax),
+        (trusted(Foo="x"), syntax),
+        (trusted(NotAction="sts:TagSession"), syntax),
+        (trusting(), syntax),
+        (trusted(Condition={"StringEquals": {"aws:PrincipalTag/a": "b"}}),
+         "The policy cannot be taken: the condition key aws:PrincipalTag/a is not supported."),
+    ]:
+        expected = (400, "MalformedPolicyDocument", message)
+        assert refused(client.create_role, RoleName=name_of("role"), AssumeRolePolicyDocument=document) == expected
+        assert refused(client.update_assume_role_policy, RoleName=name, PolicyDocument=document) == expected
+
+    def right(**changes):
+        return trusting({"Effect": "Allow", "Action": "s3:*", "Resource": "*"} | changes)
+
+    vendor = "Actions/Conditions must be prefaced by a vendor, e.g., iam, sdb, ec2, etc."
+    for document, message in [
+        (right(Action="foo"), vendor),
+        (right(Resource="foo"), 'Resource foo must be in ARN format or "*".'),
+        (right(Principal="*"), "Policy document should not specify a principal."),
+        (right(Effect="allow"), syntax),
+        (trusting({"Effect": "Allow", "Action": "s3:*"}), "Policy statement must contain resources."),
+        (trusting({"Effect": "Allow", "Resource": "*"}), "Policy statement must contain actions."),
+        (trusting(Statement=RIGHTS["Statement"] * 2), None),
+        (trusting(Statement=[RIGHTS["Statement"][0] | {"Sid": "a"}] * 2), "Statement IDs (SID) in a single policy must be unique."),
+        (trusting(Statement=RIGHTS["Statement"], Version="2011-01-01"), "The policy must contain a valid version string"),
+        (json.dumps({"Statement": RIGHTS["Statement"]}), "Policy document must be version 2012-10-17 or greater."),
+    ]:
+        calls = [
+            (client.put_role_policy, {"RoleName": name, "PolicyName": "p"}),
+            (client.create_policy_version, {"PolicyArn": made}),
+        ]
+        for call, arguments in calls:
+            if message is None:
+                call(**arguments, PolicyDocument=document)
+            else:
+                assert refused(call, **arguments, PolicyDocument=document) == (400, "MalformedPolicyDocument", message)
+
+
+def test_conditions_of_time_and_place_decide_who_assumes_a_role(server):
+    iam, sts = server.client("iam"), server.client("sts")
+    name, arn = role(iam, trust(AWS="000000000000"))
+    for condition, lets in [
+        ({"DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}}, True),
+        ({"DateLessThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}}, False),
+        ({"NumericGreaterThan": {"aws:EpochTime": "1577836800"}}, True),
+        ({"IpAddress": {"aws:SourceIp": ["127.0.0.0/8", "::1/128"]}}, True),
+        ({"NotIpAddress": {"aws:SourceIp": ["127.0.0.0/8", "::1/128"]}}, False),
+        ({"Bool": {"aws:SecureTransport": "true"}}, False),
+        ({"Null": {"sts:ExternalId": "true"}}, True),
+        ({"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:root"}}, True),
+        ({"ForAnyValue:StringEquals": {"aws:PrincipalAccount": ["000000000000"]}}, True),
+        ({"StringNotEqualsIfExists": {"aws:PrincipalOrgID": "o-1"}}, True),
+    ]:
+        iam.update_assume_role_policy(RoleName=name, PolicyDocument=trust(condition, AWS="000000000000"))
+        if lets:
+            sts.assume_role(RoleArn=arn, RoleSessionName="s1")
+        else:
+            assert refused(sts.assume_role, RoleArn=arn, RoleSessionName="s1")[:2] == (403, "AccessDenied"), condition
+
+
+def test_a_role_has_the_limits_of_iam(server):
+    client = server.client("iam")
+    name, arn = role(client, Tags=[{"Key": "Team", "Value": "1"}])
+    assert len(client.get_role(RoleName=name)["Role"]["RoleId"]) == 21
+    paginator = client.get_paginator("list_policies")
+    known = [policy["Arn"] for page in paginator.paginate(Scope="AWS") for policy in page["Policies"]]
+    assert BASIC in known
+    for arn in known[:10]:
+        client.attach_role_policy(RoleName=name, PolicyArn=arn)
+    expected = (409, "LimitExceeded", "Cannot exceed quota for PoliciesPerRole: 10")
+    assert refused(client.attach_role_policy, RoleName=name, PolicyArn=known[10]) == expected
+    wrong = BASIC.replace("Basic", "Bassic")
+    expected = (404, "NoSuchEntity", f"Policy {wrong} does not exist or is not attachable.")
+    assert refused(client.attach_role_policy, RoleName=name, PolicyArn=wrong) == expected
+    pages = client.get_paginator("list_attached_role_policies").paginate(RoleName=name, PaginationConfig={"PageSize": 3})
+    assert sorted(policy["PolicyArn"] for page in pages for policy in page["AttachedPolicies"]) == sorted(known[:10])
+
+    def sized(size):
+        statement = {"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::"}
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
+        statement["Resource"] += "b" * (size - len(json.dumps(policy, separators=(",", ":"))))
+        return json.dumps(policy, indent=4)
+
+    client.put_role_policy(RoleName=name, PolicyName="a", PolicyDocument=sized(10240))
+    expected = (409, "LimitExceeded", f"Maximum policy size of 10240 bytes exceeded for role {name}")
+    assert refused(client.put_role_policy, RoleName=name, PolicyName="b", PolicyDocument=sized(200)) == expected
+    expected = (409, "LimitExceeded", "Cannot exceed quota for PolicySize: 6144")
+    assert refused(client.create_policy, PolicyName=name_of("policy"), PolicyDocument=sized(6145)) == expected
+    twice = "Duplicate tag keys found. Please note that Tag keys are case insensitive."
+    tags = [{"Key": "a", "Value": "1"}, {"Key": "A", "Value": "2"}]
+    assert refused(client.tag_role, RoleName=name, Tags=tags) == (400, "InvalidInput", twice)
+    client.tag_role(RoleName=name, Tags=[{"Key": "TEAM", "Value": "2"}])
+    assert client.list_role_tags(RoleName=name)["Tags"] == [{"Key": "TEAM", "Value": "2"}]
+    assert refused(client.list_roles, Marker=name) == (400, "ValidationError", "Invalid Marker.")
+    own = {"RoleName": name_of("role"), "Path": "/aws-service-role/x/", "AssumeRolePolicyDocument": trust(AWS="*")}
+    assert refused(client.create_role, **own)[:2] == (400, "InvalidInput")

@@ -212,11 +212,15 @@ const DIFFERENCES: &str = "
 
 - **Policies of functions** are evaluated: a function URL with `AuthType` NONE answers 403 until `lambda:InvokeFunctionUrl` is permitted to `*`
   (the second permission that AWS asks of newer URLs is not needed), APIs call what permits `apigateway.amazonaws.com`, other accounts
-  invoke what permits them. `dunlin deploy` adds what a project needs. Condition operators for dates, numbers and addresses are refused.
-- **Roles**: who may assume one is evaluated, by AssumeRole and for functions; a function may have a role that was never made, of its own account
+  invoke what permits them. `dunlin deploy` adds what a project needs. Conditions may have all operators
+  but `BinaryEquals`, and the keys that have a value here or cannot have one: time, the caller's address, account and ARN, the source's ARN and
+  account, organizations. A policy with other keys, such as those of tags, or with policy variables is refused, of tables too.
+- **Roles**: who may assume one is evaluated, by AssumeRole and for functions, and what could not be is refused as it is of functions; a session's
+  `aws:PrincipalArn` is its role's without the path; that a role which a policy names is there is not checked; a function may have a role that was never made, of its own account
   and in `dunlin up` too, but none of another account. Policies of roles
-  are stored and not evaluated: within its own account, whoever has a valid key may. `dunlin doctor` says so. Policies that AWS provides can be
-  attached by their names and not be read. Session policies, session tags and permissions boundaries are refused.
+  are stored and not evaluated: within its own account, whoever has a valid key may. `dunlin doctor` says so. Of the policies that AWS provides, some
+  160 are known by their ARNs (`crates/services/src/iam/provided.rs`): they are listed and can be attached, what they say cannot be read; others are
+  refused. Markers of IAM's lists are good for the list that gave them alone. Session policies, session tags and permissions boundaries are refused.
 - **Streaming**: up to 200 MB, at the reader's pace: the rate of 2 MB a second after the first 6 MB is imposed on request only
   (`--stream-rate`). An answer that fails half way ends its HTTP connection without the last chunk, and `InvokeComplete` names the error.
 - **Extensions, Telemetry and Logs APIs**: as on Lambda, in all functions that have processes; `docs/extensions.md` has what differs.

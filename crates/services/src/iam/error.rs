@@ -32,6 +32,11 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::new(400, "ValidationError", message)
 }
 
+/// A value that has the right form and is refused all the same.
+pub(super) fn refused(message: impl Into<String>) -> Error {
+    Error::new(400, "InvalidInput", message)
+}
+
 /// Too many of them.
 pub(super) fn limit(message: impl Into<String>) -> Error {
     Error::new(409, "LimitExceeded", message)

@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::Credentials;
 
-use super::token::letters;
+use super::token::key_letters;
 
 /// The root key, in the form of AWS's credentials files.
 pub const ROOT_KEY_FILE: &str = "root-credentials";
@@ -59,7 +59,7 @@ pub fn root_key(folder: &Path, random: &dyn Random) -> Result<Credentials, Error
         random.fill(&mut secret);
         format!(
             "[default]\naws_access_key_id = AKIA{}\naws_secret_access_key = {}\n",
-            letters(&id),
+            key_letters(&id),
             STANDARD.encode(secret)
         )
     })?;

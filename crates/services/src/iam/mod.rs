@@ -14,10 +14,13 @@
 //! Start reading at `Keys`; files are in `files`, tokens in `token`. Of roles, start at `roles`.
 
 mod api;
+mod document;
 mod error;
 mod files;
 mod keys;
+mod marker;
 mod ops;
+mod provided;
 mod record;
 mod roles;
 mod token;
@@ -160,7 +163,7 @@ fn role_principal(session: &Session, access_key: &str) -> Principal {
     }
     Principal {
         arn: session_arn(&session.role_arn, &session.session_name),
-        user_id: format!("{}:{}", token::role_id(&session.role_arn), session.session_name),
+        user_id: format!("{}:{}", token::id("AROA", &session.role_arn), session.session_name),
         account,
         access_key: access_key.to_owned(),
     }

@@ -2,7 +2,7 @@
 //!
 //! Documents are kept as they were sent. Answers carry them percent-encoded, as IAM's do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws::Error;
 use jiff::Timestamp;
@@ -10,10 +10,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::provided::Provided;
 use super::{error, token};
 
 /// Most versions of a policy. Source: IAM quotas.
 pub(super) const VERSIONS_MAX: usize = 5;
+/// Most tags of a role or policy. Source: IAM quotas.
+pub(super) const TAGS_MAX: usize = 50;
 /// What RFC 3986 leaves as it is.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -84,7 +87,7 @@ impl RoleRecord {
         json!({
             "Path": self.path,
             "RoleName": self.name,
-            "RoleId": token::role_id(&arn),
+            "RoleId": token::id("AROA", &arn),
             "Arn": arn,
             "CreateDate": time(self.created_ms),
             "AssumeRolePolicyDocument": encoded(&self.trust),
@@ -114,7 +117,7 @@ impl PolicyRecord {
         let arn = self.arn(account);
         json!({
             "PolicyName": self.name,
-            "PolicyId": format!("ANPA{}", &token::role_id(&arn)["AROA".len()..]),
+            "PolicyId": token::id("ANPA", &arn),
             "Arn": arn,
             "Path": self.path,
             "DefaultVersionId": format!("v{}", self.default_version),
@@ -149,15 +152,22 @@ impl PolicyRecord {
     }
 }
 
+/// `Policy` of one that AWS provides: nothing of it but its name is known.
+pub(super) fn provided_shown(policy: Provided, attachments: usize) -> Value {
+    json!({
+        "PolicyName": policy.name,
+        "Arn": policy.arn(),
+        "Path": policy.path,
+        "AttachmentCount": attachments,
+        "PermissionsBoundaryUsageCount": 0,
+        "IsAttachable": true,
+    })
+}
+
 /// The name at the end of a policy's ARN, if it is one of this account's.
 pub(super) fn own_policy_name<'a>(arn: &'a str, account: &str) -> Option<&'a str> {
     let path = arn.strip_prefix("arn:aws:iam::")?.strip_prefix(account)?.strip_prefix(":policy/")?;
     path.rsplit('/').next().filter(|name| !name.is_empty())
-}
-
-/// The name at the end of the ARN of a policy that AWS provides. Which there are is not known here.
-pub(super) fn provided_policy_name(arn: &str) -> Option<&str> {
-    arn.strip_prefix("arn:aws:iam::aws:policy/")?.rsplit('/').next().filter(|name| !name.is_empty())
 }
 
 /// Milliseconds since the epoch as IAM writes them.
@@ -177,40 +187,29 @@ pub(super) fn tags_shown(tags: &BTreeMap<String, String>) -> Value {
     tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect()
 }
 
-/// Tags of a call.
-pub(super) fn tags_of(value: Option<&Value>) -> BTreeMap<String, String> {
-    let text = |tag: &Value, member: &str| tag[member].as_str().unwrap_or_default().to_owned();
-    let listed = value.and_then(Value::as_array).into_iter().flatten();
-    listed.map(|tag| (text(tag, "Key"), text(tag, "Value"))).collect()
+/// Tags of a call. Keys that differ in case alone are one key.
+pub(super) fn tags_of(value: Option<&Value>) -> Result<BTreeMap<String, String>, Error> {
+    let (mut tags, mut keys) = (BTreeMap::new(), BTreeSet::new());
+    for tag in value.and_then(Value::as_array).into_iter().flatten() {
+        let text = |member: &str| tag[member].as_str().unwrap_or_default().to_owned();
+        let (key, value) = (text("Key"), text("Value"));
+        if key.to_lowercase().starts_with("aws:") {
+            return Err(error::refused("aws: prefixed tag key names are not allowed for external use."));
+        }
+        if !keys.insert(key.to_lowercase()) {
+            return Err(error::refused("Duplicate tag keys found. Please note that Tag keys are case insensitive."));
+        }
+        tags.insert(key, value);
+    }
+    if tags.len() > TAGS_MAX {
+        return Err(too_many_tags());
+    }
+    Ok(tags)
 }
 
-/// The statements of a document; refuses what is no policy. A policy that is attached to a role says nothing of principals,
-/// one that says who may assume a role nothing of resources.
-pub(super) fn statements(document: &str, is_trust: bool) -> Result<Vec<Value>, Error> {
-    let syntax = || error::malformed("Syntax errors in policy.");
-    let parsed: Value = serde_json::from_str(document).map_err(|_| syntax())?;
-    let statements = match &parsed["Statement"] {
-        Value::Array(statements) => statements.clone(),
-        Value::Object(_) => vec![parsed["Statement"].clone()],
-        _ => return Err(syntax()),
-    };
-    if parsed.get("Version").is_some_and(|version| version != "2012-10-17" && version != "2008-10-17") {
-        return Err(syntax());
-    }
-    for statement in &statements {
-        let has = |element: &str| statement.get(element).is_some();
-        let (wanted, prohibited) = if is_trust { ("Principal", "Resource") } else { ("Resource", "Principal") };
-        if !matches!(statement["Effect"].as_str(), Some("Allow" | "Deny")) || !(has("Action") || has("NotAction")) {
-            return Err(syntax());
-        }
-        if has(prohibited) {
-            return Err(error::malformed(format!("Has prohibited field {prohibited}.")));
-        }
-        if !has(wanted) && !has(&format!("Not{wanted}")) {
-            return Err(error::malformed(format!("Missing required field {wanted}.")));
-        }
-    }
-    if statements.is_empty() { Err(syntax()) } else { Ok(statements) }
+/// A role or policy would have too many tags.
+pub(super) fn too_many_tags() -> Error {
+    error::limit(format!("The number of tags has reached the maximum limit: {TAGS_MAX}."))
 }
 
 #[cfg(test)]
@@ -218,14 +217,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_told_apart() {
-        let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"lambda.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#;
-        let rights = r#"{"Statement":{"Effect":"Allow","Action":["logs:*"],"Resource":"*"}}"#;
-        assert_eq!(statements(trust, true).unwrap().len(), 1);
-        assert_eq!(statements(rights, false).unwrap().len(), 1);
-        for (document, is_trust) in [(trust, false), (rights, true), ("{}", true), ("no", false), ("[]", false)] {
-            assert_eq!(statements(document, is_trust).unwrap_err().code, "MalformedPolicyDocument", "{document}");
-        }
+    fn tags_are_told_apart_by_their_keys_whatever_their_case() {
+        let tags = |keys: &[&str]| {
+            let list: Value = keys.iter().map(|key| json!({"Key": key, "Value": "v"})).collect();
+            tags_of(Some(&list)).map(|tags| tags.len()).map_err(|error| error.code)
+        };
+        assert_eq!(tags(&["a", "b"]), Ok(2));
+        assert_eq!(tags(&["a", "A"]), Err("InvalidInput".into()));
+        assert_eq!(tags(&["AWS:a"]), Err("InvalidInput".into()));
+        let many: Vec<String> = (0..=TAGS_MAX).map(|number| number.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!((tags(&many[1..]), tags(&many)), (Ok(TAGS_MAX), Err("LimitExceeded".into())));
+    }
+
+    #[test]
+    fn documents_are_shown_encoded() {
         assert_eq!(encoded(r#"{"a": "b-c"}"#), "%7B%22a%22%3A%20%22b-c%22%7D");
     }
 
@@ -234,10 +240,5 @@ mod tests {
         let own = "arn:aws:iam::123456789012:policy/team/p";
         assert_eq!(own_policy_name(own, "123456789012"), Some("p"));
         assert_eq!(own_policy_name(own, "000000000000"), None);
-        assert_eq!(
-            provided_policy_name("arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"),
-            Some("AWSLambdaBasicExecutionRole")
-        );
-        assert_eq!(provided_policy_name(own), None);
     }
 }

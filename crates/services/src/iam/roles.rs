@@ -14,8 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::{Entry, Range, Store, Txn};
 
-use super::record::{PolicyRecord, RoleRecord, statements};
-use super::{error, keys};
+use super::record::{PolicyRecord, RoleRecord};
+use super::{document, error, keys};
 
 /// How often a change is tried against others of the same record.
 pub(super) const ATTEMPTS: usize = 64;
@@ -45,7 +45,7 @@ impl Roles {
         }
         Ok(Some(Role {
             arn: arn.to_owned(),
-            trust: statements(&record.trust, true)?,
+            trust: document::kept(&record.trust)?,
             max_session_s: record.max_session_s,
         }))
     }

@@ -71,7 +71,7 @@ impl Tokens {
         let derive = |purpose: &str| self.mac(purpose, token.as_bytes()).finalize().into_bytes();
         let secret_key = STANDARD.encode(derive("secret"))[..40].to_owned();
         Credentials {
-            access_key: format!("ASIA{}", letters(&derive("access"))),
+            access_key: format!("ASIA{}", key_letters(&derive("access"))),
             secret_key,
             session_token: Some(token.to_owned()),
             expires_at_ms: Some(session.expires_at_ms),
@@ -79,13 +79,32 @@ impl Tokens {
     }
 }
 
-/// The id of a role, always the same for one ARN.
-pub(super) fn role_id(role_arn: &str) -> String {
-    format!("AROA{}", letters(&Sha256::digest(role_arn)))
+/// The id of what has an ARN, always the same for one ARN: the prefix of its kind and seventeen letters.
+pub(super) fn id(prefix: &str, arn: &str) -> String {
+    format!("{prefix}{}", &letters(&Sha256::digest(arn))[..17])
 }
 
-/// Sixteen of base 32's letters and digits, as AWS's identifiers have them.
-pub(super) fn letters(bytes: &[u8]) -> String {
+/// The sixteen letters of an access key.
+pub(super) fn key_letters(bytes: &[u8]) -> String {
+    letters(&bytes[..bytes.len().min(16)])
+}
+
+/// For each byte one of base 32's letters and digits, as AWS's identifiers have them.
+fn letters(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    bytes.iter().take(16).map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
+    bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_twenty_one_letters_and_keys_twenty() {
+        let arn = "arn:aws:iam::123456789012:role/r";
+        let id = id("AROA", arn);
+        assert_eq!((id.len(), &id[..4]), (21, "AROA"));
+        assert_eq!(id, super::id("AROA", arn));
+        assert_eq!(key_letters(&[7; 32]).len(), 16);
+    }
 }

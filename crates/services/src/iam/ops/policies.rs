@@ -4,16 +4,29 @@ use aws::{Call, Error, Reply};
 use serde_json::json;
 use store::{Range, Txn};
 
-use super::{account, listed, page, page_of, path, text};
+use super::{account, list_of, listed, most, name_at, page, page_of, path, text};
+use crate::iam::document::{self, Kind};
+use crate::iam::provided::{self, Provided};
 use crate::iam::record::{self, PolicyRecord, PolicyVersion, VERSIONS_MAX, tags_of};
 use crate::iam::roles::{ATTEMPTS, Roles, no_policy, written};
-use crate::iam::{error, keys};
+use crate::iam::{error, keys, marker};
+
+/// Most characters of a policy. Source: IAM quotas.
+const POLICY_MAX: usize = 6_144;
+
+fn check_document(text: &str) -> Result<(), Error> {
+    document::check(text, Kind::Rights)?;
+    if document::size(text) > POLICY_MAX {
+        return Err(error::limit(format!("Cannot exceed quota for PolicySize: {POLICY_MAX}")));
+    }
+    Ok(())
+}
 
 /// CreatePolicy.
 pub(in crate::iam) async fn create(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["PolicyName", "Path", "PolicyDocument", "Description", "Tags"])?;
     let document = text(call, "PolicyDocument");
-    record::statements(document, false)?;
+    check_document(document)?;
     let now_ms = roles.clock.now_ms();
     let record = PolicyRecord {
         name: text(call, "PolicyName").to_owned(),
@@ -21,7 +34,7 @@ pub(in crate::iam) async fn create(roles: &Roles, call: &Call) -> Result<Reply, 
         created_ms: now_ms,
         updated_ms: now_ms,
         description: call.text("Description").map(str::to_owned),
-        tags: tags_of(call.input.get("Tags")),
+        tags: tags_of(call.input.get("Tags"))?,
         default_version: 1,
         next_version: 2,
         versions: [(1, PolicyVersion { document: document.to_owned(), created_ms: now_ms })].into(),
@@ -36,12 +49,13 @@ pub(in crate::iam) async fn create(roles: &Roles, call: &Call) -> Result<Reply, 
     Ok(Reply::of(json!({"Policy": record.whole(account(call), 0)})))
 }
 
-/// The account's own policy that a call names.
+/// The account's own policy that a call names. What a policy that AWS provides says is not kept here, and none can be changed.
 fn named(call: &Call) -> Result<(&str, &str), Error> {
     let arn = text(call, "PolicyArn");
-    if record::provided_policy_name(arn).is_some() {
+    if provided::find(arn).is_some() {
         return Err(Error::not_implemented(format_args!(
-            "reading the policies that AWS provides ({arn}); roles can have them"
+            "{} of a policy that AWS provides ({arn}); roles can have it, and what it says is not kept",
+            call.operation
         )));
     }
     record::own_policy_name(arn, account(call)).map(|name| (arn, name)).ok_or_else(|| no_policy(arn))
@@ -53,31 +67,61 @@ async fn existing(roles: &Roles, call: &Call) -> Result<PolicyRecord, Error> {
     found.map(|(record, _)| record).ok_or_else(|| no_policy(arn))
 }
 
-/// GetPolicy.
+/// GetPolicy. Of one that AWS provides it says that it is there and how often it is attached.
 pub(in crate::iam) async fn get(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["PolicyArn"])?;
-    let record = existing(roles, call).await?;
-    let attachments = roles.attachments(account(call), text(call, "PolicyArn")).await?;
-    Ok(Reply::of(json!({"Policy": record.whole(account(call), attachments)})))
+    let arn = text(call, "PolicyArn");
+    let shown = match provided::find(arn) {
+        Some(policy) => record::provided_shown(policy, roles.attachments(account(call), arn).await?),
+        None => {
+            let record = existing(roles, call).await?;
+            record.whole(account(call), roles.attachments(account(call), arn).await?)
+        }
+    };
+    Ok(Reply::of(json!({"Policy": shown})))
 }
 
-/// ListPolicies: those of the account. Which AWS provides is not known here, and asking for those is refused.
+/// ListPolicies: first those of the account, then those known here of the ones that AWS provides. A position is a name, after
+/// an `o` for the account's own and a `p` for the others.
 pub(in crate::iam) async fn list(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["Scope", "OnlyAttached", "PathPrefix", "Marker", "MaxItems"])?;
-    if call.text("Scope") == Some("AWS") {
-        return Err(Error::not_implemented("the list of the policies that AWS provides (Scope AWS)"));
-    }
-    let (account, prefix) = (account(call), path(call, "PathPrefix")?);
-    let fits = |record: &PolicyRecord| record.path.starts_with(&prefix);
-    let (found, next) = page(roles, call, keys::policies(account), |name| keys::policy(account, name), fits).await?;
+    let (account, prefix, most) = (account(call), path(call, "PathPrefix")?, most(call));
+    let scope = call.text("Scope").unwrap_or("All");
+    let start = name_at(call)?;
+    let start_of = |mark: char| start.as_deref().and_then(|start| start.strip_prefix(mark));
+    let marked = |position: String| marker::of(&list_of(call), position.as_bytes());
+    let only_attached = call.flag("OnlyAttached");
     let mut shown = Vec::new();
-    for record in &found {
-        let attachments = roles.attachments(account, &record.arn(account)).await?;
-        if attachments > 0 || !call.flag("OnlyAttached") {
-            shown.push(record.shown(account, attachments));
+    if scope != "AWS" && start_of('p').is_none() {
+        let fits = |record: &PolicyRecord| record.path.starts_with(&prefix);
+        let from = start_of('o').map(|name| keys::policy(account, name));
+        let (found, next) = page(roles, most, (keys::policies(account), from), fits).await?;
+        for record in &found {
+            let attachments = roles.attachments(account, &record.arn(account)).await?;
+            if attachments > 0 || !only_attached {
+                shown.push(record.shown(account, attachments));
+            }
+        }
+        if let Some(next) = next {
+            return Ok(Reply::of(listed("Policies", shown, Some(marked(format!("o{next}"))))));
         }
     }
-    Ok(Reply::of(listed("Policies", shown, next)))
+    if scope != "Local" {
+        let first = start_of('p').unwrap_or_default();
+        let position = |policy: Provided| format!("{}{}", policy.path, policy.name);
+        let fits = |policy: &Provided| policy.path.starts_with(&prefix) && position(*policy).as_str() >= first;
+        for policy in provided::all().filter(fits) {
+            let attachments = roles.attachments(account, &policy.arn()).await?;
+            if attachments == 0 && only_attached {
+                continue;
+            }
+            if shown.len() == most {
+                return Ok(Reply::of(listed("Policies", shown, Some(marked(format!("p{}", position(policy)))))));
+            }
+            shown.push(record::provided_shown(policy, attachments));
+        }
+    }
+    Ok(Reply::of(listed("Policies", shown, None)))
 }
 
 /// DeletePolicy, once nothing has it and its default version alone is left.
@@ -132,8 +176,9 @@ pub(in crate::iam) async fn get_version(roles: &Roles, call: &Call) -> Result<Re
 pub(in crate::iam) async fn list_versions(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["PolicyArn", "Marker", "MaxItems"])?;
     let record = existing(roles, call).await?;
-    let shown = record.versions.keys().rev().filter_map(|number| record.version_shown(*number, false));
-    let (shown, next) = page_of(call, shown.enumerate().map(|(index, version)| (index.to_string(), version)).collect());
+    let shown = record.versions.keys().rev();
+    let shown = shown.filter_map(|number| Some((number.to_string(), record.version_shown(*number, false)?)));
+    let (shown, next) = page_of(call, shown.collect())?;
     Ok(Reply::of(listed("Versions", shown, next)))
 }
 
@@ -142,7 +187,7 @@ pub(in crate::iam) async fn create_version(roles: &Roles, call: &Call) -> Result
     call.honours(&["PolicyArn", "PolicyDocument", "SetAsDefault"])?;
     let (arn, name) = named(call)?;
     let document = text(call, "PolicyDocument");
-    record::statements(document, false)?;
+    check_document(document)?;
     let now_ms = roles.clock.now_ms();
     let shown = roles
         .change_policy(account(call), arn, name, |record| {

@@ -4,21 +4,33 @@ use aws::{Call, Error, Reply};
 use serde_json::{Value, json};
 use store::Txn;
 
-use super::{account, listed, page, page_of, path, text};
-use crate::iam::record::{self, RoleRecord, tags_of};
+use super::{account, list_of, listed, most, name_at, page, page_of, path, text};
+use crate::iam::document::{self, Kind};
+use crate::iam::record::{self, RoleRecord, TAGS_MAX, tags_of, too_many_tags};
 use crate::iam::roles::{ATTEMPTS, Roles, no_policy, written};
-use crate::iam::{error, keys};
+use crate::iam::{error, keys, marker, provided};
 
-/// Most tags of a role. Source: IAM quotas.
-const TAGS_MAX: usize = 50;
-/// Most policies that are attached to a role. Source: IAM quotas, the most that can be asked for.
-const ATTACHED_MAX: usize = 20;
+/// Most policies that are attached to a role. Source: IAM quotas, what an account has without asking for more.
+const ATTACHED_MAX: usize = 10;
+
+/// Most characters of who may assume a role, and of all its policies of its own. Source: IAM quotas.
+const TRUST_MAX: usize = 2_048;
+const INLINE_MAX: usize = 10_240;
+
+/// Refuses who may assume a role where it is no policy, cannot be evaluated or is too long.
+fn check_trust(trust: &str) -> Result<(), Error> {
+    document::check(trust, Kind::Trust)?;
+    if document::size(trust) > TRUST_MAX {
+        return Err(error::limit(format!("Cannot exceed quota for ACLSizePerRole: {TRUST_MAX}")));
+    }
+    Ok(())
+}
 
 /// CreateRole.
 pub(in crate::iam) async fn create(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["Path", "RoleName", "AssumeRolePolicyDocument", "Description", "MaxSessionDuration", "Tags"])?;
     let trust = text(call, "AssumeRolePolicyDocument");
-    record::statements(trust, true)?;
+    check_trust(trust)?;
     let record = RoleRecord {
         name: text(call, "RoleName").to_owned(),
         path: path(call, "Path")?,
@@ -26,7 +38,7 @@ pub(in crate::iam) async fn create(roles: &Roles, call: &Call) -> Result<Reply, 
         trust: trust.to_owned(),
         description: call.text("Description").map(str::to_owned),
         max_session_s: call.number("MaxSessionDuration").unwrap_or(3_600),
-        tags: tags_of(call.input.get("Tags")),
+        tags: tags_of(call.input.get("Tags"))?,
         inline: std::collections::BTreeMap::new(),
         attached: std::collections::BTreeMap::new(),
     };
@@ -51,8 +63,10 @@ pub(in crate::iam) async fn list(roles: &Roles, call: &Call) -> Result<Reply, Er
     call.honours(&["PathPrefix", "Marker", "MaxItems"])?;
     let (account, prefix) = (account(call), path(call, "PathPrefix")?);
     let fits = |record: &RoleRecord| record.path.starts_with(&prefix);
-    let (found, next) = page(roles, call, keys::roles(account), |name| keys::role(account, name), fits).await?;
+    let from = name_at(call)?.map(|name| keys::role(account, &name));
+    let (found, next) = page(roles, most(call), (keys::roles(account), from), fits).await?;
     let shown = found.iter().map(|record| record.shown(account)).collect();
+    let next = next.map(|name| marker::of(&list_of(call), name.as_bytes()));
     Ok(Reply::of(listed("Roles", shown, next)))
 }
 
@@ -103,7 +117,7 @@ pub(in crate::iam) async fn update(roles: &Roles, call: &Call) -> Result<Reply, 
 pub(in crate::iam) async fn update_trust(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["RoleName", "PolicyDocument"])?;
     let trust = text(call, "PolicyDocument");
-    record::statements(trust, true)?;
+    check_trust(trust)?;
     change(roles, call, |record| {
         trust.clone_into(&mut record.trust);
         Ok(())
@@ -111,18 +125,19 @@ pub(in crate::iam) async fn update_trust(roles: &Roles, call: &Call) -> Result<R
     .await
 }
 
-/// AttachRolePolicy. A policy that AWS provides is taken by its name; one of the account's own must be there.
+/// AttachRolePolicy. One that AWS provides must be known here, one of the account's own must be there.
 pub(in crate::iam) async fn attach(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["RoleName", "PolicyArn"])?;
     let (account, arn, role) = (account(call), text(call, "PolicyArn"), text(call, "RoleName"));
-    let (name, expected) = match (record::provided_policy_name(arn), record::own_policy_name(arn, account)) {
-        (Some(name), _) => (name.to_owned(), None),
+    let not_attachable = || error::missing(format!("Policy {arn} does not exist or is not attachable."));
+    let (name, expected) = match (provided::find(arn), record::own_policy_name(arn, account)) {
+        (Some(policy), _) => (policy.name.to_owned(), None),
         (_, Some(name)) => {
             let found = roles.policy(account, name).await?.filter(|(record, _)| record.arn(account) == arn);
-            let (record, entry) = found.ok_or_else(|| no_policy(arn))?;
+            let (record, entry) = found.ok_or_else(not_attachable)?;
             (record.name, Some(entry))
         }
-        _ => return Err(no_policy(arn)),
+        _ => return Err(not_attachable()),
     };
     roles
         .change_role(account, role, |record, mut txn| {
@@ -162,7 +177,7 @@ pub(in crate::iam) async fn list_attached(roles: &Roles, call: &Call) -> Result<
     let fits = |arn: &str| arn.split_once(":policy").is_some_and(|(_, path)| path.starts_with(&prefix));
     let attached = record.attached.into_iter().filter(|(arn, _)| fits(arn));
     let items = attached.map(|(arn, name)| (arn.clone(), json!({"PolicyName": name, "PolicyArn": arn}))).collect();
-    let (shown, next) = page_of(call, items);
+    let (shown, next) = page_of(call, items)?;
     Ok(Reply::of(listed("AttachedPolicies", shown, next)))
 }
 
@@ -170,9 +185,13 @@ pub(in crate::iam) async fn list_attached(roles: &Roles, call: &Call) -> Result<
 pub(in crate::iam) async fn put_inline(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["RoleName", "PolicyName", "PolicyDocument"])?;
     let (name, document) = (text(call, "PolicyName"), text(call, "PolicyDocument"));
-    record::statements(document, false)?;
+    document::check(document, Kind::Rights)?;
     change(roles, call, |record| {
         record.inline.insert(name.to_owned(), document.to_owned());
+        if record.inline.values().map(|document| document::size(document)).sum::<usize>() > INLINE_MAX {
+            let role = &record.name;
+            return Err(error::limit(format!("Maximum policy size of {INLINE_MAX} bytes exceeded for role {role}")));
+        }
         Ok(())
     })
     .await
@@ -207,18 +226,21 @@ pub(in crate::iam) async fn list_inline(roles: &Roles, call: &Call) -> Result<Re
     call.honours(&["RoleName", "Marker", "MaxItems"])?;
     let (record, _) = roles.existing_role(account(call), text(call, "RoleName")).await?;
     let items = record.inline.into_keys().map(|name| (name.clone(), json!(name))).collect();
-    let (shown, next) = page_of(call, items);
+    let (shown, next) = page_of(call, items)?;
     Ok(Reply::of(listed("PolicyNames", shown, next)))
 }
 
 /// TagRole.
 pub(in crate::iam) async fn tag(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["RoleName", "Tags"])?;
-    let tags = tags_of(call.input.get("Tags"));
+    let tags = tags_of(call.input.get("Tags"))?;
     change(roles, call, |record| {
+        // Keys that differ in case alone are one; the spelling that came last stays.
+        let is_new = |key: &str| tags.keys().all(|tag| tag.to_lowercase() != key.to_lowercase());
+        record.tags.retain(|key, _| is_new(key));
         record.tags.extend(tags.clone());
         if record.tags.len() > TAGS_MAX {
-            return Err(error::limit(format!("Cannot exceed quota for TagsPerRole: {TAGS_MAX}")));
+            return Err(too_many_tags());
         }
         Ok(())
     })
@@ -230,7 +252,7 @@ pub(in crate::iam) async fn untag(roles: &Roles, call: &Call) -> Result<Reply, E
     call.honours(&["RoleName", "TagKeys"])?;
     let keys: Vec<&str> = call.input["TagKeys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     change(roles, call, |record| {
-        record.tags.retain(|key, _| !keys.contains(&key.as_str()));
+        record.tags.retain(|key, _| !keys.iter().any(|gone| gone.to_lowercase() == key.to_lowercase()));
         Ok(())
     })
     .await
@@ -241,7 +263,7 @@ pub(in crate::iam) async fn list_tags(roles: &Roles, call: &Call) -> Result<Repl
     call.honours(&["RoleName", "Marker", "MaxItems"])?;
     let (record, _) = roles.existing_role(account(call), text(call, "RoleName")).await?;
     let items = record.tags.iter().map(|(key, value)| (key.clone(), json!({"Key": key, "Value": value}))).collect();
-    let (shown, next) = page_of(call, items);
+    let (shown, next) = page_of(call, items)?;
     Ok(Reply::of(listed("Tags", shown, next)))
 }
 
@@ -249,5 +271,6 @@ pub(in crate::iam) async fn list_tags(roles: &Roles, call: &Call) -> Result<Repl
 pub(in crate::iam) async fn list_instance_profiles(roles: &Roles, call: &Call) -> Result<Reply, Error> {
     call.honours(&["RoleName", "Marker", "MaxItems"])?;
     roles.existing_role(account(call), text(call, "RoleName")).await?;
-    Ok(Reply::of(listed("InstanceProfiles", Vec::new(), None)))
+    let (shown, next) = page_of(call, Vec::new())?;
+    Ok(Reply::of(listed("InstanceProfiles", shown, next)))
 }
