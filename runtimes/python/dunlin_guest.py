@@ -6,7 +6,8 @@ CPython 3.8 and later, with the standard library only.
 Invariants
   1. Every INVOKE is answered by exactly one RESPONSE or ERROR, or the process ends.
   2. Nothing but frames is written to descriptor 3; nothing of the guest's own goes to the output, log lines apart.
-  3. At the start only `json`, `os`, `sys` and `time` are imported: a cold start pays for every module. `logging` is
+  3. A module of the function's, or of a layer, goes before one of the standard library, unless the runtime has loaded that.
+  4. At the start only `json`, `os`, `sys` and `time` are imported: a cold start pays for every module. `logging` is
      set up when the function's code first imports it, which no code can tell from having it set up before.
 
 Start reading at `main`. The order is: channel, errors, logs, loading, context, invocation. Beside it: `bootstrap.py`
@@ -228,10 +229,11 @@ class LoggingFinder:
         """The import system's question."""
         if name != "logging":
             return None
-        import importlib.util
+        import importlib.machinery
 
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        # The runtime's own handler needs the library's, whatever the function has.
+        spec = importlib.machinery.PathFinder.find_spec(name, [LIBRARY])
         loader, logs = spec.loader, self.logs
         run = loader.exec_module
 
@@ -245,6 +247,10 @@ class LoggingFinder:
 
 # What a zygote has set up for its forks.
 LOGS = None
+
+# Top-level names that a zygote has loaded from the standard library, and a runtime without one would not.
+AHEAD = set()
+LIBRARY = os.path.dirname(os.__file__)
 
 
 # Loading
@@ -293,6 +299,9 @@ def prepare(order):
     if not any(isinstance(finder, HooksFinder) for finder in sys.meta_path):
         sys.meta_path.append(HooksFinder())
     forget_finders()
+    if AHEAD:
+        # What the platform adds has no such names, and most functions have no layers: to look for nothing takes its time too.
+        make_way(paths if os.path.isdir("/opt/python") else [path for path in paths if path not in layers])
     define_exit()
     # Lines appear when they are written, also where the output is a pipe.
     for stream in (sys.stdout, sys.stderr):
@@ -305,6 +314,27 @@ def forget_finders():
     own = sys.base_prefix + "/"
     for place in [place for place in sys.path_importer_cache if not place.startswith(own)]:
         del sys.path_importer_cache[place]
+
+
+def make_way(paths):
+    """Forgets what was loaded ahead where the function or a layer has a module of that name, as their folders come before the
+    library's. Who holds such a module already goes on with it. The few names to ask about are those in the lists of the folders that
+    the import system makes for itself: the next import finds them made."""
+    find_spec = sys.modules["_frozen_importlib_external"].PathFinder.find_spec
+    # The library's first path may be that of an archive.
+    paths = [path for path in paths if not path.startswith(os.path.dirname(LIBRARY) + "/python3")]
+    find_spec("no module", paths)
+    names = set()
+    for finder in filter(None, map(sys.path_importer_cache.get, paths)):
+        listed = getattr(finder, "_path_cache", AHEAD)
+        names.update(AHEAD.intersection([entry.partition(".")[0] for entry in listed]))
+    for name in names:
+        spec = find_spec(name)
+        # A folder alone is no module where the library has one of the name.
+        if spec and spec.loader and spec.origin != getattr(sys.modules.get(name), "__file__", None):
+            AHEAD.discard(name)
+            for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == name]:
+                del sys.modules[loaded]
 
 
 def define_exit():

@@ -132,11 +132,15 @@ def handle(descriptor):
 
 def is_connection(descriptor):
     """Whether a socket is an end of a TCP connection."""
-    import socket
+    # The function may have a `socket` of its own.
+    import _socket
 
-    with socket.socket(fileno=os.dup(descriptor)) as end:
-        inet = end.family in (socket.AF_INET, socket.AF_INET6) and end.type == socket.SOCK_STREAM
-        return inet and not end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    end = _socket.socket(fileno=os.dup(descriptor))
+    try:
+        inet = end.family in (_socket.AF_INET, _socket.AF_INET6) and end.type == _socket.SOCK_STREAM
+        return inet and not end.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
+    finally:
+        end.close()
 
 
 def open_flags(descriptor):
@@ -154,9 +158,9 @@ def restore(variables, handles):
     os.environ.update(variables)
     for one in handles:
         reopen(*one)
-    if "random" in sys.modules:
+    if is_librarys("random"):
         sys.modules["random"].seed()
-    if "tempfile" in sys.modules:
+    if is_librarys("tempfile"):
         sys.modules["tempfile"]._name_sequence = None
     if "_ssl" in sys.modules:
         sys.modules["_ssl"].RAND_add(os.urandom(32), 32.0)
@@ -164,12 +168,18 @@ def restore(variables, handles):
         sys.modules["numpy.random"].seed()
 
 
+def is_librarys(name):
+    """Whether a loaded module is the standard library's, and not the function's by the same name."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and os.path.dirname(file) == os.path.dirname(os.__file__)
+
+
 def reopen(descriptor, path, flags, place):
     """Puts a file of its own, or a connection that has ended, in a descriptor's place."""
     if path is None:
-        import socket
+        import _socket
 
-        dead, other = socket.socketpair()
+        dead, other = _socket.socketpair()
         other.close()
         source = dead.detach()
     else:

@@ -24,7 +24,7 @@ Invariants
      network, or on being first; and functions that bring the same packages share the other kind.
   3. A fork that cannot give up everything ends before it reads a byte of its function.
   4. What was imported is what every function with the same packages and layers would have got, if the variables that were
-     looked at meanwhile are the same, and it has no module of its own by a name that was looked for (READ).
+     looked at meanwhile are the same, and it has no module of its own by a name that was looked for, or was there (READ).
 
 Start reading at `main`.
 """
@@ -37,43 +37,49 @@ register_at_fork = os.register_at_fork
 os.register_at_fork = lambda **hooks: (HOOKS.append(hooks), register_at_fork(**hooks))[1]
 
 # pylint: disable=wrong-import-position
+# What the runtime needs itself, also in the midst of a function, and what it has loaded on Lambda when it looks for the
+# function: a function's module of such a name is not found, there as here.
+import sys
+import decimal  # noqa: F401
+import importlib.util  # noqa: F401
+import json
+import logging  # noqa: F401
+import select
+import traceback  # noqa: F401
+
+import dunlin_guest
+
+RUNTIMES = {name.partition(".")[0] for name in sys.modules}
+
 import array
 import ctypes
 import gc
-import json
 import socket
 import struct
-import sys
 
 # What most functions import; loaded once, the pages are shared by all forks.
 import base64  # noqa: F401
 import collections  # noqa: F401
 import copy  # noqa: F401
 import datetime  # noqa: F401
-import decimal  # noqa: F401
 import functools  # noqa: F401
 import hashlib  # noqa: F401
 import hmac  # noqa: F401
 import http.client  # noqa: F401
-import importlib.util  # noqa: F401
 import io  # noqa: F401
-import logging  # noqa: F401
 import random
 import re  # noqa: F401
-import select
 import ssl  # noqa: F401
 import string  # noqa: F401
 import tempfile  # noqa: F401
 import threading
 import time
-import traceback  # noqa: F401
 import typing  # noqa: F401
 import urllib.parse  # noqa: F401
 import urllib.request  # noqa: F401
 import uuid  # noqa: F401
 
 import dunlin_cache  # noqa: F401
-import dunlin_guest
 import dunlin_logs  # noqa: F401
 import dunlin_snapshot
 
@@ -307,8 +313,11 @@ def initialise(order):
 
 def preload(order):
     """Imports the packages of others that the handler's module imports, as far as that goes."""
+    # Before the function's folder is on the path, which may have one of the name.
+    import ast  # noqa: F401
     import importlib
 
+    note_what_is_ahead()
     root, handler = order["root"], order["handler"]
     dunlin_guest.prepare({"environment": {}, "root": root, "caches": order.get("caches")})
     own = own_names(root) - set(order["modules"])
@@ -329,7 +338,7 @@ def preload(order):
     if guard.asked & own or not is_forkable():
         sys.exit(1)
     unseen = any(may_look_unseen(file) for file in mapped_files() - before)
-    looked_at = {"variables": None if unseen else read, "modules": sorted(guard.asked)}
+    looked_at = {"variables": None if unseen else read, "modules": sorted(guard.asked | dunlin_guest.AHEAD)}
     dunlin_guest.send(dunlin_guest.READ, json.dumps(looked_at).encode())
 
 
@@ -518,8 +527,18 @@ def rehearse_if_idle():
         rehearse(1)
 
 
+def note_what_is_ahead():
+    """Has the guest's side know what this process has loaded that a function's own module of the name goes before."""
+    for name in {name.partition(".")[0] for name in sys.modules} - RUNTIMES:
+        origin = getattr(getattr(sys.modules[name], "__spec__", None), "origin", None)
+        # Others are the interpreter's own, found before any path is looked at, or of this folder.
+        if origin and os.path.dirname(origin) != HERE and origin not in ("built-in", "frozen"):
+            dunlin_guest.AHEAD.add(name)
+
+
 def set_up():
     """Has ready what the guest's side makes once."""
+    note_what_is_ahead()
     dunlin_guest.define_exit()
     dunlin_guest.LOGS = dunlin_guest.Logs()
     dunlin_guest.LOGS.install()

@@ -332,6 +332,11 @@ class Loading(GuestCase):
         self.assertEqual(guest.next()[1][1], b"[2]")
         self.assertEqual(guest.close()[0], 0)
 
+    def test_the_librarys_logging_is_set_up_whatever_the_function_has(self):
+        files = {"app.py": "import logging\ndef handler(e, c): return logging.getLogger().handlers != []", "logging.py": "X = 1"}
+        _, answers, _, _ = self.run_guest(files)
+        self.assertEqual(answers[0][1][1], b"true")
+
     def test_little_is_imported_before_the_function_is(self):
         source = "import sys\nseen = sorted(sys.modules)\ndef handler(e, c): return seen"
         _, answers, _, _ = self.run_guest(source)
@@ -544,6 +549,55 @@ class WatchedTests(unittest.TestCase):
             self.assertEqual(dunlin_zygote.own_names(root), {"app", "fast", "others"})
 
 
+class AheadTests(GuestCase):
+    """Which modules a function finds in a fork of a process that has loaded some of the library's ahead."""
+
+    FORK = """import json, sys
+sys.path.insert(0, {here!r})
+import dunlin_zygote, dunlin_guest
+sys.path.remove({here!r})
+dunlin_zygote.note_what_is_ahead()
+dunlin_guest.prepare({{"environment": {{"PYTHONPATH": {layer!r}}}, "root": {root!r}}})
+{code}
+"""
+
+    def said(self, files, code, layer=None):
+        """What a fork's code prints as JSON; the layer is a folder that the variables name."""
+        root = self.folder(files)
+        fork = self.FORK.format(here=os.path.dirname(BOOTSTRAP), root=root, layer=self.folder(layer or {}), code=code)
+        ran = subprocess.run([PYTHON, "-S", "-s", "-X", "utf8", "-c", fork], stdout=subprocess.PIPE, check=True)
+        return json.loads(ran.stdout)
+
+    def test_modules_of_the_function_go_before_the_librarys(self):
+        email = {"email.py": "def handler(event, context):\n    return 'own'\n"}
+        load = "print(json.dumps(dunlin_guest.load_handler(%r)({}, None)))"
+        for files, handler in (
+            (email, "email.handler"),
+            ({"calendar.py": email["email.py"]}, "calendar.handler"),
+            ({"http/__init__.py": "", "http/h.py": email["email.py"]}, "http/h.handler"),
+            ({"platform/__init__.py": email["email.py"]}, "platform.handler"),
+            ({"app.py": "import email\nhandler = email.handler", **email}, "app.handler"),
+        ):
+            self.assertEqual(self.said(files, load % handler), "own", handler)
+        self.assertEqual(self.said({"app.py": "import email\nhandler = email.handler"}, load % "app.handler", email), "own")
+
+    def test_what_goes_on_with_the_librarys(self):
+        uses = "import urllib.request, email.mine\nprint(json.dumps([urllib.request.http.client.__name__, email.mine.X]))"
+        self.assertEqual(self.said({"email/__init__.py": "", "email/mine.py": "X = 1"}, uses), ["http.client", 1])
+        parts = "import email\nprint(json.dumps([n for n in sys.modules if n.startswith('email.')]))"
+        self.assertEqual(self.said({"email.py": ""}, parts), [])
+
+    def test_others_stay_loaded(self):
+        # No modules of these names, or none that Lambda's runtime has not loaded itself, or the interpreter's own.
+        files = {name: "X = 1" for name in ("email/part.py", "http.txt", "calendar.json", "time.py", "json.py", "logging.py", "traceback.py")}
+        names = "email email.parser http http.client calendar time json logging traceback".split()
+        code = "print(json.dumps([n for n in %r if n not in sys.modules or hasattr(sys.modules[n], 'X')]))" % names
+        self.assertEqual(self.said(files, code), [])
+        none = "print(json.dumps(sorted(dunlin_guest.AHEAD)))"
+        self.assertIn("email", self.said({}, none))
+        self.assertEqual(set(self.said({}, none)) & {"os", "sys", "time", "json", "logging", "dunlin_guest", "dunlin_cache"}, set())
+
+
 class ForkTests(unittest.TestCase):
     """What a zygote's copies have of their own."""
 
@@ -643,6 +697,17 @@ class SnapshotTests(unittest.TestCase):
             return [seeded, random.random() == known, os.environ["DUNLIN_OWN"]]
 
         self.assertEqual(self.forked(act), [[True], False, "x"])
+
+    def test_a_function_s_own_modules_by_such_names_are_left_alone(self):
+        def act():
+            import types
+
+            for name in ("random", "tempfile"):
+                sys.modules[name] = types.ModuleType(name)
+            self.snapshot.restore({}, [])
+            return [hasattr(sys.modules["tempfile"], "_name_sequence")]
+
+        self.assertEqual(self.forked(act), [False])
 
     def test_files_that_cannot_change_get_a_place_of_their_own_and_others_none(self):
         def act():

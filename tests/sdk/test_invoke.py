@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from conftest import PYTHON, name_of, refused, wait_for
+from conftest import PYTHON, name_of, refused, wait_for, zipped
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -269,6 +269,16 @@ def test_packages_and_folders_in_python(server):
     assert invoke(server, name)["json"] == "data"
     name = server.function(files, handler="src.app.main.run")
     assert invoke(server, name)["json"] == "data"
+
+
+@pytest.mark.modes("dev")
+def test_modules_by_names_of_the_library_in_python(server):
+    client = server.client("lambda")
+    layer = client.publish_layer_version(LayerName="calendars", Content={"ZipFile": zipped({"python/calendar.py": "VALUE = 'a layer\\'s'\n"})})
+    own = "import platform, random, calendar\ndef handler(event, context):\n    return [platform.VALUE, random.VALUE, calendar.VALUE]\n"
+    files = {"email.py": own, "random.py": "VALUE = 'own'\n", "platform/__init__.py": "VALUE = 'own package'\n"}
+    name = server.function(files, handler="email.handler", Layers=[layer["LayerVersionArn"]])
+    assert invoke(server, name)["json"] == ["own package", "own", "a layer's"]
 
 
 def test_no_concurrency_means_no_call(server):
