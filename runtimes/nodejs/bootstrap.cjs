@@ -40,9 +40,12 @@ function load(order) {
   loader.load(order.root, order.handler).then(
     (handler) => {
       state.handler = handler;
-      state.phase = 'ready';
-      channel.write(channel.kind.READY, null);
-      setImmediate(serve);
+      // What the module leaves to this turn is its own still: an error or a rejection there is one of the init.
+      setImmediate(() => {
+        state.phase = 'ready';
+        channel.write(channel.kind.READY, null);
+        serve();
+      });
     },
     (error) => refuse('Init Error', error),
   );

@@ -34,9 +34,9 @@ pub(crate) fn foremost<'a>(traces: impl Iterator<Item = &'a str>, function: &Fun
     traces.reduce(|first, next| if calls(next) > calls(first) { next } else { first })
 }
 
-/// A header that begins a trace.
+/// A header that begins a trace, which nobody samples.
 pub(crate) fn begun(now_ms: u64, random: &dyn Random) -> String {
-    format!("Root=1-{:08x}-{}", now_ms / 1_000, random.hex(12))
+    format!("Root=1-{:08x}-{};Parent={};Sampled=0", now_ms / 1_000, random.hex(12), random.hex(8))
 }
 
 /// What is said of a call that was stopped.

@@ -189,9 +189,13 @@ pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase:
     let started_at_ms = core.clock.now_ms().saturating_sub(init_us / 1_000);
     let (cpu, duration_us) = (usage.cpu, init_us);
     let ended = Ended { started_at_ms, duration_us, beginning: None, cpu, usage, among: false, detail: None };
-    let outcome = settle(core, job, &output, answer, ended);
+    let mut verdict = verdict(core, job, answer);
+    if verdict.report_type.is_none() {
+        verdict.report_type.clone_from(&verdict.error_type);
+    }
+    let tail = close(core, job, &output, &verdict, ended);
     output.flush().await;
-    outcome
+    verdict.outcome(job, tail)
 }
 
 /// Settles a call whose repeated init used up its whole time.

@@ -402,7 +402,8 @@ async fn originate(
         variables::make_web(&mut variables, version, web, programs.map(Interpreter::named_folder));
     }
     let environment = if agents.is_empty() { Vec::new() } else { variables::of_extensions(&variables) };
-    let agents = Agents { names: agents, environment };
+    let folder = version.image.as_ref().map_or(variables::TASK_ROOT, |image| &image.folder).to_owned();
+    let agents = Agents { names: agents, environment, folder };
     let runs_at_once = matches!(guest, sandbox::Guest::Bootstrap | sandbox::Guest::Entrypoint { .. });
     let held = runs_at_once && !agents.names.is_empty();
     // A folder of the host is mounted when a sandbox is made.

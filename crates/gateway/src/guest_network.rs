@@ -185,6 +185,14 @@ fn plan(wanted: SocketAddr, meaning: Option<&Meaning>, platform_port: u16) -> Pl
     }
 }
 
+/// Ends a connection so that its client is told of an error. A mere end would be an empty answer to it: Node.js then waits
+/// for nothing any more, and a function's call ends in the middle.
+fn reset(stream: TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "a refused connection ends without a reset");
+    }
+}
+
 struct Guest {
     service: Arc<GuestNetworkService>,
     identity: Arc<GuestIdentity>,
@@ -215,7 +223,10 @@ impl Guest {
         match plan(wanted, meaning.as_ref(), self.service.gateway.config().port) {
             Plan::Platform { tls } => self.serve(stream, wanted, tls).await,
             Plan::Dial(to) => self.splice(stream, &to).await,
-            Plan::Refuse => tracing::debug!(function = %self.identity.function.arn(), %wanted, "refused"),
+            Plan::Refuse => {
+                tracing::debug!(function = %self.identity.function.arn(), %wanted, "refused");
+                reset(stream);
+            }
         }
     }
 
@@ -242,6 +253,7 @@ impl Guest {
             Err(why) => {
                 tracing::debug!(function = %self.identity.function.arn(), %to, %why, "not reached");
                 account.refused(why.to_string());
+                reset(stream);
             }
         }
     }

@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep_until};
 use super::Extensions;
 use crate::faults::Fault;
 use crate::output::{Cutter, Output};
-use crate::variables::TASK_ROOT;
 
 /// Where the executables of extensions lie in a sandbox.
 const FOLDER: &str = "/opt/extensions";
@@ -29,6 +28,8 @@ pub(crate) struct Agents {
     pub(crate) names: Vec<String>,
     /// The variables of each.
     pub(crate) environment: Vec<(String, String)>,
+    /// Where each is started: as the function is, since an image may have no other folder.
+    pub(crate) folder: String,
 }
 
 impl Extensions {
@@ -36,7 +37,7 @@ impl Extensions {
     pub(crate) async fn launch(self: &Arc<Self>, agents: &Agents) -> Result<(), Fault> {
         for name in &agents.names {
             self.registry.lock().expect(name)?;
-            self.launch_one(name, &agents.environment).await?;
+            self.launch_one(name, agents).await?;
         }
         tokio::select! {
             biased;
@@ -45,11 +46,11 @@ impl Extensions {
         }
     }
 
-    async fn launch_one(self: &Arc<Self>, name: &str, environment: &[(String, String)]) -> Result<(), Fault> {
+    async fn launch_one(self: &Arc<Self>, name: &str, agents: &Agents) -> Result<(), Fault> {
         let spec = BesideSpec {
             path: format!("{FOLDER}/{name}"),
-            folder: TASK_ROOT.to_owned(),
-            environment: environment.to_vec(),
+            folder: agents.folder.clone(),
+            environment: agents.environment.clone(),
         };
         let Beside { number, output } = match self.control.launch(&spec).await {
             Ok(beside) => beside,

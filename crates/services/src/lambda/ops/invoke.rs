@@ -104,7 +104,10 @@ pub(super) fn invocation(
     let context = call.text("ClientContext").map(client_context).transpose()?;
     let event = event(function, call);
     // A trace begins here if the caller has none: what the function calls is known by it.
-    let begun = || format!("Root=1-{:08x}-{}", functions.clock.now_ms() / 1_000, functions.random.hex(12));
+    let begun = || {
+        let (now_ms, random) = (functions.clock.now_ms(), &functions.random);
+        format!("Root=1-{:08x}-{};Parent={};Sampled=0", now_ms / 1_000, random.hex(12), random.hex(8))
+    };
     Ok(Invocation {
         kind: if waits { InvocationKind::RequestResponse } else { InvocationKind::Event },
         // The context of an asynchronous call does not reach the function.
