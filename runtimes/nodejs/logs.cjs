@@ -1,7 +1,8 @@
 //! The console in Lambda's log format, text or JSON, straight to descriptor 1.
 //!
 //! Text: `<ISO time>\t<request id>\t<LEVEL>\t<message>`, line feeds inside a message become carriage returns, so that one
-//! call is one log event. `process.stdout` and `process.stderr` stay as they are: what a function writes there is raw.
+//! call is one log event. A mark before it ends the line that was begun, if there is one (`crates/compute/src/output.rs`).
+//! `process.stdout` and `process.stderr` stay as they are: what a function writes there is raw.
 
 'use strict';
 
@@ -9,6 +10,7 @@ const channel = require('./channel.cjs');
 const errors = require('./errors.cjs');
 
 const LEVELS = { TRACE: 1, DEBUG: 2, INFO: 3, WARN: 4, ERROR: 5, FATAL: 6 };
+const RECORD_MARK = '\x1e\n';
 const METHODS = { trace: 'TRACE', debug: 'DEBUG', info: 'INFO', log: 'INFO', warn: 'WARN', error: 'ERROR', fatal: 'FATAL' };
 
 let requestId;
@@ -34,7 +36,7 @@ function setRequestId(id, tenant) {
 function emit(level, values) {
   const time = new Date().toISOString();
   const line = json ? jsonLine(time, level, values) : `${time}\t${requestId}\t${level}\t${format(values)}`;
-  const bytes = Buffer.from(`${line.replace(/\n/g, '\r')}\n`, 'utf8');
+  const bytes = Buffer.from(`${RECORD_MARK}${line.replace(/\r?\n/g, '\r')}\n`, 'utf8');
   try {
     channel.writeAll(1, bytes, bytes.length);
   } catch (error) {

@@ -166,6 +166,9 @@ TOO_LARGE = json.dumps({"errorType": TOO_LARGE_TYPE, "errorMessage": TOO_LARGE_W
 
 # Logs
 
+# Before a record: ends the line that was begun, if there is one (`crates/compute/src/output.rs`).
+RECORD_MARK = "\x1e\n"
+
 
 class Logs:
     """Log lines in Lambda's formats, and the set-up of `logging` when the function first imports it."""
@@ -183,9 +186,20 @@ class Logs:
         self.level = "DEBUG" if level == "TRACE" else level
 
     def write(self, text):
-        """Writes as `print` does, so that the order of lines is kept."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        """Writes one log event, however many lines it has. It goes where `print` writes to, so that the order is kept, but to the
+        log also where the function has something else in that place."""
+        text = text[:-1] if text.endswith("\n") else text
+        if "\n" in text:
+            text = text.replace("\r\n", "\n").replace("\n", "\r")
+        text = RECORD_MARK + text + "\n"
+        if sys.stdout is not sys.__stdout__:
+            flush()
+        try:
+            sys.__stdout__.write(text)
+            sys.__stdout__.flush()
+        except (AttributeError, ValueError):
+            # The function has closed it, or taken what is below it.
+            write_output(text.encode("utf-8", "backslashreplace"))
 
     def failure(self, error_document):
         """The log event of a failed init or invocation."""
@@ -217,6 +231,15 @@ class Logs:
     def set_up(self):
         """Gives the root logger Lambda's handler."""
         own_module("dunlin_logs").set_up(self)
+
+
+def write_output(data):
+    """Writes straight to the output; a log that nobody can have any more does not end the function."""
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError:
+        pass
 
 
 class LoggingFinder:
@@ -452,7 +475,7 @@ class LambdaContext:
         return max(0, self._epoch_deadline_time_in_ms - int(time.time() * 1000))
 
     def log(self, message):
-        """Writes to the log as it is."""
+        """Writes one event to the log, as it is."""
         self._logs.write(str(message))
 
     def __repr__(self):

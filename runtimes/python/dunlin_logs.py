@@ -10,7 +10,7 @@ import time
 
 
 class LambdaLoggerHandler(logging.Handler):
-    """Writes records where `print` writes, each marked with the invocation that it belongs to."""
+    """Writes each record as one event of the log, in order with what `print` writes, and marked with the invocation that it belongs to."""
 
     def __init__(self, logs):
         super().__init__()

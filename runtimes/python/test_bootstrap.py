@@ -91,6 +91,11 @@ class Guest:
         return code, log
 
 
+def read_log(text):
+    """The output as its lines are read (`crates/compute/src/output.rs`): a mark before an event ends the line that was begun."""
+    return re.sub("(?m)^\x1e\n", "", text).replace("\x1e\n", "\n")
+
+
 def frame(kind, body):
     return struct.pack("<IB", len(body) + 1, kind) + body
 
@@ -136,7 +141,7 @@ class GuestCase(unittest.TestCase):
                 if answers[-1] is None:
                     break
         code, log = guest.close()
-        return loaded, answers, code, log
+        return loaded, answers, code, read_log(log)
 
 
 # source of the handler's body, expected content
@@ -364,6 +369,48 @@ def handler(event, context):
         lines = [re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "T", line) for line in log.splitlines()]
         expected = ["[WARNING]\tT\t\tat init", "[ERROR]\tT\trequest-1\ta b", "raw", "[INFO]\tT\trequest-1\tnow", "direct"]
         self.assertEqual(lines, expected)
+
+    def test_a_record_is_one_event(self):
+        source = """import logging, sys
+def handler(event, context):
+    print('part', end='')
+    logging.error('two\\nlines\\r\\n')
+    sys.stdout.write('more')
+    context.log('direct')
+    try:
+        raise ValueError('x')
+    except ValueError:
+        logging.exception('failed')
+    logging.getLogger().handlers[0].setFormatter(logging.Formatter('%(message)s'))
+    logging.error('no end')
+    print('raw\\nlines')
+    raise ValueError('multi\\nline')"""
+        for form in ("TEXT", "JSON"):
+            _, _, _, log = self.run_guest(source, environment={"AWS_LAMBDA_LOG_FORMAT": form})
+            lines = log.split("\n")
+            self.assertEqual([lines[0], lines[2], lines[3]], ["part", "more", "direct"])
+            self.assertEqual([lines[5:8], lines[9:]], [["no end", "raw", "lines"], [""]])
+            if form == "JSON":
+                said = [json.loads(lines[at]) for at in (1, 4, 8)]
+                self.assertEqual([one.get("message", one.get("errorMessage")) for one in said], ["two\nlines\r\n", "failed", "multi\nline"])
+                continue
+            self.assertRegex(lines[1], r"^\[ERROR\]\t.*\ttwo\rlines\r$")
+            self.assertRegex(lines[4], r"\tfailed\rTraceback .*\r    raise ValueError\('x'\)\rValueError: x$")
+            self.assertRegex(lines[8], r"^\[ERROR\] ValueError: multi\rline\rTraceback")
+
+    def test_records_reach_the_log_whatever_the_output_is(self):
+        source = """import contextlib, io, logging, sys
+def handler(event, context):
+    with contextlib.redirect_stdout(io.StringIO()) as taken:
+        print('taken')
+        logging.error('one')
+    sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')
+    print('later')
+    logging.error('two \\u00e9')
+    return taken.getvalue()"""
+        _, answers, _, log = self.run_guest(source)
+        self.assertEqual(answers[0][1][1], b'"taken\\n"')
+        self.assertEqual([line.split("\t")[-1] for line in log.splitlines()], ["one", "later", "two é"])
 
     def test_json(self):
         source = """import logging

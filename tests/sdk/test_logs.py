@@ -1,10 +1,11 @@
 """CloudWatch Logs through boto3, over what functions really wrote."""
 
+import json
 import time
 
 import pytest
 
-from conftest import name_of, refused, wait_for
+from conftest import NODE, PYTHON, name_of, refused, wait_for
 from test_invoke import invoke
 
 CHATTY = "def handler(event, context):\n    for i in range(event['n']): print('line', event['mark'], i)\n"
@@ -48,6 +49,53 @@ def test_lines_of_a_function(server):
         logGroupName=group, logStreamName=streams[0]["logStreamName"], nextToken=got["nextForwardToken"], startFromHead=True
     )
     assert again["events"] == [] and again["nextForwardToken"] == got["nextForwardToken"]
+
+
+PYTHON_RECORDS = """
+import logging
+def handler(event, context):
+    print('part', end='')
+    try:
+        raise KeyError('x')
+    except KeyError:
+        logging.exception('several\\nlines')
+    print('more', end='')
+    logging.warning('last')
+    print('raw\\nlines')
+    raise ValueError('multi\\nline')
+"""
+NODE_RECORDS = """
+exports.handler = async () => {
+  process.stdout.write('part');
+  console.error('several\\nlines', new RangeError('x'));
+  process.stdout.write('more');
+  console.warn('last');
+  process.stdout.write('raw\\nlines\\n');
+  throw new TypeError('multi\\nline');
+};
+"""
+
+
+@pytest.mark.modes("dev")
+@pytest.mark.parametrize("form", ["Text", "JSON"])
+@pytest.mark.parametrize("code,runtime,kinds", [
+    (PYTHON_RECORDS, PYTHON, ("KeyError", "ValueError")), (NODE_RECORDS, NODE, ("RangeError", "TypeError")),
+], ids=["python", "node"])
+def test_a_record_is_one_event_and_joins_no_line(server, code, runtime, kinds, form):
+    name = server.function(code, runtime=runtime, LoggingConfig={"LogFormat": form})
+    invoke(server, name)
+    wait_for(lambda: any("REPORT" in line or "platform.report" in line for line in lines(server, name)), "the end of the call")
+    own = [line for line in lines(server, name) if not line.startswith(("INIT_START", "START", "END", "REPORT")) and '"platform.' not in line]
+    part, several, more, last, first, second, failure = [line.removesuffix("\n") for line in own]
+    assert [part, more, first, second] == ["part", "more", "raw", "lines"]
+    if form == "JSON":
+        assert json.loads(several)["message"].startswith("several\nlines") and json.loads(last)["message"] == "last"
+        failure = json.loads(failure)
+        assert [json.loads(several)["errorType"], failure["errorType"], failure["errorMessage"]] == [*kinds, "multi\nline"]
+    else:
+        assert "\tseveral\nlines" in several and several.count("\n") >= 3 and kinds[0] in several
+        assert last.endswith("\tlast") and last.count("\n") == 0
+        assert kinds[1] in failure and "multi" in failure
 
 
 def test_filters_and_pages(server):

@@ -9,6 +9,8 @@
 //!      so that a flood harms only who makes it.
 //!   3. Batches of one stream reach the sink in order: `flushing` is held from taking events until they are appended.
 //!   4. One event holds at most `LINE_BYTES_MAX` bytes; longer lines become several.
+//!   5. An event that a runtime writes for a logger begins on a line of its own: before it comes a line that ends with
+//!      `RECORD_MARK`, with whatever was begun and not ended in front of it.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -33,6 +35,9 @@ pub(crate) const LINE_BYTES_MAX: usize = 256 * 1024;
 const HELD_BYTES_MAX: usize = 512 * 1024;
 /// Most bytes that the end of an invocation takes out of the pipe: the largest pipe there is.
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
+/// At the end of a line: it ends because a runtime writes an event, and is none if there is nothing else in it. Runtimes cannot
+/// know whether a line was begun, as programs write to the output by themselves.
+const RECORD_MARK: u8 = 0x1e;
 /// What `LogType=Tail` returns.
 const TAIL_BYTES: usize = 4 * 1024;
 /// Small, since every call empties the pipe twice and mostly finds nothing there.
@@ -412,6 +417,11 @@ impl Lines {
 
     /// A line of the function's, or a part of one.
     fn line(&mut self, line: &[u8], whole: bool, now_ms: u64) {
+        let line = match line.split_last() {
+            Some((&RECORD_MARK, [])) if whole => return,
+            Some((&RECORD_MARK, begun)) if whole => begun,
+            _ => line,
+        };
         if !whole || self.least.is_none_or(|least| level_of(line).is_none_or(|level| level >= least)) {
             let text = text(line);
             if let Some(hub) = &self.hub {
@@ -539,6 +549,29 @@ mod tests {
     }
 
     #[test]
+    fn a_record_begins_a_line_of_its_own() {
+        let written = b"part\x1e\n[ERROR]\ta\rb\n\x1e\n{}\nraw\n\n\x1e\nend";
+        for size in 1..=written.len() {
+            let mut lines = Lines::new(None);
+            for chunk in written.chunks(size) {
+                lines.take(chunk, 1);
+            }
+            lines.cut(2);
+            assert_eq!(messages(&mut lines), ["part", "[ERROR]\ta\nb", "{}", "raw", "", "end"]);
+        }
+        // A begun line of the greatest length: nothing is left of the mark.
+        let mut lines = Lines::new(None);
+        lines.take(&vec![b'x'; LINE_BYTES_MAX], 1);
+        lines.take(b"\x1e\nrecord\n", 1);
+        let found = messages(&mut lines);
+        assert_eq!(found.iter().map(String::len).collect::<Vec<_>>(), [LINE_BYTES_MAX, 6]);
+        // JSON that was glued to something else would be of no level.
+        let mut lines = Lines::new(Some(ApplicationLevel::Error));
+        lines.take(b"part\x1e\n{\"level\":\"info\",\"timestamp\":\"2024-11-02T16:51:31Z\"}\n", 1);
+        assert_eq!(messages(&mut lines), ["part"]);
+    }
+
+    #[test]
     fn json_lines_below_the_level_are_left_out() {
         let kept = |line: &str, least| {
             let mut lines = Lines::new(least);
@@ -600,8 +633,9 @@ mod tests {
             lines.cut(1);
             let ends = chunks.iter().flatten().filter(|byte| **byte == b'\n').count();
             let whole: Vec<u8> = chunks.concat();
+            let marks = whole.split(|byte| *byte == b'\n').filter(|line| **line == [RECORD_MARK]).count();
             let unfinished = usize::from(whole.last().is_some_and(|byte| *byte != b'\n'));
-            prop_assert_eq!(messages(&mut lines).len(), ends + unfinished);
+            prop_assert_eq!(messages(&mut lines).len(), ends + unfinished - marks);
         }
     }
 }

@@ -141,6 +141,11 @@ function folder(test, files) {
   return root;
 }
 
+/** The output as its lines are read (`crates/compute/src/output.rs`): a mark before an event ends the line that was begun. */
+function readLog(text) {
+  return text.replace(/^\x1e\n/gm, '').replace(/\x1e\n/g, '\n');
+}
+
 /** Loads, invokes with each event in turn, closes. Stops early when the guest ends. */
 async function run(test, { files, handler = 'index.handler', events = [{}], environment = {}, meta }) {
   const root = folder(test, files);
@@ -155,7 +160,7 @@ async function run(test, { files, handler = 'index.handler', events = [{}], envi
     }
   }
   const exit = await guest.close();
-  return { root, loaded, answers, log: guest.log, exit };
+  return { root, loaded, answers, log: readLog(guest.log), exit };
 }
 
-module.exports = { Guest, folder, frame, run };
+module.exports = { Guest, folder, frame, readLog, run };

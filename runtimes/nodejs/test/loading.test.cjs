@@ -106,6 +106,19 @@ test('the console writes text events', async (t) => {
   assert.ok(lines.includes('raw err'));
 });
 
+test('an event does not join a line that was begun', async (t) => {
+  const source = `exports.handler = async () => {
+      process.stdout.write('part'); console.log('a\\r\\nb'); process.stdout.write('more'); console.error('c');
+    };`;
+  for (const form of ['TEXT', 'JSON']) {
+    const { log } = await run(t, { files: { 'index.js': source }, environment: { AWS_LAMBDA_LOG_FORMAT: form } });
+    const lines = log.split('\n');
+    assert.deepStrictEqual([lines[0], lines[2], lines[4], lines.length], ['part', 'more', '', 5]);
+    const messages = [lines[1], lines[3]].map((line) => (form === 'JSON' ? JSON.parse(line).message : line.split('\t')[3]));
+    assert.deepStrictEqual(messages, [form === 'JSON' ? 'a\r\nb' : 'a\rb', 'c']);
+  }
+});
+
 test('the console writes JSON events above its level', async (t) => {
   const source = `exports.handler = async () => {
       console.debug('low'); console.log({ a: 1 }); console.log('x', 1); console.error('failed', new TypeError('t'));
