@@ -37,7 +37,9 @@ function load(order) {
   logs.install();
   loader.prepare(order.root);
   if (order.caches) require('./code_cache.cjs').use(order.caches);
-  loader.load(order.root, order.handler).then(
+  // What a wrapper has said last.
+  const handler = (order.wrapped && process.env._HANDLER) || order.handler;
+  loader.load(order.root, handler).then(
     (handler) => {
       state.handler = handler;
       // What the module leaves to this turn is its own still: an error or a rejection there is one of the init.

@@ -374,7 +374,7 @@ def define_exit():
 def load(order, logs):
     """The function that LOAD names. With an error of its module's, the process ends."""
     try:
-        handler = load_handler(order["handler"])
+        handler = load_handler(order.get("wrapped") and os.environ.get("_HANDLER") or order["handler"])
         if order.get("hooks"):
             # Without a snapshot there is nothing between the two.
             hooks = own_module("dunlin_snapshot")
@@ -664,12 +664,30 @@ def main(meanwhile=None):
 
 def load_and_serve(order, reader):
     """Becomes the function of LOAD."""
+    if order.get("wrapped"):
+        customize()
     prepare(order)
     logs = LOGS or Logs()
     logs.install()
     handler = load(order, logs)
     send(READY)
     serve(reader, handler, logs)
+
+
+def customize():
+    """Runs what `site` would have, from where it would be found: by PYTHONPATH, in which wrappers put such a module."""
+    try:
+        import sitecustomize  # pylint: disable=import-error,import-outside-toplevel,unused-import
+    except ImportError as error:
+        if error.name != "sitecustomize":
+            customize_failed(error)
+    except Exception as error:  # pylint: disable=broad-except
+        customize_failed(error)
+
+
+def customize_failed(error):
+    """A function goes on without, as `site` has it."""
+    print("Error in sitecustomize: %s: %s" % (type(error).__name__, error), file=sys.stderr, flush=True)
 
 
 def resume(handler, logs, handles, collects):

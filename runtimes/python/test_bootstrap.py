@@ -25,7 +25,7 @@ KINDS = {16: "READY", 17: "INIT_ERROR", 18: "RESPONSE", 19: "ERROR", 20: "BEGIN"
 class Guest:
     """One guest process and the platform's end of its channel."""
 
-    def __init__(self, flags=("-S", "-s", "-X", "utf8")):
+    def __init__(self, flags=("-S", "-s", "-X", "utf8"), **variables):
         self.channel, child = socket.socketpair()
         self.channel.settimeout(20)
         self.output = tempfile.TemporaryFile()
@@ -34,7 +34,7 @@ class Guest:
             stdin=subprocess.DEVNULL,
             stdout=self.output,
             stderr=subprocess.STDOUT,
-            env={"PATH": os.environ.get("PATH", "")},
+            env={"PATH": os.environ.get("PATH", ""), **variables},
             close_fds=False,
             preexec_fn=lambda: os.dup2(child.fileno(), 3),
         )
@@ -73,8 +73,8 @@ class Guest:
             return kind, body
         return kind, json.loads(body) if body else None
 
-    def load(self, root, handler, environment=None, caches=None):
-        self.send(load_frame(root, handler, environment, caches))
+    def load(self, root, handler, environment=None, caches=None, **more):
+        self.send(load_frame(root, handler, environment, caches, **more))
         return self.next()
 
     def invoke(self, event, **meta):
@@ -100,9 +100,9 @@ def frame(kind, body):
     return struct.pack("<IB", len(body) + 1, kind) + body
 
 
-def load_frame(root, handler, environment=None, caches=None):
+def load_frame(root, handler, environment=None, caches=None, **more):
     variables = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.12", **(environment or {})}
-    order = {"root": root, "handler": handler, "environment": variables, "cold": True}
+    order = {"root": root, "handler": handler, "environment": variables, "cold": True, **more}
     return frame(1, json.dumps({**order, "caches": caches} if caches else order).encode())
 
 
@@ -193,6 +193,36 @@ FOUND = [
     ({"bootstrap.py": "def handler(e, c): return 1"}, "bootstrap.handler"),
     ({"app.py": "class App:\n    def __call__(self, e, c): return 1\nhandler = App()"}, "app.handler"),
 ]
+
+
+class WrappedTest(GuestCase):
+    """What a wrapper has said before the guest began."""
+
+    def wrapped(self, auto):
+        files = {"app.py": "MARK = None\ndef handler(event, context):\n    return 'mine'\n"}
+        files["app.py"] += "def other(event, context):\n    import os\n    return os.environ.get('MARK')\n"
+        root, auto = self.folder(files | {"sitecustomize.py": "raise ValueError('not of the package')"}), self.folder(auto)
+        guest = Guest(PYTHONPATH=auto, _HANDLER="app.other")
+        loaded = guest.load(root, "app.handler", wrapped=True)
+        self.assertEqual(loaded, ("READY", None))
+        answer = guest.invoke({})[1][1]
+        return (json.loads(answer), *guest.close())
+
+    def test_its_handler_and_its_module_count(self):
+        answer, code, log = self.wrapped({"sitecustomize.py": "import os\nos.environ['MARK'] = 'auto'\n"})
+        self.assertEqual((answer, code, log), ("auto", 0, ""))
+
+    def test_a_function_goes_on_without_a_module_that_fails(self):
+        answer, code, log = self.wrapped({"sitecustomize.py": "raise ValueError('bad')"})
+        self.assertEqual((answer, code, log), (None, 0, "Error in sitecustomize: ValueError: bad\n"))
+
+    def test_nothing_else_looks_at_it(self):
+        auto = self.folder({"sitecustomize.py": "raise ValueError('bad')"})
+        guest = Guest(PYTHONPATH=auto, _HANDLER="app.other")
+        root = self.folder({"app.py": "def handler(event, context):\n    return 'mine'\n"})
+        self.assertEqual(guest.load(root, "app.handler"), ("READY", None))
+        self.assertEqual(guest.invoke({})[1][1], b'"mine"')
+        self.assertEqual(guest.close(), (0, ""))
 
 
 class Handlers(GuestCase):

@@ -308,19 +308,22 @@ module Dunlin
 
     # Nothing, or the code to exit with.
     def load_handler(order)
+      name = order['handler']
       ENV.update(order['environment'])
+      # What a wrapper has said last.
+      name = ENV.fetch('_HANDLER', name) if order['wrapped']
       Dir.chdir(order['root'])
       $stdout.sync = true
       @logs = LoggerFormat.logs = Logs.new
       Logger.prepend(LoggerFormat)
       Paths.use(order['root'])
-      @handler = LambdaHandler.new(order['handler'])
+      @handler = LambdaHandler.new(name)
       require @handler.file
       @channel.write(READY)
       nil
     rescue Exception => e # rubocop:disable Lint/RescueException
       document = Errors.document(e, 'Init')
-      @logs&.failure("Init error when loading handler #{order['handler']}", document)
+      @logs&.failure("Init error when loading handler #{name}", document)
       @channel.write(INIT_ERROR, Errors.encode(document))
       EXIT_INIT
     end

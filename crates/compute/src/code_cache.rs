@@ -270,7 +270,7 @@ async fn make(core: &Core, version: &FunctionVersion, index: usize, wanted: &Wan
 /// Has a guest compile a package. What it says otherwise is nobody's.
 async fn compile(core: &Core, version: &FunctionVersion, index: usize, wanted: &Wanted) -> Result<Vec<Bytes>, String> {
     let (family, memory_mb) = (version.runtime.family(), wanted.memory_mb);
-    let guest = Guest::Interpreter { family, interpreter: index, memory_mb };
+    let guest = Guest::Interpreter { family, interpreter: index, memory_mb, wrapper: None };
     let spec = SandboxSpec {
         guest,
         root: None,

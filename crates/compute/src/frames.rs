@@ -49,6 +49,8 @@ pub(crate) struct Order {
     pub(crate) caches: Vec<Place>,
     /// Whether it runs the function's hooks of a snapshot, as there is none.
     pub(crate) hooks: bool,
+    /// Whether a wrapper has started it, whose variables say what the handler is.
+    pub(crate) wrapped: bool,
 }
 
 /// How the making of a snapshot ended.
@@ -149,9 +151,13 @@ impl Frames {
             caches: &'a [Place],
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             hooks: bool,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            wrapped: bool,
         }
         let environment = order.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let load = Load { root, handler, environment, cold: true, caches: &order.caches, hooks: order.hooks };
+        let Order { caches, hooks, wrapped, .. } = order;
+        let (hooks, wrapped) = (*hooks, *wrapped);
+        let load = Load { root, handler, environment, cold: true, caches, hooks, wrapped };
         let body = serde_json::to_vec(&load).unwrap_or_default();
         if self.channel.write(&mut protocol::encode(kind::LOAD, &[&body]).as_ref()).await.is_err() {
             return InitEnd::Exited;

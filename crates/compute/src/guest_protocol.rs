@@ -6,7 +6,7 @@
 //!
 //! | kind | from     | name       | body                                                                   |
 //! |------|----------|------------|------------------------------------------------------------------------|
-//! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true,"caches"?,"hooks"?}` |
+//! | 1    | platform | LOAD       | JSON `{"root","handler","environment":{…},"cold":true,"caches"?,"hooks"?,"wrapped"?}` |
 //! | 2    | platform | INVOKE     | `meta_length: u32 le`, JSON meta, then the event's bytes               |
 //! | 3    | platform | PREPARE    | to a zygote: JSON, `{}` or `{"root","handler","caches","modules"}` of the function to prepare for, with `"snapshot":true` instead of `"modules"` to run its init |
 //! | 4    | platform | COMPILE    | instead of LOAD: JSON `{"root","as"}`, make a code cache of the package at `root`, as if it were at `as` |
@@ -32,7 +32,8 @@
 //! number of CHUNK come before END, or before the ERROR of an answer that fails half way. `environment` of LOAD is merged
 //! over the process's own, so that a process may be booted before its function is known. `hooks`: the function's hooks of a
 //! snapshot are run although there is none. A fork of a zygote that has run the function's init has the handler; to it LOAD
-//! says what differs, and READY or INIT_ERROR tell how its hooks after the restore went.
+//! says what differs, and READY or INIT_ERROR tell how its hooks after the restore went. `wrapped`: a wrapper has started the
+//! process, and the handler is what `_HANDLER` says by now, as it may have set that.
 //!
 //! The socket keeps the bounds of writes (`SOCK_SEQPACKET`): nobody who waits for input is woken because the other side has
 //! read. So a frame longer than `MESSAGE_BYTES_MAX` is written in pieces of that size, no write holds parts of two frames,

@@ -404,7 +404,11 @@ async fn originate(
     let environment = if agents.is_empty() { Vec::new() } else { variables::of_extensions(&variables) };
     let folder = version.image.as_ref().map_or(variables::TASK_ROOT, |image| &image.folder).to_owned();
     let agents = Agents { names: agents, environment, folder };
-    let runs_at_once = matches!(guest, sandbox::Guest::Bootstrap | sandbox::Guest::Entrypoint { .. });
+    let wrapped = matches!(guest, sandbox::Guest::Interpreter { wrapper: Some(_), .. });
+    if wrapped && let Some(interpreter) = interpreter_of(core, &guest) {
+        variables::find_first(&mut variables, &interpreter.named_folder());
+    }
+    let runs_at_once = wrapped || matches!(guest, sandbox::Guest::Bootstrap | sandbox::Guest::Entrypoint { .. });
     let held = runs_at_once && !agents.names.is_empty();
     // A folder of the host is mounted when a sandbox is made.
     let booted = if files.is_none() { core.ready.take(core, version).await } else { None };
@@ -417,7 +421,7 @@ async fn originate(
                 let is_copy = parts.token.is_some();
                 let own = || variables::environment_variables(version, &credentials, names.log_stream);
                 let variables = if is_copy { own() } else { variables };
-                let order = Order { variables, caches, hooks: version.snap_start && !is_copy };
+                let order = Order { variables, caches, hooks: version.snap_start && !is_copy, wrapped };
                 return Ok(Origin { parts, order, credentials, agents, held: held && vacant });
             }
             Err(error) if is_functions_own(&error) => return Err(error),
@@ -439,7 +443,7 @@ async fn originate(
     let frames = Frames::new(channel).inspect_err(|_| control.kill());
     let frames = frames.map_err(|error| sandbox::Error::Host(format!("the guest's channel: {error}")))?;
     let parts = Parts { frames, output, listeners, control, cpu: Duration::ZERO, token: None };
-    let order = Order { variables: Vec::new(), caches, hooks: version.snap_start };
+    let order = Order { variables: Vec::new(), caches, hooks: version.snap_start, wrapped };
     Ok(Origin { parts, order, credentials, agents, held })
 }
 
@@ -483,7 +487,8 @@ pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox
                 // Its command finds the interpreter by name.
                 return Ok(sandbox::Guest::Command);
             }
-            Ok(sandbox::Guest::Interpreter { family, interpreter, memory_mb: version.memory_mb })
+            let (memory_mb, wrapper) = (version.memory_mb, version.wrapper().map(str::to_owned));
+            Ok(sandbox::Guest::Interpreter { family, interpreter, memory_mb, wrapper })
         }
     }
 }

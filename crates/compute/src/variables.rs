@@ -9,7 +9,7 @@
 //! Names and values follow Lambda's table of defined runtime environment variables.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use model::{Credentials, Family, FunctionVersion, ImageCode, Runtime, WebServer};
 use sandbox::COMMAND_VARIABLE;
@@ -73,12 +73,19 @@ pub(crate) fn make_web(
     if version.image.is_none() {
         own.push(pair(COMMAND_VARIABLE, &web.command));
     }
-    if let Some(programs) = programs {
-        let path = all.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path.as_str());
-        own.push(pair("PATH", &format!("{}:{path}", programs.display())));
-    }
     all.retain(|(name, _)| name != "AWS_LAMBDA_RUNTIME_API" && own.iter().all(|(other, _)| other != name));
     all.append(&mut own);
+    if let Some(programs) = programs {
+        find_first(all, &programs);
+    }
+}
+
+/// Has programs looked for in a folder before all others.
+pub(crate) fn find_first(all: &mut Vec<(String, String)>, folder: &Path) {
+    match all.iter_mut().find(|(name, _)| name == "PATH") {
+        Some((_, path)) => *path = format!("{}:{path}", folder.display()),
+        None => all.push(pair("PATH", &folder.display().to_string())),
+    }
 }
 
 /// The variables of a process that runs a version's init for all its environments: all but those that differ between them.

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::web::WRAPPER;
 use crate::{AccountId, Egress, Family, FileSystem, ImageCode, JsonLog, Region, Runtime, WebServer};
 
 /// A function's name within an account and region: 1 to 64 of `[a-zA-Z0-9-_]`.
@@ -240,6 +241,15 @@ impl FunctionVersion {
         format!("{}:{}", self.function.arn(), self.version)
     }
 
+    /// The program that is to start its interpreter (`AWS_LAMBDA_EXEC_WRAPPER`): a path in its sandbox. Managed runtimes alone
+    /// look at the variable. Who brings a program of its own, PHP's functions among them as on Lambda, starts that; what a web
+    /// server's means is in `web`.
+    pub fn wrapper(&self) -> Option<&str> {
+        let managed = matches!(self.runtime.family(), Family::Node | Family::Python | Family::Java | Family::Ruby);
+        let looks = managed && self.image.is_none() && !self.program && self.web.is_none();
+        self.environment.get(WRAPPER).filter(|path| looks && !path.is_empty()).map(String::as_str)
+    }
+
     /// What it runs on; nothing that could be prepared for of a container image, or of a program that has no process.
     pub fn runtime_use(&self) -> Option<RuntimeUse> {
         (self.image.is_none() && !self.program).then(|| RuntimeUse {
@@ -270,6 +280,56 @@ mod tests {
             "arn:aws:lambda:us-east-1:000000000000:layer:f",
         ] {
             assert_eq!(FunctionRef::parse_arn(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn managed_runtimes_alone_have_wrappers() {
+        let of = |runtime: Runtime, pairs: &[(&str, &str)]| {
+            let environment: BTreeMap<String, String> =
+                pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let web = WebServer::of(runtime.family(), &environment, 3_000).unwrap();
+            let version = FunctionVersion { runtime, environment, web, ..plain() };
+            version.wrapper().map(str::to_owned)
+        };
+        let managed = |name: &str| Runtime::parse(name).unwrap();
+        for name in ["nodejs22.x", "python3.12", "ruby3.3", "java21"] {
+            assert_eq!(of(managed(name), &[(WRAPPER, "/opt/w")]).as_deref(), Some("/opt/w"), "{name}");
+            assert_eq!(of(managed(name), &[(WRAPPER, "")]), None, "{name}");
+            assert_eq!(of(managed(name), &[(WRAPPER, "/opt/bootstrap")]), None, "the web adapter: {name}");
+            assert_eq!(of(managed(name), &[]), None);
+        }
+        assert_eq!(of(managed("provided.al2023"), &[(WRAPPER, "/opt/w")]), None);
+        assert_eq!(of(Runtime::php(None).unwrap(), &[(WRAPPER, "/opt/w")]), None);
+    }
+
+    fn plain() -> FunctionVersion {
+        FunctionVersion {
+            function: FunctionRef::parse_arn("arn:aws:lambda:us-east-1:000000000000:function:f").unwrap(),
+            version: "$LATEST".into(),
+            revision: "1".into(),
+            runtime: Runtime::parse("nodejs22.x").unwrap(),
+            handler: "index.handler".into(),
+            code: CodeDigest::parse(&"0a".repeat(32)).unwrap(),
+            image: None,
+            layers: Vec::new(),
+            memory_mb: 128,
+            timeout_ms: 3_000,
+            tmp_mb: 512,
+            environment: BTreeMap::new(),
+            role_arn: String::new(),
+            log_group: String::new(),
+            json_log: None,
+            egress: Egress::default(),
+            reserved_concurrency: None,
+            snap_start: false,
+            allows_recursion: false,
+            dead_letters: None,
+            per_tenant: false,
+            program: false,
+            file_system: None,
+            web: None,
+            tenant: None,
         }
     }
 

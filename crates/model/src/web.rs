@@ -27,7 +27,10 @@ pub const READINESS_PATH: &str = "AWS_LWA_READINESS_CHECK_PATH";
 
 const OWN_PREFIX: &str = "DUNLIN_WEB_";
 const ADAPTER_PREFIX: &str = "AWS_LWA_";
-const WRAPPER: (&str, &str) = ("AWS_LAMBDA_EXEC_WRAPPER", "/opt/bootstrap");
+/// Names a program that starts the runtime.
+pub const WRAPPER: &str = "AWS_LAMBDA_EXEC_WRAPPER";
+/// The one of the web adapter.
+pub const ADAPTER: &str = "/opt/bootstrap";
 /// Accepted and without effect, as the platform answers the client itself.
 const WITHOUT_EFFECT: &[&str] = &["AWS_LWA_ENABLE_COMPRESSION", "AWS_LWA_LAMBDA_RUNTIME_API_PROXY"];
 const KNOWN: &[&str] = &[
@@ -182,7 +185,7 @@ impl WebServer {
     /// # Errors
     /// What is wrong with a variable, in words for whoever set it.
     pub fn of(family: Family, environment: &BTreeMap<String, String>, timeout_ms: u64) -> Result<Option<Self>, String> {
-        let wrapped = environment.get(WRAPPER.0).is_some_and(|wrapper| wrapper == WRAPPER.1);
+        let wrapped = environment.get(WRAPPER).is_some_and(|wrapper| wrapper == ADAPTER);
         let own = environment.get(COMMAND).filter(|command| !command.trim().is_empty());
         let adapted = family == Family::Provided && environment.keys().any(|name| name.starts_with(ADAPTER_PREFIX));
         let command = match own {
@@ -330,7 +333,7 @@ mod tests {
     }
 
     fn adapted(pairs: &[(&str, &str)]) -> Result<WebServer, String> {
-        let all: Vec<_> = [WRAPPER].into_iter().chain(pairs.iter().copied()).collect();
+        let all: Vec<_> = [(WRAPPER, ADAPTER)].into_iter().chain(pairs.iter().copied()).collect();
         of(Family::Node, &all).map(Option::unwrap)
     }
 

@@ -52,6 +52,9 @@ pub enum Guest {
         interpreter: usize,
         /// Megabytes (MiB) of the function's memory; the interpreter's own heap limit follows from it.
         memory_mb: u32,
+        /// A program of the sandbox that is executed in its place, with the interpreter's command line as its arguments.
+        /// Needs code. Where it cannot be executed, the guest says so in its output and ends with 126 or 127.
+        wrapper: Option<String>,
     },
     /// `/var/task/bootstrap`, else `/opt/bootstrap`. It speaks the HTTP Runtime API at `127.0.0.1:9001`.
     Bootstrap,
@@ -107,7 +110,7 @@ pub struct SandboxSpec {
     /// Whole environment of the guest: nothing of the server's own environment is added.
     pub environment: Vec<(String, String)>,
     /// The guest is executed at `Control::begin` and not before, so that programs beside it can be first. Only a
-    /// `Guest::Bootstrap`, `Entrypoint` or `Command` can be held.
+    /// `Guest::Bootstrap`, `Entrypoint`, `Command` or an `Interpreter` with a wrapper can be held.
     pub held: bool,
 }
 

@@ -255,7 +255,7 @@ pub(super) async fn guest(core: &Core, kind: &Kind) -> Result<Booted, String> {
     };
     let interpreter = start::interpreter_for(core, runtime)?;
     let (family, memory_mb) = (runtime.family(), kind.memory_mb.unwrap_or(BOOT_MEMORY_MB as u32));
-    let guest = Guest::Interpreter { family, interpreter, memory_mb };
+    let guest = Guest::Interpreter { family, interpreter, memory_mb, wrapper: None };
     let mut spec = spec(core, kind, guest, u64::from(memory_mb), TMP_MB);
     // The guest takes the time to rehearse, and the variable away.
     spec.environment.push(("_DUNLIN_AHEAD".to_owned(), "1".to_owned()));

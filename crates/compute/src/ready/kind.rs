@@ -156,8 +156,12 @@ impl Kind {
         self.runtime().is_some_and(|runtime| runtime.family() == Family::Python)
     }
 
-    /// The guests of a version that have loaded nothing, where they are forked.
+    /// The guests of a version that have loaded nothing, where they are forked. What a wrapper starts is no fork: it decides
+    /// on variables and arguments that the interpreter begins with.
     fn plain_forks(version: &FunctionVersion) -> Option<Self> {
+        if version.wrapper().is_some() {
+            return None;
+        }
         version.runtime_use().as_ref().map(Self::of).filter(Self::is_forked)
     }
 
@@ -285,6 +289,22 @@ mod tests {
         }
         one.runtime = Runtime::parse("nodejs22.x").unwrap();
         assert_eq!(Kind::snapshot(&one), None, "its process has threads");
+    }
+
+    #[test]
+    fn what_a_wrapper_starts_is_neither_forked_nor_booted_ahead() {
+        let mut one = version("f");
+        (one.runtime, one.snap_start) = (Runtime::parse("python3.12").unwrap(), true);
+        let kinds = |version: &FunctionVersion| {
+            let own = Kind::own(version, &Dependencies::default());
+            [Kind::for_version(version), own, Kind::snapshot(version)]
+        };
+        assert!(kinds(&one).iter().all(Option::is_some));
+        one.environment.insert(model::web::WRAPPER.into(), "/opt/wrapper".into());
+        assert_eq!(kinds(&one), [const { None }; 3]);
+        // Who brings a program of its own does not look at it.
+        one.runtime = Runtime::parse("provided.al2023").unwrap();
+        assert_eq!(Kind::for_version(&one), Some(Kind::vacant()));
     }
 
     fn sight(code: &str, pairs: &[(&str, &str)], own: &[&str]) -> Sight {

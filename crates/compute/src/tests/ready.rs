@@ -51,6 +51,28 @@ async fn a_process_is_ready_before_the_first_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_wrapper_starts_is_started_anew_with_its_code() {
+    for (runtime, program) in [("python3.12", "python"), ("nodejs22.x", "node")] {
+        let world = world(Guests::new());
+        world.deploy("plain", "meta", |version| version.runtime = Runtime::parse(runtime).unwrap());
+        world.deploy("f", "meta", |version| {
+            (version.runtime, version.snap_start) = (Runtime::parse(runtime).unwrap(), true);
+            version.environment.insert(model::web::WRAPPER.into(), "/opt/wrapper".into());
+        });
+        assert!(world.call("plain", "{}").await.unwrap().error.is_none());
+        let before = world.guests.specs.lock().len();
+        assert!(world.call("f", "{}").await.unwrap().error.is_none());
+        let is_wrapped = |spec: &&sandbox::SandboxSpec| matches!(&spec.guest, sandbox::Guest::Interpreter { wrapper: Some(path), .. } if path == "/opt/wrapper");
+        let specs = world.guests.specs.lock();
+        assert_eq!(specs[..before].iter().filter(is_wrapped).count(), 0);
+        let spec = specs[before..].iter().find(is_wrapped).unwrap();
+        assert!(spec.code.is_some() && !spec.held, "nothing of it is there before the function");
+        let path = super::guests::variable(spec, "PATH");
+        assert!(path.starts_with(&format!("/var/lang/{program}")), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn python_is_forked_from_one_zygote() {
     let world = world(Guests::booting(Duration::from_millis(80)));
     world.deploy("f", "sleep 10", python);

@@ -211,12 +211,13 @@ fn clamped(memory_bytes: u64, tmp_bytes: u64) -> (u64, u64) {
     (clamp(memory_bytes, protocol::MEMORY_BYTES), clamp(tmp_bytes, protocol::TMP_BYTES))
 }
 
-/// The strings of a start: of a program its folder and its line, then the variables.
+/// The strings of a start: of a program its folder and its line, or what wraps an interpreter, then the variables.
 fn memory_block(spec: &SandboxSpec) -> Result<Vec<u8>, Error> {
-    let mut block = Vec::new();
-    if let Guest::Entrypoint { line, folder } = &spec.guest {
-        block = strings(std::iter::once(folder).chain(line))?;
-    }
+    let mut block = match &spec.guest {
+        Guest::Entrypoint { line, folder } => strings(std::iter::once(folder).chain(line))?,
+        Guest::Interpreter { wrapper: Some(wrapper), .. } => strings([wrapper])?,
+        _ => Vec::new(),
+    };
     block.extend(environment_block(&spec.environment)?);
     if block.len() > ENVIRONMENT_BYTES_MAX {
         return Err(Error::Host(format!("program and environment are longer than {ENVIRONMENT_BYTES_MAX} bytes")));
@@ -271,8 +272,9 @@ impl Backend for ProcessBackend {
             }
             Guest::Command => GuestKind::Command,
             // The rest of the memory is for what an engine keeps outside its heap.
-            Guest::Interpreter { interpreter, memory_mb, .. } => {
-                GuestKind::Interpreter { index: interpreter as u32, heap_mb: memory_mb * 9 / 10 }
+            Guest::Interpreter { interpreter, memory_mb, ref wrapper, .. } => {
+                let (index, heap_mb) = (interpreter as u32, memory_mb * 9 / 10);
+                GuestKind::Interpreter { index, heap_mb, wrapped: wrapper.is_some() }
             }
             Guest::Zygote { interpreter, .. } => GuestKind::Zygote { index: interpreter as u32 },
             Guest::Fork { zygote } => GuestKind::Fork { zygote },

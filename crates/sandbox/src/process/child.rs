@@ -37,6 +37,7 @@ use super::protocol::{ENVIRONMENT_BYTES_MAX, ORDER_BYTES, Reply, Step, feature};
 use super::sys::{self, At, Fault};
 use super::template::CACHES;
 use super::tend::{End, Tended};
+use super::wrapper;
 
 /// The user inside, as Lambda has it.
 pub(crate) const INNER_UID: u32 = 993;
@@ -73,6 +74,8 @@ pub(crate) enum Role<'a> {
     Trial,
     /// A program.
     Guest(&'a [Program]),
+    /// A program whose command line another one gets, which the first string of the environment names.
+    Wrapped(&'a [Program]),
     /// A program that the first strings of the environment name: the folder that it begins in, then so many.
     Entrypoint(usize),
     /// A program that is connected to, and asked to end.
@@ -102,7 +105,10 @@ impl<'a> Role<'a> {
 
     pub(super) fn programs(self) -> &'a [Program] {
         match self {
-            Self::Guest(programs) | Self::Command(programs) | Self::Zygote { programs, .. } => programs,
+            Self::Guest(programs)
+            | Self::Wrapped(programs)
+            | Self::Command(programs)
+            | Self::Zygote { programs, .. } => programs,
             Self::Trial | Self::Entrypoint(_) | Self::Fork | Self::Vacant { .. } => &[],
         }
     }
@@ -190,7 +196,7 @@ pub(crate) fn run(plan: &Plan<'_>) -> ! {
     exit(code)
 }
 
-fn exit(code: c_int) -> ! {
+pub(super) fn exit(code: c_int) -> ! {
     // SAFETY: ends the process without running anything of the forked copy.
     unsafe { libc::_exit(code) }
 }
@@ -242,7 +248,7 @@ impl Role<'_> {
     fn namespaces(self) -> &'static [&'static CStr] {
         match self {
             Self::Trial => &[],
-            Self::Guest(_) => &GUEST_NAMESPACES,
+            Self::Guest(_) | Self::Wrapped(_) => &GUEST_NAMESPACES,
             Self::Entrypoint(_) | Self::Vacant { .. } => &PROGRAM_NAMESPACES,
             Self::Command(_) => &COMMAND_NAMESPACES,
             Self::Zygote { .. } => &ZYGOTE_NAMESPACES,
@@ -283,13 +289,17 @@ fn prepare(plan: &Plan<'_>) -> Result<(c_int, Handover), Fault> {
         handover.push(sys::open(path, libc::O_RDONLY).at(Step::Zygote)?);
     }
     set_host_name();
-    let lead = if let Role::Entrypoint(strings) = plan.role { strings + 1 } else { 0 };
+    let lead = match plan.role {
+        Role::Entrypoint(strings) => strings + 1,
+        Role::Wrapped(_) => 1,
+        _ => 0,
+    };
     let environment = Environment::read(plan.environment, lead).at(Step::Environment)?;
     handover.features |= lock_down(plan)?;
     let guest = match plan.role {
         Role::Trial | Role::Vacant { .. } => 0,
         Role::Fork => FORKED_GUEST,
-        Role::Guest(_) | Role::Command(_) | Role::Entrypoint(_) | Role::Zygote { .. } => {
+        Role::Guest(_) | Role::Wrapped(_) | Role::Command(_) | Role::Entrypoint(_) | Role::Zygote { .. } => {
             if plan.held {
                 handover.environment = Some(environment);
                 return Ok((0, handover));
@@ -530,7 +540,8 @@ pub(super) struct Launch<'a> {
     /// What is tried, one after the other, unless there is a line.
     programs: &'a [Program],
     environment: *const *const c_char,
-    /// Folder, program and arguments, ended by a null pointer; only of `Role::Entrypoint` and of programs beside the guest.
+    /// Folder, program and arguments, ended by a null pointer; only of `Role::Entrypoint` and of programs beside the guest. Of
+    /// `Role::Wrapped` the wrapper.
     line: *const *const c_char,
     /// Where a program beside the guest writes to; -1 is the guest.
     output: c_int,
@@ -633,6 +644,11 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         return execute_line(launch);
     }
     sys::chdir(TASK).at(Step::Fork)?;
+    if let (Role::Wrapped(_), [program]) = (plan.role, launch.programs) {
+        // SAFETY: `Environment::read` has made a line of one string, ended by a zero byte, which is not changed any more.
+        let wrapper = unsafe { CStr::from_ptr(*launch.line) };
+        return wrapper::execute(wrapper, program, launch.environment);
+    }
     // What the user is told is about the first place, unless the second has the file.
     let mut fault = Fault { step: Step::Fork, errno: libc::ENOENT };
     for (index, program) in launch.programs.iter().enumerate() {

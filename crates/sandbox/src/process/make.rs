@@ -224,6 +224,7 @@ pub(crate) struct RootPieces {
 enum Cast {
     Trial,
     Guest(Vec<Program>),
+    Wrapped(Vec<Program>),
     Entrypoint(u32),
     Command(Vec<Program>),
     Zygote { programs: Vec<Program>, orders: OwnedFd, entry: OwnedFd },
@@ -236,6 +237,7 @@ impl Cast {
         match self {
             Self::Trial => Role::Trial,
             Self::Guest(programs) => Role::Guest(programs),
+            Self::Wrapped(programs) => Role::Wrapped(programs),
             Self::Entrypoint(strings) => Role::Entrypoint(*strings as usize),
             Self::Command(programs) => Role::Command(programs),
             Self::Zygote { programs, orders, entry } => {
@@ -270,6 +272,7 @@ impl Maker {
                 orders = Some(own);
                 Cast::Zygote { programs: self.programs(request.guest)?, orders: theirs, entry: self.entry()? }
             }
+            GuestKind::Interpreter { wrapped: true, .. } => Cast::Wrapped(self.programs(request.guest)?),
             GuestKind::Bootstrap | GuestKind::Interpreter { .. } | GuestKind::Compiler => {
                 Cast::Guest(self.programs(request.guest)?)
             }

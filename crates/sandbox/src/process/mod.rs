@@ -12,6 +12,7 @@
 //! | `nursery`   | a zygote, as the spawner sees it                                    |
 //! | `make`      | one sandbox up to its open gate                                     |
 //! | `child`     | its first process: root, network, walls, guest                      |
+//! | `wrapper`   | what starts an interpreter in its place                             |
 //! | `entry`     | the same walls for a guest that is forked from a zygote             |
 //! | `assign`    | gives a sandbox that runs, or waits for a guest, its function       |
 //! | `template`  | the root that all sandboxes are cloned from                         |
@@ -48,6 +49,7 @@ mod template;
 mod tend;
 mod tmp;
 mod watch;
+mod wrapper;
 
 pub use backend::ProcessBackend;
 pub use config::{SharedFolder, SpawnerConfig, WallKind};

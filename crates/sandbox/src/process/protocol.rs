@@ -44,9 +44,11 @@ pub(crate) enum GuestKind {
     Entrypoint {
         strings: u32,
     },
+    /// Where it is wrapped, the first string of the environment memory file is the wrapper.
     Interpreter {
         index: u32,
         heap_mb: u32,
+        wrapped: bool,
     },
     Zygote {
         index: u32,
@@ -359,7 +361,8 @@ impl Request {
             Self::Start(start) => {
                 let (guest, subject, heap) = match start.guest {
                     GuestKind::Bootstrap => (0u32, 0, 0),
-                    GuestKind::Interpreter { index, heap_mb } => (1, u64::from(index), heap_mb),
+                    GuestKind::Interpreter { index, heap_mb, wrapped: false } => (1, u64::from(index), heap_mb),
+                    GuestKind::Interpreter { index, heap_mb, wrapped: true } => (8, u64::from(index), heap_mb),
                     GuestKind::Zygote { index } => (2, u64::from(index), 0),
                     GuestKind::Fork { zygote } => (3, zygote, 0),
                     GuestKind::Command => (4, 0, 0),
@@ -433,7 +436,10 @@ impl Request {
         let subject = u64_at(packet, AT_SUBJECT);
         let guest = match u32_at(packet, AT_GUEST) {
             0 => GuestKind::Bootstrap,
-            1 => GuestKind::Interpreter { index: u32::try_from(subject).ok()?, heap_mb: u32_at(packet, AT_HEAP) },
+            kind @ (1 | 8) => {
+                let (index, heap_mb) = (u32::try_from(subject).ok()?, u32_at(packet, AT_HEAP));
+                GuestKind::Interpreter { index, heap_mb, wrapped: kind == 8 }
+            }
             2 => GuestKind::Zygote { index: u32::try_from(subject).ok()? },
             3 => GuestKind::Fork { zygote: subject },
             4 => GuestKind::Command,
@@ -457,7 +463,12 @@ impl Request {
             GuestKind::Entrypoint { .. } => Some(digest_at(packet, AT_ROOT)?),
             _ => None,
         };
-        let may_be_held = matches!(guest, GuestKind::Bootstrap | GuestKind::Command | GuestKind::Entrypoint { .. });
+        let is_wrapped = matches!(guest, GuestKind::Interpreter { wrapped: true, .. });
+        if is_wrapped && code.is_none() {
+            return None;
+        }
+        let may_be_held =
+            is_wrapped || matches!(guest, GuestKind::Bootstrap | GuestKind::Command | GuestKind::Entrypoint { .. });
         let held = match u32_at(packet, AT_HELD) {
             0 => false,
             1 if may_be_held => true,
@@ -720,7 +731,7 @@ mod tests {
     fn start() -> StartRequest {
         StartRequest {
             token: 7,
-            guest: GuestKind::Interpreter { index: 2, heap_mb: 115 },
+            guest: GuestKind::Interpreter { index: 2, heap_mb: 115, wrapped: false },
             memory_bytes: 128 << 20,
             tmp_bytes: 512 << 20,
             code: Some([b'a'; 64]),
@@ -758,6 +769,10 @@ mod tests {
         let guest = GuestKind::Entrypoint { strings: 2 };
         let program = StartRequest { guest, code: None, layers: Vec::new(), root: Some([b'd'; 64]), ..start() };
         requests.push(Request::Start(program));
+        let guest = GuestKind::Interpreter { index: 2, heap_mb: 115, wrapped: true };
+        for held in [false, true] {
+            requests.push(Request::Start(StartRequest { guest, held, ..start() }));
+        }
         for code in [Some([b'c'; 64]), None] {
             requests.push(Request::Assign(AssignRequest { code, ..assign() }));
         }
@@ -799,7 +814,7 @@ mod tests {
             Request::decode(&packet)
         };
         assert_eq!(with(0, &11u32.to_le_bytes()), None, "unknown kind");
-        assert_eq!(with(4, &8u32.to_le_bytes()), None, "unknown guest");
+        assert_eq!(with(4, &9u32.to_le_bytes()), None, "unknown guest");
         assert_eq!(with(4, &7u32.to_le_bytes()), None, "nobody has code");
         assert_eq!(with(4, &5u32.to_le_bytes()), None, "code beside a root");
         let guest = GuestKind::Entrypoint { strings: 1 };
@@ -815,6 +830,12 @@ mod tests {
         assert_eq!(with(4, &6u32.to_le_bytes()), None, "a compiler with folders of the host");
         assert_eq!(with(20, &1u32.to_le_bytes()), None, "an interpreter beyond any list");
         assert_eq!(with(48, &2u32.to_le_bytes()), None, "neither code nor none");
+        let homeless = StartRequest {
+            guest: GuestKind::Interpreter { index: 2, heap_mb: 115, wrapped: true },
+            code: None,
+            ..start()
+        };
+        assert_eq!(Request::decode(&Request::Start(homeless).encode()), None, "a wrapper without code");
         let none = AssignRequest { memory_bytes: 0, ..assign() };
         assert_eq!(Request::decode(&Request::Assign(none).encode()), None, "no memory");
         let occupant = Some(OccupantRequest { command: false, held: false });

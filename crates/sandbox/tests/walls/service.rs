@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::Family;
+use model::{CodeDigest, Family};
 use sandbox::process::WallKind;
 use sandbox::{Backend, Error, Guest, Interpreter, Started, WallState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +29,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("what was made of packages is seen beside them, read-only", caches),
     ("missing code and programs are told in words", missing),
     ("an interpreter speaks on descriptor 3", interpreter),
+    ("a wrapper starts an interpreter behind the walls", wrapped),
     ("a private prefix reaches the guest at its own path", private_prefix),
     ("every connection and question arrives", network),
     ("without TPROXY ports 80 and 443 arrive", fallback_network),
@@ -280,7 +281,7 @@ fn interpreter(world: &World) -> Result<(), String> {
     fs::write(world.path("runtime/python/bootstrap.py"), ECHO).unwrap();
     world.with_backend(&config, async |backend| {
         let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
-        spec.guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 256 };
+        spec.guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 256, wrapper: None };
         let mut started = backend.start(spec.clone()).await.map_err(|error| error.to_string())?;
         started.channel.write_all(b"over the channel").await.unwrap();
         let mut answer = [0; 16];
@@ -288,8 +289,80 @@ fn interpreter(world: &World) -> Result<(), String> {
         let outcome = finish(started).await;
         expect("answer", &answer[..], b"OVER THE CHANNEL")?;
         expect("output", outcome.output.as_str(), "ready\nwarned\n")?;
-        spec.guest = Guest::Interpreter { family: Family::Python, interpreter: 1, memory_mb: 256 };
+        spec.guest = Guest::Interpreter { family: Family::Python, interpreter: 1, memory_mb: 256, wrapper: None };
         expect("an unknown interpreter is refused", backend.start(spec).await.is_err(), true)
+    })
+}
+
+/// What a wrapper sees and changes, when it begins, and what is said where it cannot be executed.
+fn wrapped(world: &World) -> Result<(), String> {
+    if no_python() {
+        return Ok(());
+    }
+    const WRAPPER: &str = "#!/bin/sh\n\
+        echo $# \"$1\" as $(id -u) with $(grep NoNewPrivs /proc/self/status)\n\
+        export WRAPPED=yes\n\
+        python=$1\n\
+        shift\n\
+        exec \"$python\" -X importtime \"$@\"\n";
+    const GUEST: &str = "import os, socket, sys\n\
+        s = socket.socket(fileno=3)\n\
+        s.sendall((s.recv(100).decode() + ' ' + os.environ['WRAPPED']).encode())\n\
+        print(os.getcwd(), 'importtime' in sys._xoptions, sorted(os.environ), flush=True)\n";
+    let mut config = world.config(&[]);
+    config.interpreters.push(python());
+    fs::write(world.path("runtime/python/bootstrap.py"), GUEST).unwrap();
+    let code = CodeDigest::parse(&"97".repeat(32)).unwrap();
+    let add = |name, text: &str| world.add_package(code.clone(), name, text);
+    add("start", WRAPPER);
+    add("bare", &WRAPPER.replace("#!/bin/sh\n", ""));
+    add("homeless", "#!/no/such/shell\n");
+    add("broken", "\u{7f}ELF\0\0\0");
+    add("plain", "#!/bin/sh\n");
+    let plain = world.code_folder(&code).join("plain");
+    fs::set_permissions(plain, fs::Permissions::from_mode(0o644)).unwrap();
+    world.with_backend(&config, async |backend| {
+        let spec = |wrapper: &str, held| {
+            let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
+            let wrapper = Some(wrapper.to_owned());
+            spec.guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 256, wrapper };
+            (spec.code, spec.held) = (Some(code.clone()), held);
+            spec
+        };
+        for (wrapper, held) in [("/var/task/start", false), ("/var/task/bare", false), ("/var/task/start", true)] {
+            let mut started = backend.start(spec(wrapper, held)).await.map_err(|error| error.to_string())?;
+            if held {
+                started.control.begin().await.map_err(|error| error.to_string())?;
+            }
+            started.channel.write_all(b"wrapped").await.unwrap();
+            let mut answer = [0; 11];
+            started.channel.read_exact(&mut answer).await.map_err(|error| format!("{wrapper}: {error}"))?;
+            expect("answer", &answer[..], b"wrapped yes")?;
+            if held {
+                started.control.left(sandbox::GUEST).await;
+                started.control.kill();
+            }
+            let output = finish(started).await.output;
+            let lines: Vec<&str> = output.lines().filter(|line| !line.starts_with("import time:")).collect();
+            let first = lines.first().copied().unwrap_or_default();
+            let binary = python().binary.display().to_string();
+            expect("its line and rights", first, format!("6 {binary} as 993 with NoNewPrivs: 1").as_str())?;
+            let last = lines.last().copied().unwrap_or_default();
+            expect("the interpreter", last.starts_with("/var/task True ['") && last.contains("'WRAPPED'"), true)?;
+        }
+        for (wrapper, words, code) in [
+            ("/opt/none", "does not exist", 127),
+            ("/var/task", "does not exist", 127),
+            ("/var/task/plain", "is not an executable", 126),
+            ("/var/task/homeless", "has an interpreter that does not exist", 126),
+            ("/var/task/broken", "has a format that cannot be executed here", 126),
+        ] {
+            let started = backend.start(spec(wrapper, false)).await.map_err(|error| error.to_string())?;
+            let outcome = finish(started).await;
+            expect("what is said", outcome.output, format!("{wrapper}: {words}\n"))?;
+            expect(wrapper, outcome.exit.code, Some(code))?;
+        }
+        Ok(())
     })
 }
 
@@ -314,7 +387,7 @@ fn private_prefix(world: &World) -> Result<(), String> {
     let mut config = world.config(&[]);
     config.interpreters.push(Interpreter { binary, prefix, ..python() });
     let mut spec = world.spec(&[("PATH", "/usr/bin:/bin")]);
-    spec.guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 256 };
+    spec.guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 256, wrapper: None };
     let outcome = world.run(&config, spec).map_err(|error| error.to_string())?;
     expect("the prefix", outcome.output.starts_with("found"), true)?;
     expect("its surroundings", outcome.output.trim().ends_with("hidden"), true)

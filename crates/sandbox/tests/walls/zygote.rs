@@ -321,7 +321,7 @@ fn same_after_init(world: &World) -> Result<(), String> {
 
 /// `entry` and `child` list the same walls, each for its own way into a sandbox.
 async fn fork_is_like_executed(world: &World, (backend, zygote, code): Checked<'_>) -> Result<(), String> {
-    let guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 200 };
+    let guest = Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 200, wrapper: None };
     let mut executed = Spoken::start(backend, spec(world, guest)).await?;
     let mut forked = zygote.fork(world, backend).await?;
     executed.load(&code).await?;
@@ -579,7 +579,7 @@ fn no_function(world: &World) -> Result<(), String> {
         expect("a zygote gets no code", zygote.assign(&code).await.is_err(), true)?;
         let plain = Spoken::start(
             backend,
-            spec(world, Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 128 }),
+            spec(world, Guest::Interpreter { family: Family::Python, interpreter: 0, memory_mb: 128, wrapper: None }),
         )
         .await?;
         let refused = backend.start(spec(world, Guest::Fork { zygote: plain.started.control.id() })).await;

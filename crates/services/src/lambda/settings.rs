@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use aws::{Call, Error};
 use model::runtime::PHP_VERSION;
+use model::web::{ADAPTER, WRAPPER};
 use model::{ApplicationLevel, Family, JsonLog, Runtime, SystemLevel};
 use serde_json::{Value, json};
 
@@ -148,6 +149,33 @@ pub(super) fn created(call: &Call, host: &Config) -> Result<Settings, Error> {
     with_architecture(settings, call, host.architecture)
 }
 
+/// Refuses variables of the platform's that say what cannot be.
+fn check_variables(next: &Settings) -> Result<(), Error> {
+    if let Some(environment) = &next.environment {
+        let timeout_ms = u64::from(next.timeout_s) * 1_000;
+        let read = if are_of_image(next) {
+            model::WebServer::of_image(&[], environment, timeout_ms)
+        } else {
+            model::WebServer::of(next.runtime.family(), environment, timeout_ms)
+        };
+        let web = read.map_err(|words| error::invalid(format!("Environment.Variables: {words}.")))?;
+        let wrapper = environment.get(WRAPPER).filter(|path| !path.is_empty() && *path != ADAPTER);
+        let looks = !are_of_image(next) && !matches!(next.runtime.family(), Family::Provided | Family::Php);
+        if looks && web.is_some() && wrapper.is_some() {
+            let words = "has no effect on a web server: begin its command with the wrapper";
+            return Err(error::invalid(format!("Environment.Variables: {WRAPPER} {words}.")));
+        }
+    }
+    if let Some(version) = next.environment.as_ref().and_then(|all| all.get(PHP_VERSION))
+        && Runtime::php(Some(version)).is_none()
+    {
+        return Err(error::invalid(format!(
+            "Environment.Variables: {PHP_VERSION} must be a version of PHP such as 8.4, not {version:?}."
+        )));
+    }
+    Ok(())
+}
+
 /// Existing settings with what the call sends in place of what was there.
 pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result<Settings, Error> {
     let mut next = settings.clone();
@@ -194,22 +222,7 @@ pub(super) fn updated(settings: &Settings, call: &Call, host: &Config) -> Result
     if let Some(wanted) = file_systems::wanted(call, &host.access_points)? {
         next.file_system = wanted;
     }
-    if let Some(environment) = &next.environment {
-        let timeout_ms = u64::from(next.timeout_s) * 1_000;
-        let read = if are_of_image(&next) {
-            model::WebServer::of_image(&[], environment, timeout_ms)
-        } else {
-            model::WebServer::of(next.runtime.family(), environment, timeout_ms)
-        };
-        read.map_err(|words| error::invalid(format!("Environment.Variables: {words}.")))?;
-    }
-    if let Some(version) = next.environment.as_ref().and_then(|all| all.get(PHP_VERSION))
-        && Runtime::php(Some(version)).is_none()
-    {
-        return Err(error::invalid(format!(
-            "Environment.Variables: {PHP_VERSION} must be a version of PHP such as 8.4, not {version:?}."
-        )));
-    }
+    check_variables(&next)?;
     if next.snap_start && next.per_tenant {
         return Err(error::invalid("SnapStart is not supported for functions with tenant isolation."));
     }

@@ -37,6 +37,8 @@ public final class Bootstrap {
         Map<String, Object> order = Json.object(new String(frame.body, StandardCharsets.UTF_8));
         Variables.add((Map<String, Object>) order.get("environment"));
         Folder.enter((String) order.get("root"));
-        Serving.run(channel, (String) order.get("handler"));
+        String said = Boolean.TRUE.equals(order.get("wrapped")) ? System.getenv("_HANDLER") : null;
+        // What a wrapper has said last.
+        Serving.run(channel, said != null ? said : (String) order.get("handler"));
     }
 }
