@@ -3,6 +3,7 @@
 What an extension sees it writes to `/tmp/NAME`, which its function shares and returns; what happens after the last call is in the log.
 """
 
+import datetime
 import json
 import subprocess
 import tarfile
@@ -80,6 +81,9 @@ for call in DO.get('ask', []):
 if DO.get('die') == 'init':
     ask('POST', '2020-01-01/extension/init/error', {}, Lambda_Extension_Function_Error_Type='Extension.Mine', **ME)
     sys.exit(1)
+if DO.get('until_ready'):
+    while not any(json.loads(line).get('telemetry', {}).get('type') == 'platform.initRuntimeDone' for line in SEEN.open()):
+        time.sleep(0.01)
 time.sleep(DO.get('slow_init', 0))
 while True:
     _, headers, event = ask('GET', '2020-01-01/extension/event/next', **ME)
@@ -433,9 +437,10 @@ def test_telemetry(server, agents, protocol):
     order = [it["telemetry"]["type"] for it in second["json"]["seen"]["agent"] if "telemetry" in it]
     wanted = ["platform.initStart", "platform.telemetrySubscription", "platform.initRuntimeDone", "platform.extension",
               "platform.start", "platform.runtimeDone", "platform.report"]
-    assert [order.index(kind) for kind in wanted if kind != "platform.extension"] == sorted(
-        order.index(kind) for kind in wanted if kind != "platform.extension"), order
-    assert "platform.extension" in order
+    # An agent may subscribe after the runtime is ready.
+    anywhere = {"platform.extension", "platform.telemetrySubscription"}
+    places = [order.index(kind) for kind in wanted if kind not in anywhere]
+    assert places == sorted(places) and anywhere <= set(order), order
     assert told["platform.initStart"][0]["functionName"] == name and told["platform.initStart"][0]["phase"] == "init"
     assert told["platform.initRuntimeDone"][0]["status"] == "success"
     assert told["platform.initReport"][0]["metrics"]["durationMs"] > 0
@@ -454,6 +459,20 @@ def test_telemetry(server, agents, protocol):
     if protocol == "HTTP":
         posted = next(it for it in second["json"]["seen"]["agent"] if "telemetry" in it)
         assert (posted["path"], posted["host"]) == ("/all?x=1", "sandbox.localdomain:4243")
+
+
+@pytest.mark.modes("dev")
+def test_an_agent_may_wait_for_the_runtime_to_be_ready(server, agents):
+    do = {"subscribe": subscription(), "until_ready": True, "slow_init": 0.5}
+    name = accompanied(server, agents, do=do, Timeout=15)
+    invoke(server, name, {})
+    answer = invoke(server, name, {"patience": 10, "until": ["platform.initReport"]})
+    told = telemetry_of(answer)
+    assert [it["status"] for it in told["platform.initRuntimeDone"] + told["platform.initReport"]] == ["success", "success"]
+    assert told["platform.initReport"][0]["metrics"]["durationMs"] < 9_000, "the init was cut"
+    at = {it["telemetry"]["type"]: it["telemetry"]["time"] for it in answer["json"]["seen"]["agent"] if "telemetry" in it}
+    ready, over = (datetime.datetime.fromisoformat(at[kind]) for kind in ("platform.initRuntimeDone", "platform.initReport"))
+    assert (over - ready).total_seconds() >= 0.5, "each has its own time"
 
 
 @pytest.mark.modes("dev")

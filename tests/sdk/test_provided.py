@@ -2,11 +2,14 @@
 
 import shutil
 import textwrap
+import time
 
 import pytest
 
 from behaviour.custom import Go
+from conftest import wait_for
 from test_invoke import invoke, tail
+from test_logs import lines
 
 RUNTIME = "provided.al2023"
 PROGRAM = 0o755
@@ -22,7 +25,7 @@ def provided(server, bootstrap, **settings):
 PYTHON_BOOTSTRAP = textwrap.dedent(
     """\
     #!/usr/bin/env python3
-    import json, os, sys, urllib.request
+    import json, os, sys, time, urllib.request
     BASE = 'http://' + os.environ['AWS_LAMBDA_RUNTIME_API'] + '/2018-06-01/runtime/'
     def post(path, body, **headers):
         request = urllib.request.Request(BASE + path, body, {k.replace('_', '-'): v for k, v in headers.items()})
@@ -46,6 +49,12 @@ PYTHON_BOOTSTRAP = textwrap.dedent(
         answer = {'headers': {k.lower(): v for k, v in headers.items()}, 'event': event, 'env': dict(os.environ),
                   'cwd': os.getcwd()}
         post(f'invocation/{request_id}/response', json.dumps(answer).encode())
+        if 'after' in event:
+            print('after the answer', flush=True)
+            time.sleep(event['after'])
+            print('still after it', flush=True)
+        if 'exit_after' in event:
+            sys.exit(event['exit_after'])
     """
 )
 
@@ -73,6 +82,43 @@ def test_runtime_api(server):
     assert answer["json"]["errorType"] == "Runtime.ExitError"
     assert answer["json"]["errorMessage"].endswith("Error: Runtime exited with error: exit status 7")
     assert call({"again": 1})["json"]["event"] == {"again": 1}
+
+
+def test_work_after_the_answer_belongs_to_the_call(server):
+    """A call is over when the runtime asks for the next one; its caller has the answer before."""
+    name = server.function({"bootstrap": (PYTHON_BOOTSTRAP, PROGRAM)}, runtime=RUNTIME, handler="x", Timeout=3)
+    invoke(server, name, {})
+
+    def reported(event):
+        """What the log has of a call, between START and REPORT."""
+        began = time.monotonic()
+        answer = invoke(server, name, event)
+        took = time.monotonic() - began
+        assert answer["json"]["event"] == event, answer["json"]
+        request_id = answer["ResponseMetadata"]["RequestId"]
+
+        def found():
+            # Another environment may begin meanwhile.
+            log = [line for line in lines(server, name) if not line.startswith(("INIT_START", "loaded"))]
+            ends = [at for at, line in enumerate(log) if line.startswith(f"REPORT RequestId: {request_id}")]
+            begins = [at for at, line in enumerate(log) if line.startswith(f"START RequestId: {request_id}")]
+            return [line.rstrip("\n") for line in log[begins[0]:ends[0] + 1]] if ends else None
+
+        return took, wait_for(found, f"the report of {request_id}")
+
+    took, log = reported({"after": 1})
+    assert took < 0.9, "the answer waited"
+    assert log[1:4] == ["called", "after the answer", "still after it"] and log[4].startswith("END ")
+    assert 1_000 <= float(log[-1].split("Duration: ")[1].split(" ms")[0]) < 3_000 and "Status" not in log[-1]
+    took, log = reported({"after": 6})
+    assert took < 2.9, "the answer waited"
+    assert "after the answer" in log and "still after it" not in log
+    assert any(line.endswith("Task timed out after 3.00 seconds") for line in log) and log[-1].endswith("Status: timeout")
+    _, log = reported({"exit_after": 3})
+    assert any("Runtime exited with error: exit status 3" in line for line in log)
+    assert log[-1].endswith("Status: error\tError Type: Runtime.ExitError")
+    answer = invoke(server, name, {"after": 0.5}, LogType="Tail")
+    assert "still after it\n" in tail(answer) and "REPORT RequestId" in tail(answer), "a tail ends with the report"
 
 
 @pytest.mark.modes("dev")

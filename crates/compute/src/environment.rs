@@ -329,6 +329,16 @@ impl Environment {
         }
     }
 
+    /// Whether a call is not over with its answer: extensions take part in it, or its runtime says itself when it is done.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.extensions.is_some() || matches!(&self.guest, Guest::Api(api) if !api.is_ready())
+    }
+
+    /// Ends everything in it at once.
+    pub(crate) fn kill(&self) {
+        self.control.kill();
+    }
+
     /// Whether it takes the next call: the runtime waits for that, and the extensions do.
     pub(crate) fn is_ready(&self) -> bool {
         self.extensions.as_ref().is_none_or(|extensions| extensions.is_ready()) && self.is_runtime_ready()

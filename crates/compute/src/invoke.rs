@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admission::Permit;
+use crate::after::{self, Course};
 use crate::detached::Detached;
 use crate::engine::Core;
 use crate::environment::{Answer, Call};
-use crate::extensions::{self, Course};
 use crate::faults::Fault;
 use crate::patience;
 use crate::payload;
@@ -183,11 +183,10 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
         answer = Answer::Fault { fault: Fault::exited(&environment.exit().await), sound: false };
     }
     let sound = !matches!(answer, Answer::Fault { sound: false, .. } | Answer::LastError(_));
-    if let Some(extensions) = environment.extensions().filter(|_| sound) {
-        let extensions = extensions.clone();
+    if sound && environment.goes_on() {
         let course = Course { started_at_ms, began_us: began.us, beginning, first, deadline };
-        // In a box, as most environments have none.
-        return Ok(Ok(Box::pin(extensions::after_answer(core, lease, extensions, job, answer, course)).await));
+        // In a box, as most calls are over with their answer.
+        return Ok(Ok(Box::pin(after::after_answer(core, lease, job, answer, course)).await));
     }
     if !sound {
         environment.give_up(&answer);

@@ -4,13 +4,15 @@
 //!   1. `invoke` is the only road into a sandbox.
 //!   2. No AWS protocol and no particular queue is known here; callers meet it through `model::ports`.
 //!   3. Every call that reached an environment is metered exactly once, before its answer leaves; a streamed one before
-//!      the end of its answer; one with extensions when these are done, which its answer does not wait for.
+//!      the end of its answer; one of a custom runtime or with extensions when these are done, which its answer does not
+//!      wait for.
 //!
 //! Start reading at `invoke`; what it is made from is in `config`.
 
 pub mod guest_protocol;
 
 mod admission;
+mod after;
 mod async_queue;
 mod autoscaler;
 mod channel;

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::Clock;
 use bytes::{Buf, Bytes, BytesMut};
@@ -84,6 +85,8 @@ pub(crate) struct Output {
     lines: Mutex<Lines>,
     /// Told where something was written by a program that nobody has seen yet.
     written: Notify,
+    /// Whether it is told already that the runtime's part of the init is over.
+    runtime_done: AtomicBool,
     flushing: tokio::sync::Mutex<()>,
 }
 
@@ -116,8 +119,8 @@ impl Output {
             lines.push(line, clock.now_ms());
         }
         let lines = Mutex::new(lines);
-        let (written, flushing) = (Notify::new(), tokio::sync::Mutex::new(()));
-        Self { stream, clock, sink, source, lines, written, flushing }
+        let (written, runtime_done, flushing) = (Notify::new(), AtomicBool::new(false), tokio::sync::Mutex::new(()));
+        Self { stream, clock, sink, source, lines, written, runtime_done, flushing }
     }
 
     /// Waits until the guest has written something or has closed its end.
@@ -277,6 +280,20 @@ impl Output {
     /// Adds one platform line.
     pub(crate) fn line(&self, line: &Line<'_>) {
         self.put(&mut self.lines.lock(), line, self.clock.now_ms());
+    }
+
+    /// Adds the platform's line that the runtime's part of the init is over, which subscribers are told beside the log.
+    pub(crate) fn runtime_done(&self, line: &Line<'_>) {
+        self.runtime_done.store(true, Ordering::Release);
+        let now_ms = self.clock.now_ms();
+        if let Some(text) = self.stream.written(line, now_ms) {
+            self.lines.lock().push(text, now_ms);
+        }
+    }
+
+    /// Whether the end of the runtime's part of the init was told.
+    pub(crate) fn has_runtime_done(&self) -> bool {
+        self.runtime_done.load(Ordering::Acquire)
     }
 
     /// Puts a line of the platform's where it belongs; whether the log has it.

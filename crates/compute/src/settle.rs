@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //!   1. Exactly one usage record for every call that comes here, written before the answer exists for the caller, but where
-//!      extensions go on after it (`extensions::calls`).
+//!      the runtime or extensions go on after it (`after`).
 //!   2. In the log: the guest's lines, then the platform's about a fault, then END, then REPORT.
 
 use std::sync::Arc;
@@ -70,6 +70,15 @@ impl Verdict {
         self.error_type.as_deref().filter(|_| self.report_type.is_none())
     }
 
+    /// How the platform says that the call went.
+    pub(crate) fn status(&self) -> Status<'_> {
+        match (&self.report_type, self.ending) {
+            (_, Ending::Timeout) => Status::Timeout,
+            (Some(kind), _) => Status::Error(kind),
+            (None, _) => Status::Fine,
+        }
+    }
+
     /// After its answer was given, a call has come to this.
     pub(crate) fn comes_to(&mut self, core: &Core, job: &Job, fault: &Fault) {
         let Verdict { report_type, ending, fault_line, .. } = verdict_of_fault(core, job, fault);
@@ -91,11 +100,6 @@ pub(crate) fn close(core: &Core, job: &Job, output: &Output, verdict: &Verdict, 
         ended.duration_us = job.version.timeout_ms * 1_000;
     }
     let request_id = &job.invocation.request_id;
-    let status = match (&verdict.report_type, verdict.ending) {
-        (_, Ending::Timeout) => Status::Timeout,
-        (Some(kind), _) => Status::Error(kind),
-        (None, _) => Status::Fine,
-    };
     // The kernel counts what it has refused, too.
     let memory_peak_bytes = ended.usage.memory_peak_bytes.min(u64::from(job.version.memory_mb) * MIB);
     let report = Report {
@@ -104,7 +108,7 @@ pub(crate) fn close(core: &Core, job: &Job, output: &Output, verdict: &Verdict, 
         beginning: ended.beginning,
         memory_mb: job.version.memory_mb,
         memory_peak_bytes,
-        status,
+        status: verdict.status(),
         trace_id: job.invocation.trace_id.as_deref(),
         detail: ended.detail,
     };

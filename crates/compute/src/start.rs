@@ -162,11 +162,13 @@ impl FailedInit {
     }
 }
 
-/// Ends the log of an init with the platform's lines about it.
+/// Ends the log of an init with the platform's lines about it. That the runtime was ready may have been told before.
 pub(crate) fn report_init(output: &Output, us: u64, initialization: &'static str, phase: Phase, status: Status<'_>) {
     let init = records::Init { us, initialization, phase, status, of_snapshot: false };
     output.drain();
-    output.line(&Line::InitRuntimeDone(init));
+    if !output.has_runtime_done() {
+        output.line(&Line::InitRuntimeDone(init));
+    }
     output.line(&Line::InitReport(init));
 }
 
@@ -683,10 +685,10 @@ impl<'a> Starting<'a> {
 
     /// Runs the guest's init. The processor quota, if there is one, holds from its end on, at the latest from the cap of
     /// the init phase on: an init within an invocation may take longer than that.
-    async fn unthrottled_init(&mut self) -> InitEnd {
+    async fn unthrottled_init(&mut self, initialization: &'static str, phase: Phase) -> InitEnd {
         let control = self.control.clone();
         let cap = self.core.config.init_cap;
-        let init = self.whole_init();
+        let init = self.whole_init(initialization, phase);
         tokio::pin!(init);
         let end = tokio::select! {
             biased;
@@ -701,7 +703,7 @@ impl<'a> Starting<'a> {
     }
 
     /// Has the extensions begin, then the guest, and waits for all of them.
-    async fn whole_init(&mut self) -> InitEnd {
+    async fn whole_init(&mut self, initialization: &'static str, phase: Phase) -> InitEnd {
         if let Some(extensions) = self.extensions.as_ref().filter(|_| !self.agents.names.is_empty()) {
             if let Err(fault) = extensions.launch(&self.agents).await {
                 return InitEnd::Fault(fault);
@@ -718,6 +720,9 @@ impl<'a> Starting<'a> {
             end = self.guest.initialise(&self.version.handler, &self.order) => end,
             fault = extensions::failed(extensions) => InitEnd::Fault(fault),
         };
+        if matches!(end, InitEnd::Ready) {
+            self.tell_runtime_done(initialization, phase);
+        }
         match (end, extensions) {
             (InitEnd::Ready, Some(extensions)) => tokio::select! {
                 biased;
@@ -726,6 +731,26 @@ impl<'a> Starting<'a> {
             },
             (end, _) => end,
         }
+    }
+
+    /// Has subscribers and the log know at once that the runtime is ready: an extension may wait for that before it asks for
+    /// its own first event. Those that subscribe later in the init phase are told as well.
+    fn tell_runtime_done(&self, initialization: &'static str, phase: Phase) {
+        let has_records = self.output.has_records();
+        if self.restore || !(has_records || self.extensions.is_some()) {
+            return;
+        }
+        let us = self.core.clock.monotonic_us() - self.card.born_us;
+        let init = records::Init { us, initialization, phase, status: Status::Fine, of_snapshot: false };
+        let line = Line::InitRuntimeDone(init);
+        if has_records || self.extensions.as_ref().is_some_and(|extensions| extensions.is_heard()) {
+            // What the guest has begun to write may go on.
+            self.output.drain_whole();
+        }
+        if let Some(extensions) = &self.extensions {
+            extensions.begins(&line);
+        }
+        self.output.runtime_done(&line);
     }
 
     /// Ends what could not be initialised.
@@ -740,7 +765,7 @@ impl<'a> Starting<'a> {
     async fn initialise(mut self, cap: Duration, initialization: &'static str, phase: Phase) -> StartEnd {
         let cap = if self.restore { cap.min(RESTORE_CAP) } else { cap };
         let began_us = self.core.clock.monotonic_us();
-        let end = timeout(cap, self.unthrottled_init()).await;
+        let end = timeout(cap, self.unthrottled_init(initialization, phase)).await;
         let ended_us = self.core.clock.monotonic_us();
         let init_us = ended_us - self.card.born_us;
         // Nobody that has none pays for them from here on.

@@ -9,7 +9,6 @@
 //! | `registry` | who they are, where each stands, what each waits for                        |
 //! | `http`     | the Extensions API, and how they subscribe to telemetry                     |
 //! | `launch`   | starts external ones, and stays with them                                   |
-//! | `calls`    | what of a call comes after its answer                                       |
 //! | `ending`   | how an environment with extensions ends                                     |
 //! | `mod`      | the extensions of one environment                                           |
 //!
@@ -22,7 +21,6 @@
 //!
 //! Start reading at `Extensions`.
 
-mod calls;
 mod ending;
 mod http;
 mod launch;
@@ -47,7 +45,6 @@ use crate::inward::Inward;
 use crate::output::Output;
 use crate::records::Line;
 use crate::telemetry::Hub;
-pub(crate) use calls::{Course, after_answer};
 pub(crate) use ending::{ENDING_MAX, Reason};
 pub(crate) use http::{answer, is_theirs};
 pub(crate) use launch::Agents;
@@ -104,7 +101,7 @@ impl Extensions {
         })
     }
 
-    /// What the platform has said of the environment's beginning, for those that subscribe.
+    /// What the platform has said of the environment's beginning, for those that have subscribed and those that will.
     pub(crate) fn begins(&self, line: &Line<'_>) {
         self.hub.line(line, self.clock.now_ms());
     }

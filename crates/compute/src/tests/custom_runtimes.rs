@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use model::{Outcome, Runtime};
+use model::{Ending, Outcome, Runtime, UsageRecord};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -69,6 +69,11 @@ async fn played<F: Future<Output = ()>>(world: &World, runtime: impl FnOnce(Sock
     outcome.unwrap()
 }
 
+/// Whether the log has a REPORT line with these words.
+fn has_report(world: &World, words: &str) -> bool {
+    world.lines.messages().iter().any(|line| line.starts_with("REPORT") && line.contains(words))
+}
+
 fn error_type(outcome: &Outcome) -> &str {
     &outcome.error.as_ref().unwrap().error_type
 }
@@ -111,10 +116,11 @@ async fn a_call_goes_round() {
     });
     let outcome = outcome.unwrap();
     assert_eq!((outcome.payload, outcome.content_type.as_deref()), ("done".into(), Some("text/x")));
+    world.until("it is over", |world| has_report(world, "Status: timeout")).await;
     assert!(world.lines.messages().last().unwrap().contains("Init Duration"));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_next_call_waits_for_the_runtime_and_is_warm() {
     let world = world();
     played(&world, |address| async move {
@@ -122,8 +128,10 @@ async fn the_next_call_waits_for_the_runtime_and_is_warm() {
         post(address, "runtime/invocation/r-1/response", "1").await;
     })
     .await;
+    let asked = tokio::spawn(next(address(&world).await));
+    world.until("the call is over", |world| world.records.0.lock().len() == 1).await;
     let outcome = played(&world, |address| async move {
-        next(address).await;
+        asked.await.unwrap();
         let error = "{\"errorType\":\"E\",\"errorMessage\":\"m\"}";
         assert_eq!(post(address, "runtime/invocation/r-1/error", error).await.status, 202);
         let _waiting = tokio::spawn(next(address));
@@ -324,4 +332,85 @@ async fn a_runtime_that_dies_after_its_answer_costs_nobody_a_call() {
     })
     .await;
     assert_eq!(outcome.payload, "2");
+}
+
+#[tokio::test]
+async fn a_call_is_over_when_the_runtime_asks_for_the_next_one() {
+    let world = world();
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        post(address, "runtime/invocation/r-1/response", "1").await;
+    })
+    .await;
+    assert_eq!(outcome.payload, "1");
+    assert!(world.records.0.lock().is_empty(), "the caller has its answer before the call is over");
+    assert!(!world.lines.messages().iter().any(|line| line.starts_with("END") || line.starts_with("REPORT")));
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(world.records.0.lock().is_empty());
+    let waiting = tokio::spawn(next(address(&world).await));
+    world.until("it is metered", |world| world.records.0.lock().len() == 1).await;
+    let UsageRecord { duration_us, ending, .. } = world.records.0.lock()[0].clone();
+    assert!((1_000_000..2_000_000).contains(&duration_us), "{duration_us}");
+    assert_eq!(ending, Ending::Success);
+    world.until("the log says so", |world| has_report(world, "Duration: 1")).await;
+    waiting.abort();
+    assert_eq!(world.guests.started(), 1);
+}
+
+#[tokio::test]
+async fn work_after_an_answer_has_the_time_of_the_call() {
+    let world = world();
+    let outcome = played(&world, |address| async move {
+        next(address).await;
+        post(address, "runtime/invocation/r-1/response", "1").await;
+    })
+    .await;
+    assert_eq!((outcome.payload, outcome.error), ("1".into(), None), "the answer stays");
+    world.until("it is over", |world| has_report(world, "Duration: 3000.00 ms")).await;
+    let messages = world.lines.messages();
+    let at = messages.iter().position(|line| line.contains("r-1 Task timed out after 3.00 seconds")).unwrap();
+    assert!(messages[at + 1].starts_with("END ") && messages[at + 2].contains("Status: timeout"), "{messages:?}");
+    let UsageRecord { duration_us, ending, .. } = world.records.0.lock()[0].clone();
+    assert_eq!((duration_us, ending), (3_000_000, Ending::Timeout));
+    world.until("the sandbox is gone", |world| world.guests.alive() == 0).await;
+}
+
+#[tokio::test]
+async fn an_exit_after_an_answer_is_told() {
+    for (code, words) in [
+        (3, "Runtime exited with error: exit status 3"),
+        // A runtime that has served enough has not asked for its next call either.
+        (0, "Runtime exited without providing a reason"),
+    ] {
+        let world = world();
+        let guests = world.guests.clone();
+        let outcome = played(&world, |address| async move {
+            next(address).await;
+            post(address, "runtime/invocation/r-1/response", "1").await;
+        })
+        .await;
+        assert_eq!((outcome.payload, outcome.error), ("1".into(), None), "the answer stays");
+        guests.crash_all(code);
+        world.until("it is over", |world| has_report(world, "Status: error\tError Type: Runtime.ExitError")).await;
+        assert!(world.lines.messages().iter().any(|line| line.contains(words)), "{:?}", world.lines.messages());
+        assert_eq!(world.records.0.lock()[0].ending, Ending::Crash);
+    }
+}
+
+#[tokio::test]
+async fn a_tail_has_what_comes_after_the_answer() {
+    use model::ports::Invoker;
+    let world = world();
+    let mut call = invocation("f", "r-1", "1");
+    call.log_tail = true;
+    let (outcome, ()) = tokio::join!(world.engine.invoke(call), async {
+        let address = address(&world).await;
+        next(address).await;
+        post(address, "runtime/invocation/r-1/response", "1").await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::spawn(next(address));
+    });
+    let tail = outcome.unwrap().log_tail.unwrap();
+    let tail = std::str::from_utf8(&tail).unwrap();
+    assert!(tail.contains("END RequestId: r-1\nREPORT RequestId: r-1\tDuration: 5"), "{tail}");
 }

@@ -113,7 +113,7 @@ async fn a_body_without_end_is_cut_off() {
 }
 
 /// Takes requests and answers them, the first with an error; the events of all.
-async fn subscriber(listener: TcpListener, wanted: &str) -> Vec<Value> {
+async fn subscriber(listener: &TcpListener, wanted: &str) -> Vec<Value> {
     let (mut all, mut asked) = (Vec::new(), 0);
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -172,7 +172,7 @@ async fn telemetry_is_sent_until_it_is_taken() {
     });
     assert_eq!(outcome.unwrap().payload, "1");
     tokio::spawn(async move { next_event(address, &id).await });
-    let events = timeout(PATIENCE, subscriber(listener, "platform.report")).await.unwrap();
+    let events = timeout(PATIENCE, subscriber(&listener, "platform.report")).await.unwrap();
     let kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     let order = ["initStart", "telemetrySubscription", "initRuntimeDone", "start", "runtimeDone", "report"];
     let places = order.map(|kind| kinds.iter().position(|of| *of == format!("platform.{kind}")).unwrap_or(usize::MAX));
@@ -181,4 +181,46 @@ async fn telemetry_is_sent_until_it_is_taken() {
     assert_eq!((&done["requestId"], &done["metrics"]["producedBytes"]), (&json!("r-1"), &json!(1)));
     let line = "TELEMETRY\tName: inside\tState: Subscribed\tTypes: [Platform]";
     world.until("the log says so", |world| world.lines.messages().iter().any(|of| of == line)).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_the_runtime_hears_when_it_is_ready() {
+    let world = world();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let began = std::time::Instant::now();
+    let (outcome, events) = tokio::join!(world.call("f", "{}"), async {
+        let address = address(&world).await;
+        let id = register(address).await;
+        let asked = tokio::spawn(next(address));
+        let wish = json!({
+            "schemaVersion": "2022-12-13", "types": ["platform"], "buffering": {"timeoutMs": 25},
+            "destination": {"protocol": "HTTP", "URI": format!("http://sandbox.localdomain:{port}/all")},
+        });
+        let reply = ask(address, "PUT", "2022-07-01/telemetry", &id, &wish.to_string()).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        // It asks for its first event only now.
+        let mut events = timeout(PATIENCE, subscriber(&listener, "platform.initRuntimeDone")).await.unwrap();
+        assert!(!events.iter().any(|event| event["type"] == "platform.initReport"), "{events:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let waiting = waiting(address, &id);
+        timeout(PATIENCE, asked).await.unwrap().unwrap();
+        timeout(PATIENCE, waiting).await.unwrap().unwrap();
+        post(address, "runtime/invocation/r-1/response", "1").await;
+        tokio::spawn(next(address));
+        events.extend(timeout(PATIENCE, subscriber(&listener, "platform.runtimeDone")).await.unwrap());
+        events
+    });
+    assert_eq!(outcome.unwrap().payload, "1");
+    assert!(began.elapsed() < Duration::from_secs(8), "the init was cut");
+    assert_eq!(world.guests.started(), 1);
+    let of = |kind: &str| {
+        let found: Vec<&Value> = events.iter().filter(|event| event["type"] == format!("platform.{kind}")).collect();
+        assert_eq!(found.len(), 1, "{kind}: {events:?}");
+        found[0]
+    };
+    let (done, report) = (of("initRuntimeDone"), of("initReport"));
+    assert_eq!((&done["record"]["status"], &report["record"]["status"]), (&json!("success"), &json!("success")));
+    let at = |event: &Value| event["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert!(at(report).duration_since(at(done)).as_millis() >= 300, "each has its own time: {events:?}");
 }

@@ -1,8 +1,12 @@
-//! What of a call comes after its answer, where extensions take part: the runtime gets ready again, the extensions finish, and
+//! What of a call comes after its answer: a custom runtime works on until it asks for its next call, extensions finish, and
 //! only then the call is settled and its environment takes another.
 //!
 //! The caller has its answer meanwhile, unless it wants the log's tail with it, whose last line is the report. So a call is
 //! metered after its answer here, and only here.
+//!
+//! Invariants
+//!   1. Nothing that comes after an answer changes it. A timeout or an end of the runtime is in the log and in the ledger.
+//!   2. What is written until the call is over is in the log before its END line.
 
 use std::sync::Arc;
 
@@ -10,14 +14,14 @@ use bytes::Bytes;
 use model::Outcome;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Extensions, Reason};
 use crate::engine::Core;
 use crate::environment::Answer;
+use crate::extensions::{self, Extensions, Reason};
 use crate::faults::Fault;
 use crate::invoke::Job;
 use crate::pool::Lease;
 use crate::records::Line;
-use crate::report::{Beginning, Detail, Report, Status};
+use crate::report::{Beginning, Detail, Report};
 use crate::settle::{self, Ended, Verdict, micros};
 
 /// When a call that was answered began, and what it is bounded by.
@@ -34,8 +38,6 @@ pub(crate) struct Course {
 /// How it went on.
 enum Rest {
     Done,
-    /// The runtime has ended.
-    Gone,
     Failed(Fault),
     Late,
 }
@@ -43,8 +45,7 @@ enum Rest {
 /// Sees to the rest of a call; what the caller gets.
 pub(crate) async fn after_answer(
     core: &Arc<Core>,
-    lease: Lease,
-    extensions: Arc<Extensions>,
+    mut lease: Lease,
     job: Box<Job>,
     answer: Answer,
     course: Course,
@@ -52,6 +53,7 @@ pub(crate) async fn after_answer(
     let latency_us = core.clock.monotonic_us().saturating_sub(course.began_us);
     let (run_us, produced_bytes) = (answer.run_us(), answer.bytes() as u64);
     let verdict = settle::verdict(core, &job, answer);
+    let extensions = lease.environment().extensions().cloned();
     let mut outcome = verdict.clone().outcome(&job, None);
     let rest = After { core: core.clone(), lease, extensions, verdict, course, latency_us, produced_bytes, run_us };
     if job.invocation.log_tail {
@@ -65,7 +67,8 @@ pub(crate) async fn after_answer(
 struct After {
     core: Arc<Core>,
     lease: Lease,
-    extensions: Arc<Extensions>,
+    /// Those that take part, if any do.
+    extensions: Option<Arc<Extensions>>,
     verdict: Verdict,
     course: Course,
     latency_us: u64,
@@ -81,63 +84,71 @@ impl After {
     /// Waits for the runtime, then for the extensions, and settles the call. Answers the log's tail.
     async fn settle(mut self, job: Box<Job>) -> Option<Bytes> {
         let output = self.lease.environment().output.clone();
-        let mut end = self.runtime().await;
+        let end = self.runtime().await;
         let runtime_us = self.spent_us();
+        let mut reason = self.judge(&job, end);
         let function_error = self.verdict.function_error().map(str::to_owned);
-        let mut detail = Detail {
+        let mut detail = self.extensions.is_some().then(|| Detail {
             start_ms: self.course.started_at_ms,
             latency_us: self.latency_us,
             runtime_us,
             produced_bytes: self.produced_bytes,
             extensions_us: 0,
             function_error: function_error.as_deref(),
-        };
-        output.drain_whole();
-        output.line(&Line::RuntimeDone(&self.report(&job, &detail)));
-        if matches!(end, Rest::Done) {
-            end = self.extensions().await;
+        });
+        if let (Some(detail), Some(extensions)) = (&mut detail, self.extensions.clone()) {
+            output.drain_whole();
+            output.line(&Line::RuntimeDone(&self.report(&job, detail)));
+            if reason.is_none() {
+                let end = self.finished(&extensions).await;
+                reason = self.judge(&job, end);
+            }
+            detail.extensions_us = self.spent_us().saturating_sub(runtime_us);
+            extensions.drain();
+        } else if reason.is_some() {
+            // Extensions are told of the end first; where there are none nothing is written after it.
+            self.lease.environment().kill();
         }
-        let duration_us = self.spent_us();
-        detail.extensions_us = duration_us.saturating_sub(runtime_us);
-        self.extensions.drain();
-        let reason = self.judge(&job, end);
+        let duration_us = detail.map_or(runtime_us, |detail| detail.runtime_us + detail.extensions_us);
         let (cpu, usage) = self.lease.environment().usage();
         let before_us = self.course.beginning.map_or(0, Beginning::us);
         let run_us = self.run_us.map_or(duration_us, |run_us| run_us.min(duration_us));
         let (now_us, cpu_us) = (self.core.clock.monotonic_us(), micros(cpu).saturating_sub(before_us));
         self.lease.pool().learn(now_us, duration_us, run_us, cpu_us, self.course.first);
         let Course { started_at_ms, beginning, .. } = self.course;
-        let ended = Ended { started_at_ms, duration_us, beginning, cpu, usage, among: false, detail: Some(detail) };
+        let ended = Ended { started_at_ms, duration_us, beginning, cpu, usage, among: false, detail };
         let tail = settle::close(&self.core, &job, &output, &self.verdict, ended);
-        match reason {
-            None => self.lease.release(self.course.deadline),
-            Some(reason) => {
-                self.extensions.end(reason);
-                drop(self.lease);
-            }
+        match (reason, &self.extensions) {
+            (None, _) => self.lease.release(self.course.deadline),
+            (Some(reason), Some(extensions)) => extensions.end(reason),
+            (Some(_), None) => {}
         }
         output.flush().await;
         tail
     }
 
+    /// Waits until the runtime asks for its next call.
     async fn runtime(&mut self) -> Rest {
-        let extensions = self.extensions.clone();
+        let Self { lease, extensions, course, .. } = self;
+        let environment = lease.environment();
         let ready = async {
-            tokio::select! {
+            let ready = tokio::select! {
                 biased;
-                ready = self.lease.environment().runtime_ready() => if ready { Rest::Done } else { Rest::Gone },
-                fault = extensions.failed() => Rest::Failed(fault),
-            }
+                ready = environment.runtime_ready() => ready,
+                fault = extensions::failed(extensions.as_ref()) => return Rest::Failed(fault),
+            };
+            if ready { Rest::Done } else { Rest::Failed(Fault::exited(&environment.exit().await)) }
         };
-        timeout_at(self.course.deadline, ready).await.unwrap_or(Rest::Late)
+        timeout_at(course.deadline, ready).await.unwrap_or(Rest::Late)
     }
 
-    async fn extensions(&self) -> Rest {
+    /// Waits until the extensions ask for their next event.
+    async fn finished(&self, extensions: &Extensions) -> Rest {
         let ready = async {
             tokio::select! {
                 biased;
-                fault = self.extensions.failed() => Rest::Failed(fault),
-                () = self.extensions.ready() => Rest::Done,
+                fault = extensions.failed() => Rest::Failed(fault),
+                () = extensions.ready() => Rest::Done,
             }
         };
         timeout_at(self.course.deadline, ready).await.unwrap_or(Rest::Late)
@@ -147,7 +158,6 @@ impl After {
     fn judge(&mut self, job: &Job, end: Rest) -> Option<Reason> {
         let (fault, reason) = match end {
             Rest::Done => return None,
-            Rest::Gone => return Some(Reason::Failure),
             Rest::Failed(fault) => (fault, Reason::Failure),
             Rest::Late => (Fault::timed_out(job.version.timeout_ms), Reason::Timeout),
         };
@@ -155,14 +165,14 @@ impl After {
         Some(reason)
     }
 
-    fn report<'a>(&self, job: &'a Job, detail: &'a Detail<'a>) -> Report<'a> {
+    fn report<'a>(&'a self, job: &'a Job, detail: &'a Detail<'a>) -> Report<'a> {
         Report {
             request_id: &job.invocation.request_id,
             duration_us: detail.runtime_us,
             beginning: None,
             memory_mb: job.version.memory_mb,
             memory_peak_bytes: 0,
-            status: Status::Fine,
+            status: self.verdict.status(),
             trace_id: job.invocation.trace_id.as_deref(),
             detail: Some(*detail),
         }
