@@ -88,7 +88,7 @@ impl After {
         let runtime_us = self.spent_us();
         let mut reason = self.judge(&job, end);
         let function_error = self.verdict.function_error().map(str::to_owned);
-        let mut detail = self.extensions.is_some().then(|| Detail {
+        let mut detail = self.extensions.is_some().then_some(Detail {
             start_ms: self.course.started_at_ms,
             latency_us: self.latency_us,
             runtime_us,
