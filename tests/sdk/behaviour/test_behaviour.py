@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import json
+import math
 import re
 import time
 
@@ -331,7 +332,10 @@ def test_time_that_ends(probe):
     failed(answer, "Sandbox.Timedout", "Task timed out after 1.00 seconds")
     assert f"{answer['ResponseMetadata']['RequestId']} Task timed out after 1.00 seconds" in tail(answer)
     duration, billed, _, _, rest = report(answer)
-    assert (duration, billed) == (1000, 1000) and "Status: timeout" in rest, rest
+    # A runtime that has answered but not asked for its next call is busy: another environment may have been quicker.
+    init = re.search(r"Init Duration: ([\d.]+) ms", rest)
+    expected = 1000 if init is None else math.ceil(1000 + float(init.group(1)))
+    assert (duration, billed) == (1000, expected) and "Status: timeout" in rest, rest
     if has(probe.runtime, "alone"):
         assert at(answer) not in probe.here("short")
 
