@@ -1,4 +1,5 @@
-//! One folder per AWS-compatible service, named by its signing name; `usage` keeps the ledger.
+//! One folder per AWS-compatible service, named by its signing name; `usage` keeps the ledger, and `marker` is what pages of lists
+//! have in common.
 //!
 //! Invariants
 //!   1. One service never names another's module: they meet through the ports of `model` only.
@@ -12,5 +13,6 @@ pub mod dynamodb;
 pub mod iam;
 pub mod lambda;
 pub mod logs;
+mod marker;
 pub mod sts;
 pub mod usage;

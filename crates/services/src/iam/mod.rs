@@ -18,7 +18,6 @@ mod document;
 mod error;
 mod files;
 mod keys;
-mod marker;
 mod ops;
 mod provided;
 mod record;

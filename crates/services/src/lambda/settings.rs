@@ -326,24 +326,18 @@ fn runtime_of(identifier: &str) -> Result<Runtime, Error> {
 
 /// Refuses runtimes of layers that no service model names: a list, or one.
 pub(super) fn check_compatible(call: &Call) -> Result<(), Error> {
+    let known = [model::runtime::ACCEPTED, RETIRED, OF_LAYERS].concat();
+    let rule = || format!("Member must satisfy enum value set: [{}]", known.join(", "));
     let list = call.input.get("CompatibleRuntimes").and_then(Value::as_array);
     let names: Vec<&str> = list.into_iter().flatten().filter_map(Value::as_str).collect();
-    let all = || [model::runtime::ACCEPTED, RETIRED, OF_LAYERS].concat().join(", ");
-    if !names.iter().copied().all(is_named) {
-        let rule = format!("Member must satisfy constraint: [Member must satisfy enum value set: [{}]]", all());
+    if names.iter().any(|name| !known.contains(name)) {
+        let rule = format!("Member must satisfy constraint: [{}]", rule());
         return Err(error::constraint(&format!("[{}]", names.join(", ")), "compatibleRuntimes", &rule));
     }
     match call.text("CompatibleRuntime") {
-        Some(name) if !is_named(name) => {
-            let rule = format!("Member must satisfy enum value set: [{}]", all());
-            Err(error::constraint(name, "compatibleRuntime", &rule))
-        }
+        Some(name) if !known.contains(&name) => Err(error::constraint(name, "compatibleRuntime", &rule())),
         _ => Ok(()),
     }
-}
-
-fn is_named(identifier: &str) -> bool {
-    [model::runtime::ACCEPTED, RETIRED, OF_LAYERS].iter().any(|names| names.contains(&identifier))
 }
 
 fn variables_of(environment: &Value) -> Result<BTreeMap<String, String>, Error> {

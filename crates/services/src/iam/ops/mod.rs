@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::{Entry, Range};
 
+use super::error;
 use super::roles::Roles;
-use super::{error, marker};
+use crate::marker;
 
 /// Most items of one page where the call does not say. Source: IAM's operations.
 const PAGE: usize = 100;
@@ -56,7 +57,8 @@ fn list_of(call: &Call) -> String {
 
 /// Where the page begins that a call asks for.
 fn position(call: &Call) -> Result<Option<Vec<u8>>, Error> {
-    call.text("Marker").map(|text| marker::read(&list_of(call), text)).transpose()
+    let read = |text| marker::read(&list_of(call), text).ok_or_else(|| error::invalid("Invalid Marker."));
+    call.text("Marker").map(read).transpose()
 }
 
 /// As `position`, of a list whose positions are names.

@@ -9,7 +9,8 @@ use crate::iam::document::{self, Kind};
 use crate::iam::provided::{self, Provided};
 use crate::iam::record::{self, PolicyRecord, PolicyVersion, VERSIONS_MAX, tags_of};
 use crate::iam::roles::{ATTEMPTS, Roles, no_policy, written};
-use crate::iam::{error, keys, marker};
+use crate::iam::{error, keys};
+use crate::marker;
 
 /// Most characters of a policy. Source: IAM quotas.
 const POLICY_MAX: usize = 6_144;

@@ -8,7 +8,8 @@ use super::{account, list_of, listed, most, name_at, page, page_of, path, text};
 use crate::iam::document::{self, Kind};
 use crate::iam::record::{self, RoleRecord, TAGS_MAX, tags_of, too_many_tags};
 use crate::iam::roles::{ATTEMPTS, Roles, no_policy, written};
-use crate::iam::{error, keys, marker, provided};
+use crate::iam::{error, keys, provided};
+use crate::marker;
 
 /// Most policies that are attached to a role. Source: IAM quotas, what an account has without asking for more.
 const ATTACHED_MAX: usize = 10;
