@@ -227,6 +227,48 @@ def refuses_to_start(server, *arguments):
     return done.stderr
 
 
+def test_variables_are_sealed_without_a_key_too(own_server, place):
+    secret = "very-secret-" + name_of()
+    server = own_server("up")
+    source = "import os\ndef handler(event, context):\n    return os.environ['SECRET']\n"
+    name = server.function(source, Environment={"Variables": {"SECRET": secret}})
+    client = server.client("lambda")
+    client.publish_version(FunctionName=name)
+    client.update_function_configuration(FunctionName=name, Description="other")
+    client.create_alias(FunctionName=name, Name="live", FunctionVersion="1")
+    assert dunlin(server, "backup", place / "backups").code == 0
+    assert server.stop() == 0
+    for folder in ["store", "blobs", "usage"]:
+        assert holds(server.data_dir / folder, secret) == []
+    assert any((server.data_dir / "store").rglob("*"))
+    key = server.data_dir / "records.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    server.start()
+    for qualifier in ["$LATEST", "live"]:
+        assert invoke(server, name, Qualifier=qualifier)["json"] == secret
+    assert server.client("lambda").get_function_configuration(FunctionName=name)["Environment"] == {"Variables": {"SECRET": secret}}
+
+    # What leaves the folder is whole without its key, and sealed again where it comes to.
+    assert server.stop() == 0
+    assert holds(place / "backups", secret)
+    assert alone("restore", place / "backups", "--data-dir", place / "data").returncode == 0
+    assert alone("migrate", "--from", server.data_dir, "--to", place / "moved").returncode == 0
+    for folder in ["data", "moved"]:
+        assert holds(place / folder / "store", secret) == []
+        assert (place / folder / "records.key").read_text() != key.read_text()
+        again = restored(own_server, "up", place / folder)
+        assert invoke(again, name, Qualifier="live")["json"] == secret
+
+    kept = key.read_text()
+    key.unlink()
+    assert "records.key is missing" in refuses_to_start(server)
+    key.write_text(kept)
+    key.chmod(0o600)
+    server.start()
+    assert invoke(server, name)["json"] == secret
+
+
+
 def test_an_encrypted_server(own_server, place):
     secret = "very-secret-" + name_of()
     first, second = key_file(place, "first", "1"), key_file(place, "second", "2")

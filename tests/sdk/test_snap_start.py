@@ -121,6 +121,22 @@ def test_environments_begin_from_one_init_and_share_nothing_else(server):
     assert len(init) == 1 and re.match(r"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: init", init[0])
 
 
+def test_a_version_is_pending_until_its_snapshot_is_taken(server):
+    client = server.client("lambda")
+    source = "import time\ntime.sleep(3)\ndef handler(event, context):\n    return context.function_version\n"
+    name = server.function(source, RUNTIME, SnapStart={"ApplyOn": "PublishedVersions"}, Publish=True)
+    client.create_alias(FunctionName=name, Name="live", FunctionVersion="1")
+    shown = client.get_function_configuration(FunctionName=name, Qualifier="1")
+    assert (shown["State"], shown["StateReasonCode"]) == ("Pending", "Creating")
+    for settings in [{"Qualifier": "1"}, {"Qualifier": "live", "InvocationType": "Event"}]:
+        status, code, message = refused(client.invoke, FunctionName=name, **settings)
+        assert (status, code) == (409, "ResourceConflictException")
+        assert message.endswith("The function is currently in the following state: Pending")
+    client.get_waiter("published_version_active").wait(
+        FunctionName=name, Qualifier="1", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    assert call(server, f"{name}:live")[0] == "1"
+
+
 CLIENT = """
 import boto3, json, os, time
 

@@ -152,6 +152,8 @@ pub enum SnapshotState {
     Pending,
     /// Environments begin from it.
     Taken,
+    /// It was put away, for no environment was made from it for long; the next one has it taken anew.
+    PutAway,
     /// There can be none, for this reason: every environment runs the init.
     Impossible(String),
 }

@@ -6,6 +6,7 @@
 //! | `blobs/`    | code packages                                             | `store`          |
 //! | `usage/`    | usage records that are not yet in the store               | `services::usage`|
 //! | `keys/`     | root key, session secret; files of mode 0600              | `services::iam`  |
+//! | `records.key`| what records with environment variables are sealed with | `encryption`    |
 //! | `authority/`| certificate authority; its key has mode 0600              | `gateway`        |
 //! | `code/`     | unpacked packages, made anew when missing                 | `compute`        |
 //! | `runtime/`  | guest side of managed runtimes, written at each start     | this file        |

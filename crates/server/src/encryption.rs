@@ -1,18 +1,24 @@
-//! Where the keys of encryption at rest come from: a file that only its owner reads, or a command that prints the key.
+//! Where the keys of encryption at rest come from: a file that only its owner reads, or a command that prints the key; and,
+//! for what functions are configured with, a key that each data folder makes for itself.
 //!
-//! Invariant: a key file does not lie in the data folder. A key beside what it encrypts protects nothing.
+//! Invariants
+//!   1. A key file does not lie in the data folder. A key beside what it encrypts protects nothing from whoever has both.
+//!   2. The folder's own key is on the disk before anything is sealed with it. It is never made anew over sealed records.
 
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use base::Random;
+use bytes::Bytes;
 use cli::KeyFlags;
-use store::encrypted::{EncryptedBlobs, EncryptedStore, KeyRing, MasterKey, check_clear};
-use store::{Blobs, Store};
+use services::lambda::secret_records;
+use store::encrypted::{EncryptedBlobs, EncryptedStore, KeyRing, MasterKey, Records, check_clear, is_sealed_record};
+use store::{Blobs, Range, Store};
 
 /// The keys that a start was given.
 #[derive(Debug, Clone)]
@@ -63,7 +69,7 @@ pub fn of_file(path: &Path, data_dir: &Path) -> Result<MasterKey> {
     }
     let mut text = String::new();
     // A key is 64 digits; whatever is longer is none.
-    file.by_ref().take(4_096).read_to_string(&mut text).with_context(opened)?;
+    Read::by_ref(&mut file).take(4_096).read_to_string(&mut text).with_context(opened)?;
     MasterKey::parse(&text).with_context(opened)
 }
 
@@ -77,6 +83,62 @@ fn of_command(command: &str) -> Result<MasterKey> {
     }
     let text = String::from_utf8_lossy(&output.stdout);
     MasterKey::parse(&text).context("what the command printed")
+}
+
+/// The key of a data folder's sealed records.
+pub const RECORDS_KEY_FILE: &str = "records.key";
+
+/// The store of a data folder with the records sealed that hold environment variables. The folder gets its key here.
+///
+/// # Errors
+/// The key is missing where there are sealed records, is damaged, or cannot be written.
+pub async fn sealing_records(store: Arc<dyn Store>, root: &Path, random: &Arc<dyn Random>) -> Result<Arc<dyn Store>> {
+    let path = root.join(RECORDS_KEY_FILE);
+    let key = match fs::read_to_string(&path) {
+        Ok(text) => MasterKey::parse(&text).with_context(|| format!("the key {}", path.display()))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if has_sealed(&*store).await? {
+                bail!(
+                    "{} is missing, the key that the functions of this folder are sealed with: put it back, or restore a backup into a new folder",
+                    path.display()
+                );
+            }
+            new_key(&path, &**random)?
+        }
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let records = Records::new(&key, secret_records().into());
+    Ok(Arc::new(EncryptedStore::of_records(store, records, random.clone())))
+}
+
+async fn has_sealed(store: &dyn Store) -> Result<bool> {
+    for prefix in secret_records() {
+        let mut range = Range::prefix(prefix);
+        loop {
+            let page = store.range(&range).await?;
+            if page.entries.iter().any(|entry| is_sealed_record(&entry.value)) {
+                return Ok(true);
+            }
+            let Some(last) = page.entries.last().filter(|_| page.more) else { break };
+            range = range.beyond(Bytes::clone(&last.key));
+        }
+    }
+    Ok(false)
+}
+
+/// Makes a key and has it on the disk, name and all.
+fn new_key(path: &Path, random: &dyn Random) -> Result<MasterKey> {
+    let text = random.hex(32);
+    let write = || -> std::io::Result<()> {
+        let beside = path.with_extension("new");
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        writeln!(file, "{text}")?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        base::folders::flush_name(path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))?;
+    Ok(MasterKey::parse(&text)?)
 }
 
 /// A store and blobs as their users see them: through the keys, if there are some.
@@ -123,6 +185,30 @@ mod tests {
         assert!(words(&key_file(folder.path(), "open", 0o640)).contains("chmod 600"));
         assert!(words(&key_file(&data, "key", 0o600)).contains("keep it elsewhere"));
         assert!(words(&folder.path().join("none")).contains("the key file"));
+    }
+
+    #[tokio::test]
+    async fn a_folder_keeps_its_own_key_and_never_replaces_it_over_sealed_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, random) = (store::MemoryStore::shared(), base::SystemRandom::shared());
+        let opened = async || sealing_records(store.clone(), folder.path(), &random).await;
+        let key = [&secret_records()[1][..], b"x"].concat();
+        opened().await.unwrap();
+        let path = folder.path().join(RECORDS_KEY_FILE);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        // Nothing is sealed with it yet: it may be lost.
+        fs::remove_file(&path).unwrap();
+        opened().await.unwrap().commit(store::Txn::new().put(key.clone(), "{}")).await.unwrap();
+        assert!(is_sealed_record(&store.get(&key).await.unwrap().unwrap().value));
+        assert_eq!(opened().await.unwrap().get(&key).await.unwrap().unwrap().value, "{}");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, "no key").unwrap();
+        assert!(opened().await.err().unwrap().to_string().contains(RECORDS_KEY_FILE));
+        fs::remove_file(&path).unwrap();
+        let words = opened().await.err().unwrap().to_string();
+        assert!(words.contains("is missing") && words.contains("put it back") && !path.exists(), "{words}");
+        fs::write(&path, text).unwrap();
+        assert_eq!(opened().await.unwrap().get(&key).await.unwrap().unwrap().value, "{}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use base::{Clock, Random};
+use base::{Clock, Random, SystemRandom};
 use cli::{Serve, StoreAddress};
 use gateway::authority::system_roots;
 use store::embedded::{self, Embedded, EmbeddedConfig, FolderLock, OpenError};
@@ -16,6 +16,7 @@ use store::postgres::{self, Postgres, PostgresConfig};
 use store::{Blobs, FileBlobs, PostgresBlobs, Store, Version};
 
 use crate::data_dir::DataDir;
+use crate::encryption::sealing_records;
 
 /// In the folder of a store that is not there but in a database: says where.
 const ELSEWHERE: &str = "in-postgres";
@@ -58,6 +59,8 @@ pub struct Opened {
     pub blobs: Arc<dyn Blobs>,
     /// Where the keys are, for people.
     pub place: String,
+    /// The store of a folder through the key of its sealed records.
+    records: Option<Arc<dyn Store>>,
     /// Of a data folder whose store is elsewhere.
     _lock: Option<FolderLock>,
 }
@@ -67,11 +70,18 @@ impl Opened {
     ///
     /// # Errors
     /// They cannot be opened, or another process has them.
-    pub fn folder(root: &Path, version_min: Version, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub async fn folder(root: &Path, version_min: Version, clock: Arc<dyn Clock>) -> Result<Self> {
         let config = EmbeddedConfig { version_min, ..EmbeddedConfig::new(root.join("store"), clock) };
         let engine = Engine::Embedded(Arc::new(embedded::open(config)?));
         let blobs = Arc::new(FileBlobs::open(root.join("blobs"))?);
-        Ok(Self { engine, blobs, place: root.display().to_string(), _lock: None })
+        let records = Some(sealing_records(engine.shared(), root, &SystemRandom::shared()).await?);
+        Ok(Self { engine, blobs, place: root.display().to_string(), records, _lock: None })
+    }
+
+    /// The store with sealed records opened, as backups and other stores get it. Who needs no such record takes the engine's
+    /// own, which is a step less.
+    pub fn with_records(&self) -> Arc<dyn Store> {
+        self.records.clone().unwrap_or_else(|| self.engine.shared())
     }
 
     /// The store and blobs in a database; made if there are none.
@@ -85,7 +95,7 @@ impl Opened {
         let config = PostgresConfig { version_min, ..config };
         let engine = Engine::Postgres(Arc::new(postgres::open(config.clone()).await.with_context(opening)?));
         let blobs = Arc::new(PostgresBlobs::open(&config).await.with_context(opening)?);
-        Ok(Self { engine, blobs, place, _lock: None })
+        Ok(Self { engine, blobs, place, records: None, _lock: None })
     }
 }
 
@@ -106,7 +116,7 @@ pub async fn open(serve: &Serve, data: &DataDir, clock: Arc<dyn Clock>, random: 
     let mut opened = match &serve.store {
         None => {
             refuse_elsewhere(&folder)?;
-            Opened::folder(data.root(), 0, clock).map_err(|error| match error.downcast::<OpenError>() {
+            Opened::folder(data.root(), 0, clock).await.map_err(|error| match error.downcast::<OpenError>() {
                 Ok(error) => in_use(error),
                 Err(other) => other,
             })?

@@ -211,10 +211,17 @@ async fn open(ground: &Ground) -> Result<Base> {
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
     let data = &ground.data;
     let opened = places::open(&ground.config.serve, data, clock.clone(), random.clone()).await?;
-    let kept = Kept { store: opened.engine.shared(), blobs: opened.blobs.clone() };
+    let kept = Kept { store: opened.with_records(), blobs: opened.blobs.clone() };
     check_finished(&*kept.store).await?;
     let masters = ground.masters.as_ref();
-    let (store, blobs) = layered(kept.store.clone(), kept.blobs.clone(), masters, &random).await?;
+    let (store, blobs) = layered(opened.engine.shared(), kept.blobs.clone(), masters, &random).await?;
+    if masters.is_none() && matches!(opened.engine, StoreEngine::Postgres(_)) {
+        tracing::warn!(
+            "environment variables lie in clear in the database: --encryption-key-file encrypts what is stored"
+        );
+    }
+    // Where everything is encrypted, so are the records.
+    let with_records = if masters.is_some() { store.clone() } else { kept.store.clone() };
     let keys = data.path("keys");
     let keys = match ground.config.mode {
         Mode::Dev => Keys::dev(&keys, clock.clone(), random.clone())?,
@@ -227,7 +234,7 @@ async fn open(ground: &Ground) -> Result<Base> {
         settings.account_concurrency = concurrency;
     }
     settings.access_points = access_points(&ground.config);
-    let functions = Functions::new(store.clone(), blobs.clone(), clock.clone(), random.clone(), settings);
+    let functions = Functions::new(with_records, blobs.clone(), clock.clone(), random.clone(), settings);
     functions.pull_with(registries(&ground.config)?, ground.config.registries.clone());
     let apis = Apis::new(store.clone(), clock.clone(), random.clone(), "localhost");
     let logs = Logs::new(store.clone(), clock.clone(), random.clone());

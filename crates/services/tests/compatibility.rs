@@ -228,8 +228,9 @@ const DIFFERENCES: &str = "
   left out; other lines stay whatever the level.
 - **Layers**: content comes as a zip in the call, not from a bucket; layers that AWS provides (`awslayer`) are refused. The policy of a
   layer version is evaluated for other accounts, but nobody belongs to an organization.
-- **Environment variables** are encrypted at rest, as all that is stored is, where the server is given a key (`docs/operations.md`); without
-  one nothing is. There are no keys for single functions (`KMSKeyArn`).
+- **Environment variables** are encrypted at rest: in a data folder with a key that it makes for itself, or, as all that is stored, with the
+  key that the server is given (`docs/operations.md`); in a database only with one that is given. There are no keys for single functions
+  (`KMSKeyArn`).
 - **Code signing**: nothing here signs code, so every package counts as unsigned: a configuration with the policy Enforce refuses every
   deployment, one with Warn lets it pass.
 - **Asynchronous events** are durable, retried as their event invoke configuration says, and their records reach destinations at least
@@ -258,8 +259,9 @@ const DIFFERENCES: &str = "
   account's ten times its limit counts only where an operator sets one (`--account-concurrency`), else its rate is free.
 - **States of functions**: a function and its updates are `Active` and `Successful` at once, with two exceptions: while the program of a
   `bootstrap.wasm` is compiled they are `Pending` and `InProgress` (`Failed`, if it cannot be), and while the snapshot of a version with SnapStart
-  is taken that version is `Pending`. Both can be called and changed meanwhile: a call waits for a program and starts without a snapshot, and
-  nothing is refused with 409 for a state. `Inactive` does not occur: a function that was not called for long is not put away.
+  is taken that version is `Pending`, and Invoke answers 409 as on AWS; what calls it otherwise (a URL, a mapping, an accepted event) runs its init.
+  A program can be called and changed meanwhile: the call waits. A version whose snapshot was put away, after six hours without an environment from
+  it, is `Inactive` (`Idle`); a call is served, where AWS refuses the first, and has the snapshot taken anew.
 - **RuntimeVersionConfig** names the interpreter of the host that runs a function now, whatever PutRuntimeManagementConfig asks for; its
   `RuntimeVersionArn` holds a name and a version in place of AWS's digest. Where the host has none, it has an `Error` that says so.
 - **Code storage**: 75 GB of an account in a region, beyond which `CodeStorageExceededException` is answered. A package counts once, however many

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base::SystemRandom;
 use bytes::Bytes;
 use store::contract::VALUE_BYTES_MAX;
-use store::encrypted::{EncryptedBlobs, EncryptedStore, KeyRing, MasterKey, check_clear};
+use store::encrypted::{EncryptedBlobs, EncryptedStore, KeyRing, MasterKey, Records, check_clear, is_sealed_record};
 use store::transfer::{Local, import};
 use store::{Blobs, Error, MemoryBlobs, MemoryStore, Range, Store, Txn};
 
@@ -205,4 +205,59 @@ async fn limits_leave_room_for_what_encryption_adds() {
     assert!(matches!(store.commit(Txn::new().put("k", vec![1; most + 1])).await, Err(Error::TooLarge(_))));
     assert!(matches!(store.commit(Txn::new().put([0xff, 0xff].to_vec(), "x")).await, Err(Error::Invalid(_))));
     assert_eq!(store.get(&[0xff, 0xff]).await.unwrap(), None);
+}
+
+fn of_records(inner: &Arc<dyn Store>, key: &str) -> EncryptedStore {
+    let records = Records::new(&master(key), vec![Bytes::from_static(b"f/"), Bytes::from_static(b"v/")]);
+    EncryptedStore::of_records(inner.clone(), records, SystemRandom::shared())
+}
+
+#[tokio::test]
+async fn some_records_are_sealed_and_the_rest_is_in_clear() {
+    let inner: Arc<dyn Store> = MemoryStore::shared();
+    inner.commit(Txn::new().put("f/old", SECRET)).await.unwrap();
+    let store = of_records(&inner, "aa");
+    let txn =
+        Txn::new().put("f/1", SECRET).put("v/1", SECRET).put("g/1", SECRET).add("f", 2).put_numbered("q/", "", SECRET);
+    store.commit(txn).await.unwrap();
+    store.commit(Txn::new().add("f", 3)).await.unwrap();
+    let beneath = inner.range(&Range::prefix("")).await.unwrap().entries;
+    let sealed: Vec<_> =
+        beneath.iter().filter(|entry| !holds_secret(&entry.value)).map(|entry| &entry.key[..]).collect();
+    assert_eq!(
+        sealed,
+        [&b"f"[..], b"f/1", b"v/1"],
+        "a counter is in clear, and what was there before until it is written"
+    );
+    let seen = store.snapshot().await.unwrap().range(&Range::prefix("f/").rows(1)).await.unwrap();
+    assert_eq!((seen.entries[0].value.as_ref(), seen.more), (SECRET, true));
+    assert_eq!(store.get(b"f").await.unwrap().unwrap().value, 5u64.to_le_bytes().as_slice());
+    for key in ["f/old", "f/1", "v/1", "g/1"] {
+        assert_eq!(store.get(key.as_bytes()).await.unwrap().unwrap().value, SECRET, "{key}");
+    }
+    store.commit(Txn::new().put("f/old", SECRET)).await.unwrap();
+    let old = inner.get(b"f/old").await.unwrap().unwrap().value;
+    assert!(is_sealed_record(&old) && !holds_secret(&old));
+
+    let other = of_records(&inner, "bb");
+    assert!(matches!(other.get(b"f/1").await, Err(Error::Corrupt(_))), "with another key");
+    inner.commit(Txn::new().put("v/1", old)).await.unwrap();
+    assert!(matches!(store.get(b"v/1").await, Err(Error::Corrupt(_))), "in another's place");
+    let numbered = store.commit(Txn::new().put_numbered("f/", "", SECRET)).await;
+    assert!(matches!(numbered, Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn what_a_whole_stores_key_has_encrypted_passes_the_seal_of_records() {
+    let inner: Arc<dyn Store> = MemoryStore::shared();
+    let through: Arc<dyn Store> = Arc::new(of_records(&inner, "aa"));
+    let place = Place { inner: through.clone(), inner_blobs: MemoryBlobs::shared() };
+    let (whole, _) = place.open(&master("cc"), None).await.unwrap();
+    whole.commit(Txn::new().put("f/1", SECRET)).await.unwrap();
+    let kept = inner.get(b"f/1").await.unwrap().unwrap().value;
+    assert!(!is_sealed_record(&kept) && !holds_secret(&kept), "it is encrypted once");
+    assert_eq!(through.get(b"f/1").await.unwrap().unwrap().value, kept);
+    let beside = Place { inner, inner_blobs: place.inner_blobs.clone() };
+    let (whole, _) = beside.open(&master("cc"), None).await.unwrap();
+    assert_eq!(whole.get(b"f/1").await.unwrap().unwrap().value, SECRET);
 }

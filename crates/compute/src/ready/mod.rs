@@ -221,6 +221,7 @@ impl Ready {
             let keep = shelf.filling || wanted.contains(kind) || shelf.used.elapsed() < unused_for;
             if !keep {
                 ended.append(&mut shelf.booted);
+                self.put_away(kind);
             }
             let most = shelf.demand.wanted(self.now_s(), self.max);
             // The oldest first: what was booted last is warm in the caches.

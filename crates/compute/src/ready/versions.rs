@@ -33,6 +33,8 @@ pub(super) struct Versions {
     unfit: Mutex<HashMap<Kind, String>>,
     /// Published, and without a shelf yet.
     announced: Mutex<HashSet<(FunctionRef, String)>>,
+    /// Put away, and not taken anew yet.
+    put_away: Mutex<HashSet<Kind>>,
     looked: Mutex<Option<Instant>>,
 }
 
@@ -43,6 +45,7 @@ impl Ready {
         if self.versions.unfit.lock().contains_key(&kind) {
             return None;
         }
+        self.versions.put_away.lock().remove(&kind);
         let ended = {
             let mut shelves = self.shelves.lock();
             shelves.entry(kind.clone()).or_insert_with(|| Shelf::new(Some(version.clone())));
@@ -80,11 +83,21 @@ impl Ready {
         if self.versions.announced.lock().contains(&(function.clone(), version.to_owned())) {
             return SnapshotState::Pending;
         }
+        if self.versions.put_away.lock().iter().any(is_its) {
+            return SnapshotState::PutAway;
+        }
         let shelves = self.shelves.lock();
         match shelves.iter().find(|(kind, _)| is_its(kind)) {
             Some((_, shelf)) if shelf.zygote.is_some() => SnapshotState::Taken,
             Some((_, shelf)) if shelf.filling && !shelf.has_failed() => SnapshotState::Pending,
             _ => SnapshotState::Open,
+        }
+    }
+
+    /// Nothing was made from a snapshot for so long that it goes.
+    pub(super) fn put_away(&self, kind: &Kind) {
+        if kind.snapshot.is_some() {
+            self.versions.put_away.lock().insert(kind.clone());
         }
     }
 
@@ -103,6 +116,7 @@ impl Ready {
         }
         *looked = Some(Instant::now());
         let mut kinds: Vec<Kind> = self.versions.unfit.lock().keys().cloned().collect();
+        kinds.extend(self.versions.put_away.lock().iter().cloned());
         kinds.extend(self.shelves.lock().keys().filter(|kind| kind.snapshot.is_some()).cloned());
         if !kinds.is_empty() {
             core.tasks.spawn(drop_gone(core.clone(), kinds));
@@ -139,6 +153,7 @@ async fn drop_gone(core: Arc<Core>, kinds: Vec<Kind>) {
         };
         if !stays {
             core.ready.versions.unfit.lock().remove(&kind);
+            core.ready.versions.put_away.lock().remove(&kind);
             let ended = core.ready.shelves.lock().remove(&kind);
             drop(ended);
         }

@@ -159,8 +159,10 @@ async fn it_goes_with_its_version_and_after_a_long_time_without_use() {
     assert_eq!(world.snapshot("f", "2"), SnapshotState::Taken);
     let inits = world.lines.messages().iter().filter(|line| *line == "loading for all").count();
     assert_eq!(inits, 2, "nobody used it: it was not taken again");
-    world.until("it is not kept for ever", |world| world.snapshot("f", "2") == SnapshotState::Open).await;
+    world.until("it is not kept for ever", |world| world.snapshot("f", "2") == SnapshotState::PutAway).await;
     assert!(world.clock_s() < 7 * 3_600);
+    assert!(world.call_version("f", "2").await.error.is_none());
+    world.until_taken("f", "2").await;
 }
 
 #[tokio::test(start_paused = true)]

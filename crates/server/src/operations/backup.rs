@@ -22,8 +22,8 @@ pub fn run(options: &cli::Backup, connection: &cli::Connection) -> Result<()> {
     repository.rereads = options.verify;
     let manifest = match &options.data_dir {
         Some(root) => block_on(async {
-            let opened = existing(root)?;
-            let store = opened.engine.shared();
+            let opened = existing(root).await?;
+            let store = opened.with_records();
             let mut source = Local::at_rest(&*store, &*opened.blobs).await?;
             let manifest = write(&repository, &mut source).await?;
             drop(source);

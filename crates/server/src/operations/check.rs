@@ -207,7 +207,7 @@ pub fn run(options: &cli::Doctor, connection: &cli::Connection) -> Result<()> {
     let (keys, blobs, pace) = match (&options.data_dir, options.store.as_ref().and_then(Option::as_ref)) {
         (Some(_), Some(_)) => bail!("--store=URL and --data-dir name two stores: check one after the other"),
         // A store that was opened for this has done nothing yet.
-        (Some(root), None) => block_on(async { of_opened(existing(root)?).await })?,
+        (Some(root), None) => block_on(async { of_opened(existing(root).await?).await })?,
         (None, Some(address)) => {
             block_on(async { of_opened(Opened::database(address, 0, base::SystemRandom::shared()).await?).await })?
         }
@@ -235,7 +235,7 @@ pub fn run(options: &cli::Doctor, connection: &cli::Connection) -> Result<()> {
 type Told = (KeyReport, BlobReport, Option<PaceReport>);
 
 async fn of_opened(opened: Opened) -> Result<Told> {
-    let (store, blobs) = (opened.engine.shared(), opened.blobs.clone());
+    let (store, blobs) = (opened.with_records(), opened.blobs.clone());
     let mut all = (KeyReport::default(), BlobReport::default());
     loop {
         let after = all.0.next.take().map(hex::decode).transpose()?.map(Bytes::from);

@@ -59,7 +59,7 @@ async fn migrate(options: &cli::Migrate) -> Result<(Amount, String, String)> {
 
 async fn source(place: &Place) -> Result<Opened> {
     match place {
-        Place::Folder(root) => existing(root),
+        Place::Folder(root) => existing(root).await,
         Place::Postgres(address) => {
             let opened = Opened::database(address, 0, SystemRandom::shared()).await?;
             if opened.engine.shared().snapshot().await?.version() == 0 {
@@ -82,7 +82,7 @@ impl Target {
         match place {
             Place::Folder(root) => {
                 let filling = Filling::begin(root, "migrating")?;
-                Ok(Self { opened: filling.open(version)?, filling: Some(filling) })
+                Ok(Self { opened: filling.open(version).await?, filling: Some(filling) })
             }
             Place::Postgres(address) => {
                 let opened = Opened::database(address, 0, SystemRandom::shared()).await?;
@@ -123,7 +123,7 @@ impl Target {
 
 /// A side through its key; without one as it is kept, so that what is encrypted stays so.
 async fn through(side: &Opened, key_file: Option<&Path>, place: &Place) -> Result<(Arc<dyn Store>, Arc<dyn Blobs>)> {
-    let (store, blobs) = (side.engine.shared(), side.blobs.clone());
+    let (store, blobs) = (side.with_records(), side.blobs.clone());
     let Some(file) = key_file else { return Ok((store, blobs)) };
     let data_dir = match place {
         Place::Folder(root) => root.as_path(),

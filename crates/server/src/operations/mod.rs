@@ -21,11 +21,12 @@ use store::transfer::Amount;
 use crate::places::Opened;
 
 /// Opens the data folder of a server that is stopped.
-pub fn existing(root: &Path) -> Result<Opened> {
+pub async fn existing(root: &Path) -> Result<Opened> {
     if !root.join("store/store.db").is_file() {
         bail!("{} is no data folder of Dunlin: there is no store/store.db in it", root.display());
     }
     Opened::folder(root, 0, SystemClock::shared())
+        .await
         .with_context(|| format!("opening {}; a server that runs there is asked without --data-dir", root.display()))
 }
 
@@ -74,9 +75,9 @@ impl Filling {
     }
 
     /// Opens what is being filled.
-    pub fn open(&self, version_min: Version) -> Result<Opened> {
+    pub async fn open(&self, version_min: Version) -> Result<Opened> {
         crate::data_dir::DataDir::open(&self.beside)?;
-        Opened::folder(&self.beside, version_min, SystemClock::shared())
+        Opened::folder(&self.beside, version_min, SystemClock::shared()).await
     }
 
     /// Closes it and gives it its name: from here on it is there, whole.

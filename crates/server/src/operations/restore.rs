@@ -26,9 +26,9 @@ pub fn run(options: &cli::Restore) -> Result<()> {
     filling.clean()?;
     let amount = block_on(async {
         reader.verify().await.context("the backup cannot be used; nothing was restored")?;
-        let opened = filling.open(reader.manifest().version)?;
+        let opened = filling.open(reader.manifest().version).await?;
         let mut tell = telling("restoring");
-        let amount = match import(&mut reader, &*opened.engine.shared(), &*opened.blobs, &mut tell).await {
+        let amount = match import(&mut reader, &*opened.with_records(), &*opened.blobs, &mut tell).await {
             Ok(amount) => amount,
             Err(error) => {
                 drop(opened);

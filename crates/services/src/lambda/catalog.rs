@@ -227,6 +227,18 @@ impl Functions {
         Ok(policy::evaluate(&statements, &policy::Request { actor, action, resource, context, circumstances }))
     }
 
+    /// The versions that a reference leads to, read if they are not remembered.
+    pub(super) async fn remembered(&self, function: &FunctionRef) -> Result<Resolved, InvokeError> {
+        if let Some(resolved) = self.versions.get(function) {
+            return Ok(resolved);
+        }
+        let ticket = self.versions.ticket();
+        let resolved = self.resolved(function).await.map_err(|problem| InvokeError::Internal(problem.to_string()))?;
+        let resolved = resolved.ok_or_else(|| InvokeError::NotFound(function.arn()))?;
+        self.versions.keep(ticket, function.clone(), resolved.clone());
+        Ok(resolved)
+    }
+
     async fn read_url(&self, id: &str) -> Result<Option<Arc<FunctionUrl>>, aws::Error> {
         let Some(entry) = self.store.get(&keys::url(id)).await.map_err(error::store)? else { return Ok(None) };
         let owner: UrlOwner = decoded(&entry.value)?;
@@ -248,14 +260,7 @@ impl Functions {
 #[async_trait]
 impl Catalog for Functions {
     async fn version(&self, function: &FunctionRef) -> Result<Arc<FunctionVersion>, InvokeError> {
-        if let Some(resolved) = self.versions.get(function) {
-            return Ok(resolved.choose(|| self.random.next_u64()));
-        }
-        let ticket = self.versions.ticket();
-        let resolved = self.resolved(function).await.map_err(|problem| InvokeError::Internal(problem.to_string()))?;
-        let resolved = resolved.ok_or_else(|| InvokeError::NotFound(function.arn()))?;
-        self.versions.keep(ticket, function.clone(), resolved.clone());
-        Ok(resolved.choose(|| self.random.next_u64()))
+        Ok(self.remembered(function).await?.choose(|| self.random.next_u64()))
     }
 
     async fn event_rules(&self, function: &FunctionRef) -> Result<Arc<EventRules>, InvokeError> {

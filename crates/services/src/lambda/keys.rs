@@ -29,6 +29,11 @@ fn under(tag: u8) -> Key {
     Key::new(model::prefixes::LAMBDA.byte).tag(tag)
 }
 
+/// What the keys of records with environment variables start with: functions and their published versions.
+pub fn secret_records() -> [Bytes; 2] {
+    [b'f', b'v'].map(|tag| under(tag).done())
+}
+
 /// The function's own record.
 pub(super) fn function(function: &FunctionRef) -> Bytes {
     under(b'f').text(function.account.as_str()).text(function.region.as_str()).text(function.name.as_str()).done()

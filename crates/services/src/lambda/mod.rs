@@ -66,6 +66,7 @@ use serde::de::DeserializeOwned;
 
 pub use catalog::{Config, Functions};
 pub use image::{PushError, ShownImage};
+pub use keys::secret_records;
 
 /// How often a change is tried against others of the same record.
 const ATTEMPTS: usize = 64;

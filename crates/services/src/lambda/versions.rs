@@ -99,6 +99,15 @@ pub(super) enum Resolved {
 }
 
 impl Resolved {
+    /// All versions that a call may run.
+    pub(super) fn all(&self) -> impl Iterator<Item = &FunctionVersion> {
+        let (first, second) = match self {
+            Self::One(version) => (version, None),
+            Self::Two { first, second, .. } => (first, Some(second)),
+        };
+        std::iter::once(first).chain(second).map(Arc::as_ref)
+    }
+
     /// The version that one call runs; `random` is asked only where there is a choice.
     pub(super) fn choose(self, random: impl FnOnce() -> u64) -> Arc<FunctionVersion> {
         match self {

@@ -44,7 +44,12 @@ impl MasterKey {
 
     /// Tells keys apart without telling the key.
     pub fn fingerprint(&self) -> String {
-        hex::encode(&blake3::derive_key("dunlin 2026-11 fingerprint of a master key", &self.0)[..8])
+        hex::encode(&self.derived("dunlin 2026-11 fingerprint of a master key")[..8])
+    }
+
+    /// A secret for another purpose, from which the key cannot be told.
+    pub(super) fn derived(&self, purpose: &str) -> [u8; SECRET_BYTES] {
+        blake3::derive_key(purpose, &self.0)
     }
 
     fn wrap(&self, id: u32, secret: &[u8; SECRET_BYTES], random: &dyn Random) -> Result<String, Error> {

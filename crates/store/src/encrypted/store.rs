@@ -1,4 +1,5 @@
-//! A store whose values are encrypted. What lies under the store's own prefix stays as it is; the ring is not seen.
+//! A store whose values are encrypted: all of them, or those of some records. What lies under the store's own prefix stays
+//! as it is; the ring is not seen.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::keyring::{KeyRing, RING};
+use super::records::Records;
 use super::sealing::{self, GROWTH, RANDOM_BYTES};
 use crate::contract::{
     Claim, Claims, Entry, Error, Expect, Op, Page, Range, Snapshot, Store, Txn, VALUE_BYTES_MAX, Version, Watch,
@@ -25,33 +27,93 @@ const ATTEMPTS: usize = 64;
 /// A store over another one.
 pub struct EncryptedStore {
     inner: Arc<dyn Store>,
-    ring: Arc<KeyRing>,
+    scheme: Scheme,
     random: Arc<dyn Random>,
     counters: Vec<Mutex<()>>,
+}
+
+/// What is encrypted, and with which keys.
+#[derive(Clone)]
+enum Scheme {
+    /// Every value, with the keys of the store's ring.
+    Whole(Arc<KeyRing>),
+    /// The values of some records.
+    Records(Arc<Records>),
+}
+
+impl Scheme {
+    fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
+    /// Whether this key is the ring's, which only the whole store's users must not see.
+    fn hides(&self, key: &[u8]) -> bool {
+        self.is_whole() && key == RING
+    }
+
+    /// `number_at` is where in the key its number will stand.
+    fn seal(&self, key: &[u8], number_at: Option<usize>, value: Bytes, random: &dyn Random) -> Result<Bytes, Error> {
+        match self {
+            _ if key.first() == Some(&OWN) => return Ok(value),
+            Self::Records(records) if !records.seals(key, &value) => return Ok(value),
+            Self::Records(_) if number_at.is_some() => {
+                return Err(Error::Invalid("no sealed record has a number".into()));
+            }
+            Self::Whole(_) | Self::Records(_) => {}
+        }
+        let most = VALUE_BYTES_MAX - GROWTH;
+        if value.len() > most {
+            return Err(Error::TooLarge(format!("a value of {} bytes; at most {most} can be encrypted", value.len())));
+        }
+        let mut bytes = [0; RANDOM_BYTES];
+        random.fill(&mut bytes);
+        match self {
+            Self::Whole(ring) => ring.active()?.seal(key, number_at, &value, bytes),
+            Self::Records(records) => records.seal(key, &value, bytes),
+        }
+    }
+
+    fn open(&self, key: &[u8], value: Bytes) -> Result<Bytes, Error> {
+        match self {
+            _ if key.first() == Some(&OWN) => Ok(value),
+            Self::Whole(ring) => sealing::open(key, &value, |id| ring.key(id)),
+            Self::Records(records) => records.open(key, value),
+        }
+    }
+
+    fn opened(&self, entry: Entry) -> Result<Entry, Error> {
+        let value = self.open(&entry.key, entry.value)?;
+        Ok(Entry { value, ..entry })
+    }
+
+    /// The range as the store beneath gets it.
+    fn seen(&self, range: &Range) -> Range {
+        if self.is_whole() { below_ring(range) } else { range.clone() }
+    }
 }
 
 impl EncryptedStore {
     /// Encrypts what is put into `inner` with the keys of its ring.
     pub fn new(inner: Arc<dyn Store>, ring: Arc<KeyRing>, random: Arc<dyn Random>) -> Self {
-        Self { inner, ring, random, counters: (0..STRIPES).map(|_| Mutex::default()).collect() }
+        Self::over(inner, Scheme::Whole(ring), random)
+    }
+
+    /// Encrypts what is put into `inner` under the keys of these records, and leaves the rest as it is.
+    pub fn of_records(inner: Arc<dyn Store>, records: Records, random: Arc<dyn Random>) -> Self {
+        Self::over(inner, Scheme::Records(Arc::new(records)), random)
+    }
+
+    fn over(inner: Arc<dyn Store>, scheme: Scheme, random: Arc<dyn Random>) -> Self {
+        Self { inner, scheme, random, counters: (0..STRIPES).map(|_| Mutex::default()).collect() }
     }
 
     fn seal(&self, key: &[u8], number_at: Option<usize>, value: Bytes) -> Result<Bytes, Error> {
-        if key.first() == Some(&OWN) {
-            return Ok(value);
-        }
-        if value.len() > VALUE_BYTES_MAX - GROWTH {
-            let most = VALUE_BYTES_MAX - GROWTH;
-            return Err(Error::TooLarge(format!("a value of {} bytes; at most {most} can be encrypted", value.len())));
-        }
-        let mut random = [0; RANDOM_BYTES];
-        self.random.fill(&mut random);
-        self.ring.active()?.seal(key, number_at, &value, random)
+        self.scheme.seal(key, number_at, value, &*self.random)
     }
 
     /// The transaction as the store beneath gets it, without counters.
     fn sealed(&self, txn: Txn) -> Result<Txn, Error> {
-        if txn.expects.iter().any(|expect| matches!(expect, Expect::Version(key, _) | Expect::Absent(key) | Expect::Present(key) if key == RING))
+        if txn.expects.iter().any(|expect| matches!(expect, Expect::Version(key, _) | Expect::Absent(key) | Expect::Present(key) if self.scheme.hides(key)))
         {
             return Err(hidden());
         }
@@ -59,7 +121,7 @@ impl EncryptedStore {
             Txn { expects: txn.expects, ops: Vec::with_capacity(txn.ops.len()), durability: txn.durability };
         for op in txn.ops {
             sealed.ops.push(match op {
-                Op::Put(key, _) | Op::Delete(key) | Op::Add(key, _) if key == RING => return Err(hidden()),
+                Op::Put(key, _) | Op::Delete(key) | Op::Add(key, _) if self.scheme.hides(&key) => return Err(hidden()),
                 Op::Put(key, value) => {
                     let value = self.seal(&key, None, value)?;
                     Op::Put(key, value)
@@ -140,7 +202,7 @@ impl EncryptedStore {
     }
 
     fn wrapped(&self, inner: Box<dyn Snapshot>) -> Box<dyn Snapshot> {
-        Box::new(EncryptedSnapshot { inner, ring: Arc::clone(&self.ring) })
+        Box::new(EncryptedSnapshot { inner, scheme: self.scheme.clone() })
     }
 }
 
@@ -169,17 +231,16 @@ impl Store for EncryptedStore {
 
     async fn commit(&self, txn: Txn) -> Result<Version, Error> {
         txn.bytes_within_limits()?;
-        if added(&txn).next().is_some() {
+        if self.scheme.is_whole() && added(&txn).next().is_some() {
             return self.commit_counters(txn).await;
         }
         self.inner.commit(self.sealed(txn)?).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claims, Error> {
-        let own = claim.prefix.first() == Some(&OWN);
         let mut claims = self.inner.claim(claim).await?;
-        for claimed in claims.entries.iter_mut().filter(|_| !own) {
-            claimed.value = sealing::open(&claimed.key, &claimed.value, |id| self.ring.key(id))?;
+        for claimed in &mut claims.entries {
+            claimed.value = self.scheme.open(&claimed.key, std::mem::take(&mut claimed.value))?;
         }
         Ok(claims)
     }
@@ -193,15 +254,15 @@ impl Store for EncryptedStore {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        if key == RING {
+        if self.scheme.hides(key) {
             return Ok(None);
         }
-        self.inner.get(key).await?.map(|entry| opened(&self.ring, entry)).transpose()
+        self.inner.get(key).await?.map(|entry| self.scheme.opened(entry)).transpose()
     }
 
     async fn range(&self, range: &Range) -> Result<Page, Error> {
-        let page = self.inner.range(&below_ring(range)).await?;
-        let entries: Result<Vec<_>, _> = page.entries.into_iter().map(|entry| opened(&self.ring, entry)).collect();
+        let page = self.inner.range(&self.scheme.seen(range)).await?;
+        let entries: Result<Vec<_>, _> = page.entries.into_iter().map(|entry| self.scheme.opened(entry)).collect();
         let page = Page { entries: entries?, more: page.more };
         let bytes: usize = page.entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
         // Encrypted values are longer, so the store beneath may have come to the limit of bytes too early.
@@ -214,7 +275,7 @@ impl Store for EncryptedStore {
 
 struct EncryptedSnapshot {
     inner: Box<dyn Snapshot>,
-    ring: Arc<KeyRing>,
+    scheme: Scheme,
 }
 
 #[async_trait]
@@ -224,20 +285,20 @@ impl Snapshot for EncryptedSnapshot {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        if key == RING {
+        if self.scheme.hides(key) {
             return Ok(None);
         }
-        self.inner.get(key).await?.map(|entry| opened(&self.ring, entry)).transpose()
+        self.inner.get(key).await?.map(|entry| self.scheme.opened(entry)).transpose()
     }
 
     async fn range(&self, range: &Range) -> Result<Page, Error> {
-        let mut rest = below_ring(range);
+        let mut rest = self.scheme.seen(range);
         let mut all = Page::default();
         let mut bytes = 0;
         loop {
             let page = self.inner.range(&rest).await?;
             for entry in page.entries {
-                let entry = opened(&self.ring, entry)?;
+                let entry = self.scheme.opened(entry)?;
                 bytes += entry.key.len() + entry.value.len();
                 all.entries.push(entry);
             }
@@ -265,12 +326,4 @@ fn below_ring(range: &Range) -> Range {
         range.end = Bound::Excluded(Bytes::from_static(RING));
     }
     range
-}
-
-fn opened(ring: &KeyRing, entry: Entry) -> Result<Entry, Error> {
-    if entry.key.first() == Some(&OWN) {
-        return Ok(entry);
-    }
-    let value = sealing::open(&entry.key, &entry.value, |id| ring.key(id))?;
-    Ok(Entry { value, ..entry })
 }

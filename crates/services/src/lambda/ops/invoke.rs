@@ -9,7 +9,7 @@ use model::ports::Invoker;
 use model::{FunctionRef, Invocation, InvocationKind, InvokeError, Outcome, RequestId, Trigger};
 use serde_json::json;
 
-use crate::lambda::{Functions, error, name};
+use crate::lambda::{Functions, error, name, snapshots};
 
 /// Most bytes of `X-Amz-Client-Context`. Source: the Invoke operation's documentation.
 const CLIENT_CONTEXT_BYTES_MAX: usize = 3_583;
@@ -19,7 +19,7 @@ const ASYNC_BYTES_MAX: usize = 262_144;
 /// Invoke.
 pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker, call: Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier", "InvocationType", "LogType", "ClientContext", "Payload", "TenantId"])?;
-    let function = target(functions, &call).await?;
+    let function = target(functions, invoker, &call).await?;
     let waits = match call.text("InvocationType") {
         None | Some("RequestResponse") => true,
         Some("Event") => false,
@@ -40,17 +40,19 @@ pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker,
     Ok(status(202))
 }
 
-/// The function that a call names, if its policy lets the caller invoke it. Within the function's own account the policy need
+/// The function that a call names, if its policy lets the caller invoke it and its version is ready for calls. Within the function's own account the policy need
 /// not allow it, for what principals may do by themselves is not limited yet.
-pub(super) async fn target(functions: &Functions, call: &Call) -> Result<FunctionRef, Error> {
+pub(super) async fn target(functions: &Functions, invoker: &dyn Invoker, call: &Call) -> Result<FunctionRef, Error> {
     let function = name::of_any_account(call)?;
     let account = call.principal.account.as_str();
     let actor = Actor::Principal(account, &call.principal.arn);
     let circumstances = call.circumstances(functions.clock.now_ms());
     let verdict = functions.verdict(&function, actor, "lambda:InvokeFunction", (&[], circumstances)).await?;
     let why = match verdict {
-        Verdict::Allowed => return Ok(function),
-        Verdict::Silent if function.account == call.principal.account => return Ok(function),
+        Verdict::Allowed => return ready(functions, invoker, function).await,
+        Verdict::Silent if function.account == call.principal.account => {
+            return ready(functions, invoker, function).await;
+        }
         Verdict::Silent => "because no resource-based policy allows the lambda:InvokeFunction action",
         Verdict::Denied => "with an explicit deny in a resource-based policy",
     };
@@ -61,6 +63,19 @@ pub(super) async fn target(functions: &Functions, call: &Call) -> Result<Functio
     )))
 }
 
+/// The function, unless one of the versions that it leads to waits for its snapshot.
+async fn ready(functions: &Functions, invoker: &dyn Invoker, function: FunctionRef) -> Result<FunctionRef, Error> {
+    // What is not published never begins from a snapshot.
+    if function.qualifier.is_none() {
+        return Ok(function);
+    }
+    let resolved = functions.remembered(&function).await.map_err(error::invoke)?;
+    for version in resolved.all().filter(|version| version.snap_start) {
+        snapshots::check(&invoker.snapshot(&function.unqualified(), &version.version))?;
+    }
+    Ok(function)
+}
+
 /// InvokeAsync, the older way to send an event. Its answer has a status and nothing else.
 pub(in crate::lambda) async fn asynchronously(
     functions: &Functions,
@@ -68,7 +83,7 @@ pub(in crate::lambda) async fn asynchronously(
     call: Call,
 ) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "InvokeArgs"])?;
-    let function = target(functions, &call).await?;
+    let function = target(functions, invoker, &call).await?;
     if call.payload.len() > ASYNC_BYTES_MAX {
         let (size, limit) = (call.payload.len(), ASYNC_BYTES_MAX);
         return Err(error::invoke(InvokeError::PayloadTooLarge { size, kind: "Event", limit }));

@@ -20,7 +20,7 @@ use crate::lambda::{Functions, error};
 /// InvokeWithResponseStream.
 pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker, call: Call) -> Result<Reply, Error> {
     call.honours(&["FunctionName", "Qualifier", "InvocationType", "LogType", "ClientContext", "Payload", "TenantId"])?;
-    let function = target(functions, &call).await?;
+    let function = target(functions, invoker, &call).await?;
     match call.text("InvocationType") {
         None | Some("RequestResponse") => {}
         Some("DryRun") => {

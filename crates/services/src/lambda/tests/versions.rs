@@ -324,15 +324,29 @@ async fn published_versions_begin_from_snapshots_where_that_was_asked_for() {
     assert_eq!(first["SnapStart"], json!({"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"}));
     assert_eq!((&first["State"], &first["StateReasonCode"]), (&json!("Pending"), &json!("Creating")));
     assert_eq!(*platform.invoker.prepared.lock(), ["f", "f:1"]);
+    platform.ok("CreateAlias", json!({"FunctionName": "f", "Name": "live", "FunctionVersion": "1"})).await;
+    let called = async |qualifier: &str, kind: &str| {
+        let input = json!({"FunctionName": "f", "Qualifier": qualifier, "InvocationType": kind});
+        platform.call("Invoke", input).await.map(drop)
+    };
+    for (qualifier, kind) in [("1", "RequestResponse"), ("live", "Event")] {
+        let error = called(qualifier, kind).await.unwrap_err();
+        assert_eq!((error.status, error.code.as_str()), (409, "ResourceConflictException"));
+        assert!(error.message.ends_with("currently in the following state: Pending"), "{}", error.message);
+    }
+    called("$LATEST", "Event").await.unwrap();
     for (state, shown, optimised) in [
         (SnapshotState::Taken, "Active", "On"),
+        (SnapshotState::PutAway, "Inactive", "On"),
         (SnapshotState::Impossible("its init left a thread running".into()), "Active", "Off"),
     ] {
         platform.invoker.snapshots.lock().insert("1".into(), state);
         let got =
             platform.ok("GetFunction", json!({"FunctionName": "f", "Qualifier": "1"})).await["Configuration"].clone();
         assert_eq!((&got["State"], &got["SnapStart"]["OptimizationStatus"]), (&json!(shown), &json!(optimised)));
-        assert_eq!(got["StateReason"].is_string(), optimised == "Off");
+        assert_eq!(got["StateReason"].is_string(), shown != "Active" || optimised == "Off");
+        assert_eq!(got["StateReasonCode"].as_str(), (shown == "Inactive").then_some("Idle"));
+        called("1", "Event").await.unwrap();
     }
     let begins = async |name: &str| platform.functions.version(&reference(name)).await.unwrap().snap_start;
     assert_eq!((begins("f").await, begins("f:1").await), (false, true));
