@@ -334,3 +334,34 @@ def test_many_callers_at_once(server):
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         assert list(pool.map(call, range(200))) == list(range(200))
+
+
+def test_active_tracing_decides_which_traces_are_sampled(server):
+    source = "import os\ndef handler(event, context):\n    return os.environ['_X_AMZN_TRACE_ID']\n"
+    client = server.client("lambda")
+    given = {}
+    client.meta.events.register(
+        "before-call.lambda.Invoke", lambda params, **_: params["headers"].update(given))
+
+    def call(name):
+        got = client.invoke(FunctionName=name, LogType="Tail")
+        header = dict(part.split("=", 1) for part in json.load(got["Payload"]).split(";"))
+        assert len(header["Parent"]) == 16
+        return header, base64.b64decode(got["LogResult"]).decode()
+
+    active = server.function(source, PYTHON, TracingConfig={"Mode": "Active"})
+    # The first call of a second is sampled, unless another function of this node had it.
+    header, log = wait_for(lambda: (found := call(active))[0]["Sampled"] == "1" and found, "a sampled call")
+    assert f"XRAY TraceId: {header['Root']}\tSegmentId: {header['Parent']}\tSampled: true" in log
+    given["X-Amzn-Trace-Id"] = "Root=1-67891233-abcdef012345678912345678;Parent=53995c3f42cd8ad8;Sampled=0"
+    header, log = call(active)
+    assert (header["Parent"], header["Sampled"]) == ("53995c3f42cd8ad8", "0") and "XRAY" not in log
+
+    through = server.function(source, PYTHON)
+    given["X-Amzn-Trace-Id"] = given["X-Amzn-Trace-Id"].replace("Sampled=0", "Sampled=1")
+    header, log = call(through)
+    assert (header["Root"], header["Sampled"]) == ("1-67891233-abcdef012345678912345678", "1") and "XRAY TraceId" in log
+    given.clear()
+    for _ in range(5):
+        header, log = call(through)
+        assert header["Sampled"] == "0" and "XRAY" not in log

@@ -38,6 +38,7 @@ use crate::ready::Ready;
 use crate::report;
 use crate::slots::{self, Slots};
 use crate::start;
+use crate::trace::Sampler;
 use crate::unneeded::{self, Needs};
 
 /// How long sandboxes get to be gone after they were killed.
@@ -76,6 +77,7 @@ pub(crate) struct Core {
     pub(crate) interpreters: Interpreters,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
+    pub(crate) sampler: Sampler,
     pub(crate) config: EngineConfig,
     /// Whether the backend can freeze.
     freezes: bool,
@@ -188,6 +190,7 @@ impl Engine {
             interpreters,
             clock,
             random,
+            sampler: Sampler::default(),
             config,
             preparing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),

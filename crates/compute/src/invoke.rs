@@ -87,6 +87,9 @@ async fn run_whole(
     let version = core.catalog.version(&invocation.function).await?;
     let version = tenants::bound(version, invocation.tenant.as_deref())?;
     recursion::check(invocation.trace_id.as_deref(), &version)?;
+    let header =
+        core.sampler.header(invocation.trace_id.as_deref(), version.traced, core.clock.now_ms(), &*core.random);
+    invocation.trace_id = Some(header);
     invocation.payload = payload::checked(&invocation)?;
     let permit = core.admit(&version).await.map_err(InvokeError::Throttled)?;
     let mut job = Box::new(Job { invocation, version, sink, tries: 0, _permit: permit, _running: running });

@@ -54,6 +54,7 @@ mod telemetry;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod turns;
 mod unneeded;
 mod variables;

@@ -4,7 +4,6 @@
 //! header along with the calls that they make inside a function. So a function that calls itself, over whatever others,
 //! arrives here with its own number of calls. Who leaves the header away is not seen.
 
-use base::Random;
 use model::{FunctionRef, FunctionVersion, InvokeError};
 
 /// How often a chain may call one function. Source: Lambda's recursive loop detection.
@@ -32,11 +31,6 @@ pub(crate) fn foremost<'a>(traces: impl Iterator<Item = &'a str>, function: &Fun
         chain.filter(|(function, _)| *function == own).map(|(_, calls)| calls).max().unwrap_or(0)
     };
     traces.reduce(|first, next| if calls(next) > calls(first) { next } else { first })
-}
-
-/// A header that begins a trace, which nobody samples.
-pub(crate) fn begun(now_ms: u64, random: &dyn Random) -> String {
-    format!("Root=1-{:08x}-{};Parent={};Sampled=0", now_ms / 1_000, random.hex(12), random.hex(8))
 }
 
 /// What is said of a call that was stopped.
@@ -71,7 +65,7 @@ pub(crate) fn counted(trace: Option<&str>, function: &FunctionRef) -> Option<Str
 
 /// The chain of a header.
 fn lineage_of(trace: &str) -> Option<&str> {
-    trace.split(';').find_map(|field| field.trim_start().strip_prefix(LINEAGE))
+    model::trace::field(trace, "Lineage")
 }
 
 /// Functions and their calls. Some clients write the bar as `%7C`.

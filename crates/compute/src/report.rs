@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use model::trace::field;
 use model::{FunctionVersion, Region, RequestId, Runtime};
 
 /// Room of the shorter lines and of the line's end that the log gives them.
@@ -169,10 +170,10 @@ pub(crate) fn report_line(report: &Report<'_>) -> String {
     }
     write_status(&mut line, *status);
     // Only a traced call has segments to point to.
-    let trace = trace_id.filter(|trace| field(trace, "Sampled=") == Some("1"));
-    if let Some(root) = trace.and_then(|trace| field(trace, "Root=")) {
+    let trace = trace_id.filter(|trace| field(trace, "Sampled") == Some("1"));
+    if let Some(root) = trace.and_then(|trace| field(trace, "Root")) {
         let _ = write!(line, "\nXRAY TraceId: {root}\t");
-        if let Some(parent) = trace.and_then(|trace| field(trace, "Parent=")) {
+        if let Some(parent) = trace.and_then(|trace| field(trace, "Parent")) {
             let _ = write!(line, "SegmentId: {parent}\t");
         }
         let _ = write!(line, "Sampled: true\t");
@@ -240,10 +241,6 @@ fn write_status(line: &mut String, status: Status<'_>) {
             let _ = write!(line, "Status: error\tError Type: {kind}");
         }
     }
-}
-
-fn field<'a>(trace: &'a str, name: &str) -> Option<&'a str> {
-    trace.split(';').find_map(|part| part.trim().strip_prefix(name))
 }
 
 /// Microseconds, written as milliseconds with two decimals (rounded half up).

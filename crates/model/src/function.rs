@@ -217,6 +217,9 @@ pub struct FunctionVersion {
     /// Whether chains of calls may call it as often as they like.
     #[serde(default)]
     pub allows_recursion: bool,
+    /// Whether it decides which traces are sampled (active tracing), where nobody has before.
+    #[serde(default)]
+    pub traced: bool,
     /// The ARN of the queue or topic that gets events of this version which are given up.
     #[serde(default)]
     pub dead_letters: Option<String>,
@@ -326,6 +329,7 @@ mod tests {
             reserved_concurrency: None,
             snap_start: false,
             allows_recursion: false,
+            traced: false,
             dead_letters: None,
             per_tenant: false,
             program: false,

@@ -21,6 +21,7 @@ pub mod ports;
 pub mod prefixes;
 pub mod runtime;
 pub mod stream;
+pub mod trace;
 pub mod usage;
 pub mod web;
 

@@ -86,6 +86,8 @@ async fn accept_of(core: &Arc<Core>, mut invocation: Invocation, lineage: &Linea
     let payload = payload::checked(&invocation)?;
     let queue = &core.async_queue;
     let now_ms = core.clock.now_ms();
+    // One trace for all tries and for what is told of them.
+    invocation.trace_id.get_or_insert_with(|| model::trace::begun(now_ms, &*core.random));
     let slot = queue.slots.take(&invocation.function, share(Some(&version)));
     let pending = Pending {
         function: invocation.function.clone(),

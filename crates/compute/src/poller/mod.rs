@@ -53,7 +53,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::Core;
 use crate::invoke;
-use crate::recursion;
 use lease::Nodes;
 use scale::wait_after;
 
@@ -231,8 +230,6 @@ impl Poller {
     /// Calls the function, within the trace of its records if they have one. Nothing: the platform did not run it; why is told.
     async fn call(&self, payload: Bytes, trace: Option<String>) -> Option<(RequestId, Outcome)> {
         let request_id = RequestId(self.core.random.uuid());
-        // A trace begins here otherwise: what the function sends on is known by it when it comes back.
-        let begun = || recursion::begun(self.core.clock.now_ms(), &*self.core.random);
         let invocation = Invocation {
             function: self.mapping.function.clone(),
             request_id: request_id.clone(),
@@ -241,7 +238,7 @@ impl Poller {
             trigger: Trigger::EventSource,
             client_context: None,
             tenant: None,
-            trace_id: Some(trace.unwrap_or_else(begun)),
+            trace_id: trace,
             log_tail: false,
         };
         let result = invoke::invoke(&self.core, invocation).await;

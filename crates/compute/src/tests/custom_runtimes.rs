@@ -83,14 +83,15 @@ async fn a_call_goes_round() {
     use model::ports::Invoker;
     let world = world();
     let mut call = invocation("f", "r-1", "{\"a\":1}");
-    call.trace_id = Some("Root=1-a-b".into());
+    call.trace_id = Some("Root=1-a-b;Parent=c;Sampled=0".into());
     call.client_context = Some("{\"custom\":{}}".into());
     call.function.qualifier = None;
     let (outcome, ()) = tokio::join!(world.engine.invoke(call), async {
         let address = address(&world).await;
         let event = next(address).await;
         assert_eq!((event.status, event.body.as_str()), (200, "{\"a\":1}"));
-        let trace = crate::recursion::counted(Some("Root=1-a-b"), &super::fixtures::reference("f")).unwrap();
+        let trace =
+            crate::recursion::counted(Some("Root=1-a-b;Parent=c;Sampled=0"), &super::fixtures::reference("f")).unwrap();
         for (name, value) in [
             ("Lambda-Runtime-Aws-Request-Id", "r-1"),
             ("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:000000000000:function:f"),

@@ -2,6 +2,7 @@
 //!
 //! The store is the one in memory; a restart is another engine on the same store while the first is dropped.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,9 @@ async fn a_failing_event_is_tried_three_times_then_dropped() {
     assert_eq!(tries(&world, "e-1"), 3);
     let took = began.elapsed().as_secs();
     assert!((180..182).contains(&took), "one minute, then two: {took}");
+    let roots: BTreeSet<String> =
+        world.guests.traces.lock().iter().map(|trace| trace.split(';').next().unwrap().to_owned()).collect();
+    assert!(roots.len() == 1 && roots.first().unwrap().starts_with("Root=1-"), "one trace for all tries: {roots:?}");
     world.deploy("g", "throw_until 1", |_| {});
     accept(&world, "g", "e-2").await;
     until_kept(&world, 0).await;

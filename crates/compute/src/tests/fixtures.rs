@@ -50,6 +50,7 @@ pub(crate) fn version(name: &str) -> FunctionVersion {
         reserved_concurrency: None,
         snap_start: false,
         allows_recursion: false,
+        traced: false,
         dead_letters: None,
         per_tenant: false,
         program: false,

@@ -490,6 +490,7 @@ impl FakeGuest {
             let meta: serde_json::Value = serde_json::from_slice(&body.split_to(length)).unwrap();
             let id = meta["requestId"].as_str().unwrap().to_owned();
             *self.seen.lock().entry(id).or_default() += 1;
+            self.traces.lock().extend(meta["traceId"].as_str().map(str::to_owned));
             self.calls += 1;
             self.began = Instant::now();
             self.control.usage.lock().cpu += Duration::from_micros(700);
@@ -531,7 +532,7 @@ impl FakeGuest {
                 tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
                 self.respond(&event).await;
             }
-            ("script", ms) => self.scripted(ms, meta, &event).await,
+            ("script", ms) => self.scripted(ms, &event).await,
             ("sleep_as_told", _) => {
                 let ms = std::str::from_utf8(&event).unwrap().parse().unwrap();
                 tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -597,8 +598,7 @@ impl FakeGuest {
         true
     }
 
-    async fn scripted(&mut self, ms: &str, meta: &serde_json::Value, event: &[u8]) {
-        self.traces.lock().extend(meta["traceId"].as_str().map(str::to_owned));
+    async fn scripted(&mut self, ms: &str, event: &[u8]) {
         tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await;
         let answer = (self.script.lock())(event);
         match answer {

@@ -206,7 +206,7 @@ pub fn trace_id(headers: &HeaderMap, now_ms: u64, random: &dyn Random) -> String
     let given = headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok());
     match given.filter(|text| text.contains("Root=") && text.len() <= 512) {
         Some(text) => text.to_owned(),
-        None => format!("Root=1-{:08x}-{}", now_ms / 1_000, random.hex(12)),
+        None => model::trace::begun(now_ms, random),
     }
 }
 

@@ -73,8 +73,16 @@ const ATTEMPTS: usize = 64;
 
 /// What is taken and stored but changes nothing: operation, parameter, and why. The compatibility matrix shows it.
 pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
-    ("CreateFunction", "TracingConfig", "stored and shown; no trace segments are recorded"),
-    ("UpdateFunctionConfiguration", "TracingConfig", "stored and shown; no trace segments are recorded"),
+    (
+        "CreateFunction",
+        "TracingConfig",
+        "Active decides which traces are sampled, as functions, reports and called services see it; no segments are recorded",
+    ),
+    (
+        "UpdateFunctionConfiguration",
+        "TracingConfig",
+        "Active decides which traces are sampled, as functions, reports and called services see it; no segments are recorded",
+    ),
     ("CreateFunction", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
     ("UpdateFunctionCode", "Architectures", "managed runtimes use the host's interpreter whatever the architecture"),
     (

@@ -450,6 +450,7 @@ impl FunctionRecord {
             egress: self.egress(settings),
             snap_start: settings.begins_from_snapshot(id),
             allows_recursion: self.allows_recursion,
+            traced: settings.tracing == "Active",
             dead_letters: settings.dead_letters.clone(),
             per_tenant: settings.per_tenant,
             program: version.is_program(),

@@ -112,7 +112,7 @@ async fn what_nobody_wants_is_acknowledged_and_never_seen() {
 
 /// A trace in which `f` was called so often.
 fn looped(calls: usize) -> Option<String> {
-    let begin = "Root=1-a-b".to_owned();
+    let begin = "Root=1-a-b;Parent=c;Sampled=0".to_owned();
     Some((0..calls).fold(begin, |trace, _| crate::recursion::counted(Some(&trace), &reference("f")).unwrap()))
 }
 

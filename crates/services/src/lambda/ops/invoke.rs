@@ -32,7 +32,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker,
             return Err(error::constraint(other, "invocationType", rule));
         }
     };
-    let invocation = invocation(functions, function, &call, waits)?;
+    let invocation = invocation(function, &call, waits)?;
     if waits {
         return Ok(answer(invoker.invoke(invocation).await.map_err(error::invoke)?));
     }
@@ -88,48 +88,26 @@ pub(in crate::lambda) async fn asynchronously(
         let (size, limit) = (call.payload.len(), ASYNC_BYTES_MAX);
         return Err(error::invoke(InvokeError::PayloadTooLarge { size, kind: "Event", limit }));
     }
-    let invocation = invocation(functions, function, &call, false)?;
+    let invocation = invocation(function, &call, false)?;
     invoker.accept(invocation).await.map_err(error::invoke)?;
     Ok(Reply { status: Some(202), payload: Some(Bytes::new().into()), ..Reply::of(json!({"Status": 202})) })
 }
 
-/// The call as an event, before what else it asks for is known.
-fn event(function: FunctionRef, call: &Call) -> Invocation {
-    Invocation {
+/// The call as an invocation. `waits` is whether somebody waits for the answer.
+pub(super) fn invocation(function: FunctionRef, call: &Call, waits: bool) -> Result<Invocation, Error> {
+    let context = call.text("ClientContext").map(client_context).transpose()?;
+    Ok(Invocation {
         function,
         request_id: RequestId(call.request_id.clone()),
         // An event without content is an empty document, as AWS hands it on.
         payload: if call.payload.is_empty() { Bytes::from_static(b"{}") } else { call.payload.clone() },
-        kind: InvocationKind::Event,
-        trigger: Trigger::Direct,
-        client_context: None,
-        tenant: call.text("TenantId").map(str::to_owned),
-        trace_id: call.headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok()).map(str::to_owned),
-        log_tail: false,
-    }
-}
-
-/// The call as an invocation. `waits` is whether somebody waits for the answer.
-pub(super) fn invocation(
-    functions: &Functions,
-    function: FunctionRef,
-    call: &Call,
-    waits: bool,
-) -> Result<Invocation, Error> {
-    let context = call.text("ClientContext").map(client_context).transpose()?;
-    let event = event(function, call);
-    // A trace begins here if the caller has none: what the function calls is known by it.
-    let begun = || {
-        let (now_ms, random) = (functions.clock.now_ms(), &functions.random);
-        format!("Root=1-{:08x}-{};Parent={};Sampled=0", now_ms / 1_000, random.hex(12), random.hex(8))
-    };
-    Ok(Invocation {
         kind: if waits { InvocationKind::RequestResponse } else { InvocationKind::Event },
+        trigger: Trigger::Direct,
         // The context of an asynchronous call does not reach the function.
         client_context: context.filter(|_| waits),
-        trace_id: Some(event.trace_id.clone().unwrap_or_else(begun)),
+        tenant: call.text("TenantId").map(str::to_owned),
+        trace_id: call.headers.get("x-amzn-trace-id").and_then(|value| value.to_str().ok()).map(str::to_owned),
         log_tail: waits && call.text("LogType") == Some("Tail"),
-        ..event
     })
 }
 

@@ -32,7 +32,7 @@ pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker,
             return Err(error::constraint(other, "invocationType", rule));
         }
     }
-    let invocation = invocation(functions, function, &call, true)?;
+    let invocation = invocation(function, &call, true)?;
     Ok(match invoker.invoke_streaming(invocation).await.map_err(error::invoke)? {
         Answered::Whole(outcome) => {
             let mut events = Vec::new();
