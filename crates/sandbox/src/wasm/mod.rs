@@ -8,6 +8,7 @@
 //! | `run`       | one environment, and its runs                                            |
 //! | `state`     | what a run has and may use                                               |
 //! | `quota`     | the size of `/tmp`                                                       |
+//! | `layers`    | `/opt`: several layers in one folder                                     |
 //! | `outside`   | requests that a program makes                                            |
 //! | `keyvalue`  | the interfaces of `wasi:keyvalue`; `pairs` has what they do               |
 //! | `tables`    | calls of the platform's tables, where pairs are                           |
@@ -28,6 +29,7 @@
 mod artefacts;
 mod compiler;
 mod keyvalue;
+mod layers;
 mod machine;
 mod outside;
 mod pairs;
@@ -57,6 +59,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use crate::contract::{Backend, Error, SandboxSpec, Started, Wall};
 use crate::program::{Opened, ProgramSpec};
 use artefacts::Artefacts;
+use layers::Layers;
 use machine::Machine;
 use run::{Environment, Folders, Loaded, Pre};
 
@@ -90,6 +93,7 @@ pub struct Wasm {
     compiling: tokio::sync::Mutex<()>,
     loaded: Mutex<HashMap<CodeDigest, Weak<Loaded>>>,
     next_tmp: std::sync::atomic::AtomicU64,
+    layers: Layers,
 }
 
 /// Filled with what came of compiling a package: nothing, or why it cannot be run.
@@ -111,7 +115,9 @@ impl Wasm {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        let layers = Layers::open(config.code_root.clone(), config.folder.join("opt"))?;
         Ok(Self {
+            layers,
             inner,
             config,
             engine: OnceLock::new(),
@@ -200,13 +206,9 @@ impl Wasm {
         made.await?.clone().map_err(Error::Unfit)
     }
 
-    fn folders(&self, loaded: &Loaded, spec: &ProgramSpec) -> Result<Folders, Error> {
+    async fn folders(&self, loaded: &Loaded, spec: &ProgramSpec) -> Result<Folders, Error> {
         let task = self.config.code_root.join(spec.code.as_str());
-        let layer = match &spec.layers[..] {
-            [] => None,
-            [layer] => Some(self.config.code_root.join(layer.as_str())),
-            _ => return Err(Error::Unfit("it has more than one layer, of which programs see one at most".to_owned())),
-        };
+        let opt = if loaded.sees_files { self.layers.opt(&spec.layers).await? } else { None };
         let tmp = loaded.sees_files.then(|| {
             let number = self.next_tmp.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tmp_root(&self.config.folder).join(number.to_string())
@@ -214,7 +216,7 @@ impl Wasm {
         if let Some(tmp) = &tmp {
             fs::create_dir(tmp).map_err(host)?;
         }
-        Ok(Folders { task, layer, tmp })
+        Ok(Folders { task, opt, tmp })
     }
 }
 
@@ -326,7 +328,7 @@ impl Backend for Wasm {
     async fn open(&self, spec: ProgramSpec) -> Result<Opened, Error> {
         let parts = self.parts()?;
         let loaded = self.loaded(&parts, &spec.code).await?;
-        let folders = self.folders(&loaded, &spec)?;
+        let folders = self.folders(&loaded, &spec).await?;
         let environment = Environment::new(parts.machine.clone(), loaded, spec, folders);
         Ok(Opened { program: environment.clone(), control: environment })
     }

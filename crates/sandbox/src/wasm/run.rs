@@ -25,6 +25,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
+use super::layers::Opt;
 use super::machine::{LATER_TICKS, Machine};
 use super::outside::Hooks;
 use super::quota::Quota;
@@ -53,7 +54,8 @@ pub(super) struct Loaded {
 /// Where an environment's folders are.
 pub(super) struct Folders {
     pub(super) task: PathBuf,
-    pub(super) layer: Option<PathBuf>,
+    /// Its layers, if it has any.
+    pub(super) opt: Option<Arc<Opt>>,
     /// Its own, if it has one.
     pub(super) tmp: Option<PathBuf>,
 }
@@ -116,10 +118,10 @@ impl Environment {
     }
 
     fn open_folders(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
-        let Folders { task, layer, tmp } = &self.folders;
+        let Folders { task, opt, tmp } = &self.folders;
         wasi.preopened_dir(task, "/var/task", FsPerms::ReadOnly)?;
-        if let Some(layer) = layer {
-            wasi.preopened_dir(layer, "/opt", FsPerms::ReadOnly)?;
+        if let Some(opt) = opt {
+            wasi.preopened_dir(opt.path(), "/opt", FsPerms::ReadOnly)?;
         }
         if let Some(tmp) = tmp {
             wasi.preopened_dir(tmp, "/tmp", FsPerms::ReadWrite)?;
@@ -301,7 +303,7 @@ impl Control for Environment {
         self.killed.cancel();
         let (tmp, gone) = (self.folders.tmp.clone(), self.gone.clone());
         let remove = move || {
-            remove(tmp.as_deref());
+            remove(tmp.as_deref(), "/tmp");
             let _ = gone.set(());
         };
         if self.folders.tmp.is_none() {
@@ -342,16 +344,17 @@ impl Control for Environment {
 impl Drop for Environment {
     fn drop(&mut self) {
         if !self.killed.is_cancelled() {
-            remove(self.folders.tmp.as_deref());
+            remove(self.folders.tmp.as_deref(), "/tmp");
         }
     }
 }
 
-fn remove(folder: Option<&Path>) {
+/// Removes a folder that programs knew as `name`.
+pub(super) fn remove(folder: Option<&Path>, name: &str) {
     if let Some(folder) = folder
         && let Err(error) = std::fs::remove_dir_all(folder)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        tracing::warn!(%error, "a program's /tmp could not be removed; it goes when the server starts");
+        tracing::warn!(%error, name, "a folder of a program could not be removed; it goes when the server starts");
     }
 }

@@ -175,10 +175,19 @@ impl World {
     }
 
     async fn open(&self, code: &CodeDigest, memory_bytes: u64) -> Result<(Opened, Arc<Log>), Error> {
+        self.open_with(code, &[], memory_bytes).await
+    }
+
+    async fn open_with(
+        &self,
+        code: &CodeDigest,
+        layers: &[CodeDigest],
+        memory_bytes: u64,
+    ) -> Result<(Opened, Arc<Log>), Error> {
         let log = Arc::new(Log::default());
         let spec = ProgramSpec {
             code: code.clone(),
-            layers: Vec::new(),
+            layers: layers.to_vec(),
             memory_bytes,
             tmp_bytes: 4 * MIB,
             environment: Vec::new(),
@@ -376,6 +385,34 @@ async fn a_program_sees_its_folders_and_nothing_above_them() {
         (call $tell (i32.const 1) (call $link (i32.const 3) (i32.const 0) (i32.const 96) (i32.const 9) (i32.const 4)
             (i32.const 96) (i32.const 1)))";
     assert_ne!(world.run(link).await.1, "0\n");
+}
+
+#[tokio::test]
+async fn a_program_reads_its_layers_merged_and_writes_none() {
+    let world = World::new();
+    let layers = ["1", "2"].map(|text| {
+        let digest = CodeDigest::parse(&text.repeat(64)).unwrap();
+        let folder = world.folder.path().join("code").join(digest.as_str());
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("x"), text).unwrap();
+        digest
+    });
+    // 4 is /opt: says what is in x, and what comes of making n.
+    let read = "(i32.store8 (i32.const 128) (i32.const 120))
+        (drop (call $open (i32.const 4) (i32.const 0) (i32.const 128) (i32.const 1) (i32.const 0) (i64.const 2)
+            (i64.const 0) (i32.const 0) (i32.const 16)))
+        (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 1))
+        (drop (call $read (i32.load (i32.const 16)) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (i32.store8 (i32.const 128) (i32.const 110))
+        (call $tell (i32.const 1) (i32.eqz (call $open (i32.const 4) (i32.const 0) (i32.const 128) (i32.const 1)
+            (i32.const 1) (i64.const 66) (i64.const 0) (i32.const 0) (i32.const 16))))";
+    let code = world.package(&format!("(module {HEAD} (func (export \"_start\") {read}))"));
+    let turned = [layers[1].clone(), layers[0].clone()];
+    for (layers, said) in [(&layers[..1], "10\n"), (&layers[..], "20\n"), (&turned[..], "10\n")] {
+        let (opened, _) = world.open_with(&code, layers, 64 * MIB).await.unwrap();
+        assert_eq!(command(&opened, "").await.1, said);
+    }
 }
 
 #[tokio::test]
