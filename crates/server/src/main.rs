@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use server::operations;
 
+/// A small call of a table takes a fifth less processor time than with the C library's, and memory is not more (ARCHITECTURE.md).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let done = match cli::parse() {
         cli::Task::Done(code) => return code,
