@@ -5,6 +5,8 @@
 //! Invariants
 //!   1. A call that reached an environment is settled exactly once, even if its caller goes away.
 //!   2. A call that never reached a guest is tried in another environment; one that did is never repeated here.
+//!   3. A call whose environment could not be initialised has the init repeated once, in its own time; how that ends is its
+//!      answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use crate::patience;
 use crate::payload;
 use crate::pool::{Lease, Pool, Ready};
 use crate::recursion;
-use crate::report::{Beginning, Phase, Status};
+use crate::report::{Beginning, Phase};
 use crate::settle::{self, Ended, micros};
 use crate::start::{self, FailedStart, StartEnd};
 use crate::stream::{self, StreamSink};
@@ -128,13 +130,13 @@ async fn run(core: Arc<Core>, pool: Arc<Pool>, job: Box<Job>, ready: Ready) -> T
 
 async fn run_unstarted(core: &Arc<Core>, pool: &Arc<Pool>, job: Box<Job>, failed: FailedStart) -> Tried {
     match failed {
-        FailedStart::Init(init) => Ok(Ok(settle::failed_init(core, &job, init, Phase::Init).await)),
-        FailedStart::Cut { output, init_us, initialization } => {
-            start::report_init(&output, init_us, initialization, Phase::Init, Status::Timeout);
-            output.flush().await;
+        // What comes back from a snapshot has had its init before.
+        FailedStart::Init(init) if init.restore => Ok(Ok(settle::failed_init(core, &job, init, Phase::Init).await)),
+        FailedStart::Refused(error) => Ok(Err(error)),
+        failed => {
+            Box::new(failed).report_alone().await;
             run_with_init(core, pool, job).await
         }
-        FailedStart::Refused(error) => Ok(Err(error)),
     }
 }
 
@@ -144,7 +146,7 @@ pub(crate) struct Began {
     pub(crate) us: u64,
 }
 
-/// Repeats a cut init within the invocation, under the function's own timeout.
+/// Repeats an init that failed or was cut within the invocation, under the function's own timeout.
 async fn run_with_init(core: &Arc<Core>, pool: &Arc<Pool>, job: Box<Job>) -> Tried {
     let began = Began { at: Instant::now(), us: core.clock.monotonic_us() };
     let timeout = Duration::from_millis(job.version.timeout_ms);

@@ -257,6 +257,11 @@ impl Pool {
         self.start(core, starts);
     }
 
+    /// What a start counts where others wait for theirs: its usual length in microseconds.
+    pub(crate) fn start_cost_us(&self) -> u64 {
+        self.state.lock().start_us.get().unwrap_or(1)
+    }
+
     /// Takes an environment that was started within a call.
     pub(crate) fn adopt(self: &Arc<Self>, core: &Arc<Core>, environment: Box<Environment>) -> Lease {
         self.state.lock().busy += 1;
@@ -421,8 +426,8 @@ async fn start_one(core: Arc<Core>, pool: Arc<Pool>) {
         drop(starting);
         return pool.started(&core, StartEnd::refused(error), Duration::ZERO);
     };
-    let cost_us = pool.state.lock().start_us.get().unwrap_or(1);
-    let Some(slot) = core.fleet.starts.take(&pool.version.function, 0, cost_us).await else { return };
+    let slot = core.fleet.starts.take(&pool.version.function, 0, pool.start_cost_us()).await;
+    let Some(slot) = slot else { return };
     if !pool.still_wanted(&core) {
         return;
     }

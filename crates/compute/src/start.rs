@@ -1,8 +1,8 @@
 //! From a version to an initialised environment: package, credentials, variables, sandbox, init phase.
 //!
 //! Invariants
-//!   1. The init phase has a cap of its own; beyond it the guest ends, and the invocation that waits runs the init
-//!      again within its own time (`Phase::Invoke`).
+//!   1. The init phase has a cap of its own; beyond it the guest ends. The invocation that waits for an init that failed or
+//!      was cut runs it again within its own time (`Phase::Invoke`).
 //!   2. A guest whose init failed never serves a call.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{AccessPoint, Credentials, Family, FileSystem, FunctionVersion, ImageCode, InvokeError, Runtime};
 use sandbox::{Control, GUEST, Interpreter, Occupant, SandboxSpec, SharedFiles, Started, Usage, interpreter};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::code_cache::Place;
@@ -219,7 +219,11 @@ pub(crate) async fn in_init_phase(
         Purpose::Calls => startup_cap(core, &pool.version),
         Purpose::Floor { cap } => cap.max(core.config.init_cap),
     };
-    let start = start(core, pool, room, cap, purpose, Phase::Init);
+    holding(slot, start(core, pool, room, cap, purpose, Phase::Init)).await
+}
+
+/// A start that holds its slot for as long as it may.
+async fn holding(slot: Grant, start: impl Future<Output = StartEnd>) -> StartEnd {
     tokio::pin!(start);
     tokio::select! {
         biased;
@@ -235,10 +239,19 @@ fn startup_cap(core: &Core, version: &FunctionVersion) -> Duration {
     own_ms.map_or(core.config.init_cap, Duration::from_millis)
 }
 
-/// Starts an environment within an invocation that has `cap` left.
+/// Starts an environment within an invocation that has `cap` left. It waits for room and its turn as every other start
+/// does: calls of a function whose init fails come in crowds as well.
 pub(crate) async fn in_invocation(core: &Arc<Core>, pool: &Arc<Pool>, cap: Duration) -> StartEnd {
-    match timeout(cap, core.fleet.room(pool, &*core.clock)).await {
-        Ok(Some(room)) => start(core, pool, room, cap, Purpose::Calls, Phase::Invoke).await,
+    let began = Instant::now();
+    let turn = async {
+        let room = core.fleet.room(pool, &*core.clock).await?;
+        Some((room, core.fleet.starts.take(&pool.version.function, 0, pool.start_cost_us()).await?))
+    };
+    match timeout(cap, turn).await {
+        Ok(Some((room, slot))) => {
+            let cap = cap.saturating_sub(began.elapsed());
+            holding(slot, start(core, pool, room, cap, Purpose::Calls, Phase::Invoke)).await
+        }
         _ => StartEnd::refused(InvokeError::NoCapacity("no room to initialise the function again".to_owned())),
     }
 }

@@ -373,14 +373,18 @@ def test_many_calls_in_a_row_share_nothing(probe):
 
 
 def initialised(probe, case, kind, message):
-    """Two calls of a function whose initialisation fails, each of which tries it anew."""
+    """Two calls of a function whose initialisation fails, each of which tries it anew, and again in its own time."""
     for _ in range(2):
         answer = probe.call({"do": "count"}, case, LogType="Tail")
         assert answer["FunctionError"] == "Unhandled", answer["json"]
         assert answer["json"]["errorType"] == kind, answer["json"]
         assert message in answer["json"]["errorMessage"], answer["json"]
     found = probe.server.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{probe.function(case)}", filterPattern="INIT_REPORT")
-    return [event["message"] for event in found["events"]]
+    lines = [event["message"] for event in found["events"]]
+    if has(probe.runtime, "alone"):
+        phases = [re.search(r"\tPhase: (\w+)\t", line).group(1) for line in lines]
+        assert phases.count("invoke") == 2 and phases.count("init") >= 2, lines
+    return lines
 
 
 @pytest.mark.needs("init")

@@ -163,8 +163,8 @@ async fn start_one_of_floor(core: Arc<Core>, pool: Arc<Pool>) {
     let Ok(Some(room)) = timeout(core.config.capacity_wait, core.fleet.room(&pool, &*core.clock)).await else {
         return pool.floor_failed(&core, "This host has no room for more environments");
     };
-    let cost_us = pool.state.lock().start_us.get().unwrap_or(1);
-    let Some(slot) = core.fleet.starts.take(&pool.version.function, 0, cost_us).await else { return };
+    let slot = core.fleet.starts.take(&pool.version.function, 0, pool.start_cost_us()).await;
+    let Some(slot) = slot else { return };
     if !pool.floor_wants() {
         return;
     }

@@ -144,16 +144,67 @@ async fn the_next_call_waits_for_the_runtime_and_is_warm() {
     assert_eq!(world.guests.started(), 1);
 }
 
+/// The address of the Runtime API of the environment that comes after this one.
+async fn address_after(world: &World, first: SocketAddr) -> SocketAddr {
+    world.until("there is another", |world| *world.guests.runtime_api.lock() != Some(first)).await;
+    address(world).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn init_errors_pass_unchanged() {
     let world = world();
-    let outcome = played(&world, |address| async move {
-        let error = "{\"errorType\":\"Runtime.Custom\",\"errorMessage\":\"m\"}";
-        assert_eq!(post(address, "runtime/init/error", error).await.status, 202);
+    let error = |n: u32| format!("{{\"errorType\":\"Runtime.Custom{n}\",\"errorMessage\":\"m\"}}");
+    let outcome = played(&world, async |first| {
+        assert_eq!(post(first, "runtime/init/error", &error(1)).await.status, 202);
+        let second = address_after(&world, first).await;
+        assert_eq!(post(second, "runtime/init/error", &error(2)).await.status, 202);
     })
     .await;
-    assert_eq!(outcome.payload, "{\"errorType\":\"Runtime.Custom\",\"errorMessage\":\"m\"}");
-    assert!(world.lines.messages()[1].ends_with("Error Type: Runtime.Custom"));
+    assert_eq!(outcome.payload, error(2), "the init of the call's own time is its answer");
+    let lines = world.lines.messages();
+    let reports: Vec<_> =
+        lines.iter().filter_map(|line| line.split_once(" ms\tPhase: ")).map(|(_, rest)| rest).collect();
+    assert_eq!(
+        reports,
+        ["init\tStatus: error\tError Type: Runtime.Custom1", "invoke\tStatus: error\tError Type: Runtime.Custom2"]
+    );
+    assert!(lines.last().unwrap().ends_with("Status: error\tError Type: Runtime.Custom2"), "{lines:?}");
+    assert_eq!(world.records.0.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_that_succeeds_when_it_is_repeated_serves_the_call() {
+    let world = world();
+    let outcome = played(&world, async |first| {
+        assert_eq!(post(first, "runtime/init/error", "{\"errorType\":\"E\"}").await.status, 202);
+        let second = address_after(&world, first).await;
+        assert_eq!(next(second).await.status, 200);
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        post(second, "runtime/invocation/r-1/response", "1").await;
+        tokio::spawn(next(second));
+    })
+    .await;
+    assert_eq!((outcome.payload, outcome.error), ("1".into(), None));
+    world.until("it is over", |world| has_report(world, "Duration: 5")).await;
+    let report = world.lines.messages().pop().unwrap();
+    assert!(!report.contains("Init Duration"), "the repeated init is the call's own time: {report}");
+    assert_eq!(world.records.0.lock()[0].init_us, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_init_has_the_functions_time() {
+    let world = world();
+    let outcome = played(&world, async |first| {
+        assert_eq!(post(first, "runtime/init/error", "{}").await.status, 202);
+    })
+    .await;
+    assert_eq!(error_type(&outcome), "Sandbox.Timedout");
+    let lines = world.lines.messages();
+    assert!(
+        lines.contains(&"INIT_REPORT Init Duration: 3000.00 ms\tPhase: invoke\tStatus: timeout".to_owned()),
+        "{lines:?}"
+    );
+    world.until("the sandboxes are gone", |world| world.guests.alive() == 0).await;
 }
 
 #[tokio::test(start_paused = true)]

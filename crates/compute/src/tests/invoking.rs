@@ -77,7 +77,8 @@ async fn a_log_in_json_has_records_of_its_level() {
     assert_eq!(kinds(SystemLevel::Info, "print 1").await, ["initStart", "start", "report"]);
     assert_eq!(kinds(SystemLevel::Warn, "print 1").await, Vec::<String>::new());
     assert_eq!(kinds(SystemLevel::Warn, "exit 3").await, ["runtimeDone", "report"]);
-    let failed = ["initRuntimeDone", "initReport", "runtimeDone", "report"];
+    let init = ["initRuntimeDone", "initReport"];
+    let failed = [&init[..], &init, &["runtimeDone", "report"]].concat();
     assert_eq!(kinds(SystemLevel::Warn, "init_error").await, failed);
 }
 
@@ -218,10 +219,34 @@ async fn a_failed_init_is_the_answer() {
         lines[2],
         "INIT_REPORT Init Duration: 0.00 ms\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError"
     );
-    assert_eq!(lines[3], "START RequestId: r-1 Version: $LATEST");
+    assert!(lines[3].starts_with("INIT_START ") && lines[4] == "loading", "{lines:?}");
+    assert_eq!(
+        lines[5],
+        "INIT_REPORT Init Duration: 0.00 ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ImportModuleError"
+    );
+    assert_eq!(lines[6], "START RequestId: r-1 Version: $LATEST");
+    assert!(lines[8].ends_with("\tStatus: error\tError Type: Runtime.ImportModuleError"), "{lines:?}");
+    assert_eq!((world.guests.started(), lines.len()), (2, 9), "the call repeats it once");
     world.call("f", "1").await.unwrap();
-    assert_eq!(world.guests.started(), 2, "it is tried again for the next call");
+    assert_eq!(world.guests.started(), 4, "it is tried again for the next call");
     assert_eq!(world.records.0.lock().len(), 2);
+    world.until("the sandboxes are gone", |world| world.guests.alive() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_repeats_a_failing_init_once_for_each_call() {
+    use model::ports::Invoker;
+    let world = World::with(Guests::booting(Duration::from_millis(50)), |config| config.starts_max = 1);
+    world.deploy("f", "init_error", |_| {});
+    let mut calls = tokio::task::JoinSet::new();
+    for call in 0..10 {
+        let engine = world.engine.clone();
+        calls.spawn(async move { engine.invoke(invocation("f", &call.to_string(), "1")).await.unwrap() });
+    }
+    for outcome in calls.join_all().await {
+        assert_eq!(error_type(&outcome), "Runtime.ImportModuleError");
+    }
+    assert!(world.guests.started() <= 20, "{}", world.guests.started());
     world.until("the sandboxes are gone", |world| world.guests.alive() == 0).await;
 }
 

@@ -236,7 +236,10 @@ async fn programs_move_into_sandboxes_that_were_made_before() {
     let made = world.guests.specs.lock()[0].clone();
     assert_eq!((made.guest, made.code, made.environment), (sandbox::Guest::Vacant, None, Vec::new()));
     let error = world.call("f", "1").await.unwrap().error.unwrap();
-    assert_eq!(error.error_type, "Runtime.InvalidEntrypoint", "nobody tries again what is the package's fault");
+    assert_eq!(
+        error.error_type, "Runtime.InvalidEntrypoint",
+        "what is the package's fault is that of its repeated init"
+    );
     assert_eq!((world.guests.assigned(), world.guests.occupants().len()), (1, 0));
     assert!(world.guests.specs.lock().iter().all(|spec| spec.guest == sandbox::Guest::Vacant));
     until_ready(&world, (2, 0, 0)).await;
