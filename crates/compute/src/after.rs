@@ -87,14 +87,12 @@ impl After {
         let end = self.runtime().await;
         let runtime_us = self.spent_us();
         let mut reason = self.judge(&job, end);
-        let function_error = self.verdict.function_error().map(str::to_owned);
         let mut detail = self.extensions.is_some().then_some(Detail {
             start_ms: self.course.started_at_ms,
             latency_us: self.latency_us,
             runtime_us,
             produced_bytes: self.produced_bytes,
             extensions_us: 0,
-            function_error: function_error.as_deref(),
         });
         if let (Some(detail), Some(extensions)) = (&mut detail, self.extensions.clone()) {
             output.drain_whole();
@@ -165,7 +163,7 @@ impl After {
         Some(reason)
     }
 
-    fn report<'a>(&'a self, job: &'a Job, detail: &'a Detail<'a>) -> Report<'a> {
+    fn report<'a>(&'a self, job: &'a Job, detail: &Detail) -> Report<'a> {
         Report {
             request_id: &job.invocation.request_id,
             duration_us: detail.runtime_us,

@@ -121,17 +121,16 @@ impl Line<'_> {
             // Whoever subscribes another one does so.
             Self::Subscribed(..) => return None,
             Self::Start { trace_id, .. } => put_tracing(&mut record, trace_id),
-            Self::RuntimeDone(Report { detail: Some(detail), trace_id, .. }) => {
-                put_runtime(&mut record, detail);
-                put_tracing(&mut record, *trace_id);
+            Self::RuntimeDone(report) => {
+                put_runtime(&mut record, report.detail.as_ref());
+                put_tracing(&mut record, report.trace_id);
             }
-            Self::Report(Report { detail: Some(detail), trace_id, .. }) => {
-                put_status(&mut record, detail);
-                if detail.extensions_us > 0 {
+            Self::Report(report) => {
+                if let Some(detail) = report.detail.filter(|detail| detail.extensions_us > 0) {
                     let start_ms = detail.start_ms + detail.runtime_us / 1_000;
                     record["spans"] = json!([span("extensionOverhead", start_ms, detail.extensions_us)]);
                 }
-                put_tracing(&mut record, *trace_id);
+                put_tracing(&mut record, report.trace_id);
             }
             _ => {}
         }
@@ -234,16 +233,13 @@ fn put_tracing(record: &mut Value, trace_id: Option<&str>) {
     }
 }
 
-fn put_status(record: &mut Value, detail: &Detail<'_>) {
-    if let Some(error_type) = detail.function_error {
-        record["status"] = json!("error");
-        record["errorType"] = json!(error_type);
-    }
-}
-
-/// What subscribers are told beside the status of how a runtime was done.
-fn put_runtime(record: &mut Value, detail: &Detail<'_>) {
-    put_status(record, detail);
+/// What subscribers are told beside the status of how a runtime was done. One that gave no answer has no spans.
+fn put_runtime(record: &mut Value, detail: Option<&Detail>) {
+    let Some(detail) = detail else {
+        record["metrics"]["producedBytes"] = json!(0);
+        record["spans"] = json!([]);
+        return;
+    };
     record["metrics"] = json!({"durationMs": millis(detail.runtime_us), "producedBytes": detail.produced_bytes});
     let answered_ms = detail.start_ms + detail.latency_us / 1_000;
     let overhead_us = detail.runtime_us.saturating_sub(detail.latency_us);
@@ -307,7 +303,7 @@ fn ended(mut record: Value, status: Status<'_>) -> Value {
     let (word, kind) = match status {
         Status::Fine => ("success", None),
         Status::Timeout => ("timeout", None),
-        Status::Error(kind) => ("error", Some(kind)),
+        Status::Error(kind) | Status::Reported(kind) => ("error", Some(kind)),
     };
     record["status"] = json!(word);
     if let Some(kind) = kind {
@@ -388,9 +384,8 @@ mod tests {
             latency_us: 1_000,
             produced_bytes: 7,
             extensions_us: 2_000,
-            function_error: Some("E"),
         };
-        let whole = Report { detail: Some(detail), trace_id: Some("Root=1"), ..report(&id, Status::Fine) };
+        let whole = Report { detail: Some(detail), trace_id: Some("Root=1"), ..report(&id, Status::Reported("E")) };
         let (kind, record) = Line::RuntimeDone(&whole).fact().unwrap();
         assert_eq!((kind, &record["status"], &record["errorType"]), ("runtimeDone", &json!("error"), &json!("E")));
         assert_eq!(record["metrics"], json!({"durationMs": 1.5, "producedBytes": 7}));
@@ -401,6 +396,13 @@ mod tests {
         assert_eq!(record["tracing"], json!({"type": "X-Amzn-Trace-Id", "value": "Root=1"}));
         let (_, record) = Line::Report(&whole).fact().unwrap();
         assert_eq!(record["spans"][0]["name"], "extensionOverhead");
+        assert_eq!((&record["status"], &record["errorType"]), (&json!("error"), &json!("E")));
+        let late = Report { trace_id: Some("Root=1"), ..report(&id, Status::Timeout) };
+        let (_, record) = Line::RuntimeDone(&late).fact().unwrap();
+        assert_eq!((&record["status"], &record["spans"]), (&json!("timeout"), &json!([])));
+        assert_eq!(record["metrics"], json!({"durationMs": 201.67, "producedBytes": 0}));
+        assert_eq!(record["tracing"]["value"], "Root=1");
+        assert_eq!(Line::Report(&late).fact().unwrap().1["tracing"]["value"], "Root=1");
         assert_eq!(Line::End(&whole).fact().unwrap(), ("end", json!({"requestId": "id"})));
         assert_eq!(Line::End(&whole).record(START_MS, SystemLevel::Debug), None);
         assert_eq!(Line::Words("x").fact().unwrap(), ("fault", json!("x")));
@@ -423,10 +425,13 @@ mod tests {
     fn a_level_leaves_out_what_is_below_it() {
         let id = RequestId("id".into());
         let (fine, late, version) = (report(&id, Status::Fine), report(&id, Status::Timeout), version("f"));
+        let reported = report(&id, Status::Reported("E"));
         let provisioned = Init { initialization: "provisioned-concurrency", ..init(Status::Fine) };
         for (line, level) in [
             (Line::RuntimeDone(&fine), SystemLevel::Debug),
             (Line::RuntimeDone(&late), SystemLevel::Warn),
+            (Line::RuntimeDone(&reported), SystemLevel::Warn),
+            (Line::Report(&reported), SystemLevel::Warn),
             (Line::Report(&fine), SystemLevel::Info),
             (Line::Report(&late), SystemLevel::Warn),
             (Line::Start { request_id: &id, version: &version, trace_id: None }, SystemLevel::Info),

@@ -16,8 +16,10 @@ const LINE_BYTES: usize = 80;
 /// How an init or an invocation went, as far as a REPORT line tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status<'a> {
-    /// Nothing is said. Errors that the handler reports belong here.
+    /// Nothing is said.
     Fine,
+    /// The function has reported an error of this type. A REPORT line says nothing of it, records do.
+    Reported(&'a str),
     /// The time was over.
     Timeout,
     /// The platform saw an error of this type.
@@ -85,12 +87,12 @@ pub(crate) struct Report<'a> {
     /// The trace header, if the call carried one.
     pub(crate) trace_id: Option<&'a str>,
     /// What only those hear that subscribe to it.
-    pub(crate) detail: Option<Detail<'a>>,
+    pub(crate) detail: Option<Detail>,
 }
 
 /// What subscribers of an environment's telemetry are told of a call.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Detail<'a> {
+pub(crate) struct Detail {
     /// When it began.
     pub(crate) start_ms: u64,
     /// Until the runtime had answered.
@@ -101,8 +103,6 @@ pub(crate) struct Detail<'a> {
     pub(crate) produced_bytes: u64,
     /// From then on, until the extensions were done.
     pub(crate) extensions_us: u64,
-    /// What the function itself has called its error.
-    pub(crate) function_error: Option<&'a str>,
 }
 
 /// `INIT_START Runtime Version: …\tRuntime Version ARN: …`, the first line of an environment. The version is that of the
@@ -235,7 +235,7 @@ fn timestamp(now_ms: u64) -> jiff::Timestamp {
 
 fn write_status(line: &mut String, status: Status<'_>) {
     match status {
-        Status::Fine => {}
+        Status::Fine | Status::Reported(_) => {}
         Status::Timeout => line.push_str("Status: timeout"),
         Status::Error(kind) => {
             let _ = write!(line, "Status: error\tError Type: {kind}");

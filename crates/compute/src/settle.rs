@@ -22,7 +22,7 @@ use crate::report::{self, Beginning, Detail, Phase, Report, Status};
 use crate::start::{self, FailedInit, InitFailure, MIB, Purpose};
 
 /// Measured facts of an ended call.
-pub(crate) struct Ended<'a> {
+pub(crate) struct Ended {
     pub(crate) started_at_ms: u64,
     pub(crate) duration_us: u64,
     /// Set on a cold start, where something came before the call.
@@ -32,7 +32,7 @@ pub(crate) struct Ended<'a> {
     /// Whether other calls may run in the environment.
     pub(crate) among: bool,
     /// What extensions are told of it. That the runtime was done is told already then.
-    pub(crate) detail: Option<Detail<'a>>,
+    pub(crate) detail: Option<Detail>,
 }
 
 /// What everybody is told about an end.
@@ -65,17 +65,13 @@ impl Verdict {
         }
     }
 
-    /// What the function has called its error.
-    pub(crate) fn function_error(&self) -> Option<&str> {
-        self.error_type.as_deref().filter(|_| self.report_type.is_none())
-    }
-
     /// How the platform says that the call went.
     pub(crate) fn status(&self) -> Status<'_> {
-        match (&self.report_type, self.ending) {
-            (_, Ending::Timeout) => Status::Timeout,
-            (Some(kind), _) => Status::Error(kind),
-            (None, _) => Status::Fine,
+        match (&self.report_type, &self.error_type, self.ending) {
+            (_, _, Ending::Timeout) => Status::Timeout,
+            (Some(kind), _, _) => Status::Error(kind),
+            (None, Some(kind), _) => Status::Reported(kind),
+            (None, None, _) => Status::Fine,
         }
     }
 
@@ -87,14 +83,14 @@ impl Verdict {
 }
 
 /// Settles a call. The log holds all lines afterwards but is not flushed.
-pub(crate) fn settle(core: &Core, job: &Job, output: &Output, answer: Answer, ended: Ended<'_>) -> Outcome {
+pub(crate) fn settle(core: &Core, job: &Job, output: &Output, answer: Answer, ended: Ended) -> Outcome {
     let verdict = verdict(core, job, answer);
     let tail = close(core, job, output, &verdict, ended);
     verdict.outcome(job, tail)
 }
 
 /// Ends the log of a call and meters it. Answers the log's tail if that is wanted.
-pub(crate) fn close(core: &Core, job: &Job, output: &Output, verdict: &Verdict, mut ended: Ended<'_>) -> Option<Bytes> {
+pub(crate) fn close(core: &Core, job: &Job, output: &Output, verdict: &Verdict, mut ended: Ended) -> Option<Bytes> {
     if verdict.ending == Ending::Timeout {
         // Lambda reports the limit itself, not what it took to notice.
         ended.duration_us = job.version.timeout_ms * 1_000;

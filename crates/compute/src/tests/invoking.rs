@@ -76,6 +76,7 @@ async fn a_log_in_json_has_records_of_its_level() {
     assert_eq!(kinds(SystemLevel::Debug, "print 1").await, all);
     assert_eq!(kinds(SystemLevel::Info, "print 1").await, ["initStart", "start", "report"]);
     assert_eq!(kinds(SystemLevel::Warn, "print 1").await, Vec::<String>::new());
+    assert_eq!(kinds(SystemLevel::Warn, "throw").await, ["runtimeDone", "report"], "a function's own error is one");
     assert_eq!(kinds(SystemLevel::Warn, "exit 3").await, ["runtimeDone", "report"]);
     let init = ["initRuntimeDone", "initReport"];
     let failed = [&init[..], &init, &["runtimeDone", "report"]].concat();
