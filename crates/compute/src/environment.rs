@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::NetworkGuard;
 use crate::engine::Core;
 use crate::extensions::{self, Extensions, Reason};
-use crate::faults::Fault;
+use crate::faults::{Failure, Fault};
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
 use crate::output::{Output, Read};
@@ -68,9 +68,9 @@ pub(crate) enum Answer {
     /// The function answered in pieces, which the caller has got.
     Streamed,
     /// The function failed, in its own words.
-    Error(Bytes),
+    Error(Failure),
     /// The same, and the runtime's process ends with it.
-    LastError(Bytes),
+    LastError(Failure),
     /// The platform speaks for the function.
     Fault {
         /// What happened.
@@ -88,7 +88,8 @@ impl Answer {
     /// Bytes of what the caller gets at once.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Response { payload, .. } | Self::Error(payload) | Self::LastError(payload) => payload.len(),
+            Self::Response { payload, .. } => payload.len(),
+            Self::Error(failure) | Self::LastError(failure) => failure.document.len(),
             Self::Streamed | Self::Fault { .. } | Self::Exited | Self::NotDelivered => 0,
         }
     }

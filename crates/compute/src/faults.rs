@@ -125,9 +125,11 @@ impl Fault {
         Self::new("Runtime.Unknown", format!("The runtime broke its protocol: {detail}"), Ending::Crash)
     }
 
-    /// The runtime says that it cannot initialise the function, and nothing else.
-    pub(crate) fn init_error() -> Self {
-        Self::new("Runtime.InitError", "The runtime could not initialise the function", Ending::Crash)
+    /// The runtime says that it cannot initialise the function, and nothing else but what it calls that.
+    pub(crate) fn init_error(failure: &Failure) -> Self {
+        let fault = Self::new("Runtime.InitError", "The runtime could not initialise the function", Ending::Crash);
+        let report_type = failure.named.clone().unwrap_or_else(|| fault.report_type.clone());
+        Self { report_type, ..fault }
     }
 
     /// The runtime cut its answer short.
@@ -186,6 +188,51 @@ impl Fault {
         } else {
             self.message.clone()
         }
+    }
+}
+
+/// A failure in the runtime's own words, and what the runtime calls it beside them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The error document, which the caller gets as it is.
+    pub(crate) document: Bytes,
+    /// What the log and subscribers are told, if that is not the document's.
+    named: Option<String>,
+}
+
+impl Failure {
+    /// One that is named as its document says.
+    pub(crate) fn of(document: Bytes) -> Self {
+        Self { document, named: None }
+    }
+
+    /// One whose type the runtime has said beside the document, if it has.
+    pub(crate) fn named(document: Bytes, said: Option<&str>) -> Self {
+        Self { document, named: said.filter(|said| !said.is_empty()).map(valid_type) }
+    }
+
+    /// `errorType` of the document.
+    pub(crate) fn error_type(&self) -> String {
+        error_type_of(&self.document)
+    }
+
+    /// What the log calls it.
+    pub(crate) fn logged_type(&self) -> String {
+        self.named.clone().unwrap_or_else(|| self.error_type())
+    }
+}
+
+/// What becomes of the type that a runtime says beside its document: `Runtime.Reason` and `Function.Reason` stay.
+fn valid_type(said: &str) -> String {
+    let is_reason = |reason: &str| {
+        reason.len() > 1
+            && reason.starts_with(|first: char| first.is_ascii_uppercase())
+            && reason.bytes().all(|byte| byte.is_ascii_alphabetic())
+    };
+    match said.split_once('.') {
+        Some(("Runtime" | "Function", reason)) if is_reason(reason) => said.to_owned(),
+        Some(("Function", _)) => "Function.Unknown".to_owned(),
+        _ => "Runtime.Unknown".to_owned(),
     }
 }
 
@@ -262,6 +309,25 @@ mod tests {
         assert_eq!(fault.error_type, "Runtime.ExitError");
         assert_eq!(fault.report_type, "Runtime.OutOfMemory");
         assert_eq!(fault.ending, Ending::OutOfMemory);
+    }
+
+    #[test]
+    fn a_type_that_is_said_beside_a_document() {
+        let logged = |said| Failure::named(Bytes::from_static(br#"{"errorType":"E"}"#), said).logged_type();
+        assert_eq!((logged(None), logged(Some(""))), ("E".to_owned(), "E".to_owned()));
+        for (said, found) in [
+            ("Runtime.MyReason", "Runtime.MyReason"),
+            ("Function.MyReason", "Function.MyReason"),
+            ("Function.my", "Function.Unknown"),
+            ("Function.X", "Function.Unknown"),
+            ("Function.X1", "Function.Unknown"),
+            ("Runtime.", "Runtime.Unknown"),
+            ("Runtime.My\tReason", "Runtime.Unknown"),
+            ("My.Reason", "Runtime.Unknown"),
+            ("unhandled", "Runtime.Unknown"),
+        ] {
+            assert_eq!(logged(Some(said)), found, "{said}");
+        }
     }
 
     #[test]

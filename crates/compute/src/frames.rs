@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use crate::channel::Channel;
 use crate::code_cache::Place;
 use crate::environment::{Answer, Call};
-use crate::faults::{ANSWER_BYTES_MAX, Fault};
+use crate::faults::{ANSWER_BYTES_MAX, Failure, Fault};
 use crate::guest_protocol::{self as protocol, BODY_BYTES_MAX, FromGuest, HEADER_BYTES, Read, kind};
 use crate::start::InitEnd;
 use crate::stream::Outlet;
@@ -169,7 +169,7 @@ impl Frames {
                     continue;
                 }
                 Incoming::Frame(FromGuest::Ready) => InitEnd::Ready,
-                Incoming::Frame(FromGuest::InitError(document)) => InitEnd::Error(document),
+                Incoming::Frame(FromGuest::InitError(document)) => InitEnd::Error(Failure::of(document)),
                 Incoming::Frame(_) => InitEnd::Fault(Fault::protocol("it answered before it was asked")),
                 Incoming::TooLarge => InitEnd::Fault(Fault::protocol("its first frame is too long")),
                 Incoming::Malformed(detail) => InitEnd::Fault(Fault::protocol(&detail)),
@@ -280,8 +280,8 @@ fn answer_of(last: Incoming) -> Answer {
             let content_type = (!content_type.is_empty()).then_some(content_type);
             Answer::Response { payload, content_type, run_us: Some(u64::from(run_us)) }
         }
-        Incoming::Frame(FromGuest::Error(document)) => Answer::Error(document),
-        Incoming::Frame(FromGuest::InitError(document)) => Answer::LastError(document),
+        Incoming::Frame(FromGuest::Error(document)) => Answer::Error(Failure::of(document)),
+        Incoming::Frame(FromGuest::InitError(document)) => Answer::LastError(Failure::of(document)),
         Incoming::Frame(_) => broken("it sent another frame instead of an answer"),
         Incoming::TooLarge => Answer::Fault { fault: Fault::answer_too_large(), sound: false },
         Incoming::Malformed(detail) => broken(&detail),

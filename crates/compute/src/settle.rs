@@ -14,7 +14,7 @@ use sandbox::Usage;
 
 use crate::engine::Core;
 use crate::environment::Answer;
-use crate::faults::{Fault, error_type_of};
+use crate::faults::Fault;
 use crate::invoke::Job;
 use crate::output::Output;
 use crate::records::Line;
@@ -41,6 +41,8 @@ pub(crate) struct Verdict {
     payload: Bytes,
     content_type: Option<String>,
     error_type: Option<String>,
+    /// What records call an error of the function's own.
+    logged_type: Option<String>,
     /// `Error Type` of the REPORT line, for what the platform saw.
     report_type: Option<String>,
     ending: Ending,
@@ -67,7 +69,7 @@ impl Verdict {
 
     /// How the platform says that the call went.
     pub(crate) fn status(&self) -> Status<'_> {
-        match (&self.report_type, &self.error_type, self.ending) {
+        match (&self.report_type, &self.logged_type, self.ending) {
             (_, _, Ending::Timeout) => Status::Timeout,
             (Some(kind), _, _) => Status::Error(kind),
             (None, Some(kind), _) => Status::Reported(kind),
@@ -140,6 +142,7 @@ pub(crate) fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
             payload,
             content_type,
             error_type: None,
+            logged_type: None,
             report_type: None,
             ending: Ending::Success,
             fault_line: None,
@@ -148,13 +151,15 @@ pub(crate) fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
             payload: Bytes::new(),
             content_type: None,
             error_type: None,
+            logged_type: None,
             report_type: None,
             ending: Ending::Success,
             fault_line: None,
         },
-        Answer::Error(document) | Answer::LastError(document) => Verdict {
-            error_type: Some(error_type_of(&document)),
-            payload: document,
+        Answer::Error(failure) | Answer::LastError(failure) => Verdict {
+            error_type: Some(failure.error_type()),
+            logged_type: Some(failure.logged_type()),
+            payload: failure.document,
             content_type: None,
             report_type: None,
             ending: Ending::FunctionError,
@@ -171,6 +176,7 @@ fn verdict_of_fault(core: &Core, job: &Job, fault: &Fault) -> Verdict {
         payload: fault.document(request_id),
         content_type: None,
         error_type: Some(fault.error_type.clone()),
+        logged_type: None,
         report_type: Some(fault.report_type.clone()),
         ending: fault.ending,
         fault_line: Some(fault.log_line(core.clock.now_ms(), request_id, job.version.timeout_ms)),
@@ -182,7 +188,7 @@ pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase:
     init.report(phase);
     let FailedInit { output, failure, init_us, usage, .. } = init;
     let answer = match failure {
-        InitFailure::Document(document) => Answer::Error(document),
+        InitFailure::Told(failure) => Answer::Error(failure),
         InitFailure::Fault(fault) => Answer::Fault { fault, sound: false },
     };
     output.begin(&start_line(job), job.invocation.log_tail);
@@ -191,7 +197,7 @@ pub(crate) async fn failed_init(core: &Core, job: &Job, init: FailedInit, phase:
     let ended = Ended { started_at_ms, duration_us, beginning: None, cpu, usage, among: false, detail: None };
     let mut verdict = verdict(core, job, answer);
     if verdict.report_type.is_none() {
-        verdict.report_type.clone_from(&verdict.error_type);
+        verdict.report_type.clone_from(&verdict.logged_type);
     }
     let tail = close(core, job, &output, &verdict, ended);
     output.flush().await;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use model::{AccessPoint, Credentials, Family, FileSystem, FunctionVersion, ImageCode, InvokeError, Runtime};
 use sandbox::{Control, GUEST, Interpreter, Occupant, SandboxSpec, SharedFiles, Started, Usage, interpreter};
 use tokio::time::{Instant, sleep, timeout};
@@ -21,7 +20,7 @@ use crate::container_credentials::{Document, Lasting};
 use crate::engine::Core;
 use crate::environment::{Before, Environment, Guest, Keeper, exit_of};
 use crate::extensions::{self, Agents, Extensions, Reason};
-use crate::faults::{Fault, error_type_of};
+use crate::faults::{Failure, Fault};
 use crate::fleet::{Card, EnvironmentState, Room};
 use crate::frames::{Frames, Order};
 use crate::gate::Grant;
@@ -88,8 +87,8 @@ pub(crate) struct FailedInit {
 /// Who tells why an init failed.
 #[derive(Clone)]
 pub(crate) enum InitFailure {
-    /// The runtime, by an error document.
-    Document(Bytes),
+    /// The runtime.
+    Told(Failure),
     /// The platform.
     Fault(Fault),
 }
@@ -99,8 +98,8 @@ pub(crate) enum InitFailure {
 pub(crate) enum InitEnd {
     /// The handler is loaded.
     Ready,
-    /// It could not be loaded; the runtime's error document.
-    Error(Bytes),
+    /// It could not be loaded, in the runtime's words.
+    Error(Failure),
     /// The runtime broke the protocol.
     Fault(Fault),
     /// The runtime ended.
@@ -182,7 +181,7 @@ impl InitFailure {
     /// What a REPORT line calls it.
     fn error_type(&self) -> String {
         match self {
-            Self::Document(document) => error_type_of(document),
+            Self::Told(failure) => failure.logged_type(),
             Self::Fault(fault) => fault.report_type.clone(),
         }
     }
@@ -792,7 +791,7 @@ impl<'a> Starting<'a> {
                 }
                 return StartEnd::Ready(Box::new(self.initialised(init_us, ended_us - began_us)));
             }
-            Ok(InitEnd::Error(document)) => InitFailure::Document(document),
+            Ok(InitEnd::Error(failure)) => InitFailure::Told(failure),
             Ok(InitEnd::Fault(fault)) => InitFailure::Fault(fault),
             Ok(InitEnd::Exited) => InitFailure::Fault(Fault::exited(&exit_of(&*self.control).await)),
             Err(_) if let Guest::Web(web) = &self.guest => InitFailure::Fault(Fault::web_start(cap, &web.unready())),

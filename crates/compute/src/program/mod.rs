@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::environment::{Answer, Call};
-use crate::faults::{ANSWER_BYTES_MAX, Fault};
+use crate::faults::{ANSWER_BYTES_MAX, Failure, Fault};
 use crate::output::Output;
 use crate::stream::{Gathered, Outlet};
 use event::Shape;
@@ -174,7 +174,7 @@ impl Kept {
         });
         let payload = match (shape, &self.head) {
             (Some(Shape::Bare), Some(head)) if !head.status.is_success() => {
-                return Answer::Error(refused(head.status.as_u16(), &body));
+                return Answer::Error(Failure::of(refused(head.status.as_u16(), &body)));
             }
             (Some(shape @ (Shape::One | Shape::Two)), Some(head)) => event::answer(head, &body, shape),
             _ => return Answer::Response { payload: body, content_type, run_us: None },

@@ -11,9 +11,10 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::faults::Failure;
 use crate::stream::{Gathered, Outlet};
 
-const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
+pub(super) const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
 const ERROR_BODY: &str = "lambda-runtime-function-error-body";
 
 /// How reading ended.
@@ -60,15 +61,16 @@ pub(super) async fn pass(mut body: Incoming, outlet: &mut Outlet) -> Option<Opti
     Some(trailers)
 }
 
-/// The error document of a stream that failed half way, which its trailers tell.
-pub(super) fn failure_of_stream(trailers: Option<&HeaderMap>) -> Option<Bytes> {
+/// How a stream failed half way, which its trailers tell.
+pub(super) fn failure_of_stream(trailers: Option<&HeaderMap>) -> Option<Failure> {
     let trailers = trailers?;
     let error_type = trailers.get(ERROR_TYPE)?.to_str().ok()?;
     let body = trailers.get(ERROR_BODY).and_then(|body| STANDARD.decode(body.as_bytes()).ok());
-    Some(match body {
+    let document = match body {
         Some(document) => document.into(),
         None => serde_json::json!({ "errorType": error_type, "errorMessage": "" }).to_string().into(),
-    })
+    };
+    Some(Failure::named(document, Some(error_type)))
 }
 
 /// Of a document that carries its X-Ray cause, the part that the caller gets.
@@ -102,9 +104,11 @@ mod tests {
     fn trailers_tell_of_a_failed_stream() {
         let mut trailers = HeaderMap::new();
         assert_eq!(failure_of_stream(Some(&trailers)), None);
-        trailers.insert(ERROR_TYPE, "E".parse().unwrap());
-        assert_eq!(failure_of_stream(Some(&trailers)).unwrap(), r#"{"errorType":"E","errorMessage":""}"#);
+        trailers.insert(ERROR_TYPE, "Function.Half".parse().unwrap());
+        let failure = failure_of_stream(Some(&trailers)).unwrap();
+        assert_eq!(failure.document, r#"{"errorType":"Function.Half","errorMessage":""}"#);
         trailers.insert(ERROR_BODY, "e30=".parse().unwrap());
-        assert_eq!(failure_of_stream(Some(&trailers)).unwrap(), "{}");
+        let failure = failure_of_stream(Some(&trailers)).unwrap();
+        assert_eq!((failure.logged_type().as_str(), &failure.document[..]), ("Function.Half", &b"{}"[..]));
     }
 }

@@ -29,7 +29,7 @@ use super::{RuntimeApi, Served};
 use crate::container_credentials;
 use crate::environment::{Answer, Call};
 use crate::extensions;
-use crate::faults::{ANSWER_BYTES_MAX, Fault};
+use crate::faults::{ANSWER_BYTES_MAX, Failure, Fault};
 use crate::reply::{self, Reply, accepted, error, not_found, plain};
 use crate::stream::Outlet;
 
@@ -112,7 +112,7 @@ async fn response(api: &RuntimeApi, id: &str, request: Request<Incoming>) -> Rep
     }
     let (answer, reply) = match body::read(request.into_body()).await {
         Read::Whole { bytes, trailers } => match body::failure_of_stream(trailers.as_ref()) {
-            Some(document) => (Answer::Error(document), accepted()),
+            Some(failure) => (Answer::Error(failure), accepted()),
             None => (Answer::Response { payload: bytes, content_type, run_us: None }, accepted()),
         },
         Read::TooLarge => (Answer::Fault { fault: Fault::answer_too_large(), sound: true }, too_large()),
@@ -126,8 +126,8 @@ async fn stream(body: Incoming, mut outlet: Outlet) -> (Answer, Reply) {
     let Some(trailers) = body::pass(body, &mut outlet).await else {
         return (Answer::Fault { fault: Fault::truncated(), sound: true }, truncated());
     };
-    if let Some(document) = body::failure_of_stream(trailers.as_ref()) {
-        return (Answer::Error(document), accepted());
+    if let Some(failure) = body::failure_of_stream(trailers.as_ref()) {
+        return (Answer::Error(failure), accepted());
     }
     match outlet.end() {
         answer @ Answer::Fault { .. } => (answer, too_large()),
@@ -140,9 +140,12 @@ async fn function_error(api: &RuntimeApi, id: &str, request: Request<Incoming>) 
         return refused(&refusal);
     }
     let with_cause = text(request.headers(), CONTENT_TYPE).as_deref() == Some(CAUSE_JSON);
+    let said = said_type(request.headers());
     let (answer, reply) = match body::read(request.into_body()).await {
-        Read::Whole { bytes, .. } if with_cause => (Answer::Error(body::without_cause(&bytes)), accepted()),
-        Read::Whole { bytes, .. } => (Answer::Error(bytes), accepted()),
+        Read::Whole { bytes, .. } => {
+            let document = if with_cause { body::without_cause(&bytes) } else { bytes };
+            (Answer::Error(Failure::named(document, said.as_deref())), accepted())
+        }
         Read::TooLarge => (Answer::Fault { fault: Fault::answer_too_large(), sound: true }, too_large()),
         Read::Truncated => (Answer::Fault { fault: Fault::truncated(), sound: true }, truncated()),
     };
@@ -150,11 +153,17 @@ async fn function_error(api: &RuntimeApi, id: &str, request: Request<Incoming>) 
 }
 
 async fn init_error(api: &RuntimeApi, request: Request<Incoming>) -> Reply {
+    let said = said_type(request.headers());
     match body::read(request.into_body()).await {
-        Read::Whole { bytes, .. } => ended(api.init_error(bytes), accepted()),
+        Read::Whole { bytes, .. } => ended(api.init_error(Failure::named(bytes, said.as_deref())), accepted()),
         Read::TooLarge => too_large(),
         Read::Truncated => truncated(),
     }
+}
+
+/// What the runtime calls its error beside the document.
+fn said_type(headers: &HeaderMap) -> Option<String> {
+    reply::text(headers, body::ERROR_TYPE).map(str::to_owned)
 }
 
 fn event(call: &Call) -> Reply {

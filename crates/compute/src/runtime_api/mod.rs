@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::container_credentials::Document;
 use crate::environment::{Answer, Call};
 use crate::extensions::Extensions;
-use crate::faults::Fault;
+use crate::faults::{Failure, Fault};
 use crate::start::InitEnd;
 use state::{Phase, Refusal};
 
@@ -170,12 +170,13 @@ impl RuntimeApi {
     }
 
     /// The runtime could not initialise the function.
-    fn init_error(&self, document: bytes::Bytes) -> Result<(), Refusal> {
+    fn init_error(&self, failure: Failure) -> Result<(), Refusal> {
         {
             let mut exchange = self.exchange.lock();
             exchange.phase = exchange.phase.init_error()?;
+            let says_nothing = failure.document.is_empty();
             exchange.init_error =
-                Some(if document.is_empty() { InitEnd::Fault(Fault::init_error()) } else { InitEnd::Error(document) });
+                Some(if says_nothing { InitEnd::Fault(Fault::init_error(&failure)) } else { InitEnd::Error(failure) });
         }
         self.moved.notify_waiters();
         Ok(())

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use model::{Ending, Outcome, Runtime, UsageRecord};
+use model::{ApplicationLevel, Ending, JsonLog, Outcome, Runtime, SystemLevel, UsageRecord};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -170,6 +170,51 @@ async fn init_errors_pass_unchanged() {
     );
     assert!(lines.last().unwrap().ends_with("Status: error\tError Type: Runtime.Custom2"), "{lines:?}");
     assert_eq!(world.records.0.lock().len(), 1);
+}
+
+/// Posts an error whose type is said beside the document.
+async fn fail_as(address: SocketAddr, path: &str, said: &str) -> Reply {
+    let headers = format!("lambda-runtime-function-error-type: {said}\r\n");
+    request(address, "POST", path, &headers, "{\"errorType\":\"Mine\"}").await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_type_that_is_said_beside_an_init_error_is_the_logs() {
+    let world = world();
+    let outcome = played(&world, async |first| {
+        fail_as(first, "runtime/init/error", "Runtime.NoSuchModule").await;
+        fail_as(address_after(&world, first).await, "runtime/init/error", "custom").await;
+    })
+    .await;
+    assert_eq!((error_type(&outcome), &outcome.payload[..]), ("Mine", &b"{\"errorType\":\"Mine\"}"[..]));
+    let lines = world.lines.messages();
+    let told = |phase: &str, kind: &str| {
+        let end = format!("\tPhase: {phase}\tStatus: error\tError Type: {kind}");
+        lines.iter().any(|line| line.ends_with(&end))
+    };
+    assert!(told("init", "Runtime.NoSuchModule") && told("invoke", "Runtime.Unknown"), "{lines:?}");
+    assert!(has_report(&world, "Status: error\tError Type: Runtime.Unknown"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn the_type_that_is_said_beside_an_error_is_the_records() {
+    let world = world();
+    world.deploy("f", "", |version| {
+        version.runtime = Runtime::parse("provided.al2023").unwrap();
+        version.json_log = Some(JsonLog { application: ApplicationLevel::Info, system: SystemLevel::Debug });
+    });
+    let outcome = played(&world, async |address| {
+        next(address).await;
+        fail_as(address, "runtime/invocation/r-1/error", "Function.NotToday").await;
+        tokio::spawn(next(address));
+    })
+    .await;
+    assert_eq!(error_type(&outcome), "Mine");
+    let told = "\"status\":\"error\",\"errorType\":\"Function.NotToday\"";
+    for kind in ["platform.runtimeDone", "platform.report"] {
+        let is_there = |line: &String| line.contains(kind) && line.contains("Function.NotToday") && line.contains(told);
+        world.until(kind, |world| world.lines.messages().iter().any(is_there)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

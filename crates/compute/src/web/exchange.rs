@@ -24,7 +24,7 @@ use super::guest::{Connection, Unsent, WebGuest, whole};
 use super::headers;
 use super::outbound::Outbound;
 use crate::environment::{Answer, Call};
-use crate::faults::{ANSWER_BYTES_MAX, Fault};
+use crate::faults::{ANSWER_BYTES_MAX, Failure, Fault};
 use crate::stream::StreamSink;
 
 /// Most bytes of an answer that becomes an error's words.
@@ -54,7 +54,7 @@ pub(super) async fn run(
         Wish::Http(request) => (None, request.map(Outbound::new)),
         Wish::Event => match event::request(&call.payload, &web.pass_through_path) {
             Ok((shape, request)) => (Some(shape), request.map(|body| Outbound::new(Body::Whole(body)))),
-            Err(words) => return Answer::Error(document("Runtime.InvalidEvent", &words)),
+            Err(words) => return Answer::Error(Failure::of(document("Runtime.InvalidEvent", &words))),
         },
     };
     headers::prepare(&mut request, web, call, log_stream);
@@ -115,7 +115,7 @@ impl Relay<'_> {
         if refuses || web::holds(&web.error_statuses, status) {
             let body = whole(response.into_body(), ERROR_BYTES_MAX).await.unwrap_or_default();
             let words = serde_json::json!({ "statusCode": status, "body": String::from_utf8_lossy(&body) });
-            return Answer::Error(document("Runtime.WebServerStatus", &words.to_string()));
+            return Answer::Error(Failure::of(document("Runtime.WebServerStatus", &words.to_string())));
         }
         let answer = match (shape, &self.call.sink) {
             (None, Some(sink)) => {
