@@ -33,6 +33,8 @@ const READ_BYTES = 64 * 1024;
 // 6 MiB, and what Lambda allows beyond.
 const PAYLOAD_BYTES_MAX = 6291556;
 const JSON_TYPE = 'application/json';
+/** Before an event of the log: ends the line that was begun, if there is one (`crates/compute/src/output.rs`). */
+const RECORD_MARK = "\x1e\n";
 // What a fork says before it ends: another is to follow it, the settings of the package are to be read, all is over.
 const NEXT = 'n';
 const SETTINGS = 's';
@@ -160,10 +162,10 @@ final class Logs
         if (strcasecmp((string) getenv('AWS_LAMBDA_LOG_FORMAT'), 'JSON') === 0) {
             $at = \DateTime::createFromFormat('U.u', sprintf('%.6F', microtime(true)))->format('Y-m-d\TH:i:s.v\Z');
             $record = ['timestamp' => $at, 'level' => 'ERROR', 'message' => $title];
-            echo Errors::encode($record + ($requestId === null ? [] : ['requestId' => $requestId]) + $document), "\n";
+            echo RECORD_MARK, Errors::encode($record + ($requestId === null ? [] : ['requestId' => $requestId]) + $document), "\n";
             return;
         }
-        echo $requestId === null ? '' : "$requestId\t", "$title\t", Errors::encode($document), "\n";
+        echo RECORD_MARK, $requestId === null ? '' : "$requestId\t", "$title\t", Errors::encode($document), "\n";
     }
 }
 

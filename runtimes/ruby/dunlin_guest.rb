@@ -92,6 +92,8 @@ module Dunlin
   READ_BYTES = 64 * 1024
   # 6 MiB, and what Lambda allows beyond.
   PAYLOAD_BYTES_MAX = 6_291_556
+  # Before an event of the log: ends the line that was begun, if there is one (`crates/compute/src/output.rs`).
+  RECORD_MARK = "\x1e\n"
   HERE = File.realpath(__dir__)
   # Most lines of a stack trace.
   TRACE_LINES = 100
@@ -203,13 +205,17 @@ module Dunlin
       @json
     end
 
+    # One event of the log, however many lines it has; only lines where a function reads them itself.
+    def self.event(device, text)
+      return text unless device.equal?(STDOUT) || device.equal?(STDERR)
+
+      "#{RECORD_MARK}#{text.chomp.gsub(/\r?\n/, "\r")}\n"
+    end
+
     # A failed init or invocation.
     def failure(title, document)
-      if @json
-        $stdout.puts(JSON.generate(record('ERROR', title).merge(document)))
-      else
-        $stdout.puts(title, JSON.pretty_generate(document))
-      end
+      text = @json ? JSON.generate(record('ERROR', title).merge(document)) : "#{title}\n#{JSON.pretty_generate(document)}"
+      $stdout.write(Logs.event($stdout, "#{text}\n"))
       $stdout.flush
     rescue IOError
       # The function has closed its output.
@@ -251,7 +257,7 @@ module Dunlin
       @dunlin_plain = Logger::Formatter.new
       self.formatter = proc do |severity, time, program, message|
         # The words for whatever was logged are Ruby's own.
-        logs.line(severity, time, program, @dunlin_plain.send(:msg2str, message))
+        Logs.event(device, logs.line(severity, time, program, @dunlin_plain.send(:msg2str, message)))
       end
     end
   end

@@ -151,7 +151,9 @@ def test_logs(java, package):
         assert f"{line}\n" in text, text
     assert "REPORT RequestId" in text and text.index("from out") < text.index("END RequestId")
     events = lambda: java.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]
-    first = wait_for(lambda: [event["message"] for event in events()], "log lines")[0]
+    messages = wait_for(lambda: [event["message"] for event in events()], "log lines")
+    first = messages[0]
+    assert messages[messages.index("begun\n") + 1] == "one\ntwo\nthree\n", "a record is one event, and begins one"
     assert first.startswith("INIT_START Runtime Version: java:"), first
 
 

@@ -26,6 +26,7 @@ return function ($event, Context $context) {
     switch (is_array($event) ? $event['do'] ?? '' : '') {
         case 'throw': throw new InvalidArgumentException('bad ü');
         case 'tell': throw new Exception(State::$process);
+        case 'begin': echo 'begun'; throw new Exception("one\\ntwo");
         case 'exit': exit(3);
         case 'fatal': eval('class Twice {} '); eval('class Twice {}');
         case 'memory': for ($all = [];;) { $all[] = str_repeat('x', 4000000); }
@@ -144,6 +145,8 @@ def test_logs(dev):
     text = tail(invoke(dev, create(dev), {"do": "print"}, LogType="Tail"))
     for line in ["from echo", "from stderr", "from error_log", "buffered"]:
         assert f"{line}\n" in text and text.index(line) < text.index("END RequestId"), text
+    lines = tail(invoke(dev, create(dev), {"do": "begin"}, LogType="Tail")).splitlines()
+    assert "Invoke Error" in lines[lines.index("begun") + 1], "a record begins an event"
     got = invoke(dev, create(dev, LoggingConfig={"LogFormat": "JSON"}), {"do": "throw"}, LogType="Tail")
     [line] = [json.loads(line) for line in tail(got).splitlines() if "Invoke Error" in line]
     assert (line["level"], line["requestId"], line["errorMessage"]) == ("ERROR", got["ResponseMetadata"]["RequestId"], "bad ü")

@@ -41,8 +41,9 @@ def handler(event:, context:)
     puts 'from puts'
     warn 'from warn'
     LOGGER.debug('quiet')
+    print 'begun'
     LOGGER.info('from the logger')
-    LOGGER.error(ArgumentError.new('an error'))
+    LOGGER.error(ArgumentError.new("an error\\nof two lines"))
   when 'variables' then event['names'].map { |name| [ENV[name], `printenv #{name}`.chomp] }
   when 'secure' then Net::HTTP.get_response(URI(event['url'])).code
   else event
@@ -147,10 +148,17 @@ def test_time_and_memory_end(dev):
 
 def test_logs(dev):
     request_id = lambda got: got["ResponseMetadata"]["RequestId"]
-    got = invoke(dev, create(dev), {"do": "log"}, LogType="Tail")
+    name = create(dev)
+    got = invoke(dev, name, {"do": "log"}, LogType="Tail")
     text = tail(got)
     assert "from puts\n" in text and "from warn\n" in text and "DEBUG" in text
-    assert f" INFO {request_id(got)} -- : from the logger\n" in text and "an error (ArgumentError)" in text
+    assert f" INFO {request_id(got)} -- : from the logger\n" in text and "an error\nof two lines (ArgumentError)" in text
+    invoke(dev, name, {"do": "raise"}, LogType="Tail")
+    events = [event["message"] for event in dev.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]]
+    assert "begun\n" in events, events
+    for words, end in [("an error\n", "of two lines (ArgumentError)\n"), ("Error raised from handler method\n", "}\n")]:
+        [record] = [event for event in events if words in event]
+        assert record.endswith(end), "a record is one event, however many lines it has"
     settings = {"LogFormat": "JSON", "ApplicationLogLevel": "INFO"}
     got = invoke(dev, create(dev, LoggingConfig=settings), {"do": "log"}, LogType="Tail")
     lines = [json.loads(line) for line in tail(got).splitlines() if line.startswith("{")]

@@ -19,6 +19,8 @@ public class Echo implements RequestHandler<Map<String, Object>, Object> {
                 System.out.println("from out");
                 System.err.println("from err");
                 context.getLogger().log("from the logger\n");
+                System.out.print("begun");
+                context.getLogger().log("one\ntwo\r\nthree");
                 return calls;
             default:
                 return event;

@@ -27,6 +27,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("Folder.java", include_str!("../../../../runtimes/java/dunlin/guest/Folder.java")),
     ("Frames.java", include_str!("../../../../runtimes/java/dunlin/guest/Frames.java")),
     ("Json.java", include_str!("../../../../runtimes/java/dunlin/guest/Json.java")),
+    ("Log.java", include_str!("../../../../runtimes/java/dunlin/guest/Log.java")),
     ("Native.java", include_str!("../../../../runtimes/java/dunlin/guest/Native.java")),
     ("Rehearsal.java", include_str!("../../../../runtimes/java/dunlin/guest/Rehearsal.java")),
     ("Serving.java", include_str!("../../../../runtimes/java/dunlin/guest/Serving.java")),

@@ -14,8 +14,8 @@ import java.util.Map;
  *   2. Every INVOKE is answered by exactly one RESPONSE or ERROR, or the process ends.
  *   3. Nothing but frames is written to descriptor 3.
  *
- * Start reading at `main`. Beside it: Channel (frames), Frames (the Runtime API), Serving (the client's life), Variables,
- * Folder, Rehearsal.
+ * Start reading at `main`. Beside it: Channel (frames), Frames (the Runtime API), Serving (the client's life), Log,
+ * Variables, Folder, Rehearsal.
  */
 public final class Bootstrap {
     private static final String AHEAD = "_DUNLIN_AHEAD";

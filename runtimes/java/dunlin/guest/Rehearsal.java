@@ -6,7 +6,6 @@ import com.amazonaws.services.lambda.runtime.RequestHandler;
 import com.amazonaws.services.lambda.runtime.api.client.HandlerInfo;
 import com.amazonaws.services.lambda.runtime.api.client.UserFault;
 import com.amazonaws.services.lambda.runtime.api.client.logging.LambdaContextLogger;
-import com.amazonaws.services.lambda.runtime.api.client.logging.StdOutLogSink;
 import com.amazonaws.services.lambda.runtime.api.client.runtimeapi.DtoSerializers;
 import com.amazonaws.services.lambda.runtime.api.client.runtimeapi.converters.LambdaErrorConverter;
 import com.amazonaws.services.lambda.runtime.api.client.runtimeapi.converters.XRayErrorCauseConverter;
@@ -128,7 +127,7 @@ final class Rehearsal {
         exchange();
         fail();
         concatenate("a", 1, 2L, 'c', 1.5, true);
-        new ConcurrencyConfig(new LambdaContextLogger(new StdOutLogSink(), LogLevel.UNDEFINED, LogFormat.TEXT));
+        new ConcurrencyConfig(new LambdaContextLogger(new Log(), LogLevel.UNDEFINED, LogFormat.TEXT));
         TreeMap<String, Integer> sorted = new TreeMap<>(Comparator.<String>naturalOrder().thenComparing(Comparator.reverseOrder()));
         sorted.put("a", 1);
         sorted.forEach((name, number) -> {});

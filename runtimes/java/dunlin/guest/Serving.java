@@ -1,10 +1,13 @@
 package dunlin.guest;
 
 import com.amazonaws.services.lambda.runtime.api.client.AWSLambda;
+import com.amazonaws.services.lambda.runtime.api.client.LambdaEnvironment;
 import com.amazonaws.services.lambda.runtime.api.client.LambdaRequestHandler;
 import com.amazonaws.services.lambda.runtime.api.client.logging.LambdaContextLogger;
 import com.amazonaws.services.lambda.runtime.api.client.runtimeapi.LambdaRuntimeApiClient;
 import com.amazonaws.services.lambda.runtime.api.client.util.ConcurrencyConfig;
+import com.amazonaws.services.lambda.runtime.logging.LogFormat;
+import com.amazonaws.services.lambda.runtime.logging.LogLevel;
 import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
 
@@ -15,7 +18,9 @@ final class Serving extends AWSLambda {
     /** Loads the function and answers its events until the platform closes the channel. */
     static void run(Channel channel, String name) throws Throwable {
         Frames frames = new Frames(channel);
-        LambdaContextLogger logger = (LambdaContextLogger) client("initLogger");
+        LogLevel level = LogLevel.fromString(LambdaEnvironment.LAMBDA_LOG_LEVEL);
+        LogFormat format = LogFormat.fromString(LambdaEnvironment.LAMBDA_LOG_FORMAT);
+        LambdaContextLogger logger = new LambdaContextLogger(new Log(), level, format);
         LambdaRequestHandler handler = (LambdaRequestHandler)
             client("getLambdaRequestHandlerObject", String.class, name, LambdaContextLogger.class, logger,
                 LambdaRuntimeApiClient.class, frames);
