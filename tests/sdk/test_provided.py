@@ -13,6 +13,7 @@ from test_logs import lines
 
 RUNTIME = "provided.al2023"
 PROGRAM = 0o755
+NO_BOOTSTRAP = "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]"
 
 
 def provided(server, bootstrap, **settings):
@@ -132,12 +133,13 @@ def test_a_failed_initialisation(server):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"other": "x"}, "bootstrap"),
-        ({"bootstrap": ("#!/bin/sh\n", 0o644)}, "permission denied"),
-        ({"bootstrap": ("\x7fELFnot", PROGRAM)}, "exec format error"),
-        ({"bootstrap": ("#!/no/such/interpreter\n", PROGRAM)}, "no such file or directory"),
+        ({"other": "x"}, NO_BOOTSTRAP),
+        ({"bootstrap/other": "x"}, NO_BOOTSTRAP),
+        ({"bootstrap": ("#!/bin/sh\n", 0o644)}, "fork/exec /var/task/bootstrap: permission denied"),
+        ({"bootstrap": ("\x7fELFnot", PROGRAM)}, "fork/exec /var/task/bootstrap: exec format error"),
+        ({"bootstrap": ("#!/no/such/interpreter\n", PROGRAM)}, "fork/exec /var/task/bootstrap: no such file or directory"),
     ],
-    ids=["missing", "not-executable", "no-program", "no-interpreter"],
+    ids=["missing", "folder", "not-executable", "no-program", "no-interpreter"],
 )
 @pytest.mark.modes("dev")
 def test_entry_points_that_cannot_start(server, files, words):
@@ -145,7 +147,7 @@ def test_entry_points_that_cannot_start(server, files, words):
     answer = invoke(server, name, {})
     assert answer["FunctionError"] == "Unhandled"
     assert answer["json"]["errorType"] == "Runtime.InvalidEntrypoint", answer["json"]
-    assert words in answer["json"]["errorMessage"], answer["json"]
+    assert answer["json"]["errorMessage"] == f"RequestId: {answer['ResponseMetadata']['RequestId']} Error: {words}"
 
 
 @pytest.mark.skipif(not shutil.which("go"), reason="Go is not on this machine: its runtime client is not tested")

@@ -333,7 +333,7 @@ pub struct Wall {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The guest program does not exist or cannot be executed. Holds the path and the system's words, in the form
-    /// `fork/exec /var/task/bootstrap: no such file or directory`.
+    /// `fork/exec /var/task/bootstrap: permission denied`, or that there is no `bootstrap` in any place.
     #[error("{0}")]
     Entrypoint(String),
     /// The folder that the guest program is to begin in is not there. Holds the path and the system's words.

@@ -132,9 +132,14 @@ impl ProcessBackend {
         let Failure::Step { step, errno } = *failure else { return Error::SpawnerGone };
         let words = words(errno);
         match Step::from_number(step) {
-            Some(Step::ExecTask | Step::ExecOpt | Step::ExecEntrypoint | Step::Folder | Step::ExecCommand) => {
-                Names::of(spec).error(step, errno)
-            }
+            Some(
+                Step::ExecTask
+                | Step::ExecOpt
+                | Step::NoBootstrap
+                | Step::ExecEntrypoint
+                | Step::Folder
+                | Step::ExecCommand,
+            ) => Names::of(spec).error(step, errno),
             Some(Step::Root) if errno == libc::ENOENT => match &spec.root {
                 Some(root) => Error::CodeMissing(root.clone()),
                 None => Error::Host(words),
@@ -524,6 +529,9 @@ struct ProcessControl {
     names: Names,
 }
 
+/// Lambda's words for a package without its program.
+const NO_BOOTSTRAP: &str = "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]";
+
 /// What is executed, for errors.
 #[derive(Debug, Clone, Default)]
 struct Names {
@@ -548,6 +556,7 @@ impl Names {
         match Step::from_number(step) {
             Some(Step::ExecTask) => entrypoint("/var/task/bootstrap"),
             Some(Step::ExecOpt) => entrypoint("/opt/bootstrap"),
+            Some(Step::NoBootstrap) => Error::Entrypoint(NO_BOOTSTRAP.to_owned()),
             Some(Step::ExecEntrypoint) => entrypoint(&self.line),
             Some(Step::ExecCommand) => entrypoint("/bin/sh"),
             Some(Step::Folder) => Error::Folder(format!("chdir {}: {words}", self.folder)),
@@ -681,7 +690,9 @@ impl Control for ProcessControl {
             }
             Err(Failure::Gone) => Err(Error::SpawnerGone),
             Err(Failure::Step { step, errno }) => Err(match Step::from_number(step) {
-                Some(Step::ExecTask | Step::ExecOpt | Step::ExecCommand) => self.names.error(step, errno),
+                Some(Step::ExecTask | Step::ExecOpt | Step::NoBootstrap | Step::ExecCommand) => {
+                    self.names.error(step, errno)
+                }
                 Some(Step::Sockets) if errno == libc::EOPNOTSUPP => Error::NoNetwork,
                 _ => folder_error(step, errno, assignment.code.as_ref(), &assignment.layers),
             }),

@@ -649,23 +649,32 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
         let wrapper = unsafe { CStr::from_ptr(*launch.line) };
         return wrapper::execute(wrapper, program, launch.environment);
     }
-    // What the user is told is about the first place, unless the second has the file.
+    // The first place that has a file is the one that counts.
     let mut fault = Fault { step: Step::Fork, errno: libc::ENOENT };
-    for (index, program) in launch.programs.iter().enumerate() {
+    for program in launch.programs {
         // SAFETY: path, arguments and environment are null-terminated and outlive the call.
-        let (errno, exists) = unsafe {
+        let errno = unsafe {
             libc::execve(program.path.as_ptr(), program.argv.as_ptr(), launch.environment);
-            let errno = sys::errno();
-            (errno, libc::access(program.path.as_ptr(), libc::F_OK) == 0)
+            sys::errno()
         };
-        if index == 0 || exists {
-            fault = Fault { step: program.step, errno };
-        }
-        if exists {
-            break;
+        fault = Fault { step: program.step, errno };
+        if is_file(&program.path) {
+            return Err(fault);
         }
     }
+    if fault.step == Step::ExecOpt {
+        fault = Fault { step: Step::NoBootstrap, errno: libc::ENOENT };
+    }
     Err(fault)
+}
+
+/// Whether there is something at a path that is no folder.
+fn is_file(path: &CStr) -> bool {
+    // SAFETY: the path is null-terminated and the buffer large enough; an all-zero `stat` is one.
+    unsafe {
+        let mut found: libc::stat = std::mem::zeroed();
+        libc::stat(path.as_ptr(), &raw mut found) == 0 && found.st_mode & libc::S_IFMT != libc::S_IFDIR
+    }
 }
 
 /// Executes a program by its line: where it says, or where `PATH` says if it has no slash.

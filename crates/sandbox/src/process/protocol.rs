@@ -541,10 +541,12 @@ pub(crate) enum Step {
     Folder,
     /// The program could not be executed; the errno is execve's.
     ExecEntrypoint,
+    /// There is no `bootstrap` in either place.
+    NoBootstrap,
 }
 
 impl Step {
-    const ALL: [Self; 45] = [
+    const ALL: [Self; 46] = [
         Self::Request,
         Self::Code,
         Self::Layers,
@@ -590,6 +592,7 @@ impl Step {
         Self::Root,
         Self::Folder,
         Self::ExecEntrypoint,
+        Self::NoBootstrap,
     ];
 
     pub(crate) fn from_number(number: u32) -> Option<Self> {

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Check;
 use super::attempts::{ask, fork, sleep_for_ever};
-use super::world::{World, digest, expect, finish};
+use super::world::{NO_BOOTSTRAP, World, digest, expect, finish};
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("the environment is the given one and nothing else", environment),
@@ -235,7 +235,7 @@ fn missing(world: &World) -> Result<(), String> {
         spec.code = Some(code);
         world.run(&world.config(&[]), spec).err().map(|error| error.to_string()).unwrap_or_default()
     };
-    expect("no bootstrap", words(empty), "fork/exec /var/task/bootstrap: no such file or directory".into())?;
+    expect("no bootstrap", words(empty), NO_BOOTSTRAP.into())?;
     expect("not executable", words(plain), "fork/exec /var/task/bootstrap: permission denied".into())?;
     expect("no program", words(noise), "fork/exec /var/task/bootstrap: exec format error".into())?;
     let absent = digest('f');

@@ -17,6 +17,8 @@ use tokio::io::AsyncReadExt;
 
 /// A test may take this long before it counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// What is said of a package without its program.
+pub const NO_BOOTSTRAP: &str = "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]";
 
 pub struct World {
     /// `root` or `ordinary user`.
