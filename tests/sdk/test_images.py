@@ -84,6 +84,7 @@ def test_create_invoke_update_get(platform, registry):
     )
     assert updated["ImageConfigResponse"]["ImageConfig"] == config
     assert (ask("line"), ask("cwd"), ask("env", "AA")) == ("guest|first|second|", "/", "(none)")
+    assert ask("env", "_HANDLER") == "second", "the handler is what the command says first"
     version = client.publish_version(FunctionName=name)["Version"]
     client.update_function_code(FunctionName=name, ImageUri=uri)
     assert invoke(platform, f"{name}:{version}", "line")["json"] == "guest|first|second|"
@@ -132,6 +133,10 @@ def test_what_cannot_be_run_is_an_error_of_the_function(platform, registry):
         answer = invoke(platform, name, "line")
         assert answer["json"] == "/bin/guest|x|" if kind is None else answer["json"]["errorType"] == kind, answer["json"]
         assert kind is None or answer["json"]["errorMessage"].endswith(words), answer["json"]
+    name, _ = deployed(platform, registry.put(Image(base(), Entrypoint=[]), name_of("bare")))
+    error = invoke(platform, name, "line")["json"]
+    assert error["errorType"] == "Runtime.InvalidEntrypoint", error
+    assert error["errorMessage"].endswith("neither it nor the function has an ENTRYPOINT or a CMD"), error
 
 
 def test_layers_make_the_root_and_the_platform_adds_its_own(platform, registry):

@@ -36,6 +36,8 @@ use crate::web::WebGuest;
 
 /// How long a guest may take to go on from a snapshot, its hooks included. Source: Lambda's documentation of runtime hooks.
 const RESTORE_CAP: Duration = Duration::from_secs(10);
+/// What is said of an image that does not say what it runs.
+const NO_PROGRAM: &str = "The image names no program: neither it nor the function has an ENTRYPOINT or a CMD";
 /// How long a start may keep others from starting; a slow init beyond that mostly waits.
 const SLOT_HELD: Duration = Duration::from_millis(500);
 pub(crate) const MIB: u64 = 1024 * 1024;
@@ -409,6 +411,9 @@ async fn originate(
     credentials: Credentials,
 ) -> Result<Origin, sandbox::Error> {
     let Wish { guest, files, agents, names } = wish;
+    if matches!(&guest, sandbox::Guest::Entrypoint { line, .. } if line.is_empty()) {
+        return Err(sandbox::Error::Entrypoint(NO_PROGRAM.to_owned()));
+    }
     let caches = caches_of(core, version);
     let mut variables = variables::guest_variables(version, &credentials, names, &core.config.guest_variables);
     if let Some(web) = &version.web {

@@ -246,10 +246,15 @@ pub(super) struct ImageOverrides {
 }
 
 impl ImageContent {
+    /// What its program gets as arguments.
+    fn command<'a>(&'a self, overrides: &'a ImageOverrides) -> &'a [String] {
+        overrides.command.as_ref().unwrap_or(&self.command)
+    }
+
     /// What is started of it.
     fn code(&self, overrides: &ImageOverrides) -> ImageCode {
         let entrypoint = overrides.entrypoint.as_ref().unwrap_or(&self.entrypoint);
-        let command = overrides.command.as_ref().unwrap_or(&self.command);
+        let command = self.command(overrides);
         let folder = overrides.folder.as_ref().unwrap_or(&self.folder);
         ImageCode {
             layers: self.layers.clone(),
@@ -431,13 +436,18 @@ impl FunctionRecord {
     pub(super) fn runnable(&self, function: &FunctionRef, id: VersionId, version: &VersionRecord) -> FunctionVersion {
         let VersionRecord { settings, code, .. } = version;
         let function = function.unqualified();
+        let overrides = settings.image.clone().unwrap_or_default();
+        let image = version.image.as_ref().map(|image| image.content.code(&overrides));
+        // An image's handler is what its runtime gets first.
+        let command = version.image.as_ref().map(|image| image.content.command(&overrides));
+        let handler = command.map_or_else(|| settings.handler.clone(), |it| it.first().cloned().unwrap_or_default());
         FunctionVersion {
             version: id.to_string(),
             revision: self.revision(version),
             runtime: version.php().unwrap_or_else(|| settings.runtime.clone()),
-            handler: settings.handler.clone(),
+            handler,
             code: code.clone(),
-            image: version.image.as_ref().map(|image| image.content.code(&settings.image.clone().unwrap_or_default())),
+            image,
             layers: settings.merged_layers(),
             memory_mb: settings.memory_mb,
             timeout_ms: u64::from(settings.timeout_s) * 1_000,

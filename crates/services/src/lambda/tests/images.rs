@@ -167,6 +167,7 @@ async fn an_image_shows_what_aws_shows_and_runs_what_it_says() {
     let code = version.image.as_ref().unwrap();
     assert_eq!((code.line.join(" ").as_str(), code.folder.as_str()), ("/start other.handler x", "/work"));
     assert_eq!(code.environment, [("A".to_owned(), "image".to_owned())]);
+    assert_eq!(version.handler, "other.handler", "the handler is what its runtime gets first");
     // Part by part, as the engine reads.
     let whole = &one.layers[1];
     let mut read = Vec::new();
@@ -183,6 +184,7 @@ async fn an_image_shows_what_aws_shows_and_runs_what_it_says() {
     assert_eq!((&updated["ImageConfigResponse"], &updated["Timeout"]), (&Value::Null, &json!(9)));
     let version = world.platform.functions.version(&reference("f")).await.unwrap();
     assert_eq!(version.image.as_ref().unwrap().line, ["/start", "app.handler"]);
+    assert_eq!(version.handler, "app.handler");
 }
 
 #[tokio::test]
