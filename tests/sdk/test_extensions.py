@@ -81,8 +81,8 @@ for call in DO.get('ask', []):
 if DO.get('die') == 'init':
     ask('POST', '2020-01-01/extension/init/error', {}, Lambda_Extension_Function_Error_Type='Extension.Mine', **ME)
     sys.exit(1)
-if DO.get('until_ready'):
-    while not any(json.loads(line).get('telemetry', {}).get('type') == 'platform.initRuntimeDone' for line in SEEN.open()):
+if DO.get('until'):
+    while not any(json.loads(line).get('telemetry', {}).get('type') == DO['until'] for line in SEEN.open()):
         time.sleep(0.01)
 time.sleep(DO.get('slow_init', 0))
 while True:
@@ -461,17 +461,25 @@ def test_telemetry(server, agents, protocol):
         assert (posted["path"], posted["host"]) == ("/all?x=1", "sandbox.localdomain:4243")
 
 
+@pytest.mark.parametrize("phase", ["init", "restore"])
 @pytest.mark.modes("dev")
-def test_an_agent_may_wait_for_the_runtime_to_be_ready(server, agents):
-    do = {"subscribe": subscription(), "until_ready": True, "slow_init": 0.5}
-    name = accompanied(server, agents, do=do, Timeout=15)
+def test_an_agent_may_wait_for_the_runtime_to_be_ready(server, agents, phase):
+    done, report = f"platform.{phase}RuntimeDone", f"platform.{phase}Report"
+    do = {"subscribe": subscription(), "until": done, "slow_init": 0.5}
+    settings = {"SnapStart": {"ApplyOn": "PublishedVersions"}, "runtime": "python3.12"} if phase == "restore" else {}
+    name = accompanied(server, agents, do=do, Timeout=15, **settings)
+    if phase == "restore":
+        client = server.client("lambda")
+        version = client.publish_version(FunctionName=name)["Version"]
+        client.get_waiter("published_version_active").wait(FunctionName=name, Qualifier=version)
+        name = f"{name}:{version}"
     invoke(server, name, {})
-    answer = invoke(server, name, {"patience": 10, "until": ["platform.initReport"]})
+    answer = invoke(server, name, {"patience": 10, "until": [report]})
     told = telemetry_of(answer)
-    assert [it["status"] for it in told["platform.initRuntimeDone"] + told["platform.initReport"]] == ["success", "success"]
-    assert told["platform.initReport"][0]["metrics"]["durationMs"] < 9_000, "the init was cut"
+    assert [it["status"] for it in told[done] + told[report]] == ["success", "success"]
+    assert told[report][0]["metrics"]["durationMs"] < 9_000, "the init was cut"
     at = {it["telemetry"]["type"]: it["telemetry"]["time"] for it in answer["json"]["seen"]["agent"] if "telemetry" in it}
-    ready, over = (datetime.datetime.fromisoformat(at[kind]) for kind in ("platform.initRuntimeDone", "platform.initReport"))
+    ready, over = (datetime.datetime.fromisoformat(at[kind]) for kind in (done, report))
     assert (over - ready).total_seconds() >= 0.5, "each has its own time"
 
 

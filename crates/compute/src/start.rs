@@ -175,7 +175,9 @@ pub(crate) fn report_init(output: &Output, us: u64, initialization: &'static str
 
 fn report_restore(output: &Output, us: u64, status: Status<'_>) {
     output.drain();
-    output.line(&Line::RestoreRuntimeDone(status));
+    if !output.has_runtime_done() {
+        output.line(&Line::RestoreRuntimeDone(status));
+    }
     output.line(&Line::RestoreReport(us, status));
 }
 
@@ -754,12 +756,12 @@ impl<'a> Starting<'a> {
     /// its own first event. Those that subscribe later in the init phase are told as well.
     fn tell_runtime_done(&self, initialization: &'static str, phase: Phase) {
         let has_records = self.output.has_records();
-        if self.restore || !(has_records || self.extensions.is_some()) {
+        if !(has_records || self.extensions.is_some()) {
             return;
         }
         let us = self.core.clock.monotonic_us() - self.card.born_us;
         let init = records::Init { us, initialization, phase, status: Status::Fine, of_snapshot: false };
-        let line = Line::InitRuntimeDone(init);
+        let line = if self.restore { Line::RestoreRuntimeDone(Status::Fine) } else { Line::InitRuntimeDone(init) };
         if has_records || self.extensions.as_ref().is_some_and(|extensions| extensions.is_heard()) {
             // What the guest has begun to write may go on.
             self.output.drain_whole();
