@@ -100,6 +100,15 @@ def test_what_goes_wrong_is_a_warning(dev):
     assert any("Task timed out after 1.00 seconds" in line for line in lines)
 
 
+def test_a_functions_own_error_is_one(dev):
+    code = "def handler(event, context):\n    raise ValueError('own')\n"
+    name = dev.function(code, LoggingConfig={"LogFormat": "JSON", "SystemLogLevel": "WARN"})
+    answer = dev.client("lambda").invoke(FunctionName=name, LogType="Tail")
+    lines = [json.loads(line) for line in base64.b64decode(answer["LogResult"]).decode().splitlines()]
+    found = [(line["type"], line["record"]["status"], line["record"]["errorType"]) for line in lines if "record" in line]
+    assert found == [("platform.runtimeDone", "error", "ValueError"), ("platform.report", "error", "ValueError")]
+
+
 def test_the_platform_filters_what_a_runtime_does_not(dev):
     code = """
 import json
