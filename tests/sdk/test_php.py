@@ -203,7 +203,7 @@ def test_a_program_of_its_own_goes_first(dev):
     dev.client("lambda").update_function_code(FunctionName=name, ZipFile=zipped({"bootstrap": (shell, 0o755)}))
     assert invoke(dev, name)["json"] == "own"
     got = invoke(dev, create(dev, "index.handler"))
-    assert "/var/task/bootstrap: no such file" in got["json"]["errorMessage"]
+    assert "valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]" in got["json"]["errorMessage"]
 
 
 def test_runtimes_are_lambdas_own(dev):
