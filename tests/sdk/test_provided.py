@@ -123,11 +123,25 @@ def test_work_after_the_answer_belongs_to_the_call(server):
 
 
 @pytest.mark.modes("dev")
+def test_who_has_its_answer_may_call_again(server):
+    name = server.function({"bootstrap": (PYTHON_BOOTSTRAP, PROGRAM)}, runtime=RUNTIME, handler="some.handler", Timeout=9)
+    client = server.client("lambda")
+    client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
+    for _ in range(3):
+        assert "FunctionError" not in invoke(server, name, {"after": 0.5})
+    began = time.monotonic()
+    invoke(server, name, {})
+    assert time.monotonic() - began > 0.2, "the one place was not free yet"
+
+
+@pytest.mark.modes("dev")
 def test_a_failed_initialisation(server):
     call = provided(server, PYTHON_BOOTSTRAP, Environment={"Variables": {"FAIL_INIT": "1"}})
     answer = call({})
     assert answer["FunctionError"] == "Unhandled"
     assert (answer["json"]["errorType"], answer["json"]["errorMessage"]) == ("Own.InitError", "not today")
+    answer = call({}, LogType="Tail")
+    assert "Status: error\tError Type: Runtime.Own\n" in tail(answer), "the type that is said beside the document"
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,24 @@
 //! Who may run now: reserved and account concurrency, and as Lambda has it ten times as many calls in a second.
 //!
 //! A decision on counters, no await and no clock. A call beyond a configured limit is throttled at once; a lack of room
-//! on the host is not known here (see `fleet`). A permit gives its place back when it is dropped.
+//! on the host is not known here (see `fleet`). A permit gives its place back when it is dropped. Who comes while a call has
+//! its answer and not yet ended may wait for that one's place: a caller that calls again is none that calls twice at once.
 //!
 //! Invariants
 //!   1. A function with reserved concurrency never runs more calls than that, and is refused below it only for its rate.
 //!   2. Functions without one together never run more calls than the account's limit.
 //!   3. In no second begin more calls than twice a rate: what was not used for a second may come at once.
 //!   4. Rates are remembered only of whoever called within the last second.
-//!   5. A call for which concurrency is set aside (`model::Floor`) is let in whatever others do; these share what is left.
+//!   5. No more calls wait for a place than have answered and not ended; nobody waits for calls without an answer.
+//!   6. A call for which concurrency is set aside (`model::Floor`) is let in whatever others do; these share what is left.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use model::{AccountId, Floor, FunctionRef, FunctionVersion, ThrottleReason};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::slots::Limit;
 
@@ -27,6 +30,8 @@ pub(crate) struct Admission {
     account_rate: Option<u64>,
     /// Whether anything is set aside: most calls then look no further.
     any_aside: AtomicBool,
+    /// Places that calls have given back which had answered before.
+    left: AtomicU64,
     running: Mutex<Running>,
 }
 
@@ -44,6 +49,15 @@ struct Running {
     reserved_rates: Rates<FunctionRef>,
     aside: HashMap<FunctionRef, Vec<Aside>>,
     aside_of: HashMap<AccountId, u32>,
+    leaving: HashMap<Limit, Leaving>,
+}
+
+/// Calls that have answered and not ended, and those that wait for their places.
+#[derive(Debug, Default)]
+struct Leaving {
+    answered: u32,
+    waiting: u32,
+    freed: Arc<Notify>,
 }
 
 /// What is set aside for a version, and how much of it is in use.
@@ -57,6 +71,15 @@ struct Aside {
 impl Running {
     fn aside(&mut self, function: &FunctionRef, version: &str) -> Option<&mut Aside> {
         self.aside.get_mut(function)?.iter_mut().find(|aside| aside.version == version)
+    }
+
+    /// Changes what is known of those that leave, and forgets it where there is nothing any more.
+    fn leave(&mut self, limit: &Limit, change: impl FnOnce(&mut Leaving)) {
+        let Some(leaving) = self.leaving.get_mut(limit) else { return };
+        change(leaving);
+        if leaving.answered + leaving.waiting == 0 {
+            self.leaving.remove(limit);
+        }
     }
 
     /// Forgets what is neither set aside any more nor in use.
@@ -116,6 +139,43 @@ enum Place {
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     place: Place,
+    /// Whether the caller has its answer.
+    answered: bool,
+}
+
+impl Place {
+    /// The limit that it counts against, if others may have it afterwards.
+    fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::Unreserved(account) => Some(Limit::Account(account.clone())),
+            Self::Reserved(function) => Some(Limit::Function(function.clone())),
+            Self::Aside(..) => None,
+        }
+    }
+}
+
+impl Permit {
+    /// The caller has its answer, and the call goes on: who comes from now on may wait for the place.
+    pub(crate) fn answered(&mut self) {
+        if !self.answered
+            && let Some(limit) = self.place.limit()
+        {
+            self.answered = true;
+            self.admission.running.lock().leaving.entry(limit).or_default().answered += 1;
+        }
+    }
+}
+
+/// A call that waits for a place.
+struct Waiting<'a> {
+    admission: &'a Admission,
+    limit: &'a Limit,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.admission.running.lock().leave(self.limit, |leaving| leaving.waiting -= 1);
+    }
 }
 
 impl Admission {
@@ -126,6 +186,7 @@ impl Admission {
             account_limit,
             account_rate: account_rate.map(u64::from),
             any_aside: AtomicBool::new(false),
+            left: AtomicU64::new(0),
             running: Mutex::default(),
         })
     }
@@ -173,7 +234,7 @@ impl Admission {
         }
         aside.running += 1;
         let place = Place::Aside(version.function.clone(), version.version.clone());
-        Some(Permit { admission: self.clone(), place })
+        Some(Permit { admission: self.clone(), place, answered: false })
     }
 
     /// Calls of a limit that run on this node.
@@ -213,7 +274,30 @@ impl Admission {
                 Place::Unreserved(account.clone())
             }
         };
-        Ok(Permit { admission: self.clone(), place })
+        Ok(Permit { admission: self.clone(), place, answered: false })
+    }
+
+    /// How many places were given back by calls that had answered before.
+    pub(crate) fn left(&self) -> u64 {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Waits until a call of the limit ends that has answered, if there is one that nobody else waits for. False if there is
+    /// none, and none has ended since `left`.
+    pub(crate) async fn place_left(&self, limit: &Limit, left: u64) -> bool {
+        let (freed, _waiting) = {
+            let mut running = self.running.lock();
+            if self.left() != left {
+                return true;
+            }
+            let leaving = running.leaving.get_mut(limit).filter(|leaving| leaving.answered > leaving.waiting);
+            let Some(leaving) = leaving else { return false };
+            leaving.waiting += 1;
+            // Made under the lock, so that no place is given back unheard.
+            (leaving.freed.clone().notified_owned(), Waiting { admission: self, limit })
+        };
+        freed.await;
+        true
     }
 
     /// Whether a call would be admitted now.
@@ -280,6 +364,15 @@ impl Drop for Permit {
                 }
                 running.forget_aside();
             }
+        }
+        if self.answered
+            && let Some(limit) = self.place.limit()
+        {
+            self.admission.left.fetch_add(1, Ordering::Release);
+            running.leave(&limit, |leaving| {
+                leaving.answered -= 1;
+                leaving.freed.notify_waiters();
+            });
         }
     }
 }
@@ -350,6 +443,33 @@ mod tests {
                 .count();
             assert!(begun.abs_diff(11 * most) <= 1, "{begun} of {most} a second, with what a second saved up");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_may_be_waited_for_once_its_caller_has_the_answer() {
+        let admission = Admission::new(10, None);
+        let mut version = version("f");
+        version.reserved_concurrency = Some(1);
+        let limit = Limit::of(&version);
+        let mut held = admission.admit(&version, 0, 1).unwrap();
+        let left = admission.left();
+        assert!(!admission.place_left(&limit, left).await, "it has not answered");
+        held.answered();
+        held.answered();
+        let first = admission.place_left(&limit, left);
+        tokio::pin!(first);
+        assert!(futures_pending(&mut first).await);
+        assert!(!admission.place_left(&limit, left).await, "one place, one that waits");
+        drop(held);
+        assert!(first.await && admission.place_left(&limit, left).await, "it ended meanwhile");
+        let left = admission.left();
+        assert!(!admission.place_left(&limit, left).await);
+        assert!(admission.admit(&version, 0, 1).is_ok());
+        assert!(admission.running.lock().leaving.is_empty());
+    }
+
+    async fn futures_pending(future: &mut (impl Future<Output = bool> + Unpin)) -> bool {
+        tokio::time::timeout(std::time::Duration::from_secs(60), future).await.is_err()
     }
 
     fn aside(name: &str, set_aside: u32) -> Floor {

@@ -46,7 +46,7 @@ enum Rest {
 pub(crate) async fn after_answer(
     core: &Arc<Core>,
     mut lease: Lease,
-    job: Box<Job>,
+    mut job: Box<Job>,
     answer: Answer,
     course: Course,
 ) -> Outcome {
@@ -59,6 +59,7 @@ pub(crate) async fn after_answer(
     if job.invocation.log_tail {
         outcome.log_tail = rest.settle(job).await;
     } else {
+        job.answered();
         tokio::spawn(rest.settle(job));
     }
     outcome

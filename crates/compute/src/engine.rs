@@ -20,7 +20,7 @@ use model::{
 };
 use sandbox::{Backend, Interpreters};
 use store::Store;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -36,7 +36,7 @@ use crate::poller;
 use crate::program::Programs;
 use crate::ready::Ready;
 use crate::report;
-use crate::slots::{self, Slots};
+use crate::slots::{self, Limit, Slots};
 use crate::start;
 use crate::trace::Sampler;
 use crate::unneeded::{self, Needs};
@@ -121,6 +121,35 @@ impl Core {
 
     /// A place for one call of a version, or the limit that is reached.
     pub(crate) async fn admit(&self, version: &FunctionVersion) -> Result<Permit, ThrottleReason> {
+        let left = self.admission.left();
+        match self.admit_now(version).await {
+            Err(refused) if refused.is_of_concurrency() => {
+                Box::pin(self.admit_after_others(version, refused, left)).await
+            }
+            end => end,
+        }
+    }
+
+    /// A place that a call has which has answered: its caller may be the one that calls now.
+    async fn admit_after_others(
+        &self,
+        version: &FunctionVersion,
+        mut refused: ThrottleReason,
+        mut left: u64,
+    ) -> Result<Permit, ThrottleReason> {
+        let limit = Limit::of(version);
+        let deadline = Instant::now() + self.config.capacity_wait;
+        while timeout_at(deadline, self.admission.place_left(&limit, left)).await == Ok(true) {
+            left = self.admission.left();
+            match self.admit_now(version).await {
+                Err(reason) if reason.is_of_concurrency() => refused = reason,
+                end => return end,
+            }
+        }
+        Err(refused)
+    }
+
+    async fn admit_now(&self, version: &FunctionVersion) -> Result<Permit, ThrottleReason> {
         if let Some(permit) = self.admission.admit_aside(version) {
             return Ok(permit);
         }

@@ -42,8 +42,15 @@ pub(crate) struct Job {
     pub(crate) version: Arc<FunctionVersion>,
     sink: Option<Arc<StreamSink>>,
     pub(crate) tries: u32,
-    _permit: Permit,
+    permit: Permit,
     _running: TaskTrackerToken,
+}
+
+impl Job {
+    /// The caller has its answer, while the call goes on.
+    pub(crate) fn answered(&mut self) {
+        self.permit.answered();
+    }
 }
 
 /// How a try ended: the call's end, or the call itself, to be tried again.
@@ -94,7 +101,7 @@ async fn run_whole(
     invocation.trace_id = Some(header);
     invocation.payload = payload::checked(&invocation)?;
     let permit = core.admit(&version).await.map_err(InvokeError::Throttled)?;
-    let mut job = Box::new(Job { invocation, version, sink, tries: 0, _permit: permit, _running: running });
+    let mut job = Box::new(Job { invocation, version, sink, tries: 0, permit, _running: running });
     if job.version.web.is_some() {
         // In a box, as most calls are of functions that are none.
         return Box::pin(web::run(core, job, request)).await;

@@ -106,6 +106,14 @@ pub enum ThrottleReason {
 }
 
 impl ThrottleReason {
+    /// Whether too many calls run at once, rather than begin.
+    pub fn is_of_concurrency(self) -> bool {
+        matches!(
+            self,
+            Self::ConcurrentInvocationLimitExceeded | Self::ReservedFunctionConcurrentInvocationLimitExceeded
+        )
+    }
+
     /// The value on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use model::{ApplicationLevel, Ending, JsonLog, Outcome, Runtime, SystemLevel, UsageRecord};
+use model::{ApplicationLevel, Ending, InvokeError, JsonLog, Outcome, Runtime, SystemLevel, UsageRecord};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -451,6 +451,33 @@ async fn a_call_is_over_when_the_runtime_asks_for_the_next_one() {
     assert_eq!(ending, Ending::Success);
     world.until("the log says so", |world| has_report(world, "Duration: 1")).await;
     waiting.abort();
+    assert_eq!(world.guests.started(), 1);
+}
+
+#[tokio::test]
+async fn who_has_its_answer_may_call_again() {
+    use model::ports::Invoker;
+    let world = world();
+    world.deploy("f", "", |version| {
+        version.runtime = Runtime::parse("provided.al2023").unwrap();
+        version.reserved_concurrency = Some(1);
+    });
+    let throttled = |outcome: Result<Outcome, InvokeError>| matches!(outcome, Err(InvokeError::Throttled(_)));
+    played(&world, async |address| {
+        next(address).await;
+        assert!(throttled(world.call("f", "2").await), "one runs");
+        post(address, "runtime/invocation/r-1/response", "1").await;
+    })
+    .await;
+    let engine = world.engine.clone();
+    let again = tokio::spawn(async move { engine.invoke(invocation("f", "r-2", "2")).await });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert!(throttled(world.call("f", "3").await), "one waits for the one place");
+    assert!(!again.is_finished());
+    let address = address(&world).await;
+    assert_eq!(next(address).await.header("Lambda-Runtime-Aws-Request-Id"), Some("r-2"));
+    post(address, "runtime/invocation/r-2/response", "2").await;
+    assert_eq!(again.await.unwrap().unwrap().payload, "2");
     assert_eq!(world.guests.started(), 1);
 }
 
