@@ -135,6 +135,7 @@ def test_errors_of_the_initialisation(server, files, handler, kind, words):
     [
         ("setTimeout(() => { throw new Error('uncaught'); }, 1)", "Error", "uncaught"),
         ("Promise.reject(new Error('unhandled'))", "Runtime.UnhandledPromiseRejection", "Error: unhandled"),
+        ("setTimeout(() => process.exit(7), 1)", "Runtime.ExitError", "Runtime exited with error: exit status 7"),
     ],
 )
 @pytest.mark.modes("dev")
@@ -144,10 +145,14 @@ def test_ends_of_the_process(server, statement, kind, words):
         f"  if (event.die) {{ {statement}; setTimeout(() => done(null, 'late'), 2000); }} else done(null, 'alive');\n}};"
     )
     call = node(server, source)
-    answer = call({"die": 1})
+    answer = call({"die": 1}, LogType="Tail")
     assert answer["FunctionError"] == "Unhandled", answer["json"]
     assert answer["json"]["errorType"] == kind
     assert words in answer["json"]["errorMessage"]
+    code = {"Error": 129, "Runtime.UnhandledPromiseRejection": 128}.get(kind, 7)
+    request_id, lines = answer["ResponseMetadata"]["RequestId"], tail(answer)
+    assert f"RequestId: {request_id} Error: Runtime exited with error: exit status {code}\nRuntime.ExitError\n" in lines, lines
+    assert "Status: error\tError Type: Runtime.ExitError" in lines.split("REPORT")[1], lines
     assert call({})["json"] == "alive"
 
 

@@ -69,8 +69,15 @@ pub(crate) enum Answer {
     Streamed,
     /// The function failed, in its own words.
     Error(Failure),
-    /// The same, and the runtime's process ends with it.
+    /// The same, and the runtime's process is about to end with it.
     LastError(Failure),
+    /// The same, and the runtime's process has ended with it.
+    Died {
+        /// The function's words.
+        failure: Failure,
+        /// How the process ended.
+        fault: Fault,
+    },
     /// The platform speaks for the function.
     Fault {
         /// What happened.
@@ -89,7 +96,7 @@ impl Answer {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Response { payload, .. } => payload.len(),
-            Self::Error(failure) | Self::LastError(failure) => failure.document.len(),
+            Self::Error(failure) | Self::LastError(failure) | Self::Died { failure, .. } => failure.document.len(),
             Self::Streamed | Self::Fault { .. } | Self::Exited | Self::NotDelivered => 0,
         }
     }
@@ -312,6 +319,7 @@ impl Environment {
         self.card.served.fetch_add(1, Ordering::Relaxed);
         match answer {
             Answer::Exited => Answer::Fault { fault: Fault::exited(&self.exit().await), sound: false },
+            Answer::LastError(failure) => Answer::Died { failure, fault: Fault::exited(&self.exit().await) },
             answer => answer,
         }
     }

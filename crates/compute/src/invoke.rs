@@ -194,7 +194,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
         }
         answer = Answer::Fault { fault: Fault::exited(&environment.exit().await), sound: false };
     }
-    let sound = !matches!(answer, Answer::Fault { sound: false, .. } | Answer::LastError(_));
+    let sound = !matches!(answer, Answer::Fault { sound: false, .. } | Answer::Died { .. });
     if sound && environment.goes_on() {
         let course = Course { started_at_ms, began_us: began.us, beginning, first, deadline };
         // In a box, as most calls are over with their answer.

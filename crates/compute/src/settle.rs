@@ -14,7 +14,7 @@ use sandbox::Usage;
 
 use crate::engine::Core;
 use crate::environment::Answer;
-use crate::faults::Fault;
+use crate::faults::{Failure, Fault};
 use crate::invoke::Job;
 use crate::output::Output;
 use crate::records::Line;
@@ -156,17 +156,29 @@ pub(crate) fn verdict(core: &Core, job: &Job, answer: Answer) -> Verdict {
             ending: Ending::Success,
             fault_line: None,
         },
-        Answer::Error(failure) | Answer::LastError(failure) => Verdict {
-            error_type: Some(failure.error_type()),
-            logged_type: Some(failure.logged_type()),
-            payload: failure.document,
-            content_type: None,
-            report_type: None,
-            ending: Ending::FunctionError,
-            fault_line: None,
-        },
+        Answer::Error(failure) => verdict_of_error(failure),
+        // The caller hears the function's own words, log and ledger how its process ended.
+        Answer::Died { failure, fault } => {
+            let mut verdict = verdict_of_error(failure);
+            verdict.comes_to(core, job, &fault);
+            verdict
+        }
         Answer::Fault { fault, .. } => verdict_of_fault(core, job, &fault),
-        Answer::Exited | Answer::NotDelivered => unreachable!("these ends are made faults before they are settled"),
+        Answer::Exited | Answer::LastError(_) | Answer::NotDelivered => {
+            unreachable!("how these ended is found out before they are settled")
+        }
+    }
+}
+
+fn verdict_of_error(failure: Failure) -> Verdict {
+    Verdict {
+        error_type: Some(failure.error_type()),
+        logged_type: Some(failure.logged_type()),
+        payload: failure.document,
+        content_type: None,
+        report_type: None,
+        ending: Ending::FunctionError,
+        fault_line: None,
     }
 }
 

@@ -567,6 +567,15 @@ impl FakeGuest {
                 self.control.end(Some(code.parse().unwrap()), None, false);
                 return false;
             }
+            // An error that its process ends with; a code of 0 is that of one that lives on in spite of its words.
+            ("die", code) => {
+                self.say(kind::INIT_ERROR, &[br#"{"errorType":"Error","errorMessage":"uncaught"}"#]).await;
+                if code == "0" {
+                    std::future::pending::<()>().await;
+                }
+                self.control.end(Some(code.parse().unwrap()), None, false);
+                return false;
+            }
             ("oom", _) => {
                 self.control.end(None, Some(9), true);
                 return false;

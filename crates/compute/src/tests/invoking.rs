@@ -169,6 +169,25 @@ async fn exits_are_reported_as_lambda_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_that_ends_the_process_is_an_exit_as_well() {
+    let world = World::new();
+    let outcome = world.call_of("die 129").await;
+    assert_eq!(outcome.payload, r#"{"errorType":"Error","errorMessage":"uncaught"}"#);
+    assert_eq!(error_type(&outcome), "Error");
+    let lines = world.lines.messages();
+    assert_eq!(lines[3], "RequestId: r-1 Error: Runtime exited with error: exit status 129\nRuntime.ExitError");
+    assert!(lines[5].ends_with("Status: error\tError Type: Runtime.ExitError"), "{}", lines[5]);
+    assert_eq!(world.records.0.lock()[0].ending, Ending::Crash);
+
+    // One that does not end by itself is ended.
+    let world = World::new();
+    let outcome = world.call_of("die 0").await;
+    assert_eq!(error_type(&outcome), "Error");
+    assert!(world.lines.messages().iter().any(|line| line.contains("exited with error: signal: killed")));
+    world.until("the sandboxes are gone", |world| world.guests.alive() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn out_of_memory_is_told() {
     let world = World::new();
     let outcome = world.call_of("oom").await;
