@@ -7,6 +7,8 @@
 /** Most bytes of an answer, JSON included: 6 MiB and what Lambda allows beyond. */
 const PAYLOAD_BYTES_MAX = 6291556;
 
+const UNREADABLE = 'the error cannot be read: it throws when it is asked for its name, message, stack or text';
+
 function guestError(name) {
   return class extends Error {
     constructor(message) {
@@ -45,7 +47,7 @@ const ImportModuleError = wrapping('Runtime.ImportModuleError');
 
 class UnhandledPromiseRejection extends Error {
   constructor(reason) {
-    super(String(reason instanceof Error ? reason : safeString(reason)));
+    super(isError(reason) ? textOf(reason) : safeString(reason));
     this.name = 'Runtime.UnhandledPromiseRejection';
     this.reason = reason;
   }
@@ -53,16 +55,25 @@ class UnhandledPromiseRejection extends Error {
 
 function safeString(value) {
   try {
-    return typeof value === 'object' && value !== null ? JSON.stringify(value) : String(value);
+    return String(typeof value === 'object' && value !== null ? JSON.stringify(value) : value);
   } catch (_) {
-    return Object.prototype.toString.call(value);
+    return textOf(value);
+  }
+}
+
+/** A value's text, or words for one that has none. */
+function textOf(value) {
+  try {
+    return String(value);
+  } catch (_) {
+    return UNREADABLE;
   }
 }
 
 /** The document of anything that was thrown, rejected or handed to a callback. */
 function document(thrown) {
   try {
-    if (thrown instanceof Error || isErrorOfAnotherRealm(thrown)) {
+    if (isError(thrown)) {
       return {
         errorType: clean(thrown.name),
         errorMessage: clean(thrown.message),
@@ -71,12 +82,17 @@ function document(thrown) {
     }
     return { errorType: typeof thrown, errorMessage: String(thrown), trace: [] };
   } catch (_) {
-    return { errorType: 'handled', errorMessage: 'the error cannot be read: its name, message or stack throws', trace: [] };
+    return { errorType: 'handled', errorMessage: UNREADABLE, trace: [] };
   }
 }
 
-function isErrorOfAnotherRealm(value) {
-  return Object.prototype.toString.call(value) === '[object Error]';
+/** Whether a value is an error, of this realm or another. Both questions are answered by the value itself where it is a proxy. */
+function isError(value) {
+  try {
+    return value instanceof Error || Object.prototype.toString.call(value) === '[object Error]';
+  } catch (_) {
+    return false;
+  }
 }
 
 /** DEL is not allowed where a document may travel in a header. */
@@ -92,7 +108,13 @@ const TOO_LARGE = {
 
 /** A document as the text of a frame, never longer than a payload may be. */
 function encode(value) {
-  const text = JSON.stringify(value);
+  let text;
+  try {
+    text = JSON.stringify(value);
+  } catch (_) {
+    // Longer than any string.
+    return JSON.stringify(TOO_LARGE);
+  }
   return text.length * 3 > PAYLOAD_BYTES_MAX && Buffer.byteLength(text) > PAYLOAD_BYTES_MAX
     ? JSON.stringify(TOO_LARGE)
     : text;
@@ -110,5 +132,6 @@ module.exports = {
   UserCodeSyntaxError,
   document,
   encode,
+  isError,
   TOO_LARGE,
 };

@@ -112,13 +112,14 @@ class Answer {
 function run(handler, meta, text, next) {
   const answer = new Answer(next);
   let event;
+  let context;
   try {
     event = text.length === 0 ? {} : JSON.parse(text);
+    context = contextOf(meta);
   } catch (error) {
     answer.fail(error);
     return answer;
   }
-  const context = contextOf(meta);
   if (handler.fetch) require('./fetch.cjs').run(handler, event, context, answer, meta.stream === true);
   else if (handler.streaming) require('./streaming.cjs').run(handler, event, context, answer);
   else if (handler.callbacks) runWithCallbacks(handler, event, context, answer);
@@ -128,15 +129,17 @@ function run(handler, meta, text, next) {
 
 function runPlain(handler, event, context, answer) {
   const { call } = handler;
+  let promise = null;
   let result;
   try {
     result = call(event, context);
+    promise = promiseOf(result);
   } catch (error) {
     answer.fail(error);
     return;
   }
-  if (isThenable(result)) result.then((value) => answer.succeed(value), (error) => answer.fail(error));
-  else answer.succeed(result);
+  if (promise === null) answer.succeed(result);
+  else promise.then((value) => answer.succeed(value), (error) => answer.fail(error));
 }
 
 function runWithCallbacks(handler, event, context, answer) {
@@ -159,18 +162,22 @@ function runWithCallbacks(handler, event, context, answer) {
   context.done = once((error, value) => (given(error) ? answer.fail(error) : answer.succeed(value)));
   answer.whenEmpty = once(() => answer.succeed(null));
   const { call } = handler;
-  let result;
+  const { fail } = context;
+  let promise;
   try {
-    result = call(event, context, callback);
+    promise = promiseOf(call(event, context, callback));
   } catch (error) {
-    callback(error);
+    // Also where it is nothing: thrown, that is no success.
+    fail(error);
     return;
   }
-  if (isThenable(result)) result.then(context.succeed, context.fail);
+  if (promise !== null) promise.then(context.succeed, context.fail);
 }
 
-function isThenable(value) {
-  return value !== null && value !== undefined && typeof value.then === 'function';
+/** The promise that a handler's result is, or null. What is only like one settles once in it, whatever it does. */
+function promiseOf(value) {
+  const is = value !== null && value !== undefined && typeof value.then === 'function';
+  return is ? Promise.resolve(value) : null;
 }
 
 /** The part of the context that is the same for every invocation: looking into the environment is slow. */
@@ -216,4 +223,4 @@ function parsed(value) {
   return typeof value === 'string' ? JSON.parse(value) : value;
 }
 
-module.exports = { forget, run };
+module.exports = { forget, promiseOf, run };

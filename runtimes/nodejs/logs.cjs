@@ -12,6 +12,8 @@ const errors = require('./errors.cjs');
 const LEVELS = { TRACE: 1, DEBUG: 2, INFO: 3, WARN: 4, ERROR: 5, FATAL: 6 };
 const RECORD_MARK = '\x1e\n';
 const METHODS = { trace: 'TRACE', debug: 'DEBUG', info: 'INFO', log: 'INFO', warn: 'WARN', error: 'ERROR', fatal: 'FATAL' };
+/** Most characters of the words of an error that cannot be written as it is. */
+const WORDS_MAX = 64 * 1024;
 
 let requestId;
 let tenantId;
@@ -33,9 +35,16 @@ function setRequestId(id, tenant) {
   tenantId = tenant;
 }
 
+function now() {
+  return new Date().toISOString();
+}
+
 function emit(level, values) {
-  const time = new Date().toISOString();
-  const line = json ? jsonLine(time, level, values) : `${time}\t${requestId}\t${level}\t${format(values)}`;
+  const time = now();
+  write(json ? jsonLine(time, level, values) : `${time}\t${requestId}\t${level}\t${format(values)}`);
+}
+
+function write(line) {
   const bytes = Buffer.from(`${RECORD_MARK}${line.replace(/\r?\n/g, '\r')}\n`, 'utf8');
   try {
     channel.writeAll(1, bytes, bytes.length);
@@ -63,9 +72,20 @@ function jsonLine(timestamp, level, values) {
     }
   }
   record.message = format(values);
-  const error = values.find((value) => value instanceof Error);
-  if (error !== undefined) Object.assign(record, describe('', error));
-  return JSON.stringify(record);
+  const error = values.find((value) => errors.isError(value));
+  if (error === undefined) return JSON.stringify(record);
+  try {
+    return JSON.stringify({ ...record, ...describe('', error) });
+  } catch (_) {
+    // What it carries is circular, or throws.
+    return JSON.stringify({ ...record, ...members(error) });
+  }
+}
+
+/** An error's own words, as the members that JSON has for them. */
+function members(error) {
+  const { errorType, errorMessage, trace: stackTrace } = errors.document(error);
+  return { errorType, errorMessage, stackTrace };
 }
 
 function describe(_key, value) {
@@ -78,11 +98,18 @@ function describe(_key, value) {
   };
 }
 
-/** The log event of a failed init or invocation: a title and the error with everything it carries. */
+/** The log event of a failed init or invocation: a title and the error with everything it carries. Never throws for what was thrown. */
 function failure(title, thrown) {
-  const error = thrown instanceof Error ? thrown : new Error(String(thrown));
-  if (json) emit('ERROR', [title, error]);
-  else emit('ERROR', [`${title} \t${enumerated(error)}`]);
+  try {
+    const error = errors.isError(thrown) ? thrown : new Error(String(thrown));
+    if (json) emit('ERROR', [title, error]);
+    else emit('ERROR', [`${title} \t${enumerated(error)}`]);
+  } catch (_) {
+    const { errorType, errorMessage } = errors.document(thrown);
+    const words = { errorType, errorMessage: errorMessage.slice(0, WORDS_MAX) };
+    if (json) write(JSON.stringify({ timestamp: now(), level: 'ERROR', requestId, tenantId, message: title, ...words }));
+    else emit('ERROR', [`${title} \t${JSON.stringify(words)}`]);
+  }
 }
 
 function enumerated(error) {

@@ -9,6 +9,7 @@
 const { Writable } = require('stream');
 const channel = require('./channel.cjs');
 const errors = require('./errors.cjs');
+const { promiseOf } = require('./invocation.cjs');
 
 const PRELUDE_TYPE = 'application/vnd.awslambda.http-integration-response';
 const DEFAULT_TYPE = 'application/octet-stream';
@@ -133,18 +134,18 @@ function run(handler, event, context, answer) {
   answer.whenEmpty = () => fail(new Error('Response stream is not finished.'));
   // Taken out of the object first: the handler is called as a plain function.
   const { call } = handler;
-  let result;
+  let promise;
   try {
-    result = call(event, stream, context);
+    promise = promiseOf(call(event, stream, context));
   } catch (error) {
     fail(error);
     return;
   }
-  if (result === null || result === undefined || typeof result.then !== 'function') {
+  if (promise === null) {
     fail('Streaming does not support non-async handlers.');
     return;
   }
-  result.then((value) => {
+  promise.then((value) => {
     if (value !== undefined) console.warn('Streaming handlers ignore return values.');
     whenFinished(stream, () => settle(() => answer.endStream()));
   }, fail);

@@ -61,6 +61,21 @@ const ERRORS = [
   ['own class', 'class E extends Error { constructor(m) { super(m); this.name = "Mine"; } } exports.handler = async () => { throw new E("m"); };', 'Mine', 'm'],
   ['circular', 'exports.handler = async () => { const a = {}; a.a = a; return a; };', 'Error', 'Unable to stringify response body'],
   ['big number', 'exports.handler = async () => 1n;', 'Error', 'Unable to stringify response body'],
+  ['nothing, at once', 'exports.handler = () => { throw undefined; };', 'string', 'handled'],
+  ['a symbol', 'exports.handler = async () => { throw Symbol("s"); };', 'symbol', 'Symbol(s)'],
+  ['no prototype', 'exports.handler = async () => { throw Object.create(null); };', 'handled', /cannot be read/],
+  ['no prototype, at once', 'exports.handler = () => { throw Object.create(null); };', 'handled', /cannot be read/],
+  ['no prototype, called back', 'exports.handler = (e, c, cb) => cb(Object.create(null));', 'handled', /cannot be read/],
+  ['no text', 'exports.handler = async () => { throw { toString() { throw 1; } }; };', 'handled', /cannot be read/],
+  ['a revoked proxy', 'exports.handler = async () => { const { proxy, revoke } = Proxy.revocable({}, {}); revoke(); throw proxy; };', 'handled', /cannot be read/],
+  ['a proxy that throws', 'exports.handler = async () => { throw new Proxy(new Error(), { getPrototypeOf() { throw 1; }, get() { throw 2; } }); };', 'handled', /cannot be read/],
+  ['unreadable stack', 'exports.handler = async () => { const e = new Error("m"); Object.defineProperty(e, "stack", { get() { throw 1; } }); throw e; };', 'handled', /cannot be read/],
+  ['words that are a symbol', 'exports.handler = async () => { const e = new Error(); e.message = Symbol("s"); throw e; };', 'handled', /cannot be read/],
+  ['a name that is a number', 'exports.handler = async () => { const e = new Error("m"); e.name = 7; throw e; };', '7', 'm'],
+  ['carries a circle', 'exports.handler = async () => { const e = new Error("m"); e.self = { e, many: Array(1e5).fill(e) }; throw e; };', 'Error', 'm'],
+  ['carries what throws', 'exports.handler = async () => { const e = new Error("m"); e.toJSON = () => { throw 1; }; throw e; };', 'Error', 'm'],
+  ['a result whose then throws', 'exports.handler = () => ({ get then() { throw new TypeError("then"); } });', 'TypeError', 'then'],
+  ['a result that settles twice', 'exports.handler = () => ({ then(ok, no) { no(new Error("first")); ok(2); no(new Error("third")); } });', 'Error', 'first'],
   ['unreadable', 'exports.handler = async () => { const e = new Error(); Object.defineProperty(e, "message", { get() { throw 1; } }); throw e; };', 'handled', /cannot be read/],
 ];
 
@@ -79,6 +94,30 @@ test('errors', { concurrency: 4 }, async (t) => {
       assert.match(log, /\trequest-1\tERROR\tInvoke Error \t\{"errorType":/);
       assert.strictEqual(exit, 0);
     })));
+});
+
+test('what is thrown is in a log in JSON, whatever it is', async (t) => {
+  const things = ['Object.create(null)', 'Symbol("s")', 'undefined', 'Object.assign(new Error("m"), { get circle() { return this; } })',
+    'new Proxy(new Error(), { getPrototypeOf() { throw 1; }, get() { throw 2; } })'];
+  for (const thing of things) {
+    const source = `exports.handler = async () => { const thing = ${thing}; console.error('own', thing); throw thing; };`;
+    const { answers, log } = await run(t, { files: js(source), events: [{}, {}], environment: { AWS_LAMBDA_LOG_FORMAT: 'JSON' } });
+    assert.deepStrictEqual(answers.map((answer) => answer && answer.kind), ['ERROR', 'ERROR'], thing);
+    const lines = log.trim().split('\n').map((line) => JSON.parse(line));
+    assert.deepStrictEqual(lines.map((line) => line.level), Array(4).fill('ERROR'), log);
+    assert.match(lines[1].message, /^Invoke Error/);
+    assert.ok(lines[1].errorType, log);
+  }
+});
+
+test('a rejection that nobody handles is an error, whatever it is', async (t) => {
+  for (const thing of ['Object.create(null)', 'undefined', 'Symbol("s")', 'new Proxy({}, { get() { throw 2; }, getPrototypeOf() { throw 1; } })']) {
+    const source = `exports.handler = () => new Promise(() => { Promise.reject(${thing}); setTimeout(() => {}, 5000); });`;
+    const { answers, exit } = await run(t, { files: js(source) });
+    assert.strictEqual(answers[0].kind, 'INIT_ERROR', thing);
+    assert.strictEqual(answers[0].document.errorType, 'Runtime.UnhandledPromiseRejection', thing);
+    assert.strictEqual(exit, 128);
+  }
 });
 
 test('a callback waits for the event loop unless it is told not to', async (t) => {
