@@ -129,14 +129,26 @@ def document(kind, message, trace, request_id):
 
 
 def document_of(error, request_id):
-    """The error document of anything that was raised."""
+    """The error document of anything that was raised. What the function's own code raises meanwhile, an exit too, is no end of the
+    process: that it failed is what there is to say."""
     if isinstance(error, Fault):
         return document(error.kind, error.message, error.trace, request_id)
+    kind = name_of(type(error))
     try:
         message = str(error)
-    except Exception as second:  # pylint: disable=broad-except
-        message = "the error's text cannot be made: %s" % type(second).__name__
-    return document(type(error).__name__, message, stack_trace(error), request_id)
+    except BaseException as second:  # pylint: disable=broad-except
+        message = "the error's text cannot be made: %s" % name_of(type(second))
+    try:
+        trace = stack_trace(error)
+    except BaseException:  # pylint: disable=broad-except
+        # Lines of source come from the loader of their module, which may be the function's.
+        trace = []
+    return document(kind, message, trace, request_id)
+
+
+def name_of(kind):
+    """The name of a class, whatever its own class says."""
+    return type.__dict__["__name__"].__get__(kind)
 
 
 def stack_trace(error):

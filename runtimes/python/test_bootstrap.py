@@ -169,6 +169,14 @@ ERRORS = [
      "Unable to marshal response: Object of type generator is not JSON serializable"),
     ("a = []; a.append(a); return a", "Runtime.MarshalError", "Unable to marshal response: Circular reference detected"),
     ("class E(Exception):\n        def __str__(self): raise TypeError\n    raise E", "E", "the error's text cannot be made: TypeError"),
+    ("class E(Exception):\n        def __str__(self): raise SystemExit(5)\n    raise E", "E", "the error's text cannot be made: SystemExit"),
+    ("class E(Exception):\n        def __str__(self): return str(self)\n    raise E", "E",
+     "the error's text cannot be made: RecursionError"),
+    ("class M(type):\n        __name__ = property(lambda c: 1 / 0)\n    class E(Exception, metaclass=M): pass\n    raise E('m')", "E", "m"),
+    ("class L:\n        def get_source(self, name): raise KeyboardInterrupt\n"
+     "    exec(compile('raise ValueError(1)', 'x.py', 'exec'), {'__name__': 'x', '__loader__': L()})", "ValueError", "1"),
+    ("e = ValueError('c'); e.__cause__ = e.__context__ = e; raise e", "ValueError", "c"),
+    ("raise MemoryError", "MemoryError", ""),
 ]
 
 # files, handler, expected type and message
@@ -289,6 +297,17 @@ class Handlers(GuestCase):
 
     def test_exits_end_the_process(self):
         for body, expected in [("exit(4)", 4), ("import sys; sys.exit(0)", 0), ("import os; os._exit(9)", 9)]:
+            with self.subTest(body):
+                _, answers, code, _ = self.run_guest("def handler(event, context):\n    " + body)
+                self.assertEqual((answers, code), ([None], expected))
+
+    def test_what_is_no_exception_ends_the_process(self):
+        # As AWS's client lets pass what is no `Exception`.
+        interrupted = -2
+        for body, expected in [
+            ("raise GeneratorExit", 1), ("raise KeyboardInterrupt", interrupted), ("raise BaseException('b')", 1),
+            ("import asyncio; raise asyncio.CancelledError", 1), ("raise SystemExit('words')", 1), ("raise SystemExit", 0),
+        ]:
             with self.subTest(body):
                 _, answers, code, _ = self.run_guest("def handler(event, context):\n    " + body)
                 self.assertEqual((answers, code), ([None], expected))

@@ -179,6 +179,8 @@ def test_errors_of_the_initialisation(server, files, handler, kind, words):
     ("statement", "words"),
     [
         ("sys.exit(3)", "Runtime exited with error: exit status 3"),
+        ("raise SystemExit", "Runtime exited without providing a reason"),
+        ("raise GeneratorExit", "Runtime exited with error: exit status 1"),
         ("os.abort()", "Runtime exited with error: signal: aborted"),
     ],
 )
@@ -192,6 +194,7 @@ def test_exit_of_the_runtime(server, statement, words):
     assert answer["json"] == {
         "errorType": "Runtime.ExitError", "errorMessage": f"RequestId: {request_id} Error: {words}",
     }
+    assert f"RequestId: {request_id} Error: {words}\nRuntime.ExitError\nEND" in tail(answer)
     assert "Status: error\tError Type: Runtime.ExitError" in tail(answer)
     assert call({})["json"] == "alive"
 
