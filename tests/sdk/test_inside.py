@@ -135,3 +135,45 @@ def test_keys_of_a_function_end_with_nothing_else(up):
     with pytest.raises(botocore.exceptions.ClientError) as caught:
         without.client("sts", endpoint_url=up.url).get_caller_identity()
     assert caught.value.response["Error"]["Code"] == "InvalidClientTokenId"
+
+
+QUESTIONS = '''
+import socket, struct
+def asked(name, kind, kind_class=1):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return b"\\x00\\x09\\x01\\x00\\x00\\x01\\x00\\x00\\x00\\x00\\x00\\x00" + labels + b"\\0" + struct.pack(">HH", kind, kind_class)
+def told(answer, question):
+    assert answer[:2] == b"\\x00\\x09" and answer[12:len(question)] == question[12:], answer
+    return [answer[3] & 15, answer[7], answer[-4:].hex() if answer[7] else ""]
+def datagram(server, question):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5)
+        sock.sendto(question, (server, 53))
+        return told(sock.recv(512), question)
+def stream(server, question):
+    with socket.create_connection((server, 53), 5) as sock:
+        sock.sendall(struct.pack(">H", len(question)) + question)
+        reader = sock.makefile("rb")
+        return told(reader.read(struct.unpack(">H", reader.read(2))[0]), question)
+def handler(event, context):
+    return [[[way(server, asked(*event["question"])) for way in (datagram, stream)] for server in ("127.0.0.1", "8.8.8.8")]]
+'''
+
+
+@pytest.mark.modes("dev")
+def test_names_over_udp_and_tcp(server):
+    """Every question has an answer, whichever server is asked: addresses, none of other kinds, and that some are not answered."""
+    name = server.function(QUESTIONS)
+    served = "sts.amazonaws.com"
+    for question, wanted in [
+        ([served, 1], [0, 1, "64400001"]),
+        ([served, 28], [0, 0, ""]),
+        ([served, 33], [0, 0, ""]),
+        ([served, 65], [0, 0, ""]),
+        ([served, 255], [4, 0, ""]),
+        ([served, 1, 3], [4, 0, ""]),
+        (["1.0.0.10.in-addr.arpa", 12], [3, 0, ""]),
+        (["x.dunlin.internal", 16], [3, 0, ""]),
+    ]:
+        answer = invoke(server, name, {"question": question})
+        assert answer["json"] == [[[wanted, wanted]] * 2], (question, answer["json"])

@@ -12,7 +12,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::net::TcpStream;
 
+use crate::dns::Records;
 use crate::egress::{self, Refused, Rules, Say};
+use crate::name_servers;
 
 /// The name of this host for functions, where ports of it are open to them.
 pub const HOST_NAME: &str = "host.dunlin.internal";
@@ -25,6 +27,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub trait Resolver: Send + Sync + 'static {
     /// The addresses of a name.
     async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookUpError>;
+
+    /// What name servers say to a question (`dns::Query::question`) about other records than addresses.
+    async fn records(&self, question: &[u8]) -> Result<Records, LookUpError>;
 }
 
 /// Why a name has no addresses.
@@ -52,6 +57,10 @@ impl Resolver for HostResolver {
             Ok(Err(_)) => Err(LookUpError::NoSuchName),
             Err(_) => Err(LookUpError::Failed),
         }
+    }
+
+    async fn records(&self, question: &[u8]) -> Result<Records, LookUpError> {
+        name_servers::ask_hosts(question).await
     }
 }
 
@@ -102,6 +111,11 @@ impl Dialer {
     /// Looks a name up.
     pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookUpError> {
         self.resolver.resolve(name).await
+    }
+
+    /// Asks for other records than addresses.
+    pub(crate) async fn records(&self, question: &[u8]) -> Result<Records, LookUpError> {
+        self.resolver.records(question).await
     }
 
     /// Connects to the first address that may be reached and answers. Answers the address too.
@@ -175,6 +189,10 @@ mod tests {
             let asked = self.0.fetch_add(1, Ordering::SeqCst);
             // Documentation's addresses are never reached, and this one is refused before that.
             Ok(vec![IpAddr::from(if asked == 0 { [192, 0, 2, 1] } else { [127, 0, 0, 1] })])
+        }
+
+        async fn records(&self, _: &[u8]) -> Result<Records, LookUpError> {
+            Err(LookUpError::Failed)
         }
     }
 

@@ -5,6 +5,7 @@
 //! | `GUEST_ENDPOINT` (in its AWS_ENDPOINT_URL)    | the platform, plain HTTP                               |
 //! | a served AWS name, port 443                   | the platform, TLS with a leaf of the authority         |
 //! | a served AWS name, port 80                    | the platform, plain HTTP                               |
+//! | port 53 of any address                        | the platform's name server (`resolve`), as over UDP    |
 //! | `ID.….localhost`, the platform's port         | the platform, plain HTTP                               |
 //! | a name or address that is opened to it        | that target, spliced                                   |
 //! | any other name or address                     | that address if it is public and the function's policy |
@@ -21,7 +22,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use model::{Egress, OpenTarget};
 use parking_lot::Mutex;
@@ -30,14 +30,14 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::dial::{Destination, Dialer, LookUpError, Resolver};
-use crate::dns::{self, Answer, Kind, Parsed, Query};
+use crate::dial::{Destination, Dialer, Resolver};
 use crate::door::{GuestIdentity, Peer};
-use crate::egress::{self, Rules};
+use crate::egress::{Rules, Say};
 use crate::listener;
-use crate::names;
 use crate::service::Gateway;
 use crate::traffic::{self, Account, Pace, Traffic};
+
+use resolve::Questions;
 
 pub use program::{NotConnected, Stream, Visitor};
 
@@ -47,9 +47,9 @@ pub const GUEST_HOST: &str = "169.254.100.1";
 /// What `AWS_ENDPOINT_URL` is set to inside a sandbox that has a network namespace.
 pub const GUEST_ENDPOINT: &str = "http://169.254.100.1";
 const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 1);
+const NAME_PORT: u16 = 53;
 /// Most names that one sandbox gets synthetic addresses for.
 const NAMES_MAX: u16 = 4_096;
-const LOOK_UPS_MAX: usize = 64;
 /// Bytes a second that one sandbox may send and receive, if nobody says otherwise.
 const BYTES_PER_SECOND: u64 = 75_000_000;
 
@@ -118,6 +118,7 @@ impl GuestNetworkService {
             names: Mutex::new(Names::default()),
             rules: Rules { egress, open: self.config.open.clone(), developer_opens: self.config.developer_opens },
             pace: Pace::new(self.config.bytes_per_second),
+            questions: Questions::new(),
             ending: ending.clone(),
         });
         let room = Arc::new(Semaphore::new(self.config.connections_max));
@@ -126,7 +127,7 @@ impl GuestNetworkService {
         }
         if let Some(socket) = dns {
             let (guest, ending) = (guest, ending.clone());
-            tokio::spawn(async move { ending.run_until_cancelled(guest.answer_names(Arc::new(socket))).await });
+            tokio::spawn(async move { ending.run_until_cancelled(guest.answer_datagrams(Arc::new(socket))).await });
         }
         GuestNetworkGuard { _ending: ending.drop_guard() }
     }
@@ -165,7 +166,11 @@ impl Names {
 /// What becomes of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Plan {
-    Platform { tls: bool },
+    Platform {
+        tls: bool,
+    },
+    /// Its questions are answered here, whichever name server it believes in.
+    Names,
     Dial(Destination),
     Refuse,
 }
@@ -173,10 +178,11 @@ enum Plan {
 /// Decides over a connection by the address that was wanted. Pure.
 fn plan(wanted: SocketAddr, meaning: Option<&Meaning>, platform_port: u16) -> Plan {
     let address = wanted.ip().to_canonical();
-    if address == IpAddr::V4(GUEST_ADDRESS) {
+    if address == IpAddr::V4(GUEST_ADDRESS) && wanted.port() != NAME_PORT {
         return if wanted.port() == 80 { Plan::Platform { tls: false } } else { Plan::Refuse };
     }
     match (meaning, wanted.port()) {
+        (None, NAME_PORT) => Plan::Names,
         (Some(Meaning::Platform), 443) => Plan::Platform { tls: true },
         (Some(Meaning::Platform), port) if port == 80 || port == platform_port => Plan::Platform { tls: false },
         (Some(Meaning::Platform), _) => Plan::Refuse,
@@ -199,6 +205,7 @@ struct Guest {
     names: Mutex<Names>,
     rules: Rules,
     pace: Pace,
+    questions: Questions,
     ending: CancellationToken,
 }
 
@@ -221,6 +228,11 @@ impl Guest {
             IpAddr::V6(_) => None,
         };
         match plan(wanted, meaning.as_ref(), self.service.gateway.config().port) {
+            // A name server that is opened to the function is asked itself.
+            Plan::Names if self.rules.say_address(wanted) == Say::Open => {
+                self.splice(stream, &Destination::Address(wanted)).await;
+            }
+            Plan::Names => self.answer_stream(stream).await,
             Plan::Platform { tls } => self.serve(stream, wanted, tls).await,
             Plan::Dial(to) => self.splice(stream, &to).await,
             Plan::Refuse => {
@@ -257,95 +269,9 @@ impl Guest {
             }
         }
     }
-
-    async fn answer_names(self: Arc<Self>, socket: Arc<UdpSocket>) {
-        let room = Arc::new(Semaphore::new(LOOK_UPS_MAX));
-        let mut packet = [0; 1_500];
-        loop {
-            let Ok((length, from)) = socket.recv_from(&mut packet).await else {
-                // An answer that could not be delivered shows up here.
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                continue;
-            };
-            let query = match dns::parse(&packet[..length]) {
-                Parsed::Ignore => continue,
-                Parsed::Refuse(answer) => {
-                    let _ = socket.send_to(&answer, from).await;
-                    continue;
-                }
-                Parsed::Query(query) => query,
-            };
-            if let Some(answer) = self.known(&query) {
-                let _ = socket.send_to(&dns::encode(&query, &answer), from).await;
-                continue;
-            }
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
-            let (guest, socket) = (self.clone(), socket.clone());
-            tokio::spawn(async move {
-                let answer = guest.look_up(&query.name).await;
-                let _ = socket.send_to(&dns::encode(&query, &answer), from).await;
-                drop(permit);
-            });
-        }
-    }
-
-    /// The answer that needs no look-up.
-    fn known(&self, query: &Query) -> Option<Answer> {
-        let name = query.name.as_str();
-        let synthetic = |meaning: Meaning| match query.kind {
-            Kind::A => match self.names.lock().address(name, meaning) {
-                Some(address) => Answer::V4(vec![address]),
-                None => Answer::Failed,
-            },
-            _ => Answer::V6(Vec::new()),
-        };
-        if names::is_served(name) {
-            return Some(synthetic(Meaning::Platform));
-        }
-        if self.rules.names(name) {
-            return Some(synthetic(Meaning::Outside(name.to_owned())));
-        }
-        if name.ends_with(".dunlin.internal") || name.ends_with(".arpa") {
-            return Some(Answer::NoSuchName);
-        }
-        let local = name == "localhost" || name.ends_with(".localhost");
-        if !local && !self.rules.egress.public {
-            // What may not be reached is not looked up either: a question tells its name to others.
-            return Some(Answer::NoSuchName);
-        }
-        match query.kind {
-            Kind::A if local => Some(Answer::V4(vec![Ipv4Addr::LOCALHOST])),
-            Kind::A => None,
-            // The guest's network is IPv4: a name that has IPv6 addresses only gets a synthetic one.
-            Kind::Aaaa | Kind::Other => Some(Answer::V6(Vec::new())),
-        }
-    }
-
-    async fn look_up(&self, name: &str) -> Answer {
-        let found = match self.service.dialer.resolve(name).await {
-            Ok(found) => found,
-            Err(LookUpError::NoSuchName) => return Answer::NoSuchName,
-            Err(LookUpError::Failed) => return Answer::Failed,
-        };
-        let v4: Vec<Ipv4Addr> = found
-            .iter()
-            .filter_map(|address| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
-        if v4.is_empty() && !found.is_empty() {
-            let address = self.names.lock().address(name, Meaning::Outside(name.to_owned()));
-            return address.map_or(Answer::Failed, |address| Answer::V4(vec![address]));
-        }
-        // What could not be reached is not shown either: names of an inner network stay inside.
-        let reachable = |address: &Ipv4Addr| {
-            self.rules.names(&address.to_string()) || egress::judge(IpAddr::V4(*address), false).is_ok()
-        };
-        Answer::V4(v4.into_iter().filter(reachable).collect())
-    }
 }
 
 mod program;
+mod resolve;
 #[cfg(test)]
 mod tests;

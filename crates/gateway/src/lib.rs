@@ -22,6 +22,7 @@ pub mod errors;
 pub mod guest_network;
 pub mod http_event;
 pub mod listener;
+mod name_servers;
 pub mod names;
 pub mod route;
 mod service;

@@ -140,7 +140,7 @@ impl Drop for Account {
     }
 }
 
-/// Bytes a second that one sandbox may send and receive together, all its connections. A burst of a quarter of a second
+/// Bytes a second that one sandbox may send and receive together, all its connections; or questions that it may ask. A burst of a quarter of a second
 /// passes unhindered.
 pub(crate) struct Pace {
     bytes_per_second: u64,
@@ -154,7 +154,7 @@ impl Pace {
     }
 
     /// How long who wants to pass this many bytes at `now` waits first.
-    fn wait(&self, bytes: usize, now: Instant) -> Duration {
+    pub(crate) fn wait(&self, bytes: usize, now: Instant) -> Duration {
         const BURST: Duration = Duration::from_millis(250);
         let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let mut due = self.due.lock();

@@ -82,7 +82,7 @@ impl Visitor {
             // Whoever speaks TLS to a port that has it, and nobody else.
             Plan::Platform { tls: served } if served == tls => Ok(Box::new(self.platform(port, tls))),
             Plan::Dial(to) => self.outside(&to, host, tls).await,
-            Plan::Platform { .. } | Plan::Refuse => Err(NotConnected::Closed(format!("{host}:{port}"))),
+            Plan::Platform { .. } | Plan::Names | Plan::Refuse => Err(NotConnected::Closed(format!("{host}:{port}"))),
         }
     }
 

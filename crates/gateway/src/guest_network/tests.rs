@@ -12,7 +12,8 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::Authority;
-use crate::dial::HOST_NAME;
+use crate::dial::{HOST_NAME, LookUpError};
+use crate::dns::{self, Answer, Parsed, Query, Records, Reply};
 use crate::doubles::{function, gateway, request, send, shown};
 
 struct Fixed;
@@ -27,6 +28,24 @@ impl Resolver for Fixed {
             "six.example" => Ok(vec!["::1".parse().unwrap()]),
             "down.example" => Err(LookUpError::Failed),
             _ => Err(LookUpError::NoSuchName),
+        }
+    }
+
+    /// Three texts of 200 bytes, but where a server is down.
+    async fn records(&self, question: &[u8]) -> Result<Records, LookUpError> {
+        if question.starts_with(b"\x04down") {
+            return Err(LookUpError::Failed);
+        }
+        let mut packet = [&[0, 9, 0x81, 0x80, 0, 1, 0, 3, 0, 0, 0, 0], question].concat();
+        for _ in 0..3 {
+            packet.extend_from_slice(&[0xc0, 12]);
+            packet.extend_from_slice(&question[question.len() - 4..]);
+            packet.extend_from_slice(&[0, 0, 0, 60, 0, 200, 199]);
+            packet.extend_from_slice(&[b't'; 199]);
+        }
+        match dns::read_reply(&packet, 9, question) {
+            Some(Reply::Records(records)) => Ok(records),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -59,6 +78,7 @@ fn world_with(open: &[String], egress: &str, developer_opens: bool) -> World {
         names: Mutex::default(),
         rules,
         pace: Pace::new(1 << 30),
+        questions: Questions::new(),
         ending: CancellationToken::new(),
     };
     World { guest: Arc::new(guest), authority, _folder: folder }
@@ -79,9 +99,10 @@ impl World {
     }
 
     async fn answer(&self, name: &str, kind: u16) -> Answer {
-        match self.guest.known(&self.ask(name, kind)) {
+        let query = self.ask(name, kind);
+        match self.guest.known(&query) {
             Some(answer) => answer,
-            None => self.guest.look_up(name).await,
+            None => self.guest.look_up(&query, SocketAddr::from(([127, 0, 0, 1], 1))).await,
         }
     }
 
@@ -116,7 +137,12 @@ async fn names_are_answered_by_what_they_are() {
         ("dynamodb.us-east-1.amazonaws.com", 28, Answer::V6(vec![])),
         ("public.example", 1, Answer::V4(vec![Ipv4Addr::new(8, 8, 8, 8)])),
         ("public.example", 28, Answer::V6(vec![])),
-        ("public.example", 16, Answer::V6(vec![])),
+        ("public.example", 65, Answer::V6(vec![])),
+        ("sts.amazonaws.com", 16, Answer::V6(vec![])),
+        ("localhost", 33, Answer::V6(vec![])),
+        ("down.example", 33, Answer::Failed),
+        ("2.1.0.10.in-addr.arpa", 12, Answer::NoSuchName),
+        ("8.8.8.8.in-addr.arpa", 1, Answer::NoSuchName),
         ("inner.example", 1, Answer::V4(vec![])),
         ("down.example", 1, Answer::Failed),
         ("missing.example", 1, Answer::NoSuchName),
@@ -126,6 +152,96 @@ async fn names_are_answered_by_what_they_are() {
     ] {
         assert_eq!(world.answer(name, kind).await, wanted, "{name} {kind}");
     }
+}
+
+#[tokio::test]
+async fn other_records_are_the_name_servers_where_the_policy_lets_them_be_asked() {
+    let open = world(&[]);
+    let listed = world_with(&[], "_db._tcp.listed.example:27017", false);
+    let closed = world_with(&[], "none", false);
+    for (name, kind) in [
+        ("_db._tcp.listed.example", 33),
+        ("_db._tcp.listed.example", 16),
+        ("mx.example", 15),
+        ("8.8.8.8.in-addr.arpa", 12),
+    ] {
+        assert!(matches!(open.answer(name, kind).await, Answer::Records(_)), "{name} {kind}");
+        assert_eq!(closed.answer(name, kind).await, Answer::NoSuchName, "{name} {kind}");
+        let found = listed.answer(name, kind).await;
+        assert_eq!(matches!(found, Answer::Records(_)), name.contains("listed"), "{name} {kind}");
+    }
+}
+
+/// A question as it goes over a connection.
+fn over_stream(name: &str, kind: u8) -> Vec<u8> {
+    let mut packet = b"\0\x09\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    for label in name.split('.') {
+        packet.push(u8::try_from(label.len()).unwrap());
+        packet.extend_from_slice(label.as_bytes());
+    }
+    packet.extend_from_slice(&[0, 0, kind, 0, 1]);
+    crate::name_servers::framed(&packet)
+}
+
+#[tokio::test]
+async fn names_are_answered_over_tcp_whichever_server_is_asked() {
+    let world = world(&[]);
+    for server in ["127.0.0.1:53", "169.254.100.1:53", "8.8.8.8:53", "[2001:4860:4860::8888]:53"] {
+        let mut stream = world.connect(server.parse().unwrap()).await;
+        // Three at once: they are answered one after the other.
+        let asked =
+            [over_stream("public.example", 1), over_stream("text.example", 16), over_stream("down.example", 16)];
+        stream.write_all(&asked.concat()).await.unwrap();
+        let mut answers = Vec::new();
+        for _ in &asked {
+            let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut answer).await.unwrap();
+            answers.push(answer);
+        }
+        assert!(answers[0].ends_with(&[0, 4, 8, 8, 8, 8]), "{server}");
+        // More than a datagram holds, and nothing cut.
+        assert!(answers[1].len() > 600 && answers[1][2] & 2 == 0 && answers[1][7] == 3, "{server}");
+        assert_eq!(answers[2][3] & 0xf, 2);
+        // What is no question ends the connection.
+        stream.write_all(&[0, 3, 1, 2, 3]).await.unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+    // A question that is announced and does not come holds nothing for ever; one that is too long ends the connection at once.
+    let mut stream = world.connect("127.0.0.1:53".parse().unwrap()).await;
+    stream.write_all(&[0xff, 0xff]).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    // A name server that the operator has opened is reached itself.
+    let port = greeter().await;
+    let opened = super::tests::world(&[format!("127.0.0.1:{port}")]);
+    assert_eq!(heard(opened.connect(SocketAddr::from(([127, 0, 0, 1], port))).await).await, "hello");
+}
+
+#[tokio::test]
+async fn a_cut_answer_says_so_over_udp() {
+    let world = world(&[]);
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let guard =
+        world.guest.service.serve((*world.guest.identity).clone(), "public".parse().unwrap(), Vec::new(), Some(socket));
+    let client = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    client.send_to(&over_stream("text.example", 16)[2..], address).await.unwrap();
+    let mut answer = [0; 600];
+    let (length, _) = client.recv_from(&mut answer).await.unwrap();
+    assert!(length < 512 && answer[2] & 2 != 0 && answer[7] == 0);
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_that_leave_the_host_are_paced() {
+    let world = world(&[]);
+    let began = tokio::time::Instant::now();
+    for _ in 0..2_048 {
+        world.answer("public.example", 1).await;
+        // What is known is not.
+        world.answer("sts.amazonaws.com", 1).await;
+    }
+    let took = began.elapsed().as_millis();
+    assert!((1_500..2_500).contains(&took), "{took}");
 }
 
 #[tokio::test]
@@ -232,6 +348,7 @@ fn plans_follow_the_wanted_address() {
     assert_eq!(plan("169.254.100.1:80", None), Plan::Platform { tls: false });
     assert_eq!(plan("[::ffff:169.254.100.1]:80", None), Plan::Platform { tls: false });
     assert_eq!(plan("169.254.100.1:22", None), Plan::Refuse);
+    assert_eq!((plan("8.8.8.8:53", None), plan("100.64.0.1:53", platform())), (Plan::Names, Plan::Refuse));
     assert_eq!(plan("100.64.0.1:443", platform()), Plan::Platform { tls: true });
     assert_eq!(plan("100.64.0.1:4566", platform()), Plan::Platform { tls: false });
     assert_eq!(plan("100.64.0.1:22", platform()), Plan::Refuse);

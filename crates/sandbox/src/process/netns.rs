@@ -19,7 +19,8 @@ const RUNTIME_API_PORT: u16 = 9001;
 const LOOPBACK_INDEX: u32 = 1;
 const BACKLOG: c_int = 1024;
 /// Most sockets that `build` makes.
-pub(crate) const SOCKETS_MAX: usize = 6;
+pub(crate) const SOCKETS_MAX: usize = 7;
+const NAME_PORT: u16 = 53;
 
 /// Netlink messages with their padding and nesting.
 struct Message(Vec<u8>);
@@ -262,7 +263,7 @@ fn listener(domain: c_int, address: u32, port: u16, transparent: bool) -> Call<c
 fn dns_socket() -> Call<c_int> {
     let fd = sys::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0)?;
     sys::set_socket_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
-    sys::bind_v4(fd, 0, 53)?;
+    sys::bind_v4(fd, 0, NAME_PORT)?;
     Ok(fd)
 }
 
@@ -287,6 +288,8 @@ pub(crate) fn build(rules: &Rules, with_tproxy: bool) -> Call<Sockets> {
     let has_v6 = routes.is_ok();
     push(listener(libc::AF_INET, 0x7f00_0001, RUNTIME_API_PORT, false)?);
     push(dns_socket()?);
+    // Loopback destinations do not pass TPROXY, and there is the name server of `/etc/resolv.conf`.
+    push(listener(libc::AF_INET, 0, NAME_PORT, false)?);
     let tproxy = with_tproxy && exchange(libc::NETLINK_NETFILTER, &rules.tproxy, rules.tproxy_acks).is_ok();
     let ports: &[u16] = if tproxy { &[TPROXY_PORT] } else { &[80, 443] };
     for port in ports {
