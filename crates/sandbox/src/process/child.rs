@@ -32,6 +32,7 @@ use libc::{c_char, c_int, c_ulong};
 
 use super::cgroup::Door;
 use super::landlock;
+use super::masks::Masks;
 use super::netns::{self, Rules, SOCKETS_MAX};
 use super::protocol::{ENVIRONMENT_BYTES_MAX, ORDER_BYTES, Reply, Step, feature};
 use super::sys::{self, At, Fault};
@@ -152,6 +153,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) doors: &'a [Door],
     /// Detached mount of `/tmp`.
     pub(crate) tmp: c_int,
+    /// What of `/proc` is hidden.
+    pub(crate) masks: Masks,
     pub(crate) role: Role<'a>,
     /// The guest is executed when the spawner says so.
     pub(crate) held: bool,
@@ -394,6 +397,7 @@ fn build_root(plan: &Plan<'_>) -> Result<(), Fault> {
         attach_files(plan.files, plan.files_place).at(Step::Files)?;
     }
     sys::mount(c"proc", c"proc", c"proc", PROC_FLAGS, c"").at(Step::Proc)?;
+    plan.masks.put().at(Step::Proc)?;
     sys::pivot_here().at(Step::Pivot)
 }
 

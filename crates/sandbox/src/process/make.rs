@@ -630,6 +630,7 @@ impl Maker {
             output: inputs.fds.output.as_raw_fd(),
             doors,
             tmp: inputs.tmp.as_raw_fd(),
+            masks: self.stage.masks,
             role,
             held: inputs.held,
             rules: &self.rules,

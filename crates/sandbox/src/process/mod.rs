@@ -37,6 +37,7 @@ mod images;
 mod landlock;
 mod launch;
 mod make;
+mod masks;
 mod netns;
 mod nursery;
 mod probe;

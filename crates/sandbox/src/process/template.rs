@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::SpawnerConfig;
 use super::files::Shared;
+use super::masks::Masks;
 use super::protocol::{LAYERS_MAX, Step};
 use super::sys::{self, At, Fault};
 use crate::contract::{HOSTS, RESOLVER, TRUST_PLACES};
@@ -254,6 +255,8 @@ pub(crate) struct Stage {
     pub(crate) code: OwnedFd,
     /// The stage's `/proc`.
     pub(crate) proc: OwnedFd,
+    /// What of it is hidden from sandboxes.
+    pub(crate) masks: Masks,
     /// Whether there are certificates (`TRUST`).
     pub(crate) has_trust: bool,
     /// The spawner's own mount namespace.
@@ -311,5 +314,6 @@ pub(crate) fn raise(config: &SpawnerConfig) -> Result<Stage, Fault> {
     let open = |path: &str| fs::File::open(path).map(OwnedFd::from).at(Step::Stage);
     let shared = shared.into_iter().map(|(shared, _)| shared).collect();
     let has_trust = trust.is_some();
-    Ok(Stage { has_trust, code: open("/code")?, proc: open("/proc")?, mounts: open("/proc/self/ns/mnt")?, shared })
+    let (code, proc, mounts) = (open("/code")?, open("/proc")?, open("/proc/self/ns/mnt")?);
+    Ok(Stage { has_trust, code, masks: Masks::of_host(&proc), proc, mounts, shared })
 }

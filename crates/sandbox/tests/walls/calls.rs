@@ -47,8 +47,28 @@ pub fn attempt(name: &str) -> Option<Attempt> {
         "am-i-root" => rustix::process::geteuid().is_root().then(String::new).ok_or("not root".to_owned()),
         "priority" => system(libc::SYS_setpriority, &[libc::PRIO_PROCESS.into(), 0, -20]),
         "real-time" => real_time(),
+        "look-at-host" => look_at_host(),
         _ => return None,
     })
+}
+
+/// What `/proc` tells of the machine; what programs need of it counts too, where it is not there.
+fn look_at_host() -> Attempt {
+    const HOSTS: &str = "interrupts softirqs irq diskstats partitions scsi acpi asound latency_stats sched_debug timer_list \
+        timer_stats kcore kallsyms modules config.gz cmdline keys sys/kernel/random/boot_id";
+    const NEEDED: &str = "cpuinfo meminfo stat uptime loadavg vmstat version filesystems self/status self/maps self/mountinfo \
+        self/cgroup self/limits sys/kernel/random/uuid sys/kernel/osrelease sys/net/core/somaxconn sys/vm/overcommit_memory";
+    let of = |name: &str| format!("/proc/{name}");
+    let tells = |name: &&str| {
+        fs::read(of(name)).is_ok_and(|text| !text.is_empty())
+            || fs::read_dir(of(name)).is_ok_and(|entries| entries.count() > 0)
+    };
+    let told: Vec<&str> = HOSTS.split_ascii_whitespace().filter(tells).collect();
+    let missing: Vec<&str> = NEEDED.split_ascii_whitespace().filter(|name| !tells(name)).collect();
+    match (told.is_empty(), missing.is_empty()) {
+        (true, true) => Err("nothing is told".to_owned()),
+        _ => Ok(format!("{told:?}, without {missing:?}")),
+    }
 }
 
 /// A call that must fail, by its own reasons if it is made.

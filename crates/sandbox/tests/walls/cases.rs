@@ -66,6 +66,7 @@ pub const CASES: &[Case] = &[
     case("changes the mode of its code", "change-mode", &[("TARGET", "{mine}/bootstrap")], Outside),
     case("runs a program with root's bit", "setuid-program", &[("TARGET", "{setuid}")], OutsideAsRoot),
     case("opens the kernel's memory", "open", &[("TARGET", "/proc/kcore")], OutsideAsRootIfOffered),
+    case("looks at the host through /proc", "look-at-host", &[], Outside),
     case("opens the kernel's log device", "open", &[("TARGET", "/dev/kmsg")], OutsideAsRoot),
     case("opens the control of loop devices", "open", &[("TARGET", "/dev/loop-control")], OutsideAsRoot),
     case("opens the keys of the machine", "open-write", &[("TARGET", "/proc/sysrq-trigger")], OutsideAsRootIfOffered),
