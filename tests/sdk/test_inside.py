@@ -8,8 +8,9 @@ import subprocess
 import boto3
 import botocore.exceptions
 import pytest
+import requests
 
-from conftest import binary, name_of
+from conftest import binary, name_of, wait_for
 from test_dynamodb import make
 from test_invoke import invoke
 
@@ -177,3 +178,30 @@ def test_names_over_udp_and_tcp(server):
     ]:
         answer = invoke(server, name, {"question": question})
         assert answer["json"] == [[[wanted, wanted]] * 2], (question, answer["json"])
+
+
+SEGMENTS = '''
+import json, os, socket
+def handler(event, context):
+    host, port = os.environ["AWS_XRAY_DAEMON_ADDRESS"].split(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((host, int(port)))
+        for number in range(event):
+            sock.send(json.dumps({"format": "json", "version": 1}).encode() + b"\\n" + json.dumps({"trace_id": "1-2-3", "id": str(number)}).encode())
+        sock.send(b"noise")
+        sock.send(b"noise")
+'''
+
+
+@pytest.mark.modes("dev")
+def test_segments_of_traces_are_taken(server):
+    """The daemon's address refuses nothing, which a second datagram would be told."""
+    name = server.function(SEGMENTS)
+    assert "FunctionError" not in invoke(server, name, 3)
+
+    def counted():
+        headers = {"Authorization": "test"}
+        found = requests.get(f"{server.url}/_dunlin/network?function={name}", headers=headers, timeout=10).json()["functions"]
+        return [(sums["segments"], sums["badSegments"]) for sums in found.values()] == [(3, 2)]
+
+    wait_for(counted, "the segments to be counted")

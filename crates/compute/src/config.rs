@@ -213,8 +213,14 @@ pub type NetworkGuard = Box<dyn Any + Send + Sync>;
 
 /// Serves the sockets of a sandbox's network namespace.
 pub trait GuestNetwork: Send + Sync + 'static {
-    /// Serves every connection and DNS question of one guest.
-    fn serve(&self, guest: GuestIdentity, tcp: Vec<TcpListener>, dns: Option<UdpSocket>) -> NetworkGuard;
+    /// Serves every connection and DNS question of one guest, and takes its traces.
+    fn serve(
+        &self,
+        guest: GuestIdentity,
+        tcp: Vec<TcpListener>,
+        dns: Option<UdpSocket>,
+        traces: Option<UdpSocket>,
+    ) -> NetworkGuard;
 
     /// What a program reaches that has no sockets of its own: the same as any other guest of its function.
     fn outside(&self, _guest: GuestIdentity) -> Arc<dyn Outside> {
@@ -227,8 +233,14 @@ pub trait GuestNetwork: Send + Sync + 'static {
 pub struct NoNetwork;
 
 impl GuestNetwork for NoNetwork {
-    fn serve(&self, _guest: GuestIdentity, tcp: Vec<TcpListener>, dns: Option<UdpSocket>) -> NetworkGuard {
-        drop((tcp, dns));
+    fn serve(
+        &self,
+        _guest: GuestIdentity,
+        tcp: Vec<TcpListener>,
+        dns: Option<UdpSocket>,
+        traces: Option<UdpSocket>,
+    ) -> NetworkGuard {
+        drop((tcp, dns, traces));
         Box::new(())
     }
 }

@@ -647,7 +647,7 @@ impl<'a> Starting<'a> {
         core.fleet.enter(card.clone());
         let before = Before { cpu, tasks: control.held().tasks.max(1) };
         let identity = identity(version, &id);
-        let network = core.network.serve(identity, listeners.tcp, listeners.dns);
+        let network = core.network.serve(identity, listeners.tcp, listeners.dns, listeners.traces);
         let restore = token.is_some();
         let document = token.map(|token| {
             let unsaid_ms = core.clock.now_ms().saturating_add(credentials_ttl(core).as_millis() as u64);

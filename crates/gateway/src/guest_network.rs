@@ -7,6 +7,7 @@
 //! | a served AWS name, port 80                    | the platform, plain HTTP                               |
 //! | port 53 of any address                        | the platform's name server (`resolve`), as over UDP    |
 //! | `ID.….localhost`, the platform's port         | the platform, plain HTTP                               |
+//! | the X-Ray daemon's address, by datagrams      | a count (`segments`)                                   |
 //! | a name or address that is opened to it        | that target, spliced                                   |
 //! | any other name or address                     | that address if it is public and the function's policy |
 //! |                                               | has it, spliced; else nothing                          |
@@ -110,6 +111,7 @@ impl GuestNetworkService {
         egress: Egress,
         tcp: Vec<TcpListener>,
         dns: Option<UdpSocket>,
+        traces: Option<UdpSocket>,
     ) -> GuestNetworkGuard {
         let ending = CancellationToken::new();
         let guest = Arc::new(Guest {
@@ -126,8 +128,12 @@ impl GuestNetworkService {
             tokio::spawn(guest.clone().accept(listener, room.clone()));
         }
         if let Some(socket) = dns {
-            let (guest, ending) = (guest, ending.clone());
+            let (guest, ending) = (guest.clone(), ending.clone());
             tokio::spawn(async move { ending.run_until_cancelled(guest.answer_datagrams(Arc::new(socket))).await });
+        }
+        if let Some(socket) = traces {
+            let (guest, ending) = (guest, ending.clone());
+            tokio::spawn(async move { ending.run_until_cancelled(guest.take_segments(socket)).await });
         }
         GuestNetworkGuard { _ending: ending.drop_guard() }
     }
@@ -273,5 +279,6 @@ impl Guest {
 
 mod program;
 mod resolve;
+mod segments;
 #[cfg(test)]
 mod tests;

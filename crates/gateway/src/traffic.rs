@@ -34,6 +34,10 @@ pub struct Sums {
     pub sent_bytes: u64,
     /// Bytes that it received.
     pub received_bytes: u64,
+    /// Segments of traces that it sent to the X-Ray daemon's address.
+    pub segments: u64,
+    /// Datagrams there that were none.
+    pub bad_segments: u64,
 }
 
 /// One connection that has ended.
@@ -74,6 +78,18 @@ impl Traffic {
     /// The last connections, newest first.
     pub fn last(&self) -> Vec<Connection> {
         self.last.lock().iter().rev().cloned().collect()
+    }
+
+    /// Counts what came to the X-Ray daemon's address.
+    pub(crate) fn segment(&self, function: &str, good: bool) {
+        let mut sums = self.sums.lock();
+        if !sums.contains_key(function) {
+            sums.insert(function.to_owned(), Sums::default());
+        }
+        if let Some(sum) = sums.get_mut(function) {
+            sum.segments += u64::from(good);
+            sum.bad_segments += u64::from(!good);
+        }
     }
 
     fn add(&self, connection: Connection) {
@@ -266,7 +282,7 @@ mod tests {
         let mut closed = account();
         closed.refused("the address is not public".into());
         drop(closed);
-        let wanted = Sums { connections: 1, refused: 1, sent_bytes: 4, received_bytes: 8 };
+        let wanted = Sums { connections: 1, refused: 1, sent_bytes: 4, received_bytes: 8, ..Sums::default() };
         assert_eq!(traffic.sums(), BTreeMap::from([("f".to_owned(), wanted)]));
         let last = traffic.last();
         assert_eq!(last[0].refused.as_deref(), Some("the address is not public"));

@@ -196,6 +196,8 @@ pub struct GuestListeners {
     pub tcp: Vec<TcpListener>,
     /// UDP port 53 on every address.
     pub dns: Option<UdpSocket>,
+    /// UDP, where `AWS_XRAY_DAEMON_ADDRESS` says that the daemon is.
+    pub traces: Option<UdpSocket>,
 }
 
 /// Handle of a running sandbox. Dropping the last one kills the sandbox.

@@ -121,7 +121,13 @@ struct LateNetwork {
 }
 
 impl GuestNetwork for LateNetwork {
-    fn serve(&self, guest: compute::GuestIdentity, tcp: Vec<TcpListener>, dns: Option<UdpSocket>) -> NetworkGuard {
+    fn serve(
+        &self,
+        guest: compute::GuestIdentity,
+        tcp: Vec<TcpListener>,
+        dns: Option<UdpSocket>,
+        traces: Option<UdpSocket>,
+    ) -> NetworkGuard {
         let Some(mut function) = FunctionRef::parse_arn(&guest.function_arn) else {
             tracing::error!(arn = guest.function_arn, "a guest without a function's ARN gets no network");
             return Box::new(());
@@ -130,12 +136,12 @@ impl GuestNetwork for LateNetwork {
         let identity = gateway::GuestIdentity { function, version, role_arn: guest.role_arn };
         let egress = guest.egress;
         if let Some(service) = self.service.get() {
-            return Box::new(service.serve(identity, egress, tcp, dns));
+            return Box::new(service.serve(identity, egress, tcp, dns, traces));
         }
         let (service, ended) = (self.service.clone(), CancellationToken::new());
         let guard = ended.clone().drop_guard();
         tokio::spawn(async move {
-            let serving = async { service.wait().await.serve(identity, egress, tcp, dns) };
+            let serving = async { service.wait().await.serve(identity, egress, tcp, dns, traces) };
             if let Some(_network) = ended.run_until_cancelled(serving).await {
                 ended.cancelled().await;
             }

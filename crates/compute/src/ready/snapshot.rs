@@ -77,7 +77,7 @@ pub(super) async fn take(core: &Core, kind: &Kind, version: &FunctionVersion) ->
     let asked = CancellationToken::new();
     let document = Document::new(&token, credentials, lasting);
     let served = container_credentials::serve(runtime_api, document, asked.clone());
-    let network = core.network.serve(id, listeners.tcp, listeners.dns);
+    let network = core.network.serve(id, listeners.tcp, listeners.dns, listeners.traces);
     let mut frames = Frames::new(channel).map_err(|error| Untaken::Failed(error.to_string()))?;
     let order = json!({
         "root": variables::TASK_ROOT,

@@ -221,8 +221,13 @@ async fn a_cut_answer_says_so_over_udp() {
     let world = world(&[]);
     let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
     let address = socket.local_addr().unwrap();
-    let guard =
-        world.guest.service.serve((*world.guest.identity).clone(), "public".parse().unwrap(), Vec::new(), Some(socket));
+    let guard = world.guest.service.serve(
+        (*world.guest.identity).clone(),
+        "public".parse().unwrap(),
+        Vec::new(),
+        Some(socket),
+        None,
+    );
     let client = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
     client.send_to(&over_stream("text.example", 16)[2..], address).await.unwrap();
     let mut answer = [0; 600];
@@ -245,12 +250,33 @@ async fn questions_that_leave_the_host_are_paced() {
 }
 
 #[tokio::test]
+async fn segments_of_traces_are_counted() {
+    let world = world(&[]);
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let (service, identity) = (&world.guest.service, (*world.guest.identity).clone());
+    let function = identity.function.arn();
+    let guard = service.serve(identity, Egress::default(), Vec::new(), None, Some(socket));
+    let client = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    let large =
+        format!("{{\"format\":\"json\",\"version\":1}}\n{{\"trace_id\":\"1\",\"x\":\"{}\"}}", "x".repeat(60_000));
+    for datagram in ["noise", "", &large] {
+        client.send_to(datagram.as_bytes(), address).await.unwrap();
+    }
+    let counted = || service.traffic().sums().get(&function).map(|sums| (sums.segments, sums.bad_segments));
+    while counted() != Some((1, 2)) {
+        tokio::task::yield_now().await;
+    }
+    drop(guard);
+}
+
+#[tokio::test]
 async fn a_dns_socket_is_answered_and_noise_is_survived() {
     let world = world(&[]);
     let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
     let address = socket.local_addr().unwrap();
     let identity = (*world.guest.identity).clone();
-    let guard = world.guest.service.serve(identity, Egress::default(), Vec::new(), Some(socket));
+    let guard = world.guest.service.serve(identity, Egress::default(), Vec::new(), Some(socket), None);
     let client = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
     client.send_to(b"noise", address).await.unwrap();
     client.send_to(&[0xff; 600], address).await.unwrap();

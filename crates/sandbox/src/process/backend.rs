@@ -354,13 +354,15 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// Runtime API, DNS, then TCP, as `netns` makes them.
+/// Runtime API, DNS, traces, then TCP, as `netns` makes them.
 fn guest_listeners(fds: Vec<OwnedFd>) -> io::Result<GuestListeners> {
     let mut fds = fds.into_iter();
     let tcp = |fd: OwnedFd| TcpListener::from_std(fd.into());
+    let udp = |fd: OwnedFd| UdpSocket::from_std(fd.into());
     Ok(GuestListeners {
         runtime_api: fds.next().map(tcp).transpose()?,
-        dns: fds.next().map(|fd| UdpSocket::from_std(fd.into())).transpose()?,
+        dns: fds.next().map(udp).transpose()?,
+        traces: fds.next().map(udp).transpose()?,
         tcp: fds.map(tcp).collect::<io::Result<_>>()?,
     })
 }

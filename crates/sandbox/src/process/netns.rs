@@ -19,8 +19,10 @@ const RUNTIME_API_PORT: u16 = 9001;
 const LOOPBACK_INDEX: u32 = 1;
 const BACKLOG: c_int = 1024;
 /// Most sockets that `build` makes.
-pub(crate) const SOCKETS_MAX: usize = 7;
+pub(crate) const SOCKETS_MAX: usize = 8;
 const NAME_PORT: u16 = 53;
+/// Where functions are told that the X-Ray daemon is: Lambda's own address. A program of the function's may have the port elsewhere.
+const TRACES: (u32, u16) = (0xa9fe_4f81, 2000);
 
 /// Netlink messages with their padding and nesting.
 struct Message(Vec<u8>);
@@ -267,7 +269,13 @@ fn dns_socket() -> Call<c_int> {
     Ok(fd)
 }
 
-/// The sockets of a sandbox: Runtime API, DNS, then TCP listeners.
+fn traces_socket() -> Call<c_int> {
+    let fd = sys::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0)?;
+    sys::bind_v4(fd, TRACES.0, TRACES.1)?;
+    Ok(fd)
+}
+
+/// The sockets of a sandbox: Runtime API, DNS, traces, then TCP listeners.
 pub(crate) struct Sockets {
     pub(crate) fds: [c_int; SOCKETS_MAX],
     pub(crate) count: usize,
@@ -288,6 +296,7 @@ pub(crate) fn build(rules: &Rules, with_tproxy: bool) -> Call<Sockets> {
     let has_v6 = routes.is_ok();
     push(listener(libc::AF_INET, 0x7f00_0001, RUNTIME_API_PORT, false)?);
     push(dns_socket()?);
+    push(traces_socket()?);
     // Loopback destinations do not pass TPROXY, and there is the name server of `/etc/resolv.conf`.
     push(listener(libc::AF_INET, 0, NAME_PORT, false)?);
     let tproxy = with_tproxy && exchange(libc::NETLINK_NETFILTER, &rules.tproxy, rules.tproxy_acks).is_ok();
