@@ -449,7 +449,7 @@ impl Keeper {
             }
         }
         self.gone.cancel();
-        self.pool.forget(&self.id);
+        self.pool.forget(&self.id, core.clock.monotonic_us());
         while self.output.read() == Read::Full {
             self.output.flush().await;
         }

@@ -188,12 +188,17 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
 
     if matches!(answer, Answer::NotDelivered) {
         job.tries += 1;
+        if first {
+            let kept = environment.is_kept();
+            lease.pool().start_was_lost(kept, core.clock.monotonic_us());
+        }
         if job.tries < TRIES_MAX {
             output.retract();
             return Err(job);
         }
-        answer = Answer::Fault { fault: Fault::exited(&environment.exit().await), sound: false };
+        answer = Answer::Fault { fault: Fault::exited(&lease.environment().exit().await), sound: false };
     }
+    let environment = lease.environment();
     let sound = !matches!(answer, Answer::Fault { sound: false, .. } | Answer::Died { .. });
     if sound && environment.goes_on() {
         let course = Course { started_at_ms, began_us: began.us, beginning, first, deadline };

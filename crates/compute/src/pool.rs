@@ -335,14 +335,23 @@ impl Pool {
         (state.took_us.get(), state.cpu_milli.get().unwrap_or(0))
     }
 
-    /// Forgets an idle environment whose sandbox has ended.
-    pub(crate) fn forget(&self, id: &str) {
+    /// Forgets an idle environment whose sandbox has ended by itself.
+    pub(crate) fn forget(&self, id: &str, now_us: u64) {
         let found = {
             let mut state = self.state.lock();
             let at = state.idle.iter().position(|idle| idle.environment.id() == id);
-            at.map(|at| state.idle.remove(at))
+            let found = at.map(|at| state.idle.remove(at));
+            if let Some(idle) = found.as_ref().filter(|idle| idle.environment.is_unused()) {
+                state.start_was_lost(idle.environment.is_kept(), now_us);
+            }
+            found
         };
         drop(found);
+    }
+
+    /// A call has found an environment at its end that was not used before; `kept`: one of the floor.
+    pub(crate) fn start_was_lost(&self, kept: bool, now_us: u64) {
+        self.state.lock().start_was_lost(kept, now_us);
     }
 
     /// Keeps no environment idle from now on; those that are end when dropped.

@@ -579,14 +579,21 @@ pub(crate) fn identity(version: &FunctionVersion, id: &str) -> GuestIdentity {
 }
 
 /// Is cancelled when the guest of a sandbox has left it, which goes on for its extensions.
-fn watched(gone: &CancellationToken, control: &Arc<dyn Control>, pool: &Arc<Pool>, id: &str) -> CancellationToken {
+fn watched(
+    core: &Core,
+    gone: &CancellationToken,
+    control: &Arc<dyn Control>,
+    pool: &Arc<Pool>,
+    id: &str,
+) -> CancellationToken {
     let left = gone.child_token();
     let (told, control, pool, id) = (left.clone(), control.clone(), pool.clone(), id.to_owned());
+    let clock = core.clock.clone();
     tokio::spawn(async move {
         control.left(GUEST).await;
         told.cancel();
         // One that is idle will serve nobody.
-        pool.forget(&id);
+        pool.forget(&id, clock.monotonic_us());
     });
     left
 }
@@ -656,7 +663,7 @@ impl<'a> Starting<'a> {
         });
         let gone = CancellationToken::new();
         // A guest with extensions beside it may end before its sandbox does.
-        let left = if agents.names.is_empty() { gone.clone() } else { watched(&gone, &control, pool, &id) };
+        let left = if agents.names.is_empty() { gone.clone() } else { watched(core, &gone, &control, pool, &id) };
         let keeper = Keeper {
             output: output.clone(),
             control: control.clone(),

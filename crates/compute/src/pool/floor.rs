@@ -20,6 +20,8 @@ use crate::start::{self, FailedStart, Purpose, StartEnd};
 
 /// How long after a failed start the next one is.
 const FAILED_WAIT_US: u64 = 60_000_000;
+/// Lambda's words for an init that fails.
+pub(super) const INIT_FAILURE: &str = "FUNCTION_ERROR_INIT_FAILURE";
 /// How long an init may take at least where no call waits for it. Source: Lambda's documentation of the init phase.
 const INIT_CAP_MIN: Duration = Duration::from_secs(130);
 
@@ -108,6 +110,12 @@ impl State {
         taken
     }
 
+    /// The floor is not reached for now.
+    pub(super) fn floor_failed(&mut self, failure: &'static str, now_us: u64) {
+        self.floor.failure = Some(failure);
+        self.floor.retry_us = now_us.saturating_add(FAILED_WAIT_US);
+    }
+
     /// Counts in and tells how many environments of the floor are to be started.
     pub(super) fn below_floor(&mut self, now_us: u64) -> usize {
         if self.retired || !self.floor.is_set() || now_us < self.floor.retry_us {
@@ -151,9 +159,7 @@ impl Pool {
     }
 
     fn floor_failed(&self, core: &Core, failure: &'static str) {
-        let mut state = self.state.lock();
-        state.floor.failure = Some(failure);
-        state.floor.retry_us = core.clock.monotonic_us().saturating_add(FAILED_WAIT_US);
+        self.state.lock().floor_failed(failure, core.clock.monotonic_us());
     }
 }
 
@@ -183,7 +189,7 @@ async fn start_one_of_floor(core: Arc<Core>, pool: Arc<Pool>) {
         }
         StartEnd::Failed(failed) => {
             let failure = match *failed {
-                FailedStart::Init(_) | FailedStart::Cut { .. } => "FUNCTION_ERROR_INIT_FAILURE",
+                FailedStart::Init(_) | FailedStart::Cut { .. } => INIT_FAILURE,
                 FailedStart::Refused(_) => "The platform could not start the environment",
             };
             pool.floor_failed(&core, failure);

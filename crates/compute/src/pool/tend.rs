@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Idle, Pool, Starting, State};
+use super::{Idle, Pool, Starting, State, floor};
 use crate::autoscaler;
 use crate::engine::Core;
 use crate::keepalive::Habits;
@@ -110,6 +110,15 @@ impl State {
         } else {
             waiting
         })
+    }
+
+    /// An environment has ended by itself that no call had reached: that is a start that has failed, although later, and others would end
+    /// like it.
+    pub(super) fn start_was_lost(&mut self, kept: bool, now_us: u64) {
+        self.ahead_after_us = now_us.saturating_add(FAILED_WAIT_US);
+        if kept {
+            self.floor_failed(floor::INIT_FAILURE, now_us);
+        }
     }
 
     /// How many environments to start since the last free one was taken.

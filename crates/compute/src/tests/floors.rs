@@ -117,6 +117,19 @@ async fn one_that_dies_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_that_end_right_after_their_init_are_tried_again_after_a_while() {
+    let world = world(|_| {});
+    world.point("f", "1", "1", "doomed 5");
+    set(&world, [floor(2)]);
+    world.until("they have been started", |world| world.guests.started() >= 2).await;
+    sleep(Duration::from_secs(50)).await;
+    assert!(world.guests.started() <= 4, "{}", world.guests.started());
+    sleep(Duration::from_secs(300)).await;
+    let started = world.guests.started();
+    assert!((6..=20).contains(&started), "{started}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn they_are_replaced_when_they_grow_old() {
     let world = world(|config| config.environment_age_max = Duration::from_secs(3_600));
     world.point("f", "1", "1", "echo");

@@ -481,6 +481,11 @@ impl FakeGuest {
 
     async fn serve(mut self, handler: &str) {
         self.say(kind::READY, &[]).await;
+        // What a module left to a timer ends it.
+        if let Some(ms) = handler.strip_prefix("doomed ") {
+            tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+            return self.control.end(Some(1), None, false);
+        }
         loop {
             let (kind, mut body) = self.frame().await;
             let mut frozen = self.control.frozen.subscribe();
@@ -562,24 +567,7 @@ impl FakeGuest {
                     self.respond(&event).await;
                 }
             }
-            ("exit", code) => {
-                self.print("last words").await;
-                self.control.end(Some(code.parse().unwrap()), None, false);
-                return false;
-            }
-            // An error that its process ends with; a code of 0 is that of one that lives on in spite of its words.
-            ("die", code) => {
-                self.say(kind::INIT_ERROR, &[br#"{"errorType":"Error","errorMessage":"uncaught"}"#]).await;
-                if code == "0" {
-                    std::future::pending::<()>().await;
-                }
-                self.control.end(Some(code.parse().unwrap()), None, false);
-                return false;
-            }
-            ("oom", _) => {
-                self.control.end(None, Some(9), true);
-                return false;
-            }
+            ("exit" | "die" | "oom", code) => return self.leave(handler, code).await,
             ("garbage", _) => self.channel.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap(),
             ("large", bytes) => self.respond(&vec![b'x'; bytes.parse().unwrap()]).await,
             ("twice", _) => {
@@ -605,6 +593,24 @@ impl FakeGuest {
             _ => self.respond(&event).await,
         }
         true
+    }
+
+    /// Ends, in one way or another. A `die` of 0 only says so.
+    async fn leave(&mut self, handler: &str, code: &str) -> bool {
+        if handler == "oom" {
+            self.control.end(None, Some(9), true);
+            return false;
+        }
+        if handler.starts_with("die") {
+            self.say(kind::INIT_ERROR, &[br#"{"errorType":"Error","errorMessage":"uncaught"}"#]).await;
+        } else {
+            self.print("last words").await;
+        }
+        if code == "0" && handler.starts_with("die") {
+            std::future::pending::<()>().await;
+        }
+        self.control.end(Some(code.parse().unwrap()), None, false);
+        false
     }
 
     async fn scripted(&mut self, ms: &str, event: &[u8]) {

@@ -159,6 +159,27 @@ async fn a_failing_init_is_not_repeated_for_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ends_right_after_its_init_is_not_started_again_and_again_for_nobody() {
+    let world = Arc::new(world());
+    world.deploy("f", "doomed 5", |_| {});
+    for burst in 0..3 {
+        let mut calls = JoinSet::new();
+        for number in 0..8 {
+            let world = world.clone();
+            calls.spawn(async move { world.call("f", &format!("[{burst},{number}]")).await.unwrap().error.is_some() });
+        }
+        assert!(calls.join_all().await.into_iter().all(|failed| failed));
+        sleep(Duration::from_secs(1)).await;
+    }
+    let started = world.guests.started();
+    assert!(started <= 3 * 8 + 3, "{started}");
+    // A minute has one more attempt.
+    sleep(Duration::from_secs(300)).await;
+    let ahead = world.guests.started() - started;
+    assert!(ahead <= 6, "{ahead}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn room_is_taken_from_whom_it_costs_least() {
     let world = World::with(Guests::booting(Duration::from_millis(20)), |config| {
         config.keep_alive = None;
