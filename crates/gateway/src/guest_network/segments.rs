@@ -55,6 +55,10 @@ fn is_segment(datagram: &[u8]) -> bool {
     }
     let Some(end) = datagram.iter().position(|byte| *byte == b'\n') else { return false };
     let (head, document) = datagram.split_at(end);
+    // A list would pass for an object with its members in their order.
+    if ![head, document].iter().all(|part| part.trim_ascii_start().starts_with(b"{")) {
+        return false;
+    }
     let is_known =
         serde_json::from_slice::<Head<'_>>(head).is_ok_and(|head| head.format == "json" && head.version == 1);
     is_known && serde_json::from_slice::<Segment>(document).is_ok()
@@ -71,6 +75,7 @@ mod tests {
             ("{\"format\":\"json\",\"version\":1}\n{\"id\":\"b\"}", false),
             ("{\"format\":\"json\",\"version\":1}\n[1]", false),
             ("{\"format\":\"json\",\"version\":1}", false),
+            ("[\"json\",1]\n{\"trace_id\":\"1\"}", false),
             ("{\"format\":\"xml\",\"version\":1}\n{\"trace_id\":\"1\"}", false),
             ("{\"format\":\"json\",\"version\":2}\n{\"trace_id\":\"1\"}", false),
             ("words\n{\"trace_id\":\"1\"}", false),
