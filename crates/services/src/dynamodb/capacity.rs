@@ -71,6 +71,12 @@ impl Units {
         self
     }
 
+    /// What the same takes in a transaction: of the table twice as much, of indexes no more.
+    #[must_use]
+    pub(super) fn in_transaction(&self) -> Self {
+        Self { table: self.table * 2.0, ..self.clone() }
+    }
+
     /// Those that come from the table's own capacity.
     pub(super) fn of_table_and_local(&self) -> f64 {
         self.table + self.local.values().sum::<f64>()

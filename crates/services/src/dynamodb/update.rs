@@ -19,9 +19,9 @@ use super::value::{AttributeValue, ITEM_BYTES_MAX, Item, item_size};
 
 const WRONG_TYPE: &str = "An operand in the update expression has an incorrect data type";
 
-/// What an update may make of an item whose key attributes are `key`.
-pub(super) fn apply(update: &Update, before: &Item) -> Result<Item> {
-    apply_all(update, before).map_err(|error| match error {
+/// What an update makes of an item, or of nothing but the attributes of a key.
+pub(super) fn apply(update: &Update, before: Option<&Item>, key: &Item) -> Result<Item> {
+    apply_all(update, before, key).map_err(|error| match error {
         Error::Validation(text) if update.legacy && text == WRONG_TYPE => {
             Error::validation("Type mismatch for attribute to update")
         }
@@ -29,7 +29,8 @@ pub(super) fn apply(update: &Update, before: &Item) -> Result<Item> {
     })
 }
 
-fn apply_all(update: &Update, before: &Item) -> Result<Item> {
+fn apply_all(update: &Update, found: Option<&Item>, key: &Item) -> Result<Item> {
+    let before = found.unwrap_or(key);
     let mut edits = Edits { before, item: before.clone(), appends: Vec::new(), removals: Vec::new() };
     for (path, value) in assignments(update, before)? {
         edits.replace(path, Some(value))?;
@@ -48,7 +49,8 @@ fn apply_all(update: &Update, before: &Item) -> Result<Item> {
         };
         edits.replace(path, rest)?;
     }
-    for path in &update.remove {
+    // Of an item that is not there nothing can be taken, however deep.
+    for path in update.remove.iter().filter(|path| found.is_some() || !path.is_nested()) {
         edits.replace(path, None)?;
     }
     let item = edits.finish()?;

@@ -135,7 +135,7 @@ impl Parsing<'_, '_> {
         }
         let mut parts = vec![self.as_condition(first.content)?];
         while self.cursor.take_word(word) {
-            self.operator();
+            self.operator()?;
             let next = part(self)?;
             parts.push(self.as_condition(next.content)?);
         }
@@ -143,15 +143,19 @@ impl Parsing<'_, '_> {
     }
 
     fn not(&mut self) -> Result<Node, Fault> {
-        if !self.cursor.take_word("NOT") {
-            return self.primary();
+        let mut count = 0;
+        while self.cursor.take_word("NOT") {
+            self.operator()?;
+            count += 1;
         }
-        self.operator();
-        self.cursor.enter()?;
-        let inner = self.not()?;
-        self.cursor.leave();
+        let inner = self.primary()?;
+        if count == 0 {
+            return Ok(inner);
+        }
         let inner = self.as_condition(inner.content)?;
-        Ok(Content::Condition(Condition::Not(Box::new(inner))).into())
+        let once = Condition::Not(Box::new(inner));
+        // Two cancel each other: a tree of them all would be walked by recursion.
+        Ok(Content::Condition(if count % 2 == 0 { Condition::Not(Box::new(once)) } else { once }).into())
     }
 
     /// An operand alone is a condition only if it is a function that answers yes or no.
@@ -167,7 +171,7 @@ impl Parsing<'_, '_> {
         }
     }
 
-    fn misused(&mut self, function: &str) {
+    pub(super) fn misused(&mut self, function: &str) {
         self.mistake(Mistake::MisusedFunction, || {
             format!("The function is not allowed to be used this way in an expression; function: {function}")
         });
@@ -254,7 +258,7 @@ impl Parsing<'_, '_> {
             return Err(self.cursor.syntax_error());
         }
         let left = self.as_operand(left.content);
-        self.operator();
+        self.operator()?;
         self.cursor.skip();
         let condition = match comparator {
             Some(comparator) => {
@@ -352,11 +356,15 @@ impl Parsing<'_, '_> {
 
     fn function(&mut self, name: &str) -> Result<Content, Fault> {
         self.cursor.skip();
-        self.operator();
+        self.operator()?;
         let mut arguments = self.arguments()?;
         let expected = match name {
             "attribute_exists" | "attribute_not_exists" | "size" => 1,
             "attribute_type" | "begins_with" | "contains" => 2,
+            "if_not_exists" | "list_append" => {
+                self.misused(name);
+                return Ok(Content::Broken);
+            }
             _ => {
                 self.mistake(Mistake::UnknownFunction, || format!("Invalid function name; function: {name}"));
                 return Ok(Content::Broken);

@@ -54,10 +54,10 @@ fn resolve<'a>(operand: &'a Operand, item: &'a Item) -> Option<Cow<'a, Attribute
     }
 }
 
-/// What `size()` answers; nothing for types without a size.
+/// What `size()` answers; nothing for types without a size. Text is counted in units of UTF-16.
 fn size(value: &AttributeValue) -> Option<usize> {
     match value {
-        AttributeValue::S(text) => Some(text.len()),
+        AttributeValue::S(text) => Some(text.encode_utf16().count()),
         AttributeValue::B(bytes) => Some(bytes.len()),
         AttributeValue::Ss(set) => Some(set.len()),
         AttributeValue::Ns(set) => Some(set.len()),

@@ -13,8 +13,9 @@ use winnow::token::{any, one_of, take_while};
 
 use super::Fault;
 
-/// Deepest nesting of parentheses and functions; keeps recursion far from the end of a small stack.
-const DEPTH_MAX: usize = 64;
+/// Deepest nesting of parentheses and functions; keeps recursion far from the end of a small stack. Where each level has
+/// two operators, there are no more of these anyway.
+const DEPTH_MAX: usize = 150;
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

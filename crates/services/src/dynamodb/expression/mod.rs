@@ -213,20 +213,19 @@ impl Parsing<'_, '_> {
         self.mistakes.entry(kind).or_insert_with(message);
     }
 
-    /// Counts an operator or function.
-    pub(super) fn operator(&mut self) {
+    /// Counts an operator or function; one too many ends the reading.
+    pub(super) fn operator(&mut self) -> std::result::Result<(), Fault> {
         self.operators += 1;
+        if self.operators > OPERATORS_MAX {
+            let count = self.operators;
+            return Err(Fault(format!("The expression contains too many operators; operator count: {count}")));
+        }
+        Ok(())
     }
 
     fn finish<T>(self, tree: T) -> std::result::Result<T, Fault> {
         if let Some((_, message)) = self.mistakes.into_iter().next() {
             return Err(Fault(message));
-        }
-        if self.operators > OPERATORS_MAX {
-            return Err(Fault(format!(
-                "The expression contains too many operators and functions; allowed: {OPERATORS_MAX}, found: {}",
-                self.operators
-            )));
         }
         Ok(tree)
     }
@@ -242,13 +241,16 @@ impl Parsing<'_, '_> {
                 let Kind::Index(digits) = self.cursor.peek() else {
                     return Err(self.cursor.syntax_error());
                 };
-                // An index that no list reaches means the same as the largest one.
-                steps.push(Step::Index(digits.parse().unwrap_or(usize::MAX)));
+                let Ok(index) = digits.parse::<u32>() else {
+                    let words = format!("List index is not within the allowable range; index: [{digits}]");
+                    return Err(Fault(words));
+                };
+                steps.push(Step::Index(usize::try_from(index).unwrap_or(usize::MAX)));
                 self.cursor.skip();
                 self.cursor.expect("]")?;
             } else if steps.len() > STEPS_MAX {
                 let count = steps.len();
-                let words = format!("The document path has too many nesting elements; nesting elements: {count}");
+                let words = format!("The document path has too many nesting levels; nesting levels: {count}");
                 return Err(Fault(words));
             } else {
                 return Ok(Path(steps));

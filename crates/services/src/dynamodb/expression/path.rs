@@ -74,9 +74,9 @@ impl fmt::Display for Path {
     }
 }
 
-/// Most steps of a path: a value lies no deeper. Trees of paths are walked by recursion, which this keeps far from the end of
+/// Most steps of a path, its first name among them. Trees of paths are walked by recursion, which this keeps far from the end of
 /// a small stack.
-pub(in super::super) const STEPS_MAX: usize = DEPTH_MAX + 1;
+pub(in super::super) const STEPS_MAX: usize = DEPTH_MAX;
 
 /// Paths by their steps.
 #[derive(Debug, Default, Clone)]

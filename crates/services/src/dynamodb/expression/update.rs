@@ -45,7 +45,25 @@ pub(in super::super) struct Update {
     pub(in super::super) legacy: bool,
 }
 
+impl Expression {
+    /// The bytes of the values in it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Path(_) => 0,
+            Self::Value(value) => value.size(),
+            Self::IfNotExists(_, other) => other.bytes(),
+            Self::ListAppend(a, b) | Self::Plus(a, b) | Self::Minus(a, b) => a.bytes() + b.bytes(),
+        }
+    }
+}
+
 impl Update {
+    /// The bytes of the values in it.
+    pub(in super::super) fn bytes(&self) -> usize {
+        let set = self.set.iter().map(|(_, expression)| expression.bytes());
+        set.chain(self.add.iter().chain(&self.delete).map(|(_, value)| value.size())).sum()
+    }
+
     /// Whether it is AttributeUpdates that only take away: these make no item where none is.
     pub(in super::super) fn only_deletes(&self) -> bool {
         let deletes = !self.remove.is_empty() || !self.delete.is_empty();
@@ -98,7 +116,6 @@ impl Parsing<'_, '_> {
     fn action(&mut self, section: &str, update: &mut Update) -> Result<(), Fault> {
         let path = self.path(SECTIONS)?;
         self.distinct_path(&mut update.targets, &path);
-        self.operator();
         match section {
             "SET" => {
                 self.cursor.expect("=")?;
@@ -163,7 +180,7 @@ impl Parsing<'_, '_> {
             return Err(self.cursor.syntax_error());
         }
         self.cursor.skip();
-        self.operator();
+        self.operator()?;
         let second = self.set_operand()?;
         for operand in [&first, &second] {
             self.check_operand(symbol, operand, "N");
@@ -193,7 +210,7 @@ impl Parsing<'_, '_> {
 
     fn set_function(&mut self, name: &str) -> Result<Expression, Fault> {
         self.cursor.skip();
-        self.operator();
+        self.operator()?;
         self.cursor.expect("(")?;
         self.cursor.enter()?;
         let mut arguments = vec![self.set_operand()?];
@@ -218,6 +235,9 @@ impl Parsing<'_, '_> {
             return Ok(nothing);
         };
         if name == "list_append" {
+            if [&first, &second].into_iter().any(|list| matches!(list, Expression::ListAppend(..))) {
+                self.misused(name);
+            }
             self.check_operand(name, &first, "L");
             self.check_operand(name, &second, "L");
             return Ok(Expression::ListAppend(Box::new(first), Box::new(second)));

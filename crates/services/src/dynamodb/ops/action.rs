@@ -77,9 +77,9 @@ impl<'a> Action<'a> {
         &self.key
     }
 
-    /// The bytes of the item that the request brings.
+    /// The bytes that the request brings: of the key, the item, or the values of an update.
     pub(super) fn bytes(&self) -> usize {
-        item_size(&self.key)
+        item_size(&self.key) + self.update().map_or(0, Update::bytes)
     }
 
     /// Refuses keys without content, whatever else is wrong with them.
@@ -112,7 +112,7 @@ impl<'a> Action<'a> {
             Kind::Delete if before.is_some() => Change::Delete,
             Kind::Delete => Change::Nothing,
             Kind::Update(update) => {
-                let after = super::super::update::apply(update, before.unwrap_or(&self.key))?;
+                let after = super::super::update::apply(update, before, &self.key)?;
                 table.check_item(&after, Origin::Update(before))?;
                 if before == Some(&after) { Change::Nothing } else { Change::Put(after) }
             }

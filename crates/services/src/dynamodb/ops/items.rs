@@ -210,7 +210,7 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
         if before.is_none() && update.only_deletes() {
             return Ok((Change::Nothing, None));
         }
-        let after = super::super::update::apply(&update, before.unwrap_or(&key))?;
+        let after = super::super::update::apply(&update, before, &key)?;
         table.check_item(&after, Origin::Update(before))?;
         let attributes = match request.text("ReturnValues")? {
             Some("ALL_OLD") => before.cloned(),

@@ -82,8 +82,7 @@ impl Shared {
             return Err(Error::Cancelled(parts.map(|name| short.get(name).cloned()).collect()));
         }
         for (_, table, units) in used() {
-            // A transaction costs twice what single calls do.
-            buckets.take(table, &units.clone().and(units), direction, now_ms);
+            buckets.take(table, &units.in_transaction(), direction, now_ms);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! TransactWriteItems and TransactGetItems: all or nothing, as if nobody else were there.
 //!
 //! Order of checks: members, values and expressions of every part; the tables; empty keys; two operations on one
-//! item. What is wrong with single parts beyond that is told as the reasons of a cancellation, all of them at once.
+//! item. What is wrong with single parts beyond that is told as the reasons of a cancellation.
 //!
 //! Invariants
 //!   1. All items are read from one snapshot, and the commit expects every one of them, also those that are only
@@ -31,7 +31,7 @@ use super::{ATTEMPTS_MAX, Change, Found, Place, Shared, collections, decode};
 
 /// Most parts of a transaction.
 const ITEMS_MAX: usize = 100;
-/// Most bytes of all items of a transaction.
+/// Most bytes of what a transaction brings, or reads.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most bytes of a client's token.
 const TOKEN_BYTES_MAX: usize = 36;
@@ -44,6 +44,8 @@ const KINDS: [(&str, &[&str]); 4] = [
     ("Delete", &["TableName", "Key"]),
     ("Update", &["TableName", "Key", "UpdateExpression"]),
 ];
+/// The code of a part that makes no sense.
+const INVALID: &str = "ValidationError";
 const SHOW: &str = "ReturnValuesOnConditionCheckFailure";
 
 /// A client's token with what it stands for.
@@ -125,13 +127,14 @@ pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> 
     request.only("TransactWriteItems", &members)?;
     let metrics = Rule::OneOf("ReturnItemCollectionMetrics", &["SIZE", "NONE"]);
     request.check(&[Rule::Required("TransactItems"), metrics, CAPACITY])?;
+    let parts = parts(request, "TransactItems", ITEMS_MAX)?;
+    let token = Token::of(request)?;
     let mut wrong = Vec::new();
     let mut read = Vec::new();
-    for (at, json) in parts(request, "TransactItems", ITEMS_MAX)?.iter().enumerate() {
+    for (at, json) in parts.iter().enumerate() {
         read.push(read_part(json, at, &mut wrong)?);
     }
     refuse(wrong)?;
-    let token = Token::of(request)?;
     let mut actions = Vec::with_capacity(read.len());
     for (name, part) in &read {
         actions.push(Action::of_transaction(table_of_part(part, place)?, name, part)?);
@@ -160,8 +163,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// `ConsumedCapacity`, as far as the request asks for it: twice what single writes use. A call that was done
-    /// before only reads.
+    /// `ConsumedCapacity`, as far as the request asks for it. A call that was done before only reads.
     pub(super) fn capacity(&self, request: &Request) -> Result<Option<Json>> {
         capacity(request, &self.units, if self.again { "ReadCapacityUnits" } else { "WriteCapacityUnits" })
     }
@@ -169,7 +171,7 @@ impl Written {
 
 fn capacity(request: &Request, units: &BTreeMap<String, Units>, kind: &str) -> Result<Option<Json>> {
     let wanted = request.text("ReturnConsumedCapacity")?;
-    let shown = units.iter().filter_map(|(table, units)| units.clone().and(units).shown(wanted, table));
+    let shown = units.iter().filter_map(|(table, units)| units.in_transaction().shown(wanted, table));
     let shown: Vec<Json> = shown
         .map(|mut shown| {
             name_kind(&mut shown, kind);
@@ -255,7 +257,7 @@ async fn read_all(snapshot: &dyn Snapshot, keys: &[Result<ItemKey>]) -> Result<V
 /// Why a part does not let its transaction happen. What is no part's own fault fails the call.
 fn reason(error: Error) -> Result<Reason> {
     Ok(match error {
-        Error::Validation(message) => Reason { code: "ValidationError", message, item: None },
+        Error::Validation(message) => Reason { code: INVALID, message, item: None },
         Error::ConditionFailed(item) => {
             Reason { code: "ConditionalCheckFailed", message: "The conditional request failed".into(), item }
         }
@@ -264,7 +266,7 @@ fn reason(error: Error) -> Result<Reason> {
     })
 }
 
-/// All results, or all reasons against them.
+/// All results, or the reasons against them: what is wrong with the first part that is invalid, else all.
 fn all_or_reasons<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
     let mut reasons = Vec::with_capacity(results.len());
     let mut values = Vec::with_capacity(results.len());
@@ -277,7 +279,14 @@ fn all_or_reasons<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
             Err(error) => reasons.push(Some(reason(error)?)),
         }
     }
-    if values.len() == reasons.len() { Ok(values) } else { Err(Error::Cancelled(reasons)) }
+    if values.len() == reasons.len() {
+        return Ok(values);
+    }
+    let is_invalid = |reason: &Option<Reason>| reason.as_ref().is_some_and(|reason| reason.code == INVALID);
+    if let Some(first) = reasons.iter().position(is_invalid) {
+        reasons.iter_mut().enumerate().filter(|(at, _)| *at != first).for_each(|(_, reason)| *reason = None);
+    }
+    Err(Error::Cancelled(reasons))
 }
 
 /// Does all of `actions` or nothing; again if others came first.
@@ -370,7 +379,6 @@ async fn append(
     decided: &[(ItemKey, Change)],
 ) -> Result<(Txn, BTreeMap<String, Units>)> {
     let mut units: BTreeMap<String, Units> = BTreeMap::new();
-    let mut bytes = 0;
     for ((action, before), (key, change)) in actions.iter().zip(before).zip(decided) {
         let found = table_of(tables, action.table)?;
         let (old, entry) = (before.item.as_ref(), before.entry.as_ref());
@@ -379,7 +387,6 @@ async fn append(
             Change::Delete => None,
             Change::Nothing => old,
         };
-        bytes += old.map_or(0, item_size).max(after.map_or(0, item_size));
         let write = ItemWrite::new(found, key, entry, old, after);
         let sum = units.entry(action.table.into()).or_default();
         *sum = std::mem::take(sum).and(&write.units());
@@ -388,7 +395,7 @@ async fn append(
             _ => shared.write_item(txn, write).await?,
         };
     }
-    if bytes > BYTES_MAX { too_large() } else { Ok((txn, units)) }
+    Ok((txn, units))
 }
 
 /// The answer to a call that was done before: it has read the items.

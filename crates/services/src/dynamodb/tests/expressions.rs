@@ -34,7 +34,7 @@ fn parse_update(text: &str, names: &Json, values: &Json) -> Outcome<update::Upda
 
 fn updated(text: &str, values: Json, before: Json) -> Outcome<Json> {
     let tree = parse_update(text, &json!({}), &values)?;
-    apply(&tree, &item(before)).map(|after| item_to_json(&after))
+    apply(&tree, Some(&item(before)), &Item::new()).map(|after| item_to_json(&after))
 }
 
 fn message<T>(outcome: Outcome<T>) -> String {
@@ -357,9 +357,70 @@ fn long_and_deep_expressions_end_in_a_refusal() {
         assert!(message(parse_update(&text, &nothing, &values)).starts_with("Invalid"));
     }
     let many = vec!["a = :a"; 301].join(" OR ");
-    assert!(message(parse_condition(&many, &nothing, &values)).contains("too many operators"));
+    let expected = "Invalid ConditionExpression: The expression contains too many operators; operator count: 301";
+    assert_eq!(message(parse_condition(&many, &nothing, &values)), expected);
+    // Neither parentheses nor actions are operators.
+    let sets = (0..310).map(|number| format!("a{number}=:a")).collect::<Vec<_>>().join(",");
+    parse_update(&format!("SET {sets}"), &nothing, &values).unwrap();
+    let sums = (0..301).map(|number| format!("a{number}=b+:a")).collect::<Vec<_>>().join(",");
+    let expected = "Invalid UpdateExpression: The expression contains too many operators; operator count: 301";
+    assert_eq!(message(parse_update(&format!("SET {sums}"), &nothing, &values)), expected);
     let within = format!("a IN ({})", vec![":a"; 101].join(", "));
     assert!(message(parse_condition(&within, &nothing, &values)).contains("too many operands"));
+}
+
+#[test]
+fn as_deep_as_operators_go_is_read_and_evaluated_on_a_small_stack() {
+    let work = || {
+        let values = json!({ ":a": { "N": "1" } });
+        let nested = |depth: usize| format!("n < :a {}{}", "OR (n < :a ".repeat(depth), ")".repeat(depth));
+        let deep = parse_condition(&nested(149), &json!({}), &values).unwrap();
+        assert!(!holds(&deep, &sample()));
+        let words = "Invalid ConditionExpression: The expression contains too many operators; operator count: 301";
+        assert_eq!(message(parse_condition(&nested(250), &json!({}), &values)), words);
+        for (count, expected) in [(70, false), (299, true)] {
+            let not = parse_condition(&format!("{}n = :a", "NOT ".repeat(count)), &json!({}), &values).unwrap();
+            assert_eq!(holds(&not, &sample()), expected, "{count}");
+        }
+    };
+    std::thread::Builder::new().stack_size(1024 * 1024).spawn(work).unwrap().join().unwrap();
+}
+
+#[test]
+fn functions_stand_only_where_they_may() {
+    let values = json!({ ":a": { "L": [] } });
+    let words = |kind: &str, function: &str| {
+        format!(
+            "Invalid {kind}: The function is not allowed to be used this way in an expression; function: {function}"
+        )
+    };
+    for text in ["if_not_exists(a, :a)", "list_append(a, :a) = :a"] {
+        let function = text.split('(').next().unwrap();
+        let expected = words("ConditionExpression", function);
+        assert_eq!(message(parse_condition(text, &json!({}), &values)), expected);
+    }
+    for text in ["list_append(list_append(:a, a), :a)", "list_append(a, list_append(:a, :a))"] {
+        let expected = words("UpdateExpression", "list_append");
+        assert_eq!(message(parse_update(&format!("SET a = {text}"), &json!({}), &values)), expected);
+    }
+    let defaults = "SET a = list_append(if_not_exists(a, :a), if_not_exists(b, if_not_exists(c, :a)))";
+    parse_update(defaults, &json!({}), &values).unwrap();
+}
+
+#[test]
+fn an_index_that_no_list_has_is_refused() {
+    let read = |text: &str| Scope::new(None, None).unwrap().parse("ProjectionExpression", text, projection::parse);
+    read("a[999999]").unwrap();
+    let expected =
+        "Invalid ProjectionExpression: List index is not within the allowable range; index: [99999999999999]";
+    assert_eq!(read("a[99999999999999]").unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn texts_are_as_long_as_they_have_units_of_utf_16() {
+    let values = json!({ ":n": { "N": "4" } });
+    let long = parse_condition("size(t) = :n", &json!({}), &values).unwrap();
+    assert!(holds(&long, &item(json!({ "t": { "S": "\u{e9}\u{20ac}\u{1d11e}" } }))));
 }
 
 mod noise {
@@ -413,7 +474,7 @@ mod noise {
                 holds(&tree, &sample());
             }
             if let Ok(tree) = parse_update(&text, &names, &values) {
-                let _ = apply(&tree, &sample());
+                let _ = apply(&tree, Some(&sample()), &Item::new());
             }
             let mut scope = Scope::default();
             if let Ok(tree) = scope.parse("ProjectionExpression", &text, projection::parse) {

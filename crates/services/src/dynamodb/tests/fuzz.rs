@@ -236,13 +236,13 @@ fn the_deepest_paths_are_done_and_deeper_ones_refused() {
             let view = |steps| scope().parse("ProjectionExpression", &path(steps), projection::parse);
             let statement =
                 |steps| partiql::parse(&format!("UPDATE t SET {} = 1 WHERE id = 'a'", path(steps)), Vec::new());
-            let deepest = update(32).unwrap();
-            assert!(super::super::update::apply(&deepest, &item).is_err());
-            assert!(view(32).unwrap().tree.project(&item).is_empty());
-            assert!(statement(32).is_ok());
-            for steps in [33, 1_000] {
+            let deepest = update(31).unwrap();
+            assert!(super::super::update::apply(&deepest, Some(&item), &item).is_err());
+            assert!(view(31).unwrap().tree.project(&item).is_empty());
+            assert!(statement(31).is_ok());
+            for steps in [32, 1_000] {
                 let count = steps + 1;
-                let words = format!("The document path has too many nesting elements; nesting elements: {count}");
+                let words = format!("The document path has too many nesting levels; nesting levels: {count}");
                 assert_eq!(update(steps).unwrap_err().to_string(), format!("Invalid UpdateExpression: {words}"));
                 assert_eq!(view(steps).unwrap_err().to_string(), format!("Invalid ProjectionExpression: {words}"));
                 assert_eq!(statement(steps).unwrap_err().to_string(), "Nesting Levels have exceeded supported limits");

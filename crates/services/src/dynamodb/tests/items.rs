@@ -2,6 +2,20 @@
 
 use super::*;
 
+/// It makes an item of the key.
+#[tokio::test]
+async fn of_an_item_that_is_not_there_anything_can_be_taken_away() {
+    let bench = Bench::with_items().await;
+    for (id, path) in [("a", "x.y"), ("b", "x[0]"), ("c", "x")] {
+        let key = json!({ "id": { "S": id } });
+        let update = |expression: &str| json!({ "TableName": "items", "Key": key, "UpdateExpression": expression });
+        bench.ok("UpdateItem", update(&format!("REMOVE {path}"))).await;
+        assert_eq!(bench.get("items", key.clone()).await, key);
+        let wrong = "The document path provided in the update expression is invalid for update";
+        bench.invalid("UpdateItem", update("REMOVE x.y"), wrong).await;
+    }
+}
+
 #[tokio::test]
 async fn every_type_comes_back_as_dynamodb_writes_it() {
     let bench = Bench::with_items().await;

@@ -184,6 +184,36 @@ async fn what_is_wrong_with_the_request_is_told_before_anything_else() {
     bench.invalid("TransactGetItems", json!({ "TransactItems": [{}] }), "1 validation error detected: Value null at 'transactItems.1.member.get' failed to satisfy constraint: Member must not be null").await;
 }
 
+#[tokio::test]
+async fn of_parts_that_are_invalid_the_first_is_the_only_reason() {
+    let bench = Bench::with_items().await;
+    let wrong = put(json!({ "id": { "N": "1" } }));
+    let message = "One or more parameter values were invalid: Type mismatch for key id expected: S actual: N";
+    let (none, reason) = (json!({ "Code": "None" }), json!({ "Code": "ValidationError", "Message": message }));
+    let failing = check("a", "attribute_exists(id)");
+    bench.cancelled(json!([wrong, wrong, failing]), json!([reason, none, none])).await;
+    bench.cancelled(json!([failing, wrong, put(key("b"))]), json!([none, reason, none])).await;
+}
+
+#[tokio::test]
+async fn what_is_stored_already_does_not_count_towards_what_a_transaction_brings() {
+    let bench = Bench::with_items().await;
+    for number in 0..12 {
+        bench.put("items", json!({ "id": { "S": number.to_string() }, "x": { "S": "x".repeat(390_000) } })).await;
+    }
+    let value = json!({ "S": "y".repeat(390_000) });
+    let set = |id: String| {
+        json!({ "Update": { "TableName": "items", "Key": key(&id), "UpdateExpression": "SET x = :x",
+                            "ExpressionAttributeValues": { ":x": value } } })
+    };
+    let updates: Vec<_> = (0..12).map(|number| set(number.to_string())).collect();
+    let too_large = "The aggregate size of the items in the transaction cannot exceed 4 MB";
+    bench.invalid("TransactWriteItems", json!({ "TransactItems": updates }), too_large).await;
+    let delete = |number: u32| json!({ "Delete": { "TableName": "items", "Key": key(&number.to_string()) } });
+    bench.transact((0..12).map(delete).collect()).await.unwrap();
+    assert_eq!(bench.ok("Scan", json!({ "TableName": "items" })).await["Count"], json!(0));
+}
+
 /// What is wrong with a part is a reason of its own; that two parts are of one item is wrong with the request.
 #[tokio::test]
 async fn two_operations_on_one_item_are_refused_whatever_else_is_wrong_with_them() {
@@ -280,6 +310,22 @@ async fn capacity_is_twice_that_of_single_writes() {
     let get = json!({ "TransactItems": [{ "Get": { "TableName": "items", "Key": key("a") } }], "ReturnConsumedCapacity": "TOTAL" });
     let used = bench.ok("TransactGetItems", get).await["ConsumedCapacity"].clone();
     assert_eq!(used, json!([{ "TableName": "items", "CapacityUnits": 2.0, "ReadCapacityUnits": 2.0 }]));
+}
+
+#[tokio::test]
+async fn indexes_take_no_more_of_a_transaction_than_of_a_single_write() {
+    let bench = Bench::new();
+    let mut input = create_input("items", &[("id", "S")]);
+    let definition = |name: &str| json!({ "AttributeName": name, "AttributeType": "S" });
+    input["AttributeDefinitions"] = json!([definition("id"), definition("kind")]);
+    input["GlobalSecondaryIndexes"] = json!([{ "IndexName": "by-kind", "Projection": { "ProjectionType": "ALL" },
+                                               "KeySchema": [{ "AttributeName": "kind", "KeyType": "HASH" }] }]);
+    bench.ok("CreateTable", input).await;
+    let item = json!({ "id": { "S": "a" }, "kind": { "S": "k" }, "x": { "S": "x".repeat(1_500) } });
+    let write = json!({ "TransactItems": [put(item)], "ReturnConsumedCapacity": "INDEXES" });
+    let used = bench.ok("TransactWriteItems", write).await["ConsumedCapacity"][0].clone();
+    assert_eq!((&used["CapacityUnits"], &used["Table"]["CapacityUnits"]), (&json!(6.0), &json!(4.0)));
+    assert_eq!(used["GlobalSecondaryIndexes"]["by-kind"]["CapacityUnits"], 2.0);
 }
 
 const ACCOUNTS: [&str; 4] = ["a", "b", "c", "d"];

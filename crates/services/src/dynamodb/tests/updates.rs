@@ -278,7 +278,7 @@ fn applied(text: &str, before: &Item) -> Result<Item, String> {
         values().as_object().unwrap().clone().into_iter().filter(|(name, _)| text.contains(name.as_str())).collect();
     let mut scope = Scope::new(None, Some(&used).filter(|used| !used.is_empty())).unwrap();
     let update = scope.parse("UpdateExpression", text, update::parse).unwrap_or_else(|error| panic!("{text}: {error}"));
-    super::super::update::apply(&update, before).map_err(|error| error.to_string())
+    super::super::update::apply(&update, Some(before), before).map_err(|error| error.to_string())
 }
 
 fn modelled(actions: &[Action], before: &Item) -> Option<Item> {

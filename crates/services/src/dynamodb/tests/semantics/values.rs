@@ -86,7 +86,7 @@ impl Value {
     /// What `size()` says.
     pub(super) fn length(&self) -> Option<usize> {
         match self {
-            Self::S(text) => Some(text.len()),
+            Self::S(text) => Some(text.encode_utf16().count()),
             Self::B(bytes) => Some(bytes.len()),
             Self::Ss(set) => Some(set.len()),
             Self::Ns(set) => Some(set.len()),
@@ -176,7 +176,7 @@ pub(super) const NAMES: [&str; 5] = ["a", "b", "l", "m", "name"];
 pub(super) const MEMBERS: [&str; 3] = ["x", "y", "name"];
 
 pub(super) fn text() -> impl Strategy<Value = &'static str> + Clone {
-    prop::sample::select(vec!["a", "ab", "b", "", "ß", "it's"])
+    prop::sample::select(vec!["a", "ab", "b", "", "ß", "𝄞", "it's"])
 }
 
 pub(super) fn number() -> impl Strategy<Value = i64> + Clone {

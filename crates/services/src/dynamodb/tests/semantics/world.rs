@@ -199,7 +199,11 @@ impl Write {
             Kind::Update(update) => update,
         };
         let start = before.cloned().unwrap_or_else(|| key_item(self.table, self.key));
-        let after = expressions::updated(&start, update).map_err(|_| Refusal::Invalid)?;
+        // Of an item that is not there nothing is taken, however deep.
+        let takes_nothing =
+            |change: &Change| before.is_none() && matches!(change, Change::Remove(path) if !path.steps.is_empty());
+        let update: Update = update.iter().filter(|change| !takes_nothing(change)).cloned().collect();
+        let after = expressions::updated(&start, &update).map_err(|_| Refusal::Invalid)?;
         let changed = after.iter().filter(|(name, value)| start.get(*name) != Some(value));
         if unfit(&changed.map(|(name, value)| (*name, value.clone())).collect()) {
             return Err(Refusal::Invalid);
@@ -249,6 +253,10 @@ impl World {
         let meant: Vec<Write> =
             writes.iter().map(|write| if of_statements { write.of_statement() } else { write.clone() }).collect();
         let decided: Vec<_> = meant.iter().map(|write| write.decide(self.item(write.place()))).collect();
+        if let Some(first) = decided.iter().position(|one| matches!(one, Err(Refusal::Invalid))) {
+            let reasons = (0..decided.len()).map(|at| (at == first).then_some(Refusal::Invalid));
+            return Err(Refusal::Cancelled(reasons.collect()));
+        }
         if decided.iter().any(Result::is_err) {
             return Err(Refusal::Cancelled(decided.into_iter().map(Result::err).collect()));
         }
