@@ -61,9 +61,12 @@ def test_pages_of_a_statement(run):
 @pytest.mark.modes("dev")
 def test_batches_and_transactions_of_statements(run):
     client, name = run.client, f'"{run.name}"'
-    writes = [{"Statement": f"INSERT INTO {name} VALUE {{'pk': 'a', 'n': ?}}", "Parameters": [n]} for n in (1, 2, 2)]
-    answers = client.batch_execute_statement(Statements=writes)["Responses"]
-    assert sorted(answer.get("Error", {}).get("Code", "") for answer in answers) == ["", "", "DuplicateItem"]
+    writes = [{"Statement": f"INSERT INTO {name} VALUE {{'pk': 'a', 'n': ?}}", "Parameters": [n]} for n in (1, 2)]
+    with pytest.raises(client.exceptions.ClientError, match="contains duplicates"):
+        client.batch_execute_statement(Statements=[writes[0], writes[0]])
+    for errors in ([None, None], ["DuplicateItem", "DuplicateItem"]):
+        answers = client.batch_execute_statement(Statements=writes)["Responses"]
+        assert [answer.get("Error", {}).get("Code") for answer in answers] == errors
     reads = [{"Statement": f"SELECT n FROM {name} WHERE pk = 'a' AND n = {n}"} for n in (1, 9)]
     answers = client.batch_execute_statement(Statements=reads)["Responses"]
     assert [answer.get("Item") for answer in answers] == [{"n": 1}, None]

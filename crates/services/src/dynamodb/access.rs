@@ -77,6 +77,14 @@ impl<'a> Access<'a> {
         keys.filter_map(|key| Some((key.name.clone(), item.get(&key.name)?.clone()))).collect()
     }
 
+    /// Where the `ExclusiveStartKey` of a scan lies: of a table, it is told what is wrong with a key of too few parts.
+    pub(super) fn start_of_scan(&self, key: &Item) -> Result<Bytes> {
+        if self.index.is_none() && key.len() != self.position_attributes().len() {
+            return invalid("The provided starting key is invalid: The provided key element does not match the schema");
+        }
+        self.start(key)
+    }
+
     /// Where an `ExclusiveStartKey` lies.
     pub(super) fn start(&self, key: &Item) -> Result<Bytes> {
         if key.len() != self.position_attributes().len() {

@@ -90,6 +90,18 @@ impl Recovery {
     pub(super) fn latest_ms(&self, now_ms: u64) -> u64 {
         self.since_ms.max(now_ms)
     }
+
+    /// The time that one in a request means, if the table can be restored to it. Clients send whole seconds, so the second
+    /// in which the earliest time lies means that time.
+    pub(super) fn restorable_ms(&self, at_ms: u64, now_ms: u64) -> Option<u64> {
+        let earliest_ms = self.earliest_ms(now_ms);
+        let range = whole_second(earliest_ms)..=self.latest_ms(now_ms);
+        range.contains(&at_ms).then_some(at_ms.max(earliest_ms))
+    }
+}
+
+fn whole_second(ms: u64) -> u64 {
+    ms / 1_000 * 1_000
 }
 
 /// Up to which time the records of a table have become useless, if they do by time.
@@ -111,8 +123,7 @@ pub(super) fn describe(table: &Table, now_ms: u64) -> Json {
         Some(recovery) => json!({
             "PointInTimeRecoveryStatus": "ENABLED",
             "RecoveryPeriodInDays": recovery.days,
-            // Whole seconds, since clients send no others.
-            "EarliestRestorableDateTime": seconds(recovery.earliest_ms(now_ms).div_ceil(1_000) * 1_000),
+            "EarliestRestorableDateTime": seconds(whole_second(recovery.earliest_ms(now_ms))),
             "LatestRestorableDateTime": seconds(recovery.latest_ms(now_ms)),
         }),
     };
@@ -208,6 +219,19 @@ mod tests {
         table.holds.push(Hold { job: 1, from_ms: 9 * DAY_MS, backs_up: false });
         assert_eq!(useless_before_ms(&table, now_ms), Some(9 * DAY_MS));
         assert!(is_needed(&table));
+    }
+
+    #[test]
+    fn the_earliest_time_that_is_told_can_be_restored_to() {
+        let recovery = Recovery { since_ms: 5_481, days: 35 };
+        let earliest = |recovery: &Recovery, now_ms| {
+            let described = describe(&table(Some(recovery.clone())), now_ms);
+            described["PointInTimeRecoveryDescription"]["EarliestRestorableDateTime"].as_f64().unwrap()
+        };
+        assert!((earliest(&recovery, 5_481) - 5.0).abs() < f64::EPSILON);
+        assert_eq!(recovery.restorable_ms(5_000, 5_481), Some(5_481));
+        assert_eq!(recovery.restorable_ms(6_000, 7_000), Some(6_000));
+        assert_eq!((recovery.restorable_ms(4_999, 9_000), recovery.restorable_ms(9_001, 9_000)), (None, None));
     }
 
     #[test]

@@ -183,7 +183,10 @@ pub(super) fn item_to_json(item: &Item) -> Json {
 
 /// Refuses a name that no attribute may have.
 pub(super) fn check_name(name: &str) -> Result<()> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+    if name.is_empty() {
+        return invalid(format!("{PARAMETERS}Empty attribute name"));
+    }
+    if name.len() > NAME_BYTES_MAX {
         return invalid(format!("{PARAMETERS}Attribute names must have 1 to {NAME_BYTES_MAX} bytes"));
     }
     Ok(())

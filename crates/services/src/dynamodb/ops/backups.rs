@@ -10,12 +10,12 @@ use serde_json::{Value as Json, json};
 use store::{Entry, Error as StoreError, Txn};
 
 use super::super::backup::{Backup, Kind};
-use super::super::error::{Error, Result, broken, constraint, invalid};
+use super::super::error::{Error, Result, constraint, invalid};
 use super::super::history::{self, Cut, DAYS_MAX, Hold, Recovery};
 use super::super::jobs::{self, Job, Source, Target};
 use super::super::keys;
 use super::super::table::Count;
-use super::request::{Request, Rule, missing, report, table_name, wrong_type};
+use super::request::{Request, Rule, missing, table_name, wrong_type};
 use super::tables::count;
 use super::{ATTEMPTS_MAX, Found, Place, Shared};
 
@@ -25,6 +25,8 @@ const NOT_YET_MS: u64 = 60_000;
 const CLOCKS_MS: u64 = 10 * 60_000;
 /// Most backups of one answer.
 const LIST_MAX: usize = 100;
+/// What the ARN of a backup must be on its own.
+pub(super) const ARN: Rule<'static> = Rule::Length("BackupArn", 37, 1_024);
 const TYPES: &[&str] = &["USER", "SYSTEM", "AWS_BACKUP", "ALL"];
 
 /// The table of an operation on backups, whose refusal has words of its own.
@@ -43,29 +45,11 @@ fn in_use(name: &str) -> Error {
     Error::Refused("TableInUseException", format!("Table is being created: {name}"))
 }
 
-/// What is wrong with `BackupName` on its own.
-fn check_name(request: &Request) -> Result<&str> {
-    let name = request.text("BackupName")?.ok_or_else(|| missing("BackupName"))?;
-    let mut wrong = Vec::new();
-    let mut breaks = |rule: &str| wrong.push(broken(&json!(name), "backupName", rule));
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
-        breaks("Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+");
-    }
-    if name.len() < 3 {
-        breaks("Member must have length greater than or equal to 3");
-    }
-    if name.len() > 255 {
-        breaks("Member must have length less than or equal to 255");
-    }
-    report(wrong)?;
-    Ok(name)
-}
-
 /// `CreateBackup`
 pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("CreateBackup", &["TableName", "BackupName"])?;
-    request.check(&[Rule::Required("TableName"), Rule::Required("BackupName")])?;
-    let name = check_name(request)?;
+    request.check(&[Rule::Required("TableName"), Rule::Required("BackupName"), Rule::Name("BackupName")])?;
+    let name = request.text("BackupName")?.unwrap_or_default();
     let text = request.text("TableName")?.unwrap_or_default();
     for _ in 0..ATTEMPTS_MAX {
         let found = table_of(shared, place, text).await?;
@@ -149,6 +133,7 @@ async fn count_of(shared: &Shared, backup: &Backup) -> Result<Count> {
 /// `DescribeBackup`
 pub(super) async fn describe(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("DescribeBackup", &["BackupArn"])?;
+    request.check(&[ARN])?;
     let read = named(shared, place, request).await?;
     let count = count_of(shared, &read.backup).await?;
     Ok(json!({ "BackupDescription": read.backup.describe(count, read.backup.status()) }))
@@ -157,6 +142,7 @@ pub(super) async fn describe(shared: &Shared, place: &Place, request: &Request) 
 /// `DeleteBackup`
 pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("DeleteBackup", &["BackupArn"])?;
+    request.check(&[ARN])?;
     for _ in 0..ATTEMPTS_MAX {
         let Read { key, entry, backup } = named(shared, place, request).await?;
         let busy = |what: &str| {
@@ -195,7 +181,8 @@ pub(super) async fn list(shared: &Shared, place: &Place, request: &Request) -> R
     let members =
         ["TableName", "Limit", "TimeRangeLowerBound", "TimeRangeUpperBound", "ExclusiveStartBackupArn", "BackupType"];
     request.only("ListBackups", &members)?;
-    request.check(&[Rule::Within("Limit", 1, 100), Rule::OneOf("BackupType", TYPES)])?;
+    let start = Rule::Length("ExclusiveStartBackupArn", 37, 1_024);
+    request.check(&[Rule::Within("Limit", 1, 100), start, Rule::OneOf("BackupType", TYPES)])?;
     let limit = request.number("Limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(LIST_MAX);
     let table = request.text("TableName")?.map(|name| table_name(name, place)).transpose()?;
     let (from, to) = (time(request, "TimeRangeLowerBound")?, time(request, "TimeRangeUpperBound")?);

@@ -27,12 +27,12 @@ const WRITES_MAX: usize = 25;
 /// Most bytes that BatchGetItem answers.
 const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-fn request_items(request: &Request) -> Result<&Map<String, Json>> {
+fn request_items<'a>(request: &'a Request, operation: &str) -> Result<&'a Map<String, Json>> {
     let metrics = Rule::OneOf("ReturnItemCollectionMetrics", &["SIZE", "NONE"]);
     request.check(&[Rule::Required("RequestItems"), metrics, CAPACITY])?;
     let tables = request.required_map("RequestItems")?;
     if tables.is_empty() {
-        return Err(constraint(&json!({}), "requestItems", AT_LEAST_ONE));
+        return invalid(format!("The requestItems parameter is required for {operation}"));
     }
     Ok(tables)
 }
@@ -50,7 +50,7 @@ struct Gets<'a> {
 /// `BatchGetItem`
 pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("BatchGetItem", &["RequestItems", "ReturnConsumedCapacity"])?;
-    let tables = request_items(request)?;
+    let tables = request_items(request, "BatchGetItem")?;
     let mut count = 0;
     let mut wrong = Vec::new();
     for (name, member) in tables {
@@ -182,7 +182,7 @@ impl WriteKind {
 /// `BatchWriteItem`
 pub(super) async fn write(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("BatchWriteItem", &["RequestItems", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"])?;
-    let tables = request_items(request)?;
+    let tables = request_items(request, "BatchWriteItem")?;
     let writes = read_writes(tables, place)?;
     let mut all = Vec::with_capacity(writes.len());
     for name in tables.keys() {

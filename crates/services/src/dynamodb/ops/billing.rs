@@ -120,9 +120,7 @@ impl Asked {
         match (&table.billing, billing) {
             (Billing::Provisioned { read, write }, Billing::Provisioned { read: new_read, write: new_write }) => {
                 let (old, new) = ((*read, *write), (*new_read, *new_write));
-                if self.keeps_mode {
-                    throughput::check_changes("table", old, new)?;
-                }
+                throughput::check_changes("table", old, new)?;
                 table.units_changed = table.units_changed.change(old, new, now_ms)?;
             }
             // Where it is paid so already, it stays so since then.

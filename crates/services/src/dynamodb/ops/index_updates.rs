@@ -104,14 +104,18 @@ pub(super) fn apply(
     pays_per_request: bool,
     (number, now_ms): (u64, u64),
 ) -> Result<Option<u64>> {
+    if updates.iter().filter(|update| update.is_online()).count() > 1 {
+        return busy();
+    }
     let mut work = None;
     for update in updates {
         match update {
             IndexUpdate::Create(json) => {
                 let index = created(table, json, definitions, pays_per_request, number)?;
-                if work.replace(number).is_some() || is_busy(table) {
+                if is_busy(table) {
                     return busy();
                 }
+                work = Some(number);
                 table.indexes.push(index);
                 schema::check_included(&table.indexes)?;
             }
@@ -121,9 +125,10 @@ pub(super) fn apply(
                 let others = table.indexes.iter().enumerate().any(|(other, index)| {
                     index.state == State::Deleting || (other != at && index.state == State::Creating)
                 });
-                if work.replace(table.indexes[at].number).is_some() || others {
+                if others {
                     return busy();
                 }
+                work = Some(table.indexes[at].number);
                 table.indexes[at].state = State::Deleting;
             }
         }

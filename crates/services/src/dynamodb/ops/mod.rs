@@ -151,8 +151,8 @@ impl Place {
     }
 
     /// What a caller is told of a table that is not there: one of another account learns nothing of it.
-    fn missing(&self, error: Error) -> Error {
-        let arn = format!("arn:aws:dynamodb:{}:{}:table/", self.region, self.account);
+    fn missing(&self, name: &str, error: Error) -> Error {
+        let arn = format!("arn:aws:dynamodb:{}:{}:table/{name}", self.region, self.account);
         policy::check(None, &self.caller, &self.account, self.operation, &arn).err().unwrap_or(error)
     }
 }
@@ -195,6 +195,7 @@ pub(super) enum Change {
 pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Reply, aws::Error> {
     let place = Place::of(&call, shared.clock.now_ms());
     let request = Request::new(call.input)?;
+    request.check_table_name()?;
     let output = match call.operation {
         "GetItem" => return Ok(items::get(shared, &place, &request).await?),
         "Query" => return Ok(pages::query(shared, &place, &request).await?),
@@ -223,8 +224,8 @@ pub(super) async fn call(shared: &Shared, call: Call) -> std::result::Result<Rep
         "DescribeStream" => streams::describe(shared, &place, &request).await,
         "GetShardIterator" => streams::iterator(shared, &place, &request).await,
         "GetRecords" => streams::records(shared, &place, &request).await,
-        "TagResource" => tags::tag(shared, &place, &request).await,
-        "UntagResource" => tags::untag(shared, &place, &request).await,
+        "TagResource" => return Ok(tags::tag(shared, &place, &request).await?),
+        "UntagResource" => return Ok(tags::untag(shared, &place, &request).await?),
         "ListTagsOfResource" => tags::list(shared, &place, &request).await,
         "PutItem" => items::put(shared, &place, &request).await,
         "UpdateItem" => items::update(shared, &place, &request).await,
@@ -282,7 +283,7 @@ impl Shared {
     /// The table of that name for an operation on items.
     async fn table(&self, place: &Place, name: &str) -> Result<Found> {
         let found = self.find_table(place, name).await?.filter(|found| !found.table.is_being_restored());
-        let found = found.ok_or_else(|| place.missing(Error::table_not_found()))?;
+        let found = found.ok_or_else(|| place.missing(name, Error::table_not_found()))?;
         place.check(&found.table)?;
         Ok(found)
     }

@@ -188,6 +188,7 @@ pub(super) async fn query(shared: &Shared, place: &Place, request: &Request) -> 
     request.check(&[
         Rule::Filled("AttributesToGet"),
         Rule::Required("TableName"),
+        Rule::Name("IndexName"),
         Rule::OneOf("Select", SELECT),
         limits,
         CONDITIONAL,
@@ -268,6 +269,7 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
     request.check(&[
         Rule::Filled("AttributesToGet"),
         Rule::Required("TableName"),
+        Rule::Name("IndexName"),
         Rule::OneOf("Select", SELECT),
         Rule::Within("Limit", 1, i64::MAX),
         Rule::Within("Segment", 0, SEGMENTS_MAX - 1),
@@ -294,7 +296,7 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
     let fetches = common.check(&access)?;
     let mut range = access.whole(segment);
     if let Some(start) = &start {
-        let key = access.start(start)?;
+        let key = access.start_of_scan(start)?;
         if let Some((segment, total)) = segment.filter(|_| !range.contains(&key)) {
             return invalid(format!(
                 "The provided starting key is invalid: Invalid ExclusiveStartKey. Please use ExclusiveStartKey with \

@@ -7,6 +7,8 @@
 //!      is its filter.
 //!   3. A token for the next page is good for the statement and parameters that made it, and nothing else.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use futures_util::future::join_all;
@@ -15,7 +17,7 @@ use store::{Error as StoreError, Range};
 
 use super::super::access::Access;
 use super::super::capacity::Units;
-use super::super::error::{Error, Result, constraint, invalid};
+use super::super::error::{Error, Result, invalid};
 use super::super::partiql::{self, Returning, Select, Statement, plan};
 use super::super::query;
 use super::super::table::Table;
@@ -25,17 +27,27 @@ use super::super::value::{AttributeValue, Item, item_from_json, item_size, item_
 use super::action::{Action, Kind};
 use super::items::{Guard, View};
 use super::pages::{self, Page};
-use super::request::{CAPACITY, Request, Rule, missing, table_name, wrong_type};
+use super::request::{CAPACITY, Request, Rule, missing, report, table_name, wrong_type};
 use super::transactions::{self, Get, Token};
 use super::{Change, Place, Shared, consumed, decode};
 
 /// Most statements of a batch and of a transaction.
 const BATCH_MAX: usize = 25;
 const TRANSACTION_MAX: usize = 100;
+/// Most partitions that a SELECT names.
+const HASHES_MAX: usize = 50;
 /// Most characters of a statement.
 const STATEMENT_CHARS_MAX: usize = 8_192;
 const SHOW: &str = "ReturnValuesOnConditionCheckFailure";
 const SHOW_RULE: Rule<'static> = Rule::OneOf(SHOW, &["ALL_OLD", "NONE"]);
+const NEXT: Rule<'static> = Rule::Length("NextToken", 1, 32_768);
+/// What the members of a statement must be on their own.
+const STATEMENT: [Rule<'static>; 4] = [
+    Rule::Required("Statement"),
+    Rule::Length("Statement", 1, STATEMENT_CHARS_MAX),
+    Rule::Filled("Parameters"),
+    SHOW_RULE,
+];
 
 /// A statement of a request, read and not yet held against its table.
 struct Asked {
@@ -46,20 +58,9 @@ struct Asked {
 
 impl Asked {
     fn read(request: &Request) -> Result<Self> {
+        request.check(&STATEMENT)?;
         let text = request.text("Statement")?.ok_or_else(|| missing("Statement"))?;
-        let bound = match text.chars().count() {
-            0 => "greater than or equal to 1".to_owned(),
-            count if count > STATEMENT_CHARS_MAX => format!("less than or equal to {STATEMENT_CHARS_MAX}"),
-            _ => String::new(),
-        };
-        if !bound.is_empty() {
-            return Err(constraint(&json!(text), "statement", &format!("Member must have length {bound}")));
-        }
         let parameters = match request.list("Parameters")? {
-            Some(list) if list.is_empty() => {
-                let rule = "Member must have length greater than or equal to 1";
-                return Err(constraint(&json!([]), "parameters", rule));
-            }
             Some(list) => list.iter().map(AttributeValue::from_json).collect::<Result<_>>()?,
             None => Vec::new(),
         };
@@ -147,7 +148,7 @@ pub(super) async fn execute(shared: &Shared, place: &Place, request: &Request) -
     const MEMBERS: &[&str] =
         &["Statement", "Parameters", "ConsistentRead", "NextToken", "ReturnConsumedCapacity", "Limit", SHOW];
     request.only("ExecuteStatement", MEMBERS)?;
-    request.check(&[Rule::Required("Statement"), Rule::Within("Limit", 1, i64::MAX), SHOW_RULE, CAPACITY])?;
+    request.check(&[Rule::Required("Statement"), Rule::Within("Limit", 1, i64::MAX), NEXT, SHOW_RULE, CAPACITY])?;
     let asked = Asked::read(request)?;
     let name = asked.table(place)?;
     if let Statement::Select(select) = &asked.statement {
@@ -198,6 +199,9 @@ fn ranges(access: &Access<'_>, select: &Select) -> Result<Vec<Range>> {
     };
     values.sort_by(|a, b| a.order(b).unwrap_or(std::cmp::Ordering::Equal));
     values.dedup();
+    if values.len() > HASHES_MAX {
+        return invalid(format!("A statement may name at most {HASHES_MAX} values of the hash key: {}", values.len()));
+    }
     check_order(access, select, values.len())?;
     let descends = |name: &str| select.order.iter().any(|(ordered, descending)| ordered == name && *descending);
     if descends(hash) {
@@ -303,6 +307,15 @@ fn parts(request: &Request, name: &str, most: usize) -> Result<Vec<Request>> {
     transactions::parts(request, name, most)?.iter().map(|part| Request::new(part.clone())).collect()
 }
 
+/// Refuses a call of statements whose members are not what they must be on their own.
+fn check_parts(parts: &[Request], member: &str) -> Result<()> {
+    let mut wrong = Vec::new();
+    for (number, part) in (1..).zip(parts) {
+        wrong.extend(part.broken_in(&format!("{member}.{number}.member."), &STATEMENT)?);
+    }
+    report(wrong)
+}
+
 /// `BatchExecuteStatement`
 pub(super) async fn batch(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("BatchExecuteStatement", &["Statements", "ReturnConsumedCapacity"])?;
@@ -310,8 +323,8 @@ pub(super) async fn batch(shared: &Shared, place: &Place, request: &Request) -> 
     let parts = parts(request, "Statements", BATCH_MAX)?;
     for part in &parts {
         part.only("BatchExecuteStatement.Statements", &["Statement", "Parameters", "ConsistentRead", SHOW])?;
-        part.check(&[Rule::Required("Statement"), SHOW_RULE])?;
     }
+    check_parts(&parts, "statements")?;
     let asked: Vec<Result<Asked>> = parts.iter().map(Asked::read).collect();
     let reads = asked.iter().flatten().filter(|asked| asked.statement.is_read()).count();
     if reads > 0 && reads < asked.iter().flatten().count() {
@@ -319,6 +332,7 @@ pub(super) async fn batch(shared: &Shared, place: &Place, request: &Request) -> 
             "BatchExecuteStatement API does not support both read and write operations in the same request.",
         );
     }
+    check_distinct(shared, place, asked.iter().flatten()).await?;
     let done = join_all(asked.into_iter().map(|asked| one_of_batch(shared, place, asked))).await;
     let mut responses = Vec::with_capacity(done.len());
     let mut units: std::collections::BTreeMap<String, Units> = std::collections::BTreeMap::new();
@@ -338,6 +352,23 @@ pub(super) async fn batch(shared: &Shared, place: &Place, request: &Request) -> 
         output["ConsumedCapacity"] = Json::Array(capacities);
     }
     Ok(output)
+}
+
+/// Refuses two statements of one item. What keeps a statement from meaning one is told as its own answer.
+async fn check_distinct(shared: &Shared, place: &Place, all: impl Iterator<Item = &Asked>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for asked in all {
+        let Ok(name) = asked.table(place) else { continue };
+        let Some(found) = shared.find_table(place, &name).await? else { continue };
+        let key = match &asked.statement {
+            Statement::Insert { item, .. } => Some(item.clone()),
+            other => plan::key(&found.table, other.condition()).ok().map(|(key, _)| key),
+        };
+        if key.and_then(|key| found.table.place(&key)).is_some_and(|place| !seen.insert(place)) {
+            return invalid("Provided list of item keys contains duplicates");
+        }
+    }
+    Ok(())
 }
 
 /// The answer to one statement of a batch, and what it used of which table.
@@ -406,10 +437,11 @@ pub(super) async fn transaction(shared: &Shared, place: &Place, request: &Reques
     request.only("ExecuteTransaction", &["TransactStatements", "ClientRequestToken", "ReturnConsumedCapacity"])?;
     request.check(&[Rule::Required("TransactStatements"), CAPACITY])?;
     let parts = parts(request, "TransactStatements", TRANSACTION_MAX)?;
+    let token = Token::of(request)?;
+    check_parts(&parts, "transactStatements")?;
     let mut all = Vec::with_capacity(parts.len());
     for (at, part) in parts.iter().enumerate() {
         part.only("ExecuteTransaction.TransactStatements", &["Statement", "Parameters", SHOW])?;
-        part.check(&[Rule::Required("Statement"), SHOW_RULE])?;
         let asked = Asked::read(part).map_err(|error| in_part(at, error))?;
         if asked.statement.returning().is_some() {
             let what = "RETURNING clause is not supported in ExecuteTransaction.";
@@ -422,7 +454,10 @@ pub(super) async fn transaction(shared: &Shared, place: &Place, request: &Reques
     if reads > 0 && reads < all.len() {
         return invalid("ExecuteTransaction API does not support both read and write operations in the same request.");
     }
-    if reads > 0 { read_all(shared, place, request, &all).await } else { write_all(shared, place, request, &all).await }
+    if reads > 0 {
+        return read_all(shared, place, request, &all).await;
+    }
+    write_all(shared, place, request, &all, token.as_ref()).await
 }
 
 /// Says in which statement of a transaction something is wrong.
@@ -447,14 +482,19 @@ async fn read_all(shared: &Shared, place: &Place, request: &Request, all: &[(Str
     transactions::read_transaction(shared, place, request, &gets).await
 }
 
-async fn write_all(shared: &Shared, place: &Place, request: &Request, all: &[(String, Asked)]) -> Result<Json> {
-    let token = Token::of(request)?;
+async fn write_all(
+    shared: &Shared,
+    place: &Place,
+    request: &Request,
+    all: &[(String, Asked)],
+    token: Option<&Token>,
+) -> Result<Json> {
     let mut actions = Vec::with_capacity(all.len());
     for (at, (name, asked)) in all.iter().enumerate() {
         let found = shared.table(place, name).await?;
         actions.push(action(name, &found.table, asked).map_err(|error| in_part(at, error))?);
     }
-    let written = transactions::write_all(shared, place, &actions, token.as_ref()).await?;
+    let written = transactions::write_all(shared, place, &actions, token).await?;
     let mut output = json!({ "Responses": vec![json!({}); all.len()] });
     if let Some(capacity) = written.capacity(request)? {
         output["ConsumedCapacity"] = capacity;

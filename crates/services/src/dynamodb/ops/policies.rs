@@ -17,6 +17,8 @@ use super::{ATTEMPTS_MAX, Found, Place, Shared};
 const NO_POLICY: &str = "NO_POLICY";
 const NAME_BYTES_MAX: usize = 1_283;
 
+const REVISION: Rule<'static> = Rule::Length("ExpectedRevisionId", 1, 255);
+
 /// A table, or a stream with its table if it still is that table's latest.
 enum Subject {
     Table(Found),
@@ -105,7 +107,7 @@ fn check_revision(request: &Request, is: Option<&Policy>) -> Result<()> {
 pub(super) async fn put(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     let members = ["ResourceArn", "Policy", "ExpectedRevisionId", "ConfirmRemoveSelfResourceAccess"];
     request.only("PutResourcePolicy", &members)?;
-    request.check(&[Rule::Required("ResourceArn"), Rule::Required("Policy")])?;
+    request.check(&[Rule::Required("ResourceArn"), Rule::Required("Policy"), REVISION])?;
     let text = request.text("Policy")?.unwrap_or_default();
     let confirmed = request.flag("ConfirmRemoveSelfResourceAccess")?.unwrap_or(false);
     for _ in 0..ATTEMPTS_MAX {
@@ -143,7 +145,7 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
 /// `DeleteResourcePolicy`
 pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("DeleteResourcePolicy", &["ResourceArn", "ExpectedRevisionId"])?;
-    request.check(&[Rule::Required("ResourceArn")])?;
+    request.check(&[Rule::Required("ResourceArn"), REVISION])?;
     for _ in 0..ATTEMPTS_MAX {
         let subject = Subject::named(shared, place, request).await?;
         check_revision(request, subject.policy())?;

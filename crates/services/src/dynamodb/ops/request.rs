@@ -8,7 +8,7 @@ use super::super::error::{Error, Result, broken, constraint, constraints, invali
 use super::super::expression::Scope;
 use super::super::expression::condition::Condition;
 use super::super::legacy;
-use super::super::value::Item;
+use super::super::value::{Item, check_name};
 use super::Place;
 
 /// Members of the old ways to say what expressions say.
@@ -39,6 +39,10 @@ pub(super) enum Rule<'a> {
     Filled(&'a str),
     /// A number from the first to the second bound, if it is there.
     Within(&'a str, i64, i64),
+    /// A text of so many characters, if it is there.
+    Length(&'a str, usize, usize),
+    /// A name that a table or an index can have, if it is there.
+    Name(&'a str),
 }
 
 /// `ReturnConsumedCapacity`, which most operations have.
@@ -118,11 +122,17 @@ impl Request {
 
     /// What is wrong with members on their own.
     pub(super) fn broken(&self, rules: &[Rule<'_>]) -> Result<Vec<String>> {
+        self.broken_in("", rules)
+    }
+
+    /// The same of a part of a request, before whose members stands `place`.
+    pub(super) fn broken_in(&self, place: &str, rules: &[Rule<'_>]) -> Result<Vec<String>> {
+        let at = |name: &str| format!("{place}{}", lower_first(name));
         let mut wrong = Vec::new();
         for rule in rules {
             match *rule {
                 Rule::Required(name) if self.get(name).is_none() => {
-                    wrong.push(broken(&Json::Null, &lower_first(name), "Member must not be null"));
+                    wrong.push(broken(&Json::Null, &at(name), "Member must not be null"));
                 }
                 Rule::Required(_) => {}
                 Rule::OneOf(name, choices) => {
@@ -130,17 +140,28 @@ impl Request {
                         && !choices.contains(&text)
                     {
                         let rule = format!("Member must satisfy enum value set: [{}]", choices.join(", "));
-                        wrong.push(broken(&Json::from(text), &lower_first(name), &rule));
+                        wrong.push(broken(&Json::from(text), &at(name), &rule));
                     }
                 }
                 Rule::Legacy(name) => {
                     let map = self.map(name)?;
-                    wrong.extend(map.into_iter().flat_map(|map| legacy::broken_members(&lower_first(name), map)));
+                    wrong.extend(map.into_iter().flat_map(|map| legacy::broken_members(&at(name), map)));
                 }
                 Rule::Filled(name) => {
                     if self.list(name)?.is_some_and(Vec::is_empty) {
-                        wrong.push(broken(&Json::Array(Vec::new()), &lower_first(name), AT_LEAST_ONE));
+                        wrong.push(broken(&Json::Array(Vec::new()), &at(name), AT_LEAST_ONE));
                     }
+                }
+                Rule::Length(name, low, high) => {
+                    if let Some(text) = self.text(name)?
+                        && let Some(rule) = length_rule(text.chars().count(), low, high)
+                    {
+                        wrong.push(broken(&Json::from(text), &at(name), &rule));
+                    }
+                }
+                Rule::Name(name) => {
+                    let text = self.text(name)?;
+                    wrong.extend(text.into_iter().flat_map(|text| broken_name(text, &at(name))));
                 }
                 Rule::Within(name, low, high) => {
                     let Some(number) = self.number(name)? else { continue };
@@ -150,11 +171,17 @@ impl Request {
                         _ => continue,
                     };
                     let rule = format!("Member must have value {bound}");
-                    wrong.push(broken(&Json::from(number), &lower_first(name), &rule));
+                    wrong.push(broken(&Json::from(number), &at(name), &rule));
                 }
             }
         }
         Ok(wrong)
+    }
+
+    /// Refuses a `TableName` of a length that none has. It is told alone, before all that is wrong besides.
+    pub(super) fn check_table_name(&self) -> Result<()> {
+        let name = self.get("TableName").and_then(Json::as_str);
+        name.filter(|name| !name.starts_with("arn:")).map_or(Ok(()), check_length)
     }
 
     /// `TableName`, which may be the table's ARN.
@@ -243,6 +270,7 @@ impl Request {
         let mut names = Vec::with_capacity(list.len());
         for name in list {
             let name = name.as_str().ok_or_else(wrong_type)?.to_owned();
+            check_name(&name)?;
             if names.contains(&name) {
                 return invalid(format!(
                     "One or more parameter values were invalid: Duplicate value in attribute name: {name}"
@@ -252,6 +280,24 @@ impl Request {
         }
         Ok(Some(names))
     }
+}
+
+/// What a length breaks, if anything.
+pub(super) fn length_rule(length: usize, low: usize, high: usize) -> Option<String> {
+    let bound = match length {
+        length if length < low => format!("greater than or equal to {low}"),
+        length if length > high => format!("less than or equal to {high}"),
+        _ => return None,
+    };
+    Some(format!("Member must have length {bound}"))
+}
+
+/// What is wrong with the name of a table, an index or a backup.
+pub(super) fn broken_name(name: &str, member: &str) -> Vec<String> {
+    let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    let pattern = (!fits).then(|| "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+".to_owned());
+    let rules = pattern.into_iter().chain(length_rule(name.len(), 3, 255));
+    rules.map(|rule| broken(&Json::from(name), member, &rule)).collect()
 }
 
 /// Refuses if anything is wrong.
@@ -269,15 +315,24 @@ pub(super) fn table_name<'a>(text: &'a str, place: &Place) -> Result<&'a str> {
             text.strip_prefix(&own).filter(|name| !name.contains('/')).ok_or_else(Error::table_not_found)?
         }
     };
-    if !(3..=255).contains(&name.len()) {
-        return invalid("TableName must be at least 3 characters long and at most 255 characters long");
-    }
+    check_length(name)?;
     if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
         Ok(name)
     } else {
         let rule = "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+";
         Err(constraint(&Json::from(text), "tableName", rule))
     }
+}
+
+/// Refuses a name of a length that no table has.
+fn check_length(name: &str) -> Result<()> {
+    let bound = match name.len() {
+        0 => "greater than or equal to 1",
+        1..3 => "greater than or equal to 3",
+        256.. => "less than or equal to 255",
+        _ => return Ok(()),
+    };
+    Err(constraint(&Json::from(name), "tableName", &format!("Member must have length {bound}")))
 }
 
 /// A member that is not there and must be.

@@ -30,12 +30,13 @@ const OVERRIDES: &[&str] = &[
     "OnDemandThroughputOverride",
     "SSESpecificationOverride",
 ];
+const TARGET: Rule<'static> = Rule::Name("TargetTableName");
 const MODE: Rule<'static> = Rule::OneOf("BillingModeOverride", &["PROVISIONED", "PAY_PER_REQUEST"]);
 
 /// `RestoreTableFromBackup`
 pub(super) async fn from_backup(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("RestoreTableFromBackup", &[OVERRIDES, &["BackupArn"]].concat())?;
-    request.check(&[Rule::Required("TargetTableName"), Rule::Required("BackupArn"), MODE])?;
+    request.check(&[Rule::Required("TargetTableName"), Rule::Required("BackupArn"), TARGET, backups::ARN, MODE])?;
     let name = target_name(request, place)?;
     for _ in 0..ATTEMPTS_MAX {
         let backups::Read { key, entry, backup } = backups::named(shared, place, request).await?;
@@ -68,7 +69,7 @@ pub(super) async fn from_backup(shared: &Shared, place: &Place, request: &Reques
 pub(super) async fn to_point_in_time(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     let own = ["SourceTableArn", "SourceTableName", "UseLatestRestorableTime", "RestoreDateTime"];
     request.only("RestoreTableToPointInTime", &[OVERRIDES, &own].concat())?;
-    request.check(&[Rule::Required("TargetTableName"), MODE])?;
+    request.check(&[Rule::Required("TargetTableName"), TARGET, MODE])?;
     let name = target_name(request, place)?;
     let text = match (request.text("SourceTableArn")?, request.text("SourceTableName")?) {
         (Some(text), None) | (None, Some(text)) => text,
@@ -89,7 +90,7 @@ pub(super) async fn to_point_in_time(shared: &Shared, place: &Place, request: &R
         };
         let (earliest_ms, latest_ms) = (recovery.earliest_ms(now_ms), recovery.latest_ms(now_ms));
         let at_ms = at_ms.unwrap_or(latest_ms);
-        if at_ms < earliest_ms || at_ms > latest_ms {
+        let Some(at_ms) = recovery.restorable_ms(at_ms, now_ms) else {
             let words = format!(
                 "The restore time {} is not between the earliest and the latest restorable time, {} and {}",
                 seconds(at_ms),
@@ -97,7 +98,7 @@ pub(super) async fn to_point_in_time(shared: &Shared, place: &Place, request: &R
                 seconds(latest_ms)
             );
             return Err(Error::Refused("InvalidRestoreTimeException", words));
-        }
+        };
         let number = shared.random.next_u64();
         let restored = Restored { backup: None, table: found.table.arn(), at_ms, in_progress: true };
         let table = restored_table(shared, request, name, &found.table, restored)?;

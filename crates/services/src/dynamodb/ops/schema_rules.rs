@@ -5,12 +5,14 @@
 use serde_json::Value as Json;
 
 use super::super::error::{Result, broken};
-use super::request::{Request, lower_first};
+use super::request::{Request, broken_name, length_rule, lower_first};
 
 /// Most attributes of the key of a table or a local index.
 const KEYS_MAX: usize = 2;
 /// Most attributes of the key of a global index. `schema` says which of these forms are not here.
 const GLOBAL_KEYS_MAX: usize = 8;
+/// Most bytes of the name of a key attribute.
+const NAME_BYTES_MAX: usize = 255;
 /// Most attributes that one index includes.
 const INCLUDED_MAX: usize = 20;
 
@@ -44,11 +46,20 @@ fn check_there(json: &Json, member: &str, at: &str, out: &mut Vec<String>) -> bo
     there
 }
 
+/// The name of a key attribute, as a constraint sees it.
+fn check_attribute_name(json: &Json, at: &str, out: &mut Vec<String>) {
+    if check_there(json, "AttributeName", at, out) {
+        let name = &json["AttributeName"];
+        let rule = length_rule(name.as_str().map_or(1, str::len), 1, NAME_BYTES_MAX);
+        out.extend(rule.map(|rule| broken(name, &format!("{at}.attributeName"), &rule)));
+    }
+}
+
 fn check_key_schema(json: &Json, at: &str, max: usize, out: &mut Vec<String>) {
     check_length(json, at, max, out);
     for (number, element) in (1..).zip(json.as_array().into_iter().flatten()) {
         let at = format!("{at}.{number}.member");
-        check_there(element, "AttributeName", &at, out);
+        check_attribute_name(element, &at, out);
         check_choice(element.get("KeyType"), &format!("{at}.keyType"), &["HASH", "RANGE"], out);
     }
 }
@@ -58,18 +69,7 @@ fn check_index_name(json: &Json, at: &str, out: &mut Vec<String>) {
     if !check_there(json, "IndexName", at, out) {
         return;
     }
-    let name = &json["IndexName"];
-    let at = format!("{at}.indexName");
-    let letters = name.as_str().unwrap_or_default();
-    if !letters.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
-        out.push(broken(name, &at, "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+"));
-    }
-    if letters.len() < 3 {
-        out.push(broken(name, &at, "Member must have length greater than or equal to 3"));
-    }
-    if letters.len() > 255 {
-        out.push(broken(name, &at, "Member must have length less than or equal to 255"));
-    }
+    out.extend(broken_name(json["IndexName"].as_str().unwrap_or_default(), &format!("{at}.indexName")));
 }
 
 /// Throughput, as a constraint sees it.
@@ -108,7 +108,7 @@ fn check_index(json: &Json, at: &str, keys_max: usize, out: &mut Vec<String>) {
 fn check_definitions(list: &[Json], out: &mut Vec<String>) {
     for (number, definition) in (1..).zip(list) {
         let at = format!("attributeDefinitions.{number}.member");
-        check_there(definition, "AttributeName", &at, out);
+        check_attribute_name(definition, &at, out);
         check_choice(definition.get("AttributeType"), &format!("{at}.attributeType"), &["B", "N", "S"], out);
     }
 }

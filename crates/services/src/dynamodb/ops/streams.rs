@@ -13,7 +13,7 @@ use super::super::policy;
 use super::super::records;
 use super::super::stream::{Description, Place};
 use super::super::table::seconds;
-use super::request::{Request, Rule, missing, table_name};
+use super::request::{Request, Rule, missing, report, table_name};
 use super::{Place as Owner, Shared};
 
 /// Most streams and shards of one answer.
@@ -24,6 +24,9 @@ const RECORDS_MAX: i64 = 1_000;
 const RECORDS_BYTES_MAX: usize = 1024 * 1024;
 /// How long an iterator may be used.
 const ITERATOR_MS: u64 = 15 * 60_000;
+const ARN: Rule<'static> = Rule::Length("StreamArn", 37, 1_024);
+const SHARD: Rule<'static> = Rule::Length("ShardId", 28, 65);
+const SHARD_AFTER: Rule<'static> = Rule::Length("ExclusiveStartShardId", 28, 65);
 const KINDS: &[&str] = &["AT_TIMESTAMP", "AFTER_SEQUENCE_NUMBER", "LATEST", "AT_SEQUENCE_NUMBER", "TRIM_HORIZON"];
 
 fn limit(request: &Request, most: i64) -> Result<usize> {
@@ -34,6 +37,9 @@ fn limit(request: &Request, most: i64) -> Result<usize> {
 /// The stream that a request names, which must be the caller's.
 async fn named(shared: &Shared, owner: &Owner, arn: &str) -> Result<Description> {
     let not_found = || Error::NotFound(format!("Requested resource not found: Stream: {arn} not found"));
+    if !arn.starts_with("arn:") || arn.split(':').count() < 6 {
+        return invalid(format!("Invalid StreamArn: {arn} is no ARN"));
+    }
     if !arn.starts_with(&format!("arn:aws:dynamodb:{}:{}:table/", owner.region, owner.account)) {
         return Err(not_found());
     }
@@ -46,6 +52,7 @@ async fn named(shared: &Shared, owner: &Owner, arn: &str) -> Result<Description>
 /// `ListStreams`
 pub(super) async fn list(shared: &Shared, owner: &Owner, request: &Request) -> Result<Json> {
     request.only("ListStreams", &["TableName", "Limit", "ExclusiveStartStreamArn"])?;
+    request.check(&[Rule::Length("ExclusiveStartStreamArn", 37, 1_024)])?;
     let limit = limit(request, LIST_MAX)?;
     let table = request.text("TableName")?.map(|name| table_name(name, owner)).transpose()?;
     let mut range = keys::streams(&owner.account, &owner.region, table).rows(limit);
@@ -65,11 +72,20 @@ pub(super) async fn list(shared: &Shared, owner: &Owner, request: &Request) -> R
     Ok(output)
 }
 
+/// Refuses a `ShardFilter` that names no shard, or asks for another thing than its children.
+fn check_filter(request: &Request) -> Result<()> {
+    let Some(filter) = request.get("ShardFilter") else { return Ok(()) };
+    let filter = Request::new(filter.clone())?;
+    filter.only("DescribeStream.ShardFilter", &["Type", "ShardId"])?;
+    let rules = [Rule::Required("Type"), Rule::OneOf("Type", &["CHILD_SHARDS"]), Rule::Required("ShardId"), SHARD];
+    report(filter.broken_in("shardFilter.", &rules)?)
+}
+
 /// `DescribeStream`
 pub(super) async fn describe(shared: &Shared, owner: &Owner, request: &Request) -> Result<Json> {
     request.only("DescribeStream", &["StreamArn", "Limit", "ExclusiveStartShardId", "ShardFilter"])?;
-    request.check(&[Rule::Required("StreamArn")])?;
-    limit(request, LIST_MAX)?;
+    request.check(&[Rule::Required("StreamArn"), ARN, SHARD_AFTER, Rule::Within("Limit", 1, LIST_MAX)])?;
+    check_filter(request)?;
     let of = named(shared, owner, request.text("StreamArn")?.ok_or_else(|| missing("StreamArn"))?).await?;
     let mut numbers =
         json!({ "StartingSequenceNumber": Place { commit: of.stream.opened + 1, ordinal: 0 }.sequence() });
@@ -106,6 +122,9 @@ pub(super) async fn iterator(shared: &Shared, owner: &Owner, request: &Request) 
         Rule::Required("ShardId"),
         Rule::Required("ShardIteratorType"),
         Rule::OneOf("ShardIteratorType", KINDS),
+        ARN,
+        SHARD,
+        Rule::Length("SequenceNumber", 21, 40),
     ])?;
     let kind = request.text("ShardIteratorType")?.unwrap_or_default();
     let sequence = request.text("SequenceNumber")?;

@@ -46,8 +46,10 @@ pub(super) async fn create(shared: &Shared, place: &Place, request: &Request) ->
         "ResourcePolicy",
     ];
     request.only("CreateTable", MEMBERS)?;
+    if request.get("TableName").is_none() {
+        return invalid("The parameter 'TableName' is required but was not present in the request");
+    }
     let mut wrong = request.broken(&[
-        Rule::Required("TableName"),
         Rule::Required("AttributeDefinitions"),
         Rule::Required("KeySchema"),
         BILLING_MODE,
@@ -150,7 +152,7 @@ fn class(request: &Request) -> Result<Option<String>> {
 /// The table of a control operation, whose refusal names it.
 pub(super) async fn named(shared: &Shared, place: &Place, name: &str) -> Result<Found> {
     let missing = || Error::NotFound(format!("Requested resource not found: Table: {name} not found"));
-    let found = shared.find_table(place, name).await?.ok_or_else(|| place.missing(missing()))?;
+    let found = shared.find_table(place, name).await?.ok_or_else(|| place.missing(name, missing()))?;
     place.check(&found.table)?;
     Ok(found)
 }
@@ -180,7 +182,8 @@ pub(super) async fn description(shared: &Shared, table: &Table, status: &str) ->
     }
     let mut description = table.describe(status, count, &counts, shared.clock.now_ms());
     if status == "CREATING" {
-        for index in description["GlobalSecondaryIndexes"].as_array_mut().into_iter().flatten() {
+        let indexes = description.get_mut("GlobalSecondaryIndexes").and_then(Json::as_array_mut);
+        for index in indexes.into_iter().flatten() {
             index["IndexStatus"] = json!("CREATING");
         }
     }
@@ -367,9 +370,13 @@ pub(super) async fn update(shared: &Shared, place: &Place, request: &Request) ->
         }
     })
     .await?;
-    let status = if updates.is_empty() && stream.is_none() { "ACTIVE" } else { "UPDATING" };
+    let status = if updates.is_empty() && stream.is_none() && !asked.bills() { "ACTIVE" } else { "UPDATING" };
     Ok(json!({ "TableDescription": description(shared, &table, status).await? }))
 }
+
+/// What is no longer told of a table that is being deleted.
+const GONE: &[&str] =
+    &["AttributeDefinitions", "KeySchema", "CreationDateTime", "LocalSecondaryIndexes", "GlobalSecondaryIndexes"];
 
 /// `DeleteTable`
 pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
@@ -386,7 +393,10 @@ pub(super) async fn delete(shared: &Shared, place: &Place, request: &Request) ->
         if let Some(hold) = found.table.holds.first() {
             return in_use(if hold.backs_up { "backed up" } else { "restored to another" }, name);
         }
-        let description = description(shared, &found.table, "DELETING").await?;
+        let mut description = description(shared, &found.table, "DELETING").await?;
+        if let Some(members) = description.as_object_mut() {
+            members.retain(|name, _| !GONE.contains(&name.as_str()));
+        }
         match shared.store.commit(deletion(shared, &found)?).await {
             Ok(_) => return Ok(json!({ "TableDescription": description })),
             Err(StoreError::Conflict | StoreError::TooOld) => {}

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use aws::Reply;
 use serde_json::{Value as Json, json};
 
 use super::super::error::{Error, Result, broken, constraint, invalid};
@@ -28,7 +29,7 @@ pub(super) fn read(request: &Request) -> Result<Option<BTreeMap<String, String>>
     let mut wrong = Vec::new();
     for (number, tag) in (1..).zip(list) {
         check_key(tag.get("Key"), &format!("tags.{number}.member.key"), &mut wrong);
-        check_length(tag.get("Value"), &format!("tags.{number}.member.value"), 0, VALUE_CHARS_MAX, &mut wrong);
+        check_text(tag.get("Value"), &format!("tags.{number}.member.value"), 0, VALUE_CHARS_MAX, &mut wrong);
     }
     report(wrong)?;
     let text = |tag: &Json, name: &str| tag.get(name).and_then(Json::as_str).map(str::to_owned).ok_or_else(wrong_type);
@@ -49,11 +50,11 @@ pub(super) fn read(request: &Request) -> Result<Option<BTreeMap<String, String>>
 }
 
 fn check_key(key: Option<&Json>, at: &str, out: &mut Vec<String>) {
-    check_length(key, at, 1, KEY_CHARS_MAX, out);
+    check_text(key, at, 1, KEY_CHARS_MAX, out);
 }
 
-/// The length of a text as a constraint sees it.
-fn check_length(json: Option<&Json>, at: &str, min: usize, max: usize, out: &mut Vec<String>) {
+/// A text of a tag as a constraint sees it.
+fn check_text(json: Option<&Json>, at: &str, min: usize, max: usize, out: &mut Vec<String>) {
     let Some(json) = json.filter(|json| !json.is_null()) else {
         return out.push(broken(&Json::Null, at, "Member must not be null"));
     };
@@ -62,6 +63,10 @@ fn check_length(json: Option<&Json>, at: &str, min: usize, max: usize, out: &mut
         out.push(broken(json, at, &format!("Member must have length greater than or equal to {min}")));
     } else if length > max {
         out.push(broken(json, at, &format!("Member must have length less than or equal to {max}")));
+    }
+    let allowed = |c: char| c.is_alphanumeric() || c.is_whitespace() || "+-=._:/@".contains(c);
+    if !json.as_str().unwrap_or_default().chars().all(allowed) {
+        out.push(broken(json, at, "Member must have letters, digits, whitespace and + - = . _ : / @ only"));
     }
 }
 
@@ -77,11 +82,14 @@ fn resource<'a>(request: &'a Request, place: &Place) -> Result<&'a str> {
     if !arn.starts_with("arn:") {
         return invalid(format!("Invalid TableArn: Invalid ResourceArn provided as input {arn}"));
     }
+    if arn.contains("/index/") {
+        return invalid(format!("Invalid TableArn: Invalid ResourceArn provided as input {arn}"));
+    }
     table_name(arn, place)
 }
 
 /// `TagResource`
-pub(super) async fn tag(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+pub(super) async fn tag(shared: &Shared, place: &Place, request: &Request) -> Result<Reply> {
     request.only("TagResource", &["ResourceArn", "Tags"])?;
     let name = resource(request, place)?;
     let tags = read(request)?.ok_or_else(|| constraint(&Json::Null, "tags", "Member must not be null"))?;
@@ -93,11 +101,11 @@ pub(super) async fn tag(shared: &Shared, place: &Place, request: &Request) -> Re
         check_count(&table.tags)
     })
     .await?;
-    Ok(json!({}))
+    Ok(Reply::text(Vec::new()))
 }
 
 /// `UntagResource`
-pub(super) async fn untag(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
+pub(super) async fn untag(shared: &Shared, place: &Place, request: &Request) -> Result<Reply> {
     request.only("UntagResource", &["ResourceArn", "TagKeys"])?;
     let name = resource(request, place)?;
     let list = request.list("TagKeys")?.ok_or_else(|| constraint(&Json::Null, "tagKeys", "Member must not be null"))?;
@@ -115,7 +123,7 @@ pub(super) async fn untag(shared: &Shared, place: &Place, request: &Request) -> 
         Ok(())
     })
     .await?;
-    Ok(json!({}))
+    Ok(Reply::text(Vec::new()))
 }
 
 /// `ListTagsOfResource`

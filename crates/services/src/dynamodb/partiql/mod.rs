@@ -57,6 +57,15 @@ impl Statement {
         }
     }
 
+    /// What stands after WHERE.
+    pub(super) fn condition(&self) -> Option<&Condition> {
+        match self {
+            Self::Select(select) | Self::Exists(select) => select.condition.as_ref(),
+            Self::Update { condition, .. } | Self::Delete { condition, .. } => condition.as_ref(),
+            Self::Insert { .. } => None,
+        }
+    }
+
     /// Whether it only reads.
     pub(super) fn is_read(&self) -> bool {
         matches!(self, Self::Select(_))

@@ -20,6 +20,7 @@ mod pages;
 mod partiql;
 mod policies;
 mod pure;
+mod refusals;
 mod semantics;
 mod streams;
 mod tables;
@@ -105,6 +106,7 @@ impl Bench {
     async fn answer(&self, call: Call) -> Result<Json, Refusal> {
         // What is large is written already.
         self.service.call(call).await.map(|reply| match reply.payload {
+            Some(Body::Whole(text)) if text.is_empty() => json!({}),
             Some(Body::Whole(text)) => serde_json::from_slice(&text).unwrap(),
             _ => reply.output,
         })

@@ -177,6 +177,19 @@ async fn segments_share_out_the_table() {
 }
 
 #[tokio::test]
+async fn a_scan_is_told_what_is_wrong_with_its_start() {
+    let bench = Bench::with_events().await;
+    for start in [json!({}), json!({ "id": { "S": "a" } })] {
+        let scan = json!({ "TableName": "events", "ExclusiveStartKey": start });
+        let words = "The provided starting key is invalid: The provided key element does not match the schema";
+        bench.invalid("Scan", scan, words).await;
+    }
+    let get = json!({ "TableName": "events", "Key": { "id": { "S": "a" }, "at": { "N": "1" } },
+                      "AttributesToGet": ["x".repeat(65_536)] });
+    assert_eq!(bench.call("GetItem", get).await.unwrap_err().code, "ValidationException");
+}
+
+#[tokio::test]
 async fn wrong_queries_are_refused() {
     let bench = with_numbers(&["1"]).await;
     let a = json!({ ":a": { "S": "a" } });

@@ -215,7 +215,7 @@ async fn a_batch_answers_each_statement() {
     assert_eq!(answer["Responses"], expected);
     let answer = batch(&[
         "INSERT INTO @ VALUE {'id': 'a', 'at': 1}",
-        "UPDATE @ SET n = 1 WHERE id = 'a' AND at = 1",
+        "UPDATE @ SET n = 1 WHERE id = 'a' AND at = 3",
         "DELETE FROM @ WHERE id = 'a' AND at = 2 AND n = 1",
     ])
     .await
@@ -230,6 +230,17 @@ async fn a_batch_answers_each_statement() {
     );
     let many: Vec<_> = (0..26).map(|_| "SELECT * FROM @").collect();
     assert!(batch(&many).await.unwrap_err().message.ends_with("Member must have length less than or equal to 25"));
+}
+
+#[tokio::test]
+async fn a_batch_with_two_statements_of_one_item_does_nothing() {
+    let bench = Bench::with_numbers().await;
+    let twice = "Provided list of item keys contains duplicates";
+    for text in ["SELECT * FROM {} WHERE id = 'a' AND at = 1", "UPDATE {} SET v = 1 WHERE at = 1 AND id = 'a'"] {
+        let one = json!({ "Statement": text.replace("{}", TABLE) });
+        bench.invalid("BatchExecuteStatement", json!({ "Statements": [one, one] }), twice).await;
+    }
+    assert_eq!(bench.get("events", at("a", 1)).await["v"], Json::Null);
 }
 
 #[tokio::test]

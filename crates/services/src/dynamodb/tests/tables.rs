@@ -90,7 +90,8 @@ async fn wrong_tables_are_refused() {
     let cases: [(Edit, &str); 7] = [
         (
             |t| t["TableName"] = json!("ab"),
-            "TableName must be at least 3 characters long and at most 255 characters long",
+            "1 validation error detected: Value 'ab' at 'tableName' failed to satisfy constraint: Member must have length \
+             greater than or equal to 3",
         ),
         (
             |t| t["ProvisionedThroughput"] = json!({ "ReadCapacityUnits": 1, "WriteCapacityUnits": 1 }),
@@ -155,6 +156,10 @@ async fn a_table_is_updated_tagged_and_protected() {
     let table = update(json!({ "BillingMode": "PROVISIONED", "ProvisionedThroughput": units })).await;
     assert_eq!(table["ProvisionedThroughput"]["WriteCapacityUnits"], 6);
     assert_eq!(table["BillingModeSummary"]["BillingMode"], "PROVISIONED");
+    assert_eq!(table["TableStatus"], "UPDATING");
+    let same = json!({ "TableName": "items", "BillingMode": "PROVISIONED", "ProvisionedThroughput": units });
+    let error = bench.call("UpdateTable", same).await.unwrap_err();
+    assert!(error.message.contains("will not change"), "{error}");
     update(json!({ "BillingMode": "PAY_PER_REQUEST" })).await;
     let units = json!({ "TableName": "items", "ProvisionedThroughput": units });
     let message = "One or more parameter values were invalid: Neither ReadCapacityUnits nor WriteCapacityUnits can be \
@@ -171,5 +176,6 @@ async fn a_table_is_updated_tagged_and_protected() {
     bench.ok("UntagResource", json!({ "ResourceArn": arn, "TagKeys": ["a"] })).await;
     let listed = bench.ok("ListTagsOfResource", json!({ "ResourceArn": arn })).await;
     assert_eq!(listed, json!({ "Tags": [{ "Key": "b", "Value": "2" }] }));
-    bench.ok("DeleteTable", json!({ "TableName": "items" })).await;
+    let deleted = bench.ok("DeleteTable", json!({ "TableName": "items" })).await["TableDescription"].clone();
+    assert_eq!((&deleted["TableName"], &deleted["KeySchema"]), (&json!("items"), &Json::Null));
 }

@@ -359,10 +359,12 @@ impl<'a> Run<'a> {
     }
 
     async fn statements(&mut self, writes: &[Write]) {
-        // They happen in any order, so that each is to be of another item.
-        let mut places = BTreeSet::new();
-        let writes: Vec<&Write> = writes.iter().filter(|write| places.insert(write.place())).collect();
         let input: Vec<_> = writes.iter().map(|write| self.said(write, None, write.show)).collect();
+        let places: BTreeSet<_> = writes.iter().map(Write::place).collect();
+        if places.len() < writes.len() {
+            let refused = Err(Refusal::Invalid);
+            return self.expect("BatchExecuteStatement", json!({ "Statements": input }), refused).await;
+        }
         let mut responses = Vec::new();
         for write in writes {
             let table = self.names[write.table].clone();
@@ -401,7 +403,12 @@ impl<'a> Run<'a> {
             response["TableName"] = json!(self.names[get.table]);
             response
         };
-        let expected = Ok(json!({ "Responses": gets.iter().map(response).collect::<Vec<_>>() }));
+        let places: BTreeSet<_> = gets.iter().map(|get| (get.table, placed(get.table, get.key))).collect();
+        let expected = if places.len() < gets.len() {
+            Err(Refusal::Invalid)
+        } else {
+            Ok(json!({ "Responses": gets.iter().map(response).collect::<Vec<_>>() }))
+        };
         self.expect("BatchExecuteStatement", json!({ "Statements": input }), expected).await;
     }
 
