@@ -255,7 +255,8 @@ const DIFFERENCES: &str = "
 - **Tables** are ready as soon as they are made, and every read is consistent, along global secondary indexes too. Item collections have no
   limit of 10 GB; the bounds that `ReturnItemCollectionMetrics` tells are those of the whole table. A stream has one shard from its
   beginning to its end; more calls at once come from `ParallelizationFactor`.
-- **Concurrency**: reserved concurrency and the account's limit throttle at once. Ten times a reservation may be called in a second; for the
+- **Concurrency**: reserved concurrency and the account's limit throttle at once, but for one call that comes in place of each that has answered and not
+  ended (its runtime or extensions go on): it waits. Ten times a reservation may be called in a second; for the
   account's ten times its limit counts only where an operator sets one (`--account-concurrency`), else its rate is free.
 - **States of functions**: a function and its updates are `Active` and `Successful` at once, with two exceptions: while the program of a
   `bootstrap.wasm` is compiled they are `Pending` and `InProgress` (`Failed`, if it cannot be), and while the snapshot of a version with SnapStart
@@ -280,6 +281,12 @@ const DIFFERENCES: &str = "
   File systems of S3 are refused.
 - **Tenant isolation**: as in AWS without SnapStart, provisioned concurrency, function URLs and event source mappings, and also without the tag
   `dunlin:minimum-environments`. APIs pass no tenant, so they cannot call such functions.
-- **Network of a function**: public addresses over TCP, and DNS. Other UDP, ICMP and IPv6-only names looked up by address are not served.
-- **X-Ray**: the trace header is made and passed on; nothing records segments.
+- **Network of a function**: public addresses over TCP, and DNS over UDP and TCP, whichever server is asked. Names have IPv4 addresses (those that have
+  IPv6 alone get one of the sandbox's own); NS, CNAME, SOA, PTR of public addresses, MX, TXT, SRV, NAPTR, TLSA and CAA are what the host's name
+  servers say, without addresses beside them; of other types a name has nothing, and ANY and transfers are not implemented. 1,024 questions a
+  second leave the host for one environment. UDP beside that and the X-Ray daemon, ICMP and IPv6-only names looked up by address are not served.
+- **X-Ray**: the trace header is made and passed on. Segments that SDKs send to the daemon's address are taken and counted
+  (`segments` of `GET /_dunlin/network`); nothing keeps them, and there are no sampling rules to ask for.
+- **Size of `/tmp`**: what is free is told as it is. Where `/tmp` is on the disk (as root), its whole size reads as 10 GB whatever the function may use:
+  one stock of file systems serves all sizes. So `shutil.disk_usage('/tmp').free` is right and `.total` is not.
 ";
