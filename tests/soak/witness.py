@@ -28,7 +28,7 @@ KEPT = {"keeper descriptors": 128, "loop devices": 64}
 
 #: What each sandbox may take of these; a zygote's takes most.
 WITH_SANDBOXES = {
-    "server descriptors": 10, "spawner descriptors": 20, "keeper descriptors": 5, "groups": 1, "processes": 4,
+    "server descriptors": 12, "spawner descriptors": 20, "keeper descriptors": 5, "groups": 1, "processes": 4,
     "sandboxes": 1, "loop devices": 2,
 }
 

@@ -22,13 +22,7 @@ LANGUAGE = "LANG=en_US.UTF-8"
 
 
 class Packed(Runtime):
-    """What images have in common.
-
-    A handler belongs to packages: it is empty for images on Lambda, as AWS's clients for images say that read it
-    (https://github.com/aws/aws-lambda-ruby-runtime-interface-client/issues/56).
-    """
-
-    told_handler = ""
+    """What images have in common. The first word of their command is their handler."""
 
     def image(self):
         """The image itself."""
@@ -62,6 +56,7 @@ class GoImage(Packed):
     """One static program, by AWS's client for Go."""
 
     name = "image-go"
+    handler = "probe"
     streaming = {"ImageConfig": {"Command": ["stream"]}}
     error_type, trace = Go.error_type, Go.trace
     init_error_type = Go.init_error_type
