@@ -11,10 +11,11 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use model::CodeDigest;
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 
 use crate::contract::Error;
 
@@ -49,8 +50,9 @@ impl Drop for Opt {
 pub(super) struct Layers {
     code_root: PathBuf,
     folder: PathBuf,
-    merged: tokio::sync::Mutex<HashMap<Vec<CodeDigest>, Weak<Opt>>>,
-    number: Mutex<u64>,
+    merged: Mutex<HashMap<Vec<CodeDigest>, Weak<Opt>>>,
+    /// The name of the next one: that of one that is being removed is not given again.
+    next: AtomicU64,
 }
 
 impl Layers {
@@ -60,7 +62,7 @@ impl Layers {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        Ok(Self { code_root, folder, merged: tokio::sync::Mutex::default(), number: Mutex::default() })
+        Ok(Self { code_root, folder, merged: Mutex::default(), next: AtomicU64::new(0) })
     }
 
     /// `/opt` of a program with these layers, if it has any.
@@ -75,12 +77,8 @@ impl Layers {
         if let Some(opt) = merged.get(layers).and_then(Weak::upgrade) {
             return Ok(Some(opt));
         }
-        let number = {
-            let mut number = self.number.lock();
-            *number += 1;
-            number.to_string()
-        };
-        let opt = Arc::new(Opt::Merged(self.folder.join(number)));
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let opt = Arc::new(Opt::Merged(self.folder.join(number.to_string())));
         let (into, from): (_, Vec<PathBuf>) = (opt.path().to_owned(), layers.iter().rev().map(unpacked).collect());
         let work = tokio::task::spawn_blocking(move || {
             fs::create_dir_all(&into)?;

@@ -40,8 +40,8 @@ pub(in crate::lambda) async fn run(functions: &Functions, invoker: &dyn Invoker,
     Ok(status(202))
 }
 
-/// The function that a call names, if its policy lets the caller invoke it and its version is ready for calls. Within the function's own account the policy need
-/// not allow it, for what principals may do by themselves is not limited yet.
+/// The function that a call names, if its policy lets the caller invoke it and its version is ready for calls. Within the
+/// function's own account the policy need not allow it, for what principals may do by themselves is not limited yet.
 pub(super) async fn target(functions: &Functions, invoker: &dyn Invoker, call: &Call) -> Result<FunctionRef, Error> {
     let function = name::of_any_account(call)?;
     let account = call.principal.account.as_str();
