@@ -1,4 +1,5 @@
-//! The committer: the one thread that decides and commits. It turns what waits in the queue into one flushed record.
+//! The committer: it alone decides and commits, and turns what waits in the queue into one flushed record. Whose thread it
+//! works on is in `turns`.
 //!
 //! A batch goes: take what waits, decide each transaction (`decide`), append the winners' net effect to the log with a
 //! flush, make it readable (`overlay`), answer, wake the watches. The tree learns of it later (`applier`). Losers are
@@ -60,9 +61,9 @@ pub(super) struct Committer {
 /// What a step of the committer did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It decided a batch.
-    Batch,
-    /// Nothing came within the time.
+    /// It decided a batch of so many jobs.
+    Batch(usize),
+    /// There was none.
     Idle,
     /// All that will ever come is decided.
     End,
@@ -90,18 +91,13 @@ impl Committer {
         Self { shared, connection, log, behind, recent, version, relaxed_since_us: None }
     }
 
-    /// Works until the queue is closed and empty.
-    pub(super) fn run(mut self) -> Result<(), Fault> {
-        while self.step(self.patience())? != Step::End {}
-        Ok(())
-    }
-
-    /// Takes one batch, for which it waits at most `patience`, and does what is due.
-    pub(super) fn step(&mut self, patience: Option<Duration>) -> Result<Step, Fault> {
-        let step = match self.shared.queue.take(patience) {
+    /// Takes one batch, if one waits, and does what is due.
+    pub(super) fn step(&mut self) -> Result<Step, Fault> {
+        let step = match self.shared.queue.take() {
             Taken::Batch(jobs) => {
+                let count = jobs.len();
                 self.commit(jobs)?;
-                Step::Batch
+                Step::Batch(count)
             }
             Taken::Idle => Step::Idle,
             Taken::Closed => {
@@ -118,7 +114,7 @@ impl Committer {
     }
 
     /// How long to wait for the next transaction before something else is due.
-    fn patience(&self) -> Option<Duration> {
+    pub(super) fn patience(&self) -> Option<Duration> {
         self.flush_in_us().map(Duration::from_micros)
     }
 

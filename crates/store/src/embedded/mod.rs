@@ -1,15 +1,15 @@
-//! The embedded engine: one append-only log before a tree in SQLite, and one thread that commits in groups.
+//! The embedded engine: one append-only log before a tree in SQLite, and one committer that commits in groups.
 //!
 //! A commit is one flushed write to the log, which many commits share. It is readable at once, through the overlay in
 //! memory; the tree takes it over behind, sorted, thousands at a time, without a flush for each. A store that was killed
 //! reads its log and goes on.
 //!
-//! The way of a commit: `Embedded::commit` → `queue` → `committer` (`commit::decide`, `log`, `overlay`) → answer, `Watchers`.
+//! The way of a commit: `Embedded::commit` → `turns`, `queue` → `committer` (`commit::decide`, `log`, `overlay`) → answer, `Watchers`.
 //! Behind it: `overlay` → `applier` → the tree (`schema`) → the log's segments are free again.
 //! The way of a read: `reader`: the overlay, then what is `kept`, then the tree, on a connection of its own, beside every commit.
 //!
 //! Invariants
-//!   1. One process per folder (`lock`), one thread that commits, one that writes into the tree.
+//!   1. One process per folder (`lock`), one committer (`turns`), one thread that writes into the tree.
 //!   2. What is answered with success is durable as asked; what is readable is committed.
 //!   3. A failed flush ends the process (`EmbeddedConfig::on_fatal`); the next open recovers from the log.
 //!
@@ -29,6 +29,7 @@ mod reader;
 mod record;
 mod schema;
 mod stepped;
+mod turns;
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,6 +55,7 @@ use self::queue::Queue;
 use self::reader::Readers;
 use self::schema::Fault;
 pub use self::stepped::{Progress, Stepped, open_stepped};
+use self::turns::Turns;
 use crate::commit::job::{Done, Job, Work};
 use crate::contract::{
     Claim, Claims, Entry, Error, Page, Range, SNAPSHOT_LIFE_MS, Snapshot, Store, Txn, Version, Watch,
@@ -158,6 +160,8 @@ impl From<Fault> for OpenError {
 /// A store in a folder of this machine.
 pub struct Embedded {
     shared: Arc<Shared>,
+    /// Of a store with threads.
+    turns: Option<Arc<Turns>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -200,9 +204,11 @@ struct Parts {
 pub fn open(config: EmbeddedConfig) -> Result<Embedded, OpenError> {
     let Parts { shared, worker, reader, writer, version, lock } = prepare(config, true)?;
     let committer = Committer::new(Behind::thread(Arc::clone(&shared)), Arc::clone(&shared), reader, writer, version);
+    let turns = Arc::new(Turns::new(Arc::clone(&shared), committer));
+    let own = Arc::clone(&turns);
     let threads =
-        vec![start(&shared, "store-committer", || committer.run())?, start(&shared, "store-applier", || worker.run())?];
-    Ok(Embedded { shared, running: Mutex::new(Some(Running { threads, _lock: lock })) })
+        vec![start(&shared, "store-committer", move || own.run())?, start(&shared, "store-applier", || worker.run())?];
+    Ok(Embedded { shared, turns: Some(turns), running: Mutex::new(Some(Running { threads, _lock: lock })) })
 }
 
 /// Recovers a store; `threads` says whether its readers may use some.
@@ -260,15 +266,19 @@ fn start(
     work: impl FnOnce() -> Result<(), Fault> + Send + 'static,
 ) -> Result<JoinHandle<()>, OpenError> {
     let shared = Arc::clone(shared);
-    let body = move || match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(())) => {}
-        Ok(Err(fault)) => shared.fail(fault),
-        Err(_) => shared.fatal("a thread of the store panicked"),
-    };
-    Ok(thread::Builder::new().name(name.to_owned()).spawn(body)?)
+    Ok(thread::Builder::new().name(name.to_owned()).spawn(move || shared.guard(work))?)
 }
 
 impl Shared {
+    /// Works; a failure, by error or by panic, ends the store.
+    fn guard(&self, work: impl FnOnce() -> Result<(), Fault>) {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => self.fail(fault),
+            Err(_) => self.fatal("a thread of the store panicked"),
+        }
+    }
+
     /// Ends the store for good.
     fn fail(&self, fault: Fault) {
         self.fatal(&Error::from(fault).to_string());
@@ -308,7 +318,10 @@ impl Embedded {
     async fn done(&self, work: Work) -> Result<Done, Error> {
         let (job, outcome) = Job::new(work)?;
         let began_us = self.shared.clock.monotonic_us();
-        self.shared.queue.push(job)?;
+        match &self.turns {
+            Some(turns) => turns.submit(job)?,
+            None => self.shared.queue.push(job)?,
+        }
         let outcome = outcome.await;
         self.shared.pace.took(self.shared.clock.monotonic_us().saturating_sub(began_us));
         match outcome {

@@ -32,7 +32,7 @@ pub(super) fn log_bytes(job: &Job) -> usize {
 pub(super) enum Taken {
     /// At least one job.
     Batch(Vec<Job>),
-    /// Nothing within the time.
+    /// Nothing.
     Idle,
     /// Closed and empty.
     Closed,
@@ -49,6 +49,8 @@ pub(super) struct Queue {
 struct Inner {
     jobs: VecDeque<Job>,
     bytes: usize,
+    /// Whoever waits is to look for what else is due.
+    nudged: bool,
     /// Why nothing more is taken in.
     closed: Option<Error>,
 }
@@ -58,8 +60,15 @@ impl Queue {
         Self { inner: Mutex::default(), changed: Condvar::new(), batch_bytes }
     }
 
-    /// Adds a job, or says why not: `Busy` when full, or why the queue was closed.
+    /// Adds a job and wakes who waits for one, or says why not: `Busy` when full, or why the queue was closed.
     pub(super) fn push(&self, job: Job) -> Result<(), Error> {
+        self.add(job)?;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The same for one who takes it out again.
+    pub(super) fn add(&self, job: Job) -> Result<(), Error> {
         let mut inner = self.inner.lock();
         if let Some(reason) = &inner.closed {
             return Err(reason.clone());
@@ -69,28 +78,44 @@ impl Queue {
         }
         inner.bytes += log_bytes(&job);
         inner.jobs.push_back(job);
-        drop(inner);
-        self.changed.notify_one();
         Ok(())
     }
 
-    /// Waits for jobs, at most `patience`, and takes as many as fit into a batch.
-    pub(super) fn take(&self, patience: Option<Duration>) -> Taken {
+    /// Ends the wait of who waits.
+    pub(super) fn nudge(&self) {
+        self.inner.lock().nudged = true;
+        self.changed.notify_one();
+    }
+
+    /// Whether no job waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.inner.lock().jobs.is_empty()
+    }
+
+    /// Waits for jobs, for the end or for a nudge, at most for `patience`.
+    pub(super) fn wait(&self, patience: Option<Duration>) {
         let mut inner = self.inner.lock();
-        while inner.jobs.is_empty() {
-            if inner.closed.is_some() {
-                return Taken::Closed;
-            }
+        while inner.jobs.is_empty() && inner.closed.is_none() && !inner.nudged {
             match patience {
                 None => self.changed.wait(&mut inner),
                 Some(patience) => {
-                    if self.changed.wait_for(&mut inner, patience).timed_out() && inner.jobs.is_empty() {
-                        return Taken::Idle;
+                    if self.changed.wait_for(&mut inner, patience).timed_out() {
+                        break;
                     }
                 }
             }
         }
-        Taken::Batch(inner.take_batch(self.batch_bytes))
+        inner.nudged = false;
+    }
+
+    /// Takes as many jobs as fit into a batch.
+    pub(super) fn take(&self) -> Taken {
+        let mut inner = self.inner.lock();
+        match (inner.jobs.is_empty(), &inner.closed) {
+            (false, _) => Taken::Batch(inner.take_batch(self.batch_bytes)),
+            (true, None) => Taken::Idle,
+            (true, Some(_)) => Taken::Closed,
+        }
     }
 
     /// Takes nothing more in; what waits is still to be taken.
@@ -149,7 +174,7 @@ mod tests {
         queue.push(job(1)).unwrap();
         let mut sizes = Vec::new();
         queue.close(Error::Closed);
-        while let Taken::Batch(batch) = queue.take(None) {
+        while let Taken::Batch(batch) = queue.take() {
             sizes.push(batch.len());
         }
         assert_eq!(sizes, [BATCH_JOBS_MAX, 2, 1]);
@@ -174,6 +199,6 @@ mod tests {
         queue.poison(Error::Io("broken".into()));
         assert!(matches!(wait.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
         assert!(matches!(queue.push(self::job(0)), Err(Error::Io(_))));
-        assert!(matches!(queue.take(None), Taken::Closed));
+        assert!(matches!(queue.take(), Taken::Closed));
     }
 }

@@ -4,7 +4,6 @@
 //! Where the committer would wait for the applier, it drives it. Ranges of any length are read where they are called.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -44,7 +43,7 @@ pub fn open_stepped(config: EmbeddedConfig) -> Result<Stepped, OpenError> {
     let committer = Committer::new(behind, Arc::clone(&shared), parts.reader, parts.writer, parts.version);
     let running = Running { threads: Vec::new(), _lock: parts.lock };
     Ok(Stepped {
-        store: Arc::new(Embedded { shared, running: Mutex::new(Some(running)) }),
+        store: Arc::new(Embedded { shared, turns: None, running: Mutex::new(Some(running)) }),
         committer,
         applier,
         failed: false,
@@ -67,9 +66,9 @@ impl Stepped {
         if self.failed {
             return Progress::Ended;
         }
-        let step = self.committer.step(Some(Duration::ZERO));
+        let step = self.committer.step();
         self.progress(step.map(|step| match step {
-            Committing::Batch => Progress::Worked,
+            Committing::Batch(_) => Progress::Worked,
             Committing::Idle => Progress::Idle,
             Committing::End => Progress::Ended,
         }))
