@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{FunctionVersion, InvokeError};
+use model::{FunctionVersion, InvokeError, ProgramState};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -135,6 +135,7 @@ impl Pool {
             let (starts, ask_again) = self.decide(&mut state, core, Duration::ZERO);
             (receiver, starts, ask_again)
         };
+        let starts = self.start_here(core, starts).await;
         self.start(core, starts);
         let arrived = Instant::now();
         // Who starts slowly by its own wish has the time for that.
@@ -193,6 +194,18 @@ impl Pool {
             state.busy += 1;
             in_any_case = false;
         }
+    }
+
+    /// Opens an environment of a program that is compiled in the task of the call that wants it: that takes no longer than
+    /// another task's way to a processor. How many of the starts are left.
+    async fn start_here(self: &Arc<Self>, core: &Arc<Core>, count: usize) -> usize {
+        let compiled = || core.programs.state(&self.version.code) == ProgramState::Ready;
+        if count == 0 || !self.version.program || !compiled() {
+            return count;
+        }
+        // In a box, as nearly no call needs it.
+        Box::pin(core.cut.run_until_cancelled(start_one(core.clone(), self.clone()))).await;
+        count - 1
     }
 
     fn start(self: &Arc<Self>, core: &Arc<Core>, count: usize) {
