@@ -188,6 +188,8 @@ impl Plan<'_> {
 
 /// Runs the sandbox's first process. Never returns.
 pub(crate) fn run(plan: &Plan<'_>) -> ! {
+    // What the server's own parent had told it to ignore is nothing for guests. None of them ends a namespace's first process.
+    forget_handlers(1..SIGNALS_END);
     let code = match prepare(plan) {
         Ok((guest, handover)) => supervise(plan, guest, handover),
         Err(fault) => {
@@ -605,6 +607,17 @@ pub(super) fn clone_guest(launch: &mut Launch<'_>, follows: bool) -> Result<c_in
     if fault.errno != 0 { Err(fault) } else { Ok(pid) }
 }
 
+/// One after the last signal's number.
+const SIGNALS_END: c_int = 65;
+
+/// Has these signals do what they do by default.
+fn forget_handlers(signals: impl IntoIterator<Item = c_int>) {
+    for signal in signals {
+        // SAFETY: installs no handler; what cannot be set is refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 extern "C" fn become_guest(launch: *mut libc::c_void) -> c_int {
     // SAFETY: `clone_guest` passes its `Launch` and waits.
     let launch = unsafe { &mut *launch.cast::<Launch<'_>>() };
@@ -626,11 +639,10 @@ fn guest(launch: &Launch<'_>) -> Result<std::convert::Infallible, Fault> {
     let first_closed = first_closed.into_iter().find(|(fd, _)| *fd >= 0).map_or(3, |(_, next)| next);
     let null = sys::open(c"/dev/null", libc::O_RDONLY).at(Step::Fork)?;
     let null = sys::duplicate_above(null, 10).at(Step::Fork)?;
+    // Those that this process has set since it began.
+    forget_handlers([libc::SIGCHLD, FOLLOW.as_raw(), TERMINATE.as_raw()]);
     // SAFETY: plain calls. The descriptors are all above 9, so that none of the targets is a source.
     unsafe {
-        for signal in 1..65 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());

@@ -90,6 +90,22 @@ const LINKS: &[(&str, &str)] = &[
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
+/// The first folder of `LD_LIBRARY_PATH`. A loader looks through each folder of that in twenty variants for processors
+/// before it tries the distribution's own, with some three hundred system calls in each native function's start: what
+/// every program loads is found here. On Lambda, too, the system's libraries come before those of code and layers.
+const FIRST_LIBRARIES: &str = "/var/lang/lib";
+/// The libraries of the C and C++ runtimes, whose interfaces only grow.
+const RUNTIME_LIBRARIES: &[&str] = &[
+    "libc.so.6",
+    "libm.so.6",
+    "libpthread.so.0",
+    "libdl.so.2",
+    "librt.so.1",
+    "libresolv.so.2",
+    "libutil.so.1",
+    "libgcc_s.so.1",
+    "libstdc++.so.6",
+];
 
 /// A piece of the host, opened before the stage hides it.
 struct Piece {
@@ -157,6 +173,7 @@ fn pieces(config: &SpawnerConfig) -> Result<Vec<Piece>, Fault> {
         }
     }
     name_interpreters(config, &mut pieces);
+    pieces.extend(runtime_libraries());
     if let Some(bundle) = &config.trust_bundle {
         trust_pieces(bundle, &mut pieces)?;
     }
@@ -173,6 +190,18 @@ fn name_interpreters(config: &SpawnerConfig, pieces: &mut Vec<Piece>) {
             pieces.extend(links.map(|(name, to)| Piece { target: folder.join(name), what: What::Link(to) }));
         }
     }
+}
+
+/// Links to the libraries that programs of this processor load, for those that this host has.
+fn runtime_libraries() -> impl Iterator<Item = Piece> {
+    let of_processor = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let folders = ["/lib64", "/usr/lib64"].map(PathBuf::from).into_iter();
+    let folders: Vec<PathBuf> =
+        folders.chain(["/lib", "/usr/lib"].map(|folder| Path::new(folder).join(&of_processor))).collect();
+    RUNTIME_LIBRARIES.iter().filter_map(move |name| {
+        let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())?;
+        Some(Piece { target: Path::new(FIRST_LIBRARIES).join(name), what: What::Link(found) })
+    })
 }
 
 /// Puts the bundle over every bundle of the distribution; a linked one is reached through the file that it links to.
