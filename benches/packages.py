@@ -104,6 +104,26 @@ def java_package(salt=None):
     return zipped({**files, **salted(salt)})
 
 
+def native_program(bench):
+    """The custom runtime that was built beside the load generator; it needs the host's C library."""
+    return os.path.join(os.path.dirname(bench.options.load), "bootstrap")
+
+
+@functools.cache
+def static_program():
+    """The same as one file that needs no library, as programs in Go are and those in Rust that are built so."""
+    source = os.path.join(HERE, "load", "src", "bin", "bootstrap.rs")
+    made = hashlib.sha256(open(source, "rb").read()).hexdigest()[:12]
+    options = "--edition 2024 -O -C strip=symbols -C target-feature=+crt-static"
+    script = f'rustc {options} -o "$1/bootstrap" {shlex.quote(source)} >&2'
+    return os.path.join(installed(f"static-{made}", ["sh", "-c", script, "rustc"]), "bootstrap")
+
+
+def native_package(program, salt=None):
+    with open(program, "rb") as built:
+        return zipped({"bootstrap": (built.read(), 0o755), **salted(salt)})
+
+
 def installed(name, command):
     """The folder of a peer, made by the command if it is not there yet; the folder is the command's last argument."""
     folder = os.path.join(CACHE, name)

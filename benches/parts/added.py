@@ -10,8 +10,8 @@ import subprocess
 
 from bench import at_least, at_most
 from calls import get, post
-from packages import python_package, python_runtime
-from parts.warm import SETTLED_MS, native_package
+from packages import native_package, native_program, python_package, python_runtime
+from parts.warm import SETTLED_MS
 
 #: About what a function's event and its answer take.
 EVENT_BYTES, ANSWER_BYTES = 1_200, 100
@@ -23,7 +23,7 @@ NATIVE_TIMES, FRAMES_TIMES, RATE_PART = 1.3, 3, 0.8
 def measure(bench):
     program = os.path.join(os.path.dirname(bench.options.load), "bare")
     bootstrap = os.path.join(os.path.dirname(bench.options.load), "bootstrap")
-    native = bench.server.create_function("added-native", "provided.al2023", "bootstrap", native_package(bench))
+    native = bench.server.create_function("added-native", "provided.al2023", "bootstrap", native_package(native_program(bench)))
     python = bench.server.create_function("added-python", python_runtime(), "handler.handler", python_package())
     echo = bench.peer(lambda port: [program, "echo", str(port)])
     calls = {

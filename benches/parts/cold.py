@@ -2,6 +2,8 @@
 import io
 import json
 import os
+import signal
+import socket
 import statistics
 import subprocess
 import time
@@ -12,9 +14,9 @@ import machine
 from bench import Peer, at_most
 from calls import first_call, get, post
 from packages import (
-    ROOT, boto3_package, boto3_peer, has_java, imports_peer, java_package, java_peer, node_package, node_peer, node_runtime, python_package, python_peer, python_runtime,
+    ROOT, boto3_package, boto3_peer, has_java, imports_peer, java_package, java_peer, native_package, native_program, node_package,
+    node_peer, node_runtime, python_package, python_peer, python_runtime, static_program,
 )
-from parts.warm import native_package
 
 # Cold starts over a warm call: most ms, and most of what a fresh process takes.
 PROMISED = {
@@ -22,8 +24,10 @@ PROMISED = {
     # Its client is the function's own work, which only SnapStart has behind it.
     "python, boto3, requests and a client": (None, None),
     "python, boto3, requests and a client, SnapStart": (12, 1 / 30), "items-api (TypeScript, aws-sdk v2)": (None, 1 / 2),
-    "java hello": (12, 1 / 5), "provided (native)": (3, None),
+    "java hello": (12, 1 / 5), "provided (native)": (3, None), "provided (native, shared libraries)": (None, None),
 }
+# Of a native program the cold start over a warm call is at most so many bare spawns and so many ms.
+SPAWNS, SPAWNS_MS = 1.5, 1
 
 JAVA = "java17"
 # First calls before those that are measured, and what the platform has of time to prepare after each.
@@ -44,28 +48,31 @@ class Cold:
     def measure(self):
         rounds = self.bench.options.rounds * 2
         # With a variable that an interpreter reads at its start only, a function takes no guest that was booted before.
-        python, node = ("PYTHONNODEBUGRANGES", python_peer, python_runtime()), ("NODE_NO_WARNINGS", node_peer, node_runtime())
+        server = lambda peer: lambda: fresh_process(peer)
+        python = ("PYTHONNODEBUGRANGES", server(python_peer), python_runtime())
+        node = ("NODE_NO_WARNINGS", server(node_peer), node_runtime())
         kinds = {
             "python hello": (python, "handler.handler", python_package),
             "node hello": (node, "index.handler", node_package),
             "python, boto3 and requests": (
-                ("PYTHONNODEBUGRANGES", imports_peer, python_runtime()), "imports.handler", boto3_package),
+                ("PYTHONNODEBUGRANGES", server(imports_peer), python_runtime()), "imports.handler", boto3_package),
             "python, boto3, requests and a client": (
-                ("PYTHONNODEBUGRANGES", boto3_peer, python_runtime()), "handler.handler", boto3_package),
-            "provided (native)": ((None, None, "provided.al2023"), "bootstrap", lambda salt=None: native_package(self.bench, salt)),
+                ("PYTHONNODEBUGRANGES", server(boto3_peer), python_runtime()), "handler.handler", boto3_package),
+            **{kind: native(program) for kind, program in (
+                ("provided (native)", static_program()), ("provided (native, shared libraries)", native_program(self.bench)))},
         }
         if has_java():
             self.run_dunlin("runtimes", "add", JAVA)
-            kinds["java hello"] = (("JAVA_TOOL_OPTIONS", java_peer, JAVA), "Hello", java_package)
+            kinds["java hello"] = (("JAVA_TOOL_OPTIONS", server(java_peer), JAVA), "Hello", java_package)
         rows = {}
-        for kind, ((variable, peer, runtime), handler, package) in kinds.items():
+        for kind, ((variable, fresh, runtime), handler, package) in kinds.items():
             name = kind.split(",")[0].replace(" ", "-").replace("(", "").replace(")", "") + str(len(kind))
-            rows[kind] = self.cold_of(name, runtime, handler, package, peer, variable, rounds)
+            rows[kind] = self.cold_of(name, runtime, handler, package, fresh, variable, rounds)
         rows["python, boto3, requests and a client, SnapStart"] = self.cold_of_versions(rounds)
         rows["items-api (TypeScript, aws-sdk v2)"] = self.cold_of_items(rounds)
         return rows
 
-    def cold_of(self, name, runtime, handler, package, peer, variable, rounds):
+    def cold_of(self, name, runtime, handler, package, fresh, variable, rounds):
         path = self.server.create_function(f"cold-{name}", runtime, handler, package())
         request = get(self.server.port, path)
         seen = {"environment": [], "extra": [], "busy": [], "empty": [], "created": [], "fresh": [], "cpu": [], "fresh_cpu": []}
@@ -81,10 +88,9 @@ class Cold:
             new_path = self.server.create_function(new, runtime, handler, package(salt=turn))
             seen["created"].append(self.after_a_while(get(self.server.port, new_path)))
             self.server.delete_function(new)
-            if peer:
-                taken, spent = fresh_process(peer)
-                seen["fresh"].append(taken)
-                seen["fresh_cpu"].append(spent)
+            taken, spent = fresh()
+            seen["fresh"].append(taken)
+            seen["fresh_cpu"].append(spent)
         inits = [line for line in self.server.reports(f"cold-{name}") if "Init Duration" in line][BEFORE:]
         self.server.delete_function(f"cold-{name}")
         return cold_row(seen, inits[::2] if variable else inits)
@@ -182,6 +188,27 @@ def fresh_process(make):
         peer.stop()
 
 
+def native(program):
+    """A kind of function: its variable, bare process and runtime, its handler and its package."""
+    return (None, lambda: bare_spawn(program), "provided.al2023"), "bootstrap", lambda salt=None: native_package(program, salt)
+
+
+def bare_spawn(program):
+    """ms from starting a custom runtime to the first request that it makes, and the CPU ms that it used until then."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        variables = {"AWS_LAMBDA_RUNTIME_API": "%s:%d" % listener.getsockname()}
+        begin = time.perf_counter()
+        pid = os.posix_spawn(program, [program], variables)
+        try:
+            with listener.accept()[0] as connection:
+                connection.recv(1)
+                taken = (time.perf_counter() - begin) * 1e3
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            used = os.wait4(pid, 0)[2]
+    return taken, (used.ru_utime + used.ru_stime) * 1e3
+
+
 def cold_row(seen, inits):
     def median(values):
         return statistics.median(values) if values else None
@@ -206,6 +233,9 @@ def promises(found):
             promised[f"the same, of a fresh process, {kind}"] = at_most(row["extra_ms"] / row["fresh_ms"], of_fresh)
         if row["empty_ms"]:
             promised[f"nothing booted ahead, of a fresh process, {kind}"] = at_most(row["empty_ms"] / row["fresh_ms"], 1.2)
+        if kind.startswith("provided"):
+            promised[f"cold start over a warm call, {kind}, ms: {SPAWNS} bare spawns and {SPAWNS_MS} ms"] = at_most(
+                row["extra_ms"], SPAWNS * row["fresh_ms"] + SPAWNS_MS)
     return promised
 
 
@@ -216,7 +246,7 @@ def lines(rows):
         "call as long after; *over busy* is less one of warm calls that come one after another, which find processors and caches "
         "that have not rested. *Of it init*: what the REPORT line says; of SnapStart, the restore. *Nothing ahead*: the same where no guest is booted ahead. *New "
         "function*: its package is unpacked as well. *Fresh process*: the bare server from its start to its first answer; "
-        "of items-api, `node -e require(bundle)`. CPU of all processes of a side.", "",
+        "of items-api, `node -e require(bundle)`, of native programs one that is spawned alone, until its first request. CPU of all processes of a side.", "",
         "| | over warm ms | over busy ms | whole call ms (min to max) | of it init | of it handler | CPU ms | nothing ahead ms | new function ms | fresh process ms | its CPU ms | ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]

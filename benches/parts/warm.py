@@ -11,7 +11,7 @@ from bench import at_least, at_most, load_line, medians
 from calls import get
 from dunlin import zipped
 from packages import (
-    node_package, node_peer, node_runtime, python_package, python_peer, python_runtime, salted, uvicorn_peer, workerd_peer,
+    native_package, native_program, node_package, node_peer, node_runtime, python_package, python_peer, python_runtime, salted, uvicorn_peer, workerd_peer,
 )
 
 CONNECTIONS = (1, 16, 64)
@@ -30,7 +30,7 @@ def measure(bench):
     sides |= {
         "dunlin node": (bench.server, create("warm-node", node_runtime(), "index.handler", node_package())),
         "dunlin python": (bench.server, create("warm-python", python_runtime(), "handler.handler", python_package())),
-        "dunlin provided (native)": (bench.server, create("warm-native", "provided.al2023", "bootstrap", native_package(bench))),
+        "dunlin provided (native)": (bench.server, create("warm-native", "provided.al2023", "bootstrap", native_package(native_program(bench)))),
     }
     sides = {name: side for name, side in sides.items() if side[0]}
     rows = {name: {} for name in sides}
@@ -72,11 +72,6 @@ class Pinned:
 
     def __exit__(self, *_):
         self._put(f"0-{os.cpu_count() - 1}")
-
-
-def native_package(bench, salt=None):
-    with open(os.path.join(os.path.dirname(bench.options.load), "bootstrap"), "rb") as built:
-        return zipped({"bootstrap": (built.read(), 0o755), **salted(salt)})
 
 
 def promises(found):
