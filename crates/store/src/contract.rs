@@ -15,8 +15,9 @@ pub type Version = u64;
 pub const KEY_BYTES_MAX: usize = 4_096;
 /// Most bytes of a value. Larger things are blobs.
 pub const VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Most bytes of keys and values in one commit.
-pub const TXN_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most bytes of keys and values in one commit: four times those of the largest transaction over tables, whose items may
+/// also be in a stream, as they were and as they are, and in a history; and some for its keys and entries of indexes.
+pub const TXN_BYTES_MAX: usize = 18 * 1024 * 1024;
 /// Most expectations and operations in one commit, together.
 pub const TXN_PARTS_MAX: usize = 65_536;
 /// Longest life of a snapshot, in milliseconds; after it, its reads answer `Error::TooOld`.

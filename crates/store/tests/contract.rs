@@ -305,7 +305,7 @@ async fn limits_are_kept_and_reached(subject: Subject) {
     assert!(too_large(store.commit(Txn::new().expect_absent(vec![1; KEY_BYTES_MAX + 1])).await));
     assert!(too_large(store.commit(Txn::new().put_numbered(vec![1; KEY_BYTES_MAX - 7], "", "")).await));
     assert!(too_large(store.commit(Txn::new().put("v", vec![1; VALUE_BYTES_MAX + 1])).await));
-    let full = (0..4).fold(Txn::new(), |txn, n: u8| txn.put(vec![n], vec![n; TXN_BYTES_MAX / 4 - 1]));
+    let full = (0..12).fold(Txn::new(), |txn, n: u8| txn.put(vec![n], vec![n; TXN_BYTES_MAX / 12 - 1]));
     store.commit(full.clone()).await.unwrap();
     assert!(too_large(store.commit(full.put("x", "")).await));
     let parts = (0..TXN_PARTS_MAX).fold(Txn::new(), |txn, _| txn.delete("k"));

@@ -14,7 +14,7 @@ use super::worker::sweep_whenever;
 use super::{item, keys};
 
 /// Most bytes of items that one page reads.
-const PAGE_BYTES_MAX: usize = store::contract::TXN_BYTES_MAX / 4;
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Goes on with passes whenever there are some, until the store is closed.
 pub(super) async fn run(shared: &Shared) {

@@ -12,6 +12,8 @@ use super::error::{Error, Result};
 use super::ops::Shared;
 use super::{keys, ttl};
 
+/// Most bytes that are read at once of what is to be removed.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Pause after a failure, and longest time without looking.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Between two rounds of what is done now and then.
@@ -66,7 +68,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<usize> {
         for range in keys::garbage_ranges(&mark.key).ok_or(Error::Corrupt("garbage mark"))? {
             let rows = shared.config.removal_rows.saturating_sub(txn.ops.len());
             if rows > 0 {
-                let range = range.rows(rows).bytes(store::contract::TXN_BYTES_MAX / 8);
+                let range = range.rows(rows).bytes(PAGE_BYTES_MAX);
                 let page = shared.store.range(&range).await?;
                 let unmarked = |txn, entry: Entry| ttl::unmark(txn, &mark.value, &entry).delete(entry.key);
                 txn = page.entries.into_iter().fold(txn, unmarked);

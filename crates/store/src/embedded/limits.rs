@@ -7,9 +7,9 @@ use crate::commit::recent;
 /// meets all of them. Other values are for that only: they are not checked, and a folder keeps those it was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a segment of the log, whole blocks of 4,096. A full batch and one more transaction fit into one.
+    /// Bytes of a segment of the log, whole blocks of 4,096. A full batch fits into one, and so does any transaction.
     pub segment_bytes: usize,
-    /// A batch is full when it has this many bytes in the log.
+    /// A batch of several transactions has at most this many bytes in the log.
     pub batch_bytes: usize,
     /// So many bytes of log are worth writing into the tree, or two fifths of `overlay_bytes` of memory.
     pub due_log_bytes: usize,

@@ -12,12 +12,13 @@ use crate::contract::{Error, TXN_BYTES_MAX, TXN_PARTS_MAX};
 
 /// Most jobs in one batch.
 const BATCH_JOBS_MAX: usize = 1_024;
-/// A batch is full when it has this many bytes.
+/// A batch of several jobs has at most this many bytes. A larger job is a batch of its own.
 pub(super) const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// What a part of a transaction takes in the log beside its key and value, at most.
 const PART_BYTES: usize = 24;
-/// No batch has as many bytes in the log.
-pub(super) const BATCH_BYTES_END: usize = BATCH_BYTES_MAX + TXN_BYTES_MAX + TXN_PARTS_MAX * PART_BYTES;
+/// No batch has more bytes in the log.
+pub(super) const BATCH_BYTES_END: usize = TXN_BYTES_MAX + TXN_PARTS_MAX * PART_BYTES;
+const _: () = assert!(BATCH_BYTES_MAX <= BATCH_BYTES_END, "a batch is no larger than its largest job may be");
 /// Most jobs that wait.
 const WAITING_JOBS_MAX: usize = 8_192;
 /// Most bytes that wait.
@@ -41,7 +42,7 @@ pub(super) enum Taken {
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     changed: Condvar,
-    /// A batch is full when it has this many bytes.
+    /// Most bytes of a batch of several jobs.
     batch_bytes: usize,
 }
 
@@ -108,7 +109,7 @@ impl Queue {
         inner.nudged = false;
     }
 
-    /// Takes as many jobs as fit into a batch.
+    /// Takes as many jobs as fit into a batch, but one at least.
     pub(super) fn take(&self) -> Taken {
         let mut inner = self.inner.lock();
         match (inner.jobs.is_empty(), &inner.closed) {
@@ -145,9 +146,10 @@ impl Inner {
     fn take_batch(&mut self, bytes_max: usize) -> Vec<Job> {
         let mut batch = Vec::with_capacity(self.jobs.len().min(BATCH_JOBS_MAX));
         let mut bytes = 0;
-        while batch.len() < BATCH_JOBS_MAX && bytes < bytes_max {
-            let Some(job) = self.jobs.pop_front() else { break };
-            bytes += log_bytes(&job);
+        while let Some(next) = self.jobs.front().map(log_bytes) {
+            let fits = batch.is_empty() || (batch.len() < BATCH_JOBS_MAX && bytes + next <= bytes_max);
+            let Some(job) = self.jobs.pop_front_if(|_| fits) else { break };
+            bytes += next;
             batch.push(job);
         }
         self.bytes -= bytes;
@@ -167,17 +169,18 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_ends_at_its_number_and_at_its_bytes() {
+    fn a_batch_ends_at_its_number_and_before_its_bytes() {
         let queue = Queue::new(BATCH_BYTES_MAX);
         (0..BATCH_JOBS_MAX + 1).for_each(|_| queue.push(job(1)).unwrap());
-        queue.push(job(BATCH_BYTES_MAX)).unwrap();
-        queue.push(job(1)).unwrap();
+        for bytes in [BATCH_BYTES_MAX - 1, 1, BATCH_BYTES_END, 1, 1, BATCH_BYTES_MAX] {
+            queue.push(job(bytes)).unwrap();
+        }
         let mut sizes = Vec::new();
         queue.close(Error::Closed);
         while let Taken::Batch(batch) = queue.take() {
             sizes.push(batch.len());
         }
-        assert_eq!(sizes, [BATCH_JOBS_MAX, 2, 1]);
+        assert_eq!(sizes, [BATCH_JOBS_MAX, 2, 1, 1, 2, 1]);
     }
 
     #[test]

@@ -38,6 +38,8 @@ use crate::contract::Version;
 pub(super) const BLOCK: usize = 4_096;
 /// Bytes before the writes.
 pub(super) const HEADER: usize = 64;
+/// How much of its buffer an encoder keeps for the next record: as much as all but the largest need.
+const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
 const MARK_AT: usize = 48;
 const MAGIC: u32 = 0x316c_6e64;
 const DELETED: u32 = u32::MAX;
@@ -81,6 +83,7 @@ pub(super) fn padded(bytes: usize) -> usize {
 /// keeping them keeps nothing of what the callers passed in.
 pub(super) fn encode(head: Head, slots: &BTreeMap<Bytes, Slot>, buffer: &mut Vec<u8>) -> Vec<Write> {
     buffer.clear();
+    buffer.shrink_to(BUFFER_BYTES_KEPT);
     buffer.resize(HEADER, 0);
     for (key, slot) in slots {
         let length = slot.value.as_ref().map_or(DELETED, |value| value.len() as u32);

@@ -24,8 +24,8 @@ use super::{Change, Found, Place, Shared, collections, consumed, decode};
 const GETS_MAX: usize = 100;
 /// Most writes of one BatchWriteItem.
 const WRITES_MAX: usize = 25;
-/// Most bytes that BatchGetItem answers.
-const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most bytes of items that BatchGetItem answers. Source: the API reference, by which 52 items of 300 KB fit.
+const REPLY_BYTES_MAX: usize = 16_000_000;
 
 fn request_items<'a>(request: &'a Request, operation: &str) -> Result<&'a Map<String, Json>> {
     let metrics = Rule::OneOf("ReturnItemCollectionMetrics", &["SIZE", "NONE"]);
@@ -78,11 +78,17 @@ pub(super) async fn get(shared: &Shared, place: &Place, request: &Request) -> Re
             }
             let item = shared.store.get(&key.store).await?.as_ref().map(decode).transpose()?;
             let bytes = item.as_ref().map_or(0, item_size);
+            if bytes > left {
+                // Nothing after it is read either: an answer ends where it is full.
+                left = 0;
+                later.push(item_to_json(&key.attributes));
+                continue;
+            }
             let used = Units::of_read(bytes, plan.consistent);
             shared.pay(&plan.found.table, &used, Direction::Read);
             units = units.and(&used);
             done += 1;
-            left = left.saturating_sub(bytes);
+            left -= bytes;
             items.extend(item.map(|item| item_to_json(&plan.view.show(item))));
         }
         responses.insert(plan.name.into(), Json::Array(items));

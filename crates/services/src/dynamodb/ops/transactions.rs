@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::try_join_all;
 use serde_json::{Map, Value as Json, json};
+use store::contract::TXN_BYTES_MAX;
 use store::{Entry, Error as StoreError, Snapshot, Txn};
 
 use super::super::capacity::Units;
@@ -353,10 +354,11 @@ pub(super) async fn write_all(
             Ok(_) => return Ok(written),
             Err(StoreError::Conflict | StoreError::TooOld) => {}
             Err(StoreError::TooLarge(_)) => {
-                return invalid(
-                    "The transaction writes more than one commit of the store takes: its items, their entries in indexes \
-                     and their images in streams may have 8 MB together",
-                );
+                return invalid(format!(
+                    "The transaction writes more than one commit of the store takes: its items, their entries in indexes, \
+                     their images in streams and what they were before may have {} MB together",
+                    TXN_BYTES_MAX >> 20
+                ));
             }
             Err(error) => return Err(error.into()),
         }
