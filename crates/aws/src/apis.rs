@@ -163,6 +163,17 @@ pub(crate) fn of_host(host: &str) -> Option<&'static str> {
     ALL.iter().find(meant).map(|api| api.signing_name)
 }
 
+/// Most bytes of a request's body, of services that have their own limit.
+pub(crate) fn body_bytes_max(service: &str) -> Option<usize> {
+    (service == DYNAMODB.signing_name).then_some(16 * 1024 * 1024)
+}
+
+/// What a service says of its health where it is looked at by its root, in words that its name stands in.
+pub(crate) fn health(service: &str, host: &str) -> Option<String> {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    (service == DYNAMODB.signing_name && of_host(host) == Some(service)).then(|| format!("healthy: {name} "))
+}
+
 /// The signing name that a value of `X-Amz-Target` means.
 pub(crate) fn of_target(target: &str) -> Option<&'static str> {
     let prefix = target.split_once('.')?.0;

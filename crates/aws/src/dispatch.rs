@@ -1,7 +1,7 @@
 //! The AWS front: tells AWS calls from other requests, and takes one from bytes to bytes.
 //!
-//! The road of a call: `identify` (which service) → `auth` (who) → operation (path, target or `Action`) → `decode` →
-//! `Service::call` → `encode`. Nothing here waits except for keys and for the service.
+//! The road of a call: `identify` (which service) → `auth` (who) → `content` (the body, unpacked) → operation (path, target
+//! or `Action`) → `decode` → `Service::call` → `encode`. Nothing here waits except for keys and for the service.
 //!
 //! Invariants
 //!   1. Who calls is settled before anything of the body is looked at.
@@ -13,20 +13,25 @@ use std::sync::Arc;
 
 use base::{Clock, Random};
 use bytes::Bytes;
-use http::Response;
 use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
+use http::{Method, Response};
 use model::ports::Authorizer;
 use model::{Body, CallerAddress};
 
 use crate::apis::{self, Api, Protocol};
 use crate::auth::{self, Authenticator, Caller, Mode};
+use crate::content::{self, Unreadable};
 use crate::decode::{self, Source};
 use crate::encode::{self, Style};
 use crate::model_table::{Io, Operation};
 use crate::route::Routes;
 use crate::service::{Call, Error, Service};
 use crate::sigv4::{self, Claim, Refusal};
+
+const MALFORMED: &str =
+    "The body of the request is not what its header Content-Encoding says; gzip and deflate are known.";
+const TOO_LARGE: &str = "The body of the request is larger than may be when it is unpacked.";
 
 /// A request that is an AWS call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +111,13 @@ impl Dispatcher {
         let target = parts.headers.get("x-amz-target").and_then(|value| value.to_str().ok());
         let api = apis::of_request(&service, parts.uri.path(), target);
         let style = api.map_or_else(|| guessed_style(&service, &parts), |api| Style::from(api.protocol));
+        // Both come before the question who calls, as they do on AWS.
+        if apis::body_bytes_max(&service).is_some_and(|most| body.len() > most) {
+            return encode::too_large(style, api, &request_id).map(Body::from);
+        }
+        if let Some(text) = health(&service, &parts) {
+            return encode::health(style, api, text, &request_id).map(Body::from);
+        }
         let request = Request { parts, body, endpoint, request_id: &request_id };
         match self.answer(&service, api, claim, request).await {
             Ok(response) => response,
@@ -126,6 +138,7 @@ impl Dispatcher {
             return Err(Error::not_implemented(format!("the service '{name}'")));
         };
         let request_id = request.request_id;
+        let request = unpacked(api, request)?;
         let (operation, io, call) = self.decoded(api, request, caller)?;
         let Some(service) = self.services.get(api.signing_name) else {
             return Err(Error::not_implemented(format!("the service '{name}'")));
@@ -185,6 +198,28 @@ struct Request<'a> {
     body: Bytes,
     endpoint: &'a str,
     request_id: &'a str,
+}
+
+/// The request with its body as it was before its client compressed it. Not of REST models: there a body may be somebody's
+/// payload, and whose it is not is no JSON then.
+fn unpacked<'a>(api: &Api, request: Request<'a>) -> Result<Request<'a>, Error> {
+    if api.protocol == Protocol::RestJson {
+        return Ok(request);
+    }
+    let unreadable = |why| match why {
+        Unreadable::TooLarge => Error::new(413, "RequestEntityTooLargeException", TOO_LARGE),
+        // DynamoDB's code for it, although it is not the server's fault.
+        Unreadable::Malformed => Error::new(500, "InternalServerError", MALFORMED),
+    };
+    let body = content::unpacked(&request.parts.headers, request.body).map_err(unreadable)?;
+    Ok(Request { body, ..request })
+}
+
+/// What is said to whoever looks at a service's root.
+fn health(service: &str, parts: &Parts) -> Option<String> {
+    let looks = parts.method == Method::GET && parts.uri.path() == "/" && !parts.headers.contains_key("x-amz-target");
+    let host = parts.headers.get(HOST).and_then(|value| value.to_str().ok()).filter(|_| looks)?;
+    apis::health(service, host)
 }
 
 fn supported(api: &Api, operation: &'static Operation) -> Result<&'static Io, Error> {

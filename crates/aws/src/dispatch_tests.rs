@@ -121,6 +121,75 @@ async fn both_models_of_api_gateway_reach_one_service_under_distinct_names() {
     assert_eq!(body["operation"], "v2.GetStage");
 }
 
+/// Sends a table call of these headers and bytes, signed as they are.
+async fn send_bytes(host: &str, headers: &[(&str, &str)], method: &str, body: Bytes, signed: bool) -> (u16, String) {
+    let mut request = Request::builder().method(method).uri("/").header("host", host);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut parts = request.body(()).unwrap().into_parts().0;
+    if signed {
+        let credentials = Credentials {
+            access_key: "test".into(),
+            secret_key: "secret".into(),
+            session_token: None,
+            expires_at_ms: None,
+        };
+        let signing = Signing { credentials: &credentials, region: "eu-west-1", service: "dynamodb", now_ms: AT_MS };
+        sigv4::sign(&mut parts, &body, signing).unwrap();
+    }
+    let (parts, body) = dispatcher(Mode::Up).handle(parts, body, "http://localhost:4566").await.into_parts();
+    assert!(parts.headers.contains_key("x-amz-crc32") && parts.headers.contains_key("x-amzn-requestid"));
+    (parts.status.as_u16(), String::from_utf8(body.into_bytes().unwrap().to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_body_that_was_packed_is_read_as_it_was_before() {
+    const TARGET: (&str, &str) = ("x-amz-target", "DynamoDB_20120810.GetItem");
+    let packed = |text: &str| {
+        let mut out = Vec::new();
+        let compression = flate2::Compression::fast();
+        std::io::Read::read_to_end(&mut flate2::read::GzEncoder::new(text.as_bytes(), compression), &mut out).unwrap();
+        Bytes::from(out)
+    };
+    let call = |encoding: &'static str, body: Bytes| async move {
+        send_bytes("localhost:4566", &[TARGET, ("content-encoding", encoding)], "POST", body, true).await
+    };
+    let (status, answer) = call("gzip", packed(r#"{"TableName": "table"}"#)).await;
+    assert_eq!((status, answer.contains(r#""TableName":"table""#)), (200, true), "{answer}");
+    for (encoding, body) in
+        [("gzip", Bytes::from_static(b"{}")), ("deflate", packed("{}")), ("br", Bytes::from_static(b"{}"))]
+    {
+        let (status, answer) = call(encoding, body).await;
+        assert_eq!((status, answer.contains("InternalServerError")), (500, true), "{encoding} {answer}");
+    }
+    let spaces = " ".repeat(content::UNPACKED_BYTES_MAX);
+    assert_eq!(call("gzip", packed(&format!("{{}}{spaces}"))).await.0, 413);
+}
+
+#[tokio::test]
+async fn a_table_call_beyond_sixteen_megabytes_is_refused_whoever_sends_it() {
+    let most = apis::body_bytes_max("dynamodb").unwrap();
+    let target = [("x-amz-target", "DynamoDB_20120810.GetItem")];
+    for signed in [true, false] {
+        let body = Bytes::from(format!("{{}}{}", " ".repeat(most - 1)));
+        assert_eq!(send_bytes("localhost:4566", &target, "POST", body, signed).await, (413, String::new()));
+    }
+    let body = Bytes::from(format!("{{}}{}", " ".repeat(most - 2)));
+    assert_eq!(send_bytes("localhost:4566", &target, "POST", body, true).await.0, 200);
+}
+
+#[tokio::test]
+async fn the_root_of_the_tables_own_host_says_that_it_is_healthy() {
+    let host = "dynamodb.eu-west-1.amazonaws.com";
+    for port in ["", ":4566"] {
+        let answer = send_bytes(&format!("{host}{port}"), &[], "GET", Bytes::new(), false).await;
+        assert_eq!(answer, (200, format!("healthy: {host} ")));
+    }
+    let put = send_bytes(host, &[], "PUT", Bytes::new(), false).await;
+    assert_eq!(put.0, 400, "{}", put.1);
+}
+
 #[tokio::test]
 async fn json_and_query_protocols_have_their_shapes() {
     let target = [("x-amz-target", "DynamoDB_20120810.PutItem"), ("content-type", "application/x-amz-json-1.0")];

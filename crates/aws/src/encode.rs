@@ -114,6 +114,17 @@ pub(crate) fn error(style: Style, api: Option<&Api>, error: Error, request_id: &
     finish(style, error.status, headers, Bytes::from(body), request_id, api.is_some_and(crc_of))
 }
 
+/// An answer without a body: the request had more than its service reads.
+pub(crate) fn too_large(style: Style, api: Option<&Api>, request_id: &str) -> Response<Bytes> {
+    finish(style, 413, Vec::new(), Bytes::new(), request_id, api.is_some_and(crc_of))
+}
+
+/// What a service says of its health.
+pub(crate) fn health(style: Style, api: Option<&Api>, text: String, request_id: &str) -> Response<Bytes> {
+    let headers = vec![("content-type", "text/plain".to_owned())];
+    finish(style, 200, headers, Bytes::from(text), request_id, api.is_some_and(crc_of))
+}
+
 /// DynamoDB's SDKs check a checksum of the body where there is one.
 fn crc_of(api: &Api) -> bool {
     api.signing_name == "dynamodb"

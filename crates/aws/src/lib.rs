@@ -8,6 +8,7 @@
 
 mod apis;
 pub mod auth;
+mod content;
 mod decode;
 pub mod dispatch;
 mod encode;
