@@ -1,5 +1,6 @@
 """Streams of tables: DynamoDB Streams through boto3, and functions that a stream wakes."""
 
+import itertools
 import json
 import time
 
@@ -221,6 +222,73 @@ def handler(event, context):
             assert event["state"] == ({"count": records} if records else {}), events
             records += len(event["Records"])
         assert [event["isFinalInvokeForWindow"] for event in events] == [False] * (len(events) - 1) + [True]
+    server.client("lambda").delete_event_source_mapping(UUID=mapping)
+
+
+def test_a_mapping_begins_with_what_comes_after_it(server, table):
+    function = server.function(HANDLER)
+    for number in range(3):
+        table.put_item(Item={"pk": f"before{number}"})
+    mapping = mapped(server, function, arn_of(table), StartingPosition="LATEST")
+    for number in range(3):
+        table.put_item(Item={"pk": f"after{number}"})
+    got = lambda: keys_of(events_of(server, function))
+    wait_for(lambda: got()[-1:] == ["after2"], "the function has got what came after the mapping")
+    assert got() == ["after0", "after1", "after2"]
+    server.client("lambda").delete_event_source_mapping(UUID=mapping)
+
+
+def test_calls_of_a_shard_run_side_by_side_and_those_of_a_key_in_a_row(server, table):
+    """With a parallelization factor, keys are apart from each other; each key's changes still come one after the other."""
+    function = server.function("""
+import json, time
+def handler(event, context):
+    began = time.time()
+    time.sleep(0.3)
+    for record in event["Records"]:
+        image = record["dynamodb"]["NewImage"]
+        print("GOT " + json.dumps([image["pk"]["S"], int(image["n"]["N"]), began, time.time()]))
+""")
+    keys, factor = [f"k{number}" for number in range(12)], 3
+    for number in range(3):
+        for key in keys:
+            table.put_item(Item={"pk": key, "n": number})
+    mapping = mapped(server, function, arn_of(table), ParallelizationFactor=factor, BatchSize=1)
+    wait_for(lambda: len(events_of(server, function)) >= 3 * len(keys), "all changes are handled", 60)
+    spans = sorted(events_of(server, function), key=lambda span: span[2])
+    assert len(spans) == 3 * len(keys), "each change once"
+    for key in keys:
+        own = [span for span in spans if span[0] == key]
+        assert [span[1] for span in own] == [0, 1, 2]
+        assert all(one[3] <= next_one[2] for one, next_one in zip(own, own[1:])), own
+    together = [sum(other[2] <= span[2] < other[3] for other in spans) for span in spans]
+    assert 1 < max(together) <= factor
+    server.client("lambda").delete_event_source_mapping(UUID=mapping)
+
+
+def test_a_record_beyond_its_greatest_age_is_given_up(server, table):
+    """It would be tried for ever; once it is a minute old, what comes after it is handled."""
+    function = server.function("""
+import json
+def handler(event, context):
+    print("GOT " + json.dumps(event))
+    if any(record["dynamodb"]["Keys"]["pk"]["S"] == "bad" for record in event["Records"]):
+        raise ValueError("no")
+""")
+    mapping = mapped(server, function, arn_of(table), MaximumRecordAgeInSeconds=60, BatchSize=1)
+    table.put_item(Item={"pk": "bad"})
+    put, others = time.monotonic(), itertools.count()
+    got = lambda: keys_of(events_of(server, function))
+    wait_for(lambda: got().count("bad") >= 2, "it is tried again")
+
+    def one_more():
+        table.put_item(Item={"pk": f"good{next(others)}"})
+        return any(key != "bad" for key in got())
+    wait_for(one_more, "it is given up", 150, 1)
+    assert time.monotonic() - put >= 59, "it is tried until it is too old"
+    # Those that waited behind it for as long are too old as well; in their order come the others.
+    goods = [int(key.removeprefix("good")) for key in got() if key != "bad"]
+    assert goods == list(range(goods[0], goods[-1] + 1))
     server.client("lambda").delete_event_source_mapping(UUID=mapping)
 
 
