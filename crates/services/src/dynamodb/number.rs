@@ -177,11 +177,14 @@ impl Number {
         self.exponent + self.digits().cast_signed() - 1
     }
 
-    /// Bytes that count towards an item's size: half a byte for each significant digit, one more, one for a sign.
+    /// Bytes that count towards an item's size: one for each two significant digits before the point and each two after it,
+    /// one more, one for a sign.
     pub(super) fn size(&self) -> usize {
-        // Digits are counted in pairs aligned to the decimal point.
-        let digits = self.digits() as usize;
-        digits.div_ceil(2) + 1 + usize::from(self.negative)
+        let digits = self.digits();
+        // Zeros at the end are no digits here: of a whole number all are before the point.
+        let whole = digits.saturating_add_signed(self.exponent.min(0));
+        let pairs = whole.div_ceil(2) + (digits - whole).div_ceil(2);
+        pairs as usize + 1 + usize::from(self.negative)
     }
 
     /// `self + other`.

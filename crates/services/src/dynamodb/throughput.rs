@@ -41,14 +41,16 @@ pub(super) struct UnitsChanged {
 }
 
 impl OnDemand {
-    /// `OnDemandThroughput`, as it is in JSON; -1 means no limit, what is left out is None.
-    pub(super) fn read(json: &Json) -> Result<(Option<i64>, Option<i64>)> {
+    /// `OnDemandThroughput`, as it is in JSON, of a table or of an index, as `what` says; -1 means no limit, what is left
+    /// out is None.
+    pub(super) fn read(json: &Json, what: &str) -> Result<(Option<i64>, Option<i64>)> {
         let unit = |member: &str| match json.get(member).filter(|unit| !unit.is_null()) {
             None => Ok(None),
             Some(unit) => match unit.as_i64() {
                 Some(number) if number == -1 || number >= 1 => Ok(Some(number)),
-                Some(number) => invalid(format!(
-                    "One or more parameter values were invalid: {member} must be at least 1, or -1 for no maximum: {number}"
+                Some(_) => invalid(format!(
+                    "One or more parameter values were invalid: Requested {member} for OnDemandThroughput for {what} is \
+                     outside of valid range"
                 )),
                 None => Err(Error::serialization("Unexpected field type")),
             },
@@ -194,14 +196,15 @@ mod tests {
 
     #[test]
     fn a_maximum_is_set_changed_and_taken_away() {
-        let set = OnDemand::default().changed(OnDemand::read(&json!({ "MaxReadRequestUnits": 5 })).unwrap());
+        let set = OnDemand::default().changed(OnDemand::read(&json!({ "MaxReadRequestUnits": 5 }), "table").unwrap());
         assert_eq!(set.describe().unwrap(), json!({ "MaxReadRequestUnits": 5, "MaxWriteRequestUnits": -1 }));
-        let more = set.changed(OnDemand::read(&json!({ "MaxWriteRequestUnits": 6 })).unwrap());
+        let more = set.changed(OnDemand::read(&json!({ "MaxWriteRequestUnits": 6 }), "table").unwrap());
         assert_eq!(more, OnDemand { read: Some(5), write: Some(6) });
-        let none = OnDemand::read(&json!({ "MaxReadRequestUnits": -1, "MaxWriteRequestUnits": -1 })).unwrap();
+        let none = json!({ "MaxReadRequestUnits": -1, "MaxWriteRequestUnits": -1 });
+        let none = OnDemand::read(&none, "table").unwrap();
         assert_eq!(more.changed(none).describe(), None);
         for wrong in [json!({}), json!({ "MaxReadRequestUnits": 0 }), json!({ "MaxWriteRequestUnits": -2 })] {
-            assert!(OnDemand::read(&wrong).is_err(), "{wrong}");
+            assert!(OnDemand::read(&wrong, "table").is_err(), "{wrong}");
         }
     }
 }

@@ -5,11 +5,11 @@
 
 use serde_json::{Value as Json, json};
 
-use super::super::error::{Error, Result, broken, invalid};
+use super::super::error::{Error, Result, invalid};
 use super::super::keys;
 use super::super::table::{Billing, Table};
 use super::super::throughput::{self, ACCOUNT_UNITS_MAX, OnDemand, TABLE_UNITS_MAX, UnitsChanged};
-use super::request::{Request, lower_first, report};
+use super::request::Request;
 use super::{Place, Shared};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
@@ -38,13 +38,8 @@ pub(super) fn read(request: &Request, mode: &str, units: &str, now_ms: u64) -> R
              PROVISIONED"
         ));
     };
-    let both = [("WriteCapacityUnits", write), ("ReadCapacityUnits", read)];
-    let low = both.iter().filter(|(_, units)| *units < 1).map(|(name, units)| {
-        let member = format!("provisionedThroughput.{}", lower_first(name));
-        broken(&json!(units), &member, "Member must have value greater than or equal to 1")
-    });
-    report(low.collect())?;
-    if let Some((name, units)) = both.iter().rev().find(|(_, units)| *units > UNITS_MAX) {
+    let both = [("ReadCapacityUnits", read), ("WriteCapacityUnits", write)];
+    if let Some((name, units)) = both.iter().find(|(_, units)| *units > UNITS_MAX) {
         return invalid(format!("Given value {units} for {name} is out of bounds"));
     }
     let (read, write) = (read.unsigned_abs(), write.unsigned_abs());
@@ -57,7 +52,7 @@ pub(super) fn on_demand(request: &Request, member: &str, billing: &Billing) -> R
     match request.get(member) {
         None => Ok(OnDemand::default()),
         Some(_) if matches!(billing, Billing::Provisioned { .. }) => throughput::not_on_demand(),
-        Some(most) => Ok(OnDemand::default().changed(OnDemand::read(most)?)),
+        Some(most) => Ok(OnDemand::default().changed(OnDemand::read(most, "table")?)),
     }
 }
 
@@ -78,7 +73,7 @@ pub(super) fn asked_of_update(request: &Request, now_ms: u64) -> Result<Asked> {
     let pays = request.get(mode).is_some() || request.get(units).is_some();
     Ok(Asked {
         billing: if pays { Some(read(request, mode, units, now_ms)?) } else { None },
-        most: request.get("OnDemandThroughput").map(OnDemand::read).transpose()?,
+        most: request.get("OnDemandThroughput").map(|most| OnDemand::read(most, "table")).transpose()?,
         keeps_mode: request.get(mode).is_none(),
     })
 }

@@ -59,7 +59,9 @@ pub(super) fn read(list: &[Json]) -> Result<Vec<IndexUpdate<'_>>> {
                 let members = ["IndexName", "ProvisionedThroughput", "OnDemandThroughput"];
                 schema::only(json, "GlobalSecondaryIndexUpdates", &members)?;
                 let most = json.get("OnDemandThroughput").filter(|most| !most.is_null());
-                let wanted = Wanted { units: throughput(json)?, most: most.map(OnDemand::read).transpose()? };
+                let what = format!("index {}", name(json)?);
+                let most = most.map(|most| OnDemand::read(most, &what)).transpose()?;
+                let wanted = Wanted { units: throughput(json)?, most };
                 if wanted.units.is_none() && wanted.most.is_none() {
                     return Err(missing("ProvisionedThroughput"));
                 }

@@ -60,7 +60,7 @@ struct Common {
     view: View,
     select: Select,
     consistent: bool,
-    /// Whether one partition is read, and not everything.
+    /// Whether partitions are read that the request names, and not everything.
     of_partition: bool,
 }
 
@@ -92,32 +92,47 @@ impl Common {
         }
     }
 
-    /// Checks what is asked of an index; returns whether it takes more than the index has.
+    /// Checks what is asked of an index; returns whether it takes more than the index has. Along a partition nobody may
+    /// filter by what the index lacks; a scan's filter finds it missing.
     fn check(&self, access: &Access<'_>) -> Result<bool> {
         let Some(index) = access.index else { return Ok(false) };
-        let heads = self.view.heads();
-        let missing: Vec<&str> = heads.iter().copied().filter(|name| !index.projects(access.table, name)).collect();
-        if index.local {
-            let all = self.select == Select::All && index.projection != Projection::All;
-            let filtered = filter_paths(self.filter.as_ref());
-            let filters = filtered.iter().any(|path| !index.projects(access.table, path.head()));
-            return Ok(all || filters || !missing.is_empty());
-        }
         let name = &index.name;
-        if self.select == Select::All && index.projection != Projection::All {
+        let all = self.select == Select::All && index.projection != Projection::All;
+        if all && !index.local {
             return invalid(format!(
                 "One or more parameter values were invalid: Select type ALL_ATTRIBUTES is not supported for global \
                  secondary index {name} because its projection type is not ALL"
             ));
         }
-        if !missing.is_empty() {
+        let shown = lacking(access, index, self.view.heads());
+        if !shown.is_empty() && !index.local {
             return invalid(format!(
                 "One or more parameter values were invalid: Global secondary index {name} does not project [{}]",
-                missing.join(", ")
+                shown.join(", ")
             ));
         }
-        Ok(false)
+        let filtered = filter_paths(self.filter.as_ref());
+        let filtered = lacking(access, index, filtered.into_iter().map(Path::head).collect());
+        if self.of_partition && !filtered.is_empty() {
+            return invalid(format!(
+                "One or more parameter values were invalid: Secondary index {name} does not project one or more filter \
+                 attributes: [{}]",
+                filtered.join(", ")
+            ));
+        }
+        Ok(all || !shown.is_empty())
     }
+}
+
+/// Those of the attributes that an index does not have, each once.
+fn lacking<'a>(access: &Access<'_>, index: &Index, heads: Vec<&'a str>) -> Vec<&'a str> {
+    let mut lacking = Vec::new();
+    for head in heads {
+        if !index.projects(access.table, head) && !lacking.contains(&head) {
+            lacking.push(head);
+        }
+    }
+    lacking
 }
 
 fn limit(request: &Request) -> Result<Option<usize>> {
@@ -462,6 +477,8 @@ pub(super) struct Page {
     pub(super) filter: Option<Condition>,
     pub(super) view: View,
     pub(super) consistent: bool,
+    /// Whether its condition names the partitions that are read.
+    pub(super) of_partition: bool,
 }
 
 /// A page of what lies in these ranges, one after the other.
@@ -472,8 +489,8 @@ pub(super) async fn read(
     ranges: Vec<Range>,
     of: Page,
 ) -> Result<Answer> {
-    let Page { limit, filter, view, consistent } = of;
-    let common = Common { limit, filter, view, select: Select::Given, consistent, of_partition: false };
+    let Page { limit, filter, view, consistent, of_partition } = of;
+    let common = Common { limit, filter, view, select: Select::Given, consistent, of_partition };
     let fetches = common.check(access)?;
     common.view.check(access.table)?;
     check_key_paths(access.table, filter_paths(common.filter.as_ref()))?;

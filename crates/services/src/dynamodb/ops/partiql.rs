@@ -268,8 +268,13 @@ async fn read(
         }
     }
     let limit = request.number("Limit")?.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let page =
-        Page { limit, filter: select.condition.clone(), view: View::of_columns(select.paths.clone()), consistent };
+    let page = Page {
+        limit,
+        filter: select.condition.clone(),
+        view: View::of_columns(select.paths.clone()),
+        consistent,
+        of_partition: plan::choices(select.condition.as_ref(), &access.hash().name).is_some(),
+    };
     let read = pages::read(shared, request, &access, ranges, page).await?;
     let mut output = json!({ "Items": read.items()? });
     if let Some(key) = read.last_evaluated_key.as_ref().map(item_to_json) {
@@ -495,7 +500,7 @@ async fn write_all(
         actions.push(action(name, &found.table, asked).map_err(|error| in_part(at, error))?);
     }
     let written = transactions::write_all(shared, place, &actions, token).await?;
-    let mut output = json!({ "Responses": vec![json!({}); all.len()] });
+    let mut output = json!({ "Responses": [] });
     if let Some(capacity) = written.capacity(request)? {
         output["ConsumedCapacity"] = capacity;
     }

@@ -16,8 +16,8 @@ use super::super::jobs::{self, Job, Source, Target};
 use super::super::keys;
 use super::super::table::{Billing, Restored, Table, seconds};
 use super::super::throughput::{OnDemand, UnitsChanged};
-use super::request::{Request, Rule, lower_first, missing, table_name, wrong_type};
-use super::{ATTEMPTS_MAX, Place, Shared, backups, billing, schema, tables};
+use super::request::{Request, Rule, lower_first, missing, report, table_name, wrong_type};
+use super::{ATTEMPTS_MAX, Place, Shared, backups, billing, schema, schema_rules, tables};
 
 const PARAMETERS: &str = "One or more parameter values were invalid: ";
 /// Members that both operations have.
@@ -36,7 +36,10 @@ const MODE: Rule<'static> = Rule::OneOf("BillingModeOverride", &["PROVISIONED", 
 /// `RestoreTableFromBackup`
 pub(super) async fn from_backup(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     request.only("RestoreTableFromBackup", &[OVERRIDES, &["BackupArn"]].concat())?;
-    request.check(&[Rule::Required("TargetTableName"), Rule::Required("BackupArn"), TARGET, backups::ARN, MODE])?;
+    check_members(
+        request,
+        &[Rule::Required("TargetTableName"), Rule::Required("BackupArn"), TARGET, backups::ARN, MODE],
+    )?;
     let name = target_name(request, place)?;
     for _ in 0..ATTEMPTS_MAX {
         let backups::Read { key, entry, backup } = backups::named(shared, place, request).await?;
@@ -69,7 +72,7 @@ pub(super) async fn from_backup(shared: &Shared, place: &Place, request: &Reques
 pub(super) async fn to_point_in_time(shared: &Shared, place: &Place, request: &Request) -> Result<Json> {
     let own = ["SourceTableArn", "SourceTableName", "UseLatestRestorableTime", "RestoreDateTime"];
     request.only("RestoreTableToPointInTime", &[OVERRIDES, &own].concat())?;
-    request.check(&[Rule::Required("TargetTableName"), TARGET, MODE])?;
+    check_members(request, &[Rule::Required("TargetTableName"), TARGET, MODE])?;
     let name = target_name(request, place)?;
     let text = match (request.text("SourceTableArn")?, request.text("SourceTableName")?) {
         (Some(text), None) | (None, Some(text)) => text,
@@ -116,6 +119,13 @@ pub(super) async fn to_point_in_time(shared: &Shared, place: &Place, request: &R
     Err(Error::Contended)
 }
 
+/// Refuses members that are wrong on their own, those within overrides too.
+fn check_members(request: &Request, rules: &[Rule<'_>]) -> Result<()> {
+    let mut wrong = request.broken(rules)?;
+    wrong.extend(schema_rules::of_restore(request)?);
+    report(wrong)
+}
+
 fn target_name<'a>(request: &'a Request, place: &Place) -> Result<&'a str> {
     let name = request.text("TargetTableName")?.ok_or_else(|| missing("TargetTableName"))?;
     table_name(name, place)
@@ -147,10 +157,7 @@ async fn begin(
 
 /// The table that a request asks for of another.
 fn restored_table(shared: &Shared, request: &Request, name: &str, of: &Table, restored: Restored) -> Result<Table> {
-    let sse = request.map("SSESpecificationOverride")?;
-    if sse.and_then(|sse| sse.get("Enabled")).and_then(Json::as_bool).unwrap_or(false) {
-        return Err(Error::NotImplemented("SSESpecificationOverride of a restore".into()));
-    }
+    schema::refuse_encryption(request, "SSESpecificationOverride")?;
     let now_ms = shared.clock.now_ms();
     let billing = overridden_billing(request, of, now_ms)?;
     let on_demand = match request.get("OnDemandThroughputOverride") {

@@ -216,6 +216,19 @@ pub(super) fn only(json: &Json, place: &str, known: &[&str]) -> Result<()> {
     }
 }
 
+/// Refuses encryption with keys of a caller's choice; what is asked for without being enabled, too.
+pub(super) fn refuse_encryption(request: &Request, member: &str) -> Result<()> {
+    let Some(asked) = request.map(member)? else { return Ok(()) };
+    let enabled = asked.get("Enabled").filter(|flag| !flag.is_null());
+    let enabled = enabled.map_or(Ok(false), |flag| flag.as_bool().ok_or_else(wrong_type))?;
+    let more =
+        ["SSEType", "KMSMasterKeyId"].iter().any(|name| asked.get(*name).is_some_and(|member| !member.is_null()));
+    if enabled || more {
+        return Err(Error::NotImplemented(format!("{member} with keys of one's own")));
+    }
+    Ok(())
+}
+
 /// A global index, without its throughput.
 pub(super) fn global(json: &Json, place: &str, hash: KeyAttribute, range: Option<KeyAttribute>) -> Result<Index> {
     only(json, place, &["IndexName", "KeySchema", "Projection", "ProvisionedThroughput", "OnDemandThroughput"])?;
@@ -320,7 +333,10 @@ pub(super) fn on_demand(json: &Json, pays_per_request: bool) -> Result<OnDemand>
     match json.get("OnDemandThroughput").filter(|most| !most.is_null()) {
         None => Ok(OnDemand::default()),
         Some(_) if !pays_per_request => throughput::not_on_demand(),
-        Some(most) => Ok(OnDemand::default().changed(OnDemand::read(most)?)),
+        Some(most) => {
+            let what = format!("index {}", text(json, "IndexName").unwrap_or_default());
+            Ok(OnDemand::default().changed(OnDemand::read(most, &what)?))
+        }
     }
 }
 

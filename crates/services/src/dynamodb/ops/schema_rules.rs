@@ -1,4 +1,4 @@
-//! What members that describe keys and indexes must be on their own.
+//! What members that describe keys, indexes, units and encryption must be on their own.
 //!
 //! Pure: each function adds what is wrong, in the words of constraints.
 
@@ -74,12 +74,44 @@ fn check_index_name(json: &Json, at: &str, out: &mut Vec<String>) {
 
 /// Throughput, as a constraint sees it.
 fn check_units(json: &Json, at: &str, out: &mut Vec<String>) {
-    for member in ["ReadCapacityUnits", "WriteCapacityUnits"] {
+    check_units_in(json, at, ["ReadCapacityUnits", "WriteCapacityUnits"], out);
+}
+
+fn check_units_in(json: &Json, at: &str, members: [&str; 2], out: &mut Vec<String>) {
+    for member in members {
         if check_there(json, member, at, out) && json[member].as_i64().is_some_and(|units| units < 1) {
             let at = format!("{at}.{}", lower_first(member));
             out.push(broken(&json[member], &at, "Member must have value greater than or equal to 1"));
         }
     }
+}
+
+/// Throughput of a whole table, as a constraint sees it.
+fn check_table_units(request: &Request, member: &str, out: &mut Vec<String>) -> Result<()> {
+    if request.map(member)?.is_some() {
+        let units = request.get(member).unwrap_or(&Json::Null);
+        check_units_in(units, &lower_first(member), ["WriteCapacityUnits", "ReadCapacityUnits"], out);
+    }
+    Ok(())
+}
+
+/// How a table is encrypted, as a constraint sees it.
+fn check_encryption(request: &Request, member: &str, out: &mut Vec<String>) -> Result<()> {
+    let kind = request.map(member)?.and_then(|map| map.get("SSEType")).filter(|kind| !kind.is_null());
+    if kind.is_some() {
+        check_choice(kind, &format!("{}.sSEType", lower_first(member)), &["AES256", "KMS"], out);
+    }
+    Ok(())
+}
+
+/// Lists of whole indexes, global ones and local ones, as a constraint sees them: in this order.
+fn check_indexes(request: &Request, [globals, locals]: [&str; 2], out: &mut Vec<String>) -> Result<()> {
+    for (member, keys_max) in [(globals, GLOBAL_KEYS_MAX), (locals, KEYS_MAX)] {
+        for (number, index) in (1..).zip(request.list(member)?.into_iter().flatten()) {
+            check_index(index, &format!("{}.{number}.member", lower_first(member)), keys_max, out);
+        }
+    }
+    Ok(())
 }
 
 /// An index, as a constraint sees it.
@@ -113,25 +145,33 @@ fn check_definitions(list: &[Json], out: &mut Vec<String>) {
     }
 }
 
-/// What is wrong with the members of CreateTable that speak of keys and indexes.
+/// What is wrong with the members of CreateTable that speak of keys, indexes, units and encryption.
 pub(super) fn of_creation(request: &Request) -> Result<Vec<String>> {
     let mut out = Vec::new();
     check_definitions(request.list("AttributeDefinitions")?.map_or(&[], Vec::as_slice), &mut out);
+    check_table_units(request, "ProvisionedThroughput", &mut out)?;
     if let Some(schema) = request.get("KeySchema") {
         check_key_schema(schema, "keySchema", KEYS_MAX, &mut out);
     }
-    for (member, keys_max) in [("LocalSecondaryIndexes", KEYS_MAX), ("GlobalSecondaryIndexes", GLOBAL_KEYS_MAX)] {
-        for (number, index) in (1..).zip(request.list(member)?.into_iter().flatten()) {
-            check_index(index, &format!("{}.{number}.member", lower_first(member)), keys_max, &mut out);
-        }
-    }
+    check_indexes(request, ["GlobalSecondaryIndexes", "LocalSecondaryIndexes"], &mut out)?;
+    check_encryption(request, "SSESpecification", &mut out)?;
     Ok(out)
 }
 
-/// What is wrong with the members of UpdateTable that speak of indexes.
+/// What is wrong with the members of a restore that say how the new table differs from its source.
+pub(super) fn of_restore(request: &Request) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    check_table_units(request, "ProvisionedThroughputOverride", &mut out)?;
+    check_indexes(request, ["GlobalSecondaryIndexOverride", "LocalSecondaryIndexOverride"], &mut out)?;
+    check_encryption(request, "SSESpecificationOverride", &mut out)?;
+    Ok(out)
+}
+
+/// What is wrong with the members of UpdateTable that speak of indexes and units.
 pub(super) fn of_update(request: &Request) -> Result<Vec<String>> {
     let mut out = Vec::new();
     check_definitions(request.list("AttributeDefinitions")?.map_or(&[], Vec::as_slice), &mut out);
+    check_table_units(request, "ProvisionedThroughput", &mut out)?;
     let list = request.list("GlobalSecondaryIndexUpdates")?;
     for (number, update) in (1..).zip(list.into_iter().flatten()) {
         let at = |action: &str| format!("globalSecondaryIndexUpdates.{number}.member.{action}");

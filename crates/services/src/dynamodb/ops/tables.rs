@@ -18,7 +18,7 @@ use super::super::records;
 use super::super::stream::View;
 use super::super::table::{Billing, Count, Table};
 use super::super::throughput::UnitsChanged;
-use super::request::{Request, Rule, report, wrong_type};
+use super::request::{Request, Rule, report};
 use super::schema::{self, Schema};
 use super::stream_updates::{self, SwitchedOn};
 use super::{ATTEMPTS_MAX, Found, Place, Shared, backups, billing, index_updates, schema_rules, tags};
@@ -95,7 +95,7 @@ fn asked_for(shared: &Shared, place: &Place, request: &Request) -> Result<Table>
     for index in &mut indexes {
         index.number = shared.random.next_u64();
     }
-    refuse_unsupported(request)?;
+    schema::refuse_encryption(request, "SSESpecification")?;
     Ok(Table {
         name: name.into(),
         account: place.account.clone(),
@@ -131,18 +131,6 @@ fn policy(shared: &Shared, request: &Request) -> Result<Option<Policy>> {
 
 fn encode(table: &Table) -> Result<Vec<u8>> {
     serde_json::to_vec(table).map_err(|_| Error::Corrupt("table record"))
-}
-
-/// Members that are understood and cannot be done.
-fn refuse_unsupported(request: &Request) -> Result<()> {
-    let on = |member: &str, flag: &str| -> Result<bool> {
-        let value = request.map(member)?.and_then(|map| map.get(flag));
-        value.map_or(Ok(false), |value| value.as_bool().ok_or_else(wrong_type))
-    };
-    if on("SSESpecification", "Enabled")? {
-        return Err(Error::NotImplemented("SSESpecification of CreateTable".into()));
-    }
-    Ok(())
 }
 
 fn class(request: &Request) -> Result<Option<String>> {

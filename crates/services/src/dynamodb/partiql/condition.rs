@@ -63,7 +63,8 @@ impl Parser<'_> {
         if let Some(name) = self.function_here()
             && !name.eq_ignore_ascii_case("size")
         {
-            return self.function(&name);
+            let holds = self.function(&name)?;
+            return self.compared(holds);
         }
         let left = self.operand()?;
         self.comparison(left)
@@ -133,6 +134,17 @@ impl Parser<'_> {
         })
     }
 
+    /// `= true` or `= false` after something that answers yes or no.
+    fn compared(&mut self, holds: Condition) -> Result<Condition> {
+        if !self.take_symbol("=") {
+            return Ok(holds);
+        }
+        if self.take_word("TRUE") {
+            return Ok(holds);
+        }
+        if self.take_word("FALSE") { Ok(Condition::Not(Box::new(holds))) } else { Err(self.unexpected()) }
+    }
+
     fn comparison(&mut self, left: Operand) -> Result<Condition> {
         if self.take_word("IS") {
             return self.is(left);
@@ -159,13 +171,17 @@ impl Parser<'_> {
         Ok(if negated { Condition::Not(Box::new(condition)) } else { condition })
     }
 
-    /// `IS [NOT] MISSING | NULL`
+    /// `IS [NOT] MISSING | NULL | BOOL | STRING`
     fn is(&mut self, left: Operand) -> Result<Condition> {
         let negated = self.take_word("NOT");
         let condition = if self.take_word("MISSING") {
             Condition::NotExists(document_path("IS MISSING", left)?)
         } else if self.take_word("NULL") {
             Condition::HasType(left, "NULL".into())
+        } else if self.take_word("BOOL") {
+            Condition::HasType(left, "BOOL".into())
+        } else if self.take_word("STRING") {
+            Condition::HasType(left, "S".into())
         } else {
             return Err(malformed("Expected type name"));
         };

@@ -249,6 +249,12 @@ impl Parser<'_> {
         self.expect_word("FROM")?;
         let table = self.table("Unexpected term")?;
         let index = if self.take_symbol(".") { Some(self.table("Invalid path dot component")?) } else { None };
+        if *self.peek() == Kind::Symbol(".") {
+            return invalid("A path may contain at most 2 components in the FROM clause");
+        }
+        if table.is_empty() || index.as_ref().is_some_and(String::is_empty) {
+            return invalid("Path component cannot be an empty string");
+        }
         self.no_alias()?;
         let condition = self.filter()?;
         Ok(Select { table, index, paths, condition, order: self.order()? })
@@ -331,7 +337,7 @@ impl Parser<'_> {
         {
             let (what, which) = (if all { "ALL" } else { "MODIFIED" }, if new { "NEW" } else { "OLD" });
             return invalid(format!(
-                "Invalid returning clause: {what} {which} *. Only RETURNING ALL OLD * is allowed in DELETE statements."
+                "Invalid returning clause: RETURNING {what} {which} *. Only RETURNING ALL OLD * is allowed in DELETE statements."
             ));
         }
         Ok(Statement::Delete { table, condition, returning })

@@ -93,6 +93,9 @@ fn operators_bind_as_in_expressions() {
     assert_eq!(condition("a NOT BETWEEN 1 AND 2 AND b = 1"), condition("NOT (a BETWEEN 1 AND 2) AND b = 1"));
     assert_eq!(condition("a IS MISSING"), condition("attribute_not_exists(a)"));
     assert_eq!(condition("a IS NOT NULL"), condition("NOT attribute_type(a, 'NULL')"));
+    assert_eq!(condition("a IS BOOL OR b IS string"), condition("attribute_type(a, 'BOOL') OR attribute_type(b, 'S')"));
+    assert_eq!(condition("begins_with(a, 'x') = true AND b = 1"), condition("begins_with(a, 'x') AND b = 1"));
+    assert_eq!(condition("attribute_exists(a) = FALSE"), condition("NOT attribute_exists(a)"));
 }
 
 #[test]
@@ -124,6 +127,7 @@ fn malformed_statements_are_refused_in_known_words() {
         ("SELECT * FROM t WHERE x IS FOO", "Expected type name"),
         ("SELECT * FROM t WHERE IS NULL", "Unexpected operator"),
         ("SELECT * FROM t WHERE pk = LIKE", "Unexpected operator"),
+        ("SELECT * FROM t WHERE attribute_exists(a) = 1", "Unexpected term"),
         ("DELETE FROM", "Expected identifier for simple path"),
         ("DELETE FROM WHERE pk = 'a'", "Expected identifier for simple path"),
         ("SELECT * FROM", "Unexpected term"),
@@ -150,6 +154,8 @@ fn other_refusals_have_words_of_their_own() {
         ("INSERT INTO t VALUE {'s': <<'a', 'a'>>}", "One or more parameter values were invalid: Input collection [a, a] contains duplicates.".into()),
         ("SELECT attribute_exists(a) FROM t", "Unexpected path component at 1:8:16".into()),
         ("SELECT COUNT(*) FROM t", "Unexpected path component at 1:8:5".into()),
+        ("SELECT * FROM t.\"i\".\"x\" WHERE a = 1", "A path may contain at most 2 components in the FROM clause".into()),
+        ("SELECT * FROM t.\"\"", "Path component cannot be an empty string".into()),
         ("SELECT * FROM t WHERE\n EXISTS(a)", "Unrecognized function: exists at 2:2:6".into()),
         ("SELECT * FROM t WHERE attribute_exists('a')", "Operator or function requires a document path; operator or function: attribute_exists".into()),
         ("SELECT * FROM t WHERE attribute_exists(a, b)", "Incorrect number of operands for operator or function; operator or function: attribute_exists, number of operands: 2".into()),
@@ -159,7 +165,7 @@ fn other_refusals_have_words_of_their_own() {
         ("UPDATE t SET a = set_add(<<'a'>>, <<'x'>>) WHERE pk = 1", "The first argument to SET_ADD must equal the assignment value at 1:18:7".into()),
         ("UPDATE t SET a = set_add(a, 'x') WHERE pk = 1", "The second argument to SET_ADD must be a value with type SET at 1:26:1".into()),
         ("UPDATE t SET a = set_delete(a) WHERE pk = 1", "SET_DELETE must have exactly two arguments at 1:18:10".into()),
-        ("DELETE FROM t WHERE pk = 1 RETURNING ALL NEW *", "Invalid returning clause: ALL NEW *. Only RETURNING ALL OLD * is allowed in DELETE statements.".into()),
+        ("DELETE FROM t WHERE pk = 1 RETURNING ALL NEW *", "Invalid returning clause: RETURNING ALL NEW *. Only RETURNING ALL OLD * is allowed in DELETE statements.".into()),
     ];
     for (statement, message) in cases {
         assert_eq!(refusal(statement), message, "{statement}");

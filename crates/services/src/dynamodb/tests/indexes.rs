@@ -358,8 +358,6 @@ async fn what_an_index_has_of_an_item_follows_its_projection() {
         assert_eq!(all["ConsumedCapacity"]["Table"]["CapacityUnits"], if size > 4_096 { 1.5 } else { 0.5 });
         let some = read("by-rank", json!({ "ProjectionExpression": "w" })).await;
         assert_eq!(some["Items"][0], json!({ "w": { "S": "w" } }));
-        let filtered = json!({ "FilterExpression": "w = :w", "ExpressionAttributeValues": { ":k": { "S": "a" }, ":w": { "S": "w" } } });
-        assert_eq!(read("by-rank", filtered).await["Count"], 1);
         // An update of what an index leads to is seen through it.
         let update = json!({
             "TableName": "orders", "Key": order("a", at, &json!({})), "UpdateExpression": "SET w = :w",
@@ -370,31 +368,70 @@ async fn what_an_index_has_of_an_item_follows_its_projection() {
     }
 }
 
-/// A filter may look at all of an item through a local index; what is shown is what the index has, unless more is asked for.
+/// Along a partition nobody filters by what an index lacks, be it local or global. A scan of the index finds it missing.
 #[tokio::test]
-async fn a_filter_on_what_a_local_index_lacks_shows_no_more_of_an_item() {
+async fn a_filter_sees_what_an_index_has() {
     let bench = with_orders().await;
-    let item = order("a", 1, &json!({ "rank": { "N": "2" }, "w": { "S": "w" } }));
-    bench.put("orders", item.clone()).await;
-    let filtered = json!({
-        "TableName": "orders", "IndexName": "by-rank", "FilterExpression": "w = :w",
-        "ExpressionAttributeValues": { ":w": { "S": "w" } },
+    let created = json!({
+        "TableName": "orders", "AttributeDefinitions": [{ "AttributeName": "kind", "AttributeType": "S" }],
+        "GlobalSecondaryIndexUpdates": [{ "Create": index("keys", &["kind"], "KEYS_ONLY") }],
     });
-    let mut query = filtered.clone();
-    query["KeyConditionExpression"] = json!("id = :id");
-    query["ExpressionAttributeValues"][":id"] = json!({ "S": "a" });
-    let keys = json!([order("a", 1, &json!({ "rank": { "N": "2" } }))]);
-    assert_eq!(bench.ok("Query", query.clone()).await["Items"], keys);
-    assert_eq!(bench.ok("Scan", filtered).await["Items"], keys);
-    query["Select"] = json!("ALL_PROJECTED_ATTRIBUTES");
-    assert_eq!(bench.ok("Query", query.clone()).await["Items"], keys);
-    query["Select"] = json!("ALL_ATTRIBUTES");
-    assert_eq!(bench.ok("Query", query.clone()).await["Items"], json!([item]));
-    query.as_object_mut().unwrap().remove("Select");
-    query["ProjectionExpression"] = json!("w");
-    assert_eq!(bench.ok("Query", query).await["Items"], json!([{ "w": { "S": "w" } }]));
-    let statement = json!({ "Statement": "SELECT * FROM orders.\"by-rank\" WHERE id = 'a' AND w = 'w'" });
-    assert_eq!(bench.ok("ExecuteStatement", statement).await["Items"], keys);
+    bench.ok("UpdateTable", created).await;
+    sweep(&bench).await;
+    let own = json!({ "rank": { "N": "2" }, "kind": { "S": "k" } });
+    let mut item = order("a", 1, &own);
+    let shown = json!([order("a", 1, &json!({ "rank": { "N": "2" } }))]);
+    item["w"] = json!({ "S": "w" });
+    bench.put("orders", item).await;
+    let refused = |index: &str, names: &str| {
+        format!("{PARAMETERS}Secondary index {index} does not project one or more filter attributes: [{names}]")
+    };
+    for (name, hash, value) in [("by-rank", "id", "a"), ("keys", "kind", "k")] {
+        let scan = json!({
+            "TableName": "orders", "IndexName": name, "FilterExpression": "w = :w OR x = :w OR size(w) = :w",
+            "ExpressionAttributeValues": { ":w": { "S": "w" } },
+        });
+        let mut query = scan.clone();
+        query["KeyConditionExpression"] = json!(format!("{hash} = :k"));
+        query["ExpressionAttributeValues"][":k"] = json!({ "S": value });
+        bench.invalid("Query", query.clone(), &refused(name, "w, x")).await;
+        query["FilterExpression"] = json!("NOT w = :w");
+        bench.invalid("Query", query, &refused(name, "w")).await;
+        let legacy = json!({
+            "TableName": "orders", "IndexName": name, "QueryFilter": { "w": { "ComparisonOperator": "NULL" } },
+            "KeyConditions": { hash: { "ComparisonOperator": "EQ", "AttributeValueList": [{ "S": value }] } },
+        });
+        bench.invalid("Query", legacy, &refused(name, "w")).await;
+        assert_eq!(bench.ok("Scan", scan.clone()).await["Count"], 0);
+        let mut scan = scan;
+        scan["FilterExpression"] = json!("NOT w = :w");
+        assert_eq!(bench.ok("Scan", scan).await["Count"], 1);
+        let select = |rest: &str| json!({ "Statement": format!("SELECT * FROM orders.\"{name}\" WHERE {rest}") });
+        for rest in ["= 'K' AND w = 'w'", "= 'K' AND w IS MISSING", "IN ['K', 'z'] AND NOT w = 'w'"] {
+            let statement = select(&format!("{hash} {}", rest.replace('K', value)));
+            bench.invalid("ExecuteStatement", statement, &refused(name, "w")).await;
+        }
+        for (rest, count) in [
+            ("w = 'w'".to_owned(), 0),
+            ("NOT w = 'w'".to_owned(), 1),
+            (format!("({hash} = '{value}' AND w = 'w') OR {hash} = '{value}'"), 1),
+        ] {
+            let found = bench.ok("ExecuteStatement", select(&rest)).await;
+            assert_eq!(found["Items"].as_array().unwrap().len(), count, "{rest}");
+        }
+    }
+    let statement = json!({ "Statement": "SELECT w, x FROM orders.keys WHERE kind = 'k'" });
+    let missing = format!("{PARAMETERS}Global secondary index keys does not project [w, x]");
+    bench.invalid("ExecuteStatement", statement, &missing).await;
+    let statement = json!({
+        "Statement": "SELECT w FROM orders.\"by-rank\" WHERE id = 'a' AND rank = 2", "ReturnConsumedCapacity": "INDEXES",
+    });
+    let fetched = bench.ok("ExecuteStatement", statement).await;
+    assert_eq!(fetched["Items"], json!([{ "w": { "S": "w" } }]));
+    assert_eq!(fetched["ConsumedCapacity"]["Table"]["CapacityUnits"], 0.5);
+    assert_eq!(fetched["ConsumedCapacity"]["LocalSecondaryIndexes"]["by-rank"]["CapacityUnits"], 0.5);
+    let statement = json!({ "Statement": "SELECT * FROM orders.\"by-rank\" WHERE id = 'a'" });
+    assert_eq!(bench.ok("ExecuteStatement", statement).await["Items"], shown);
 }
 
 #[tokio::test]

@@ -165,6 +165,33 @@ fn the_ends_of_the_range_are_exact() {
 }
 
 #[test]
+fn a_number_has_a_byte_for_each_two_digits_before_and_after_its_point() {
+    for (text, size) in [
+        ("0", 1),
+        ("1", 2),
+        ("12", 2),
+        ("123", 3),
+        ("1234", 3),
+        ("12345678901234567890123456789012345678", 20),
+        ("0042", 2),
+        ("100", 2),
+        ("1010", 3),
+        ("0.0000001", 2),
+        ("1E125", 2),
+        ("1E-100", 2),
+        ("1.5", 3),
+        ("1.200", 3),
+        ("1.234", 4),
+        ("3.14159", 5),
+        ("123456", 4),
+        ("-1", 3),
+        ("-1.5", 4),
+    ] {
+        assert_eq!(Number::parse(text).unwrap().size(), size, "{text}");
+    }
+}
+
+#[test]
 fn sets_of_numbers_hold_each_value_once() {
     let set: BTreeSet<Number> = ["1", "1.0", "1e0"].iter().map(|text| Number::parse(text).unwrap()).collect();
     assert_eq!(set.len(), 1);

@@ -137,3 +137,123 @@ async fn what_a_call_cannot_do_without_is_named() {
     let statement = json!({ "Statement": format!("SELECT * FROM items WHERE id IN [{many}]") });
     assert_eq!(bench.call("ExecuteStatement", statement).await.unwrap_err().code, "ValidationException");
 }
+
+/// The units of a table, members of overrides and the like are looked at before anything else, all at once.
+#[tokio::test]
+async fn members_within_members_are_what_they_must_be() {
+    let bench = Bench::with_items().await;
+    let null = |member: &str| format!("Value null at '{member}' failed to satisfy constraint: Member must not be null");
+    let low = |member: &str| {
+        format!(
+            "Value '0' at '{member}' failed to satisfy constraint: Member must have value greater than or equal to 1"
+        )
+    };
+    let arn = "arn:aws:dynamodb:us-east-1:000000000000:table/items/backup/01700000000123-00000001";
+    let restores = [
+        ("RestoreTableFromBackup", json!({ "TargetTableName": "other", "BackupArn": arn })),
+        ("RestoreTableToPointInTime", json!({ "TargetTableName": "other", "SourceTableName": "items" })),
+    ];
+    let created = create_input("other", &[("id", "S")]);
+    let mut cases: Vec<(&str, Json, &str, Json, Vec<String>)> = Vec::new();
+    for (operation, input) in restores {
+        let mut case = |member, value, wrong| cases.push((operation, input.clone(), member, value, wrong));
+        case(
+            "ProvisionedThroughputOverride",
+            json!({ "WriteCapacityUnits": 0 }),
+            vec![
+                low("provisionedThroughputOverride.writeCapacityUnits"),
+                null("provisionedThroughputOverride.readCapacityUnits"),
+            ],
+        );
+        for (member, name) in [
+            ("GlobalSecondaryIndexOverride", "globalSecondaryIndexOverride"),
+            ("LocalSecondaryIndexOverride", "localSecondaryIndexOverride"),
+        ] {
+            let at = |part: &str| format!("{name}.1.member.{part}");
+            case(member, json!([{}]), vec![null(&at("indexName")), null(&at("keySchema")), null(&at("projection"))]);
+        }
+        let units = json!([{
+            "IndexName": "by-kind", "KeySchema": [{ "AttributeName": "kind", "KeyType": "HASH" }],
+            "Projection": { "ProjectionType": "ALL" }, "ProvisionedThroughput": { "ReadCapacityUnits": 0 },
+        }]);
+        let at = |part: &str| format!("globalSecondaryIndexOverride.1.member.provisionedThroughput.{part}");
+        case(
+            "GlobalSecondaryIndexOverride",
+            units,
+            vec![low(&at("readCapacityUnits")), null(&at("writeCapacityUnits"))],
+        );
+        let rule = "failed to satisfy constraint: Member must satisfy enum value set: [AES256, KMS]";
+        let wrong = vec![format!("Value 'X' at 'sSESpecificationOverride.sSEType' {rule}")];
+        case("SSESpecificationOverride", json!({ "SSEType": "X" }), wrong);
+    }
+    for (operation, input) in [("CreateTable", created.clone()), ("UpdateTable", json!({ "TableName": "items" }))] {
+        let units = json!({ "ReadCapacityUnits": 1 });
+        cases.push((
+            operation,
+            input,
+            "ProvisionedThroughput",
+            units,
+            vec![null("provisionedThroughput.writeCapacityUnits")],
+        ));
+    }
+    for (operation, mut input, member, value, wrong) in cases {
+        input[member] = value;
+        let errors = if wrong.len() == 1 { "error" } else { "errors" };
+        let message = format!("{} validation {errors} detected: {}", wrong.len(), wrong.join("; "));
+        bench.invalid(operation, input, &message).await;
+    }
+    let mut encrypted = created;
+    encrypted["SSESpecification"] = json!({ "Enabled": false, "SSEType": "KMS" });
+    assert_eq!(bench.call("CreateTable", encrypted).await.unwrap_err().code, "NotImplementedException");
+}
+
+#[tokio::test]
+async fn a_greatest_throughput_is_one_at_least_or_none() {
+    let bench = Bench::new();
+    let index = json!({
+        "IndexName": "by-kind", "KeySchema": [{ "AttributeName": "kind", "KeyType": "HASH" }],
+        "Projection": { "ProjectionType": "ALL" },
+    });
+    let mut input = create_input("items", &[("id", "S")]);
+    let kind = json!({ "AttributeName": "kind", "AttributeType": "S" });
+    input["AttributeDefinitions"].as_array_mut().unwrap().push(kind);
+    input["GlobalSecondaryIndexes"] = json!([index]);
+    let refused = |member: &str, what: &str| {
+        format!(
+            "One or more parameter values were invalid: Requested {member} for OnDemandThroughput for {what} is outside of \
+             valid range"
+        )
+    };
+    for bad in [0, -2] {
+        let mut wrong = input.clone();
+        wrong["OnDemandThroughput"] = json!({ "MaxReadRequestUnits": 1, "MaxWriteRequestUnits": bad });
+        bench.invalid("CreateTable", wrong, &refused("MaxWriteRequestUnits", "table")).await;
+        let mut wrong = input.clone();
+        wrong["GlobalSecondaryIndexes"][0]["OnDemandThroughput"] = json!({ "MaxReadRequestUnits": bad });
+        bench.invalid("CreateTable", wrong, &refused("MaxReadRequestUnits", "index by-kind")).await;
+    }
+    input["OnDemandThroughput"] = json!({ "MaxReadRequestUnits": 5, "MaxWriteRequestUnits": -1 });
+    input["GlobalSecondaryIndexes"][0]["OnDemandThroughput"] = json!({ "MaxWriteRequestUnits": 7 });
+    let table = bench.ok("CreateTable", input).await["TableDescription"].clone();
+    assert_eq!(table["OnDemandThroughput"], json!({ "MaxReadRequestUnits": 5, "MaxWriteRequestUnits": -1 }));
+    let of_index = |table: &Json| table["GlobalSecondaryIndexes"][0]["OnDemandThroughput"].clone();
+    assert_eq!(of_index(&table), json!({ "MaxReadRequestUnits": -1, "MaxWriteRequestUnits": 7 }));
+    let update = |table: Json, index: Json| {
+        json!({
+            "TableName": "items", "OnDemandThroughput": table,
+            "GlobalSecondaryIndexUpdates": [{ "Update": { "IndexName": "by-kind", "OnDemandThroughput": index } }],
+        })
+    };
+    let (some, none) = (json!({ "MaxReadRequestUnits": 3 }), json!({ "MaxReadRequestUnits": -1 }));
+    for bad in [0, -2] {
+        let bad = json!({ "MaxReadRequestUnits": bad });
+        let words = refused("MaxReadRequestUnits", "table");
+        bench.invalid("UpdateTable", update(bad.clone(), some.clone()), &words).await;
+        let words = refused("MaxReadRequestUnits", "index by-kind");
+        bench.invalid("UpdateTable", update(some.clone(), bad), &words).await;
+    }
+    // What is not named stays, and what has no limit any more is not told.
+    let table = bench.ok("UpdateTable", update(none, some)).await["TableDescription"].clone();
+    assert_eq!(table["OnDemandThroughput"], Json::Null);
+    assert_eq!(of_index(&table), json!({ "MaxReadRequestUnits": 3, "MaxWriteRequestUnits": 7 }));
+}

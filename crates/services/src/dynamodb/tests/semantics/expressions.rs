@@ -220,6 +220,25 @@ impl Condition {
             Self::Not(inner) => !inner.holds(item),
         }
     }
+
+    /// The attributes that it looks at.
+    pub(super) fn heads(&self) -> Vec<&'static str> {
+        let of = |operand: &Operand| match operand {
+            Operand::Path(path) | Operand::Size(path) => Some(path.head),
+            Operand::Value(_) => None,
+        };
+        match self {
+            Self::Compare(_, a, b) => [a, b].into_iter().filter_map(of).collect(),
+            Self::Between(a, low, high) => [a, low, high].into_iter().filter_map(of).collect(),
+            Self::In(a, choices) => std::iter::once(a).chain(choices).filter_map(of).collect(),
+            Self::Exists(path) | Self::Missing(path) | Self::HasType(path, _) => vec![path.head],
+            Self::Begins(path, operand) | Self::Contains(path, operand) => {
+                std::iter::once(path.head).chain(of(operand)).collect()
+            }
+            Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::heads).collect(),
+            Self::Not(inner) => inner.heads(),
+        }
+    }
 }
 
 fn operator() -> impl Strategy<Value = &'static str> + Clone {

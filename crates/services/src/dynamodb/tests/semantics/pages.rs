@@ -14,14 +14,16 @@ use super::world::{Access, Projection, Refusal, key_item};
 /// More pages than any table of a run has.
 const PAGES_MAX: usize = 100;
 
-/// Whether an index of all partitions is asked for what it does not have.
-fn asks_too_much(access: Access, view: &View) -> bool {
-    let Some(index) = access.index().filter(|index| !index.local) else { return false };
-    match view {
+/// Whether an index is asked for what it does not have: one of all partitions to show it, any to filter a partition by it.
+fn asks_too_much(access: Access, view: &View, filter: Option<&Condition>) -> bool {
+    let Some(index) = access.index() else { return false };
+    let shows_more = match view {
         View::All => index.projection != Projection::All,
         View::Paths(paths) => paths.iter().any(|path| !access.has(path.head)),
         View::Plain | View::Count => false,
-    }
+    };
+    let filters_more = filter.is_some_and(|filter| filter.heads().into_iter().any(|head| !access.has(head)));
+    (shows_more && !index.local) || filters_more
 }
 
 fn shown(access: Access, view: &View, item: &Item) -> Item {
@@ -76,7 +78,7 @@ impl Run<'_> {
 
     pub(super) async fn query(&mut self, query: &Query) {
         let mut input = self.query_input(query);
-        if asks_too_much(query.access, &query.view) {
+        if asks_too_much(query.access, &query.view, query.filter.as_ref()) {
             return self.expect("Query", input, Err(Refusal::Invalid)).await;
         }
         let all = query.access.partition(&self.world, &query.hash, query.sort.as_ref(), query.forward);
@@ -188,7 +190,7 @@ impl Run<'_> {
         let access = select.access;
         let mut input = self.select_input(select);
         let view = select.columns.clone().map_or(View::Plain, View::Paths);
-        if asks_too_much(access, &view) {
+        if asks_too_much(access, &view, select.filter.as_ref()) {
             return self.expect("ExecuteStatement", input, Err(Refusal::Invalid)).await;
         }
         let mut hashes = select.hashes.clone();

@@ -47,9 +47,14 @@ fn odd(thousandths: i64) -> String {
 }
 
 fn number_size(thousandths: i64) -> usize {
-    let all = thousandths.abs().to_string();
-    let digits = all.trim_end_matches('0').len();
-    digits.div_ceil(2) + 1 + usize::from(thousandths < 0)
+    let (whole, rest) = (thousandths.abs() / 1_000, format!("{:03}", thousandths.abs() % 1_000));
+    let (whole, rest) = (whole.to_string(), rest.trim_end_matches('0'));
+    let (whole, rest) = match (whole.as_str(), rest) {
+        ("0", rest) => ("", rest.trim_start_matches('0')),
+        (whole, "") => (whole.trim_end_matches('0'), ""),
+        both => both,
+    };
+    whole.len().div_ceil(2) + rest.len().div_ceil(2) + 1 + usize::from(thousandths < 0)
 }
 
 impl Value {

@@ -385,9 +385,9 @@ impl Access {
         item_json(&part)
     }
 
-    /// What a filter sees of an item: an index of all tables' partitions has nothing but what lies in it.
+    /// What a filter sees of an item: what lies in the index.
     pub(super) fn seen(self, item: &Item) -> Item {
-        if self.index().is_some_and(|index| !index.local) { self.shown(item) } else { item.clone() }
+        if self.index().is_some() { self.shown(item) } else { item.clone() }
     }
 
     /// Items and bytes, as the table's description has them.
