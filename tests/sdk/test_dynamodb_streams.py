@@ -266,6 +266,7 @@ def handler(event, context):
     server.client("lambda").delete_event_source_mapping(UUID=mapping)
 
 
+@pytest.mark.modes("dev")
 def test_a_record_beyond_its_greatest_age_is_given_up(server, table):
     """It would be tried for ever; once it is a minute old, what comes after it is handled."""
     function = server.function("""

@@ -4,7 +4,8 @@
 //!   1. A host name that is not the platform's is refused everywhere but at the health check: a page that rebinds its
 //!      own name to this machine reaches nothing.
 //!   2. The control plane and `/_dunlin/` answer only requests with an `Authorization` header or a signed query, which
-//!      no form and no simple cross-origin request can carry, in `dev` too.
+//!      no form and no simple cross-origin request can carry, in `dev` too. A look at the root of one of AWS's hosts needs
+//!      none: it names no operation.
 //!   3. There, pages of other origins are refused unless an option names them, and no WebSocket is opened.
 //!   4. The control plane never sends a CORS header, so that no preflight of a page succeeds.
 //!   5. Content of tenants on the platform's own host is sandboxed: it runs in an opaque origin.
@@ -100,7 +101,7 @@ pub fn judge(view: &View<'_>, target: &Target<'_>, rules: &Rules<'_>) -> Result<
         return Err(Refusal::ForeignOrigin);
     }
     let named = view.headers.get(http::header::AUTHORIZATION).is_some_and(|value| !value.is_empty());
-    if *target != Target::Unknown && !named && !is_presigned(view.query) {
+    if *target != Target::Unknown && !named && !is_presigned(view.query) && !looks_at_root(view, target) {
         return Err(Refusal::NoAuthorization);
     }
     Ok(())
@@ -147,6 +148,12 @@ fn is_own_host(host: &str, domains: &[String]) -> bool {
         head.is_some_and(|head| head == 0 || host.as_bytes()[head - 1] == b'.')
     };
     below("localhost") || is_aws_host(host) || domains.iter().any(|domain| below(&domain.to_ascii_lowercase()))
+}
+
+/// Whether a request names no operation of the AWS host that it is for, whose service may say how it is.
+fn looks_at_root(view: &View<'_>, target: &Target<'_>) -> bool {
+    let nothing_more = view.query.is_empty() && !view.headers.contains_key("x-amz-target");
+    *target == Target::Aws && is_aws_host(view.host) && view.method == "GET" && view.path == "/" && nothing_more
 }
 
 fn asks_for_websocket(view: &View<'_>) -> bool {
@@ -232,6 +239,20 @@ mod tests {
             assert_eq!(judged("GET", host, "/_dunlin/health", &[]), Ok(()), "{host}");
         }
         assert_eq!(judged("GET", "", "/2015-03-31/functions", &[AUTH]), Err(Refusal::NoHost));
+    }
+
+    #[test]
+    fn the_root_of_an_aws_host_may_be_looked_at_by_everybody_of_its_origin() {
+        let host = "dynamodb.us-east-1.amazonaws.com";
+        assert_eq!(judged("GET", host, "/", &[]), Ok(()));
+        let refused = Err(Refusal::NoAuthorization);
+        assert_eq!(judged("GET", "localhost", "/", &[("x-amz-target", "DynamoDB_20120810.ListTables")]), refused);
+        assert_eq!(judged("GET", host, "/", &[("x-amz-target", "DynamoDB_20120810.ListTables")]), refused);
+        for (method, path) in [("POST", "/"), ("PUT", "/"), ("GET", "/x"), ("GET", "/?Action=ListUsers")] {
+            assert_eq!(judged(method, host, path, &[]), refused, "{method} {path}");
+        }
+        let page = [("origin", "https://evil.example")];
+        assert_eq!(judged("GET", host, "/", &page), Err(Refusal::ForeignOrigin));
     }
 
     #[test]
