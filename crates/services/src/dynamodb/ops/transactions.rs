@@ -353,18 +353,20 @@ pub(super) async fn write_all(
         match shared.store.commit(txn).await {
             Ok(_) => return Ok(written),
             Err(StoreError::Conflict | StoreError::TooOld) => {}
-            Err(StoreError::TooLarge(_)) => {
-                return invalid(format!(
-                    "The transaction writes more than one commit of the store takes: its items, their entries in indexes, \
-                     their images in streams and what they were before may have {} MB together",
-                    TXN_BYTES_MAX >> 20
-                ));
-            }
+            Err(StoreError::TooLarge(_)) => return beyond_a_commit(),
             Err(error) => return Err(error.into()),
         }
     }
     // Which item it was is not known: each round may have been lost by another one.
     Err(Error::Cancelled(actions.iter().map(|_| Some(Reason::conflict())).collect()))
+}
+
+fn beyond_a_commit<T>() -> Result<T> {
+    invalid(format!(
+        "The transaction writes more than one commit of the store takes: its items, their entries in indexes, their images in \
+         streams and what they were before may have {} MB together",
+        TXN_BYTES_MAX >> 20
+    ))
 }
 
 fn too_large<T>() -> Result<T> {
