@@ -113,7 +113,7 @@ impl After {
         let before_us = self.course.beginning.map_or(0, Beginning::us);
         let run_us = self.run_us.map_or(duration_us, |run_us| run_us.min(duration_us));
         let (now_us, cpu_us) = (self.core.clock.monotonic_us(), micros(cpu).saturating_sub(before_us));
-        self.lease.pool().learn(now_us, duration_us, run_us, cpu_us, self.course.first);
+        self.lease.pool().learn(&self.core, now_us, duration_us, run_us, cpu_us, self.course.first);
         let Course { started_at_ms, beginning, .. } = self.course;
         let ended = Ended { started_at_ms, duration_us, beginning, cpu, usage, among: false, detail };
         let tail = settle::close(&self.core, &job, &output, &self.verdict, ended);

@@ -15,7 +15,7 @@ use sandbox::{Backend, Interpreters};
 use store::Store;
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::{admission, pressure};
+use crate::{admission, pressure, processors};
 
 /// Everything that the engine needs from others.
 pub struct EngineParts {
@@ -65,6 +65,9 @@ pub struct EngineConfig {
     pub memory_low_mb: u64,
     /// Tells how much memory is left, MiB, or less if that is as much as it is asked for.
     pub memory_available_mb: fn(u64) -> Option<u64>,
+    /// Tells how long the host's processors were idle so far, all together, in microseconds; where it does not, only predictions
+    /// say whether they are busy.
+    pub processors_idle_us: fn() -> Option<u64>,
     /// Environments that may be in their start at once.
     pub starts_max: usize,
     /// Guests of one kind that are booted ahead of calls, at most. Zero: none.
@@ -108,6 +111,7 @@ impl EngineConfig {
             memory_mb_max: 1_024 * 1_024,
             memory_low_mb: pressure::default_low_mb(),
             memory_available_mb: pressure::host_available_mb,
+            processors_idle_us: processors::host_idle_us,
             starts_max: cores * 4,
             ready_max: cores * 8,
             cores,

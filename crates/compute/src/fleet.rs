@@ -27,6 +27,7 @@ use crate::extensions::ENDING_MAX;
 use crate::gate::{Gate, Grant};
 use crate::keepalive::{Book, Habits};
 use crate::pool::Pool;
+use crate::processors::Processors;
 use crate::unneeded;
 use crate::web;
 
@@ -144,6 +145,7 @@ pub(crate) struct Fleet {
     /// When room was last given, asked for by the first, or made by a call's end: monotonic microseconds.
     fed_us: AtomicU64,
     busy_milli: AtomicU64,
+    pub(crate) processors: Processors,
     price: AtomicU64,
     pools: Mutex<HashMap<FunctionRef, Vec<Arc<Pool>>>>,
     /// Versions that are to have environments always. Locked after `pools`, where both are.
@@ -170,6 +172,7 @@ impl Fleet {
             hungry: AtomicUsize::new(0),
             fed_us: AtomicU64::new(0),
             busy_milli: AtomicU64::new(0),
+            processors: Processors::new(config),
             price: AtomicU64::new(0),
             pools: Mutex::default(),
             floors: Mutex::default(),

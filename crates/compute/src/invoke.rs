@@ -213,6 +213,7 @@ async fn run_in(core: &Arc<Core>, mut lease: Lease, mut job: Box<Job>, began: Op
     let (cpu, usage) = environment.usage();
     let run_us = answer.run_us().map_or(duration_us, |run_us| run_us.min(duration_us));
     lease.pool().learn(
+        core,
         now_us,
         duration_us,
         run_us,

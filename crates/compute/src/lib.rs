@@ -39,6 +39,7 @@ mod payload;
 mod poller;
 mod pool;
 mod pressure;
+mod processors;
 mod program;
 mod ready;
 mod records;

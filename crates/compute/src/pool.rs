@@ -5,7 +5,7 @@
 //!
 //! Where the processors are busy with calls of a very quick function, more of its environments would only share what the
 //! others have, and each would find it cold. Then a call waits for one of those that run although others are idle, as they
-//! may be after a burst of first calls; but no longer than a few milliseconds.
+//! may be after a burst of first calls; but only while one comes back every few milliseconds.
 //!
 //! Invariants
 //!   1. Calls are served in the order they came.
@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::autoscaler::{self, Average, Load};
+use crate::autoscaler::{self, Average, Load, Rivals};
 use crate::engine::{Core, stopping};
 use crate::environment::Environment;
 use crate::fleet::EnvironmentState;
@@ -74,12 +74,14 @@ struct State {
     run_us: Average,
     start_us: Average,
     cpu_milli: Average,
+    /// Whether all that is known of the length of calls is from first ones of their environments.
+    first_only: bool,
     habits: Habits,
     /// When the number of environments is to be looked at again: monotonic microseconds.
     look_at_us: u64,
     /// No start ahead of calls before: the last one failed.
     ahead_after_us: u64,
-    /// When an environment was last given back: monotonic microseconds.
+    /// When an environment that has served a call was last given back: monotonic microseconds.
     freed_us: u64,
     floor: floor::Floor,
     /// When an idle environment is to be looked at that may have to be frozen: monotonic microseconds.
@@ -107,6 +109,7 @@ impl Pool {
     pub(crate) fn new(version: Arc<FunctionVersion>, habits: Habits) -> Self {
         let mut state = State { start_us: Average::of(habits.start_us()), ..State::default() };
         state.run_us = Average::of(habits.run_us());
+        state.first_only = true;
         state.habits = habits;
         Self { version, hunger: tokio::sync::Mutex::default(), state: Mutex::new(state), seats: Mutex::default() }
     }
@@ -117,6 +120,7 @@ impl Pool {
             let mut state = self.state.lock();
             let now_us = core.clock.monotonic_us();
             state.call_comes(now_us);
+            core.fleet.processors.look(now_us);
             if state.waiters.is_empty()
                 && !state.is_crowded(core)
                 && let Some(idle) = state.take_for_call()
@@ -157,7 +161,8 @@ impl Pool {
                 Err(_) => {
                     let (starts, _) = {
                         let mut state = self.state.lock();
-                        self.lend_idle(core, &mut state, true);
+                        let in_any_case = state.is_stalled(core.clock.monotonic_us());
+                        self.lend_idle(core, &mut state, in_any_case);
                         self.decide(&mut state, core, arrived.elapsed())
                     };
                     self.start(core, starts);
@@ -286,6 +291,7 @@ impl Pool {
         let now_us = core.clock.monotonic_us();
         // A function that is always busy must not keep its room for ever while others wait for theirs.
         let of_floor = environment.is_kept();
+        let served = !environment.is_unused();
         let usable = sound
             && environment.is_usable(now_us, core.config.environment_age_max)
             && (of_floor || !core.fleet.must_yield(self, now_us));
@@ -293,7 +299,9 @@ impl Pool {
         let starts = {
             let mut state = self.state.lock();
             state.busy -= 1;
-            state.freed_us = now_us;
+            if served {
+                state.freed_us = now_us;
+            }
             let crowded = state.is_crowded(core);
             while !crowded && let Some(environment) = kept.take() {
                 let Some(waiter) = state.waiters.pop_front() else {
@@ -329,13 +337,25 @@ impl Pool {
     }
 
     /// Learns from a call that is over: how long it took, how long its guest had it, and what that used. Where many calls
-    /// wait for a processor their lengths say nothing of the function, and more environments would only wait as well.
-    /// `first`: it was the first one of its environment.
-    pub(crate) fn learn(&self, now_us: u64, took_us: u64, run_us: u64, cpu_us: u64, first: bool) {
+    /// wait for a processor their lengths say nothing of the function, and more environments would only wait as well: then
+    /// it counts as long as it would have been with a processor of its own. `first`: it was the first one of its
+    /// environment, which does what later ones find done.
+    pub(crate) fn learn(&self, core: &Core, now_us: u64, took_us: u64, mut run_us: u64, cpu_us: u64, first: bool) {
+        core.fleet.processors.look(now_us);
         let mut state = self.state.lock();
+        if core.fleet.processors.are_busy() {
+            let undisturbed_us = autoscaler::undisturbed_us(run_us, cpu_us, &state.rivals(core));
+            run_us = autoscaler::believed_us(undisturbed_us, state.run_us.get());
+        }
         state.took_us.add(took_us);
         let left = (state.busy + state.waiters.len()).saturating_sub(1);
         state.habits.ended(now_us, left, run_us, first);
+        if first && !state.first_only {
+            return;
+        }
+        if state.first_only && !first {
+            (state.run_us, state.cpu_milli, state.first_only) = (Average::default(), Average::default(), false);
+        }
         state.run_us.add(run_us);
         // What a guest does between two calls counts to the later one: beside a short one that is no second processor.
         let of = |time_us: u64| cpu_us.saturating_mul(1_000) / time_us.max(1);
@@ -407,12 +427,27 @@ impl State {
         if waited_us > usual_us.saturating_mul(2) { waited_us } else { 0 }
     }
 
+    /// Whether one waits and none came back for a while, as others would for long: then those that are idle are worth more
+    /// than those that run.
+    fn is_stalled(&self, now_us: u64) -> bool {
+        let Some(first) = self.waiters.front() else { return false };
+        now_us.saturating_sub(first.since_us.max(self.freed_us)) >= autoscaler::CROWD_WAIT_US
+    }
+
+    /// What runs beside a call that ends now.
+    fn rivals(&self, core: &Core) -> Rivals {
+        let own_milli = self.cpu_milli.get().unwrap_or(0).saturating_mul(self.busy as u64);
+        let host_milli = core.config.cores as u64 * 1_000;
+        Rivals { own: self.busy, others_milli: core.fleet.busy_milli().saturating_sub(own_milli), host_milli }
+    }
+
     /// Whether another environment that runs would only share the processors of those that do.
     fn is_crowded(&self, core: &Core) -> bool {
         self.busy >= autoscaler::shared_by(core.config.cores) && autoscaler::crowded(&self.load(core, Duration::ZERO))
     }
 
     fn load(&self, core: &Core, waited: Duration) -> Load {
+        let now_us = core.clock.monotonic_us();
         let (host_us, slot_us) = core.fleet.predicted_start();
         let start_us = self.start_us.get().or(host_us);
         Load {
@@ -423,9 +458,11 @@ impl State {
             start_us: start_us.map(|start_us| start_us.saturating_add(slot_us)),
             cpu_milli: self.cpu_milli.get().unwrap_or(0),
             waited_us: u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
-            backlog_us: self.backlog_since_us.map_or(0, |since| core.clock.monotonic_us().saturating_sub(since)),
+            backlog_us: self.backlog_since_us.map_or(0, |since| now_us.saturating_sub(since)),
             host_milli: core.config.cores as u64 * 1_000,
             host_busy_milli: core.fleet.busy_milli(),
+            host_is_busy: core.fleet.processors.are_busy(),
+            stuck_us: self.stuck_us(now_us),
         }
     }
 }

@@ -543,6 +543,12 @@ impl FakeGuest {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
                 self.respond(&event).await;
             }
+            // As one whose first call compiles.
+            ("slow_first", ms) => {
+                let first = if self.calls == 1 { ms.parse().unwrap() } else { 1 };
+                tokio::time::sleep(Duration::from_millis(first)).await;
+                self.respond(&event).await;
+            }
             // As a guest that waits for a processor before it sees the event.
             ("starved", ms) => {
                 tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;

@@ -145,6 +145,64 @@ async fn calls_that_never_stop_waiting_get_one_more() {
     assert!((2..=4).contains(&environments), "{environments}");
 }
 
+/// So many callers, each of which calls that often, with an event that says what its guest does.
+async fn callers(world: &World, name: &str, callers: usize, each: usize, event: &'static str) {
+    let mut set = JoinSet::new();
+    for caller in 0..callers {
+        let (engine, name) = (world.engine.clone(), name.to_owned());
+        set.spawn(async move {
+            for call in 0..each {
+                engine.invoke(invocation(&name, &format!("{caller}-{call}"), event)).await.unwrap();
+            }
+        });
+    }
+    set.join_all().await;
+}
+
+/// A host that never has a processor idle, and a function that was called on it for a while. Each call uses 0.7 ms of
+/// a processor.
+async fn on_a_busy_host(handler: &str) -> World {
+    let world = World::with(Guests::booting(Duration::from_millis(5)), |config| {
+        config.processors_idle_us = || Some(0);
+    });
+    world.deploy("f", handler, |_| {});
+    callers(&world, "f", 1, 30, "5").await;
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_busy_processors_calls_that_take_turns_start_no_more() {
+    let world = on_a_busy_host("sleep_as_told").await;
+    callers(&world, "f", 64, 20, "5").await;
+    let environments = world.engine.environments().len();
+    assert!(environments <= 4, "twice the processors is enough: {environments}");
+    // The function changes.
+    let began = tokio::time::Instant::now();
+    callers(&world, "f", 64, 1, "300").await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(1), "one in each environment of four would take five seconds: {took:?}");
+    assert!(world.engine.environments().len() >= 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_busy_processors_calls_that_wait_for_others_get_theirs() {
+    let world = on_a_busy_host("sleep 50").await;
+    callers(&world, "f", 64, 10, "1").await;
+    let environments = world.engine.environments().len();
+    assert!(environments >= 50, "{environments}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_of_a_function_drops_starts_that_were_decided_before() {
+    let world = World::with(Guests::booting(Duration::from_millis(50)), |_| {});
+    world.deploy("f", "slow_first 30", |_| {});
+    world.call("f", "1").await.unwrap();
+    // One call was seen, of 30 ms; the second tells that others take 1 ms.
+    callers(&world, "f", 64, 20, "1").await;
+    let environments = world.engine.environments().len();
+    assert!(environments <= 12, "those that had begun, and few more: {environments}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn configured_limits_throttle_at_once() {
     let world = World::with(Guests::new(), |config| config.limit_accounts(3));

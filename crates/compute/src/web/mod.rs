@@ -159,7 +159,7 @@ async fn settled(core: &Arc<Core>, job: &Job, mut seat: Seat, measured: Measured
     let duration_us = now_us.saturating_sub(began.us);
     let (cpu, usage) = shared.usage();
     let cpu_us = micros(cpu).saturating_sub(beginning.map_or(0, Beginning::us));
-    seat.pool().learn(now_us, duration_us, duration_us, cpu_us, beginning.is_some());
+    seat.pool().learn(core, now_us, duration_us, duration_us, cpu_us, beginning.is_some());
     let ended = Ended { started_at_ms, duration_us, beginning, cpu, usage, among, detail: None };
     let outcome = settle::settle(core, job, output, answer, ended);
     drop(seat);
