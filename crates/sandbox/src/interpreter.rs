@@ -39,10 +39,13 @@ pub const FAMILIES: &[Family] = &[Family::Node, Family::Python, Family::Java, Fa
 /// Flags of a Ruby interpreter, and what it runs. Text is UTF-8 whatever locale the sandbox has.
 pub const RUBY_FLAGS: &[&str] = &["-EUTF-8", "/var/runtime/ruby/bootstrap.rb"];
 
-/// Flags of a PHP interpreter, and what it runs: the sandbox bounds memory, and errors are lines of the log.
+/// Flags of a PHP interpreter, and what it runs: the sandbox bounds memory, variables are in `$_ENV` too whatever the host's
+/// settings say of that, and errors are lines of the log.
 pub const PHP_FLAGS: &[&str] = &[
     "-d",
     "memory_limit=-1",
+    "-d",
+    "variables_order=EGPCS",
     "-d",
     "display_errors=stderr",
     "-d",
