@@ -85,6 +85,14 @@ def test_a_stream_ends_and_another_begins(server, table):
     )
 
 
+# Fails when one of its records is of the key `bad`.
+FAILS_ON_BAD = """
+import json
+def handler(event, context):
+    print("GOT " + json.dumps(event))
+    if any(r["dynamodb"]["Keys"]["pk"]["S"] == "bad" for r in event["Records"]):
+        raise ValueError("one of them is bad")
+"""
 HANDLER = """
 import json
 def handler(event, context):
@@ -161,13 +169,7 @@ def test_filters_and_partial_failures(server, table):
 
 def test_a_batch_that_fails_is_cut_in_two(server, table):
     """The bad record alone is given up at the end, all others are handled in calls that succeed."""
-    function = server.function("""
-import json
-def handler(event, context):
-    print("GOT " + json.dumps(event))
-    if any(r["dynamodb"]["Keys"]["pk"]["S"] == "bad" for r in event["Records"]):
-        raise ValueError("one of them is bad")
-""")
+    function = server.function(FAILS_ON_BAD)
     keys = ["a", "b", "c", "d", "e", "bad", "f", "g"]
     for key in keys:
         table.put_item(Item={"pk": key})
@@ -269,13 +271,7 @@ def handler(event, context):
 @pytest.mark.modes("dev")
 def test_a_record_beyond_its_greatest_age_is_given_up(server, table):
     """It would be tried for ever; once it is a minute old, what comes after it is handled."""
-    function = server.function("""
-import json
-def handler(event, context):
-    print("GOT " + json.dumps(event))
-    if any(record["dynamodb"]["Keys"]["pk"]["S"] == "bad" for record in event["Records"]):
-        raise ValueError("no")
-""")
+    function = server.function(FAILS_ON_BAD)
     mapping = mapped(server, function, arn_of(table), MaximumRecordAgeInSeconds=60, BatchSize=1)
     table.put_item(Item={"pk": "bad"})
     put, others = time.monotonic(), itertools.count()

@@ -128,3 +128,18 @@ def test_a_program_that_a_package_brings(dev, node):
 def test_workers_and_children_of_node(dev, node):
     got = invoke(dev, node, {})["json"]
     assert (got["answer"], got["child"]) == (42, "2"), got
+
+
+LOADED = """
+import os, subprocess
+
+def handler(event, context):
+    asked = subprocess.run(["/bin/cat", "/dev/null"], env={**os.environ, "LD_DEBUG": "libs"}, capture_output=True, text=True)
+    tried = [line.partition("trying file=")[2] for line in asked.stderr.splitlines()]
+    return [path for path in tried if path.endswith("/libc.so.6")]
+"""
+
+
+def test_a_loader_finds_the_systems_libraries_before_those_of_code_and_layers(server):
+    tried = invoke(server, server.function(LOADED), {})["json"]
+    assert tried[-1] == "/var/lang/lib/libc.so.6", tried

@@ -194,10 +194,9 @@ fn name_interpreters(config: &SpawnerConfig, pieces: &mut Vec<Piece>) {
 
 /// Links to the libraries that programs of this processor load, for those that this host has.
 fn runtime_libraries() -> impl Iterator<Item = Piece> {
-    let of_processor = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let folders = ["/lib64", "/usr/lib64"].map(PathBuf::from).into_iter();
-    let folders: Vec<PathBuf> =
-        folders.chain(["/lib", "/usr/lib"].map(|folder| Path::new(folder).join(&of_processor))).collect();
+    let of_processor = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
+    let folders =
+        ["lib64", "usr/lib64", &of_processor, &format!("usr/{of_processor}")].map(|folder| Path::new("/").join(folder));
     RUNTIME_LIBRARIES.iter().filter_map(move |name| {
         let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())?;
         Some(Piece { target: Path::new(FIRST_LIBRARIES).join(name), what: What::Link(found) })

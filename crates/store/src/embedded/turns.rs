@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::Shared;
@@ -78,7 +78,7 @@ impl Turns {
     }
 
     /// One batch, if one waits; and after which time the next turn is due in any case.
-    fn turn(&self, place: &mut MutexGuard<'_, Option<Committer>>) -> Result<(Step, Option<Duration>), Fault> {
+    fn turn(&self, place: &mut Option<Committer>) -> Result<(Step, Option<Duration>), Fault> {
         let Some(mut committer) = place.take() else { return Ok((Step::End, None)) };
         let began_us = self.shared.clock.monotonic_us();
         let step = committer.step()?;
@@ -87,7 +87,7 @@ impl Turns {
         }
         let patience = committer.patience();
         if step != Step::End {
-            **place = Some(committer);
+            *place = Some(committer);
         }
         Ok((step, patience))
     }
