@@ -24,7 +24,7 @@ PROMISED = {
     # Its client is the function's own work, which only SnapStart has behind it.
     "python, boto3, requests and a client": (None, None),
     "python, boto3, requests and a client, SnapStart": (12, 1 / 30), "items-api (TypeScript, aws-sdk v2)": (None, 1 / 2),
-    "java hello": (12, 1 / 5), "provided (native)": (3, None), "provided (native, shared libraries)": (None, None),
+    "java hello": (12, 1 / 5), "provided (native)": (3, None), "provided (native, shared libraries)": (3, None),
 }
 # Of a native program the cold start over a warm call is at most so many bare spawns and so many ms.
 SPAWNS, SPAWNS_MS = 1.5, 1
