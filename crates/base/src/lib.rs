@@ -9,7 +9,9 @@ pub mod cache;
 pub mod clock;
 pub mod folders;
 pub mod random;
+pub mod repoll;
 
 pub use cache::Cache;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use random::{Random, SeededRandom, SystemRandom};
+pub use repoll::{repolled, repolled_while};

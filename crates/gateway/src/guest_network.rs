@@ -253,7 +253,8 @@ impl Guest {
         let guest = Some(self.identity.clone());
         let peer = Peer { address, secure: tls, port: wanted.port(), guest, spelling: None };
         let acceptor = tls.then(|| self.service.tls.clone());
-        listener::serve(self.service.gateway.clone(), stream, peer, acceptor, self.ending.clone()).await;
+        let serving = listener::serve(self.service.gateway.clone(), stream, peer, acceptor, self.ending.clone());
+        base::repolled(serving).await;
     }
 
     /// Connects to the destination and copies both ways.

@@ -83,7 +83,7 @@ pub fn listen(gateway: Arc<Gateway>, listener: TcpListener, tls: Option<TlsAccep
             let serving = serve(gateway.clone(), stream, peer, tls.clone(), stopping.clone());
             let killing = killing.clone();
             connections.spawn(async move {
-                killing.run_until_cancelled(serving).await;
+                killing.run_until_cancelled(base::repolled(serving)).await;
                 drop(permit);
             });
         }

@@ -47,7 +47,7 @@ pub(super) async fn serve(stream: TcpStream, served: Arc<Served>) {
         async move { Ok::<_, Infallible>(answer(&served, request).await) }
     });
     // A broken connection is the runtime's to notice; it asks again on another one.
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let _ = base::repolled(http1::Builder::new().serve_connection(TokioIo::new(stream), service)).await;
 }
 
 async fn answer(served: &Served, request: Request<Incoming>) -> Reply {

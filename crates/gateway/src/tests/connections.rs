@@ -2,13 +2,20 @@
 //!
 //! Not here: what is answered.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::Config;
-use crate::doubles::{Behaviour, Front, request, send, send_h2, shown, whole};
+use crate::door::Peer;
+use crate::doubles::{Behaviour, Front, gateway, request, send, send_h2, shown, whole};
+use crate::listener::converse;
 
 /// Writes bytes and reads until the other side closes, for at most a few seconds.
 pub(super) async fn exchange(mut stream: TcpStream, bytes: &[u8]) -> String {
@@ -48,6 +55,44 @@ async fn a_connection_serves_many_requests() {
         assert_eq!(shown(&whole(response).await), "200 hi");
     }
     assert_eq!(front.functions.seen.lock().len(), 3);
+}
+
+/// A connection that has a request with a body to read, and its client's side.
+async fn asked() -> (impl Future<Output = ()>, DuplexStream) {
+    let (mut ours, theirs) = tokio::io::duplex(4_096);
+    let asked = b"POST /_dunlin/url/open/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody";
+    ours.write_all(asked).await.unwrap();
+    let address = ([127, 0, 0, 1], 1).into();
+    let peer = Peer { address, secure: false, port: 80, guest: None, spelling: None };
+    (converse(gateway(Config::default()).0, theirs, peer, CancellationToken::new()), ours)
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Whether a connection wants another turn after the one in which it answers.
+fn wants_another_turn(connection: impl Future<Output = ()>, mut client: DuplexStream) -> bool {
+    let (own, clients) = (Arc::<Woken>::default(), Waker::noop());
+    assert!(pin!(connection).poll(&mut Context::from_waker(&own.clone().into())).is_pending());
+    let mut answer = [0; 12];
+    assert!(pin!(client.read(&mut answer)).poll(&mut Context::from_waker(clients)).is_ready());
+    assert_eq!(answer, *b"HTTP/1.1 200");
+    own.0.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_takes_one_turn() {
+    let (connection, client) = asked().await;
+    assert!(!wants_another_turn(base::repolled(connection), client));
+    // The control: where it does not wake itself otherwise, there is no reason for `repolled` any more.
+    let (connection, client) = asked().await;
+    assert!(wants_another_turn(connection, client));
 }
 
 #[tokio::test]

@@ -124,6 +124,9 @@ impl Machine {
         let _room = self.room.acquire().await;
         let _ticking = self.clock.tick();
         let share = self.cpu_quota.then(|| memory_bytes as f64 / BYTES_PER_PROCESSOR as f64);
+        // The run and the reader of its answer wake each other, and each turn is measured. Who is interrupted has had enough.
+        let own = gauge.clone();
+        let run = base::repolled_while(run, move || !own.interrupted.load(Ordering::Relaxed));
         let mut run = Box::pin(Measured { run: Box::pin(run), gauge: gauge.clone(), share, began: None, pause: None });
         let first = std::future::poll_fn(|cx| match run.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
