@@ -6,7 +6,8 @@
 //! system, which makes one stock serve all sizes, and a size change at any time. To make one and to remove it takes two
 //! milliseconds, most of it waiting in the kernel; therefore it happens here and not in the spawner, and what nobody waits
 //! for happens when nobody asked for anything of late: bursts of starts need the processors themselves. A loop device is
-//! set up once and used again with its file emptied: to set one up means to flush the disk.
+//! set up once and used again with its file emptied: to set one up means to flush the disk. Devices that the kernel has made
+//! for the keeper go with it; only one that was killed leaves its own behind, unused.
 //!
 //! The keeper also watches the disk: when it is nearly full, the sandboxes are told that their `/tmp` is full. Otherwise
 //! a guest's write would succeed in the page cache and be lost on its way to the disk.
@@ -22,7 +23,7 @@
 //!
 //! Start reading at `Images::launch`, then `Keeper::serve`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -71,6 +72,10 @@ const MESSAGE_BYTES: usize = 24;
 const SPARE_SLOTS: usize = 64;
 /// For how long nothing must have been asked before images are made that nobody waits for.
 const CALM_MS: i64 = 100;
+
+/// How often it is tried to take a device away whose file system ends in these moments, and how long between.
+const REMOVALS: u32 = 8;
+const BETWEEN_REMOVALS: std::time::Duration = std::time::Duration::from_millis(25);
 
 /// What the spawner asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,6 +261,7 @@ fn keep(socket: OwnedFd, folder: &Path) -> ! {
 
 /// A loop device with its file.
 struct Slot {
+    number: i32,
     name: String,
     device: OwnedFd,
     file: File,
@@ -275,6 +281,10 @@ struct Keeper {
     folder: OwnedFd,
     loops: File,
     devices: OwnedFd,
+    /// Devices with lower numbers are the host's: they stay.
+    first_own: i32,
+    /// Numbers of the devices that are to be taken away.
+    unneeded: HashSet<i32>,
     settings: OwnedFd,
     /// Places and contents of the template's blocks that are not empty.
     template: Vec<(u64, Vec<u8>)>,
@@ -327,6 +337,8 @@ impl Keeper {
             folder,
             loops: loops.into(),
             devices,
+            first_own: first_own(),
+            unneeded: HashSet::new(),
             settings,
             template: Vec::new(),
             free: 0,
@@ -391,13 +403,22 @@ impl Keeper {
     }
 
     /// Puts an empty file on a loop device.
-    fn new_slot(&self) -> Call<Slot> {
+    fn new_slot(&mut self) -> Call<Slot> {
         let file = self.file()?;
         loop {
-            let name = format!("loop{}", sys::free_loop_device(self.loops.as_raw_fd())?);
-            let device = self.open_device(&name, OFlags::RDWR)?;
+            let number = sys::free_loop_device(self.loops.as_raw_fd())?;
+            let name = format!("loop{number}");
+            let device = match self.open_device(&name, OFlags::RDWR) {
+                Ok(device) => device,
+                // Who had made it has just taken it away.
+                Err(libc::ENXIO | libc::ENOENT) => continue,
+                Err(errno) => return Err(errno),
+            };
             match sys::configure_loop_device(device.as_raw_fd(), file.as_raw_fd()) {
-                Ok(()) => return Ok(Slot { name, device, file }),
+                Ok(()) => {
+                    self.unneeded.remove(&number);
+                    return Ok(Slot { number, name, device, file });
+                }
                 // Somebody else was quicker.
                 Err(libc::EBUSY) => {}
                 Err(errno) => return Err(errno),
@@ -420,7 +441,22 @@ impl Keeper {
             && sys::forget_device_pages(slot.device.as_raw_fd()).is_ok();
         if emptied && self.spare.len() < SPARE_SLOTS {
             self.spare.push(slot);
+        } else {
+            self.let_go(slot);
         }
+    }
+
+    /// Gives a device back to the host, or has the kernel take it away if that made it for images.
+    fn let_go(&mut self, slot: Slot) {
+        self.unneeded.extend(Some(slot.number).filter(|number| *number >= self.first_own));
+        drop(slot);
+        self.remove_unneeded();
+    }
+
+    /// Takes away the devices that nobody uses any more; others are tried again with the next.
+    fn remove_unneeded(&mut self) {
+        let loops = self.loops.as_raw_fd();
+        self.unneeded.retain(|number| sys::remove_loop_device(loops, *number) == Err(libc::EBUSY));
     }
 
     /// Mounts what is on a device.
@@ -448,7 +484,8 @@ impl Keeper {
         {
             return Ok(made);
         }
-        self.make_on(self.new_slot()?)
+        let slot = self.new_slot()?;
+        self.make_on(slot)
     }
 
     fn make_on(&mut self, slot: Slot) -> Call<(u64, OwnedFd)> {
@@ -525,8 +562,23 @@ impl Keeper {
                 }
             }
         }
+        self.end();
+    }
+
+    /// Leaves no device behind, also of sandboxes that end in these moments.
+    fn end(&mut self) {
         let ids: Vec<u64> = self.images.keys().copied().collect();
         ids.into_iter().for_each(|id| self.drop_image(id));
+        while let Some(slot) = self.spare.pop() {
+            self.let_go(slot);
+        }
+        for _ in 0..REMOVALS {
+            self.remove_unneeded();
+            if self.unneeded.is_empty() {
+                return;
+            }
+            std::thread::sleep(BETWEEN_REMOVALS);
+        }
     }
 
     /// Takes one message and answers it. False when the spawner is gone.
@@ -581,6 +633,14 @@ impl Keeper {
         }
         WATCH_CLOSELY_MS
     }
+}
+
+/// The number of the first loop device that the kernel does not make by itself.
+fn first_own() -> i32 {
+    /// What kernels make unless they are told otherwise.
+    const USUAL: i32 = 8;
+    let told = std::fs::read_to_string("/sys/module/loop/parameters/max_loop");
+    told.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0).max(USUAL)
 }
 
 fn open_root(mount: &OwnedFd) -> Call<OwnedFd> {

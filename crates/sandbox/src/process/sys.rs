@@ -193,6 +193,13 @@ pub(crate) fn free_loop_device(control: c_int) -> Call<c_int> {
     check_int(unsafe { libc::ioctl(control, LOOP_CTL_GET_FREE as _) })
 }
 
+/// Has the kernel take a loop device away that nobody uses.
+pub(crate) fn remove_loop_device(control: c_int, number: c_int) -> Call<()> {
+    const LOOP_CTL_REMOVE: c_ulong = 0x4C81;
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::ioctl(control, LOOP_CTL_REMOVE as _, number) }).map(drop)
+}
+
 /// Puts a file behind a loop device, which lets go of it by itself when nobody uses the device any more.
 pub(crate) fn configure_loop_device(device: c_int, file: c_int) -> Call<()> {
     const LOOP_CONFIGURE: c_ulong = 0x4C0A;

@@ -3,8 +3,10 @@
 //! Root's `/tmp` lies on the disk where the machine has loop devices and mke2fs; everybody's may lie in memory. Start
 //! reading at `CHECKS`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use sandbox::process::{SpawnerConfig, WallKind};
@@ -23,9 +25,12 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("a full disk is told as such", full_disk),
     ("a /tmp holds nothing of the one before", nothing_before),
     ("loop devices go with their sandboxes", loops_go),
+    ("loop devices that were made for sandboxes go with their server", made_devices_go),
 ];
 
 const MIB: u64 = 1 << 20;
+/// Loop devices that kernels make by themselves.
+const HOST_DEVICES: u32 = 8;
 
 fn in_memory(world: &World) -> SpawnerConfig {
     let mut config = world.config(&[]);
@@ -119,6 +124,11 @@ fn resized_in_memory(world: &World) -> Result<(), String> {
     resize(world, &in_memory(world))
 }
 
+fn run(program: &str, arguments: &[&OsStr]) -> Result<(), String> {
+    let status = Command::new(program).args(arguments).status().map_err(|error| error.to_string())?;
+    expect(program, status.success(), true)
+}
+
 /// The data folder on a disk of its own that is smaller than `/tmp`.
 fn full_disk(world: &World) -> Result<(), String> {
     if !on_disk(world) {
@@ -127,10 +137,6 @@ fn full_disk(world: &World) -> Result<(), String> {
     let (image, disk) = (world.path("disk.img"), world.path("disk"));
     fs::create_dir_all(&disk).unwrap();
     fs::File::create(&image).and_then(|file| file.set_len(400 * MIB)).unwrap();
-    let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
-        let status = Command::new(program).args(arguments).status().map_err(|error| error.to_string())?;
-        expect(program, status.success(), true)
-    };
     run("mke2fs", &["-q".as_ref(), "-F".as_ref(), image.as_os_str()])?;
     run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), disk.as_os_str()])?;
     let mut config = world.config(&[]);
@@ -165,11 +171,17 @@ fn nothing_before(world: &World) -> Result<(), String> {
     expect("the control", world.attempt_outside("traces", &folder).contains("DID"), true)
 }
 
-/// Loop devices whose file lies in the world's folder.
+/// Numbers of the loop devices whose file lies in a folder.
+fn loops_below(folder: &Path) -> BTreeSet<u32> {
+    let names = fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.path());
+    let files = names.filter_map(|name| Some((fs::read_to_string(name.join("loop/backing_file")).ok()?, name)));
+    let own = files.filter(|(file, _)| Path::new(file).starts_with(folder));
+    own.filter_map(|(_, name)| name.to_str()?.rsplit_once("loop")?.1.parse().ok()).collect()
+}
+
+/// How many loop devices have their file in the world's folder.
 fn loops(world: &World) -> usize {
-    let folder = world.folder.path().to_str().unwrap();
-    let files = fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.path().join("loop/backing_file"));
-    files.filter_map(|path| fs::read_to_string(path).ok()).filter(|file| file.starts_with(folder)).count()
+    loops_below(world.folder.path()).len()
 }
 
 fn loops_go(world: &World) -> Result<(), String> {
@@ -184,4 +196,31 @@ fn loops_go(world: &World) -> Result<(), String> {
     // Whoever is killed, with whatever is mounted.
     super::remains::kill_both(world, || expect("loops in use", loops(world) >= 3, true))?;
     gone("the dead")
+}
+
+/// The host's own devices are all in use, so that the kernel makes others for the sandboxes.
+fn made_devices_go(world: &World) -> Result<(), String> {
+    if !on_disk(world) {
+        return Ok(());
+    }
+    let taken = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    while !(0..HOST_DEVICES).all(is_in_use) {
+        let file = taken.path().join(count.to_string());
+        fs::write(&file, [0; 4096]).unwrap();
+        run("losetup", &["-f".as_ref(), file.as_os_str()])?;
+        count += 1;
+    }
+    let made = world.with_backend(&world.config(&[]), async |_| loops_below(world.folder.path()));
+    for number in loops_below(taken.path()) {
+        run("losetup", &["-d".as_ref(), format!("/dev/loop{number}").as_ref()])?;
+    }
+    expect("devices beyond the host's", made.iter().all(|number| *number >= HOST_DEVICES) && !made.is_empty(), true)?;
+    // One that another server has taken meanwhile is that one's to take away.
+    let goes = |number: &u32| !Path::new(&format!("/sys/block/loop{number}")).exists() || is_in_use(*number);
+    wait_until("the devices are gone", || made.iter().all(goes))
+}
+
+fn is_in_use(number: u32) -> bool {
+    Path::new(&format!("/sys/block/loop{number}/loop")).exists()
 }
