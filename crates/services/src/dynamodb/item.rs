@@ -199,10 +199,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether JSON writes a text otherwise than as it is. Most texts need nothing, and many bytes are looked at at once.
-fn needs_escapes(text: &[u8]) -> bool {
-    let special = |found: bool, byte: &u8| found | (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
-    text.chunks(64).any(|chunk| chunk.iter().fold(false, special))
+/// Whether a text is ASCII that JSON writes as it is. Most are, and many bytes are looked at at once.
+fn is_plain(text: &[u8]) -> bool {
+    let special = |found: bool, byte: &u8| found | !(0x20..0x80).contains(byte) | (*byte == b'"') | (*byte == b'\\');
+    text.chunks(64).all(|chunk| !chunk.iter().fold(false, special))
 }
 
 /// From the stored form to JSON. Each part answers its size, as `AttributeValue::size` has it.
@@ -213,13 +213,13 @@ struct Writer<'a, 'o> {
 
 impl Writer<'_, '_> {
     fn text(&mut self) -> Option<usize> {
-        let text = std::str::from_utf8(self.reader.bytes()?).ok()?;
-        if needs_escapes(text.as_bytes()) {
-            serde_json::to_writer(&mut *self.out, text).ok()?;
+        let text = self.reader.bytes()?;
+        if is_plain(text) {
+            self.out.push(b'"');
+            self.out.extend_from_slice(text);
+            self.out.push(b'"');
         } else {
-            self.out.push(b'"');
-            self.out.extend_from_slice(text.as_bytes());
-            self.out.push(b'"');
+            serde_json::to_writer(&mut *self.out, std::str::from_utf8(text).ok()?).ok()?;
         }
         Some(text.len())
     }

@@ -48,6 +48,8 @@ const ROWS_MAX: usize = 1_000;
 /// How much is read in the hope that it is all. The store reads so much at once, without a snapshot.
 const SHORT_ROWS_MAX: usize = 120;
 const SHORT_BYTES_MAX: usize = 60 * 1024;
+/// What an answer with items begins with.
+const HEAD: &[u8] = b"{\"Items\":[";
 /// What `Select` may be.
 const SELECT: &[&str] = &["SPECIFIC_ATTRIBUTES", "COUNT", "ALL_ATTRIBUTES", "ALL_PROJECTED_ATTRIBUTES"];
 /// Most segments of a parallel scan.
@@ -328,8 +330,8 @@ pub(super) async fn scan(shared: &Shared, place: &Place, request: &Request) -> R
 /// What a page has read so far.
 #[derive(Default)]
 struct Progress {
-    /// What is shown of the items, in JSON, with commas between them.
-    items: Vec<u8>,
+    /// The answer as far as it is written: `HEAD`, and what is shown of the items, with commas between them.
+    text: Vec<u8>,
     count: usize,
     scanned: usize,
     bytes: usize,
@@ -375,7 +377,7 @@ impl Progress {
             if common.select != Select::Count {
                 self.part();
                 // Memory takes every byte, and maps with names for keys always serialise.
-                let _ = serde_json::to_writer(&mut self.items, &common.show(access, item, fetched.is_some()));
+                let _ = serde_json::to_writer(&mut self.text, &common.show(access, item, fetched.is_some()));
             }
         }
         self.cut
@@ -383,9 +385,17 @@ impl Progress {
 
     /// Begins what is shown of the next item.
     fn part(&mut self) {
-        if !self.items.is_empty() {
-            self.items.push(b',');
+        if self.text.is_empty() {
+            self.text.extend_from_slice(HEAD);
+        } else {
+            self.text.push(b',');
         }
+    }
+
+    /// Makes room for items, which in JSON are some longer than they are stored.
+    fn expect(&mut self, entries: &[Entry]) {
+        let stored: usize = entries.iter().map(|entry| entry.value.len()).sum();
+        self.text.reserve(HEAD.len() + stored + stored / 4);
     }
 
     /// Takes an item as the table stores it, if nothing is asked of it but to be shown, and no limit is near.
@@ -394,7 +404,7 @@ impl Progress {
             return Ok(false);
         }
         self.part();
-        let bytes = item::write_json(&entry.value, &mut self.items).ok_or(Error::Corrupt("item"))?;
+        let bytes = item::write_json(&entry.value, &mut self.text).ok_or(Error::Corrupt("item"))?;
         self.bytes += bytes;
         self.held += bytes;
         self.scanned += 1;
@@ -501,9 +511,9 @@ pub(super) async fn read(
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Answer {
-    /// In JSON, with commas between them; none where only their count is asked for.
+    /// What the answer begins with: `HEAD`, and the items with commas between them; none where only their count is asked for.
     #[serde(skip)]
-    items: Option<Vec<u8>>,
+    text: Option<Vec<u8>>,
     count: usize,
     scanned_count: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -515,15 +525,22 @@ pub(super) struct Answer {
 impl Answer {
     /// The items as a document.
     pub(super) fn items(&self) -> Result<Json> {
-        let text = [&b"["[..], self.items.as_deref().unwrap_or_default(), b"]"].concat();
-        serde_json::from_slice(&text).map_err(|_| Error::Corrupt("page"))
+        let items = self.text.as_deref().and_then(|text| text.get(HEAD.len()..)).unwrap_or_default();
+        serde_json::from_slice(&[b"[", items, b"]"].concat()).map_err(|_| Error::Corrupt("page"))
     }
 
     /// The whole, written; the items are written already.
     fn reply(self) -> Reply {
         let rest = serde_json::to_vec(&self).unwrap_or_default();
-        Reply::text(match self.items {
-            Some(items) => [b"{\"Items\":[", &items[..], b"],", rest.get(1..).unwrap_or_default()].concat(),
+        Reply::text(match self.text {
+            Some(mut text) => {
+                if text.is_empty() {
+                    text.extend_from_slice(HEAD);
+                }
+                text.extend_from_slice(b"],");
+                text.extend_from_slice(rest.get(1..).unwrap_or_default());
+                text
+            }
             None => rest,
         })
     }
@@ -544,6 +561,9 @@ async fn short_page(
     }
     let read = shared.store.range(&range.clone().rows(rows).bytes(SHORT_BYTES_MAX)).await?;
     let mut progress = Progress::default();
+    if common.select != Select::Count {
+        progress.expect(&read.entries);
+    }
     for entry in &read.entries {
         if progress.take_entry(common, entry)? {
             continue;
@@ -582,7 +602,7 @@ async fn page(
     let units = progress.units(access, common.consistent);
     shared.pay(access.table, &units, Direction::Read);
     Ok(Answer {
-        items: (common.select != Select::Count).then_some(progress.items),
+        text: (common.select != Select::Count).then_some(progress.text),
         count: progress.count,
         scanned_count: progress.scanned,
         last_evaluated_key: progress.last.filter(|_| progress.cut),
