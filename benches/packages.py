@@ -143,6 +143,17 @@ def node_peer(port):
     return ["node", os.path.join(HERE, "peers", "http_node.js"), os.path.join(HERE, "functions", "node", "index.js"), str(port)]
 
 
+def front_peer(bench, language, ahead=0):
+    """A process of a language for each processor, behind the least HTTP server that hands them events, so many of them ahead."""
+    program = os.path.join(os.path.dirname(bench.options.load), "front")
+    function = os.path.join(HERE, "functions", language)
+    loop = {
+        "node": ["node", os.path.join(HERE, "peers", "loop_node.js"), os.path.join(function, "index.js")],
+        "python": [real_python(), "-S", os.path.join(HERE, "peers", "loop_python.py"), function],
+    }[language]
+    return lambda port: [program, str(port), str(os.cpu_count()), str(ahead), *loop]
+
+
 def python_peer(port):
     return [real_python(), os.path.join(HERE, "peers", "http_python.py"), os.path.join(HERE, "functions", "python"), str(port)]
 

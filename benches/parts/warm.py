@@ -1,8 +1,12 @@
 """Warm calls: the same handler on the platform and behind bare servers, with one thread of load.
 
+Beside them processes of the languages behind the least HTTP server that hands them events (`load`'s program `front`), which makes
+no event of a request and isolates, meters and logs nothing: what a platform that has functions in processes of their own could reach.
+
 Two columns: both processors for whichever side is measured, which the load's thread shares; and pinned, where a side has
 processor 0 to itself and the load processor 1.
 """
+import functools
 import os
 import subprocess
 
@@ -11,20 +15,24 @@ from bench import at_least, at_most, load_line, medians
 from calls import get
 from dunlin import zipped
 from packages import (
-    native_package, native_program, node_package, node_peer, node_runtime, python_package, python_peer, python_runtime, salted, uvicorn_peer, workerd_peer,
+    front_peer, native_package, native_program, node_package, node_peer, node_runtime, python_package, python_peer, python_runtime, salted, uvicorn_peer, workerd_peer,
 )
 
 CONNECTIONS = (1, 16, 64)
 PINNED = "pinned"
 SETTLED_MS = 6_000
+#: Events that a process has in its socket beside the one it runs, where it has some.
+FRONT_AHEAD = 3
 BARE = {
-    "dunlin node": "bare node:http", "workerd": "bare node:http", "dunlin provided (native)": "bare node:http",
-    "dunlin python": "uvicorn + starlette", "bare python http.server": "uvicorn + starlette",
+    "dunlin node": "bare node:http", "front, node": "bare node:http", "front, node, ahead": "bare node:http", "workerd": "bare node:http", "dunlin provided (native)": "bare node:http",
+    "dunlin python": "uvicorn + starlette", "front, python": "uvicorn + starlette", "bare python http.server": "uvicorn + starlette",
 }
 
 
 def measure(bench):
     peers = {"bare node:http": node_peer, "workerd": workerd_peer, "uvicorn + starlette": uvicorn_peer, "bare python http.server": python_peer}
+    front = functools.partial(front_peer, bench)
+    peers |= {"front, node": front("node"), "front, node, ahead": front("node", FRONT_AHEAD), "front, python": front("python")}
     sides = {name: (bench.peer(make), "/") for name, make in peers.items()}
     create = bench.server.create_function
     sides |= {
