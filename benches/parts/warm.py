@@ -24,15 +24,17 @@ SETTLED_MS = 6_000
 #: Events that a process has in its socket beside the one it runs, where it has some.
 FRONT_AHEAD = 3
 BARE = {
-    "dunlin node": "bare node:http", "front, node": "bare node:http", "front, node, ahead": "bare node:http", "workerd": "bare node:http", "dunlin provided (native)": "bare node:http",
-    "dunlin python": "uvicorn + starlette", "front, python": "uvicorn + starlette", "bare python http.server": "uvicorn + starlette",
+    "dunlin node": "bare node:http", "front, node": "bare node:http", "front, node, ahead": "bare node:http", "workerd": "bare node:http",
+    "dunlin provided (native)": "bare node:http", "dunlin python": "uvicorn + starlette", "front, python": "uvicorn + starlette",
+    "front, python, ahead": "uvicorn + starlette", "bare python http.server": "uvicorn + starlette",
 }
 
 
 def measure(bench):
     peers = {"bare node:http": node_peer, "workerd": workerd_peer, "uvicorn + starlette": uvicorn_peer, "bare python http.server": python_peer}
     front = functools.partial(front_peer, bench)
-    peers |= {"front, node": front("node"), "front, node, ahead": front("node", FRONT_AHEAD), "front, python": front("python")}
+    for language in ("node", "python"):
+        peers |= {f"front, {language}": front(language), f"front, {language}, ahead": front(language, FRONT_AHEAD)}
     sides = {name: (bench.peer(make), "/") for name, make in peers.items()}
     create = bench.server.create_function
     sides |= {
