@@ -544,7 +544,7 @@ def set_up():
     dunlin_guest.LOGS.install()
     traceback.format_list([])
     time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    # Small functions come as source. What the compiler makes once, some hundred types, was a quarter of what a guest takes.
+    # Small functions come as source. What the compiler makes once, some hundred types, would be a quarter of what a guest takes.
     compile("", "", "exec")
     rehearse(REHEARSALS)
 

@@ -80,6 +80,7 @@ pub async fn repolled_while<F: Future>(future: F, again: impl Fn() -> bool) -> F
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::Pin;
     use std::sync::atomic::AtomicUsize;
 
     /// Counts how often a task is woken.
@@ -104,52 +105,40 @@ mod tests {
         })
     }
 
+    /// One turn of a task; whether it is ready, and how often it was woken until then.
+    fn turn(future: Pin<&mut impl Future>, wakings: &Arc<Wakings>) -> (bool, usize) {
+        let ready = future.poll(&mut Context::from_waker(&Waker::from(wakings.clone()))).is_ready();
+        (ready, wakings.0.load(Ordering::SeqCst))
+    }
+
     #[test]
     fn a_future_that_wakes_itself_is_polled_in_the_same_turn() {
-        let wakings = Arc::new(Wakings::default());
-        let waker = Waker::from(wakings.clone());
-        let mut future = pin!(repolled(selfish(3)));
-        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
-        assert_eq!(wakings.0.load(Ordering::SeqCst), 0);
+        assert_eq!(turn(pin!(repolled(selfish(3))), &Arc::default()), (true, 0));
     }
 
     #[test]
-    fn one_that_never_stops_lets_others_have_their_turn() {
-        let wakings = Arc::new(Wakings::default());
-        let waker = Waker::from(wakings.clone());
-        let mut future = pin!(repolled(selfish(POLLS_MAX + 1)));
-        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        assert_eq!(wakings.0.load(Ordering::SeqCst), 1);
-        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    fn one_that_does_not_stop_or_is_told_to_lets_others_have_their_turn() {
+        let (wakings, mut future) = (Arc::default(), pin!(repolled(selfish(POLLS_MAX + 1))));
+        assert_eq!(turn(future.as_mut(), &wakings), (false, 1));
+        assert_eq!(turn(future, &wakings), (true, 1));
+        let (wakings, mut future) = (Arc::default(), pin!(repolled_while(selfish(1), || false)));
+        assert_eq!(turn(future.as_mut(), &wakings), (false, 1));
+        assert_eq!(turn(future, &wakings), (true, 1));
     }
 
     #[test]
-    fn it_stops_when_it_is_told() {
-        let wakings = Arc::new(Wakings::default());
-        let waker = Waker::from(wakings.clone());
-        let mut future = pin!(repolled_while(selfish(1), || false));
-        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        assert_eq!(wakings.0.load(Ordering::SeqCst), 1);
-        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
-    }
-
-    #[test]
-    fn what_wakes_it_between_two_polls_wakes_the_task_each_time() {
-        let wakings = Arc::new(Wakings::default());
-        let waker = Waker::from(wakings.clone());
-        let mut given = None;
-        {
-            let mut future = pin!(repolled(poll_fn(|context| {
-                given = Some(context.waker().clone());
-                Poll::<()>::Pending
-            })));
-            for _ in 0..2 {
-                assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            }
+    fn what_wakes_it_between_two_turns_wakes_the_task_each_time() {
+        let given = std::cell::RefCell::new(None);
+        let wakings = Arc::default();
+        let mut future = pin!(repolled(poll_fn(|context| {
+            *given.borrow_mut() = Some(context.waker().clone());
+            Poll::<()>::Pending
+        })));
+        for times in 0..3 {
+            assert_eq!(turn(future.as_mut(), &wakings), (false, times));
+            given.borrow().as_ref().unwrap().wake_by_ref();
         }
-        let given = given.unwrap();
-        given.wake_by_ref();
-        assert_eq!(wakings.0.load(Ordering::SeqCst), 1);
+        assert_eq!(wakings.0.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -160,7 +160,7 @@ class Probe:
         "usual": {"Timeout": 20, "Environment": MINE},
         "short": {"Timeout": 1},
         "json": {"Timeout": 20, "LoggingConfig": {"LogFormat": "JSON"}},
-        # An init has the share of a processor that goes with the memory: on a busy machine it takes many times what it does alone.
+        # How long an init takes on a busy machine is not what these are about.
         "raise": {"Timeout": 60, "Environment": {"PROBE_INIT": "raise"}},
         "exit": {"Timeout": 60, "Environment": {"PROBE_INIT": "exit"}},
         "hang": {"Timeout": 1, "Environment": {"PROBE_INIT": "hang"}},

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
+use tokio::process::Command;
 use tokio::sync::oneshot;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -32,7 +33,7 @@ type Answer = oneshot::Sender<Bytes>;
 
 /// The largest message.
 const MESSAGE_MAX: usize = 64 * 1024;
-/// About what a request makes as an event of format 2.0.
+/// With so many headers an event is about as long as that of a function URL.
 const HEADERS: usize = 12;
 
 /// The processes, and the requests that wait for one.
@@ -53,16 +54,6 @@ struct Guest {
     under_way: VecDeque<Answer>,
 }
 
-/// Ends the process that it holds.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [port, guests, ahead, command @ ..] = arguments.as_slice() else {
@@ -73,11 +64,9 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn serve(port: u16, count: usize, each: usize, command: &[String]) -> Result<(), Failure> {
-    let (mut guests, mut processes) = (Vec::new(), Vec::new());
+    let mut guests = Vec::new();
     for _ in 0..count {
-        let (process, socket) = begin(command)?;
-        processes.push(process);
-        guests.push(Guest { socket: Arc::new(watch(socket)?), under_way: VecDeque::new() });
+        guests.push(Guest { socket: Arc::new(watch(begin(command)?)?), under_way: VecDeque::new() });
     }
     let state = Mutex::new(State { guests, waiting: VecDeque::new() });
     let front = Arc::new(Front { event: event(), each, state });
@@ -107,14 +96,16 @@ fn watch(socket: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
-fn begin(command: &[String]) -> Result<(Ended, OwnedFd), Failure> {
+/// Begins a process; its socket, with which it ends.
+fn begin(command: &[String]) -> Result<OwnedFd, Failure> {
     let (own, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&own, true)?;
     let (program, arguments) = command.split_first().ok_or("no program is named")?;
-    Ok((Ended(Command::new(program).args(arguments).stdin(Stdio::from(other)).spawn()?), own))
+    Command::new(program).args(arguments).stdin(Stdio::from(other)).spawn()?;
+    Ok(own)
 }
 
-/// Of the size and kind of a function URL's.
+/// What every request is to the processes.
 fn event() -> Vec<u8> {
     let headers: Vec<String> =
         (0..HEADERS).map(|number| format!(r#""x-header-{number}":"{}""#, "v".repeat(64))).collect();
