@@ -99,11 +99,17 @@ pub trait Outside: Send + Sync + 'static {
     /// Why nothing was reached.
     async fn connect(&self, host: &str, port: u16, tls: bool) -> Result<Box<dyn Connection>, Unreached>;
 
-    /// Signs a request to the platform's tables, as who has these keys would.
+    /// Signs a request to a service (by its signing name: `dynamodb`), as who has these keys would.
     ///
     /// # Errors
     /// There is nothing to sign for, or what is to be signed makes no request.
-    fn sign(&self, head: &mut http::request::Parts, body: &[u8], keys: &CallKeys) -> Result<(), Unreached>;
+    fn sign(
+        &self,
+        head: &mut http::request::Parts,
+        body: &[u8],
+        keys: &CallKeys,
+        service: &str,
+    ) -> Result<(), Unreached>;
 }
 
 /// What the calls are signed with that the platform makes on a program's behalf.
@@ -111,7 +117,7 @@ pub trait Outside: Send + Sync + 'static {
 pub struct CallKeys {
     /// The function's.
     pub credentials: Credentials,
-    /// Where the tables are.
+    /// Where the services are.
     pub region: String,
 }
 
@@ -139,8 +145,14 @@ impl Outside for Nowhere {
         Err(Unreached::Refused(format!("{host}:{port} cannot be reached from here")))
     }
 
-    fn sign(&self, _head: &mut http::request::Parts, _body: &[u8], _keys: &CallKeys) -> Result<(), Unreached> {
-        Err(Unreached::Refused("there are no tables here".to_owned()))
+    fn sign(
+        &self,
+        _head: &mut http::request::Parts,
+        _body: &[u8],
+        _keys: &CallKeys,
+        service: &str,
+    ) -> Result<(), Unreached> {
+        Err(Unreached::Refused(format!("there is no {service} here")))
     }
 }
 

@@ -180,9 +180,15 @@ impl Outside for LateOutside {
         }
     }
 
-    fn sign(&self, head: &mut http::request::Parts, body: &[u8], keys: &CallKeys) -> Result<(), Unreached> {
+    fn sign(
+        &self,
+        head: &mut http::request::Parts,
+        body: &[u8],
+        keys: &CallKeys,
+        service: &str,
+    ) -> Result<(), Unreached> {
         let now_ms = SystemClock::shared().now_ms();
-        let signing = Signing { credentials: &keys.credentials, region: &keys.region, service: "dynamodb", now_ms };
+        let signing = Signing { credentials: &keys.credentials, region: &keys.region, service, now_ms };
         sign(head, body, signing).map_err(|error| Unreached::Refused(error.to_string()))
     }
 }

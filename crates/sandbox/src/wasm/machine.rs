@@ -27,7 +27,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, PoolingAlloca
 use wasmtime_wasi::{p1, p2};
 
 use super::state::{Gauge, State};
-use super::{keyvalue, quota};
+use super::{blobstore, keyvalue, quota};
 
 /// Runs that there can be at once.
 pub(super) const RUNS_MAX: u32 = 500;
@@ -105,6 +105,7 @@ impl Machine {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
         quota::limit_components(&mut components)?;
         keyvalue::add_to_linker(&mut components)?;
+        blobstore::add_to_linker(&mut components)?;
         let mut modules = Linker::new(&engine);
         p1::add_to_linker_async(&mut modules, |state: &mut State| &mut state.wasi)?;
         quota::limit_modules(&mut modules)?;

@@ -12,6 +12,10 @@
 //! | `outside`   | requests that a program makes                                            |
 //! | `keyvalue`  | the interfaces of `wasi:keyvalue`; `pairs` has what they do               |
 //! | `tables`    | calls of the platform's tables, where pairs are                           |
+//! | `blobstore` | the interfaces of `wasi:blobstore`                                        |
+//! | `objects`   | calls of S3, where a container is a bucket                                |
+//! | `upload`    | an object that a program writes                                           |
+//! | `line`      | a connection to a service                                                 |
 //!
 //! What keeps a program in: it can name nothing but its own memory and what it imports; every access is within its
 //! memory or a trap; its folders are opened beneath descriptors, and paths and links that lead out of them are refused;
@@ -27,10 +31,13 @@
 #![allow(unsafe_code)]
 
 mod artefacts;
+mod blobstore;
 mod compiler;
 mod keyvalue;
 mod layers;
+mod line;
 mod machine;
+mod objects;
 mod outside;
 mod pairs;
 mod quota;
@@ -39,6 +46,7 @@ mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::collections::HashMap;
 use std::fs;
@@ -254,8 +262,8 @@ fn of_component(machine: &Machine, component: &Component) -> Result<Loaded, Erro
     if !strange.is_empty() {
         return Err(Error::Unfit(format!(
             "it imports what this platform does not have: {}. There are the interfaces of wasi:cli, clocks, filesystem, \
-             http, io, random and sockets (without access to any) of WASI 0.2, and wasi:keyvalue (store, atomics and batch) \
-             of 0.2.0-draft and 0.2.0-draft2",
+             http, io, random and sockets (without access to any) of WASI 0.2, wasi:keyvalue (store, atomics and batch) \
+             of 0.2.0-draft and 0.2.0-draft2, and wasi:blobstore of 0.2.0-draft",
             strange.join(", ")
         )));
     }
@@ -287,7 +295,7 @@ fn is_served(name: &str) -> bool {
         SERVED.iter().any(|package| name.starts_with(package))
             && name.split_once('@').is_none_or(|(_, version)| version.starts_with("0.2."))
     };
-    keyvalue::is_served(name) || of_wasi()
+    keyvalue::is_served(name) || blobstore::is_served(name) || of_wasi()
 }
 
 fn of_module(machine: &Machine, module: &Module) -> Result<Loaded, Error> {

@@ -23,7 +23,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use crate::program::{Outside, Unreached};
 
 /// Connections of one run at once.
-const CONNECTIONS_MAX: usize = 128;
+pub(super) const CONNECTIONS_MAX: usize = 128;
 /// How long each step takes at most, if the program does not say.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -34,9 +34,9 @@ pub(super) struct Hooks {
 }
 
 impl Hooks {
-    /// By this way out.
-    pub(super) fn new(outside: Arc<dyn Outside>) -> Self {
-        Self { outside, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    /// By this way out, over so many connections.
+    pub(super) fn new(outside: Arc<dyn Outside>, room: Arc<Semaphore>) -> Self {
+        Self { outside, room }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use tokio::sync::{SetOnce, oneshot};
+use tokio::sync::{Semaphore, SetOnce, oneshot};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{InstancePre, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -27,7 +27,8 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::layers::Opt;
 use super::machine::{LATER_TICKS, Machine};
-use super::outside::Hooks;
+use super::objects::{Objects, Place};
+use super::outside::{CONNECTIONS_MAX, Hooks};
 use super::quota::Quota;
 use super::state::{Answer, CALL_BYTES_MAX, Gauge, HANDLES_MAX, Limits, Log, RANDOM_BYTES_MAX, State};
 use super::tables::Tables;
@@ -66,6 +67,10 @@ pub(super) struct Environment {
     machine: Arc<Machine>,
     loaded: Arc<Loaded>,
     spec: ProgramSpec,
+    /// What calls of the platform's services are signed with, if there is such.
+    keys: Option<Arc<CallKeys>>,
+    /// Where its objects are, or why that is not known.
+    place: Arc<Result<Place, String>>,
     folders: Folders,
     quota: Quota,
     gauge: Arc<Gauge>,
@@ -87,7 +92,10 @@ impl Environment {
         let quota = Quota::new(folders.tmp.clone(), spec.tmp_bytes);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (gauge, killed, gone) = (Arc::default(), CancellationToken::new(), Arc::default());
-        Arc::new(Self { id, machine, loaded, spec, folders, quota, gauge, killed, gone })
+        let keys = CallKeys::of(&spec.environment).map(Arc::new);
+        let place = Place::of(&spec.environment, keys.as_ref().map_or("us-east-1", |keys| &keys.region));
+        let place = Arc::new(place);
+        Arc::new(Self { id, machine, loaded, spec, keys, place, folders, quota, gauge, killed, gone })
     }
 
     fn store(&self, wasi: &mut WasiCtxBuilder) -> Result<Store<State>, RunEnd> {
@@ -97,11 +105,13 @@ impl Environment {
         self.gauge.begin();
         let mut wasi = wasi.build_p1();
         wasmtime_wasi::WasiView::ctx(&mut wasi).table.set_max_capacity(HANDLES_MAX);
+        let (outside, room) = (&self.spec.outside, Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let state = State {
             wasi,
             http: WasiHttpCtx::new(),
-            hooks: Hooks::new(self.spec.outside.clone()),
-            tables: Tables::new(self.spec.outside.clone(), CallKeys::of(&self.spec.environment)),
+            hooks: Hooks::new(outside.clone(), room.clone()),
+            tables: Tables::new(outside.clone(), self.keys.clone()),
+            objects: Objects::new(outside.clone(), self.keys.clone(), self.place.clone(), room),
             limits: Limits { gauge: self.gauge.clone(), memory_bytes: self.spec.memory_bytes },
             quota: self.quota.clone(),
         };

@@ -18,6 +18,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::objects::Objects;
 use super::outside::Hooks;
 use super::quota::Quota;
 use super::tables::Tables;
@@ -105,6 +106,7 @@ pub(super) struct State {
     pub(super) http: WasiHttpCtx,
     pub(super) hooks: Hooks,
     pub(super) tables: Tables,
+    pub(super) objects: Objects,
     pub(super) limits: Limits,
     pub(super) quota: Quota,
 }

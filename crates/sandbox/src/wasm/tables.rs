@@ -8,11 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{self, SendRequest};
 use serde_json::Value;
-use tokio_util::task::AbortOnDropHandle;
-use wasmtime_wasi_http::io::TokioIo;
 
+use super::line::Line;
 use crate::program::{CallKeys, Outside};
 
 /// What the tables answered instead of doing it, or why they did not answer.
@@ -39,17 +37,12 @@ impl Failure {
 /// One run's line to the tables; opened with its first call.
 pub(super) struct Tables {
     outside: Arc<dyn Outside>,
-    keys: Option<CallKeys>,
+    keys: Option<Arc<CallKeys>>,
     line: Option<Line>,
 }
 
-struct Line {
-    sender: SendRequest<Full<Bytes>>,
-    _driver: AbortOnDropHandle<()>,
-}
-
 impl Tables {
-    pub(super) fn new(outside: Arc<dyn Outside>, keys: Option<CallKeys>) -> Self {
+    pub(super) fn new(outside: Arc<dyn Outside>, keys: Option<Arc<CallKeys>>) -> Self {
         Self { outside, keys, line: None }
     }
 
@@ -70,15 +63,13 @@ impl Tables {
             .header("content-type", "application/x-amz-json-1.0")
             .header("x-amz-target", format!("DynamoDB_20120810.{operation}"));
         let (mut parts, ()) = request.body(()).map_err(Failure::unanswered)?.into_parts();
-        self.outside.sign(&mut parts, &text, keys).map_err(Failure::unanswered)?;
-        let line = match self.line.take().filter(|line| !line.sender.is_closed()) {
+        self.outside.sign(&mut parts, &text, keys, "dynamodb").map_err(Failure::unanswered)?;
+        let line = match self.line.take().filter(Line::is_open) {
             Some(line) => line,
-            None => self.open(&host).await?,
+            None => Line::open(&*self.outside, &host, 80, false).await.map_err(Failure::unanswered)?,
         };
-        let line = self.line.insert(line);
-        line.sender.ready().await.map_err(Failure::unanswered)?;
-        let request = Request::from_parts(parts, Full::new(text));
-        let answer = line.sender.send_request(request).await.map_err(Failure::unanswered)?;
+        let asked = self.line.insert(line).ask(Request::from_parts(parts, Full::new(text))).await;
+        let answer = asked.map_err(|unsaid| Failure::unanswered(unsaid.why))?;
         let status = answer.status();
         let text = answer.into_body().collect().await.map_err(Failure::unanswered)?.to_bytes();
         let body: Value = serde_json::from_slice(&text).map_err(Failure::unanswered)?;
@@ -89,15 +80,5 @@ impl Tables {
         let code = said("__type").rsplit('#').next().unwrap_or_default().to_owned();
         let message = if said("message").is_empty() { said("Message") } else { said("message") }.to_owned();
         Err(Failure { code, message, body })
-    }
-
-    async fn open(&self, host: &str) -> Result<Line, Failure> {
-        let stream = self.outside.connect(host, 80, false).await.map_err(Failure::unanswered)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Failure::unanswered)?;
-        let driver = tokio::spawn(async move {
-            // How a call ended is what its own future says.
-            let _ = connection.await;
-        });
-        Ok(Line { sender, _driver: AbortOnDropHandle::new(driver) })
     }
 }
