@@ -2,7 +2,9 @@
 
 The table is filled by TransactWriteItems through several processes, then the server is started again on its folder. What counts is
 the time to ready, the anonymous memory of the server beside one with a small table, and reads of single items and pages
-beside a table of a thousand in the same server, interleaved. Filling takes some minutes; `DUNLIN_LARGE_ITEMS` is another number of items.
+beside a small table in the same server, interleaved. Of both as many different items are read, and the small one has no more than
+those, so that the processors' caches hold as much of either. Filling takes some minutes; `DUNLIN_LARGE_ITEMS` is another number of
+items.
 """
 import http.client
 import json
@@ -17,9 +19,11 @@ from dunlin import authorization
 from parts.tables import call, make, send
 
 ITEMS = int(os.environ.get("DUNLIN_LARGE_ITEMS", 5_000_000))
-SMALL = 1_000
 #: Items of one partition, which a query reads in a page.
 PARTITION = 100
+#: How many partitions are queried, and how many single items are asked for.
+PARTITIONS, SINGLE = 200, 2_000
+SMALL = PARTITIONS * PARTITION
 FILLERS = 4
 CONNECTIONS = 16
 #: MiB of anonymous memory that the large table may add, ms that it may take until ready, and the part of the small table's rate
@@ -96,10 +100,10 @@ def reads(bench):
     """Requests/s of each read, of both tables by turns."""
     port, chance = bench.server.port, random.Random(7)
     rows = {}
-    for name, count in (("GetItem", 2_000), ("Query of 100", 200)):
+    for name, count, apart in (("GetItem", SINGLE, 1), ("Query of 100", PARTITIONS, PARTITION)):
         requests = {}
         for table, items in (("Small", SMALL), ("Large", ITEMS)):
-            numbers = [chance.randrange(items) for _ in range(count)]
+            numbers = chance.sample(range(0, items, apart), count)
             requests[table] = [one(port, name, table, number) for number in numbers]
         samples = {table: [] for table in requests}
         for _ in range(bench.options.rounds):
