@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need: a PostgreSQL server (not started), a Python environment in .cache/venv, the JavaScript SDK
 # in tests/js/node_modules, packages with native code and AWS's client for images in .cache/native, web frameworks in
-# .cache/web, an agent in .cache/agents, Chromium, a JDK with Maven and jars in .cache/java, Ruby, PHP, and what a .NET
+# .cache/web, an agent in .cache/agents, Chromium, a JDK with Maven and jars in .cache/java and .cache/spring, Ruby, PHP, and what a .NET
 # program is made of in .cache/dotnet.
 # Does nothing where it has run before and neither requirements.txt nor package-lock.json changed.
 set -eu
@@ -151,14 +151,18 @@ if ! command -v javac >/dev/null || ! command -v mvn >/dev/null; then
         echo "javac and mvn are not there: the tests of Java functions are skipped" >&2
     fi
 fi
-java=.cache/java
-if command -v mvn >/dev/null && ! cmp -s tests/java/pom.xml "$java/.installed"; then
-    rm -rf "$java"
-    mkdir -p "$java"
-    if (cd tests/java && mvn -q -B dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$PWD/../../$java/lib" >&2); then
-        cp tests/java/pom.xml "$java/.installed"
-    else
-        rm -rf "$java"
-        echo "the jars could not be installed: the tests of Java functions are skipped" >&2
+# jars POM FOLDER TESTS: what a POM names, in FOLDER/lib.
+jars() {
+    if command -v mvn >/dev/null && ! cmp -s "$1" "$2/.installed"; then
+        rm -rf "$2"
+        mkdir -p "$2"
+        if mvn -q -B -f "$1" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$PWD/$2/lib" >&2; then
+            cp "$1" "$2/.installed"
+        else
+            rm -rf "$2"
+            echo "the jars of $1 could not be installed: the tests of $3 are skipped" >&2
+        fi
     fi
-fi
+}
+jars tests/java/pom.xml .cache/java "Java functions"
+jars tests/java/spring.xml .cache/spring "Spring"

@@ -14,7 +14,7 @@ import time
 import pytest
 import requests
 
-from conftest import NODE, PYTHON, ROLE, ROOT, name_of, refused, wait_for, zipped
+from conftest import JAVA, NODE, PYTHON, ROLE, ROOT, name_of, refused, wait_for, zipped
 from test_apis import http_api, rest_api
 from test_deploy import dunlin
 from test_function_urls import sign
@@ -560,6 +560,72 @@ def test_fastapi(server):
     client.send(b"up")
     assert client.receive() == (1, b"UP")
     client.close()
+
+
+SPRING = """
+package app;
+
+import java.io.OutputStream;
+import java.util.Map;
+import org.springframework.boot.SpringApplication;
+import org.springframework.boot.autoconfigure.SpringBootApplication;
+import org.springframework.http.HttpStatus;
+import org.springframework.web.bind.annotation.*;
+import org.springframework.web.servlet.mvc.method.annotation.StreamingResponseBody;
+
+@SpringBootApplication
+@RestController
+public class Application {
+    public record Item(String name, int count) {}
+
+    @PostMapping("/items/{id}")
+    @ResponseStatus(HttpStatus.CREATED)
+    public Map<String, Object> item(@PathVariable("id") int id, @RequestBody Item item) {
+        return Map.of("id", id, "name", item.name(), "count", item.count());
+    }
+
+    @GetMapping("/stream")
+    public StreamingResponseBody stream() {
+        return out -> {
+            for (String part : new String[] {"a", "b", "c"}) { out.write(part.getBytes()); out.flush(); }
+        };
+    }
+
+    public static void main(String[] arguments) { SpringApplication.run(Application.class, arguments); }
+}
+"""
+
+
+@pytest.mark.modes("dev")
+def test_spring(server, tmp_path):
+    jars = installed_jars()
+    (tmp_path / "Application.java").write_text(SPRING)
+    names = ":".join(str(jar) for jar in jars)
+    out = tmp_path / "classes"
+    subprocess.run(["javac", "-parameters", "-cp", names, "-d", out, tmp_path / "Application.java"], check=True, timeout=120)
+    files = {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*.class")}
+    files |= {f"lib/{jar.name}": jar.read_bytes() for jar in jars}
+    files["application.properties"] = b"server.port=${PORT}\nserver.shutdown=graceful\n"
+    command = "java -XX:TieredStopAtLevel=1 -cp '.:lib/*' app.Application"
+    _, url = served(server, files, JAVA, command=command, MemorySize=1024, Timeout=30,
+                    variables={"DUNLIN_WEB_STARTUP": "120", "DUNLIN_WEB_CONCURRENCY": "20"})
+    # The first request starts it.
+    answer = requests.post(url + "items/7", json={"name": "ü", "count": 3}, timeout=150)
+    assert (answer.status_code, answer.json()) == (201, {"id": 7, "name": "ü", "count": 3})
+    assert requests.post(url + "items/x", json={}, timeout=40).status_code == 400
+    assert get(url, "stream").text == "abc"
+    assert get(url, "nothing").json()["path"].endswith("/nothing")
+
+
+def installed_jars():
+    """Spring's jars, where there is a JDK that they run on."""
+    jars = sorted((ROOT / ".cache/spring/lib").glob("*.jar"))
+    if not jars:
+        pytest.skip("Spring could not be installed (tests/install.sh says why)")
+    shown = subprocess.run(["javac", "-version"], capture_output=True, text=True, check=True).stdout
+    if int(shown.split()[1].split(".")[0]) < 17:
+        pytest.skip(f"Spring Boot 3 needs a JDK from 17 on; this is {shown.strip()}")
+    return jars
 
 
 GO = """

@@ -419,7 +419,8 @@ async fn originate(
     let caches = caches_of(core, version);
     let mut variables = variables::guest_variables(version, &credentials, names, &core.config.guest_variables);
     if let Some(web) = &version.web {
-        let programs = interpreter_for(core, &version.runtime).ok().and_then(|it| core.interpreters.usable.get(it));
+        let index = interpreter::choose(&core.interpreters, &version.runtime).ok();
+        let programs = index.and_then(|it| core.interpreters.usable.get(it));
         variables::make_web(&mut variables, version, web, programs.map(Interpreter::named_folder));
     }
     let environment = if agents.is_empty() { Vec::new() } else { variables::of_extensions(&variables) };
@@ -503,18 +504,19 @@ pub(crate) fn guest_of(core: &Core, version: &FunctionVersion) -> Result<sandbox
         Family::Provided if version.web.is_some() => Ok(sandbox::Guest::Command),
         Family::Provided => Ok(sandbox::Guest::Bootstrap),
         family => {
-            let interpreter = interpreter_for(core, &version.runtime).map_err(InvokeError::NotReady)?;
             if version.web.is_some() {
-                // Its command finds the interpreter by name.
+                // Its command finds the interpreter by name, and nothing of AWS's is in between.
+                interpreter::choose(&core.interpreters, &version.runtime).map_err(InvokeError::NotReady)?;
                 return Ok(sandbox::Guest::Command);
             }
+            let interpreter = interpreter_for(core, &version.runtime).map_err(InvokeError::NotReady)?;
             let (memory_mb, wrapper) = (version.memory_mb, version.wrapper().map(str::to_owned));
             Ok(sandbox::Guest::Interpreter { family, interpreter, memory_mb, wrapper })
         }
     }
 }
 
-/// Index of the interpreter that serves a runtime. The error says what to do.
+/// Index of the interpreter that serves a runtime's handlers. The error says what to do.
 pub(crate) fn interpreter_for(core: &Core, runtime: &Runtime) -> Result<usize, String> {
     let index = interpreter::choose(&core.interpreters, runtime)?;
     let pack = core.config.java_pack.as_ref().filter(|_| runtime.family() == Family::Java);
