@@ -289,4 +289,6 @@ const DIFFERENCES: &str = "
   (`segments` of `GET /_dunlin/network`); nothing keeps them, and there are no sampling rules to ask for.
 - **Size of `/tmp`**: what is free is told as it is. Where `/tmp` is on the disk (as root), its whole size reads as 10 GB whatever the function may use:
   one stock of file systems serves all sizes. So `shutil.disk_usage('/tmp').free` is right and `.total` is not.
+- **`/tmp` after a failure**: a call that ran out of time, or whose process ended, ends its environment, and the next call finds an empty `/tmp` in another. AWS
+  starts the runtime again beside what lies there. Neither promises that the next call comes to the same environment.
 ";
