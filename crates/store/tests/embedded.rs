@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use base::{Clock, ManualClock, SystemClock};
@@ -332,6 +332,54 @@ async fn a_page_is_one_state_while_the_tree_is_written() {
         let txn = Txn::new().delete(place(held[moved])).put(place(to), "token").relaxed();
         store.commit(txn).await.unwrap();
         held[moved] = to;
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let pages = reader.await.unwrap();
+        assert!(pages > 100, "only {pages} pages were read");
+    }
+}
+
+/// Ranges that are read again and again are kept (`pages`): no page may be older than what was acknowledged before it was asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_kept_is_never_older_than_what_was_acknowledged() {
+    const KEYS: u64 = 8;
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.limits.due_log_bytes = 1;
+    let store = Arc::new(embedded::open(config).unwrap());
+    let (acknowledged, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let (store, acknowledged, done) = (Arc::clone(&store), Arc::clone(&acknowledged), Arc::clone(&done));
+            tokio::spawn(async move {
+                let (mut pages, mut newest) = (0, 0);
+                while !done.load(Ordering::Relaxed) {
+                    let least = acknowledged.load(Ordering::SeqCst).max(newest);
+                    let page = store.range(&Range::prefix("page/")).await.unwrap();
+                    let of = |value: &Bytes| u64::from_be_bytes(value[..].try_into().unwrap());
+                    newest = page.entries.iter().map(|entry| of(&entry.value)).max().unwrap_or(0);
+                    assert!(newest >= least, "{newest} was read after {least}");
+                    pages += 1;
+                    tokio::task::yield_now().await;
+                }
+                pages
+            })
+        })
+        .collect();
+    for step in 1..=1_500u64 {
+        let value = step.to_be_bytes().to_vec();
+        store.commit(Txn::new().put(format!("page/{}", step % KEYS), value)).await.unwrap();
+        acknowledged.store(step, Ordering::SeqCst);
+        if step % 10 == 0 {
+            // Now the tree has all, and the range is kept.
+            while store.stats().await.unwrap().lag != Some(Lag::Tree { versions: 0, log_bytes: 0 }) {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..3 {
+                store.range(&Range::prefix("page/")).await.unwrap();
+            }
+        }
     }
     done.store(true, Ordering::Relaxed);
     for reader in readers {

@@ -2,7 +2,7 @@
 //! call of it, and a look into the tree costs 5 to 10 µs.
 //!
 //! What is kept is asked *after* the overlay, like the tree, so it need not hear of commits: only when the overlay drops a
-//! generation, which the tree then has, do the entries go that it had written.
+//! generation, which the tree then has, do the entries go that it had written. Whole ranges are in `pages`, by the same rules.
 //!
 //! Invariants
 //!   1. What is kept is what the tree says, or older than what the overlay says; never older than both.
@@ -12,11 +12,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::pages::{Ends, Pages};
 use crate::contract::Entry;
 
 /// So many readers look at the same time without waiting for each other, if their keys are not the same.
@@ -33,6 +35,7 @@ const ENTRY_BYTES_MAX: usize = 4 * 1024;
 pub(super) struct Kept {
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
+    pages: Pages,
     /// How many generations were dropped.
     drops: AtomicU64,
 }
@@ -54,7 +57,7 @@ fn weight(entry: &Entry) -> usize {
 impl Default for Kept {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, hasher: RandomState::new(), drops: AtomicU64::new(0) }
+        Self { shards, hasher: RandomState::new(), pages: Pages::default(), drops: AtomicU64::new(0) }
     }
 }
 
@@ -92,9 +95,21 @@ impl Kept {
         }
     }
 
-    /// Before a generation is dropped that has written these keys.
-    pub(super) fn forget<'a>(&self, keys: impl Iterator<Item = &'a Bytes>) {
+    /// What was in a range, in the order of keys. The overlay goes with it only if that has dropped nothing since before this
+    /// is asked.
+    pub(super) fn page(&self, ends: &Ends) -> Option<Arc<[Entry]>> {
+        self.pages.get(ends)
+    }
+
+    /// Keeps what was read of a whole range.
+    pub(super) fn keep_page(&self, reading: Reading, ends: Ends, entries: impl FnOnce() -> Vec<Entry>) {
+        self.pages.keep(ends, entries, || self.drops.load(Ordering::SeqCst) == reading.0);
+    }
+
+    /// Before a generation is dropped that has written these keys, and in these ranges.
+    pub(super) fn forget<'a>(&self, keys: impl Iterator<Item = &'a Bytes>, wrote_in: impl Fn(&Ends) -> bool) {
         self.drops.fetch_add(1, Ordering::SeqCst);
+        self.pages.forget(wrote_in);
         for key in keys {
             let mut shard = self.shard(key).lock();
             if let Some(entry) = shard.entries.remove(key) {
@@ -117,7 +132,7 @@ mod tests {
         let kept = Kept::default();
         kept.keep(kept.begin(), &entry("a", 1, 10));
         kept.keep(kept.begin(), &entry("b", 2, 10));
-        kept.forget([Bytes::from_static(b"a")].iter());
+        kept.forget([Bytes::from_static(b"a")].iter(), |_| false);
         assert_eq!(kept.get(b"a"), None);
         assert_eq!(kept.get(b"b"), Some(entry("b", 2, 10)));
     }
@@ -126,11 +141,29 @@ mod tests {
     fn who_looked_before_a_drop_keeps_nothing() {
         let kept = Kept::default();
         let reading = kept.begin();
-        kept.forget(std::iter::empty());
+        kept.forget(std::iter::empty(), |_| false);
         kept.keep(reading, &entry("a", 1, 10));
         assert_eq!(kept.get(b"a"), None);
         kept.keep(kept.begin(), &entry("a", 2, 10));
         assert_eq!(kept.get(b"a"), Some(entry("a", 2, 10)));
+    }
+
+    #[test]
+    fn ranges_go_by_the_same_rules() {
+        let kept = Kept::default();
+        let ends = (b"a".to_vec(), b"b".to_vec());
+        let read = |reading| kept.keep_page(reading, ends.clone(), || vec![entry("a", 1, 10)]);
+        read(kept.begin());
+        let before = kept.begin();
+        kept.forget(std::iter::empty(), |_| false);
+        read(before);
+        assert_eq!(kept.page(&ends), None, "who looked before a drop keeps nothing");
+        read(kept.begin());
+        assert_eq!(kept.page(&ends).as_deref(), Some(&[entry("a", 1, 10)][..]));
+        kept.forget(std::iter::empty(), |_| false);
+        assert!(kept.page(&ends).is_some(), "it was not written in");
+        kept.forget(std::iter::empty(), |written| *written == ends);
+        assert_eq!(kept.page(&ends), None);
     }
 
     #[test]

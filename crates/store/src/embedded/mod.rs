@@ -24,6 +24,7 @@ mod limits;
 mod lock;
 mod log;
 mod overlay;
+mod pages;
 mod queue;
 mod reader;
 mod record;

@@ -59,6 +59,14 @@ struct Inner {
     sizes: Sizes,
 }
 
+impl Inner {
+    /// Whether there is a write from a key on (included) and before another.
+    fn has_within(&self, start: &[u8], end: &[u8]) -> bool {
+        use std::ops::Bound::{Excluded, Included};
+        start < end && self.entries.range::<[u8], _>((Included(start), Excluded(end))).next().is_some()
+    }
+}
+
 /// What a generation weighs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sizes {
@@ -329,7 +337,8 @@ impl Overlay {
     /// Drops the oldest generation: the tree has it.
     pub(super) fn drop_oldest(&self) {
         if let Some(oldest) = self.oldest() {
-            self.kept.forget(oldest.inner.read().entries.keys());
+            let inner = oldest.inner.read();
+            self.kept.forget(inner.entries.keys(), |(start, end)| inner.has_within(start, end));
         }
         let oldest = self.list.write().generations.remove(0);
         // Freed outside of the lock, as it can be large.

@@ -128,13 +128,35 @@ impl Readers {
         if self.permits.is_closed() {
             return Err(Error::Closed);
         }
+        let (kept, ends) = (self.overlay.kept(), range.half_open());
+        let (reading, before) = (kept.begin(), self.overlay.base());
         let mut scan = Scan::new(range.clone());
+        if let Some(entries) = kept.page(&ends)
+            && let Some(pinned) = self.overlay.pin_beside(before)
+        {
+            let slice = pinned.slice(&scan.range, scan.look);
+            scan.merge(KeptRows::of(&entries, range.reverse), slice, &mut INLINE.clone())?;
+            return Ok(scan.done.then_some(scan.page));
+        }
         self.idle.with(|connection| {
             let before = self.overlay.base();
             let overlay = |range: &Range, look| Some(self.overlay.pin_beside(before)?.slice(range, look));
             scan.step(connection, overlay, &mut INLINE.clone())
         })?;
-        Ok(scan.done.then_some(scan.page))
+        if !scan.done {
+            return Ok(None);
+        }
+        if !scan.page.more {
+            let entries = || {
+                let mut entries = scan.page.entries.clone();
+                if range.reverse {
+                    entries.reverse();
+                }
+                entries
+            };
+            kept.keep_page(reading, ends, entries);
+        }
+        Ok(Some(scan.page))
     }
 
     /// Opens a snapshot of the current state, as soon as there is a place for it.
@@ -356,10 +378,21 @@ impl Scan {
         let mut rows = statement.query([start, end])?;
         // Outside of a transaction this is what fixes the state.
         rows.advance()?;
-        let Some(Slice { writes, up_to }) = overlay(&self.range, self.look) else { return Ok(false) };
+        let Some(slice) = overlay(&self.range, self.look) else { return Ok(false) };
         self.look = (2 * self.look).min(BLOCKING.rows + BLOCKING.deletions);
+        let arena = std::mem::take(&mut self.arena);
+        let mut rows = TreeRows { rows, arena };
+        self.merge(&mut rows, slice, left)?;
+        self.arena = rows.arena;
+        Ok(true)
+    }
+
+    /// Takes what is next of these rows and of the overlay, as far as `left` allows.
+    fn merge(&mut self, rows: impl TreePart, slice: Slice, left: &mut Chunk) -> Result<(), Fault> {
+        let Slice { writes, up_to } = slice;
         let (writes, reverse) = (writes.into_iter().peekable(), self.range.reverse);
-        let mut merge = Merge { rows, row: true, writes, up_to, arena: &mut self.arena, reverse };
+        let mut merge = Merge { rows, row: true, writes, up_to, reverse };
+        // Where a key ends what was read that is not the last entry's.
         let mut at = None;
         self.page.more = false;
         while left.rows > 0 && left.bytes > 0 && left.deletions > 0 {
@@ -386,28 +419,98 @@ impl Scan {
             self.range.bytes = self.range.bytes.saturating_sub(bytes);
             left.rows -= 1;
             left.bytes = left.bytes.saturating_sub(bytes);
-            at = Some(entry.key.clone());
+            at = None;
             self.page.entries.push(entry);
         }
-        if let Some(at) = at.filter(|_| !self.done) {
-            self.range = self.range.clone().beyond(at);
+        if !self.done {
+            let last = || self.page.entries.last().map(|entry| entry.key.clone());
+            if let Some(at) = at.or_else(last) {
+                self.range = self.range.clone().beyond(at);
+            }
         }
-        Ok(true)
+        Ok(())
     }
 }
 
 const FORWARD: &str = "SELECT key, version, checksum, value FROM kv WHERE key >= ?1 AND key < ?2 ORDER BY key";
 const BACKWARD: &str = "SELECT key, version, checksum, value FROM kv WHERE key >= ?1 AND key < ?2 ORDER BY key DESC";
 
-/// The overlay over the tree, in the order of a range.
-struct Merge<'a> {
+/// Entries of the tree within a range, in its order. Stands on one of them, or behind the last.
+trait TreePart {
+    /// Goes on to the next.
+    fn advance(&mut self) -> Result<(), Fault>;
+
+    /// The key of the one that it stands on.
+    fn key(&self) -> Result<Option<&[u8]>, Fault>;
+
+    /// The one that it stands on; none behind the last.
+    fn entry(&mut self) -> Result<Option<Entry>, Fault>;
+}
+
+/// What a statement reads, which stands on its first row.
+struct TreeRows<'a> {
     rows: Rows<'a>,
-    /// Whether `rows` stands on a row that is not given out yet.
+    arena: Arena,
+}
+
+impl TreePart for &mut TreeRows<'_> {
+    fn advance(&mut self) -> Result<(), Fault> {
+        Ok(self.rows.advance()?)
+    }
+
+    fn key(&self) -> Result<Option<&[u8]>, Fault> {
+        self.rows.get().map(key_of).transpose()
+    }
+
+    fn entry(&mut self) -> Result<Option<Entry>, Fault> {
+        let TreeRows { rows, arena } = &mut **self;
+        rows.get().map(|row| schema::entry(row, arena)).transpose()
+    }
+}
+
+/// What is kept of a range.
+struct KeptRows<'a> {
+    rows: std::slice::Iter<'a, Entry>,
+    row: Option<&'a Entry>,
+    reverse: bool,
+}
+
+impl<'a> KeptRows<'a> {
+    /// Of entries in the order of keys.
+    fn of(entries: &'a [Entry], reverse: bool) -> Self {
+        let mut rows = Self { rows: entries.iter(), row: None, reverse };
+        rows.go_on();
+        rows
+    }
+
+    fn go_on(&mut self) {
+        self.row = if self.reverse { self.rows.next_back() } else { self.rows.next() };
+    }
+}
+
+impl TreePart for KeptRows<'_> {
+    fn advance(&mut self) -> Result<(), Fault> {
+        self.go_on();
+        Ok(())
+    }
+
+    fn key(&self) -> Result<Option<&[u8]>, Fault> {
+        Ok(self.row.map(|entry| &entry.key[..]))
+    }
+
+    fn entry(&mut self) -> Result<Option<Entry>, Fault> {
+        Ok(self.row.cloned())
+    }
+}
+
+/// The overlay over the tree, in the order of a range.
+struct Merge<R> {
+    rows: R,
+    /// Whether `rows` stands on an entry that is not given out yet.
     row: bool,
     writes: Peekable<std::vec::IntoIter<Write>>,
     /// Where the overlay's part ends: rows beyond are for later.
     up_to: Option<Bytes>,
-    arena: &'a mut Arena,
     reverse: bool,
 }
 
@@ -416,29 +519,29 @@ enum Next {
     Deleted(Bytes),
 }
 
-impl Merge<'_> {
+impl<R: TreePart> Merge<R> {
     fn next(&mut self) -> Result<Option<Next>, Fault> {
         if !self.row {
             self.rows.advance()?;
             self.row = true;
         }
-        let row = match (self.rows.get(), &self.up_to) {
-            (Some(row), Some(up_to)) if is_beyond(key_of(row)?, up_to, self.reverse) => None,
-            (row, _) => row,
+        let key = match (self.rows.key()?, &self.up_to) {
+            (Some(key), Some(up_to)) if is_beyond(key, up_to, self.reverse) => None,
+            (key, _) => key,
         };
         let Some((written, _)) = self.writes.peek() else {
-            self.row = row.is_none();
-            return Ok(row.map(|row| schema::entry(row, self.arena)).transpose()?.map(Next::Entry));
+            self.row = key.is_none();
+            return if self.row { Ok(None) } else { Ok(self.rows.entry()?.map(Next::Entry)) };
         };
-        let order = match row {
+        let order = match key {
             None => Ordering::Greater,
-            Some(row) if self.reverse => written[..].cmp(key_of(row)?),
-            Some(row) => key_of(row)?.cmp(written),
+            Some(key) if self.reverse => written[..].cmp(key),
+            Some(key) => key.cmp(written),
         };
         // A row that the overlay hides is not looked at: whatever is wrong with it, it has been replaced.
         self.row = order == Ordering::Greater;
-        if let (Ordering::Less, Some(row)) = (order, row) {
-            return Ok(Some(Next::Entry(schema::entry(row, self.arena)?)));
+        if order == Ordering::Less {
+            return Ok(self.rows.entry()?.map(Next::Entry));
         }
         let Some((key, slot)) = self.writes.next() else { return Ok(None) };
         Ok(Some(match entry_of(&key, slot) {
@@ -454,4 +557,125 @@ fn is_beyond(key: &[u8], end: &[u8], reverse: bool) -> bool {
 
 fn key_of<'a>(row: &'a Row<'_>) -> Result<&'a [u8], Fault> {
     row.get_ref(0)?.as_blob().map_err(|error| Fault::Corrupt(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use base::SystemClock;
+    use proptest::prelude::*;
+
+    use super::super::stepped::{Progress, Stepped, open_stepped};
+    use super::super::{EmbeddedConfig, Limits};
+    use super::*;
+    use crate::contract::{Store, Txn};
+
+    #[derive(Debug, Clone)]
+    enum Do {
+        Write(u8, Option<u8>),
+        /// The tree takes over so many portions.
+        Apply(u8),
+        Read {
+            page: u8,
+            reverse: bool,
+            rows: u8,
+        },
+    }
+
+    fn any_step() -> impl Strategy<Value = Do> {
+        prop_oneof![
+            2 => (0u8..30, prop::option::weighted(0.7, any::<u8>())).prop_map(|(key, value)| Do::Write(key, value)),
+            2 => (1u8..8).prop_map(Do::Apply),
+            // Few ranges, so that they are read again.
+            6 => (0u8..3, any::<bool>(), prop_oneof![Just(u8::MAX), 0u8..6])
+                .prop_map(|(page, reverse, rows)| Do::Read { page, reverse, rows }),
+        ]
+    }
+
+    fn stepped(folder: &std::path::Path) -> Stepped {
+        let limits = Limits { due_log_bytes: 1, portion_writes: 2, ..Limits::default() };
+        let on_fatal = Arc::new(|reason: &str| panic!("the store failed: {reason}"));
+        let config = EmbeddedConfig { limits, on_fatal, ..EmbeddedConfig::new(folder, SystemClock::shared()) };
+        open_stepped(config).unwrap()
+    }
+
+    async fn commit(stepped: &mut Stepped, txn: Txn) {
+        let store = Arc::clone(stepped.store());
+        let commit = tokio::spawn(async move { store.commit(txn).await });
+        while !commit.is_finished() {
+            tokio::task::yield_now().await;
+            stepped.step_committer();
+        }
+        commit.await.unwrap().unwrap();
+    }
+
+    fn name(key: u8) -> String {
+        format!("{}/{key:02}", key / 10)
+    }
+
+    /// Does all that, beside a map that does the same; how many reads found their range kept.
+    async fn run(steps: Vec<Do>) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut stepped, mut model, mut found) = (stepped(folder.path()), BTreeMap::new(), 0);
+        for step in steps {
+            match step {
+                Do::Write(key, Some(value)) => {
+                    commit(&mut stepped, Txn::new().put(name(key), vec![value]).relaxed()).await;
+                    model.insert(name(key), value);
+                }
+                Do::Write(key, None) => {
+                    commit(&mut stepped, Txn::new().delete(name(key)).relaxed()).await;
+                    model.remove(&name(key));
+                }
+                Do::Apply(portions) => {
+                    // What is not flushed is not taken over.
+                    commit(&mut stepped, Txn::new().put("flush", "")).await;
+                    (0..portions).for_each(|_| assert_ne!(stepped.step_applier(), Progress::Ended));
+                }
+                Do::Read { page, reverse, rows } => {
+                    let range = Range::prefix(format!("{page}/"));
+                    let ends = range.half_open();
+                    found += usize::from(stepped.store().shared.overlay.kept().page(&ends).is_some());
+                    let range = if reverse { range.reversed() } else { range }.rows(rows.into());
+                    let page = stepped.store().shared.readers.short_page(&range).unwrap().expect("a short range");
+                    let seen: Vec<_> = page.entries.iter().map(|it| (it.key.to_vec(), it.value[0])).collect();
+                    let mut all: Vec<_> = model.iter().map(|(key, value)| (key.as_bytes().to_vec(), *value)).collect();
+                    all.retain(|(key, _)| range.contains(key));
+                    if reverse {
+                        all.reverse();
+                    }
+                    assert_eq!(page.more, all.len() > usize::from(rows));
+                    all.truncate(rows.into());
+                    assert_eq!(seen, all);
+                }
+            }
+        }
+        found
+    }
+
+    fn run_alone(steps: Vec<Do>) -> usize {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run(steps))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn pages_show_what_was_committed_whether_they_are_kept_or_not(steps in prop::collection::vec(any_step(), 1..120)) {
+            run_alone(steps);
+        }
+    }
+
+    #[test]
+    fn what_is_read_again_is_found_kept() {
+        let read = || Do::Read { page: 1, reverse: false, rows: u8::MAX };
+        let settle = || Do::Apply(20);
+        let written = [Do::Write(11, Some(1)), Do::Write(15, Some(2)), settle()];
+        let twice = [written.to_vec(), vec![read(), read()]].concat();
+        assert_eq!(run_alone([twice.clone(), vec![read()]].concat()), 1, "the third read");
+        assert_eq!(run_alone([twice.clone(), vec![Do::Write(13, Some(3)), read()]].concat()), 1, "beside the overlay");
+        assert_eq!(run_alone([twice.clone(), vec![Do::Write(13, None), settle(), read()]].concat()), 0, "written in");
+        assert_eq!(run_alone([twice, vec![Do::Write(23, None), settle(), read()]].concat()), 1, "written beside");
+    }
 }
