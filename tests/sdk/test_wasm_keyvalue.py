@@ -25,7 +25,8 @@ def program(request):
 @pytest.fixture
 def do(server, program):
     """Runs steps in a fresh instance; what came of each."""
-    name = deploy(server, program, wait=False)
+    # A thousand pairs take a debug build seconds where the machine has other work.
+    name = deploy(server, program, wait=False, Timeout=60)
     assert compiled(server, name, 120)["LastUpdateStatus"] == "Successful"
     return lambda *steps: invoke(server, name, "|".join(steps))["json"]
 

@@ -18,14 +18,6 @@ pub(super) struct Line {
     _driver: AbortOnDropHandle<()>,
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) struct Unsaid {
-    pub(super) why: String,
-    /// The request, if nothing of it was sent.
-    pub(super) request: Option<Request<Full<Bytes>>>,
-}
-
 impl Line {
     /// A new one.
     ///
@@ -47,17 +39,13 @@ impl Line {
         !self.sender.is_closed()
     }
 
-    /// Asks when the answer before was read to its end; the answer's head, and its body as it comes.
+    /// Asks when the answer before was read to its end; the answer's head, and its body, which comes for as long as the line is
+    /// there.
     ///
     /// # Errors
     /// There was none.
-    pub(super) async fn ask(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unsaid> {
-        if let Err(error) = self.sender.ready().await {
-            return Err(Unsaid { why: error.to_string(), request: Some(request) });
-        }
-        self.sender.try_send_request(request).await.map_err(|mut error| {
-            let request = error.take_message();
-            Unsaid { why: error.into_error().to_string(), request }
-        })
+    pub(super) async fn ask(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
+        self.sender.ready().await.map_err(|error| error.to_string())?;
+        self.sender.send_request(request).await.map_err(|error| error.to_string())
     }
 }

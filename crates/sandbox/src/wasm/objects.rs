@@ -223,8 +223,8 @@ impl Objects {
     /// When a bucket was made, in seconds since the epoch.
     pub(super) async fn bucket_made_s(&self, bucket: &str) -> Done<u64> {
         let ask = Request::builder().method(Method::GET).uri(format!("{}/", self.place()?.base));
-        let (answer, _) = self.ask(ask, Bytes::new()).await?;
-        let leaves = leaves(&whole(answer).await?)?;
+        let answer = self.ask(ask, Bytes::new()).await?;
+        let leaves = leaves(&self.whole(answer).await?.body)?;
         let at = leaves.iter().position(|(name, text)| name == "Name" && text == bucket);
         let made = at.and_then(|at| leaves[at..].iter().find(|(name, _)| name == "CreationDate"));
         let made = made.and_then(|(_, text)| text.parse::<Timestamp>().ok());
@@ -370,7 +370,12 @@ impl Objects {
 
     /// Asks, and reads the answer to its end.
     async fn do_so(&self, ask: Ask<'_>) -> Done<Said> {
-        let (answer, held) = self.answer(ask).await?;
+        let answer = self.answer(ask).await?;
+        self.whole(answer).await
+    }
+
+    /// Reads an answer to its end; its line waits for the next call.
+    async fn whole(&self, (answer, held): (http::Response<Incoming>, Held)) -> Done<Said> {
         let (head, body) = answer.into_parts();
         let body = read(body).await?;
         let mut idle = self.0.idle.lock();
@@ -399,7 +404,7 @@ impl Objects {
         let (mut parts, ()) = request.into_parts();
         self.0.outside.sign(&mut parts, &body, keys, "s3").map_err(Failure::new)?;
         let is_head = parts.method == Method::HEAD;
-        let mut request = Request::from_parts(parts, Full::new(body));
+        let request = Request::from_parts(parts, Full::new(body));
         loop {
             let waiting = self.0.idle.lock().pop();
             let (mut held, is_new) = match waiting {
@@ -407,14 +412,12 @@ impl Objects {
                 Some(_) => continue,
                 None => (self.open(place).await?, true),
             };
-            match held.line.ask(request).await {
+            match held.line.ask(request.clone()).await {
                 Ok(answer) if answer.status().is_success() => return Ok((answer, held)),
                 Ok(answer) => return Err(refusal(answer, is_head).await),
-                // The other side has ended a line that waited.
-                Err(unsaid) => match unsaid.request {
-                    Some(same) if !is_new => request = same,
-                    _ => return Err(Failure::new(unsaid.why)),
-                },
+                // The other side has ended a line that waited, and whatever is asked for here may be asked for again.
+                Err(_) if !is_new => {}
+                Err(why) => return Err(Failure::new(why)),
             }
         }
     }
@@ -439,13 +442,9 @@ async fn read(body: Incoming) -> Done<Bytes> {
         .map_err(|error| Failure::new(format!("the answer broke off: {error}")))
 }
 
-async fn whole(answer: http::Response<Incoming>) -> Done<Bytes> {
-    read(answer.into_body()).await
-}
-
 async fn refusal(answer: http::Response<Incoming>, is_head: bool) -> Failure {
     let status = answer.status();
-    let body = if is_head { Bytes::new() } else { whole(answer).await.unwrap_or_default() };
+    let body = if is_head { Bytes::new() } else { read(answer.into_body()).await.unwrap_or_default() };
     refused(status, &leaves(&body).unwrap_or_default())
 }
 

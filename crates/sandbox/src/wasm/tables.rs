@@ -69,7 +69,7 @@ impl Tables {
             None => Line::open(&*self.outside, &host, 80, false).await.map_err(Failure::unanswered)?,
         };
         let asked = self.line.insert(line).ask(Request::from_parts(parts, Full::new(text))).await;
-        let answer = asked.map_err(|unsaid| Failure::unanswered(unsaid.why))?;
+        let answer = asked.map_err(Failure::unanswered)?;
         let status = answer.status();
         let text = answer.into_body().collect().await.map_err(Failure::unanswered)?.to_bytes();
         let body: Value = serde_json::from_slice(&text).map_err(Failure::unanswered)?;
