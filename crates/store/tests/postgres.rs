@@ -106,6 +106,35 @@ async fn broken_connections_and_a_dying_server_lose_and_double_nothing() {
 
 /// The number that a node supposes for its next commit is another node's by then: of two in one batch, the second must
 /// not take what the first writes for what the other node wrote.
+/// A node that joins changes no table that others use: it would wait for them, and they for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_join_while_others_commit_and_read() {
+    let server = support::shared();
+    let schema = support::fresh_schema();
+    let node = async || Arc::new(postgres::open(config(server, &schema)).await.unwrap());
+    let nodes = [node().await, node().await];
+    let stop = Arc::new(AtomicBool::new(false));
+    let working = {
+        let (nodes, stop) = (nodes.clone(), Arc::clone(&stop));
+        tokio::spawn(async move { work(&nodes, &stop).await })
+    };
+    let reading = {
+        let (node, stop) = (Arc::clone(&nodes[0]), Arc::clone(&stop));
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                node.range(&Range::prefix("record/").rows(50)).await.unwrap();
+            }
+        })
+    };
+    for number in 0..40 {
+        let joined = postgres::open(config(server, &schema)).await;
+        joined.unwrap_or_else(|error| panic!("node {number}: {error}")).close().await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    reading.await.unwrap();
+    check(&*nodes[1], working.await.unwrap()).await;
+}
+
 #[tokio::test]
 async fn what_another_node_wrote_is_not_taken_for_an_earlier_write_of_the_same_batch() {
     let [one, other] = two_nodes(support::shared()).await;

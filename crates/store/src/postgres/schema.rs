@@ -16,7 +16,8 @@
 //!
 //! Invariants
 //!   1. Tables are made and changed under an advisory lock: of nodes that start together one does it.
-//!   2. A store of a newer format is never opened.
+//!   2. Where all are there, none is changed: the statement would wait for nodes that use it, and they for what it has.
+//!   3. A store of a newer format is never opened.
 
 use tokio_postgres::Client;
 
@@ -24,6 +25,8 @@ use super::session::{Fault, fault};
 
 /// The newest format that this code knows. Changes with the meaning of anything in the tables.
 const FORMAT: i32 = 1;
+/// All that are made.
+const TABLES: &[&str] = &["kv", "meta", "batches", "fences", "blobs", "chunks", "uploads"];
 /// Taken while tables are made ("dunlin", store).
 const LOCK: i64 = 0x6475_6e6c_696e_0001;
 
@@ -45,12 +48,24 @@ pub(super) fn check_name(name: &str) -> Result<(), Fault> {
     )))
 }
 
-/// Makes the tables where there are none.
+/// Makes the tables where there are none. The lock goes with the session, if this fails.
 pub(super) async fn prepare(client: &Client, schema: &str) -> Result<(), Fault> {
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(fault)?;
-    let prepared = create(client, schema).await;
+    if !are_there(client, schema).await? {
+        create(client, schema).await?;
+    }
+    check_format(client, schema).await?;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(fault)?;
-    prepared
+    Ok(())
+}
+
+/// Whether all tables are there, and the function.
+async fn are_there(client: &Client, schema: &str) -> Result<bool, Fault> {
+    let names: Vec<String> = TABLES.iter().map(|table| format!("{schema}.{table}")).collect();
+    let merge = format!("{schema}.merge_1");
+    let sql = "SELECT to_regproc($2::text) IS NOT NULL
+         AND NOT EXISTS (SELECT FROM unnest($1::text[]) AS t(name) WHERE to_regclass(t.name) IS NULL)";
+    Ok(client.query_one(sql, &[&names, &merge]).await.map_err(fault)?.get(0))
 }
 
 async fn create(client: &Client, schema: &str) -> Result<(), Fault> {
@@ -84,7 +99,10 @@ async fn create(client: &Client, schema: &str) -> Result<(), Fault> {
             merge(schema)
         ))
         .await
-        .map_err(fault)?;
+        .map_err(fault)
+}
+
+async fn check_format(client: &Client, schema: &str) -> Result<(), Fault> {
     let row = client.query_one(&format!("SELECT format FROM {schema}.meta"), &[]).await.map_err(fault)?;
     let found: i32 = row.get(0);
     if found > FORMAT {
