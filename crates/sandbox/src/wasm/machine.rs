@@ -27,7 +27,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, PoolingAlloca
 use wasmtime_wasi::{p1, p2};
 
 use super::state::{Gauge, State};
-use super::{blobstore, keyvalue, quota};
+use super::{blobstore, keyvalue, quota, told};
 
 /// Runs that there can be at once.
 pub(super) const RUNS_MAX: u32 = 500;
@@ -103,6 +103,7 @@ impl Machine {
         let mut components = ComponentLinker::new(&engine);
         p2::add_to_linker_async(&mut components)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
+        told::add_to_linker(&mut components)?;
         quota::limit_components(&mut components)?;
         keyvalue::add_to_linker(&mut components)?;
         blobstore::add_to_linker(&mut components)?;

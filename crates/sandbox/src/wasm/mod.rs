@@ -7,6 +7,7 @@
 //! | `machine`   | the engine: settings, imports, clock, threads of runs that take longer   |
 //! | `run`       | one environment, and its runs                                            |
 //! | `state`     | what a run has and may use                                               |
+//! | `told`      | variables and arguments of components                                    |
 //! | `quota`     | the size of `/tmp`                                                       |
 //! | `layers`    | `/opt`: several layers in one folder                                     |
 //! | `outside`   | requests that a program makes                                            |
@@ -46,6 +47,7 @@ mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod told;
 mod upload;
 
 use std::collections::HashMap;

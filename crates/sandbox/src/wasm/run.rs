@@ -32,6 +32,7 @@ use super::outside::{CONNECTIONS_MAX, Hooks};
 use super::quota::Quota;
 use super::state::{Answer, CALL_BYTES_MAX, Gauge, HANDLES_MAX, Limits, Log, RANDOM_BYTES_MAX, State};
 use super::tables::Tables;
+use super::told::Told;
 use crate::contract::{Assignment, Control, Error, Exit, Held, Usage};
 use crate::program::{CallKeys, Program, ProgramKind, ProgramSpec, Reply, RunEnd};
 
@@ -66,7 +67,7 @@ pub(super) struct Environment {
     id: u64,
     machine: Arc<Machine>,
     loaded: Arc<Loaded>,
-    spec: ProgramSpec,
+    spec: Arc<ProgramSpec>,
     /// What calls of the platform's services are signed with, if there is such.
     keys: Option<Arc<CallKeys>>,
     /// Where its objects are, or why that is not known.
@@ -95,10 +96,10 @@ impl Environment {
         let keys = CallKeys::of(&spec.environment).map(Arc::new);
         let place = Place::of(&spec.environment, keys.as_ref().map_or("us-east-1", |keys| &keys.region));
         let place = Arc::new(place);
-        Arc::new(Self { id, machine, loaded, spec, keys, place, folders, quota, gauge, killed, gone })
+        Arc::new(Self { id, machine, loaded, spec: Arc::new(spec), keys, place, folders, quota, gauge, killed, gone })
     }
 
-    fn store(&self, wasi: &mut WasiCtxBuilder) -> Result<Store<State>, RunEnd> {
+    fn store(&self, wasi: &mut WasiCtxBuilder, told: Told) -> Result<Store<State>, RunEnd> {
         if self.loaded.sees_files {
             self.open_folders(wasi).map_err(|error| RunEnd::Broken(format!("its folders: {error}")))?;
         }
@@ -108,6 +109,7 @@ impl Environment {
         let (outside, room) = (&self.spec.outside, Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let state = State {
             wasi,
+            told,
             http: WasiHttpCtx::new(),
             hooks: Hooks::new(outside.clone(), room.clone()),
             tables: Tables::new(outside.clone(), self.keys.clone()),
@@ -139,17 +141,19 @@ impl Environment {
         Ok(())
     }
 
-    fn wasi(&self, variables: &[(String, String)]) -> WasiCtxBuilder {
+    fn wasi(&self, told: &Told) -> WasiCtxBuilder {
         let mut wasi = WasiCtx::builder();
+        // Components ask for what they are told (`told`); a module's functions read it here.
+        if let Pre::Module(_) = self.loaded.pre {
+            for (name, value) in told.variables() {
+                wasi.env(name, value);
+            }
+            for argument in told.arguments() {
+                wasi.arg(argument);
+            }
+        }
         // Neither sockets nor names: what is outside is reached by HTTP alone, through `Outside`.
-        wasi.envs(&self.spec.environment)
-            .envs(variables)
-            .arg(crate::program::PROGRAM_FILE)
-            .args(&self.spec.arguments)
-            .allow_tcp(false)
-            .allow_udp(false)
-            .max_random_size(RANDOM_BYTES_MAX)
-            .stderr(Log(self.spec.lines.clone()));
+        wasi.allow_tcp(false).allow_udp(false).max_random_size(RANDOM_BYTES_MAX).stderr(Log(self.spec.lines.clone()));
         wasi
     }
 
@@ -229,7 +233,8 @@ impl Program for Environment {
         let Pre::Http(pre) = &self.loaded.pre else {
             return RunEnd::Broken("it takes no HTTP requests".to_owned());
         };
-        let mut store = match self.store(self.wasi(&variables).stdout(Log(self.spec.lines.clone()))) {
+        let told = Told { spec: self.spec.clone(), variables };
+        let mut store = match self.store(self.wasi(&told).stdout(Log(self.spec.lines.clone())), told) {
             Ok(store) => store,
             Err(end) => return end,
         };
@@ -251,8 +256,9 @@ impl Program for Environment {
 
     async fn command(&self, variables: Vec<(String, String)>, input: Bytes, mut reply: Box<dyn Reply>) -> RunEnd {
         let answer = Answer::default();
-        let mut wasi = self.wasi(&variables);
-        let mut store = match self.store(wasi.stdin(MemoryInputPipe::new(input)).stdout(answer.clone())) {
+        let told = Told { spec: self.spec.clone(), variables };
+        let mut wasi = self.wasi(&told);
+        let mut store = match self.store(wasi.stdin(MemoryInputPipe::new(input)).stdout(answer.clone()), told) {
             Ok(store) => store,
             Err(end) => return end,
         };

@@ -22,6 +22,7 @@ use super::objects::Objects;
 use super::outside::Hooks;
 use super::quota::Quota;
 use super::tables::Tables;
+use super::told::Told;
 use crate::program::Lines;
 
 /// Most handles of one run: streams, files, requests, headers, what it waits for.
@@ -103,6 +104,7 @@ impl ResourceLimiter for Limits {
 /// Everything of one run.
 pub(super) struct State {
     pub(super) wasi: WasiP1Ctx,
+    pub(super) told: Told,
     pub(super) http: WasiHttpCtx,
     pub(super) hooks: Hooks,
     pub(super) tables: Tables,
