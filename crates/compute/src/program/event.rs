@@ -11,8 +11,10 @@
 //!
 //! Start reading at `read`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Deref;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -29,6 +31,8 @@ const EVENTS_PATH: &str = "/events";
 pub(crate) const PRELUDE_TYPE: &str = "application/vnd.awslambda.http-integration-response";
 /// Between these and the body.
 pub(crate) const PRELUDE_END: &[u8] = &[0; 8];
+/// What an answer's head takes as a rule, in bytes.
+const HEAD_BYTES: usize = 512;
 
 /// What an answer has to look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,51 +45,64 @@ pub(crate) enum Shape {
     Bare,
 }
 
+/// A JSON string, borrowed where it has no escapes.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What is read of an event to tell whether it is an HTTP request.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event<'a> {
     #[serde(borrow, default)]
     request_context: Option<&'a RawValue>,
-    #[serde(default)]
-    http_method: Option<String>,
-    #[serde(default)]
-    path: Option<String>,
-    #[serde(default)]
-    raw_path: Option<String>,
-    #[serde(default)]
-    raw_query_string: Option<String>,
-    #[serde(default)]
-    cookies: Vec<String>,
-    #[serde(default)]
-    headers: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    multi_value_headers: Option<BTreeMap<String, Vec<String>>>,
-    #[serde(default)]
-    query_string_parameters: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    multi_value_query_string_parameters: Option<BTreeMap<String, Vec<String>>>,
-    #[serde(default)]
-    body: Option<String>,
+    #[serde(borrow, default)]
+    http_method: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    path: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    raw_path: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    raw_query_string: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    cookies: Vec<Text<'a>>,
+    #[serde(borrow, default)]
+    headers: Option<BTreeMap<Text<'a>, Text<'a>>>,
+    #[serde(borrow, default)]
+    multi_value_headers: Option<BTreeMap<Text<'a>, Vec<Text<'a>>>>,
+    #[serde(borrow, default)]
+    query_string_parameters: Option<BTreeMap<Text<'a>, Text<'a>>>,
+    #[serde(borrow, default)]
+    multi_value_query_string_parameters: Option<BTreeMap<Text<'a>, Vec<Text<'a>>>>,
+    #[serde(borrow, default)]
+    body: Option<Text<'a>>,
     #[serde(default)]
     is_base64_encoded: bool,
 }
 
 #[derive(Deserialize)]
-struct Context {
-    #[serde(default)]
-    http: Option<HttpContext>,
+struct Context<'a> {
+    #[serde(borrow, default)]
+    http: Option<HttpContext<'a>>,
 }
 
 #[derive(Deserialize)]
-struct HttpContext {
-    method: String,
+struct HttpContext<'a> {
+    #[serde(borrow)]
+    method: Text<'a>,
 }
 
 /// The request that an event stands for, and what its answer has to look like. `about` is said of the call.
 pub(crate) fn read(payload: &Bytes, about: &str) -> (Request<Bytes>, Shape) {
     if let Ok(event) = serde_json::from_slice::<Event<'_>>(payload)
-        && let Some(found) = http_request(&event, about)
+        && let Some(found) = http_request(&event, payload, about)
     {
         return found;
     }
@@ -100,18 +117,19 @@ pub(crate) fn read(payload: &Bytes, about: &str) -> (Request<Bytes>, Shape) {
     (request, Shape::Bare)
 }
 
-fn http_request(event: &Event<'_>, about: &str) -> Option<(Request<Bytes>, Shape)> {
+fn http_request(event: &Event<'_>, payload: &Bytes, about: &str) -> Option<(Request<Bytes>, Shape)> {
     let context = event.request_context?;
-    let two = serde_json::from_str::<Context>(context.get()).ok().and_then(|context| context.http);
+    let two = serde_json::from_str::<Context<'_>>(context.get()).ok().and_then(|context| context.http);
     let (shape, method, target) = match (two, &event.raw_path, &event.http_method, &event.path) {
-        (Some(http), Some(path), ..) => (Shape::Two, http.method, target(path, event.raw_query_string.as_deref())),
-        (None, _, Some(method), Some(path)) => (Shape::One, method.clone(), target(path, query(event).as_deref())),
+        (Some(http), Some(path), ..) => (Shape::Two, http.method.0, target(path, event.raw_query_string.as_deref())),
+        (None, _, Some(method), Some(path)) => (Shape::One, method.0.clone(), target(path, query(event).as_deref())),
         _ => return None,
     };
     let body = match (&event.body, event.is_base64_encoded) {
         (None, _) => Bytes::new(),
+        (Some(Text(Cow::Borrowed(part))), false) => payload.slice_ref(part.as_bytes()),
         (Some(text), false) => Bytes::copy_from_slice(text.as_bytes()),
-        (Some(text), true) => BASE64.decode(text).ok()?.into(),
+        (Some(text), true) => BASE64.decode(text.as_bytes()).ok()?.into(),
     };
     let mut request = Builder::new().method(method.as_bytes()).uri(target).body(body).ok()?;
     let length = request.body().len();
@@ -124,7 +142,8 @@ fn http_request(event: &Event<'_>, about: &str) -> Option<(Request<Bytes>, Shape
         (None, None) => {}
     }
     if !event.cookies.is_empty() {
-        put(headers, "cookie", &event.cookies.join("; "));
+        let cookies: Vec<&str> = event.cookies.iter().map(|cookie| &**cookie).collect();
+        put(headers, "cookie", &cookies.join("; "));
     }
     if !headers.contains_key(header::HOST) {
         headers.insert(header::HOST, HeaderValue::from_static("localhost"));
@@ -196,10 +215,10 @@ fn encode(out: &mut String, text: &str, is_plain: impl Fn(u8) -> bool) {
 pub(crate) fn prelude(head: &http::response::Parts) -> Bytes {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Prelude {
+    struct Prelude<'a> {
         status_code: u16,
-        headers: BTreeMap<String, String>,
-        cookies: Vec<String>,
+        headers: BTreeMap<&'a str, Cow<'a, str>>,
+        cookies: Vec<Cow<'a, str>>,
     }
     let (headers, cookies) = joined(&head.headers);
     let prelude = Prelude { status_code: head.status.as_u16(), headers, cookies };
@@ -215,12 +234,12 @@ pub(crate) fn answer(head: &http::response::Parts, body: &Bytes, shape: Shape) -
     struct Answer<'a> {
         status_code: u16,
         #[serde(skip_serializing_if = "Option::is_none")]
-        headers: Option<BTreeMap<String, String>>,
+        headers: Option<BTreeMap<&'a str, Cow<'a, str>>>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        cookies: Option<Vec<String>>,
+        cookies: Option<Vec<Cow<'a, str>>>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        multi_value_headers: Option<BTreeMap<String, Vec<String>>>,
-        body: std::borrow::Cow<'a, str>,
+        multi_value_headers: Option<BTreeMap<&'a str, Vec<Cow<'a, str>>>>,
+        body: Cow<'a, str>,
         is_base64_encoded: bool,
     }
     let plain = !head.headers.contains_key(header::CONTENT_ENCODING);
@@ -240,30 +259,34 @@ pub(crate) fn answer(head: &http::response::Parts, body: &Bytes, shape: Shape) -
         is_base64_encoded: text.is_none(),
         body: text.map_or_else(|| BASE64.encode(body).into(), Into::into),
     };
-    serde_json::to_vec(&answer).unwrap_or_default().into()
+    let mut out = Vec::with_capacity(answer.body.len() + HEAD_BYTES);
+    // A vector takes every byte, and an answer holds no type that JSON lacks.
+    let written = serde_json::to_writer(&mut out, &answer);
+    debug_assert!(written.is_ok(), "{written:?}");
+    out.into()
 }
 
-fn value_text(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
+fn value_text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
 }
 
-fn joined(headers: &HeaderMap) -> (BTreeMap<String, String>, Vec<String>) {
-    let (mut one, mut cookies) = (BTreeMap::<String, String>::new(), Vec::new());
+fn joined(headers: &HeaderMap) -> (BTreeMap<&str, Cow<'_, str>>, Vec<Cow<'_, str>>) {
+    let (mut one, mut cookies) = (BTreeMap::<&str, Cow<'_, str>>::new(), Vec::new());
     for (name, value) in headers {
         if name == header::SET_COOKIE {
             cookies.push(value_text(value));
             continue;
         }
         let text = value_text(value);
-        one.entry(name.as_str().to_owned()).and_modify(|held| *held = format!("{held},{text}")).or_insert(text);
+        one.entry(name.as_str()).and_modify(|held| *held = format!("{held},{text}").into()).or_insert(text);
     }
     (one, cookies)
 }
 
-fn listed(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
-    let mut many = BTreeMap::<String, Vec<String>>::new();
+fn listed(headers: &HeaderMap) -> BTreeMap<&str, Vec<Cow<'_, str>>> {
+    let mut many = BTreeMap::<&str, Vec<Cow<'_, str>>>::new();
     for (name, value) in headers {
-        many.entry(name.as_str().to_owned()).or_default().push(value_text(value));
+        many.entry(name.as_str()).or_default().push(value_text(value));
     }
     many
 }
@@ -301,6 +324,21 @@ mod tests {
         assert_eq!((of("host"), of("x-a"), of("cookie")), ("h.example".into(), "1,2".into(), "c=1; d=2".into()));
         assert_eq!((of("content-length"), of("x-amzn-lambda-context")), ("2".into(), "{}".into()));
         assert!(of("x-amzn-request-context").contains("accountId"));
+    }
+
+    #[test]
+    fn what_has_escapes_is_read_like_what_has_none() {
+        let (request, _) = read_json(&json!({
+            "rawPath": "/\"a\"", "rawQueryString": "q=\\", "cookies": ["c=\"1\""], "headers": {"x-\u{1}": "1", "x-b": "\"2\""},
+            "requestContext": {"http": {"method": "POST"}}, "body": "a\n\"b\"",
+        }));
+        assert_eq!((request.uri().to_string(), &request.body()[..]), ("/%22a%22?q=%5C".to_owned(), &b"a\n\"b\""[..]));
+        assert_eq!(request.headers()["cookie"], "c=\"1\"");
+        assert_eq!(request.headers()["x-b"], "\"2\"");
+        let plain = Bytes::from(r#"{"rawPath":"/","requestContext":{"http":{"method":"PUT"}},"body":"plain"}"#);
+        let (request, _) = read(&plain, "{}");
+        let within = plain.as_ptr_range().contains(&request.body().as_ptr());
+        assert!(within && request.body() == "plain", "a body without escapes is no copy");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sandbox::program::{Lines, Program, ProgramKind, Reply, RunEnd};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -104,15 +105,24 @@ fn variables(call: &Call) -> Vec<(String, String)> {
 
 /// The same, as a header.
 fn about(call: &Call) -> String {
-    json!({
-        "request_id": call.request_id.0,
-        "deadline": call.deadline_ms,
-        "invoked_function_arn": call.function_arn,
-        "xray_trace_id": call.trace_id,
-        "client_context": call.client_context.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
-        "tenant_id": call.version.tenant,
-    })
-    .to_string()
+    #[derive(Serialize)]
+    struct About<'a> {
+        request_id: &'a str,
+        deadline: u64,
+        invoked_function_arn: &'a str,
+        xray_trace_id: Option<&'a str>,
+        client_context: Option<Value>,
+        tenant_id: Option<&'a str>,
+    }
+    let about = About {
+        request_id: &call.request_id.0,
+        deadline: call.deadline_ms,
+        invoked_function_arn: &call.function_arn,
+        xray_trace_id: call.trace_id.as_deref(),
+        client_context: call.client_context.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+        tenant_id: call.version.tenant.as_deref(),
+    };
+    serde_json::to_string(&about).unwrap_or_default()
 }
 
 fn fault(end: RunEnd) -> Fault {

@@ -150,7 +150,9 @@ pub(crate) fn scalar_of(raw: &RawValue) -> Result<Option<Cow<'_, str>>, Malforme
 
 /// A status from a JSON number or a string of digits.
 pub(crate) fn status_of(raw: &RawValue) -> Result<http::StatusCode, Malformed> {
-    let text = text_of(raw).unwrap_or(Cow::Borrowed(raw.get()));
+    // A number is asked for no text first: what is none costs an error with its place.
+    let text = if raw.get().starts_with('"') { text_of(raw) } else { None };
+    let text = text.unwrap_or(Cow::Borrowed(raw.get()));
     let number = text.parse::<u16>().map_err(|_| Malformed("statusCode is no integer"))?;
     // An informational status is not an answer.
     if !(200..=599).contains(&number) {
