@@ -21,7 +21,9 @@ pub trait Random: Send + Sync + 'static {
     fn hex(&self, bytes: usize) -> String {
         let mut raw = vec![0; bytes];
         self.fill(&mut raw);
-        hex::encode(raw)
+        let mut text = String::with_capacity(2 * bytes);
+        raw.into_iter().for_each(|byte| push_hex(&mut text, byte));
+        text
     }
 
     /// A random (version 4) UUID in its usual text form.
@@ -30,8 +32,14 @@ pub trait Random: Send + Sync + 'static {
         self.fill(&mut b);
         b[6] = (b[6] & 0x0f) | 0x40;
         b[8] = (b[8] & 0x3f) | 0x80;
-        let text = hex::encode(b);
-        format!("{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
+        let mut text = String::with_capacity(36);
+        for (at, byte) in b.into_iter().enumerate() {
+            if matches!(at, 4 | 6 | 8 | 10) {
+                text.push('-');
+            }
+            push_hex(&mut text, byte);
+        }
+        text
     }
 
     /// `length` characters of `a-z0-9`, as API and function-URL identifiers use them.
@@ -47,6 +55,12 @@ pub trait Random: Send + Sync + 'static {
         }
         text
     }
+}
+
+/// Every call has several ids, and formatting them takes several times as long.
+fn push_hex(text: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    text.extend([byte >> 4, byte & 0x0f].map(|digit| char::from(DIGITS[usize::from(digit)])));
 }
 
 /// The operating system's generator.
@@ -132,9 +146,19 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_has_its_two_digits() {
+        let mut text = String::new();
+        (0..=255).for_each(|byte| push_hex(&mut text, byte));
+        let formatted: String = (0..=255).map(|byte: u8| format!("{byte:02x}")).collect();
+        assert_eq!(text, formatted);
+    }
+
+    #[test]
     fn a_uuid_has_version_and_variant() {
         let uuid = SystemRandom.uuid();
         assert_eq!(uuid.len(), 36);
+        let dashes: Vec<usize> = uuid.match_indices('-').map(|(at, _)| at).collect();
+        assert_eq!(dashes, [8, 13, 18, 23]);
         assert_eq!(&uuid[14..15], "4");
         assert!("89ab".contains(&uuid[19..20]));
     }

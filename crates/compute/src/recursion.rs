@@ -4,6 +4,8 @@
 //! header along with the calls that they make inside a function. So a function that calls itself, over whatever others,
 //! arrives here with its own number of calls. Who leaves the header away is not seen.
 
+use std::fmt::Write as _;
+
 use model::{FunctionRef, FunctionVersion, InvokeError};
 
 /// How often a chain may call one function. Source: Lambda's recursive loop detection.
@@ -11,6 +13,8 @@ pub(crate) const CALLS_IN_CHAIN_MAX: u32 = 16;
 /// Functions of a chain that are counted; of a longer one those that were called most.
 const COUNTED_MAX: usize = 24;
 const LINEAGE: &str = "Lineage=";
+/// Of a function and its calls in a header.
+const LINK_BYTES: usize = 12;
 
 /// Refuses the call of a function that its chain has called too often, unless the function is to allow that.
 pub(crate) fn check(trace: Option<&str>, version: &FunctionVersion) -> Result<(), InvokeError> {
@@ -55,12 +59,17 @@ pub(crate) fn counted(trace: Option<&str>, function: &FunctionRef) -> Option<Str
         chain.sort_by_key(|(function, calls)| (*function != own, std::cmp::Reverse(*calls)));
         chain.truncate(COUNTED_MAX);
     }
-    let chain: Vec<String> = chain.iter().map(|(function, calls)| format!("{function:08x}:{calls}")).collect();
-    let fields = trace.split(';').filter(|field| !field.is_empty() && !field.starts_with(LINEAGE));
-    let mut header: Vec<&str> = fields.collect();
-    let lineage = format!("{LINEAGE}1:{}", chain.join("|"));
-    header.push(&lineage);
-    Some(header.join(";"))
+    let mut header = String::with_capacity(trace.len() + LINEAGE.len() + chain.len() * LINK_BYTES);
+    for field in trace.split(';').filter(|field| !field.is_empty() && !field.starts_with(LINEAGE)) {
+        header.push_str(field);
+        header.push(';');
+    }
+    header.push_str(LINEAGE);
+    for (number, (function, calls)) in chain.iter().enumerate() {
+        // A string takes everything.
+        let _ = write!(header, "{}{function:08x}:{calls}", if number == 0 { "1:" } else { "|" });
+    }
+    Some(header)
 }
 
 /// The chain of a header.

@@ -12,6 +12,8 @@ use model::trace;
 
 /// Sampled of a hundred beyond the first of each second. Source: X-Ray's default sampling rule.
 const PERCENT: u64 = 5;
+/// Of a header with nothing but root, parent and decision.
+const HEADER_BYTES: usize = 80;
 
 /// Which traces are sampled on this node.
 #[derive(Debug, Default)]
@@ -39,7 +41,10 @@ impl Sampler {
         // What the function calls is of a segment of its own, if there is to be one.
         let parent = trace::field(given, "Parent").filter(|parent| !(parent.is_empty() || active && sampled));
         let parent = parent.map_or_else(|| random.hex(8), str::to_owned);
-        let mut header = format!("{root};Parent={parent};Sampled={}", u8::from(sampled));
+        let mut header = String::with_capacity(HEADER_BYTES + given.len());
+        for part in [root.as_str(), ";Parent=", parent.as_str(), ";Sampled=", if sampled { "1" } else { "0" }] {
+            header.push_str(part);
+        }
         let ours = ["Root=", "Parent=", "Sampled="];
         for other in given.split(';').map(str::trim).filter(|part| !part.is_empty()) {
             if !ours.iter().any(|name| other.starts_with(name)) {
