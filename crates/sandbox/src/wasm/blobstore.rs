@@ -13,12 +13,12 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::Mutex;
 use wasmtime::StoreContextMut;
-use wasmtime::component::{ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType};
+use wasmtime::component::{ComponentType, Lift, Linker, LinkerInstance, Lower, Resource};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, InputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{ResourceTable, WasiView};
 
 use super::objects::{Coming, Done, Failure, Names, Objects};
-use super::state::{CALL_BYTES_MAX, State};
+use super::state::{CALL_BYTES_MAX, State, define_resource};
 use super::upload::{Memory, Upload, Writing};
 
 const VERSION: &str = "0.2.0-draft";
@@ -96,10 +96,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     define_outgoing(&mut types)?;
     define_incoming(&mut types)?;
     let mut container = linker.instance(&format!("wasi:blobstore/container@{VERSION}"))?;
-    container.resource("container", ResourceType::host::<Container>(), |mut store, rep| {
-        table(&mut store).delete(Resource::<Container>::new_own(rep))?;
-        Ok(())
-    })?;
+    define_resource::<Container>(&mut container, "container")?;
     define_container(&mut container)?;
     define_contents(&mut container)?;
     define_listing(&mut container)?;
@@ -128,10 +125,7 @@ fn push<T: Send + 'static>(store: &mut Store<'_>, done: Done<T>) -> Answered<Res
 }
 
 fn define_outgoing(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
-    types.resource("outgoing-value", ResourceType::host::<Outgoing>(), |mut store, rep| {
-        table(&mut store).delete(Resource::<Outgoing>::new_own(rep))?;
-        Ok(())
-    })?;
+    define_resource::<Outgoing>(types, "outgoing-value")?;
     types.func_wrap("[static]outgoing-value.new-outgoing-value", |mut store: Store<'_>, (): ()| {
         let limits = &store.data().limits;
         let memory = Memory { gauge: limits.gauge.clone(), bytes: limits.memory_bytes };
@@ -160,10 +154,7 @@ fn define_outgoing(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()
 }
 
 fn define_incoming(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
-    types.resource("incoming-value", ResourceType::host::<Value>(), |mut store, rep| {
-        table(&mut store).delete(Resource::<Value>::new_own(rep))?;
-        Ok(())
-    })?;
+    define_resource::<Value>(types, "incoming-value")?;
     types.func_wrap_async(
         "[static]incoming-value.incoming-value-consume-sync",
         |mut store: Store<'_>, (held,): (Resource<Value>,)| {
@@ -272,10 +263,7 @@ fn define_contents(container: &mut LinkerInstance<'_, State>) -> wasmtime::Resul
 }
 
 fn define_listing(container: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
-    container.resource("stream-object-names", ResourceType::host::<Listing>(), |mut store, rep| {
-        table(&mut store).delete(Resource::<Listing>::new_own(rep))?;
-        Ok(())
-    })?;
+    define_resource::<Listing>(container, "stream-object-names")?;
     container.func_wrap_async(
         "[method]stream-object-names.read-stream-object-names",
         |mut store: Store<'_>, (held, wanted): (Resource<Listing>, u64)| {

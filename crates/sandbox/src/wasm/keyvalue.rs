@@ -8,11 +8,11 @@
 
 use serde_json::Value;
 use wasmtime::StoreContextMut;
-use wasmtime::component::{ComponentType, Linker, LinkerInstance, Lower, Resource, ResourceType};
+use wasmtime::component::{ComponentType, Linker, LinkerInstance, Lower, Resource};
 use wasmtime_wasi::{ResourceTable, WasiView};
 
 use super::pairs::{self, Bucket};
-use super::state::State;
+use super::state::{State, define_resource};
 use super::tables::Failure;
 
 /// The versions that there are, whose names no other version is compatible with.
@@ -96,10 +96,7 @@ struct Keys<C> {
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     for version in [DRAFT, DRAFT_2] {
         let mut store = linker.instance(&format!("wasi:keyvalue/store@{version}"))?;
-        store.resource("bucket", ResourceType::host::<Opened>(), |mut store, rep| {
-            table(&mut store).delete(Resource::<Opened>::new_own(rep))?;
-            Ok(())
-        })?;
+        define_resource::<Opened>(&mut store, "bucket")?;
         define_store(&mut store)?;
         if version == DRAFT {
             store.func_wrap_async("[method]bucket.list-keys", list_by_number)?;
@@ -265,10 +262,7 @@ async fn increment<N: TryFrom<i128>>(
 }
 
 fn define_cas(atomics: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
-    atomics.resource("cas", ResourceType::host::<Cas>(), |mut store, rep| {
-        table(&mut store).delete(Resource::<Cas>::new_own(rep))?;
-        Ok(())
-    })?;
+    define_resource::<Cas>(atomics, "cas")?;
     atomics.func_wrap_async("[static]cas.new", |mut store: Store<'_>, (held, key): (Resource<Opened>, String)| {
         Box::new(async move {
             let bucket = bucket(&mut store, &held)?;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use wasmtime::ResourceLimiter;
+use wasmtime::component::{LinkerInstance, Resource, ResourceType};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
@@ -123,6 +124,17 @@ impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView { hooks: &mut self.hooks, table: self.wasi.ctx().table, ctx: &mut self.http }
     }
+}
+
+/// Defines a resource whose values are in a run's table, and go with their handles.
+pub(super) fn define_resource<T: Send + 'static>(
+    interface: &mut LinkerInstance<'_, State>,
+    name: &str,
+) -> wasmtime::Result<()> {
+    interface.resource(name, ResourceType::host::<T>(), |mut store, handle| {
+        store.data_mut().ctx().table.delete(Resource::<T>::new_own(handle))?;
+        Ok(())
+    })
 }
 
 /// An output that goes into the log.
