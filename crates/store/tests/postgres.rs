@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base::SystemRandom;
 use bytes::Bytes;
-use store::{Error, Lag, Postgres, PostgresConfig, Range, Replica, Store, Txn, postgres};
+use store::{Claim, Error, Lag, Postgres, PostgresConfig, Range, Replica, Store, Txn, postgres};
 use tokio_postgres::NoTls;
 
 mod support;
@@ -133,6 +133,59 @@ async fn nodes_join_while_others_commit_and_read() {
     stop.store(true, Ordering::Relaxed);
     reading.await.unwrap();
     check(&*nodes[1], working.await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_the_server_gives_up_for_another_is_decided_anew() {
+    let server = support::shared();
+    let (other, schema) = (administrator(server).await, support::fresh_schema());
+    // The one that has waited for a second is given up. Seldom is that the other, and it is tried with the next node.
+    for number in 0..5 {
+        let node = Arc::new(postgres::open(config(server, &schema)).await.unwrap());
+        node.commit(Txn::new().offer("queue/", format!("{number}"), 0, "x")).await.unwrap();
+        other.batch_execute(&format!("BEGIN; LOCK TABLE {schema}.kv IN ACCESS EXCLUSIVE MODE")).await.unwrap();
+        let claiming = {
+            let node = Arc::clone(&node);
+            // Claims go the long way.
+            tokio::spawn(async move { node.claim(Claim::new("queue/", 10, 60_000)).await })
+        };
+        // It waits for the table, and the other for the lock that it holds.
+        let wanted = format!(
+            "SELECT (a.classid::bigint << 32) | a.objid::bigint FROM pg_locks AS w JOIN pg_locks AS a USING (pid)
+             WHERE w.relation = '{schema}.kv'::regclass AND NOT w.granted AND a.locktype = 'advisory' AND a.granted"
+        );
+        let lock: i64 = loop {
+            match other.query_opt(&wanted, &[]).await.unwrap() {
+                Some(row) => break row.get(0),
+                None => tokio::task::yield_now().await,
+            }
+        };
+        let got = other.execute("SELECT pg_advisory_xact_lock($1)", &[&lock]).await;
+        other.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(claiming.await.unwrap().unwrap().entries.len(), 1);
+        node.close().await.unwrap();
+        if got.is_ok() {
+            return;
+        }
+    }
+    panic!("no commit was given up");
+}
+
+#[tokio::test]
+async fn a_table_that_is_missing_is_made_beside_nodes_that_work() {
+    let server = support::shared();
+    let (working, schema) = (administrator(server).await, support::fresh_schema());
+    postgres::open(config(server, &schema)).await.unwrap().close().await.unwrap();
+    // As a store of an earlier release would be, and what a node holds in the middle of a commit.
+    let earlier =
+        format!("DROP TABLE {schema}.uploads; BEGIN; LOCK TABLE {schema}.kv, {schema}.batches IN ROW EXCLUSIVE MODE");
+    working.batch_execute(&earlier).await.unwrap();
+    let node = tokio::time::timeout(Duration::from_secs(20), postgres::open(config(server, &schema))).await;
+    let node = node.expect("it waits for no other node").unwrap();
+    working.batch_execute("ROLLBACK").await.unwrap();
+    let there = format!("SELECT to_regclass('{schema}.uploads') IS NOT NULL");
+    assert!(working.query_one(&there, &[]).await.unwrap().get::<_, bool>(0));
+    node.commit(Txn::new().put("a", "x")).await.unwrap();
 }
 
 #[tokio::test]

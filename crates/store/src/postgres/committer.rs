@@ -269,7 +269,8 @@ impl Committer {
                     reason
                 }
             };
-            let hopeless = !matches!(reason, Fault::Disconnected(_)) || Instant::now() + pause >= deadline;
+            let passes = matches!(reason, Fault::Disconnected(_) | Fault::Undone(_));
+            let hopeless = !passes || Instant::now() + pause >= deadline;
             if hopeless || self.shared.is_closed() {
                 tracing::error!(commits = jobs.len(), reason = %Error::from(reason.clone()), "refused");
                 jobs.into_iter().for_each(|job| reply(job.answer, Err(reason.clone().into())));
@@ -384,7 +385,7 @@ impl Committer {
                 Quick::Ended(Attempt::Again(jobs, Fault::DiskFull))
             }
             // Whatever it is, the long way tells whose fault it is.
-            Err(Fault::Broken(_)) => Quick::Slow(Box::new(connected), jobs),
+            Err(Fault::Undone(_) | Fault::Broken(_)) => Quick::Slow(Box::new(connected), jobs),
         }
     }
 

@@ -16,7 +16,7 @@
 //!
 //! Invariants
 //!   1. Tables are made and changed under an advisory lock: of nodes that start together one does it.
-//!   2. Where all are there, none is changed: the statement would wait for nodes that use it, and they for what it has.
+//!   2. A table that is there is not changed: the statement would wait for nodes that use it, and they for what it has.
 //!   3. A store of a newer format is never opened.
 
 use tokio_postgres::Client;
@@ -25,8 +25,47 @@ use super::session::{Fault, fault};
 
 /// The newest format that this code knows. Changes with the meaning of anything in the tables.
 const FORMAT: i32 = 1;
-/// All that are made.
-const TABLES: &[&str] = &["kv", "meta", "batches", "fences", "blobs", "chunks", "uploads"];
+/// All tables, and how each is made; `{}` stands for the schema. Values are kept as they are: what is large is often compressed
+/// already, and commits wait for this.
+const TABLES: &[(&str, &str)] = &[
+    (
+        "kv",
+        "CREATE TABLE {}.kv (k bytea PRIMARY KEY, v bytea NOT NULL, ver bigint NOT NULL)
+             WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
+         ALTER TABLE {}.kv ALTER v SET STORAGE EXTERNAL;",
+    ),
+    (
+        "meta",
+        "CREATE TABLE {}.meta (one boolean PRIMARY KEY DEFAULT true CHECK (one),
+             format integer NOT NULL, version bigint NOT NULL) WITH (fillfactor = 10);",
+    ),
+    (
+        "batches",
+        "CREATE TABLE {}.batches (first bigint PRIMARY KEY, last bigint NOT NULL, node text NOT NULL,
+             number bigint NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(), keys bytea[] NOT NULL,
+             versions bigint[] NOT NULL, present boolean[] NOT NULL);
+         ALTER TABLE {}.batches ALTER keys SET STORAGE EXTERNAL, ALTER versions SET STORAGE EXTERNAL,
+             ALTER present SET STORAGE EXTERNAL;",
+    ),
+    (
+        "fences",
+        "CREATE TABLE {}.fences (node text PRIMARY KEY, number bigint NOT NULL,
+             at timestamptz NOT NULL DEFAULT clock_timestamp());",
+    ),
+    (
+        "blobs",
+        "CREATE TABLE {}.blobs (name text COLLATE \"C\" PRIMARY KEY, id text NOT NULL, trailer bytea NOT NULL);",
+    ),
+    (
+        "chunks",
+        "CREATE TABLE {}.chunks (id text COLLATE \"C\", number bigint, content bytea NOT NULL, PRIMARY KEY (id, number));
+         ALTER TABLE {}.chunks ALTER content SET STORAGE EXTERNAL;",
+    ),
+    (
+        "uploads",
+        "CREATE TABLE {}.uploads (id text COLLATE \"C\" PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());",
+    ),
+];
 /// Taken while tables are made ("dunlin", store).
 const LOCK: i64 = 0x6475_6e6c_696e_0001;
 
@@ -48,58 +87,38 @@ pub(super) fn check_name(name: &str) -> Result<(), Fault> {
     )))
 }
 
-/// Makes the tables where there are none. The lock goes with the session, if this fails.
+/// Makes what is missing. The lock goes with the session, if this fails.
 pub(super) async fn prepare(client: &Client, schema: &str) -> Result<(), Fault> {
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(fault)?;
-    if !are_there(client, schema).await? {
-        create(client, schema).await?;
+    let missing = missing(client, schema).await?;
+    if !missing.is_empty() {
+        let all = format!("BEGIN; CREATE SCHEMA IF NOT EXISTS {schema}; {missing} COMMIT");
+        client.batch_execute(&all).await.map_err(fault)?;
     }
     check_format(client, schema).await?;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(fault)?;
     Ok(())
 }
 
-/// Whether all tables are there, and the function.
-async fn are_there(client: &Client, schema: &str) -> Result<bool, Fault> {
-    let names: Vec<String> = TABLES.iter().map(|table| format!("{schema}.{table}")).collect();
-    let merge = format!("{schema}.merge_1");
-    let sql = "SELECT to_regproc($2::text) IS NOT NULL
-         AND NOT EXISTS (SELECT FROM unnest($1::text[]) AS t(name) WHERE to_regclass(t.name) IS NULL)";
-    Ok(client.query_one(sql, &[&names, &merge]).await.map_err(fault)?.get(0))
-}
-
-async fn create(client: &Client, schema: &str) -> Result<(), Fault> {
-    // Values are kept as they are: what is large is often compressed already, and commits wait for this.
-    client
-        .batch_execute(&format!(
-            "BEGIN;
-             CREATE SCHEMA IF NOT EXISTS {schema};
-             CREATE TABLE IF NOT EXISTS {schema}.kv (k bytea PRIMARY KEY, v bytea NOT NULL, ver bigint NOT NULL)
-                 WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
-             ALTER TABLE {schema}.kv ALTER v SET STORAGE EXTERNAL;
-             CREATE TABLE IF NOT EXISTS {schema}.meta (one boolean PRIMARY KEY DEFAULT true CHECK (one),
-                 format integer NOT NULL, version bigint NOT NULL) WITH (fillfactor = 10);
-             INSERT INTO {schema}.meta (format, version) VALUES ({FORMAT}, 0) ON CONFLICT DO NOTHING;
-             CREATE TABLE IF NOT EXISTS {schema}.batches (first bigint PRIMARY KEY, last bigint NOT NULL, node text NOT NULL, number bigint NOT NULL,
-                 at timestamptz NOT NULL DEFAULT clock_timestamp(), keys bytea[] NOT NULL, versions bigint[] NOT NULL,
-                 present boolean[] NOT NULL);
-             ALTER TABLE {schema}.batches ALTER keys SET STORAGE EXTERNAL, ALTER versions SET STORAGE EXTERNAL,
-                 ALTER present SET STORAGE EXTERNAL;
-             CREATE TABLE IF NOT EXISTS {schema}.fences (node text PRIMARY KEY, number bigint NOT NULL,
-                 at timestamptz NOT NULL DEFAULT clock_timestamp());
-             CREATE TABLE IF NOT EXISTS {schema}.blobs (name text COLLATE \"C\" PRIMARY KEY, id text NOT NULL,
-                 trailer bytea NOT NULL);
-             CREATE TABLE IF NOT EXISTS {schema}.chunks (id text COLLATE \"C\", number bigint, content bytea NOT NULL,
-                 PRIMARY KEY (id, number));
-             ALTER TABLE {schema}.chunks ALTER content SET STORAGE EXTERNAL;
-             CREATE TABLE IF NOT EXISTS {schema}.uploads (id text COLLATE \"C\" PRIMARY KEY,
-                 at timestamptz NOT NULL DEFAULT now());
-             {}
-             COMMIT",
-            merge(schema)
-        ))
-        .await
-        .map_err(fault)
+/// The statements that make the tables that are not there, the row of `meta` and the function.
+async fn missing(client: &Client, schema: &str) -> Result<String, Fault> {
+    let names: Vec<String> = TABLES.iter().map(|(table, _)| format!("{schema}.{table}")).collect();
+    let merge_1 = format!("{schema}.merge_1");
+    let sql = "SELECT to_regproc($2::text) IS NULL, ARRAY(SELECT to_regclass(name) IS NULL
+                   FROM unnest($1::text[]) WITH ORDINALITY AS t(name, number) ORDER BY number)";
+    let row = client.query_one(sql, &[&names, &merge_1]).await.map_err(fault)?;
+    let (no_function, no_table): (bool, Vec<bool>) = (row.get(0), row.get(1));
+    let mut statements = String::new();
+    for ((table, made), _) in TABLES.iter().zip(no_table).filter(|(_, is_missing)| *is_missing) {
+        statements.push_str(&made.replace("{}", schema));
+        if *table == "meta" {
+            statements.push_str(&format!("INSERT INTO {schema}.meta (format, version) VALUES ({FORMAT}, 0);"));
+        }
+    }
+    if no_function {
+        statements.push_str(&merge(schema));
+    }
+    Ok(statements)
 }
 
 async fn check_format(client: &Client, schema: &str) -> Result<(), Fault> {

@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     Disconnected(String),
     /// The server's disk is full; nothing was written.
     DiskFull,
+    /// The server ended the transaction for the sake of another; nothing was written, and it may go well the next time.
+    Undone(String),
     /// Anything else.
     Broken(String),
 }
@@ -35,7 +37,7 @@ impl From<Fault> for Error {
         match fault {
             Fault::Disconnected(words) => Self::Io(format!("PostgreSQL cannot be reached: {words}")),
             Fault::DiskFull => Self::DiskFull,
-            Fault::Broken(words) => Self::Io(format!("PostgreSQL: {words}")),
+            Fault::Undone(words) | Fault::Broken(words) => Self::Io(format!("PostgreSQL: {words}")),
         }
     }
 }
@@ -62,6 +64,9 @@ pub(crate) fn fault(error: tokio_postgres::Error) -> Fault {
         Fault::Disconnected(words)
     } else if *code == SqlState::DISK_FULL {
         Fault::DiskFull
+    } else if code.code().starts_with("40") || *code == SqlState::LOCK_NOT_AVAILABLE {
+        // Class 40: deadlocks, and what could not be put in an order.
+        Fault::Undone(words)
     } else {
         Fault::Broken(words)
     }
