@@ -138,7 +138,20 @@ test('the console writes JSON events above its level', async (t) => {
   assert.match(events[3].message, /Circular/);
 });
 
-test('nothing is left of a rehearsal', async (t) => {
+test('what clients of services load is there ahead, and is not where nobody had the time', async (t) => {
+  const handler = `const loaded = process.moduleLoadList.includes('NativeModule https');
+    exports.handler = async () => loaded;`;
+  const root = folder(t, { 'index.js': handler });
+  for (const ahead of [true, false]) {
+    const guest = new Guest(ahead ? { _DUNLIN_AHEAD: '1' } : {});
+    const loaded = await guest.load(root, 'index.handler');
+    assert.strictEqual(loaded.kind, 'READY', JSON.stringify(loaded));
+    assert.strictEqual(JSON.parse((await guest.invoke({})).text), ahead);
+    assert.strictEqual(await guest.close(), 0);
+  }
+});
+
+test('nothing else is left of a rehearsal', async (t) => {
   const handler = `exports.handler = async (event, context) => ({
     name: context.functionName, memory: context.memoryLimitInMB, ahead: process.env._DUNLIN_AHEAD, cwd: process.cwd(),
     cached: Object.keys(require.cache).filter((file) => file.includes('rehearsal')), event });`;
