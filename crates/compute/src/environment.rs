@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{Ending, FunctionVersion, RequestId};
 use sandbox::{Control, Exit, GUEST, Usage};
+use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,30 @@ pub(crate) struct Call {
     pub(crate) version: Arc<FunctionVersion>,
     /// Where pieces of the answer go, if the caller takes them.
     pub(crate) sink: Option<Arc<StreamSink>>,
+}
+
+/// What a call is known by, under the names that AWS's adapter for web servers gives it in a header.
+#[derive(Serialize)]
+pub(crate) struct About<'a> {
+    request_id: &'a str,
+    deadline: u64,
+    invoked_function_arn: &'a str,
+    xray_trace_id: Option<&'a str>,
+    client_context: Option<serde_json::Value>,
+    tenant_id: Option<&'a str>,
+}
+
+impl Call {
+    pub(crate) fn about(&self) -> About<'_> {
+        About {
+            request_id: &self.request_id.0,
+            deadline: self.deadline_ms,
+            invoked_function_arn: &self.function_arn,
+            xray_trace_id: self.trace_id.as_deref(),
+            client_context: self.client_context.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            tenant_id: self.version.tenant.as_deref(),
+        }
+    }
 }
 
 /// How a call ended inside the environment.

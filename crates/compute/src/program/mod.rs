@@ -18,8 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sandbox::program::{Lines, Program, ProgramKind, Reply, RunEnd};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::Mutex;
 
 use crate::environment::{Answer, Call};
@@ -71,7 +70,8 @@ impl Runner {
         let variables = variables(&call);
         let (end, shape) = match self.program.kind() {
             ProgramKind::Http => {
-                let (request, shape) = event::read(&call.payload, &about(&call));
+                let (request, shape) =
+                    event::read(&call.payload, &serde_json::to_string(&call.about()).unwrap_or_default());
                 (self.program.request(variables, request, take(shape)).await, Some(shape))
             }
             ProgramKind::Command => {
@@ -101,28 +101,6 @@ fn variables(call: &Call) -> Vec<(String, String)> {
     ];
     all.extend(told.into_iter().filter_map(|(name, value)| Some(pair(name, value.as_deref()?))));
     all
-}
-
-/// The same, as a header.
-fn about(call: &Call) -> String {
-    #[derive(Serialize)]
-    struct About<'a> {
-        request_id: &'a str,
-        deadline: u64,
-        invoked_function_arn: &'a str,
-        xray_trace_id: Option<&'a str>,
-        client_context: Option<Value>,
-        tenant_id: Option<&'a str>,
-    }
-    let about = About {
-        request_id: &call.request_id.0,
-        deadline: call.deadline_ms,
-        invoked_function_arn: &call.function_arn,
-        xray_trace_id: call.trace_id.as_deref(),
-        client_context: call.client_context.as_deref().and_then(|text| serde_json::from_str(text).ok()),
-        tenant_id: call.version.tenant.as_deref(),
-    };
-    serde_json::to_string(&about).unwrap_or_default()
 }
 
 fn fault(end: RunEnd) -> Fault {

@@ -8,7 +8,7 @@ use http::{Request, Uri};
 use model::{FunctionVersion, WebServer};
 use serde::Serialize;
 
-use crate::environment::Call;
+use crate::environment::{About, Call};
 
 const LAMBDA_CONTEXT: &str = "x-amzn-lambda-context";
 const TRACE: &str = "x-amzn-trace-id";
@@ -97,24 +97,15 @@ fn context(call: &Call, log_stream: &str) -> String {
     }
     #[derive(Serialize)]
     struct Context<'a> {
-        request_id: &'a str,
-        deadline: u64,
-        invoked_function_arn: &'a str,
-        xray_trace_id: Option<&'a str>,
-        client_context: Option<serde_json::Value>,
+        #[serde(flatten)]
+        about: About<'a>,
         identity: Option<()>,
-        tenant_id: Option<&'a str>,
         env_config: Config<'a>,
     }
     let version: &FunctionVersion = &call.version;
     let context = Context {
-        request_id: &call.request_id.0,
-        deadline: call.deadline_ms,
-        invoked_function_arn: &call.function_arn,
-        xray_trace_id: call.trace_id.as_deref(),
-        client_context: call.client_context.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+        about: call.about(),
         identity: None,
-        tenant_id: version.tenant.as_deref(),
         env_config: Config {
             function_name: version.function.name.as_str(),
             memory: version.memory_mb,
